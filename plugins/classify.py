@@ -1,0 +1,42 @@
+"""Predict one label of a whole input."""
+
+from typing import Literal
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from zoo import register
+
+
+@register("objective", "classify")
+class Classify(nn.Module):
+    """Cross-entropy of a label, read off the mean over positions, or off the first or the last of them.
+
+    The model may see the whole input; a mixer that can only look back does that, and the mean still reads it all.
+    """
+
+    needs = ("inputs", "labels")
+    gives = ("logits",)
+
+    def __init__(
+        self,
+        dim: int,
+        classes: int,
+        stem,
+        backbone,
+        pool: Literal["mean", "first", "last"] = "mean",
+        label_smoothing: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.pool, self.label_smoothing = pool, label_smoothing
+        self.stem = stem()
+        self.backbone = backbone(causal=False, max_len=self.stem.max_len)
+        self.head = nn.Linear(dim, classes)
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """``loss``, and ``logits`` (B, C)."""
+        x_BLD, _ = self.backbone(self.stem(batch["inputs"]))
+        x_BD = {"mean": lambda: x_BLD.mean(1), "first": lambda: x_BLD[:, 0], "last": lambda: x_BLD[:, -1]}[self.pool]()
+        logits_BC = self.head(x_BD).float()
+        loss = F.cross_entropy(logits_BC, batch["labels"], label_smoothing=self.label_smoothing)
+        return {"loss": loss, "logits": logits_BC}

@@ -1,0 +1,78 @@
+"""Feed-forward layers: each token alone, wider in between."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from typing import Literal
+
+from zoo import register
+from zoo.nn import scale_residual_
+
+
+def squared_relu(x: Tensor) -> Tensor:
+    """``relu(x)^2`` (So et al. 2021, arXiv:2109.08668)."""
+    return F.relu(x).square()
+
+
+@register("ffn", "mlp")
+class MLP(nn.Module):
+    """Two projections with a pointwise activation between them (Vaswani et al. 2017, arXiv:1706.03762, section 3.3)."""
+
+    ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu, "squared_relu": squared_relu}
+
+    def __init__(
+        self,
+        dim: int,
+        depth: int,
+        linear,
+        activation: Literal["relu", "gelu", "squared_relu"] = "gelu",
+        ratio: float = 4.0,
+        bias: bool = False,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        hidden = round(dim * ratio)
+        self.up = linear(in_features=dim, out_features=hidden, bias=bias)
+        self.down = scale_residual_(linear(in_features=hidden, out_features=dim, bias=bias), depth)
+        self.activation, self.dropout = self.ACTIVATIONS[activation], nn.Dropout(dropout)
+
+    def forward(self, x_BLD: Tensor) -> Tensor:
+        """(B, L, D) to (B, L, D)."""
+        return self.down(self.dropout(self.activation(self.up(x_BLD))))
+
+
+@register("ffn", "glu")
+class GLU(nn.Module):
+    """A gated pair of projections: SwiGLU, GEGLU, ... (Shazeer 2020, arXiv:2002.05202).
+
+    The width is ``ratio * dim`` rounded to a multiple of 8; at 8/3 it has the parameters of an MLP of ratio 4.
+    """
+
+    ACTIVATIONS = {"silu": F.silu, "gelu": F.gelu, "sigmoid": torch.sigmoid, "relu": F.relu}
+
+    def __init__(
+        self,
+        dim: int,
+        depth: int,
+        linear,
+        activation: Literal["silu", "gelu", "sigmoid", "relu"] = "silu",
+        ratio: float = 2.6666667,
+        bias: bool = False,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        hidden = max(8, 8 * round(dim * ratio / 8))
+        self.up = linear(in_features=dim, out_features=2 * hidden, bias=bias)
+        self.down = scale_residual_(linear(in_features=hidden, out_features=dim, bias=bias), depth)
+        self.activation, self.dropout = self.ACTIVATIONS[activation], nn.Dropout(dropout)
+
+    def forward(self, x_BLD: Tensor) -> Tensor:
+        """(B, L, D) to (B, L, D)."""
+        gate, value = self.up(x_BLD).chunk(2, dim=-1)
+        return self.down(self.dropout(self.activation(gate) * value))
+
+
+@register("ffn", "none")
+def none() -> None:
+    """No feed-forward: the block is its mixer alone."""

@@ -1,0 +1,11 @@
+"""The ordinary matrix multiply."""
+
+from torch import nn
+
+from zoo import register
+
+
+@register("linear", "dense")
+def dense(in_features: int, out_features: int, bias: bool = False) -> nn.Linear:
+    """Full-precision weights: ``torch.nn.Linear``."""
+    return nn.Linear(in_features, out_features, bias=bias)

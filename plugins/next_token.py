@@ -1,0 +1,47 @@
+"""Predict the answer at each asked position from what came before it."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from zoo import register
+
+
+@register("objective", "next_token")
+class NextToken(nn.Module):
+    """Cross-entropy of a causal model at the positions that a task asks about.
+
+    For text every position asks for the token after it; for recall or parity the task says where and what. Hidden
+    states are gathered before the output head, so positions that nobody asks about cost nothing there.
+    """
+
+    needs = ("inputs", "targets")
+    gives = ("logits",)
+
+    def __init__(self, dim: int, classes: int, stem, backbone, label_smoothing: float = 0.0) -> None:
+        super().__init__()
+        self.label_smoothing = label_smoothing
+        self.stem = stem()
+        self.backbone = backbone(causal=True, max_len=self.stem.max_len)
+        self.head = nn.Linear(dim, classes, bias=False)
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """``loss``, and ``logits`` (B, S, C) beside the batch's targets (B, S)."""
+        x_BLD, _ = self.backbone(self.stem(batch["inputs"]))
+        if "positions" in batch:
+            index_BSD = batch["positions"].unsqueeze(-1).expand(-1, -1, x_BLD.shape[-1])
+            x_BLD = x_BLD.gather(1, index_BSD)
+        logits_BSC = self.head(x_BLD).float()
+        loss = F.cross_entropy(
+            logits_BSC.flatten(0, 1), batch["targets"].flatten(), label_smoothing=self.label_smoothing
+        )
+        return {"loss": loss, "logits": logits_BSC}
+
+    def init_state(self, batch_size: int, max_len: int, device: torch.device, dtype: torch.dtype):
+        """The empty state of the whole model."""
+        return self.backbone.init_state(batch_size, max_len, device, dtype)
+
+    def step(self, inputs_BL: Tensor, state) -> tuple[Tensor, object]:
+        """Logits (B, L, C) for these further tokens, and the state after them."""
+        x_BLD, state = self.backbone(self.stem(inputs_BL), state)
+        return self.head(x_BLD).float(), state

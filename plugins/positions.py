@@ -1,0 +1,125 @@
+"""Where a token is: nothing, a learned or fixed vector added, a rotation, or a bias on the scores."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from zoo import Position, register
+
+
+@register("position", "none")
+class NoPosition(Position):
+    """No positions: what order there is, the mixers find themselves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+
+@register("position", "learned")
+class LearnedPosition(Position):
+    """A trained vector for each position, added to the stream (Gehring et al. 2017, arXiv:1705.03122)."""
+
+    additive = True
+
+    def __init__(self, dim: int, max_len: int) -> None:
+        super().__init__()
+        self.table = nn.Embedding(max_len, dim)
+        nn.init.normal_(self.table.weight, std=0.02)
+
+    def no_weight_decay(self) -> set[str]:
+        """A position that is rarely seen should not fade."""
+        return {"table.weight"}
+
+    def add(self, x_BLD: Tensor, offset: int = 0) -> Tensor:
+        """Add rows ``offset`` onwards of the table.
+
+        Raises:
+            ValueError: the sequence is longer than the table.
+        """
+        length, rows = offset + x_BLD.shape[1], self.table.num_embeddings
+        if length > rows:
+            raise ValueError(
+                f"a sequence of {length} tokens, but position=learned holds {rows} positions (the task's longest); "
+                f"use a shorter one, or position=rotary, sinusoidal or alibi"
+            )
+        return x_BLD + self.table.weight[offset:length]
+
+
+@register("position", "sinusoidal")
+class SinusoidalPosition(Position):
+    """Fixed sines and cosines of geometric wavelengths, added (Vaswani et al. 2017, arXiv:1706.03762, section 3.5).
+
+    Scaled by ``gain / sqrt(dim)``, so that it starts as large as the embedding of a token when ``gain`` is 1.4.
+    """
+
+    additive = True
+
+    def __init__(self, dim: int, base: float = 10000.0, gain: float = 1.4) -> None:
+        super().__init__()
+        if dim % 2:
+            raise ValueError(f"position=sinusoidal needs an even dim, given {dim}")
+        self.gain = gain * dim**-0.5
+        self.register_buffer("frequency_K", base ** (-torch.arange(0, dim, 2) / dim), persistent=False)
+
+    def add(self, x_BLD: Tensor, offset: int = 0) -> Tensor:
+        """Add the waves at positions ``offset`` onwards."""
+        position_L = torch.arange(offset, offset + x_BLD.shape[1], device=x_BLD.device)
+        angle_LK = position_L[:, None] * self.frequency_K
+        wave_LD = torch.stack([angle_LK.sin(), angle_LK.cos()], dim=-1).flatten(1)
+        return x_BLD + (self.gain * wave_LD).to(x_BLD.dtype)
+
+
+@register("position", "rotary")
+class RotaryPosition(Position):
+    """Queries and keys turned by an angle that grows with position (Su et al. 2021, arXiv:2104.09864).
+
+    Channel ``i`` is paired with ``i + head_dim / 2``, as in GPT-NeoX and Llama.
+    """
+
+    def __init__(self, head_dim: int, base: float = 10000.0) -> None:
+        super().__init__()
+        if head_dim % 2:
+            raise ValueError(f"position=rotary needs an even head_dim, given {head_dim}; change mixer.heads")
+        frequency_K = base ** (-torch.arange(0, head_dim, 2) / head_dim)
+        self.register_buffer("frequency_K", frequency_K, persistent=False)
+
+    def rotate(self, q_BHLK: Tensor, k_BGLK: Tensor, offset: int = 0) -> tuple[Tensor, Tensor]:
+        """Turn both by positions ``offset`` onwards."""
+        length = q_BHLK.shape[2]
+        cos_LK, sin_LK = self._angles(offset, length, q_BHLK)
+        return _turn(q_BHLK, cos_LK, sin_LK), _turn(k_BGLK, cos_LK, sin_LK)
+
+    def _angles(self, offset: int, length: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        position_L = torch.arange(offset, offset + length, device=like.device, dtype=self.frequency_K.dtype)
+        angle_LK = torch.outer(position_L, self.frequency_K)
+        angle_LK = torch.cat([angle_LK, angle_LK], dim=-1)
+        return angle_LK.cos().to(like.dtype), angle_LK.sin().to(like.dtype)
+
+
+def _turn(x_BHLK: Tensor, cos_LK: Tensor, sin_LK: Tensor) -> Tensor:
+    first, second = x_BHLK.chunk(2, dim=-1)
+    return x_BHLK * cos_LK + torch.cat([-second, first], dim=-1) * sin_LK
+
+
+@register("position", "alibi")
+class AlibiPosition(Position):
+    """A penalty on the scores, linear in distance, steeper in some heads (Press et al. 2021, arXiv:2108.12409).
+
+    Head ``h`` of ``H`` has slope ``2^(-8 h / H)``; between the powers of two, slopes are taken from the next power
+    as the paper's code does.
+    """
+
+    def __init__(self, heads: int) -> None:
+        super().__init__()
+        self.register_buffer("slope_H", torch.tensor(_slopes(heads)), persistent=False)
+
+    def bias(self, query_L: Tensor, key_M: Tensor) -> Tensor:
+        """(H, L, M): minus slope times distance."""
+        return -self.slope_H[:, None, None] * (query_L[:, None] - key_M[None, :]).abs()
+
+
+def _slopes(heads: int) -> list[float]:
+    whole = 2 ** math.floor(math.log2(heads))
+    slopes = [2 ** (-8 * (h + 1) / whole) for h in range(whole)]
+    return slopes + [2 ** (-4 * (2 * h + 1) / whole) for h in range(heads - whole)]

@@ -1,0 +1,52 @@
+"""From raw inputs to vectors: tokens by a table, images by patches."""
+
+import torch
+from torch import Tensor, nn
+
+from zoo import register
+
+
+@register("stem", "tokens")
+class TokenStem(nn.Module):
+    """A vector for each token of the vocabulary, of length 1 on average at the start."""
+
+    def __init__(self, dim: int, vocab_size: int, max_len: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.max_len = max_len
+        self.embedding = nn.Embedding(vocab_size, dim)
+        nn.init.normal_(self.embedding.weight, std=dim**-0.5)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, inputs_BL: Tensor) -> Tensor:
+        """(B, L) integers to (B, L, D)."""
+        return self.dropout(self.embedding(inputs_BL))
+
+
+@register("stem", "patches")
+class PatchStem(nn.Module):
+    """Square patches of an image, each projected to a vector, row by row (Dosovitskiy et al. 2020, arXiv:2010.11929).
+
+    ``class_token`` puts one trained vector before them.
+    """
+
+    def __init__(
+        self, dim: int, image_size: int, channels: int, patch_size: int = 2, class_token: bool = False, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        if patch_size < 1 or image_size % patch_size:
+            raise ValueError(f"images of {image_size} pixels do not divide into patches of stem.patch_size={patch_size}")
+        self.patch_size = patch_size
+        self.max_len = (image_size // patch_size) ** 2 + class_token
+        self.projection = nn.Linear(channels * patch_size**2, dim)
+        self.token_D = nn.Parameter(torch.randn(dim) * dim**-0.5) if class_token else None
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, inputs_BCHW: Tensor) -> Tensor:
+        """(B, channels, height, width) to (B, L, D)."""
+        B, C, H, W = inputs_BCHW.shape
+        p = self.patch_size
+        patches = inputs_BCHW.reshape(B, C, H // p, p, W // p, p).permute(0, 2, 4, 1, 3, 5).reshape(B, -1, C * p * p)
+        x_BLD = self.projection(patches)
+        if self.token_D is not None:
+            x_BLD = torch.cat([self.token_D.to(x_BLD.dtype).expand(B, 1, -1), x_BLD], dim=1)
+        return self.dropout(x_BLD)

@@ -1,0 +1,32 @@
+"""Which sequence architecture should I use? One loop, any architecture, fair comparisons.
+
+This is the public door; everything else may move. Names that need torch are imported when first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from zoo.factory import Factory as Factory
+from zoo.factory import build as build
+from zoo.errors import ZooError as ZooError
+from zoo.registry import register as register
+
+if TYPE_CHECKING:
+    from zoo.composition import compose as compose
+    from zoo.contracts import Position as Position
+    from zoo.contracts import Task as Task
+    from zoo.run import train as train
+
+__version__ = "0.1.0"
+
+_LAZY = {"compose": "zoo.composition", "Position": "zoo.contracts", "Task": "zoo.contracts", "train": "zoo.run"}
+
+__all__ = ["Factory", "Position", "Task", "ZooError", "build", "compose", "register", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'zoo' has no attribute {name!r}")

@@ -1,0 +1,76 @@
+"""From a config to live objects: the task, and the model that fits it."""
+
+from __future__ import annotations
+
+import json
+from functools import lru_cache
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from zoo.composition import Config
+from zoo.contracts import Task
+from zoo.errors import ZooError
+from zoo.factory import build
+from zoo.seeds import derive
+
+
+def make_task(config: Config) -> Task:
+    """The run's task; equal configs share one object in a process, so data is read once."""
+    return _task(json.dumps(config["task"], sort_keys=True))
+
+
+@lru_cache(maxsize=8)
+def _task(text: str) -> Task:
+    return cast(Task, _user_error(build, json.loads(text)))
+
+
+@lru_cache(maxsize=8)
+def _fingerprint(text: str) -> str:
+    return _task(text).fingerprint()
+
+
+def fingerprint(config: Config) -> str:
+    """The hash of the run's data, computed once a process for equal configs."""
+    return _fingerprint(json.dumps(config["task"], sort_keys=True))
+
+
+def make_objective(config: Config, task: Task) -> nn.Module:
+    """The model with its heads and loss, initialised from the seed's own stream.
+
+    Raises:
+        ZooError: the parts do not fit each other or the task; the message is the component's own.
+    """
+    facts: dict[str, Any] = {"dim": config["dim"], "depth": config["layers"], **task.facts()}
+    for name, least in (("dim", 1), ("layers", 1), ("steps", 0)):
+        if config[name] < least:
+            raise ZooError(f"{name}={config[name]}: expected at least {least}")
+    torch.manual_seed(derive(config["seed"], "initialisation"))
+    objective = cast(nn.Module, _user_error(build, config["objective"], **facts))
+    _fits(config, objective, task)
+    return objective
+
+
+def _user_error(function: Any, *arguments: Any, **facts: Any) -> Any:
+    """A constructor's complaint is about its arguments, so it is the user's to read."""
+    try:
+        return function(*arguments, **facts)
+    except ValueError as error:
+        raise ZooError(str(error)) from error
+
+
+def _fits(config: Config, objective: Any, task: Task) -> None:
+    names = {kind: config[kind]["_component_"].split("/")[1] for kind in ("objective", "task")}
+    missing = [key for key in objective.needs if key not in task.gives]
+    if missing:
+        raise ZooError(
+            f"objective={names['objective']} reads {', '.join(missing)} from a batch, and task={names['task']} gives "
+            f"{', '.join(task.gives)}; choose another objective (zoo list objective) or task (zoo list task)"
+        )
+    missing = [key for key in task.judges if key not in objective.gives]
+    if missing:
+        raise ZooError(
+            f"task={names['task']} is judged by {', '.join(missing)}, and objective={names['objective']} gives "
+            f"{', '.join(objective.gives) or 'only a loss'}; choose another objective or task"
+        )

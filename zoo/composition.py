@@ -1,0 +1,146 @@
+"""From overrides to one run's complete, plain configuration; the same from Python as from the command line."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from zoo.errors import ZooError
+from zoo.nodes import COMPONENT
+from zoo.plugins import load_plugins
+from zoo.registry import Entry, entry
+from zoo.schema import ROOT_KEYS, store_schemas
+
+Config = dict[str, Any]
+"""A resolved run: plain numbers, strings, lists and dicts, each component with its hyperparameters in place."""
+
+NOT_THE_MODEL = ("seed", "steps", "task", "optimizer", "schedule", "trainer", "logger", "runs", "experiment", "arch",
+                 "evaluate_every", "log_every", "hydra", "compare")  # fmt: skip
+
+
+def prepare() -> None:
+    """Read the plugins and the root's types into Hydra's config store."""
+    store_schemas()
+    load_plugins()
+
+
+@contextmanager
+def hydra_ready() -> Iterator[Any]:
+    """Hydra initialised on the zoo's configs; yields its config loader."""
+    from hydra import initialize_config_module
+    from hydra.core.global_hydra import GlobalHydra
+
+    prepare()
+    if GlobalHydra.instance().is_initialized():
+        yield GlobalHydra.instance().config_loader()
+        return
+    with initialize_config_module("zoo_conf", version_base="1.3"):
+        yield GlobalHydra.instance().config_loader()
+
+
+def compose(*overrides: str, config_name: str = "config") -> Config:
+    """Compose one run exactly as ``zoo train`` would.
+
+    Args:
+        overrides: Hydra overrides, such as ``"arch=lstm"``, ``"task=parity"``, ``"mixer.heads=2"``.
+
+    Raises:
+        ZooError: an override names what does not exist, or gives a value of the wrong type.
+    """
+    from zoo.overrides import check, explained
+
+    with hydra_ready():
+        checked = check(overrides, config_name)
+        with explained(checked):
+            return compose_checked(checked, config_name)
+
+
+def compose_checked(overrides: Sequence[str], config_name: str = "config") -> Config:
+    """:func:`compose`, for overrides that were checked before."""
+    from hydra import compose as hydra_compose
+
+    with hydra_ready():
+        cfg = hydra_compose(config_name, list(overrides), return_hydra_config=True)
+        return resolve(cfg, dict(cfg.hydra.runtime.choices), overrides)
+
+
+def resolve(cfg: Any, choices: Mapping[str, Any], overrides: Sequence[str]) -> Config:
+    """Turn Hydra's config into a plain one, with every component in the place where it will be built."""
+    from omegaconf import OmegaConf, open_dict
+
+    given = {key_of(override) for override in overrides}
+    with open_dict(cfg):
+        cfg.pop("hydra", None)
+    for component, values in cfg.settings.items():
+        for root in ROOT_KEYS:
+            node = cfg[root]
+            if node is not None and node.get(COMPONENT) == component:
+                for key, value in values.items():
+                    if f"{root}.{key}" not in given:
+                        OmegaConf.update(cfg, f"{root}.{key}", value)
+    plain: Config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=False)  # type: ignore[assignment]
+    roots = {key: plain.pop(key) for key in ROOT_KEYS}
+    plain.pop("settings")
+    arch = str(choices.get("arch"))
+    variant = [word for word in overrides if key_of(word).lstrip("+~").split(".")[0].split("@")[0] not in NOT_THE_MODEL]
+    plain |= {"arch": arch, "label": " ".join([arch, *variant]), "overrides": list(overrides)}
+    for key in ("objective", "task", "optimizer", "schedule"):
+        plain[key] = _fill(roots[key], key, roots, ())
+    return plain
+
+
+def key_of(override: str) -> str:
+    """The key of an override, without its value and without a leading ``+``."""
+    return override.split("=", 1)[0].lstrip("+")
+
+
+def _fill(node: Any, path: str, roots: Mapping[str, Any], above: tuple[str, ...]) -> Config:
+    """Put the root's choice wherever a component's parameter was left ``null``; check what types cannot."""
+    if not isinstance(node, dict) or COMPONENT not in node:
+        kind = path.rsplit(".", 1)[-1].rsplit("_", 1)[-1]
+        where = f"@{path}" if "." in path else ""
+        raise ZooError(f"{path} is {node!r}, expected a component; choose one with {kind}{where}=NAME (see: zoo list {kind})")
+    found = entry(*node[COMPONENT].split("/", 1))
+    if node[COMPONENT] in above:
+        raise ZooError(
+            f"{path} would hold {node[COMPONENT].replace('/', '=')} inside itself; choose another for that place: "
+            f"{found.kind}@{path}=NAME"
+        )
+    filled = {COMPONENT: node[COMPONENT]}
+    for name, kind in found.components().items():
+        if node[name] is not None:
+            child, where = node[name], f"{path}.{name}"
+        else:
+            where = name if roots.get(name) else kind
+            child = copy.deepcopy(roots[where])
+        filled[name] = _fill(child, where, roots, (*above, node[COMPONENT]))
+    _check(found, node, path)
+    return filled | {key: value for key, value in node.items() if key not in filled}
+
+
+def _check(found: Entry, node: Config, path: str) -> None:
+    for parameter in found.hyperparameters():
+        value = node.get(parameter.name)
+        options = parameter.options()
+        if isinstance(value, str) and value == "???":
+            raise ZooError(f"{path}.{parameter.name} has no default; give it a value: {path}.{parameter.name}=<{parameter.annotation}>")
+        if options and value not in options:
+            listed = ", ".join(str(option) for option in options)
+            raise ZooError(f"{path}.{parameter.name}={value}: expected one of {listed}")
+
+
+def components_of(config: Config) -> dict[str, Entry]:
+    """Every component that a run uses, by its place in the config."""
+    found: dict[str, Entry] = {}
+
+    def visit(node: Any, path: str) -> None:
+        if isinstance(node, dict):
+            if COMPONENT in node:
+                found[path] = entry(*node[COMPONENT].split("/", 1))
+            for key, value in node.items():
+                visit(value, f"{path}.{key}" if path else key)
+
+    visit(config, "")
+    return found

@@ -1,0 +1,180 @@
+"""What each kind of component must do. Nothing here knows an architecture.
+
+Legend of shape suffixes, used everywhere: B batch, L length, S scored positions, D model channels, H heads,
+G key-value heads, K channels of a head, V vocabulary, C classes, N state, E experts, M memory (cached positions).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from hashlib import sha256
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+Batch = dict[str, Tensor]
+"""``inputs`` (B, L) or (B, channels, height, width); ``targets`` (B, S), -100 where nothing is asked;
+``positions`` (B, S), where each target is read off, absent when S = L; or ``labels`` (B,)."""
+
+State = Any
+"""A nest of dicts, lists and tuples of tensors and ints: all that a mixer remembers of the past."""
+
+
+@runtime_checkable
+class Mixer(Protocol):
+    """Mixes along the sequence.
+
+    With ``causal=True`` a mixer obeys **the law of splitting**: feeding a sequence whole, or cut anywhere with
+    the state carried over, gives the same outputs. Decoding, chunked prefill and streaming are this one law.
+    """
+
+    def __call__(self, x_BLD: Tensor, state: State = None) -> tuple[Tensor, State]:
+        """Mix. ``state=None`` means training: nothing is remembered and ``None`` is returned as the state.
+
+        A state that was passed in is spent; only the returned one may be used again.
+        """
+        ...
+
+    def init_state(self, batch_size: int, max_len: int, device: torch.device, dtype: torch.dtype) -> State:
+        """The empty state, allocated up to ``max_len`` positions where it grows with the sequence."""
+        ...
+
+
+class Position(nn.Module):
+    """Says where a token is, in one of three ways; a subclass overrides one of them.
+
+    ``additive`` positions are built once, on the residual stream, with the fact ``dim``; the others inside each
+    attention, with the facts ``heads`` and ``head_dim``. Mixers that need no positions never ask for one.
+    """
+
+    additive: ClassVar[bool] = False
+
+    def add(self, x_BLD: Tensor, offset: int = 0) -> Tensor:
+        """The stream with positions ``offset`` to ``offset + L - 1`` added."""
+        return x_BLD
+
+    def rotate(self, q_BHLK: Tensor, k_BGLK: Tensor, offset: int = 0) -> tuple[Tensor, Tensor]:
+        """Queries and keys, rotated by their positions."""
+        return q_BHLK, k_BGLK
+
+    def bias(self, query_L: Tensor, key_M: Tensor) -> Tensor | None:
+        """A bias (H, L, M) on the scores between these positions, or none."""
+        return None
+
+
+@runtime_checkable
+class Objective(Protocol):
+    """Heads and a loss over a backbone that it builds itself, for it knows whether the future may be seen.
+
+    Attributes:
+        needs: the keys that it reads from a batch.
+        gives: the keys of its output that a task's metric may read, besides ``loss``.
+
+    Optional: ``init_state`` and ``step(inputs_BL, state)`` (decoding), ``after_optimizer_step(step, steps)`` (a
+    teacher), ``no_weight_decay()`` (names of parameters).
+    """
+
+    needs: ClassVar[tuple[str, ...]]
+    gives: ClassVar[tuple[str, ...]]
+
+    def __call__(self, batch: Batch) -> dict[str, Tensor]:
+        """``{"loss": a scalar, ...}``; the other entries are read by the task's metric."""
+        ...
+
+
+class Task:
+    """Data and the metric that judges it. Its batches are a function of seed and step, never of the model.
+
+    Attributes:
+        gives: the keys of its batches.
+        judges: what its metric reads from the objective's output.
+        metric: the name of the metric that ranks; ``higher_is_better`` its direction.
+        solved: the value from which a run counts as having solved the task, if there is one.
+    """
+
+    gives: ClassVar[tuple[str, ...]] = ("inputs", "targets")
+    judges: ClassVar[tuple[str, ...]] = ("logits",)
+    metric: ClassVar[str] = "accuracy"
+    higher_is_better: ClassVar[bool] = True
+    solved: ClassVar[float | None] = None
+
+    def facts(self) -> dict[str, Any]:
+        """What a model must know: ``max_len`` (the longest split) and ``classes``; ``vocab_size``, or
+        ``image_size`` and ``channels``."""
+        raise NotImplementedError(f"{type(self).__name__} must say its facts")
+
+    def train_batch(self, step: int, seed: int, device: torch.device) -> Batch:
+        """The batch of a step: the same for every model that is trained with this seed."""
+        raise NotImplementedError(f"{type(self).__name__} must make training batches")
+
+    def splits(self) -> tuple[str, ...]:
+        """The names under which held-out data exists: ``validation``, ``test``, and harder ones, ``test/128``."""
+        return ("validation", "test")
+
+    def held_out(self, split: str) -> list[Batch]:
+        """The batches of a held-out split, always the same ones, on the CPU."""
+        raise NotImplementedError(f"{type(self).__name__} must make held-out batches")
+
+    def judge(self, outputs: Mapping[str, Tensor], batch: Batch) -> dict[str, tuple[Tensor, Tensor]]:
+        """Sums and counts, whose quotient over all batches is each metric."""
+        raise NotImplementedError(f"{type(self).__name__} must judge")
+
+    def chance(self) -> dict[str, float]:
+        """What needs no learning: the metric of guessing, or of a simple rule, by name."""
+        return {}
+
+    def fingerprint(self) -> str:
+        """A hash of the data: every held-out batch, and the first training batches as made on the CPU."""
+        cpu = torch.device("cpu")
+        batches = [batch for split in self.splits() for batch in self.held_out(split)]
+        batches += [self.train_batch(step, 0, cpu) for step in (0, 1)]
+        digest = sha256()
+        for batch in batches:
+            for key in sorted(batch):
+                digest.update(key.encode() + str(tuple(batch[key].shape)).encode())
+                digest.update(batch[key].contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def tokens(self, batch: Batch) -> int:
+        """How many tokens a batch holds, for speed and for cost per token."""
+        return batch["inputs"].shape[0] * batch["inputs"].shape[1]
+
+
+class Optimizer(Protocol):
+    """Built over named groups of parameters; each group says its own weight decay where it differs."""
+
+    def __call__(self, parameters: Iterable[dict[str, Any]]) -> torch.optim.Optimizer: ...
+
+
+class Schedule(Protocol):
+    """The multiplier of the learning rate at a step, from 0 to ``steps - 1``."""
+
+    def __call__(self, step: int) -> float: ...
+
+
+@runtime_checkable
+class HasSideLosses(Protocol):
+    """A module that adds a term to the loss (a router's balance): the loop sums them over the whole model."""
+
+    def side_losses(self) -> dict[str, Tensor]:
+        """Terms of the last forward pass, already weighted."""
+        ...
+
+
+@runtime_checkable
+class HasSideMetrics(Protocol):
+    """A module that reports on itself (load per expert): the loop logs the mean over modules, by name."""
+
+    def side_metrics(self) -> dict[str, Tensor]:
+        """Detached scalars of the last forward pass, on the device."""
+        ...
+
+
+@runtime_checkable
+class HasNoWeightDecay(Protocol):
+    """A module that says which of its own parameters must not decay; vectors and scalars never do."""
+
+    def no_weight_decay(self) -> set[str]:
+        """Names relative to this module."""
+        ...

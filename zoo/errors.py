@@ -1,0 +1,39 @@
+"""What a user is told when something they typed, or something on their machine, cannot work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class ZooError(Exception):
+    """A mistake that a user can mend: shown as one message, without a traceback, with exit status 2."""
+
+
+class NameTaken(ZooError):
+    """Two plugins claim one name; a comparison must never be ambiguous about what it ran."""
+
+
+class RunFailed(ZooError):
+    """A run started and did not finish; its folder says why. Exit status 1."""
+
+
+def close(word: str, options: Iterable[str], most: int = 3) -> list[str]:
+    """The options that look or read like ``word``, best first."""
+    pool = sorted(set(options))
+    found = get_close_matches(word, pool, n=most, cutoff=0.6)
+    if not found:
+        leaf = word.rsplit(".", 1)[-1]
+        found = [option for option in pool if option.rsplit(".", 1)[-1] == leaf][:most]
+    if not found and len(word) > 2:
+        found = [option for option in pool if option.startswith(word) or word.startswith(option)][:most]
+    return found
+
+
+def unknown(what: str, given: str, options: Iterable[str], prefix: str = "") -> str:
+    """One message for a name that does not exist: what was given, what is close, what exists."""
+    pool = sorted(set(options))
+    near = close(given, pool)
+    hint = f" Did you mean {' or '.join(prefix + name for name in near)}?" if near else ""
+    exists = ", ".join(pool) if pool else "nothing"
+    return f"There is no {what} called '{given}'.{hint} There is: {exists}."

@@ -1,0 +1,73 @@
+"""Build components from plain configs and from the facts of the place where each will sit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from zoo.errors import ZooError
+from zoo.nodes import COMPONENT
+from zoo.registry import FACTS, entry, target
+from zoo.signature import REQUIRED
+
+
+class Factory:
+    """A component that is chosen but not yet built; a plugin calls it with the facts of the place.
+
+    ``linear(in_features=64, out_features=128)`` builds the run's linear. Facts given higher up (``dim``, ``layer``,
+    ``causal``, ...) flow down, so a plugin states only what changes; of all facts the component receives those
+    that its signature names.
+    """
+
+    def __init__(self, config: Mapping[str, Any], facts: Mapping[str, Any] | None = None) -> None:
+        self.kind, self.name = config[COMPONENT].split("/", 1)
+        self.config, self.facts = dict(config), dict(facts or {})
+
+    @property
+    def target(self) -> Callable[..., Any]:
+        """The registered class or function; its module is imported when first asked for."""
+        return target(self.kind, self.name)
+
+    def __call__(self, **facts: Any) -> Any:
+        """Build it.
+
+        Raises:
+            TypeError: something is given that is not a fact of this kind's places.
+            ZooError: the signature asks for a fact that this place does not have.
+        """
+        foreign = sorted(set(facts) - FACTS[self.kind])
+        if foreign:
+            raise TypeError(f"{foreign} is not a fact of a {self.kind}; a {self.kind} may be told {sorted(FACTS[self.kind])}")
+        here = {**self.facts, **facts}
+        found = entry(self.kind, self.name)
+        arguments: dict[str, Any] = {}
+        for parameter in found.parameters:
+            name = parameter.name
+            if name in found.components():
+                arguments[name] = Factory(self.config[name], here)
+            elif name in FACTS[self.kind]:
+                if name in here:
+                    arguments[name] = here[name]
+                elif parameter.default is REQUIRED:
+                    raise ZooError(
+                        f"{self.kind}={self.name} needs to know '{name}', which is not known here"
+                        + (f": {_WHY[name]}" if name in _WHY else "")
+                    )
+            else:
+                arguments[name] = self.config[name]
+        return self.target(**arguments)
+
+
+_WHY = {
+    "vocab_size": "the task does not give tokens",
+    "classes": "the task has no classes to predict",
+    "image_size": "the task does not give images",
+    "channels": "the task does not give images",
+}
+
+
+def build(config: Mapping[str, Any], **facts: Any) -> Any:
+    """Build a component from its config (``compose(...)["objective"]``) and the facts of its place."""
+    kind = config[COMPONENT].split("/", 1)[0]
+    known = {name: value for name, value in facts.items() if name in FACTS[kind]}
+    return Factory(config, facts)(**known)

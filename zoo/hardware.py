@@ -1,0 +1,82 @@
+"""What ``trainer=auto`` chooses on this machine, and what a machine is called in a result."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from zoo.composition import Config
+from zoo.errors import ZooError
+
+COMPILE_STEPS = 1000
+"""From how many steps on a GPU compiling pays for itself, a minute or so, when the run leaves the choice open."""
+
+
+def choose(trainer: Config, steps: int) -> dict[str, Any]:
+    """Replace every ``auto`` by a decision: ``{"accelerator", "precision", "compile"}``.
+
+    Raises:
+        ZooError: a device or precision is named that this machine does not have.
+    """
+    accelerator = trainer["accelerator"]
+    if accelerator == "auto":
+        accelerator = "cuda" if torch.cuda.is_available() else "cpu"
+    if accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
+        raise ZooError(f"trainer.accelerator={accelerator}: torch finds no CUDA device here; use trainer=auto or trainer=cpu")
+    cuda = accelerator in ("gpu", "cuda")
+    precision = trainer["precision"]
+    if precision == "auto":
+        precision = "bf16-mixed" if cuda and torch.cuda.is_bf16_supported() else "32-true"
+    allowed = ("auto", "32-true", "64-true", "bf16-mixed", "16-mixed", "bf16-true")
+    if precision not in allowed:
+        raise ZooError(f"trainer.precision={precision}: expected one of {', '.join(allowed)}")
+    wanted = str(trainer["compile"]).lower()
+    if wanted not in ("auto", "true", "false"):
+        raise ZooError(f"trainer.compile={trainer['compile']}: expected auto, true or false")
+    compile_it = wanted == "true" or (wanted == "auto" and cuda and steps >= COMPILE_STEPS)
+    return {"accelerator": "cuda" if cuda else accelerator, "precision": precision, "compile": compile_it}
+
+
+def set_up(accelerator: str, threads: int | None) -> None:
+    """Threads of the processor; fast float32 matrix multiplies on a GPU."""
+    if threads is not None:
+        torch.set_num_threads(threads)
+    if accelerator == "cuda":
+        torch.set_float32_matmul_precision("high")
+
+
+def describe(accelerator: str) -> dict[str, Any]:
+    """The machine, for a result's row."""
+    cpu = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        cpu = names[0] if names else cpu
+    return {
+        "device": torch.cuda.get_device_name() if accelerator == "cuda" else cpu,
+        "accelerator": accelerator,
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "system": platform.platform(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """What a result depends on besides its code."""
+    import lightning
+    import numpy
+
+    import zoo
+
+    return {
+        "zoo": zoo.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "lightning": lightning.__version__,
+        "numpy": numpy.__version__,
+    }

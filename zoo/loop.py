@@ -1,0 +1,161 @@
+"""The one LightningModule: it trains any objective on any task, and knows no architecture."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from zoo.contracts import Batch, HasSideLosses, HasSideMetrics, Task
+from zoo.errors import RunFailed
+from zoo.factory import Factory
+from zoo.optimization import parameter_groups
+from zoo.seeds import derive
+
+
+class Stream:
+    """Training batches as a function of seed and position; ``position`` moves when a run is resumed."""
+
+    def __init__(self, task: Task, seed: int, device: torch.device, length: int) -> None:
+        self.task, self.seed, self.device, self.length, self.position = task, seed, device, length, 0
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[Batch]:
+        for position in range(self.position, self.length):
+            yield self.task.train_batch(position, self.seed, self.device)
+
+
+class Held:
+    """Held-out batches as one loader: to Lightning a plain list would be many loaders."""
+
+    def __init__(self, batches: list[Batch]) -> None:
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return iter(self.batches)
+
+
+class Loop(L.LightningModule):
+    """Forward, loss, optimizer, metrics.
+
+    Logging stays out of the step: losses are summed on the device and read every ``log_every`` steps (each key
+    given to Lightning's own ``self.log`` costs 0.3 to 0.4 ms a step). Dropout draws from a stream seeded by seed and
+    step, so a resumed run repeats the uninterrupted one bit for bit.
+
+    Args:
+        record: receives ``(step, {name: value})`` at each flush and each evaluation.
+    """
+
+    def __init__(
+        self,
+        objective: torch.nn.Module,
+        task: Task,
+        optimizer: Factory,
+        schedule: Callable[[int], float],
+        steps: int,
+        seed: int,
+        log_every: int,
+        record: Callable[[int, dict[str, float]], None],
+        forward: Callable[[Batch], dict[str, Tensor]] | None = None,
+    ) -> None:
+        super().__init__()
+        self.objective, self.task = objective, task
+        self.optimizer_factory, self.schedule, self.steps = optimizer, schedule, steps
+        self.seed, self.log_every, self.record = seed, log_every, record
+        self.compute = forward or objective
+        self.splits: tuple[str, ...] = ("validation",)
+        self.results: dict[str, dict[str, float]] = {}
+        self._losses = [m for m in objective.modules() if isinstance(m, HasSideLosses)]
+        self._reports = [m for m in objective.modules() if isinstance(m, HasSideMetrics)]
+        self._after_step = getattr(objective, "after_optimizer_step", None)
+        self._sum: Tensor | None = None
+        self._summed, self._done = 0, -1
+        self._totals: dict[int, dict[str, list[Tensor]]] = {}
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """The run's optimizer over named groups; the schedule scales each group's own learning rate."""
+        optimizer: torch.optim.Optimizer = self.optimizer_factory(parameters=parameter_groups(self.objective))
+        self._rates = [group["lr"] for group in optimizer.param_groups]
+        return optimizer
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Training batches are made on the device; held-out ones are moved there."""
+        return {key: value.to(device, non_blocking=True) for key, value in batch.items()}
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """One forward pass; returns the loss with every side loss added."""
+        torch.manual_seed(derive(self.seed, "dropout", batch_idx))
+        loss = self.compute(batch)["loss"]
+        for module in self._losses:
+            for term in module.side_losses().values():
+                loss = loss + term
+        detached = loss.detach()
+        self._sum = detached if self._sum is None else self._sum + detached
+        self._summed += 1
+        return loss
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Set the learning rate: a function of the step alone, so there is no scheduler to save."""
+        factor = self.schedule(self.global_step)
+        for rate, group in zip(self._rates, optimizer.param_groups, strict=True):
+            group["lr"] = rate * factor
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """After the optimizer: a teacher may follow, and at intervals the sums are read."""
+        step = self.global_step
+        if step == self._done:
+            return  # gradients still accumulate
+        self._done = step
+        if self._after_step is not None:
+            self._after_step(step, self.steps)
+        if step % self.log_every == 0 or step == self.steps:
+            self.flush(step)
+
+    def flush(self, step: int) -> None:
+        """Read the accumulated loss and the modules' own metrics, and record them.
+
+        Raises:
+            RunFailed: the loss is not finite any more.
+        """
+        if self._sum is None:
+            return
+        values = {"train/loss": self._sum / self._summed}
+        named: dict[str, list[Tensor]] = {}
+        for module in self._reports:
+            for name, value in module.side_metrics().items():
+                named.setdefault(name, []).append(value)
+        values |= {f"train/{name}": torch.stack(parts).float().mean() for name, parts in named.items()}
+        read = dict(zip(values, torch.stack([v.float() for v in values.values()]).tolist(), strict=True))
+        self._sum, self._summed = None, 0
+        if not math.isfinite(read["train/loss"]):
+            raise RunFailed(f"the loss became {read['train/loss']} by step {step}; a lower learning rate may help")
+        self.record(step, read)
+
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Add this batch to the sums of its split."""
+        outputs = self.compute(batch)
+        for name, (total, count) in self.task.judge(outputs, batch).items():
+            sums = self._totals.setdefault(dataloader_idx, {}).setdefault(name, [torch.zeros_like(total), torch.zeros_like(count)])
+            sums[0] += total
+            sums[1] += count
+
+    test_step = validation_step
+
+    def on_validation_epoch_end(self) -> None:
+        """Turn sums into metrics, by split, and record them."""
+        for index, metrics in self._totals.items():
+            split = self.splits[index]
+            self.results[split] = {name: (total.double() / count).item() for name, (total, count) in metrics.items()}
+            self.record(self.global_step, {f"{split}/{name}": value for name, value in self.results[split].items()})
+        self._totals = {}
+
+    on_test_epoch_end = on_validation_epoch_end

@@ -1,0 +1,1 @@
+"""What a run costs, measured and not declared: parameters, FLOPs, state, memory."""

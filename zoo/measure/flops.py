@@ -1,0 +1,90 @@
+"""Floating-point operations, counted from the operations that really run (2 for a multiply and add).
+
+torch's counter knows matrix multiplies and, on CUDA, attention. On the CPU it counts
+``scaled_dot_product_attention``, LSTM and grouped matrix multiplies as nothing, which would rank an LSTM at half
+its cost: their formulas are added here. Element-wise operations count as nothing, in every architecture alike.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode, register_flop_formula, sdpa_flop_count
+
+from zoo.contracts import Batch
+
+Shape = tuple[int, ...]
+
+
+@cache
+def register_formulas() -> None:
+    """Tell torch's counter the operations that it does not know; done once a process."""
+    aten = torch.ops.aten
+
+    def attention(q: Shape, k: Shape, v: Shape, *rest: Any, out_shape: Any = None, **more: Any) -> int:
+        return int(sdpa_flop_count(q, k, v))
+
+    def attention_backward(grad: Shape, q: Shape, k: Shape, v: Shape, *rest: Any, out_shape: Any = None, **more: Any) -> int:
+        return int(sdpa_flop_count(q, k, v)) * 5 // 2  # the scores again, then dV, dP, dQ, dK
+
+    def lstm(x: Shape, weight: Shape, recurrent: Shape, *rest: Any, out_shape: Any = None, **more: Any) -> int:
+        steps, batch, inputs = x
+        gates, hidden = recurrent
+        return 2 * steps * batch * gates * (inputs + hidden)
+
+    def lstm_backward(x: Shape, weight: Shape, recurrent: Shape, *rest: Any, out_shape: Any = None, **more: Any) -> int:
+        return 2 * lstm(x, weight, recurrent)
+
+    def grouped(a: Shape, b: Shape, *rest: Any, out_shape: Any = None, **more: Any) -> int:
+        if len(a) == 2:
+            return 2 * a[0] * a[1] * b[-1]  # every row meets one group
+        return 2 * a[1] * a[2] * b[-1] * (a[0] if len(b) == 3 else 1)
+
+    formulas = {
+        "_scaled_dot_product_flash_attention_for_cpu": attention,
+        "_scaled_dot_product_flash_attention_for_cpu_backward": attention_backward,
+        "mkldnn_rnn_layer": lstm,
+        "mkldnn_rnn_layer_backward": lstm_backward,
+        "_grouped_mm": grouped,
+        "_scaled_grouped_mm": grouped,
+        "_int_mm": lambda a, b, *rest, out_shape=None, **more: 2 * a[0] * a[1] * b[1],
+    }
+    from torch.utils.flop_counter import flop_registry
+
+    for name, formula in formulas.items():
+        operation = getattr(aten, name, None)
+        if operation is not None and operation not in flop_registry:
+            register_flop_formula(operation)(formula)
+
+
+def count(objective: nn.Module, batch: Batch) -> tuple[int, int]:
+    """FLOPs of one forward pass, and of forward and backward together, on this batch.
+
+    Gradients are cleared afterwards and the mode restored; random numbers are drawn from a stream of its own.
+    """
+    register_formulas()
+    training = objective.training
+    with torch.random.fork_rng(devices=[]):
+        with FlopCounterMode(display=False) as forward:
+            loss = objective.train()(batch)["loss"]
+        with FlopCounterMode(display=False) as backward:
+            loss.backward()
+    objective.zero_grad(set_to_none=True)
+    objective.train(training)
+    return forward.get_total_flops(), forward.get_total_flops() + backward.get_total_flops()
+
+
+def by_module(objective: nn.Module, batch: Batch) -> dict[str, int]:
+    """FLOPs of one forward pass, by the name of each module."""
+    register_formulas()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        objective(batch)
+    root = type(objective).__name__
+    return {
+        name.removeprefix(root).removeprefix("."): sum(operations.values())
+        for name, operations in counter.get_flop_counts().items()
+        if name != "Global"
+    }

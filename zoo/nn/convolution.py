@@ -1,0 +1,44 @@
+"""A short causal convolution over time, one filter a channel, with the few inputs it remembers as state."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class ShortConvolution(nn.Module):
+    """``y[t] = sum_w weight[:, w] * x[t - width + 1 + w]``, channel by channel; past the start there are zeros.
+
+    It starts as the identity plus noise, so that adding it changes little before training. Shapes: (B, L, D) to
+    (B, L, D); the state is the last ``width - 1`` inputs, (B, width - 1, D).
+    """
+
+    def __init__(self, dim: int, width: int) -> None:
+        super().__init__()
+        if width < 1:
+            raise ValueError(f"a convolution of width {width}; expected at least 1")
+        self.dim, self.width = dim, width
+        weight_DW = torch.randn(dim, width) * (0.3 / width**0.5)
+        weight_DW[:, -1] += 1.0
+        self.weight = nn.Parameter(weight_DW)
+
+    def no_weight_decay(self) -> set[str]:
+        """The filter starts at the identity, not at zero."""
+        return {"weight"}
+
+    def init_state(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+        """The zeros before the sequence."""
+        return torch.zeros(batch_size, self.width - 1, self.dim, device=device, dtype=dtype)
+
+    def forward(self, x_BLD: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """Convolve; with a state, go on from it and return the next one."""
+        if state is None:
+            padded_BMD = F.pad(x_BLD, (0, 0, self.width - 1, 0))
+        else:
+            padded_BMD = torch.cat([state.to(x_BLD.dtype), x_BLD], dim=1)
+        length = x_BLD.shape[1]
+        y_BLD = padded_BMD[:, :length] * self.weight[:, 0]
+        for w in range(1, self.width):
+            y_BLD = y_BLD + padded_BMD[:, w : w + length] * self.weight[:, w]
+        return y_BLD, None if state is None else padded_BMD[:, length:]

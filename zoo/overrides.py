@@ -1,0 +1,230 @@
+"""Check overrides before anything runs, and answer a mistake with what was meant.
+
+Hydra itself accepts a value where a component belongs (``backbone.mixer=mamba``), and advises to add ``+`` to a
+misspelt key, which then silently does nothing. Both are refused here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from zoo.composition import hydra_ready
+from zoo.errors import ZooError, close, unknown
+from zoo.nodes import COMPONENT
+from zoo.registry import KINDS, entry
+from zoo.schema import SITES
+
+
+@contextmanager
+def explained(overrides: Sequence[str]) -> Iterator[None]:
+    """Turn Hydra's and OmegaConf's exceptions into one line that says what to type."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ZooError(_reason(error)) from error
+
+
+def _reason(error: BaseException) -> str:
+    lines = str(error).strip().split("\n")
+    cause = error.__cause__
+    if lines[0].startswith("Error merging override ") and cause is not None:
+        override = lines[0].removeprefix("Error merging override ")
+        return f"{override}: {_cause(cause)}"
+    if cause is not None and "raised while composing" in lines[0]:
+        return f"{lines[0].split(':')[0]}: {_cause(cause)}"
+    return lines[0]
+
+
+def _cause(cause: BaseException) -> str:
+    text = str(cause).strip().split("\n")[0].rstrip(".")
+    kind = {"Integer": "int", "Float": "float", "Boolean": "true or false", "String": "str"}
+    wanted = re.search(r"could not be converted to (\w+)", text)
+    return text + (f"; expected {kind.get(wanted[1], wanted[1])}" if wanted else "")
+
+
+def check(overrides: Sequence[str], config_name: str = "config") -> list[str]:
+    """The overrides as Hydra wants them.
+
+    ``linear@ffn.linear=ternary`` gains the ``+`` that Hydra asks for where a component is chosen for one place.
+
+    Raises:
+        ZooError: any override names what does not exist; all such are listed at once.
+    """
+    with hydra_ready() as loader:
+        return _Checker(loader, config_name).run(overrides)
+
+
+class _Checker:
+    def __init__(self, loader: Any, config_name: str) -> None:
+        self.loader, self.config_name = loader, config_name
+        self.groups = self._groups()
+
+    def run(self, overrides: Sequence[str]) -> list[str]:
+        from hydra.core.override_parser.overrides_parser import OverridesParser
+        from hydra.errors import HydraException
+
+        parser, parsed, problems = OverridesParser.create(), [], []
+        for text in overrides:
+            try:
+                parsed.append(parser.parse_override(text))
+            except HydraException:
+                problems.append(f"'{text}' is not an override; expected key=value, such as seed=1 (quote lists and spaces)")
+        chosen: list[str] = []
+        for item in parsed:
+            if self._is_choice(item.key_or_group):
+                problem = self._choice(item)
+                if problem:
+                    problems.append(problem)
+                elif not item.package and not item.is_sweep_override() and not item.is_delete():
+                    chosen.append(item.input_line)
+        if problems:
+            raise ZooError("\n".join(problems))
+        tree = self._tree(chosen)
+        result = []
+        for item in parsed:
+            if self._is_choice(item.key_or_group):
+                line, problem = self._place(item, tree)
+                result.append(line)
+            else:
+                result.append(item.input_line)
+                problem = self._key(item, tree)
+            if problem:
+                problems.append(problem)
+        if problems:
+            raise ZooError("\n".join(problems))
+        self._types(parsed, result)
+        return result
+
+    def _groups(self) -> dict[str, list[str]]:
+        from hydra.core.object_type import ObjectType
+
+        found: dict[str, list[str]] = {}
+
+        def walk(parent: str) -> None:
+            for group in self.loader.get_group_options(parent, ObjectType.GROUP):
+                name = f"{parent}/{group}" if parent else group
+                found[name] = self.loader.get_group_options(name, ObjectType.CONFIG)
+                walk(name)
+
+        walk("")
+        return {name: options for name, options in found.items() if options}
+
+    def _is_choice(self, key: str) -> bool:
+        return key in self.groups
+
+    def _values(self, item: Any) -> list[str]:
+        if item.is_delete():
+            return []
+        if item.is_sweep_override():
+            from hydra.core.override_parser.types import Glob
+
+            return [] if isinstance(item.value(), Glob) else list(item.sweep_string_iterator())
+        value = item.value()
+        return [str(v) for v in value] if isinstance(value, list) else [str(value)]
+
+    def _choice(self, item: Any) -> str | None:
+        group, options = item.key_or_group, self.groups[item.key_or_group]
+        for value in self._values(item):
+            if value not in options and value not in ("None", "null"):
+                shown = f"{group}@{item.package}" if item.package else group
+                return f"{item.input_line}: " + unknown(group, value, options, prefix=f"{shown}=")
+        return None
+
+    def _tree(self, chosen: Sequence[str]) -> dict[str, Any]:
+        """Every key of the config with these options chosen, and its value."""
+        from hydra import compose
+        from omegaconf import OmegaConf
+
+        with explained(chosen):
+            cfg = compose(self.config_name, list(chosen), return_hydra_config=True)
+        found: dict[str, Any] = {}
+
+        def flatten(node: Any, path: str) -> None:
+            for key, value in node.items():
+                name = f"{path}.{key}" if path else str(key)
+                found[name] = value
+                if isinstance(value, dict):
+                    flatten(value, name)
+
+        flatten(OmegaConf.to_container(cfg, resolve=False, throw_on_missing=False), "")
+        return found
+
+    def _place(self, item: Any, tree: dict[str, Any]) -> tuple[str, str | None]:
+        """A component chosen for one place: ``kind@path=name``."""
+        if not item.package or item.package in SITES or item.key_or_group not in KINDS:
+            return item.input_line, None
+        parent, _, name = item.package.rpartition(".")
+        node = tree.get(parent)
+        sites = {
+            f"{path}.{parameter}": kind
+            for path, value in tree.items()
+            if isinstance(value, dict) and COMPONENT in value
+            for parameter, kind in entry(*value[COMPONENT].split("/", 1)).components().items()
+        } | SITES
+        if isinstance(node, dict) and sites.get(item.package) == item.key_or_group:
+            return "+" + item.input_line.lstrip("+"), None
+        places = [path for path, kind in sites.items() if kind == item.key_or_group]
+        return item.input_line, f"{item.input_line}: " + unknown(f"place for a {item.key_or_group}", item.package, places)
+
+    def _key(self, item: Any, tree: dict[str, Any]) -> str | None:
+        key, line = item.key_or_group, item.input_line
+        name = key.rsplit(".", 1)[-1]
+        known = key in tree
+        parent = key.rpartition(".")[0]
+        if COMPONENT in key:
+            return f"{line}: which component it is cannot be overridden; choose it with {key.split('.')[0]}=NAME"
+        if known and self._is_component(key, tree):
+            kind = self._kind(key, tree)
+            value = (self._values(item) or ["NAME"])[0]
+            site = f", or for this place alone with {kind}@{key}={value}" if "." in key else ""
+            return f"{line}: {key} holds a component; choose it with {kind}={value}{site}"
+        if known or self._free(parent, tree):
+            return None
+        if self._is_component(parent, tree) and tree.get(parent) is None:
+            kind = self._kind(parent, tree)
+            return f"{line}: {parent} follows the root's {kind}; set {kind}.{name}=..., or choose one here first: {kind}@{parent}=NAME"
+        if key.replace(".", "/") in self.groups:
+            return f"{line}: {key.replace('.', '/')} is a config group; write it with a slash"
+        pool = [k for k in tree if COMPONENT not in k and (k.startswith("hydra.") == key.startswith("hydra."))]
+        near = close(key, pool + [g for g in self.groups if not g.startswith("hydra")])
+        hint = f" Did you mean {' or '.join(near)}?" if near else ""
+        siblings = [k.rpartition(".")[2] for k in tree if k.rpartition(".")[0] == parent and COMPONENT not in k]
+        there = f" {parent or 'The root'} has: {', '.join(sorted(siblings))}." if siblings else ""
+        return f"{line}: there is no key '{key}'.{hint}{there}"
+
+    def _is_component(self, key: str, tree: dict[str, Any]) -> bool:
+        return self._kind(key, tree) is not None
+
+    def _kind(self, key: str, tree: dict[str, Any]) -> str | None:
+        if key in SITES or key in KINDS:
+            return SITES.get(key, key)
+        parent, _, name = key.rpartition(".")
+        node = tree.get(parent)
+        if isinstance(node, dict) and COMPONENT in node:
+            return entry(*node[COMPONENT].split("/", 1)).components().get(name)
+        return None
+
+    def _free(self, parent: str, tree: dict[str, Any]) -> bool:
+        """Whether the parent is a mapping of the user's own keys."""
+        free = ("settings", "compare.tasks", "compare.tune", "hydra.job.env_set", "hydra.sweeper.params")
+        return any(parent == key or parent.startswith(key + ".") for key in free)
+
+    def _types(self, parsed: Sequence[Any], result: list[str]) -> None:
+        """Compose once with every plain override, and once for each value of a sweep."""
+        from hydra import compose
+
+        plain = [line for item, line in zip(parsed, result, strict=True) if not item.is_sweep_override()]
+        with explained(plain):
+            compose(self.config_name, plain)
+        for item in parsed:
+            if item.is_sweep_override():
+                for value in self._values(item)[:16]:
+                    key = item.get_key_element()
+                    with explained([*plain, f"{key}={value}"]):
+                        compose(self.config_name, [*plain, f"{key}={value}"])

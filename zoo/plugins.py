@@ -1,0 +1,179 @@
+"""Find plugins: installed ones by the entry point group ``zoo.plugins``, loose ones by ``ZOO_PLUGINS``.
+
+A plugin is a module or a package; of a package, every public submodule counts. Sources are read, not imported:
+a plugin costs nothing until a run names one of its components.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from importlib.machinery import ModuleSpec, PathFinder
+from importlib.metadata import entry_points
+from importlib.util import find_spec
+from pathlib import Path
+
+from zoo.errors import NameTaken, ZooError
+from zoo.registry import add
+from zoo.scan import scan
+from zoo.signature import NotStatic
+
+GROUP = "zoo.plugins"
+PRIVATE = ("conf", "tests", "test")
+CORE = ("builtin", "tasks")
+"""The entry points of the zoo itself, read before all others."""
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """One plugin as found: its name, its module, who provides it, what went wrong, where its ``conf/`` lies."""
+
+    name: str
+    module: str
+    provider: str
+    error: str | None = None
+    conf: Path | None = None
+
+
+@cache
+def load_plugins() -> tuple[Plugin, ...]:
+    """Read every plugin once; one that cannot be read is a warning that names its distribution, and not fatal.
+
+    Raises:
+        NameTaken: two plugins claim one component or one file under ``conf/``.
+        ZooError: the zoo itself is not installed.
+    """
+    if find_spec("zoo_conf") is None:
+        raise ZooError("the zoo is not installed, so its configs cannot be found; run: pip install -e .")
+    found: list[Plugin] = []
+    for name, module, provider in _wanted():
+        found.append(_load(name, module, provider))
+    _check_conf(found)
+    _register_conf(found)
+    return tuple(found)
+
+
+def _wanted() -> Iterator[tuple[str, str, str]]:
+    points = {(ep.name, ep.value): ep for ep in entry_points(group=GROUP)}  # an editable install may list twice
+    for ep in sorted(points.values(), key=lambda ep: (ep.name not in CORE, ep.name)):
+        yield ep.name, ep.value, f"{ep.dist.name} {ep.dist.version}" if ep.dist else "an unknown distribution"
+    for word in filter(None, os.environ.get("ZOO_PLUGINS", "").split(",")):
+        path = Path(word)
+        if word.endswith(".py") or os.sep in word:
+            if not path.is_file():
+                raise ZooError(f"ZOO_PLUGINS names the file {word}, which does not exist (looked in {Path.cwd()})")
+            folder, word = str(path.parent.resolve()), path.stem
+        else:
+            folder = str(Path.cwd())
+        if folder not in sys.path:
+            sys.path.append(folder)
+        yield word, word, "ZOO_PLUGINS"
+
+
+def _load(name: str, module: str, provider: str) -> Plugin:
+    spec = locate(module)
+    if spec is None:
+        return _report(Plugin(name, module, provider, f"there is no module {module}"))
+    errors = []
+    for child, path in _sources(module, spec):
+        try:
+            _read(child, path, provider)
+        except NameTaken:
+            raise
+        except Exception as error:
+            errors.append(f"{child}: {type(error).__name__}: {error}")
+    return _report(Plugin(name, module, provider, "; ".join(errors) or None, _conf(spec)))
+
+
+def _read(module: str, path: Path, provider: str) -> None:
+    try:
+        for entry in scan(path, module, provider):
+            add(entry)
+    except NotStatic:
+        importlib.import_module(module)  # its decorators register it
+
+
+def _report(plugin: Plugin) -> Plugin:
+    if plugin.error:
+        warnings.warn(
+            f"the zoo plugin {plugin.name!r} from {plugin.provider} cannot be used: {plugin.error}", stacklevel=3
+        )
+    return plugin
+
+
+def locate(module: str) -> ModuleSpec | None:
+    """Find a module without importing its parents."""
+    spec: ModuleSpec | None = None
+    parts = module.split(".")
+    for depth, _ in enumerate(parts):
+        name = ".".join(parts[: depth + 1])
+        if depth == 0:
+            spec = find_spec(name)
+        else:
+            assert spec is not None
+            spec = PathFinder.find_spec(name, spec.submodule_search_locations)
+        if spec is None:
+            return None
+    return spec
+
+
+def _sources(module: str, spec: ModuleSpec) -> Iterator[tuple[str, Path]]:
+    """The module's own file and, of a package, every public submodule's."""
+    if spec.origin and spec.origin.endswith(".py"):
+        yield module, Path(spec.origin)
+    for folder in spec.submodule_search_locations or ():
+        for path in sorted(Path(folder).iterdir()):
+            name = path.stem if path.suffix == ".py" else path.name
+            if name.startswith(("_", ".")) or name in PRIVATE:
+                continue
+            if path.suffix == ".py":
+                yield f"{module}.{name}", path
+            elif (path / "__init__.py").is_file():
+                child = locate(f"{module}.{name}")
+                if child is not None:
+                    yield from _sources(f"{module}.{name}", child)
+
+
+def _conf(spec: ModuleSpec) -> Path | None:
+    for folder in spec.submodule_search_locations or ():
+        if (Path(folder) / "conf").is_dir():
+            return Path(folder) / "conf"
+    return None
+
+
+def _check_conf(plugins: list[Plugin]) -> None:
+    """A plugin's ``conf/`` adds presets and comparisons; it never replaces one."""
+    core = find_spec("zoo_conf")
+    assert core is not None
+    owners: dict[Path, str] = {}
+    folders = [(Path(folder), "the zoo") for folder in core.submodule_search_locations or ()]
+    folders += [(plugin.conf, plugin.provider) for plugin in plugins if plugin.conf]
+    for folder, owner in folders:
+        for path in sorted(folder.rglob("*.yaml")):
+            name = path.relative_to(folder)
+            if name in owners:
+                option = f"{name.parent}={name.stem}"
+                raise NameTaken(f"the config {option} is claimed twice: by {owners[name]} and by {owner} ({path})")
+            owners[name] = owner
+
+
+def _register_conf(plugins: list[Plugin]) -> None:
+    from hydra.core.config_search_path import ConfigSearchPath
+    from hydra.core.plugins import Plugins
+    from hydra.plugins.search_path_plugin import SearchPathPlugin
+
+    folders = {plugin.name: plugin.conf for plugin in plugins if plugin.conf}
+
+    class PluginConf(SearchPathPlugin):
+        """Lets a plugin package ship presets and comparisons."""
+
+        def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+            for name, folder in folders.items():
+                search_path.append(provider=f"zoo plugin {name}", path=f"file://{folder}")
+
+    Plugins.instance().register(PluginConf)

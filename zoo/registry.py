@@ -1,0 +1,197 @@
+"""The one registry: ``(kind, name)`` and the callable behind it.
+
+A component is known in two stages. Its *entry* (name, signature, docstring) is read from source without
+importing it, so that listing and composing the zoo is cheap. Its *target* (the class itself) arrives when the
+module is imported, because a run named it. This module imports neither torch nor any plugin.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from zoo.errors import NameTaken, ZooError, unknown
+from zoo.signature import Parameter, from_callable
+
+T = TypeVar("T", bound=Callable[..., Any])
+
+KINDS: dict[str, str] = {
+    "mixer": "mixes along the sequence: (B, L, D), state -> (B, L, D), state",
+    "ffn": "mixes the channels of each token alone: (B, L, D) -> (B, L, D)",
+    "linear": "a matrix multiply: (..., in_features) -> (..., out_features)",
+    "norm": "normalises the channels: (..., D) -> (..., D)",
+    "position": "says where a token is",
+    "stem": "raw inputs -> (B, L, D)",
+    "backbone": "the residual stream: (B, L, D), state -> (B, L, D), state",
+    "objective": "heads and a loss over a backbone: batch -> {'loss': ...}",
+    "task": "data and the metric that judges it",
+    "optimizer": "named parameter groups -> torch.optim.Optimizer",
+    "schedule": "step -> a multiplier of the learning rate",
+}
+
+_PLACE = frozenset({"dim", "layer", "depth", "causal", "max_len"})
+_DATA = frozenset({"vocab_size", "classes", "image_size", "channels"})
+FACTS: dict[str, frozenset[str]] = {
+    "mixer": _PLACE,
+    "ffn": _PLACE,
+    "linear": _PLACE | {"in_features", "out_features", "bias"},
+    "norm": _PLACE,
+    "position": _PLACE | {"heads", "head_dim"},
+    "stem": _PLACE | _DATA,
+    "backbone": _PLACE,
+    "objective": _PLACE | _DATA,
+    "task": frozenset(),
+    "optimizer": frozenset({"parameters"}),
+    "schedule": frozenset({"steps"}),
+}
+"""What the place where a component sits tells it at build time; a signature asks for the subset that it needs."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What is known of a component without importing it."""
+
+    kind: str
+    name: str
+    module: str
+    qualname: str
+    parameters: tuple[Parameter, ...]
+    doc: str
+    provider: str = "here"
+    choices: tuple[tuple[str, str], ...] = ()
+    """Options of other groups that this one brings along, unless the user says otherwise."""
+
+    @property
+    def path(self) -> str:
+        """Where the component is defined, as ``module.qualname``."""
+        return f"{self.module}.{self.qualname}"
+
+    @property
+    def summary(self) -> str:
+        """The first line of the docstring."""
+        return self.doc.strip().split("\n")[0] if self.doc else ""
+
+    def components(self) -> dict[str, str]:
+        """Parameters that are components themselves, with the kind of each."""
+        return {p.name: kind for p in self.parameters if (kind := kind_of_parameter(p.name))}
+
+    def hyperparameters(self) -> list[Parameter]:
+        """Parameters that a config may set: neither facts of the place nor components."""
+        facts = FACTS[self.kind]
+        return [p for p in self.parameters if p.name not in facts and not kind_of_parameter(p.name)]
+
+
+_entries: dict[tuple[str, str], Entry] = {}
+_targets: dict[tuple[str, str], Callable[..., Any]] = {}
+
+
+def kind_of_parameter(name: str) -> str | None:
+    """The kind of component that a parameter of this name takes: ``linear``, ``alternate_mixer``, or none."""
+    last = name.rsplit("_", 1)[-1]
+    return name if name in KINDS else last if last in KINDS else None
+
+
+def register(kind: str, name: str, **choices: str) -> Callable[[T], T]:
+    """Register a class or function, so that ``zoo train <kind>=<name>`` selects it.
+
+    The signature is the whole configuration: a parameter named like a kind (``linear``, ``alternate_mixer``)
+    receives a factory of that kind; a fact of the place (``dim``, ``causal``, see :data:`FACTS`) is given when
+    the component is built; all else is a hyperparameter with the default that the signature states.
+
+    Args:
+        kind: one of :data:`KINDS`.
+        name: the option's name, unique within its kind.
+        choices: options of other groups that go with this one (``stem="patches"`` for a task of images). The
+            command line and presets that name those groups still win.
+
+    Raises:
+        NameTaken: another module registered that kind and name.
+        ZooError: the kind does not exist, or the signature hides its parameters behind ``*args``.
+    """
+    if kind not in KINDS:
+        raise ZooError(unknown("kind", kind, KINDS))
+
+    def decorate(target: T) -> T:
+        found = from_callable(target, f"{kind}={name}")
+        known = _entries.get((kind, name))
+        if known is None or known.path != found_path(target):
+            add(
+                Entry(
+                    kind,
+                    name,
+                    target.__module__,
+                    target.__qualname__,
+                    found,
+                    inspect.getdoc(target) or "",
+                    provider=f"module {target.__module__}",
+                    choices=tuple(sorted(choices.items())),
+                )
+            )
+        elif known.provider.startswith("module ") and known.parameters != found:  # a notebook cell, run again
+            _entries.pop((kind, name))
+            return decorate(target)
+        _targets[kind, name] = target
+        return target
+
+    return decorate
+
+
+def found_path(target: Callable[..., Any]) -> str:
+    """``module.qualname`` of a callable."""
+    return f"{target.__module__}.{target.__qualname__}"
+
+
+def add(entry: Entry) -> None:
+    """Enter a component that was read from source; its target is imported when a run names it."""
+    from zoo.nodes import store
+
+    old = _entries.get((entry.kind, entry.name))
+    if old is not None and old.path != entry.path:
+        raise NameTaken(
+            f"{entry.kind}={entry.name} is claimed twice: by {old.path} ({old.provider}) and by {entry.path} "
+            f"({entry.provider}). Rename one of them, or uninstall one of the two."
+        )
+    _entries[entry.kind, entry.name] = entry
+    store(entry)
+
+
+def entries(kind: str | None = None) -> list[Entry]:
+    """Every known component, sorted; of one kind if given."""
+    return [entry for key, entry in sorted(_entries.items()) if kind in (None, key[0])]
+
+
+def entry(kind: str, name: str) -> Entry:
+    """One component's entry.
+
+    Raises:
+        ZooError: no such component; the message names close matches and what exists.
+    """
+    found = _entries.get((kind, name))
+    if found is None:
+        raise ZooError(unknown(kind, name, [e.name for e in entries(kind)], prefix=f"{kind}="))
+    return found
+
+
+def target(kind: str, name: str) -> Callable[..., Any]:
+    """The callable behind a name; imports its module on first use.
+
+    Raises:
+        ZooError: no such component, or its module does not import; the message names the distribution.
+    """
+    found = entry(kind, name)
+    if (kind, name) not in _targets:
+        try:
+            importlib.import_module(found.module)
+        except ZooError:
+            raise
+        except Exception as error:
+            raise ZooError(
+                f"{kind}={name} comes from {found.provider}, whose module {found.module} does not import: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+        if (kind, name) not in _targets:
+            raise ZooError(f"{found.module} was imported, but did not register {kind}={name}")
+    return _targets[kind, name]

@@ -1,0 +1,86 @@
+"""The types of the config's root: choices that belong to a run and to no component."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, make_dataclass
+from typing import Any
+
+from zoo.registry import KINDS
+
+SITES = {"alternate_mixer": "mixer"}
+"""Components that the root names besides one of each kind: the second mixer of a hybrid."""
+
+
+@dataclass
+class TrainerConfig:
+    """Where and how a run is computed; ``auto`` leaves the choice to what the machine has."""
+
+    accelerator: str = "auto"
+    devices: int = 1
+    strategy: str = "auto"
+    precision: str = "auto"
+    compile: bool | str = "auto"
+    accumulate: int = 1
+    threads: int | None = None
+    checkpoint_seconds: float = 60.0
+    progress: bool = True
+
+
+@dataclass
+class LoggerConfig:
+    """Where metrics go besides the run's own ``metrics.csv``."""
+
+    name: str = "csv"
+    project: str = "zoo"
+    entity: str | None = None
+    group: str | None = None
+    tags: list[str] = field(default_factory=list)
+
+
+@dataclass
+class RunConfig:
+    """A run's own choices; components join it as one key a kind."""
+
+    dim: int = 64
+    layers: int = 2
+    steps: int = 1000
+    seed: int = 0
+    gradient_clip: float | None = 1.0
+    log_every: int = 25
+    evaluate_every: int | None = None
+    runs: str = "runs"
+    experiment: str = "train"
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
+    settings: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+@dataclass
+class CompareConfig:
+    """A comparison: who competes, on what, tuned how, with how many seeds."""
+
+    name: str = "comparison"
+    archs: list[str] = field(default_factory=list)
+    also: list[str] = field(default_factory=list)
+    tasks: dict[str, list[str]] = field(default_factory=dict)
+    baseline: str | None = None
+    overrides: list[str] = field(default_factory=list)
+    tune: dict[str, list[float]] = field(default_factory=dict)
+    tune_seeds: list[int] = field(default_factory=lambda: [1000])
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    workers: int | None = None
+
+
+ROOT_KEYS = (*KINDS, *SITES)
+"""The keys of the root under which components sit."""
+
+
+def store_schemas() -> None:
+    """Put the root's types into Hydra's config store, so that a wrong key or type is refused."""
+    from hydra.core.config_store import ConfigStore
+
+    components = [(key, Any, field(default=None)) for key in ROOT_KEYS]
+    run = make_dataclass("Run", components, bases=(RunConfig,))
+    comparison = make_dataclass("Comparison", [("compare", CompareConfig, field(default_factory=CompareConfig))], bases=(run,))
+    ConfigStore.instance().store(name="run_schema", node=run, provider="zoo")
+    ConfigStore.instance().store(name="comparison_schema", node=comparison, provider="zoo")

@@ -1,0 +1,187 @@
+"""Image data held as one tensor, and readers for IDX files, folders of classes and ``datasets``."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from hashlib import md5, sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from zoo.contracts import Batch, Task
+from zoo.errors import ZooError
+from zoo.seeds import generator
+from zoo.tasks._metrics import Ratios, label_accuracy
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp"}
+
+
+@dataclass(frozen=True)
+class Images:
+    """All images, (count, channels, size, size) as bytes, their labels, and which split each is in."""
+
+    pixels: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    splits: dict[str, NDArray[np.int64]]
+    classes: int
+
+
+class ImageTask(Task):
+    """What tasks of labelled images share: batches drawn by step and seed from one tensor on the device."""
+
+    gives, metric = ("inputs", "labels"), "accuracy"
+
+    def __init__(self, data: Images, batch_size: int) -> None:
+        if batch_size < 1:
+            raise ZooError(f"task.batch_size={batch_size}: expected at least 1")
+        self.data, self.batch_size = data, batch_size
+        self._held: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def facts(self) -> dict[str, Any]:
+        """Images in, classes out."""
+        _, channels, size, _ = self.data.pixels.shape
+        return {"image_size": size, "channels": channels, "classes": self.data.classes, "max_len": size * size}
+
+    def fingerprint(self) -> str:
+        """The hash of pixels, labels and splits."""
+        digest = sha256(self.data.pixels.tobytes() + self.data.labels.tobytes())
+        for name in sorted(self.data.splits):
+            digest.update(name.encode() + self.data.splits[name].tobytes())
+        return digest.hexdigest()[:16]
+
+    def train_batch(self, step: int, seed: int, device: torch.device) -> Batch:
+        """Drawn with repetition, so that a step needs to know no other."""
+        rows = self._rows("train", device)
+        source = generator(device, "images", "train", seed, step)
+        pick_B = rows[torch.randint(0, len(rows), (self.batch_size,), generator=source, device=device)]
+        return self._take(pick_B, device)
+
+    def held_out(self, split: str) -> list[Batch]:
+        """Every image of the split, once."""
+        device = torch.device("cpu")
+        return [self._take(rows, device) for rows in self._rows(split, device).split(256)]
+
+    def judge(self, outputs: Mapping[str, Tensor], batch: Batch) -> Ratios:
+        """Accuracy."""
+        return label_accuracy(outputs, batch["labels"])
+
+    def tokens(self, batch: Batch) -> int:
+        """Images count as one each: how many tokens one becomes is the stem's business."""
+        return len(batch["inputs"])
+
+    def _rows(self, split: str, device: torch.device) -> Tensor:
+        return torch.from_numpy(self.data.splits[split]).to(device)
+
+    def _take(self, rows: Tensor, device: torch.device) -> Batch:
+        key = str(device)
+        if key not in self._held:
+            pixels, labels = torch.from_numpy(self.data.pixels), torch.from_numpy(self.data.labels)
+            self._held[key] = (pixels.to(device), labels.to(device))
+        pixels, labels = self._held[key]
+        return {"inputs": pixels[rows].float() / 127.5 - 1, "labels": labels[rows]}
+
+
+def split_by_hash(names: list[str]) -> dict[str, NDArray[np.int64]]:
+    """Train, validation and test, 8 to 1 to 1, by a hash of each image's name."""
+    draws = np.array([int.from_bytes(md5(name.encode()).digest(), "big") % 10 for name in names])
+    return {
+        "train": np.flatnonzero(draws > 1),
+        "validation": np.flatnonzero(draws == 0),
+        "test": np.flatnonzero(draws == 1),
+    }
+
+
+@lru_cache(maxsize=2)
+def read_images(source: str, config: str | None, size: int | None, channels: int | None) -> Images:
+    """Read a folder of IDX files, a folder of one folder a class, or a ``datasets`` name.
+
+    Raises:
+        ZooError: there is nothing to read, or it may not be read, or images differ in size and no size is given.
+    """
+    path = Path(source).expanduser()
+    try:
+        if path.is_dir():
+            return _from_idx(path, size) if list(path.glob("*idx3-ubyte*")) else _from_folder(path, size, channels)
+    except OSError as error:
+        raise ZooError(f"task.source: {error.filename or path} cannot be read: {error.strerror or error}") from error
+    if path.exists() or source.startswith((".", "/", "~")):
+        raise ZooError(f"task.source={source}: expected a folder of IDX files or of one folder a class (looked in {Path.cwd()})")
+    return _from_datasets(source, config, size, channels)
+
+
+def _idx(path: Path) -> NDArray[np.uint8]:
+    data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    if len(data) < 4 or data[:3] != b"\0\0\x08":
+        raise ZooError(f"task.source: {path} is not an IDX file of bytes")
+    shape = np.frombuffer(data, ">i4", count=data[3], offset=4)
+    body = np.frombuffer(data, np.uint8, offset=4 + 4 * data[3])
+    if body.size != int(np.prod(shape)):
+        raise ZooError(f"task.source: {path} is cut short: it says {tuple(shape)} and holds {body.size} bytes")
+    return body.reshape(shape)
+
+
+def _from_idx(folder: Path, size: int | None) -> Images:
+    images, labels, names = [], [], []
+    for path in sorted(folder.glob("*idx3-ubyte*")):
+        partner = path.with_name(path.name.replace("images-idx3", "labels-idx1").replace("images.idx3", "labels.idx1"))
+        if partner == path or not partner.exists():
+            raise ZooError(f"task.source: {path} has no file of labels beside it (expected {partner.name})")
+        images.append(_idx(path))
+        labels.append(_idx(partner))
+        names += [f"{path.name} {i}" for i in range(len(images[-1]))]
+    pixels, marks = np.concatenate(images)[:, None], np.concatenate(labels).astype(np.int64)
+    if size and size != pixels.shape[-1]:
+        from PIL import Image
+
+        pixels = np.stack([np.asarray(Image.fromarray(image[0]).resize((size, size))) for image in pixels])[:, None]
+    return Images(np.ascontiguousarray(pixels), marks, split_by_hash(names), int(marks.max()) + 1)
+
+
+def _from_folder(folder: Path, size: int | None, channels: int | None) -> Images:
+    from PIL import Image
+
+    classes = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    files = [(f, k) for k, name in enumerate(classes) for f in sorted((folder / name).rglob("*")) if f.suffix.lower() in SUFFIXES]
+    if len(classes) < 2 or not files:
+        raise ZooError(f"task.source={folder}: expected IDX files, or at least two folders of images, one a class")
+    opened = [Image.open(path) for path, _ in files]
+    return _stack(opened, [k for _, k in files], [f.relative_to(folder).as_posix() for f, _ in files], size, channels, len(classes))
+
+
+def _from_datasets(name: str, config: str | None, size: int | None, channels: int | None) -> Images:
+    try:
+        from datasets import Image as ImageFeature
+        from datasets import load_dataset
+    except ImportError as error:
+        raise ZooError(f'task.source={name} is no folder here; to read it as a name of datasets: pip install "zoo[datasets]"') from error
+    try:
+        loaded = load_dataset(name, config)
+    except Exception as error:
+        raise ZooError(f"task.source={name}: datasets cannot load it: {type(error).__name__}: {str(error).splitlines()[0]}") from error
+    features = next(iter(loaded.values())).features
+    image = next((key for key, feature in features.items() if isinstance(feature, ImageFeature)), None)
+    label = next((key for key in ("label", "labels", "fine_label") if key in features), None)
+    if image is None or label is None:
+        raise ZooError(f"task.source={name}: expected a column of images and one of labels, found {', '.join(features)}")
+    rows = [(row[image], int(row[label]), f"{split} {i}") for split in loaded for i, row in enumerate(loaded[split])]
+    return _stack([r[0] for r in rows], [r[1] for r in rows], [r[2] for r in rows], size, channels, max(r[1] for r in rows) + 1)
+
+
+def _stack(opened: list[Any], labels: list[int], names: list[str], size: int | None, channels: int | None, classes: int) -> Images:
+    sizes = {image.size for image in opened}
+    if size is None and (len(sizes) > 1 or len(set(next(iter(sizes)))) > 1):
+        raise ZooError("task.size: the images differ in size or are not square; give one, such as task.size=32")
+    side = size or next(iter(sizes))[0]
+    mode = {1: "L", 3: "RGB"}.get(channels or (1 if all(image.mode in ("L", "1") for image in opened) else 3))
+    if mode is None:
+        raise ZooError(f"task.channels={channels}: expected 1 or 3")
+    arrays = [np.asarray(image.convert(mode).resize((side, side))).reshape(side, side, -1) for image in opened]
+    pixels = np.ascontiguousarray(np.stack(arrays).transpose(0, 3, 1, 2)).astype(np.uint8)
+    return Images(pixels, np.array(labels, dtype=np.int64), split_by_hash(names), classes)

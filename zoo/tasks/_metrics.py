@@ -1,0 +1,35 @@
+"""Metrics as sums and counts, reduced on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+Ratios = dict[str, tuple[Tensor, Tensor]]
+
+
+def token_accuracy(outputs: Mapping[str, Tensor], targets_BS: Tensor) -> Ratios:
+    """``accuracy`` over asked positions, and ``sequence_accuracy``: the share of examples without a mistake."""
+    asked_BS = targets_BS >= 0
+    right_BS = outputs["logits"].argmax(-1) == targets_BS
+    whole_B = (right_BS | ~asked_BS).all(1)
+    examples = torch.tensor(len(targets_BS), device=targets_BS.device)
+    return {
+        "accuracy": ((right_BS & asked_BS).sum(), asked_BS.sum()),
+        "sequence_accuracy": (whole_B.sum(), examples),
+    }
+
+
+def nats(outputs: Mapping[str, Tensor], targets_BS: Tensor) -> tuple[Tensor, Tensor]:
+    """The sum of negative log-likelihoods over asked positions, and their number."""
+    loss = F.cross_entropy(outputs["logits"].flatten(0, 1).double(), targets_BS.flatten(), reduction="sum")
+    return loss, (targets_BS >= 0).sum()
+
+
+def label_accuracy(outputs: Mapping[str, Tensor], labels_B: Tensor) -> Ratios:
+    """``accuracy`` of one label an example."""
+    right_B = outputs["logits"].argmax(-1) == labels_B
+    return {"accuracy": (right_B.sum(), torch.tensor(len(labels_B), device=labels_B.device))}

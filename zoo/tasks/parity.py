@@ -1,0 +1,70 @@
+"""Running parity: the smallest task of tracking a state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zoo.contracts import Batch, Task
+from zoo.errors import ZooError
+from zoo.registry import register
+from zoo.seeds import generator
+from zoo.tasks._metrics import Ratios, token_accuracy
+
+
+@register("task", "parity")
+class Parity(Task):
+    """After each bit, whether the number of ones so far is odd (Merrill et al. 2024, arXiv:2404.08819, on why it is hard).
+
+    Asked at every position. Trained at ``length`` and tested at it and at each of ``test_lengths``, under
+    ``test/LENGTH``: a model that tracks the state goes on forever, one that memorised patterns falls to a half.
+    ``last_accuracy`` is the accuracy at the last position alone, where the whole sequence counts.
+    """
+
+    metric, solved = "accuracy", 0.99
+
+    def __init__(
+        self, length: int = 32, batch_size: int = 64, test_lengths: list[int] = [64, 128, 256], test_size: int = 500  # noqa: B006
+    ) -> None:
+        for name, value in (("length", length), ("batch_size", batch_size), ("test_size", test_size)):
+            if value < 1:
+                raise ZooError(f"task.{name}={value}: expected at least 1")
+        self.length, self.batch_size, self.test_size = length, batch_size, test_size
+        self.test_lengths = list(test_lengths)
+
+    def facts(self) -> dict[str, Any]:
+        """Bits in, bits out."""
+        return {"vocab_size": 2, "classes": 2, "max_len": max([self.length, *self.test_lengths])}
+
+    def train_batch(self, step: int, seed: int, device: torch.device) -> Batch:
+        """Fresh bits for this step and seed."""
+        return _make(self.batch_size, self.length, generator(device, "parity", "train", seed, step))
+
+    def splits(self) -> tuple[str, ...]:
+        """Validation and test at the training length, then the longer tests."""
+        return ("validation", "test", *(f"test/{length}" for length in self.test_lengths))
+
+    def held_out(self, split: str) -> list[Batch]:
+        """Fixed bits, 250 sequences a batch."""
+        length = int(split.split("/")[1]) if "/" in split else self.length
+        source = generator("cpu", "parity", split)
+        return [_make(min(250, self.test_size - done), length, source) for done in range(0, self.test_size, 250)]
+
+    def judge(self, outputs: Mapping[str, Tensor], batch: Batch) -> Ratios:
+        """Accuracy over positions, over whole sequences, and at the last position."""
+        targets_BL = batch["targets"]
+        last = (outputs["logits"][:, -1].argmax(-1) == targets_BL[:, -1]).sum()
+        examples = torch.tensor(len(targets_BL), device=targets_BL.device)
+        return {**token_accuracy(outputs, targets_BL), "last_accuracy": (last, examples)}
+
+    def chance(self) -> dict[str, float]:
+        """A coin."""
+        return {"guessing": 0.5}
+
+
+def _make(batch_size: int, length: int, source: torch.Generator) -> Batch:
+    bits_BL = torch.randint(0, 2, (batch_size, length), generator=source, device=source.device)
+    return {"inputs": bits_BL, "targets": bits_BL.cumsum(1) % 2}

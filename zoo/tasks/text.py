@@ -1,0 +1,96 @@
+"""Language modelling of bytes."""
+
+from __future__ import annotations
+
+import lzma
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zoo.contracts import Batch, Task
+from zoo.errors import ZooError
+from zoo.registry import register
+from zoo.seeds import generator
+from zoo.tasks._corpus import SPLITS, read_corpus
+from zoo.tasks._metrics import Ratios, nats, token_accuracy
+
+
+@register("task", "text")
+class Text(Task):
+    """Predict each byte of text; judged in bits per byte, lower is better.
+
+    ``source`` is ``stdlib`` (the source of the Python standard library as installed: about 10 MB, no download, split
+    by file, duplicates removed), a file, a folder of files, or a name for Hugging Face ``datasets`` (with ``config``
+    and ``column``). The data's hash is stored with every run, for the standard library differs between versions of
+    Python. Training windows start anywhere; held-out windows of ``length`` bytes do not overlap and are spread over
+    the whole split, each without what came before it.
+    """
+
+    metric, higher_is_better = "bits_per_byte", False
+
+    def __init__(
+        self,
+        source: str = "stdlib",
+        config: str | None = None,
+        column: str = "text",
+        length: int = 128,
+        batch_size: int = 8,
+        test_windows: int = 512,
+        max_bytes: int = 200_000_000,
+    ) -> None:
+        for name, value in (("length", length), ("batch_size", batch_size), ("test_windows", test_windows)):
+            if value < 1:
+                raise ZooError(f"task.{name}={value}: expected at least 1")
+        self.length, self.batch_size, self.test_windows = length, batch_size, test_windows
+        self.corpus = read_corpus(source, config, column, max_bytes)
+        shortest = min(len(getattr(self.corpus, split)) for split in SPLITS)
+        if shortest <= length:
+            raise ZooError(f"task.length={length}: the smallest split of {source} has {shortest} bytes")
+        self._streams: dict[tuple[str, str], Tensor] = {}
+
+    def facts(self) -> dict[str, Any]:
+        """Bytes in, bytes out."""
+        return {"vocab_size": 256, "classes": 256, "max_len": self.length}
+
+    def fingerprint(self) -> str:
+        """The hash of the text itself."""
+        return self.corpus.hash
+
+    def train_batch(self, step: int, seed: int, device: torch.device) -> Batch:
+        """Windows that start anywhere, drawn by this step and seed."""
+        stream = self._stream("train", device)
+        source = generator(device, "text", "train", seed, step)
+        starts_B = torch.randint(0, len(stream) - self.length, (self.batch_size,), generator=source, device=device)
+        return self._cut(stream, starts_B)
+
+    def held_out(self, split: str) -> list[Batch]:
+        """The same windows every time."""
+        stream = self._stream(split, torch.device("cpu"))
+        windows = (len(stream) - 1) // self.length
+        chosen = torch.linspace(0, windows - 1, min(windows, self.test_windows)).long() * self.length
+        return [self._cut(stream, starts_B) for starts_B in chosen.split(max(1, 8192 // self.length))]
+
+    def judge(self, outputs: Mapping[str, Tensor], batch: Batch) -> Ratios:
+        """Bits per byte, and how often the likeliest byte was right."""
+        total, count = nats(outputs, batch["targets"])
+        accuracy = token_accuracy(outputs, batch["targets"])["accuracy"]
+        return {"bits_per_byte": (total / math.log(2), count), "accuracy": accuracy}
+
+    def chance(self) -> dict[str, float]:
+        """What xz makes of the test text alone: a compressor that knows nothing of the training text."""
+        return {"xz -9 of the test text": 8 * len(lzma.compress(self.corpus.test, preset=9)) / len(self.corpus.test)}
+
+    def _stream(self, split: str, device: torch.device) -> Tensor:
+        key = (split, str(device))
+        if key not in self._streams:
+            data = torch.frombuffer(bytearray(getattr(self.corpus, split)), dtype=torch.uint8)
+            self._streams[key] = data.to(device)
+        return self._streams[key]
+
+    def _cut(self, stream: Tensor, starts_B: Tensor) -> Batch:
+        offsets_M = torch.arange(self.length + 1, device=stream.device)
+        window_BM = stream[starts_B[:, None] + offsets_M].long()
+        return {"inputs": window_BM[:, :-1], "targets": window_BM[:, 1:]}
