@@ -17,7 +17,10 @@ def squared_relu(x: Tensor) -> Tensor:
 
 @register("ffn", "mlp")
 class MLP(nn.Module):
-    """Two projections with a pointwise activation between them (Vaswani et al. 2017, arXiv:1706.03762, section 3.3)."""
+    """Two projections with an activation between them: ReLU, GELU or squared ReLU.
+
+    Vaswani et al. 2017, arXiv:1706.03762, section 3.3.
+    """
 
     ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu, "squared_relu": squared_relu}
 
@@ -44,9 +47,9 @@ class MLP(nn.Module):
 
 @register("ffn", "glu")
 class GLU(nn.Module):
-    """A gated pair of projections: SwiGLU, GEGLU, ... (Shazeer 2020, arXiv:2002.05202).
+    """A gated pair of projections: SwiGLU, GEGLU and their kin.
 
-    The width is ``ratio * dim`` rounded to a multiple of 8; at 8/3 it has the parameters of an MLP of ratio 4.
+    Shazeer 2020, arXiv:2002.05202. The width is ``ratio * dim`` rounded to a multiple of 8; at 8/3 it has the parameters of an MLP of ratio 4.
     """
 
     ACTIVATIONS = {"silu": F.silu, "gelu": F.gelu, "sigmoid": torch.sigmoid, "relu": F.relu}

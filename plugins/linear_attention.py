@@ -10,9 +10,11 @@ from zoo.nn import ShortConvolution, scale_residual_
 
 @register("mixer", "linear_attention")
 class LinearAttention(nn.Module):
-    """``y_t = phi(q_t) S_t / phi(q_t) z_t``, ``S_t = S_{t-1} + phi(k_t) v_t^T`` (Katharopoulos et al. 2020, arXiv:2006.16236).
+    """Attention with a kernel in place of the softmax, and a state of fixed size.
 
-    ``phi(x) = elu(x) + 1``. Computed in chunks: within a chunk as masked attention, between chunks by the running
+    ``y_t = phi(q_t) S_t / phi(q_t) z_t``, ``S_t = S_{t-1} + phi(k_t) v_t^T`` (Katharopoulos et al. 2020, arXiv:2006.16236).
+
+    ``phi(x) = elu(x) + 1``; one head for each 64 channels unless ``heads`` says otherwise. Computed in chunks: within a chunk as masked attention, between chunks by the running
     state, which is quadratic in ``chunk`` and linear in length. ``convolution`` is the width of a short causal
     convolution on queries, keys and values (Arora et al. 2024, arXiv:2402.18668, find it decides recall); 1 is none.
     The state is S with z as one more column, (B, H, K, K + 1), always float32 or wider.
@@ -24,12 +26,13 @@ class LinearAttention(nn.Module):
         depth: int,
         causal: bool,
         linear,
-        heads: int = 4,
+        heads: int | None = None,
         convolution: int = 1,
         chunk: int = 64,
         bias: bool = False,
     ) -> None:
         super().__init__()
+        heads = max(1, dim // 64) if heads is None else heads
         if heads < 1 or dim % heads:
             raise ValueError(f"dim={dim} is not divisible by mixer.heads={heads}; change one of them")
         if chunk < 1:

@@ -7,11 +7,17 @@ from zoo import register
 
 @register("norm", "layernorm")
 def layernorm(dim: int, eps: float = 1e-5, bias: bool = True) -> nn.LayerNorm:
-    """Centre and scale to unit variance (Ba et al. 2016, arXiv:1607.06450)."""
+    """Centre and scale to unit variance.
+
+    Ba et al. 2016, arXiv:1607.06450.
+    """
     return nn.LayerNorm(dim, eps=eps, bias=bias)
 
 
 @register("norm", "rmsnorm")
 def rmsnorm(dim: int, eps: float = 1e-6) -> nn.RMSNorm:
-    """Scale to unit root mean square, without centring (Zhang and Sennrich 2019, arXiv:1910.07467)."""
+    """Scale to unit root mean square, without centring.
+
+    Zhang and Sennrich 2019, arXiv:1910.07467.
+    """
     return nn.RMSNorm(dim, eps=eps)

@@ -18,7 +18,10 @@ class NoPosition(Position):
 
 @register("position", "learned")
 class LearnedPosition(Position):
-    """A trained vector for each position, added to the stream (Gehring et al. 2017, arXiv:1705.03122)."""
+    """A trained vector for each position, added to the stream.
+
+    Gehring et al. 2017, arXiv:1705.03122.
+    """
 
     additive = True
 
@@ -48,9 +51,9 @@ class LearnedPosition(Position):
 
 @register("position", "sinusoidal")
 class SinusoidalPosition(Position):
-    """Fixed sines and cosines of geometric wavelengths, added (Vaswani et al. 2017, arXiv:1706.03762, section 3.5).
+    """Fixed sines and cosines of geometric wavelengths, added to the stream.
 
-    Scaled by ``gain / sqrt(dim)``, so that it starts as large as the embedding of a token when ``gain`` is 1.4.
+    Vaswani et al. 2017, arXiv:1706.03762, section 3.5. Scaled by ``gain / sqrt(dim)``, so that it starts as large as the embedding of a token when ``gain`` is 1.4.
     """
 
     additive = True
@@ -72,9 +75,9 @@ class SinusoidalPosition(Position):
 
 @register("position", "rotary")
 class RotaryPosition(Position):
-    """Queries and keys turned by an angle that grows with position (Su et al. 2021, arXiv:2104.09864).
+    """Queries and keys turned by an angle that grows with position.
 
-    Channel ``i`` is paired with ``i + head_dim / 2``, as in GPT-NeoX and Llama.
+    Su et al. 2021, arXiv:2104.09864. Channel ``i`` is paired with ``i + head_dim / 2``, as in GPT-NeoX and Llama.
     """
 
     def __init__(self, head_dim: int, base: float = 10000.0) -> None:
@@ -104,9 +107,9 @@ def _turn(x_BHLK: Tensor, cos_LK: Tensor, sin_LK: Tensor) -> Tensor:
 
 @register("position", "alibi")
 class AlibiPosition(Position):
-    """A penalty on the scores, linear in distance, steeper in some heads (Press et al. 2021, arXiv:2108.12409).
+    """A penalty on the scores, linear in distance, steeper in some heads.
 
-    Head ``h`` of ``H`` has slope ``2^(-8 h / H)``; between the powers of two, slopes are taken from the next power
+    Press et al. 2021, arXiv:2108.12409. Head ``h`` of ``H`` has slope ``2^(-8 h / H)``; between the powers of two, slopes are taken from the next power
     as the paper's code does.
     """
 

@@ -37,8 +37,9 @@ class Recurrent(nn.Module):
 
 @register("mixer", "lstm")
 class LSTM(Recurrent):
-    """Long short-term memory with a forget gate (Hochreiter and Schmidhuber 1997; Gers et al. 2000), by ``torch.nn.LSTM``.
+    """Long short-term memory, with forget gates.
 
+    Hochreiter and Schmidhuber 1997, doi:10.1162/neco.1997.9.8.1735; Gers et al. 2000. By ``torch.nn.LSTM``.
     ``forget_bias`` is the forget gate's starting bias (Jozefowicz et al. 2015 advise 1). Its own matrices are its
     gates, so ``linear`` does not reach it. The state is h and c, (1, B, D) each.
     """
@@ -53,7 +54,10 @@ class LSTM(Recurrent):
 
 @register("mixer", "gru")
 class GRU(Recurrent):
-    """Gated recurrent unit (Cho et al. 2014, arXiv:1406.1078), by ``torch.nn.GRU``. The state is h, (1, B, D)."""
+    """Gated recurrent unit.
+
+    Cho et al. 2014, arXiv:1406.1078. By ``torch.nn.GRU``. The state is h, (1, B, D).
+    """
 
     states = 1
 

@@ -38,9 +38,9 @@ class Block(nn.Module):
 
 @register("backbone", "residual")
 class Residual(nn.Module):
-    """``layers`` blocks by a repeated pattern of two mixers, and a final norm where the blocks are pre-norm.
+    """A stack of blocks, each a mixer and a feed-forward, by a repeated pattern of two mixers.
 
-    In ``pattern``, ``m`` is the run's ``mixer`` and ``a`` its ``alternate_mixer``: ``mmma`` is three to one.
+    With pre-norm blocks a last norm follows. In ``pattern``, ``m`` is the run's ``mixer`` and ``a`` its ``alternate_mixer``: ``mmma`` is three to one.
     """
 
     def __init__(

@@ -23,7 +23,10 @@ class Constant:
 
 @register("schedule", "cosine")
 class Cosine:
-    """Half a cosine from 1 down to ``final`` (Loshchilov and Hutter 2016, arXiv:1608.03983)."""
+    """Half a cosine, from 1 down to ``final``.
+
+    Loshchilov and Hutter 2016, arXiv:1608.03983.
+    """
 
     def __init__(self, steps: int, warmup: float = 0.05, final: float = 0.02) -> None:
         self.steps, self.warmup, self.final = steps, warmup, final
@@ -36,7 +39,10 @@ class Cosine:
 
 @register("schedule", "wsd")
 class WarmupStableDecay:
-    """Flat, then linear to ``final`` over the last ``decay`` of the run (Hu et al. 2024, arXiv:2404.06395; Hägele et al. 2024, arXiv:2405.18392)."""
+    """Flat, then linear to ``final`` over the last ``decay`` of the run.
+
+    Hu et al. 2024, arXiv:2404.06395; Hägele et al. 2024, arXiv:2405.18392.
+    """
 
     def __init__(self, steps: int, warmup: float = 0.05, decay: float = 0.25, final: float = 0.0) -> None:
         self.steps, self.warmup, self.decay, self.final = steps, warmup, decay, final

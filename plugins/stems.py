@@ -24,9 +24,9 @@ class TokenStem(nn.Module):
 
 @register("stem", "patches")
 class PatchStem(nn.Module):
-    """Square patches of an image, each projected to a vector, row by row (Dosovitskiy et al. 2020, arXiv:2010.11929).
+    """Square patches of an image, each projected to a vector, row by row.
 
-    ``class_token`` puts one trained vector before them.
+    Dosovitskiy et al. 2020, arXiv:2010.11929. ``class_token`` puts one trained vector before them.
     """
 
     def __init__(

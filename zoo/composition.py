@@ -82,7 +82,8 @@ def resolve(cfg: Any, choices: Mapping[str, Any], overrides: Sequence[str]) -> C
                         OmegaConf.update(cfg, f"{root}.{key}", value)
     plain: Config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=False)  # type: ignore[assignment]
     roots = {key: plain.pop(key) for key in ROOT_KEYS}
-    plain.pop("settings")
+    for key in ("settings", "compare"):
+        plain.pop(key)
     arch = str(choices.get("arch"))
     variant = [word for word in overrides if key_of(word).lstrip("+~").split(".")[0].split("@")[0] not in NOT_THE_MODEL]
     plain |= {"arch": arch, "label": " ".join([arch, *variant]), "overrides": list(overrides)}

@@ -23,11 +23,14 @@ def explained(overrides: Sequence[str]) -> Iterator[None]:
     """Turn Hydra's and OmegaConf's exceptions into one line that says what to type."""
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
 
     try:
         yield
     except (HydraException, OmegaConfBaseException) as error:
         raise ZooError(_reason(error)) from error
+    except YAMLError as error:
+        raise ZooError("a config is not YAML: " + " ".join(str(error).split())) from error
 
 
 def _reason(error: BaseException) -> str:
@@ -177,6 +180,8 @@ class _Checker:
         name = key.rsplit(".", 1)[-1]
         known = key in tree
         parent = key.rpartition(".")[0]
+        if key.split(".")[0] == "compare" and self.config_name == "config":
+            return f"{line}: only zoo compare reads compare.*"
         if COMPONENT in key:
             return f"{line}: which component it is cannot be overridden; choose it with {key.split('.')[0]}=NAME"
         if known and self._is_component(key, tree):
@@ -191,10 +196,10 @@ class _Checker:
             return f"{line}: {parent} follows the root's {kind}; set {kind}.{name}=..., or choose one here first: {kind}@{parent}=NAME"
         if key.replace(".", "/") in self.groups:
             return f"{line}: {key.replace('.', '/')} is a config group; write it with a slash"
-        pool = [k for k in tree if COMPONENT not in k and (k.startswith("hydra.") == key.startswith("hydra."))]
+        pool = [k for k in tree if COMPONENT not in k and not (k.startswith("compare") and self.config_name == "config") and (k.startswith("hydra.") == key.startswith("hydra."))]
         near = close(key, pool + [g for g in self.groups if not g.startswith("hydra")])
         hint = f" Did you mean {' or '.join(near)}?" if near else ""
-        siblings = [k.rpartition(".")[2] for k in tree if k.rpartition(".")[0] == parent and COMPONENT not in k]
+        siblings = [k.rpartition(".")[2] for k in tree if k.rpartition(".")[0] == parent and k != "compare" and COMPONENT not in k]
         there = f" {parent or 'The root'} has: {', '.join(sorted(siblings))}." if siblings else ""
         return f"{line}: there is no key '{key}'.{hint}{there}"
 

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from zoo.composition import Config
+from zoo.composition import Config, prepare
 from zoo.errors import RunFailed, ZooError
 from zoo.files import read_json, write_json, write_yaml
 from zoo.identity import code_hashes, run_id
@@ -34,6 +34,7 @@ def train(config: Config, beat: Callable[[int], None] | None = None) -> Row:
         ZooError: the config cannot work; nothing was run, and the row says so.
         RunFailed: it started and failed; the row and ``error.txt`` say why.
     """
+    prepare()
     folder = folder_of(config)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -54,7 +55,7 @@ def train(config: Config, beat: Callable[[int], None] | None = None) -> Row:
         _write_failure(config, folder, reason, traceback.format_exc())
         if isinstance(error, RunFailed) or known:
             raise
-        raise RunFailed(f"{folder.name} failed: {reason.splitlines()[0]} (the traceback is in {folder / 'error.txt'})") from error
+        raise RunFailed(f"{folder.name}: {reason.splitlines()[0]} (the traceback is in {folder / 'error.txt'})") from error
 
 
 def folder_of(config: Config) -> Path:

@@ -38,24 +38,6 @@ class LoggerConfig:
 
 
 @dataclass
-class RunConfig:
-    """A run's own choices; components join it as one key a kind."""
-
-    dim: int = 64
-    layers: int = 2
-    steps: int = 1000
-    seed: int = 0
-    gradient_clip: float | None = 1.0
-    log_every: int = 25
-    evaluate_every: int | None = None
-    runs: str = "runs"
-    experiment: str = "train"
-    trainer: TrainerConfig = field(default_factory=TrainerConfig)
-    logger: LoggerConfig = field(default_factory=LoggerConfig)
-    settings: dict[str, dict[str, Any]] = field(default_factory=dict)
-
-
-@dataclass
 class CompareConfig:
     """A comparison: who competes, on what, tuned how, with how many seeds."""
 
@@ -71,6 +53,25 @@ class CompareConfig:
     workers: int | None = None
 
 
+@dataclass
+class RunConfig:
+    """A run's own choices; components join it as one key a kind."""
+
+    dim: int = 64
+    layers: int = 2
+    steps: int = 1000
+    seed: int = 0
+    gradient_clip: float | None = 1.0
+    log_every: int = 25
+    evaluate_every: int | None = None
+    runs: str = "runs"
+    experiment: str = "train"
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
+    settings: dict[str, dict[str, Any]] = field(default_factory=dict)
+    compare: CompareConfig = field(default_factory=CompareConfig)
+
+
 ROOT_KEYS = (*KINDS, *SITES)
 """The keys of the root under which components sit."""
 
@@ -81,6 +82,4 @@ def store_schemas() -> None:
 
     components = [(key, Any, field(default=None)) for key in ROOT_KEYS]
     run = make_dataclass("Run", components, bases=(RunConfig,))
-    comparison = make_dataclass("Comparison", [("compare", CompareConfig, field(default_factory=CompareConfig))], bases=(run,))
     ConfigStore.instance().store(name="run_schema", node=run, provider="zoo")
-    ConfigStore.instance().store(name="comparison_schema", node=comparison, provider="zoo")

@@ -11,9 +11,9 @@ from zoo.tasks._images import ImageTask, read_images
 
 @register("task", "images", stem="patches", objective="classify")
 class LabelledImages(ImageTask):
-    """Classify images: IDX files (MNIST and its kin), a folder with one folder a class, or a name for ``datasets``.
+    """Classify images from IDX files, a folder of classes, or ``datasets``.
 
-    Split 8 to 1 to 1 by a hash of each image's name, so that adding images moves none. ``size`` resizes (needed
+    IDX is the format of MNIST and its kin; in a folder, each class is a folder. Split 8 to 1 to 1 by a hash of each image's name, so that adding images moves none. ``size`` resizes (needed
     where images differ), ``channels`` forces 1 or 3.
     """
 

@@ -17,9 +17,9 @@ from zoo.tasks._metrics import Ratios, token_accuracy
 
 @register("task", "parity")
 class Parity(Task):
-    """After each bit, whether the number of ones so far is odd (Merrill et al. 2024, arXiv:2404.08819, on why it is hard).
+    """After each bit, say whether the number of ones so far is odd.
 
-    Asked at every position. Trained at ``length`` and tested at it and at each of ``test_lengths``, under
+    Merrill et al. 2024, arXiv:2404.08819, say why it is hard. Asked at every position. Trained at ``length`` and tested at it and at each of ``test_lengths``, under
     ``test/LENGTH``: a model that tracks the state goes on forever, one that memorised patterns falls to a half.
     ``last_accuracy`` is the accuracy at the last position alone, where the whole sequence counts.
     """

@@ -27,9 +27,9 @@ RUNGS: dict[str, tuple[int, int, int]] = {  # length, pairs, vocab_size
 
 @register("task", "recall")
 class Recall(Task):
-    """Multi-query associative recall, MQAR (Arora et al. 2023, "Zoology", arXiv:2312.04927).
+    """Remember key-value pairs, answer each key with its value (MQAR).
 
-    A sequence is ``key value`` pairs, then filler in which each key comes once more; at that place the answer is
+    Arora et al. 2023, "Zoology", arXiv:2312.04927. A sequence is ``key value`` pairs, then filler in which each key comes once more; at that place the answer is
     its value. Keys come from the lower half of the vocabulary (0 is filler), values from the upper half, both
     without repetition. The gap before a query follows a power law: slot ``s`` has probability proportional to
     ``s^(power - 1)``, so most queries come early. Nothing else is asked.

@@ -20,7 +20,7 @@ from zoo.tasks._metrics import Ratios, nats, token_accuracy
 
 @register("task", "text")
 class Text(Task):
-    """Predict each byte of text; judged in bits per byte, lower is better.
+    """Predict each byte of text, judged in bits per byte.
 
     ``source`` is ``stdlib`` (the source of the Python standard library as installed: about 10 MB, no download, split
     by file, duplicates removed), a file, a folder of files, or a name for Hugging Face ``datasets`` (with ``config``

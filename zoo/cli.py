@@ -1,0 +1,277 @@
+"""The command line. It imports nothing heavy until a command needs it."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from zoo.errors import RunFailed, ZooError, close, unknown
+
+HELP = """\
+zoo: which sequence architecture should I use?
+
+  zoo compare [NAME] [OVERRIDE ...]   the families, fairly, with a report
+  zoo train [-m] [OVERRIDE ...]       one run, or with -m a sweep
+  zoo report FOLDER                   tables and a page from runs that are there
+  zoo list [KIND]                     what exists
+  zoo show [OVERRIDE ...]             what a choice resolves to, and what it costs
+  zoo completion bash|zsh|fish        completion for your shell
+
+An override is a choice (mixer=lstm), a value (mixer.heads=4) or a choice for one place (linear@ffn.linear=dense).
+
+  zoo train arch=transformer task=parity mixer=lstm seed=1
+  zoo train -m arch=transformer,lstm seed=0,1,2
+
+zoo COMMAND --help says more.
+"""
+
+TRAIN_HELP = """\
+zoo train [-m] [OVERRIDE ...]: one run, or with -m one for each combination of comma-separated values
+
+  arch=NAME            a preset: one coherent architecture        task=NAME         what it is trained on
+  mixer=NAME ...       swap one component (zoo list)               mixer.heads=4     set its parameter
+  dim=64 layers=2      the size                                    steps=1000        the length of training
+  optimizer.lr=3e-3    the learning rate                           seed=0            data order, initialisation, dropout
+  trainer=auto         cpu, gpu, or what is there                  logger=wandb      besides metrics.csv (or tensorboard)
+  runs=runs experiment=train    results go to runs/train/<id>
+
+A run that is finished is not made again; one that was interrupted goes on where it stopped.
+Hydra's own options work: --cfg job, --info, --multirun, --package, --resolve; hydra/launcher=... with -m.
+"""
+
+COMPARE_HELP = """\
+zoo compare [NAME] [OVERRIDE ...]: a whole comparison (zoo list compare), by default `families`
+
+  compare.archs=[transformer,lstm]        who competes; "transformer mixer.window=16" is a contestant too
+  compare.also=[my_preset]                who competes besides
+  compare.seeds=[0,1,2,3,4]               seeds that are reported
+  compare.tune={optimizer.lr:[1e-3,1e-2]} the grid, tuned on validation with seeds of its own
+  compare.workers=2                       processes
+  steps=1000 dim=128 ...                  any other override applies to every run
+
+Finished runs are skipped, interrupted ones resumed. It exits with 1 if any run failed, and names it.
+"""
+
+REPORT_HELP = "zoo report FOLDER: print the tables of a folder of runs (runs/families) and write its report.html\n"
+LIST_HELP = "zoo list [KIND]: every component with its first line; kinds are those of zoo list, and arch, compare, trainer, logger\n"
+SHOW_HELP = "zoo show [OVERRIDE ...]: the components that a choice resolves to, parameters and FLOPs by part, bytes of state\n"
+HYDRA_FLAGS = {"-m", "--multirun", "--cfg", "-c", "--info", "-i", "--package", "-p", "--resolve", "--hydra-help"}
+TAKES_VALUE = {"--cfg", "-c", "--package", "-p"}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; 0 if all went well, 1 if a run failed, 2 for a mistake, 130 when interrupted."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # two spinning threads on a busy machine are ten times slower
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach us, to be said in one line
+    warnings.showwarning = lambda message, *rest, **more: print(f"warning: {message}", file=sys.stderr)
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _dispatch(words)
+    except RunFailed as error:
+        return _say(f"failed: {error}", 1)
+    except ZooError as error:
+        return _say(f"error: {error}", 2)
+    except KeyboardInterrupt:
+        return _say("interrupted; the same command goes on where this one stopped", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except BaseException as error:
+        if type(error).__name__ == "Interrupted":
+            return _say(f"{error}; the same command goes on where this one stopped", 128 + getattr(error, "signum", 2))
+        raise
+
+
+def _say(message: str, status: int) -> int:
+    print(message, file=sys.stderr)
+    return status
+
+
+def _dispatch(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(HELP, end="")
+        return 0
+    if words[0] in ("--version", "-V"):
+        import zoo
+
+        print(zoo.__version__)
+        return 0
+    command, rest = words[0], words[1:]
+    if command not in COMMANDS:
+        if "=" in command:
+            raise ZooError(f"'{command}' is an override; say what to do with it: zoo train {' '.join(words)}")
+        if command.startswith("-"):
+            raise ZooError(unknown("option", command, ["--help", "--version"]))
+        raise ZooError(unknown("command", command, [name for name in COMMANDS if not name.startswith("_")], prefix="zoo "))
+    function, text = COMMANDS[command]
+    if rest and rest[0] in ("-h", "--help"):
+        print(text, end="")
+        return 0
+    return function(rest)
+
+
+def _split(words: list[str], flags: set[str], takes_value: set[str] = frozenset()) -> tuple[list[str], list[str]]:  # type: ignore[assignment]
+    """Flags with their values, and overrides."""
+    found: list[str] = []
+    overrides: list[str] = []
+    rest = iter(words)
+    for word in rest:
+        name = word.split("=", 1)[0]
+        if not word.startswith("-"):
+            overrides.append(word)
+        elif name not in flags:
+            near = close(name, flags)
+            hint = f" Did you mean {' or '.join(near)}?" if near else ""
+            raise ZooError(f"there is no option {name}.{hint} Options: {', '.join(sorted(flags | {'--help'}))}")
+        else:
+            found.append(word)
+            if name in takes_value and "=" not in word:
+                found.append(next(rest, ""))
+    return found, overrides
+
+
+def _train(words: list[str]) -> int:
+    flags, overrides = _split(words, HYDRA_FLAGS, TAKES_VALUE)
+    from zoo.composition import hydra_ready
+    from zoo.overrides import check, explained
+
+    multirun = bool({"-m", "--multirun"} & set(flags))
+    with hydra_ready():
+        checked = check(overrides)
+    swept = [word for word in checked if _is_sweep(word)]
+    if swept and not multirun and not {"--cfg", "-c", "--info", "-i", "--hydra-help"} & set(flags):
+        raise ZooError(f"{swept[0]} has several values; add -m to sweep them: zoo train -m {' '.join(overrides)}")
+    import hydra
+    from hydra.core.hydra_config import HydraConfig
+
+    from zoo.composition import resolve
+
+    def job(cfg: object) -> float | None:
+        settings = HydraConfig.get()
+        return _one_run(resolve(cfg, dict(settings.runtime.choices), list(settings.overrides.task)), multirun)
+
+    sys.argv = ["zoo train", *flags, *checked]
+    application = hydra.main(version_base="1.3", config_path="pkg://zoo_conf", config_name="config")(job)
+    with explained(checked):
+        application()
+    return 0
+
+
+def _is_sweep(word: str) -> bool:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    return bool(OverridesParser.create().parse_override(word).is_sweep_override())
+
+
+def _one_run(config: dict[str, object], multirun: bool) -> float | None:
+    """Train one config and say what came out; the number goes to Hydra's sweepers."""
+    from zoo.run import folder_of, train
+
+    if multirun:
+        print(f"{config['label']}, seed {config['seed']}", flush=True)
+    row = train(config)
+    folder = folder_of(config)
+    score = row["test"][row["metric"]]
+    state = "finished before" if row.get("skipped") else f"{row['training_seconds']:.1f} s of training"
+    harder = "".join(f", {name}: {values[row['metric']]:.4f}" for name, values in row["test_harder"].items())
+    print(f"test {row['metric']} {score:.4f}{harder} ({state}; {row['parameters']:,} parameters)\n{folder}")
+    value: float = row["validation"][row["metric"]]
+    return value
+
+
+def _compare(words: list[str]) -> int:
+    flags, rest = _split(words, {"--dry-run"})
+    names = [word for word in rest if "=" not in word]
+    if len(names) > 1:
+        raise ZooError(f"expected one comparison, given {', '.join(names)}")
+    from zoo.comparison.plan import make_plan
+
+    plan = make_plan(names[0] if names else None, [word for word in rest if "=" in word])
+    if flags:
+        for cell in plan.cells:
+            grid = ", ".join(" ".join(f"{k}={v:g}" for k, v in setting) for setting in cell.grid)
+            print(f"{cell.name}: {len(cell.tuning())} tuning runs ({grid or 'nothing to tune'}), {len(cell.seeds)} reported")
+        print(f"{plan.total()} runs into {plan.folder}")
+        return 0
+    from rich.console import Console
+
+    from zoo.comparison.execute import Execution
+    from zoo.comparison.terminal import Board
+
+    execution = Execution(plan)
+    with Board(Console(stderr=True)) as board:
+        execution.run(board)
+    if execution.skipped:
+        print(f"{execution.skipped} of {execution.total} runs were finished before")
+    _print_report(plan.folder)
+    if execution.failures:
+        return _say("\n".join(f"failed: {reason}" for reason in execution.failures), 1)
+    return 0
+
+
+def _print_report(folder: Path) -> None:
+    from rich.console import Console
+
+    from zoo.comparison.ledger import read_ledger
+    from zoo.comparison.page import write_page
+    from zoo.comparison.terminal import tables
+
+    ledger = read_ledger(folder)
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    for table in tables(ledger):
+        console.print(table)
+    if ledger.failures:
+        console.print(f"{len(ledger.failures)} runs failed: {', '.join(row['id'] for row in ledger.failures)}")
+    print(write_page(ledger))
+
+
+def _report(words: list[str]) -> int:
+    _, folders = _split(words, set())
+    if len(folders) != 1:
+        raise ZooError("name one folder of runs, such as: zoo report runs/families")
+    _print_report(Path(folders[0]))
+    return 0
+
+
+def _list(words: list[str]) -> int:
+    _, kinds = _split(words, set())
+    from zoo.catalogue import show_list
+
+    show_list(kinds)
+    return 0
+
+
+def _show(words: list[str]) -> int:
+    _, overrides = _split(words, set())
+    from zoo.showing import show
+
+    show(overrides)
+    return 0
+
+
+def _completion(words: list[str]) -> int:
+    from zoo.completion import script
+
+    print(script(words[0] if words else ""))
+    return 0
+
+
+def _complete(words: list[str]) -> int:
+    from zoo.completion import candidates
+
+    print("\n".join(candidates(words[0] if words else "")))
+    return 0
+
+
+COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
+    "compare": (_compare, COMPARE_HELP),
+    "train": (_train, TRAIN_HELP),
+    "report": (_report, REPORT_HELP),
+    "list": (_list, LIST_HELP),
+    "show": (_show, SHOW_HELP),
+    "completion": (_completion, 'zoo completion bash|zsh|fish: a script; in bash: eval "$(zoo completion bash)"\n'),
+    "_complete": (_complete, ""),
+}

@@ -1,0 +1,131 @@
+"""Carry out a plan: skip what is finished, resume what was interrupted, count what failed."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import deque
+from typing import Any, Protocol
+
+from zoo.comparison.plan import Cell, Job, Plan, describe
+from zoo.comparison.pool import Flight, Pool, available_cores
+from zoo.composition import Config
+from zoo.files import read_json, write_json
+from zoo.run import folder_of
+
+
+class Watcher(Protocol):
+    """Whoever shows how a comparison goes."""
+
+    def update(self, execution: Execution, pool: Pool | None) -> None:
+        """Called about twice a second."""
+        ...
+
+
+class Execution:
+    """A comparison under way: which jobs wait, which ended, and how long they took.
+
+    Each cell is tuned first; once its tuning has ended, its reported runs join the queue, while other cells go on.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan, self.total = plan, plan.total()
+        self.queue: deque[Job] = deque()
+        self.waiting: dict[int, int] = {}
+        self.failures: list[str] = []
+        self.done = self.skipped = 0
+        self.seconds: dict[str, list[float]] = {}
+        self.hashes: dict[str, str | None] = {}
+        cores = available_cores()
+        self.workers = max(1, min(plan.workers or (1 if _has_gpu() else cores), self.total))
+        self.threads = max(1, cores // self.workers)
+
+    def run(self, watcher: Watcher) -> None:
+        """Run everything. Ctrl-C lets the runs in flight save themselves, and passes on."""
+        with Pool(self.workers, self.threads) as pool:
+            watcher.update(self, pool)
+            self._hash_data(pool)
+            for cell in self.plan.cells:
+                self._start(cell)
+            write_json(self.plan.folder / "comparison.json", describe(self.plan))
+            while self.queue or pool.flights:
+                pool.fill(self.queue)
+                for flight, outcome in pool.landed(timeout=0.5):
+                    self._land(flight, outcome)
+                watcher.update(self, pool)
+        write_json(self.plan.folder / "comparison.json", describe(self.plan))
+        watcher.update(self, None)
+
+    def _start(self, cell: Cell) -> None:
+        tuning = cell.tuning()
+        self._enqueue(tuning or cell.reporting())
+
+    def _enqueue(self, jobs: list[Job]) -> None:
+        """Queue these jobs of one cell; those that are finished already count at once."""
+        self.waiting[id(jobs[0].cell)] = len(jobs)
+        for job in jobs:
+            job.config["trainer"] |= {"progress": False, "threads": job.config["trainer"]["threads"] or self.threads}
+            row = read_json(folder_of(job.config) / "result.json")
+            if row and row["status"] == "finished" and row["data_hash"] == self.hashes.get(_task_key(job.config)):
+                self.skipped += 1
+                self._count(job, row)
+            else:
+                self.queue.append(job)
+
+    def _hash_data(self, pool: Pool) -> None:
+        """Finished runs may be skipped only while their data is what it was."""
+        finished = any(self.plan.folder.glob("*/result.json"))
+        configs = {_task_key(cell.base): cell.base for cell in self.plan.cells}
+        if finished:
+            self.hashes = dict(zip(configs, pool.fingerprints(list(configs.values())), strict=True))
+
+    def _land(self, flight: Flight, outcome: dict[str, Any]) -> None:
+        if outcome["status"] == "interrupted":
+            raise KeyboardInterrupt
+        self.seconds.setdefault(flight.job.cell.name, []).append(time.monotonic() - flight.started)
+        if outcome["status"] == "failed":
+            self.failures.append(outcome["error"])
+        self._count(flight.job, outcome.get("row"))
+
+    def _count(self, job: Job, row: dict[str, Any] | None) -> None:
+        cell = job.cell
+        self.done += 1
+        self.waiting[id(cell)] -= 1
+        if job.stage != "tune":
+            return
+        if row:
+            cell.higher_is_better = row["higher_is_better"]
+        cell.tried.setdefault(job.setting, []).append(row["validation"][row["metric"]] if row else None)
+        if self.waiting[id(cell)] == 0:
+            cell.choose()
+            write_json(self.plan.folder / "comparison.json", describe(self.plan))
+            self._enqueue(cell.reporting())
+
+    def seconds_left(self, pool: Pool | None) -> float | None:
+        """An estimate from the jobs that ended and the heartbeats of those in flight; none before there is any."""
+        flights = list(pool.flights.values()) if pool else []
+        known = [seconds for values in self.seconds.values() for seconds in values]
+        for flight in flights if not known else ():
+            if flight.fraction() > 0.05:
+                known.append((time.monotonic() - flight.started) / flight.fraction())
+        if not known:
+            return None
+
+        def expected(cell: Cell) -> float:
+            values = self.seconds.get(cell.name, known)
+            return sum(values) / len(values)
+
+        left = sum(expected(job.cell) for job in self.queue)
+        left += sum(expected(f.job.cell) * (1 - f.fraction()) for f in flights)
+        left += sum(expected(cell) * len(cell.seeds) for cell in self.plan.cells if cell.chosen is None)
+        return left / self.workers
+
+
+def _task_key(config: Config) -> str:
+    return json.dumps(config["task"], sort_keys=True)
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()

@@ -1,0 +1,178 @@
+"""Rows on disk become tables: one standing for each contestant on each task."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from zoo.comparison.statistics import Estimate, estimate, paired_difference, verdict
+from zoo.composition import key_of
+from zoo.errors import ZooError
+from zoo.files import read_json
+from zoo.run import SCHEMA
+
+Row = dict[str, Any]
+COSTS = {
+    "parameters": "parameters",
+    "training_flops": "training FLOPs",
+    "training_seconds": "training seconds",
+    "tokens_per_second": "tokens per second",
+    "state_bytes": "state bytes",
+    "peak_memory_bytes": "peak memory bytes",
+}
+
+
+@dataclass
+class Standing:
+    """A contestant on a task: its reported rows, what they say, and what it took to choose them."""
+
+    contestant: str
+    task: str
+    rows: list[Row]
+    failed: list[Row] = field(default_factory=list)
+    chosen: dict[str, Any] = field(default_factory=dict)
+    tried: list[dict[str, Any]] = field(default_factory=list)
+    edge: list[str] = field(default_factory=list)
+    difference: Estimate | None = None
+    verdict: str = ""
+
+    @property
+    def metric(self) -> str:
+        """The task's ranking metric."""
+        return str(self.rows[0]["metric"]) if self.rows else ""
+
+    def by_seed(self) -> dict[int, float]:
+        """The test score of each seed."""
+        return {row["seed"]: row["test"][row["metric"]] for row in self.rows}
+
+    def score(self) -> Estimate | None:
+        """The test score over seeds, or none where every run failed."""
+        return estimate(list(self.by_seed().values())) if self.rows else None
+
+    def solved(self) -> str:
+        """How many runs solved the task, where the task says what that is; a failed run did not."""
+        if not self.rows or self.rows[0]["solved"] is None:
+            return ""
+        bar, sign = self.rows[0]["solved"], 1 if self.rows[0]["higher_is_better"] else -1
+        count = sum(sign * value >= sign * bar for value in self.by_seed().values())
+        return f"{count}/{len(self.rows) + len(self.failed)}"
+
+    def cost(self, key: str) -> float | None:
+        """The mean of a cost over the reported runs."""
+        values = [row[key] for row in self.rows if row.get(key) is not None]
+        return sum(values) / len(values) if values else None
+
+    def harder(self) -> dict[str, Estimate]:
+        """The ranking metric on the task's harder tests."""
+        names = self.rows[0]["test_harder"] if self.rows else {}
+        return {name: estimate([row["test_harder"][name][self.metric] for row in self.rows]) for name in names}
+
+    def commands(self) -> list[str]:
+        """What to type to make each reported run again."""
+        return [f"zoo train {' '.join(map(_quote, row['overrides']))}" for row in [*self.rows, *self.failed]]
+
+
+@dataclass
+class Ledger:
+    """Everything that a report shows."""
+
+    name: str
+    folder: Path
+    baseline: str | None
+    standings: list[Standing]
+    rows: list[Row]
+    failures: list[Row]
+    command: str
+
+    @property
+    def tasks(self) -> list[str]:
+        """Tasks in the order of the comparison."""
+        return list(dict.fromkeys(standing.task for standing in self.standings))
+
+    def ranked(self, task: str) -> list[Standing]:
+        """Best first; contestants without a finished run come last."""
+
+        def key(standing: Standing) -> tuple[bool, float]:
+            score = standing.score()
+            if score is None:
+                return (True, 0.0)
+            return (False, -score.mean if standing.rows[0]["higher_is_better"] else score.mean)
+
+        return sorted((s for s in self.standings if s.task == task), key=key)
+
+
+def read_ledger(folder: Path) -> Ledger:
+    """Read a folder of runs; of a comparison, also its rules.
+
+    Raises:
+        ZooError: there is no such folder, or no result in it.
+    """
+    if not folder.is_dir():
+        raise ZooError(f"there is no folder {folder}; run zoo compare first, or name one that holds runs")
+    rows = [row for path in sorted(folder.glob("*/result.json")) if (row := read_json(path)) and row.get("schema") == SCHEMA]
+    if not rows:
+        raise ZooError(f"{folder} holds no results; run zoo compare first, or name a folder such as runs/families")
+    rules = read_json(folder / "comparison.json")
+    if rules:
+        standings, rows = _from_rules(rules, rows)
+    else:
+        standings = _from_rows(rows)
+    baseline = rules["baseline"] if rules else None
+    _compare_to(standings, baseline)
+    failures = [row for row in rows if row["status"] != "finished"]
+    words = " ".join(["zoo compare", *map(_quote, _command_words(rules["overrides"]))]) if rules else f"zoo report {folder}"
+    return Ledger(folder.name, folder, baseline, standings, rows, failures, words)
+
+
+def _from_rules(rules: dict[str, Any], rows: list[Row]) -> tuple[list[Standing], list[Row]]:
+    found = {row["id"]: row for row in rows}
+    standings, used = [], []
+    for cell in rules["cells"]:
+        reported = [found[name] for name in cell["reporting"] if name in found]
+        used += [found[name] for name in [*cell["tuning"], *cell["reporting"]] if name in found]
+        standings.append(
+            Standing(
+                cell["contestant"],
+                cell["task"],
+                [row for row in reported if row["status"] == "finished"],
+                [row for row in reported if row["status"] != "finished"],
+                cell["chosen"] or {},
+                cell["tried"],
+                cell["edge"],
+            )
+        )
+    return standings, used
+
+
+def _from_rows(rows: Iterable[Row]) -> list[Standing]:
+    """Runs of a sweep: those that differ by seed alone stand together."""
+    groups: dict[tuple[str, str, str], Standing] = {}
+    for row in rows:
+        apart = [w for w in row["overrides"] if key_of(w) not in ("seed", "arch", "task", "runs", "experiment")]
+        kept = [w for w in apart if not key_of(w).startswith(("trainer.", "logger", "hydra."))]
+        name = " ".join([row["arch"], *kept])
+        standing = groups.setdefault((row["task"], name, ""), Standing(name, row["task"], []))
+        (standing.rows if row["status"] == "finished" else standing.failed).append(row)
+    return list(groups.values())
+
+
+def _compare_to(standings: list[Standing], baseline: str | None) -> None:
+    for standing in standings:
+        base = next((s for s in standings if s.task == standing.task and s.contestant == baseline), None)
+        if base is None or base is standing or not standing.rows or not base.rows:
+            continue
+        standing.difference = paired_difference(standing.by_seed(), base.by_seed())
+        standing.verdict = verdict(standing.difference, standing.rows[0]["higher_is_better"])
+
+
+def _command_words(overrides: list[str]) -> list[str]:
+    """``compare=families`` is typed as ``families``."""
+    return [word.removeprefix("compare=") for word in overrides]
+
+
+def _quote(word: str) -> str:
+    import shlex
+
+    return shlex.quote(word)

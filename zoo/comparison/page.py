@@ -1,0 +1,170 @@
+"""The report: one HTML page that needs no network, with the plotting library inside."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from zoo.comparison.ledger import COSTS, Ledger, Standing
+from zoo.comparison.terminal import quantity
+from zoo.files import atomic
+
+TEMPLATE = "report.html.j2"
+
+
+def write_page(ledger: Ledger) -> Path:
+    """Write ``report.html`` into the ledger's folder and return its path."""
+    import vl_convert
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("zoo.comparison", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    environment.filters |= {"quantity": quantity, "short": _short}
+    charts = {name: chart for name, chart in _charts(ledger)}
+    html = environment.get_template(TEMPLATE).render(
+        ledger=ledger,
+        costs=COSTS,
+        time=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        charts=charts,
+        specs=json.dumps(charts).replace("</", "<\\/"),
+        library=vl_convert.javascript_bundle().replace("</script", "<\\/script"),
+        machines=_machines(ledger),
+    )
+    path = ledger.folder / "report.html"
+    with atomic(path) as file:
+        file.write(html.encode())
+    return path
+
+
+def _short(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def _machines(ledger: Ledger) -> list[dict[str, Any]]:
+    """Each combination of hardware and versions that the rows were made on, once, with how many rows."""
+    found: dict[str, dict[str, Any]] = {}
+    for row in ledger.rows:
+        if row["status"] == "finished":
+            facts = {**row["hardware"], **row["versions"], "precision": row["precision"]}
+            entry = found.setdefault(json.dumps(facts, sort_keys=True), {"facts": facts, "rows": 0})
+            entry["rows"] += 1
+    return list(found.values())
+
+
+def _charts(ledger: Ledger) -> Iterator[tuple[str, dict[str, Any]]]:
+    for task in ledger.tasks:
+        standings = [s for s in ledger.ranked(task) if s.rows]
+        if standings:
+            yield f"{task}-quality", _quality(standings)
+            yield f"{task}-curves", _curves(ledger, standings)
+            if standings[0].harder():
+                yield f"{task}-harder", _harder(standings)
+
+
+def _spec(chart: Any) -> dict[str, Any]:
+    result: dict[str, Any] = chart.configure_view(stroke=None).configure_axis(grid=True, gridColor="#eee").to_dict(validate=False)
+    return result
+
+
+def _color(standings: list[Standing]) -> Any:
+    import altair as alt
+
+    names = sorted({s.contestant for s in standings})
+    return alt.Color("contestant:N", title=None, scale=alt.Scale(domain=names, scheme="tableau10"))
+
+
+def _legend() -> Any:
+    import altair as alt
+
+    return alt.selection_point(fields=["contestant"], bind="legend")
+
+
+def _quality(standings: list[Standing]) -> dict[str, Any]:
+    """Score against a cost that the reader picks."""
+    import altair as alt
+
+    metric = standings[0].metric
+    values = []
+    for standing in standings:
+        score = standing.score()
+        assert score is not None
+        point = {"contestant": standing.contestant, "score": score.mean, "low": score.low, "high": score.high, "n": score.n}
+        values.append(point | {title: standing.cost(key) for key, title in COSTS.items()})
+    pick = alt.param(name="cost", value="training FLOPs", bind=alt.binding_select(options=list(COSTS.values()), name="cost: "))
+    chosen = _legend()
+    base = alt.Chart(alt.Data(values=values)).transform_calculate(cost_value="datum[cost]")
+    x = alt.X("cost_value:Q", title="cost (log scale)", scale=alt.Scale(type="log", nice=True, padding=20))
+    shade = alt.condition(chosen, alt.value(1), alt.value(0.1))
+    tips = ["contestant:N", "score:Q", "low:Q", "high:Q", "n:Q", "cost_value:Q"]
+    points = base.mark_point(filled=True, size=90).encode(
+        x=x, y=alt.Y("score:Q", title=metric.replace("_", " "), scale=alt.Scale(zero=False)), color=_color(standings), opacity=shade, tooltip=tips
+    )
+    layers = [points]
+    if all(value["low"] is not None for value in values):
+        bars = base.mark_rule(strokeWidth=2).encode(x=x, y="low:Q", y2="high:Q", color=_color(standings), opacity=shade)
+        layers.insert(0, bars)
+    return _spec(alt.layer(*layers).add_params(pick, chosen).properties(width=430, height=300, title="Quality against cost"))
+
+
+def _curves(ledger: Ledger, standings: list[Standing]) -> dict[str, Any]:
+    """The validation metric while training, one line a seed."""
+    import altair as alt
+
+    from zoo.loggers import read_metrics
+
+    metric = standings[0].metric
+    values = [
+        {"contestant": s.contestant, "seed": row["seed"], "step": point["step"], "score": round(point["value"], 5)}
+        for s in standings
+        for row in s.rows
+        for point in read_metrics(ledger.folder / row["id"] / "metrics.csv")
+        if point["name"] == f"validation/{metric}"
+    ]
+    chosen = _legend()
+    chart = (
+        alt.Chart(alt.Data(values=values))
+        .mark_line(strokeWidth=1.5, point=len(values) < 400)
+        .encode(
+            x=alt.X("step:Q", title="step"),
+            y=alt.Y("score:Q", title=f"validation {metric.replace('_', ' ')}", scale=alt.Scale(zero=False)),
+            color=_color(standings),
+            detail="seed:N",
+            opacity=alt.condition(chosen, alt.value(0.9), alt.value(0.06)),
+            tooltip=["contestant:N", "seed:N", "step:Q", "score:Q"],
+        )
+        .add_params(chosen)
+        .properties(width=430, height=300, title="Learning curves, one line a seed")
+    )
+    return _spec(chart)
+
+
+def _harder(standings: list[Standing]) -> dict[str, Any]:
+    """The metric on harder tests, such as longer sequences than in training."""
+    import altair as alt
+
+    values = []
+    for standing in standings:
+        points = {"trained": standing.score(), **standing.harder()}
+        for name, score in points.items():
+            assert score is not None
+            values.append({"contestant": standing.contestant, "test": name, "score": score.mean, "low": score.low, "high": score.high})
+    chosen = _legend()
+    order = ["trained", *standings[0].harder()]
+    chart = (
+        alt.Chart(alt.Data(values=values))
+        .mark_line(point=True)
+        .encode(
+            x=alt.X("test:N", sort=order, title="length of the test", axis=alt.Axis(labelAngle=0)),
+            y=alt.Y("score:Q", title=standings[0].metric.replace("_", " "), scale=alt.Scale(zero=False)),
+            color=_color(standings),
+            opacity=alt.condition(chosen, alt.value(1), alt.value(0.1)),
+            tooltip=["contestant:N", "test:N", "score:Q", "low:Q", "high:Q"],
+        )
+        .add_params(chosen)
+        .properties(width=430, height=300, title="Beyond the training length")
+    )
+    return _spec(chart)

@@ -1,0 +1,222 @@
+"""Who runs what: each contestant is tuned on validation with the same grid, then tested with the same seeds."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from zoo.composition import Config, compose_checked, hydra_ready, key_of
+from zoo.errors import ZooError
+from zoo.identity import run_id
+from zoo.nodes import COMPONENT
+from zoo.overrides import check, explained
+
+Setting = tuple[tuple[str, float], ...]
+"""One point of the tuning grid: ``(("optimizer.lr", 0.003),)``."""
+
+
+@dataclass
+class Job:
+    """One run of a comparison, and what it is for: ``tune`` or ``report``."""
+
+    cell: Cell
+    stage: str
+    setting: Setting
+    config: Config
+
+
+@dataclass
+class Cell:
+    """One contestant on one task: its base config, its tuning grid, and what tuning chose."""
+
+    contestant: str
+    task: str
+    base: Config
+    grid: list[Setting]
+    tune_seeds: list[int]
+    seeds: list[int]
+    chosen: Setting | None = None
+    tried: dict[Setting, list[float | None]] = field(default_factory=dict)
+    """Validation scores by setting; ``None`` for a run that failed."""
+    higher_is_better: bool = True
+
+    def __post_init__(self) -> None:
+        if len(self.grid) == 1:
+            self.chosen = self.grid[0]
+
+    @property
+    def name(self) -> str:
+        """Contestant and task, for people."""
+        return f"{self.contestant} on {self.task}"
+
+    def tuning(self) -> list[Job]:
+        """The runs by which the setting is chosen; none where there is nothing to choose."""
+        if len(self.grid) == 1:
+            return []
+        return [Job(self, "tune", s, self.at(s, seed)) for s in self.grid for seed in self.tune_seeds]
+
+    def reporting(self) -> list[Job]:
+        """The runs that are reported: the chosen setting, on seeds that tuning did not see."""
+        if self.chosen is None:
+            return []
+        return [Job(self, "report", self.chosen, self.at(self.chosen, seed)) for seed in self.seeds]
+
+    def at(self, setting: Setting, seed: int) -> Config:
+        """The base config with this setting and seed."""
+        config = copy.deepcopy(self.base)
+        words = [f"{key}={value!r}" for key, value in setting]
+        nested = [word for word in words if not key_of(word).startswith(("optimizer.", "schedule."))]
+        if nested:
+            with explained(nested):
+                config |= compose_checked([*config["overrides"], *nested])
+        for key, value in setting:
+            root, _, name = key.partition(".")
+            if root in ("optimizer", "schedule"):
+                config[root][name] = value
+        config["seed"] = seed
+        config["overrides"] = [*self.base["overrides"], *words, f"seed={seed}"]
+        config["label"] = self.contestant
+        return config
+
+    def choose(self) -> None:
+        """Take the setting with the best mean validation score.
+
+        A setting with a failed run cannot win while another has none; if all failed, the first stands, and its
+        reported runs will show it.
+        """
+        worst = -math.inf if self.higher_is_better else math.inf
+        means = {
+            setting: worst if None in scores or not scores else sum(x for x in scores if x is not None) / len(scores)
+            for setting, scores in self.tried.items()
+        }
+        best = (max if self.higher_is_better else min)(means.values())
+        self.chosen = next(setting for setting, mean in means.items() if mean == best)
+
+    def on_edge(self) -> list[str]:
+        """Keys whose chosen value is the smallest or largest tried: the best may lie beyond."""
+        if self.chosen is None or len(self.grid) < 2:
+            return []
+        found = []
+        for key, value in self.chosen:
+            values = sorted({dict(setting)[key] for setting in self.grid})
+            if len(values) > 1 and value in (values[0], values[-1]):
+                found.append(key)
+        return found
+
+
+@dataclass
+class Plan:
+    """A whole comparison, before anything has run."""
+
+    name: str
+    baseline: str
+    cells: list[Cell]
+    runs: str
+    workers: int | None
+    overrides: list[str]
+
+    @property
+    def folder(self) -> Path:
+        """Where its runs and its report live."""
+        return Path(self.runs) / self.name
+
+    def total(self) -> int:
+        """How many runs it makes at most."""
+        return sum((len(c.grid) * len(c.tune_seeds) if len(c.grid) > 1 else 0) + len(c.seeds) for c in self.cells)
+
+
+def make_plan(name: str | None, overrides: Sequence[str]) -> Plan:
+    """Compose a comparison: ``compare.*`` overrides shape it, all others apply to every run.
+
+    Raises:
+        ZooError: an override, a preset or a contestant does not exist, or the grid or the seeds are empty.
+    """
+    from hydra import compose
+    from omegaconf import OmegaConf
+
+    words = [*([f"compare={name}"] if name else []), *overrides]
+    with hydra_ready():
+        checked = check(words, "comparison")
+        with explained(checked):
+            cfg = compose("comparison", checked)
+        rules: dict[str, Any] = OmegaConf.to_container(cfg.compare, resolve=True)  # type: ignore[assignment]
+        mine = [word for word in checked if not key_of(word).startswith("compare")]
+        taken = [word for word in mine if key_of(word) in ("arch", "task", "seed", *rules["tune"])]
+        if taken:
+            raise ZooError(
+                f"{taken[0]}: a comparison varies that itself; shape it with compare.archs=[...], compare.tasks=..., "
+                f"compare.seeds=[...] or compare.tune.KEY=[...]"
+            )
+        _check_rules(rules)
+        contestants = [*rules["archs"], *rules["also"]]
+        cells = [
+            _cell(contestant, task, [*rules["overrides"], *words_of_task, *mine], rules)
+            for task, words_of_task in rules["tasks"].items()
+            for contestant in contestants
+        ]
+    baseline = rules["baseline"] or contestants[0]
+    if baseline not in contestants:
+        raise ZooError(f"compare.baseline={baseline}: expected one of {', '.join(contestants)}")
+    return Plan(rules["name"], baseline, cells, cfg.runs, rules["workers"], list(words))
+
+
+def _check_rules(rules: Mapping[str, Any]) -> None:
+    for key in ("tasks", "seeds", "tune_seeds"):
+        if not rules[key]:
+            raise ZooError(f"compare.{key} is empty; a comparison needs at least one")
+    if not [*rules["archs"], *rules["also"]]:
+        raise ZooError("compare.archs is empty; name at least one contestant, such as compare.archs=[transformer,lstm]")
+    shared = set(rules["seeds"]) & set(rules["tune_seeds"])
+    if shared and any(len(values) > 1 for values in rules["tune"].values()):
+        raise ZooError(f"compare.tune_seeds and compare.seeds share {sorted(shared)}; a run that chose the setting must not be reported")
+    for key, values in rules["tune"].items():
+        if not values or len(set(values)) != len(values):
+            raise ZooError(f"compare.tune.{key}={values}: expected at least one value, each once")
+
+
+def _cell(contestant: str, task: str, words: list[str], rules: Mapping[str, Any]) -> Cell:
+    chosen = contestant.split()
+    if "=" not in chosen[0]:
+        chosen[0] = f"arch={chosen[0]}"
+    where = f"contestant '{contestant}' on '{task}'"
+    try:
+        overrides = check([*chosen, *words])
+        with explained(overrides):
+            base = compose_checked(overrides)
+    except ZooError as error:
+        raise ZooError(f"{where}: {error}") from error
+    base |= {"experiment": rules["name"], "label": contestant}
+    grid = [tuple(zip(rules["tune"], values, strict=True)) for values in itertools.product(*rules["tune"].values())]
+    return Cell(contestant, task, base, grid, list(rules["tune_seeds"]), list(rules["seeds"]))
+
+
+def describe(plan: Plan) -> dict[str, Any]:
+    """The comparison as plain data, stored beside its runs and read by the report."""
+    return {
+        "schema": 1,
+        "name": plan.name,
+        "baseline": plan.baseline,
+        "overrides": plan.overrides,
+        "cells": [
+            {
+                "contestant": cell.contestant,
+                "task": cell.task,
+                "component": cell.base["task"][COMPONENT],
+                "overrides": cell.base["overrides"],
+                "grid": [dict(setting) for setting in cell.grid],
+                "tried": [{"setting": dict(s), "validation": v} for s, v in cell.tried.items()],
+                "chosen": dict(cell.chosen) if cell.chosen is not None else None,
+                "edge": cell.on_edge(),
+                "tune_seeds": cell.tune_seeds,
+                "seeds": cell.seeds,
+                "tuning": [run_id(job.config) for job in cell.tuning()],
+                "reporting": [run_id(job.config) for job in cell.reporting()],
+            }
+            for cell in plan.cells
+        ],
+    }

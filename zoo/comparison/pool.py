@@ -1,0 +1,146 @@
+"""Runs in worker processes, one at a time each: a worker that dies takes one run with it, and no other."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass, field
+from multiprocessing import active_children, get_context
+from typing import Any
+
+from zoo.comparison.plan import Job
+from zoo.composition import Config
+from zoo.errors import RunFailed, ZooError
+from zoo.run import base_row, folder_of
+
+Outcome = dict[str, Any]
+"""``status`` (finished, failed or interrupted), and the ``row`` or the ``error``."""
+
+
+def available_cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _start(threads: int) -> None:
+    """In a new worker, before torch is imported."""
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def _run(config: Config) -> Outcome:
+    """In a worker: one run, whatever becomes of it."""
+    from zoo.callbacks import Interrupted
+    from zoo.composition import prepare
+    from zoo.run import train
+
+    prepare()
+    pulse = folder_of(config) / "step"
+
+    def beat(step: int) -> None:
+        pulse.write_text(str(step))
+
+    try:
+        return {"status": "finished", "row": train(config, beat)}
+    except Interrupted:
+        return {"status": "interrupted", "error": "interrupted"}
+    except (ZooError, RunFailed) as error:
+        name = folder_of(config).name
+        return {"status": "failed", "error": str(error) if name in str(error) else f"{name}: {error}"}
+    finally:
+        pulse.unlink(missing_ok=True)
+
+
+def _fingerprint(config: Config) -> str:
+    """In a worker: the hash of a task's data, so that the parent needs no torch."""
+    from zoo.assembly import fingerprint
+    from zoo.composition import prepare
+
+    prepare()
+    return fingerprint(config)
+
+
+@dataclass
+class Flight:
+    """A job under way."""
+
+    job: Job
+    started: float = field(default_factory=time.monotonic)
+
+    def fraction(self) -> float:
+        """How much of it is done, as its heartbeat says."""
+        try:
+            return int((folder_of(self.job.config) / "step").read_text()) / max(1, self.job.config["steps"])
+        except (OSError, ValueError):
+            return 0.0
+
+
+class Pool:
+    """``workers`` processes that import torch once each.
+
+    Use as a context manager; leaving it on Ctrl-C lets every run in flight save itself first.
+    """
+
+    def __init__(self, workers: int, threads: int) -> None:
+        from pebble import ProcessPool
+
+        self.workers = workers
+        self.pool = ProcessPool(
+            max_workers=workers, context=get_context("spawn"), initializer=_start, initargs=(threads,)
+        )
+        self.flights: dict[Future[Outcome], Flight] = {}
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: Any) -> None:
+        if kind is not None:
+            self._let_save()
+            self.pool.stop()
+        else:
+            self.pool.close()
+        self.pool.join()
+
+    def fingerprints(self, configs: list[Config]) -> list[str | None]:
+        """The data's hash for each config; none where the task cannot be made."""
+        futures = [self.pool.submit(_fingerprint, None, config) for config in configs]
+        return [None if future.exception() else future.result() for future in futures]
+
+    def fill(self, queue: deque[Job]) -> None:
+        """Give every idle worker a job from the queue."""
+        while queue and len(self.flights) < self.workers:
+            job = queue.popleft()
+            self.flights[self.pool.submit(_run, None, job.config)] = Flight(job)
+
+    def landed(self, timeout: float) -> Iterator[tuple[Flight, Outcome]]:
+        """Runs that ended within ``timeout`` seconds, and how."""
+        done, _ = wait(self.flights, timeout=timeout, return_when=FIRST_COMPLETED)
+        for future in done:
+            flight = self.flights.pop(future)
+            error = future.exception()
+            if error is None:
+                yield flight, future.result()
+            else:
+                yield flight, {"status": "failed", "error": _death(flight.job.config, error)}
+
+    def _let_save(self) -> None:
+        """Ask every run in flight to stop and save, and wait for it a while."""
+        for child in active_children():
+            if child.pid:
+                os.kill(child.pid, signal.SIGTERM if not self.flights else signal.SIGINT)
+        wait(self.flights, timeout=20)
+
+
+def _death(config: Config, error: BaseException) -> str:
+    """Write the row that a worker could not write, for it died."""
+    from zoo.files import write_json
+
+    code = getattr(error, "exitcode", None)
+    how = f"the worker process died (exit code {code}); out of memory?" if code is not None else f"{type(error).__name__}: {error}"
+    folder = folder_of(config)
+    write_json(folder / "result.json", {**base_row(config), "status": "failed", "error": how})
+    return f"{folder.name}: {how}"

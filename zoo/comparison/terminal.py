@@ -1,0 +1,108 @@
+"""A comparison in the terminal: how far it is, and at the end who won."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from zoo.comparison.execute import Execution
+from zoo.comparison.ledger import Ledger, Standing
+from zoo.comparison.pool import Pool
+
+
+def clock(seconds: float | None) -> str:
+    """Minutes and seconds, or a question mark."""
+    return "?" if seconds is None else f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+
+
+def quantity(value: float | None) -> str:
+    """A number with three digits and a unit prefix."""
+    if value is None:
+        return "-"
+    for factor, unit in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= factor:
+            return f"{value / factor:.3g}{unit}"
+    return f"{value:.3g}"
+
+
+class Board:
+    """Overall progress with the time left, and the runs in flight; plain lines where there is no terminal."""
+
+    def __init__(self, console: Console) -> None:
+        self.console, self.started, self.reported = console, time.monotonic(), -1
+        self.live = Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
+
+    def __enter__(self) -> Board:
+        if self.live:
+            self.live.start()
+        return self
+
+    def __exit__(self, *rest: Any) -> None:
+        if self.live:
+            self.live.stop()
+
+    def update(self, execution: Execution, pool: Pool | None) -> None:
+        """Draw the state of things."""
+        head = (
+            f"{execution.done} of {execution.total} runs, {len(execution.failures)} failed, "
+            f"{clock(time.monotonic() - self.started)} so far, about {clock(execution.seconds_left(pool))} left"
+        )
+        if self.live:
+            flights = [
+                f"  {flight.job.stage:6} {flight.job.cell.name}, seed {flight.job.config['seed']}, "
+                f"{' '.join(f'{k}={v:g}' for k, v in flight.job.setting)}  {flight.fraction():.0%}"
+                for flight in (pool.flights.values() if pool else ())
+            ]
+            width = max(10, min(40, self.console.width - 10))
+            full = round(width * execution.done / max(1, execution.total))
+            bar = "█" * full + "░" * (width - full)
+            self.live.update(Text("\n".join([f"{bar} {head}", *flights])))
+        elif execution.done != self.reported:
+            self.reported = execution.done
+            self.console.print(head, highlight=False)
+
+
+def tables(ledger: Ledger) -> list[Table]:
+    """One ranked table a task."""
+    return [_table(ledger, task) for task in ledger.tasks]
+
+
+def _table(ledger: Ledger, task: str) -> Table:
+    standings = ledger.ranked(task)
+    metric = next((s.metric for s in standings if s.rows), "score")
+    arrow = "higher is better" if all(s.rows[0]["higher_is_better"] for s in standings if s.rows) else "lower is better"
+    table = Table(title=f"{task}: test {metric.replace('_', ' ')} ({arrow})", title_justify="left")
+    table.add_column("")
+    table.add_column("contestant")
+    for name in (metric.replace("_", " "), "95 % interval", "n", "solved", f"vs {ledger.baseline}"):
+        if name != "vs None":
+            table.add_column(name, justify="right")
+    for name in ("failed", "learning rate", "parameters", "FLOPs", "seconds", "tokens/s", "state B"):
+        table.add_column(name, justify="right")
+    for place, standing in enumerate(standings, 1):
+        table.add_row(*_cells(place, standing, ledger.baseline is not None))
+    return table
+
+
+def _cells(place: int, standing: Standing, baseline: bool) -> list[str]:
+    score = standing.score()
+    interval = "" if score is None or score.low is None else f"{score.low:.4f} to {score.high:.4f}"
+    rate = standing.rows[0]["learning_rate"] if standing.rows else standing.chosen.get("optimizer.lr")
+    mark = " (edge)" if standing.edge else ""
+    return [
+        str(place) if score else "-",
+        standing.contestant,
+        f"{score.mean:.4f}" if score else "every run failed",
+        interval,
+        str(score.n if score else 0),
+        standing.solved(),
+        *([standing.verdict] if baseline else []),
+        str(len(standing.failed)),
+        "" if rate is None else f"{rate:g}{mark}",
+        *(quantity(standing.cost(key)) for key in ("parameters", "training_flops", "training_seconds", "tokens_per_second", "state_bytes")),
+    ]
