@@ -13,10 +13,11 @@ class Attention(nn.Module):
     """Softmax attention: multi-head, grouped-query or multi-query, optionally in a sliding window.
 
     Scaled dot products (Vaswani et al. 2017, arXiv:1706.03762, section 3.2).
-    ``heads`` is one for each 64 channels unless said otherwise. ``kv_heads`` below ``heads`` shares keys and values among queries: grouped-query attention (Ainslie et al. 2023,
-    arXiv:2305.13245), or multi-query at 1 (Shazeer 2019, arXiv:1911.02150). ``window`` lets a token see itself and
-    the ``window - 1`` tokens before it (Beltagy et al. 2020, arXiv:2004.05150). The state is the key-value cache:
-    as long as the sequence, or as the window.
+    ``heads`` is one for each 64 channels unless said otherwise. ``kv_heads`` below ``heads`` shares keys and
+    values among queries: grouped-query attention (Ainslie et al. 2023, arXiv:2305.13245), or multi-query at 1
+    (Shazeer 2019, arXiv:1911.02150). ``window`` lets a token see itself and the ``window - 1`` tokens before it
+    (Beltagy et al. 2020, arXiv:2004.05150). The state is the key-value cache: as long as the sequence, or as the
+    window.
     """
 
     def __init__(
@@ -37,7 +38,9 @@ class Attention(nn.Module):
         heads = max(1, dim // (head_dim or 64)) if heads is None else heads
         kv_heads = heads if kv_heads is None else kv_heads
         if heads < 1 or kv_heads < 1 or heads % kv_heads:
-            raise ValueError(f"mixer.heads={heads} and mixer.kv_heads={kv_heads}: expected heads to be a multiple of kv_heads")
+            raise ValueError(
+                f"mixer.heads={heads} and mixer.kv_heads={kv_heads}: expected heads to be a multiple of kv_heads"
+            )
         if head_dim is None and dim % heads:
             raise ValueError(
                 f"dim={dim} is not divisible by mixer.heads={heads}; change one of them, or set mixer.head_dim"

@@ -1,10 +1,10 @@
 """Feed-forward layers: each token alone, wider in between."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-from typing import Literal
 
 from zoo import register
 from zoo.nn import scale_residual_
@@ -49,7 +49,8 @@ class MLP(nn.Module):
 class GLU(nn.Module):
     """A gated pair of projections: SwiGLU, GEGLU and their kin.
 
-    Shazeer 2020, arXiv:2002.05202. The width is ``ratio * dim`` rounded to a multiple of 8; at 8/3 it has the parameters of an MLP of ratio 4.
+    Shazeer 2020, arXiv:2002.05202. The width is ``ratio * dim`` rounded to a multiple of 8; at 8/3 it has the
+    parameters of an MLP of ratio 4.
     """
 
     ACTIVATIONS = {"silu": F.silu, "gelu": F.gelu, "sigmoid": torch.sigmoid, "relu": F.relu}

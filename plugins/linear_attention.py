@@ -12,12 +12,14 @@ from zoo.nn import ShortConvolution, scale_residual_
 class LinearAttention(nn.Module):
     """Attention with a kernel in place of the softmax, and a state of fixed size.
 
-    ``y_t = phi(q_t) S_t / phi(q_t) z_t``, ``S_t = S_{t-1} + phi(k_t) v_t^T`` (Katharopoulos et al. 2020, arXiv:2006.16236).
+    ``y_t = phi(q_t) S_t / phi(q_t) z_t``, ``S_t = S_{t-1} + phi(k_t) v_t^T`` (Katharopoulos et al. 2020,
+    arXiv:2006.16236).
 
-    ``phi(x) = elu(x) + 1``; one head for each 64 channels unless ``heads`` says otherwise. Computed in chunks: within a chunk as masked attention, between chunks by the running
-    state, which is quadratic in ``chunk`` and linear in length. ``convolution`` is the width of a short causal
-    convolution on queries, keys and values (Arora et al. 2024, arXiv:2402.18668, find it decides recall); 1 is none.
-    The state is S with z as one more column, (B, H, K, K + 1), always float32 or wider.
+    ``phi(x) = elu(x) + 1``; one head for each 64 channels unless ``heads`` says otherwise. Computed in chunks:
+    within a chunk as masked attention, between chunks by the running state, which is quadratic in ``chunk`` and
+    linear in length. ``convolution`` is the width of a short causal convolution on queries, keys and values
+    (Arora et al. 2024, arXiv:2402.18668, find it decides recall); 1 is none. The state is S with z as one more
+    column, (B, H, K, K + 1), always float32 or wider.
     """
 
     def __init__(
@@ -79,7 +81,7 @@ class LinearAttention(nn.Module):
 
 def _causal(q: Tensor, k: Tensor, v: Tensor, memory_BHKV: Tensor | None, chunk: int) -> tuple[Tensor, Tensor]:
     """Chunked causal form: inputs (B, H, L, K or V), memory before and after (B, H, K, V)."""
-    B, H, L, K = q.shape
+    B, H, L, _ = q.shape
     chunk = min(chunk, L)
     padding = (-L) % chunk  # keys of zeros add nothing to any sum
     if padding:

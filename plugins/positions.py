@@ -53,7 +53,8 @@ class LearnedPosition(Position):
 class SinusoidalPosition(Position):
     """Fixed sines and cosines of geometric wavelengths, added to the stream.
 
-    Vaswani et al. 2017, arXiv:1706.03762, section 3.5. Scaled by ``gain / sqrt(dim)``, so that it starts as large as the embedding of a token when ``gain`` is 1.4.
+    Vaswani et al. 2017, arXiv:1706.03762, section 3.5. Scaled by ``gain / sqrt(dim)``, so that it starts as large
+    as the embedding of a token when ``gain`` is 1.4.
     """
 
     additive = True
@@ -109,8 +110,8 @@ def _turn(x_BHLK: Tensor, cos_LK: Tensor, sin_LK: Tensor) -> Tensor:
 class AlibiPosition(Position):
     """A penalty on the scores, linear in distance, steeper in some heads.
 
-    Press et al. 2021, arXiv:2108.12409. Head ``h`` of ``H`` has slope ``2^(-8 h / H)``; between the powers of two, slopes are taken from the next power
-    as the paper's code does.
+    Press et al. 2021, arXiv:2108.12409. Head ``h`` of ``H`` has slope ``2^(-8 h / H)``; between the powers of
+    two, slopes are taken from the next power as the paper's code does.
     """
 
     def __init__(self, heads: int) -> None:

@@ -40,7 +40,8 @@ class Block(nn.Module):
 class Residual(nn.Module):
     """A stack of blocks, each a mixer and a feed-forward, by a repeated pattern of two mixers.
 
-    With pre-norm blocks a last norm follows. In ``pattern``, ``m`` is the run's ``mixer`` and ``a`` its ``alternate_mixer``: ``mmma`` is three to one.
+    With pre-norm blocks a last norm follows. In ``pattern``, ``m`` is the run's ``mixer`` and ``a`` its
+    ``alternate_mixer``: ``mmma`` is three to one.
     """
 
     def __init__(
@@ -58,7 +59,9 @@ class Residual(nn.Module):
     ) -> None:
         super().__init__()
         if not pattern or set(pattern) - {"m", "a"}:
-            raise ValueError(f"backbone.pattern={pattern!r}: expected letters m (mixer) and a (alternate_mixer), such as mmma")
+            raise ValueError(
+                f"backbone.pattern={pattern!r}: expected letters m (mixer) and a (alternate_mixer), such as mmma"
+            )
         if depth < 1:
             raise ValueError(f"layers={depth}; expected at least 1")
         pre = norm_placement == "pre"

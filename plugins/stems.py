@@ -30,11 +30,19 @@ class PatchStem(nn.Module):
     """
 
     def __init__(
-        self, dim: int, image_size: int, channels: int, patch_size: int = 2, class_token: bool = False, dropout: float = 0.0
+        self,
+        dim: int,
+        image_size: int,
+        channels: int,
+        patch_size: int = 2,
+        class_token: bool = False,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         if patch_size < 1 or image_size % patch_size:
-            raise ValueError(f"images of {image_size} pixels do not divide into patches of stem.patch_size={patch_size}")
+            raise ValueError(
+                f"images of {image_size} pixels do not divide into patches of stem.patch_size={patch_size}"
+            )
         self.patch_size = patch_size
         self.max_len = (image_size // patch_size) ** 2 + class_token
         self.projection = nn.Linear(channels * patch_size**2, dim)

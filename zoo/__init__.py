@@ -8,9 +8,9 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from zoo.errors import ZooError as ZooError
 from zoo.factory import Factory as Factory
 from zoo.factory import build as build
-from zoo.errors import ZooError as ZooError
 from zoo.registry import register as register
 
 if TYPE_CHECKING:

@@ -61,7 +61,9 @@ class Keeper(L.Callback):
             raise Interrupted(number)
         self._signal = number
 
-    def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         """Between two steps: save if it is time, stop if asked to."""
         now = time.monotonic()
         self.trained_seconds += now - self._tick
@@ -127,14 +129,24 @@ class Progress(L.Callback):
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as Bar
 
-        columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
+        columns = (
+            "{task.description}",
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
         self.bar = Bar(*columns, refresh_per_second=5, transient=False)
         self.row = self.bar.add_task(self.title, total=self.steps, completed=trainer.global_step, note="")
         self.bar.start()
 
     def update(self, step: int, values: dict[str, float]) -> None:
         """Take new figures; called by the loop's flush."""
-        self.shown |= {name.split("/", 1)[1]: v for name, v in values.items() if name in ("train/loss", f"validation/{self.metric}")}
+        self.shown |= {
+            name.split("/", 1)[1]: v
+            for name, v in values.items()
+            if name in ("train/loss", f"validation/{self.metric}")
+        }
         if hasattr(self, "bar"):
             note = "  ".join(f"{name} {value:.4g}" for name, value in self.shown.items())
             self.bar.update(self.row, completed=step, note=note)

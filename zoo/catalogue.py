@@ -64,7 +64,14 @@ def show_list(kinds: Sequence[str]) -> None:
                 rows = [(name, text, provider) for name, (text, provider) in presets(loader, kind).items()]
             else:
                 rows = [(entry.name, _plain(entry.summary), entry.provider) for entry in entries(kind)]
-            table = Table(show_header=False, box=None, padding=(0, 2, 0, 2), title=f"{kind}: {meaning}", title_justify="left", title_style="bold")
+            table = Table(
+                show_header=False,
+                box=None,
+                padding=(0, 2, 0, 2),
+                title=f"{kind}: {meaning}",
+                title_justify="left",
+                title_style="bold",
+            )
             for name, text, provider in sorted(rows):
                 table.add_row(f"{kind}={name}" if kind != "compare" else name, text, f"[dim]{provider}[/dim]")
             console.print(table)

@@ -35,7 +35,7 @@ zoo train [-m] [OVERRIDE ...]: one run, or with -m one for each combination of c
   mixer=NAME ...       swap one component (zoo list)               mixer.heads=4     set its parameter
   dim=64 layers=2      the size                                    steps=1000        the length of training
   optimizer.lr=3e-3    the learning rate                           seed=0            data order, initialisation, dropout
-  trainer=auto         cpu, gpu, or what is there                  logger=wandb      besides metrics.csv (or tensorboard)
+  trainer=auto         cpu, gpu, or what is there                  logger=wandb      or tensorboard, besides metrics.csv
   runs=runs experiment=train    results go to runs/train/<id>
 
 A run that is finished is not made again; one that was interrupted goes on where it stopped.
@@ -56,8 +56,10 @@ Finished runs are skipped, interrupted ones resumed. It exits with 1 if any run 
 """
 
 REPORT_HELP = "zoo report FOLDER: print the tables of a folder of runs (runs/families) and write its report.html\n"
-LIST_HELP = "zoo list [KIND]: every component with its first line; kinds are those of zoo list, and arch, compare, trainer, logger\n"
-SHOW_HELP = "zoo show [OVERRIDE ...]: the components that a choice resolves to, parameters and FLOPs by part, bytes of state\n"
+LIST_HELP = "zoo list [KIND]: every component, preset and comparison with its first line, or those of one kind\n"
+SHOW_HELP = (
+    "zoo show [OVERRIDE ...]: the components that a choice resolves to, parameters and FLOPs by part, bytes of state\n"
+)
 HYDRA_FLAGS = {"-m", "--multirun", "--cfg", "-c", "--info", "-i", "--package", "-p", "--resolve", "--hydra-help"}
 TAKES_VALUE = {"--cfg", "-c", "--package", "-p"}
 
@@ -105,7 +107,9 @@ def _dispatch(words: list[str]) -> int:
             raise ZooError(f"'{command}' is an override; say what to do with it: zoo train {' '.join(words)}")
         if command.startswith("-"):
             raise ZooError(unknown("option", command, ["--help", "--version"]))
-        raise ZooError(unknown("command", command, [name for name in COMMANDS if not name.startswith("_")], prefix="zoo "))
+        raise ZooError(
+            unknown("command", command, [name for name in COMMANDS if not name.startswith("_")], prefix="zoo ")
+        )
     function, text = COMMANDS[command]
     if rest and rest[0] in ("-h", "--help"):
         print(text, end="")
@@ -193,7 +197,7 @@ def _compare(words: list[str]) -> int:
     if flags:
         for cell in plan.cells:
             grid = ", ".join(" ".join(f"{k}={v:g}" for k, v in setting) for setting in cell.grid)
-            print(f"{cell.name}: {len(cell.tuning())} tuning runs ({grid or 'nothing to tune'}), {len(cell.seeds)} reported")
+            print(f"{cell.name}: {len(cell.tuning())} tuning runs ({grid or 'no grid'}), {len(cell.seeds)} reported")
         print(f"{plan.total()} runs into {plan.folder}")
         return 0
     from rich.console import Console

@@ -6,7 +6,10 @@ from zoo.errors import ZooError, unknown
 
 SCRIPTS = {
     "bash": """\
-_zoo() { COMPREPLY=($(zoo _complete "${COMP_LINE:0:$COMP_POINT}" 2>/dev/null)); [[ $COMPREPLY == *[=./] ]] && compopt -o nospace; }
+_zoo() {
+  COMPREPLY=($(zoo _complete "${COMP_LINE:0:$COMP_POINT}" 2>/dev/null))
+  [[ $COMPREPLY == *[=./] ]] && compopt -o nospace
+}
 COMP_WORDBREAKS=${COMP_WORDBREAKS//=}
 complete -o nospace -F _zoo zoo""",
     "zsh": """\

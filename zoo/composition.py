@@ -102,7 +102,9 @@ def _fill(node: Any, path: str, roots: Mapping[str, Any], above: tuple[str, ...]
     if not isinstance(node, dict) or COMPONENT not in node:
         kind = path.rsplit(".", 1)[-1].rsplit("_", 1)[-1]
         where = f"@{path}" if "." in path else ""
-        raise ZooError(f"{path} is {node!r}, expected a component; choose one with {kind}{where}=NAME (see: zoo list {kind})")
+        raise ZooError(
+            f"{path} is {node!r}, expected a component; choose one with {kind}{where}=NAME (see: zoo list {kind})"
+        )
     found = entry(*node[COMPONENT].split("/", 1))
     if node[COMPONENT] in above:
         raise ZooError(
@@ -126,7 +128,10 @@ def _check(found: Entry, node: Config, path: str) -> None:
         value = node.get(parameter.name)
         options = parameter.options()
         if isinstance(value, str) and value == "???":
-            raise ZooError(f"{path}.{parameter.name} has no default; give it a value: {path}.{parameter.name}=<{parameter.annotation}>")
+            raise ZooError(
+                f"{path}.{parameter.name} has no default; give it a value: "
+                f"{path}.{parameter.name}=<{parameter.annotation}>"
+            )
         if options and value not in options:
             listed = ", ".join(str(option) for option in options)
             raise ZooError(f"{path}.{parameter.name}={value}: expected one of {listed}")

@@ -37,7 +37,9 @@ class Factory:
         """
         foreign = sorted(set(facts) - FACTS[self.kind])
         if foreign:
-            raise TypeError(f"{foreign} is not a fact of a {self.kind}; a {self.kind} may be told {sorted(FACTS[self.kind])}")
+            raise TypeError(
+                f"{foreign} is not a fact of a {self.kind}; a {self.kind} may be told {sorted(FACTS[self.kind])}"
+            )
         here = {**self.facts, **facts}
         found = entry(self.kind, self.name)
         arguments: dict[str, Any] = {}

@@ -26,7 +26,9 @@ def choose(trainer: Config, steps: int) -> dict[str, Any]:
     if accelerator == "auto":
         accelerator = "cuda" if torch.cuda.is_available() else "cpu"
     if accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
-        raise ZooError(f"trainer.accelerator={accelerator}: torch finds no CUDA device here; use trainer=auto or trainer=cpu")
+        raise ZooError(
+            f"trainer.accelerator={accelerator}: torch finds no CUDA device here; use trainer=auto or trainer=cpu"
+        )
     cuda = accelerator in ("gpu", "cuda")
     precision = trainer["precision"]
     if precision == "auto":
@@ -54,7 +56,9 @@ def describe(accelerator: str) -> dict[str, Any]:
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
-        names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        names = [
+            line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")
+        ]
         cpu = names[0] if names else cpu
     return {
         "device": torch.cuda.get_device_name() if accelerator == "cuda" else cpu,

@@ -57,7 +57,10 @@ def _module_hash(module: str) -> str:
     for path in files:
         tree = ast.parse(path.read_bytes())
         for node in ast.walk(tree):
-            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node, clean=False) is not None:
+            if (
+                isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+                and ast.get_docstring(node, clean=False) is not None
+            ):
                 node.body = node.body[1:] or [ast.Pass()]
         whole.update(ast.dump(tree).encode())
     return whole.hexdigest()[:12]

@@ -40,7 +40,14 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     with path.open(newline="") as file:
         for row in csv.DictReader(file):
             try:
-                found.append({"step": int(row["step"]), "seconds": float(row["seconds"]), "name": row["name"], "value": float(row["value"])})
+                found.append(
+                    {
+                        "step": int(row["step"]),
+                        "seconds": float(row["seconds"]),
+                        "name": row["name"],
+                        "value": float(row["value"]),
+                    }
+                )
             except (TypeError, ValueError):
                 continue
     return found

@@ -144,7 +144,9 @@ class Loop(L.LightningModule):
         """Add this batch to the sums of its split."""
         outputs = self.compute(batch)
         for name, (total, count) in self.task.judge(outputs, batch).items():
-            sums = self._totals.setdefault(dataloader_idx, {}).setdefault(name, [torch.zeros_like(total), torch.zeros_like(count)])
+            sums = self._totals.setdefault(dataloader_idx, {}).setdefault(
+                name, [torch.zeros_like(total), torch.zeros_like(count)]
+            )
             sums[0] += total
             sums[1] += count
 

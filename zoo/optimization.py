@@ -26,5 +26,8 @@ def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
         raise ValueError(f"no_weight_decay() names parameters that do not exist: {', '.join(sorted(unknown))}")
     decay = [parameter for name, parameter in named if parameter.ndim >= 2 and name not in exempt]
     rest = [parameter for name, parameter in named if parameter.ndim < 2 or name in exempt]
-    groups = [{"name": "decay", "params": decay}, {"name": "no_decay", "params": rest, "weight_decay": 0.0}]
+    groups: list[dict[str, Any]] = [
+        {"name": "decay", "params": decay},
+        {"name": "no_decay", "params": rest, "weight_decay": 0.0},
+    ]
     return [group for group in groups if group["params"]]

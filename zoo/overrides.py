@@ -63,6 +63,12 @@ def check(overrides: Sequence[str], config_name: str = "config") -> list[str]:
         return _Checker(loader, config_name).run(overrides)
 
 
+def _raise(problems: Sequence[str | None]) -> None:
+    found = [problem for problem in problems if problem]
+    if found:
+        raise ZooError("\n".join(found))
+
+
 class _Checker:
     def __init__(self, loader: Any, config_name: str) -> None:
         self.loader, self.config_name = loader, config_name
@@ -72,22 +78,23 @@ class _Checker:
         from hydra.core.override_parser.overrides_parser import OverridesParser
         from hydra.errors import HydraException
 
-        parser, parsed, problems = OverridesParser.create(), [], []
+        parser, parsed = OverridesParser.create(), []
+        problems: list[str | None] = []
         for text in overrides:
             try:
                 parsed.append(parser.parse_override(text))
             except HydraException:
-                problems.append(f"'{text}' is not an override; expected key=value, such as seed=1 (quote lists and spaces)")
+                problems.append(
+                    f"'{text}' is not an override; expected key=value, such as seed=1 (quote lists and spaces)"
+                )
         chosen: list[str] = []
         for item in parsed:
             if self._is_choice(item.key_or_group):
                 problem = self._choice(item)
-                if problem:
-                    problems.append(problem)
-                elif not item.package and not item.is_sweep_override() and not item.is_delete():
-                    chosen.append(item.input_line)
-        if problems:
-            raise ZooError("\n".join(problems))
+                problems.append(problem)
+                if not problem and not item.package and not item.is_sweep_override() and not item.is_delete():
+                    chosen.append(str(item.input_line))
+        _raise(problems)
         tree = self._tree(chosen)
         result = []
         for item in parsed:
@@ -95,12 +102,10 @@ class _Checker:
                 line, problem = self._place(item, tree)
                 result.append(line)
             else:
-                result.append(item.input_line)
+                result.append(str(item.input_line))
                 problem = self._key(item, tree)
-            if problem:
-                problems.append(problem)
-        if problems:
-            raise ZooError("\n".join(problems))
+            problems.append(problem)
+        _raise(problems)
         self._types(parsed, result)
         return result
 
@@ -162,8 +167,7 @@ class _Checker:
         """A component chosen for one place: ``kind@path=name``."""
         if not item.package or item.package in SITES or item.key_or_group not in KINDS:
             return item.input_line, None
-        parent, _, name = item.package.rpartition(".")
-        node = tree.get(parent)
+        node = tree.get(item.package.rpartition(".")[0])
         sites = {
             f"{path}.{parameter}": kind
             for path, value in tree.items()
@@ -173,7 +177,9 @@ class _Checker:
         if isinstance(node, dict) and sites.get(item.package) == item.key_or_group:
             return "+" + item.input_line.lstrip("+"), None
         places = [path for path, kind in sites.items() if kind == item.key_or_group]
-        return item.input_line, f"{item.input_line}: " + unknown(f"place for a {item.key_or_group}", item.package, places)
+        return item.input_line, f"{item.input_line}: " + unknown(
+            f"place for a {item.key_or_group}", item.package, places
+        )
 
     def _key(self, item: Any, tree: dict[str, Any]) -> str | None:
         key, line = item.key_or_group, item.input_line
@@ -193,13 +199,24 @@ class _Checker:
             return None
         if self._is_component(parent, tree) and tree.get(parent) is None:
             kind = self._kind(parent, tree)
-            return f"{line}: {parent} follows the root's {kind}; set {kind}.{name}=..., or choose one here first: {kind}@{parent}=NAME"
+            here = f"or choose one here first: {kind}@{parent}=NAME"
+            return f"{line}: {parent} follows the root's {kind}; set {kind}.{name}=..., {here}"
         if key.replace(".", "/") in self.groups:
             return f"{line}: {key.replace('.', '/')} is a config group; write it with a slash"
-        pool = [k for k in tree if COMPONENT not in k and not (k.startswith("compare") and self.config_name == "config") and (k.startswith("hydra.") == key.startswith("hydra."))]
+        pool = [
+            k
+            for k in tree
+            if COMPONENT not in k
+            and not (k.startswith("compare") and self.config_name == "config")
+            and (k.startswith("hydra.") == key.startswith("hydra."))
+        ]
         near = close(key, pool + [g for g in self.groups if not g.startswith("hydra")])
         hint = f" Did you mean {' or '.join(near)}?" if near else ""
-        siblings = [k.rpartition(".")[2] for k in tree if k.rpartition(".")[0] == parent and k != "compare" and COMPONENT not in k]
+        siblings = [
+            k.rpartition(".")[2]
+            for k in tree
+            if k.rpartition(".")[0] == parent and k != "compare" and COMPONENT not in k
+        ]
         there = f" {parent or 'The root'} has: {', '.join(sorted(siblings))}." if siblings else ""
         return f"{line}: there is no key '{key}'.{hint}{there}"
 

@@ -55,12 +55,14 @@ def train(config: Config, beat: Callable[[int], None] | None = None) -> Row:
         _write_failure(config, folder, reason, traceback.format_exc())
         if isinstance(error, RunFailed) or known:
             raise
-        raise RunFailed(f"{folder.name}: {reason.splitlines()[0]} (the traceback is in {folder / 'error.txt'})") from error
+        raise RunFailed(
+            f"{folder.name}: {reason.splitlines()[0]} (the traceback is in {folder / 'error.txt'})"
+        ) from error
 
 
 def folder_of(config: Config) -> Path:
     """Where the run lives."""
-    return Path(config["runs"]) / config["experiment"] / run_id(config)
+    return Path(config["runs"], config["experiment"], run_id(config))
 
 
 def base_row(config: Config) -> Row:
@@ -175,7 +177,13 @@ def _train(config: Config, folder: Path, data_hash: str, beat: Callable[[int], N
     try:
         validation = Held(task.held_out("validation"))
         if steps > reached:
-            trainer.fit(loop, stream, validation, ckpt_path=checkpoint if reached else None, weights_only=True if reached else None)
+            trainer.fit(
+                loop,
+                stream,
+                validation,
+                ckpt_path=checkpoint if reached else None,
+                weights_only=True if reached else None,
+            )
         elif reached:
             loop.load_state_dict(torch.load(checkpoint, weights_only=True, map_location="cpu")["state_dict"])
             keeper.trained_seconds = _saved_seconds(checkpoint)
@@ -198,7 +206,9 @@ def _train(config: Config, folder: Path, data_hash: str, beat: Callable[[int], N
             "state_length": task.facts()["max_len"],
             "peak_memory_bytes": peak.read(),
             "training_seconds": round(keeper.trained_seconds, 3),
-            "tokens_per_second": batch_tokens * accumulate * steps / keeper.trained_seconds if keeper.trained_seconds else None,
+            "tokens_per_second": batch_tokens * accumulate * steps / keeper.trained_seconds
+            if keeper.trained_seconds
+            else None,
             "wall_seconds": round(time.monotonic() - started, 3),
             "cpu_seconds": round(time.process_time() - cpu_started, 3),
             "resumed_at": reached,

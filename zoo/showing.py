@@ -17,7 +17,10 @@ def show(overrides: Sequence[str]) -> None:
 
     config = compose(*overrides)
     console = Console(highlight=False)
-    tree = Tree(f"[bold]{config['label']}[/bold]  dim={config['dim']} layers={config['layers']} steps={config['steps']} seed={config['seed']}")
+    tree = Tree(
+        f"[bold]{config['label']}[/bold]  "
+        + " ".join(f"{key}={config[key]}" for key in ("dim", "layers", "steps", "seed"))
+    )
     for key in ("task", "objective", "optimizer", "schedule"):
         _grow(tree, key, config[key])
     console.print(tree)
@@ -33,7 +36,9 @@ def show(overrides: Sequence[str]) -> None:
 
 
 def _grow(tree: Any, key: str, node: Config) -> None:
-    values = " ".join(f"{k}={v}" for k, v in node.items() if k != COMPONENT and not (isinstance(v, dict) and COMPONENT in v))
+    values = " ".join(
+        f"{k}={v}" for k, v in node.items() if k != COMPONENT and not (isinstance(v, dict) and COMPONENT in v)
+    )
     branch = tree.add(f"{key}: [bold]{node[COMPONENT].split('/')[1]}[/bold] [dim]{values}[/dim]")
     for name, value in node.items():
         if isinstance(value, dict) and COMPONENT in value:
@@ -67,7 +72,9 @@ def measure(config: Config) -> tuple[dict[str, str], list[tuple[str, int, float]
         "parameters": f"{sum(p.numel() for p in objective.parameters()):,}",
         "FLOPs per token": f"{forward / tokens:,.0f} forward, {training / tokens:,.0f} in training",
         "training FLOPs": quantity(training / tokens * whole * config["steps"] * config["trainer"]["accumulate"]),
-        "state": "this model does not decode" if state is None else f"{state:,} bytes for one sequence of {length} tokens (float32)",
+        "state": "this model does not decode"
+        if state is None
+        else f"{state:,} bytes for one sequence of {length} tokens (float32)",
         "trainer": " ".join(f"{key}={value}" for key, value in chosen.items()),
     }
     return facts, parts

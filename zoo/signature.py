@@ -10,7 +10,7 @@ import ast
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Optional, Union
+from typing import Any, Literal
 
 from zoo.errors import ZooError
 
@@ -75,6 +75,10 @@ def _plain(annotation: str) -> Any:
     return Any if node is None else _convert(node)
 
 
+def _either(left: Any, right: Any) -> Any:
+    return left | right
+
+
 def _convert(node: ast.expr) -> Any:
     """Map an annotation to what OmegaConf can check: primitives, optionals, unions and lists of them."""
     if isinstance(node, ast.Name):
@@ -85,18 +89,18 @@ def _convert(node: ast.expr) -> Any:
         sides = (_convert(node.left), _convert(node.right))
         if Any in sides:
             return Any
-        return Union[sides]  # noqa: UP007  (built at run time)
+        return _either(*sides)
     if isinstance(node, ast.Subscript):
         name = _leaf(node.value)
         if name == "Optional":
             inner = _convert(node.slice)
-            return Any if inner is Any else Optional[inner]  # noqa: UP045
+            return Any if inner is Any else _either(inner, type(None))
         if name == "Literal":
             kinds = {type(value) for value in _literal(ast.unparse(node))}
             return kinds.pop() if len(kinds) == 1 else Any
         if name == "list":
             inner = _convert(node.slice)
-            return list[inner] if inner in (int, float, bool, str) else Any
+            return list[inner] if inner in (int, float, bool, str) else Any  # type: ignore[valid-type]
     return Any
 
 

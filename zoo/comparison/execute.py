@@ -106,8 +106,9 @@ class Execution:
         flights = list(pool.flights.values()) if pool else []
         known = [seconds for values in self.seconds.values() for seconds in values]
         for flight in flights if not known else ():
-            if flight.fraction() > 0.05:
-                known.append((time.monotonic() - flight.started) / flight.fraction())
+            fraction = flight.fraction()  # read once: the file may go between two readings
+            if fraction > 0.05:
+                known.append((time.monotonic() - flight.started) / fraction)
         if not known:
             return None
 

@@ -111,7 +111,9 @@ def read_ledger(folder: Path) -> Ledger:
     """
     if not folder.is_dir():
         raise ZooError(f"there is no folder {folder}; run zoo compare first, or name one that holds runs")
-    rows = [row for path in sorted(folder.glob("*/result.json")) if (row := read_json(path)) and row.get("schema") == SCHEMA]
+    rows = [
+        row for path in sorted(folder.glob("*/result.json")) if (row := read_json(path)) and row.get("schema") == SCHEMA
+    ]
     if not rows:
         raise ZooError(f"{folder} holds no results; run zoo compare first, or name a folder such as runs/families")
     rules = read_json(folder / "comparison.json")
@@ -122,7 +124,9 @@ def read_ledger(folder: Path) -> Ledger:
     baseline = rules["baseline"] if rules else None
     _compare_to(standings, baseline)
     failures = [row for row in rows if row["status"] != "finished"]
-    words = " ".join(["zoo compare", *map(_quote, _command_words(rules["overrides"]))]) if rules else f"zoo report {folder}"
+    words = (
+        " ".join(["zoo compare", *map(_quote, _command_words(rules["overrides"]))]) if rules else f"zoo report {folder}"
+    )
     return Ledger(folder.name, folder, baseline, standings, rows, failures, words)
 
 

@@ -24,14 +24,14 @@ def write_page(ledger: Ledger) -> Path:
         loader=PackageLoader("zoo.comparison", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     environment.filters |= {"quantity": quantity, "short": _short}
-    charts = {name: chart for name, chart in _charts(ledger)}
+    charts = dict(_charts(ledger))
     html = environment.get_template(TEMPLATE).render(
         ledger=ledger,
         costs=COSTS,
         time=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         charts=charts,
         specs=json.dumps(charts).replace("</", "<\\/"),
-        library=vl_convert.javascript_bundle().replace("</script", "<\\/script"),
+        library=vl_convert.javascript_bundle().replace("</script", "<\\/script"),  # type: ignore[call-arg]
         machines=_machines(ledger),
     )
     path = ledger.folder / "report.html"
@@ -66,7 +66,9 @@ def _charts(ledger: Ledger) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _spec(chart: Any) -> dict[str, Any]:
-    result: dict[str, Any] = chart.configure_view(stroke=None).configure_axis(grid=True, gridColor="#eee").to_dict(validate=False)
+    result: dict[str, Any] = (
+        chart.configure_view(stroke=None).configure_axis(grid=True, gridColor="#eee").to_dict(validate=False)
+    )
     return result
 
 
@@ -92,22 +94,36 @@ def _quality(standings: list[Standing]) -> dict[str, Any]:
     for standing in standings:
         score = standing.score()
         assert score is not None
-        point = {"contestant": standing.contestant, "score": score.mean, "low": score.low, "high": score.high, "n": score.n}
+        point = {
+            "contestant": standing.contestant,
+            "score": score.mean,
+            "low": score.low,
+            "high": score.high,
+            "n": score.n,
+        }
         values.append(point | {title: standing.cost(key) for key, title in COSTS.items()})
-    pick = alt.param(name="cost", value="training FLOPs", bind=alt.binding_select(options=list(COSTS.values()), name="cost: "))
+    pick = alt.param(
+        name="cost", value="training FLOPs", bind=alt.binding_select(options=list(COSTS.values()), name="cost: ")
+    )
     chosen = _legend()
     base = alt.Chart(alt.Data(values=values)).transform_calculate(cost_value="datum[cost]")
     x = alt.X("cost_value:Q", title="cost (log scale)", scale=alt.Scale(type="log", nice=True, padding=20))
     shade = alt.condition(chosen, alt.value(1), alt.value(0.1))
     tips = ["contestant:N", "score:Q", "low:Q", "high:Q", "n:Q", "cost_value:Q"]
     points = base.mark_point(filled=True, size=90).encode(
-        x=x, y=alt.Y("score:Q", title=metric.replace("_", " "), scale=alt.Scale(zero=False)), color=_color(standings), opacity=shade, tooltip=tips
+        x=x,
+        y=alt.Y("score:Q", title=metric.replace("_", " "), scale=alt.Scale(zero=False)),
+        color=_color(standings),
+        opacity=shade,
+        tooltip=tips,
     )
     layers = [points]
     if all(value["low"] is not None for value in values):
         bars = base.mark_rule(strokeWidth=2).encode(x=x, y="low:Q", y2="high:Q", color=_color(standings), opacity=shade)
         layers.insert(0, bars)
-    return _spec(alt.layer(*layers).add_params(pick, chosen).properties(width=430, height=300, title="Quality against cost"))
+    return _spec(
+        alt.layer(*layers).add_params(pick, chosen).properties(width=430, height=300, title="Quality against cost")
+    )
 
 
 def _curves(ledger: Ledger, standings: list[Standing]) -> dict[str, Any]:
@@ -151,7 +167,15 @@ def _harder(standings: list[Standing]) -> dict[str, Any]:
         points = {"trained": standing.score(), **standing.harder()}
         for name, score in points.items():
             assert score is not None
-            values.append({"contestant": standing.contestant, "test": name, "score": score.mean, "low": score.low, "high": score.high})
+            values.append(
+                {
+                    "contestant": standing.contestant,
+                    "test": name,
+                    "score": score.mean,
+                    "low": score.low,
+                    "high": score.high,
+                }
+            )
     chosen = _legend()
     order = ["trained", *standings[0].harder()]
     chart = (

@@ -173,7 +173,10 @@ def _check_rules(rules: Mapping[str, Any]) -> None:
         raise ZooError("compare.archs is empty; name at least one contestant, such as compare.archs=[transformer,lstm]")
     shared = set(rules["seeds"]) & set(rules["tune_seeds"])
     if shared and any(len(values) > 1 for values in rules["tune"].values()):
-        raise ZooError(f"compare.tune_seeds and compare.seeds share {sorted(shared)}; a run that chose the setting must not be reported")
+        raise ZooError(
+            f"compare.tune_seeds and compare.seeds share {sorted(shared)}; "
+            f"a run that chose the setting must not be reported"
+        )
     for key, values in rules["tune"].items():
         if not values or len(set(values)) != len(values):
             raise ZooError(f"compare.tune.{key}={values}: expected at least one value, each once")

@@ -74,7 +74,8 @@ class Flight:
     def fraction(self) -> float:
         """How much of it is done, as its heartbeat says."""
         try:
-            return int((folder_of(self.job.config) / "step").read_text()) / max(1, self.job.config["steps"])
+            steps: int = max(1, self.job.config["steps"])
+            return int((folder_of(self.job.config) / "step").read_text()) / steps
         except (OSError, ValueError):
             return 0.0
 
@@ -140,7 +141,11 @@ def _death(config: Config, error: BaseException) -> str:
     from zoo.files import write_json
 
     code = getattr(error, "exitcode", None)
-    how = f"the worker process died (exit code {code}); out of memory?" if code is not None else f"{type(error).__name__}: {error}"
+    how = (
+        f"the worker process died (exit code {code}); out of memory?"
+        if code is not None
+        else f"{type(error).__name__}: {error}"
+    )
     folder = folder_of(config)
     write_json(folder / "result.json", {**base_row(config), "status": "failed", "error": how})
     return f"{folder.name}: {how}"

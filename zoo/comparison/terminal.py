@@ -104,5 +104,8 @@ def _cells(place: int, standing: Standing, baseline: bool) -> list[str]:
         *([standing.verdict] if baseline else []),
         str(len(standing.failed)),
         "" if rate is None else f"{rate:g}{mark}",
-        *(quantity(standing.cost(key)) for key in ("parameters", "training_flops", "training_seconds", "tokens_per_second", "state_bytes")),
+        *(
+            quantity(standing.cost(key))
+            for key in ("parameters", "training_flops", "training_seconds", "tokens_per_second", "state_bytes")
+        ),
     ]

@@ -27,7 +27,9 @@ def register_formulas() -> None:
     def attention(q: Shape, k: Shape, v: Shape, *rest: Any, out_shape: Any = None, **more: Any) -> int:
         return int(sdpa_flop_count(q, k, v))
 
-    def attention_backward(grad: Shape, q: Shape, k: Shape, v: Shape, *rest: Any, out_shape: Any = None, **more: Any) -> int:
+    def attention_backward(
+        grad: Shape, q: Shape, k: Shape, v: Shape, *rest: Any, out_shape: Any = None, **more: Any
+    ) -> int:
         return int(sdpa_flop_count(q, k, v)) * 5 // 2  # the scores again, then dV, dP, dQ, dK
 
     def lstm(x: Shape, weight: Shape, recurrent: Shape, *rest: Any, out_shape: Any = None, **more: Any) -> int:
@@ -57,7 +59,7 @@ def register_formulas() -> None:
     for name, formula in formulas.items():
         operation = getattr(aten, name, None)
         if operation is not None and operation not in flop_registry:
-            register_flop_formula(operation)(formula)
+            register_flop_formula(operation)(formula)  # type: ignore[arg-type]
 
 
 def count(objective: nn.Module, batch: Batch) -> tuple[int, int]:

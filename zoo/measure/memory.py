@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ import torch
 from zoo.nn import state_bytes
 
 
-def decoding_state_bytes(objective: Any, length: int, device: torch.device, dtype: torch.dtype = torch.float32) -> int | None:
+def decoding_state_bytes(
+    objective: Any, length: int, device: torch.device, dtype: torch.dtype = torch.float32
+) -> int | None:
     """Bytes that one sequence of ``length`` tokens leaves in the state, measured on the state itself.
 
     None where the model does not decode (it sees the future, or its objective has no steps).
@@ -37,10 +40,8 @@ class Peak:
             torch.cuda.reset_peak_memory_stats()
             self.start = 0
         elif sys.platform == "linux":
-            try:
+            with suppress(OSError):
                 Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark of this process
-            except OSError:
-                pass
             self.start = _status("VmRSS")
 
     def read(self) -> int | None:

@@ -139,7 +139,9 @@ def _from_datasets(name: str, config: str | None, column: str, max_bytes: int) -
     try:
         loaded = load_dataset(name, config)
     except Exception as error:
-        raise ZooError(f"task.source={name}: datasets cannot load it: {type(error).__name__}: {str(error).splitlines()[0]}") from error
+        raise ZooError(
+            f"task.source={name}: datasets cannot load it: {type(error).__name__}: {str(error).splitlines()[0]}"
+        ) from error
     first = next(iter(loaded.values()))
     if column not in first.column_names:
         raise ZooError(f"task.column={column}: {name} has the columns {', '.join(first.column_names)}")

@@ -112,7 +112,9 @@ def read_images(source: str, config: str | None, size: int | None, channels: int
     except OSError as error:
         raise ZooError(f"task.source: {error.filename or path} cannot be read: {error.strerror or error}") from error
     if path.exists() or source.startswith((".", "/", "~")):
-        raise ZooError(f"task.source={source}: expected a folder of IDX files or of one folder a class (looked in {Path.cwd()})")
+        raise ZooError(
+            f"task.source={source}: expected a folder of IDX files or of one folder a class (looked in {Path.cwd()})"
+        )
     return _from_datasets(source, config, size, channels)
 
 
@@ -148,11 +150,23 @@ def _from_folder(folder: Path, size: int | None, channels: int | None) -> Images
     from PIL import Image
 
     classes = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    files = [(f, k) for k, name in enumerate(classes) for f in sorted((folder / name).rglob("*")) if f.suffix.lower() in SUFFIXES]
+    files = [
+        (f, k)
+        for k, name in enumerate(classes)
+        for f in sorted((folder / name).rglob("*"))
+        if f.suffix.lower() in SUFFIXES
+    ]
     if len(classes) < 2 or not files:
         raise ZooError(f"task.source={folder}: expected IDX files, or at least two folders of images, one a class")
     opened = [Image.open(path) for path, _ in files]
-    return _stack(opened, [k for _, k in files], [f.relative_to(folder).as_posix() for f, _ in files], size, channels, len(classes))
+    return _stack(
+        opened,
+        [k for _, k in files],
+        [f.relative_to(folder).as_posix() for f, _ in files],
+        size,
+        channels,
+        len(classes),
+    )
 
 
 def _from_datasets(name: str, config: str | None, size: int | None, channels: int | None) -> Images:
@@ -160,21 +174,31 @@ def _from_datasets(name: str, config: str | None, size: int | None, channels: in
         from datasets import Image as ImageFeature
         from datasets import load_dataset
     except ImportError as error:
-        raise ZooError(f'task.source={name} is no folder here; to read it as a name of datasets: pip install "zoo[datasets]"') from error
+        raise ZooError(
+            f'task.source={name} is no folder here; to read it as a name of datasets: pip install "zoo[datasets]"'
+        ) from error
     try:
         loaded = load_dataset(name, config)
     except Exception as error:
-        raise ZooError(f"task.source={name}: datasets cannot load it: {type(error).__name__}: {str(error).splitlines()[0]}") from error
+        raise ZooError(
+            f"task.source={name}: datasets cannot load it: {type(error).__name__}: {str(error).splitlines()[0]}"
+        ) from error
     features = next(iter(loaded.values())).features
     image = next((key for key, feature in features.items() if isinstance(feature, ImageFeature)), None)
     label = next((key for key in ("label", "labels", "fine_label") if key in features), None)
     if image is None or label is None:
-        raise ZooError(f"task.source={name}: expected a column of images and one of labels, found {', '.join(features)}")
+        raise ZooError(
+            f"task.source={name}: expected a column of images and one of labels, found {', '.join(features)}"
+        )
     rows = [(row[image], int(row[label]), f"{split} {i}") for split in loaded for i, row in enumerate(loaded[split])]
-    return _stack([r[0] for r in rows], [r[1] for r in rows], [r[2] for r in rows], size, channels, max(r[1] for r in rows) + 1)
+    return _stack(
+        [r[0] for r in rows], [r[1] for r in rows], [r[2] for r in rows], size, channels, max(r[1] for r in rows) + 1
+    )
 
 
-def _stack(opened: list[Any], labels: list[int], names: list[str], size: int | None, channels: int | None, classes: int) -> Images:
+def _stack(
+    opened: list[Any], labels: list[int], names: list[str], size: int | None, channels: int | None, classes: int
+) -> Images:
     sizes = {image.size for image in opened}
     if size is None and (len(sizes) > 1 or len(set(next(iter(sizes)))) > 1):
         raise ZooError("task.size: the images differ in size or are not square; give one, such as task.size=32")

@@ -13,8 +13,9 @@ from zoo.tasks._images import ImageTask, read_images
 class LabelledImages(ImageTask):
     """Classify images from IDX files, a folder of classes, or ``datasets``.
 
-    IDX is the format of MNIST and its kin; in a folder, each class is a folder. Split 8 to 1 to 1 by a hash of each image's name, so that adding images moves none. ``size`` resizes (needed
-    where images differ), ``channels`` forces 1 or 3.
+    IDX is the format of MNIST and its kin; in a folder, each class is a folder. Split 8 to 1 to 1 by a hash of
+    each image's name, so that adding images moves none. ``size`` resizes (needed where images differ),
+    ``channels`` forces 1 or 3.
     """
 
     def __init__(

@@ -19,15 +19,20 @@ from zoo.tasks._metrics import Ratios, token_accuracy
 class Parity(Task):
     """After each bit, say whether the number of ones so far is odd.
 
-    Merrill et al. 2024, arXiv:2404.08819, say why it is hard. Asked at every position. Trained at ``length`` and tested at it and at each of ``test_lengths``, under
-    ``test/LENGTH``: a model that tracks the state goes on forever, one that memorised patterns falls to a half.
-    ``last_accuracy`` is the accuracy at the last position alone, where the whole sequence counts.
+    Merrill et al. 2024, arXiv:2404.08819, say why it is hard. Asked at every position. Trained at ``length`` and
+    tested at it and at each of ``test_lengths``, under ``test/LENGTH``: a model that tracks the state goes on
+    forever, one that memorised patterns falls to a half. ``last_accuracy`` is the accuracy at the last position
+    alone, where the whole sequence counts.
     """
 
     metric, solved = "accuracy", 0.99
 
     def __init__(
-        self, length: int = 32, batch_size: int = 64, test_lengths: list[int] = [64, 128, 256], test_size: int = 500  # noqa: B006
+        self,
+        length: int = 32,
+        batch_size: int = 64,
+        test_lengths: list[int] = [64, 128, 256],
+        test_size: int = 500,
     ) -> None:
         for name, value in (("length", length), ("batch_size", batch_size), ("test_size", test_size)):
             if value < 1:

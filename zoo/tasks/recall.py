@@ -29,10 +29,11 @@ RUNGS: dict[str, tuple[int, int, int]] = {  # length, pairs, vocab_size
 class Recall(Task):
     """Remember key-value pairs, answer each key with its value (MQAR).
 
-    Arora et al. 2023, "Zoology", arXiv:2312.04927. A sequence is ``key value`` pairs, then filler in which each key comes once more; at that place the answer is
-    its value. Keys come from the lower half of the vocabulary (0 is filler), values from the upper half, both
-    without repetition. The gap before a query follows a power law: slot ``s`` has probability proportional to
-    ``s^(power - 1)``, so most queries come early. Nothing else is asked.
+    Arora et al. 2023, "Zoology", arXiv:2312.04927. A sequence is ``key value`` pairs, then filler in which each
+    key comes once more; at that place the answer is its value. Keys come from the lower half of the vocabulary (0
+    is filler), values from the upper half, both without repetition. The gap before a query follows a power law:
+    slot ``s`` has probability proportional to ``s^(power - 1)``, so most queries come early. Nothing else is
+    asked.
 
     ``rung`` is a ladder of difficulty whose ``zoology`` steps are the published settings; ``length``, ``pairs`` and
     ``vocab_size`` override it one by one. Test data has the training length, and each of ``test_lengths`` (by
@@ -63,10 +64,15 @@ class Recall(Task):
             if value <= 0:
                 raise ZooError(f"task.{name}={value}: expected more than 0")
         if min([self.length, *self.test_lengths]) < 4 * self.pairs:
-            raise ZooError(f"recall of {self.pairs} pairs needs a length of at least {4 * self.pairs}, given {self.length}")
+            raise ZooError(
+                f"recall of {self.pairs} pairs needs a length of at least {4 * self.pairs}, given {self.length}"
+            )
         keys = self.vocab_size // 2 - 1
         if keys < self.pairs + (filler == "random"):
-            raise ZooError(f"recall of {self.pairs} pairs needs task.vocab_size above {2 * self.pairs + 3}, given {self.vocab_size}")
+            raise ZooError(
+                f"recall of {self.pairs} pairs needs task.vocab_size above {2 * self.pairs + 3}, "
+                f"given {self.vocab_size}"
+            )
 
     def facts(self) -> dict[str, Any]:
         """Tokens in, tokens out."""

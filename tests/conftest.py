@@ -1,0 +1,54 @@
+"""Shared by all tests: one thread, no network, no account, and the command line as a user has it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("WANDB_MODE", "offline")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+TINY = ("steps=4", "dim=16", "layers=1", "task.batch_size=4", "trainer.progress=false", "trainer.accelerator=cpu")
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """An empty working directory."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def zoo_command(tmp_path):
+    """Runs ``zoo`` in an empty directory as a user would, and returns what it printed and its exit status."""
+
+    def run(*words, cwd=tmp_path, env=None, timeout=240):
+        return subprocess.run(
+            [sys.executable, "-m", "zoo", *words],
+            cwd=cwd,
+            env={**os.environ, **(env or {})},
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+
+    return run
+
+
+@pytest.fixture
+def zoo_main(here, capsys):
+    """Runs ``zoo`` in this process: quicker, where a fresh interpreter is not the point."""
+
+    def run(*words):
+        from zoo.cli import main
+
+        status = main(list(words))
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    return run

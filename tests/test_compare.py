@@ -1,0 +1,260 @@
+"""Comparisons: the same tuning for each, finished runs skipped, failed ones counted and named."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from zoo.comparison.ledger import read_ledger
+from zoo.comparison.plan import make_plan
+from zoo.comparison.statistics import estimate, paired_difference, verdict
+from zoo.errors import ZooError
+from zoo.files import read_json, write_json
+
+PLUGIN = '''
+import os, signal
+import torch
+from torch import nn
+from zoo import register
+
+@register("mixer", "unlucky")
+class Unlucky(nn.Module):
+    """Fails, or kills its process, where a seed tells it to."""
+
+    def __init__(self, dim: int, how: str = "raise"):
+        super().__init__()
+        self.scale, self.how = nn.Parameter(torch.ones(dim)), how
+        self.unlucky = torch.initial_seed() == SEED
+
+    def forward(self, x, state=None):
+        if self.unlucky:
+            if self.how == "die":
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise RuntimeError("bad luck")
+        return x * self.scale, state
+'''
+
+
+@pytest.fixture
+def smoke(tmp_path_factory):
+    """One finished smoke comparison, copied for each test that changes it."""
+    folder = tmp_path_factory.getbasetemp() / "smoke"
+    if not folder.exists():
+        folder.mkdir()
+        done = subprocess.run(
+            [sys.executable, "-m", "zoo", "compare", "smoke"], cwd=folder, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        (folder / "stdout").write_text(done.stdout)
+    return folder
+
+
+def test_the_plan_is_fair():
+    plan = make_plan("families", [])
+    assert len({cell.task for cell in plan.cells}) == 3
+    for task in {cell.task for cell in plan.cells}:
+        cells = [cell for cell in plan.cells if cell.task == task]
+        assert len({json.dumps(cell.base["task"], sort_keys=True) for cell in cells}) == 1, "the same data"
+        assert len({(cell.base["steps"], cell.base["schedule"]["_component_"]) for cell in cells}) == 1, (
+            "the same training"
+        )
+        assert len({(tuple(cell.grid), tuple(cell.seeds), tuple(cell.tune_seeds)) for cell in cells}) == 1, (
+            "the same tuning"
+        )
+    cell = plan.cells[0]
+    assert not {job.config["seed"] for job in cell.tuning()} & set(cell.seeds), "no reported run took part in tuning"
+
+
+def test_tuning_takes_the_best_on_validation_and_never_a_failed_setting():
+    cell = make_plan("smoke", ["compare.tune={optimizer.lr:[0.1,0.2,0.3]}"]).cells[0]
+    a, b, c = cell.grid
+    cell.tried = {a: [0.5], b: [0.9], c: [0.7]}
+    cell.choose()
+    assert cell.chosen == b
+    assert cell.on_edge() == []
+    cell.tried = {a: [0.5], b: [None], c: [0.7]}
+    cell.choose()
+    assert cell.chosen == c
+    assert cell.on_edge() == ["optimizer.lr"]
+    cell.higher_is_better = False
+    cell.choose()
+    assert cell.chosen == a
+    cell.tried = {a: [None], b: [None], c: [None]}
+    cell.choose()
+    assert cell.chosen == a
+
+
+def test_a_comparison_runs_reports_and_is_not_run_twice(smoke):
+    ledger = read_ledger(smoke / "runs/smoke")
+    assert len(ledger.rows) == 16
+    assert not ledger.failures
+    for task in ("recall", "parity"):
+        hashes = {row["data_hash"] for row in ledger.rows if row["task"] == task}
+        assert len(hashes) == 1, "one data set for every contestant"
+    assert "95 % interval" in (smoke / "stdout").read_text()
+    started = time.time()
+    before = {path: path.stat().st_mtime for path in smoke.glob("runs/smoke/*/result.json")}
+    again = subprocess.run([sys.executable, "-m", "zoo", "compare", "smoke"], cwd=smoke, capture_output=True, text=True)
+    assert again.returncode == 0
+    assert "16 of 16 runs were finished before" in again.stdout
+    assert before == {path: path.stat().st_mtime for path in smoke.glob("runs/smoke/*/result.json")}
+    assert started
+
+
+def test_commands_in_the_report_make_the_row_again(smoke, tmp_path):
+    standing = next(s for s in read_ledger(smoke / "runs/smoke").standings if s.task == "parity")
+    command = standing.commands()[0]
+    done = subprocess.run(
+        [sys.executable, "-m", *command.split()[:1], *__import__("shlex").split(command)[1:]],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    row = read_json(next(tmp_path.glob("runs/train/*/result.json")))
+    assert row["id"] == standing.rows[0]["id"]
+    assert row["test"] == pytest.approx(standing.rows[0]["test"], abs=1e-6)
+
+
+@pytest.mark.parametrize("how", ["raise", "die"])
+def test_a_failed_run_is_counted_and_named(how, tmp_path):
+    from zoo.seeds import derive
+
+    (tmp_path / "unlucky.py").write_text(PLUGIN.replace("SEED", str(derive(1, "initialisation"))))
+    words = [
+        "compare",
+        "smoke",
+        f"compare.archs=[transformer,'mixer=unlucky mixer.how={how}']",
+        "compare.tasks={parity:[task=parity,steps=5]}",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-m", "zoo", *words],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "ZOO_PLUGINS": "unlucky"},
+    )
+    assert done.returncode == 1, done.stderr
+    reason = "bad luck" if how == "raise" else "the worker process died"
+    assert reason in done.stderr
+    assert "failed: transformer-parity-1-" in done.stderr
+    ledger = read_ledger(tmp_path / "runs/smoke")
+    assert [row["seed"] for row in ledger.failures] == [1]
+    unlucky = next(s for s in ledger.standings if s.contestant != "transformer")
+    assert (len(unlucky.rows), len(unlucky.failed), unlucky.solved()) == (1, 1, "0/2")
+    page = (tmp_path / "runs/smoke/report.html").read_text()
+    assert reason in page
+
+
+def test_an_interrupted_comparison_goes_on(tmp_path):
+    words = [
+        "compare",
+        "smoke",
+        "steps=400",
+        "compare.workers=1",
+        "compare.tasks={parity:[task=parity,task.test_size=64]}",
+        "log_every=2",
+    ]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "zoo", *words], cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline and not any(
+        len(p.read_text().splitlines()) > 10 for p in tmp_path.glob("runs/smoke/*/metrics.csv")
+    ):
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=90)
+    assert process.returncode == 130, errors
+    assert "goes on where this one stopped" in errors
+    assert list(tmp_path.glob("runs/smoke/*/checkpoints/last.ckpt")), "the run in flight saved itself"
+    done = subprocess.run([sys.executable, "-m", "zoo", *words], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    rows = [read_json(path) for path in tmp_path.glob("runs/smoke/*/result.json")]
+    assert len(rows) == 8
+    assert any(row["resumed_at"] > 0 for row in rows) or sum(row["resumed_at"] == 0 for row in rows) == 8
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["smok"], "There is no compare called 'smok'. Did you mean compare=smoke?"),
+        (["smoke", "compare.archs=[transformr]"], "Did you mean arch=transformer?"),
+        (["smoke", "seed=3"], "a comparison varies that itself"),
+        (["smoke", "compare.seeds=[]"], "compare.seeds is empty"),
+        (["smoke", "compare.seeds=[1000]"], "share [1000]"),
+        (["smoke", "compare.baseline=gru"], "expected one of transformer, lstm"),
+        (["smoke", "compare.sedes=[1]"], "Did you mean compare.seeds"),
+        (["smoke", "other"], "expected one comparison, given smoke, other"),
+    ],
+)
+def test_a_wrong_comparison_is_explained(zoo_main, words, message):
+    status, _, err = zoo_main("compare", *words)
+    assert status == 2
+    assert message in err
+
+
+@pytest.mark.parametrize(("folder", "message"), [("nowhere", "there is no folder nowhere"), (".", "holds no results")])
+def test_a_report_of_nothing_is_explained(zoo_main, folder, message):
+    status, _, err = zoo_main("report", folder)
+    assert status == 2
+    assert message in err
+
+
+def test_a_sweep_can_be_reported(zoo_main):
+    from conftest import TINY
+
+    status, _, err = zoo_main(
+        "train", "-m", "arch=transformer,lstm", "task=parity", "seed=0,1", "optimizer.lr=1e-3,1e-2", *TINY
+    )
+    assert status == 0, err
+    status, out, _ = zoo_main("report", "runs/train")
+    assert status == 0
+    assert out.count("optimizer.lr=") >= 4, "each setting is a contestant of its own; seeds are not"
+
+
+def test_means_and_intervals_are_students():
+    found = estimate([1.0, 2.0, 3.0])
+    assert (found.mean, found.n) == (2.0, 3)
+    assert found.half_width == pytest.approx(4.302652729911275 * 1 / 3**0.5)  # t(0.975, 2) from a table
+    assert estimate([5.0]).low is None
+    with pytest.raises(ValueError, match="at least one"):
+        estimate([])
+
+
+def test_intervals_cover_what_they_say():
+    generator = torch.Generator().manual_seed(0)
+    hits = sum(
+        e.low <= 0 <= e.high for e in (estimate(torch.randn(3, generator=generator).tolist()) for _ in range(2000))
+    )
+    assert 0.93 <= hits / 2000 <= 0.97
+
+
+def test_differences_are_paired_by_seed():
+    ours, theirs = {0: 1.1, 1: 5.1, 2: 9.12, 7: 100.0}, {0: 1.0, 1: 5.0, 2: 9.0, 8: -3.0}
+    found = paired_difference(ours, theirs)
+    assert found.n == 3
+    assert found.mean == pytest.approx(0.32 / 3)
+    assert verdict(found, True) == "better"
+    assert verdict(found, False) == "worse"
+    assert verdict(estimate([-1.0, 1.0, 0.1]), True) == "not separated"
+    assert verdict(estimate([1.0]), True) == "unknown"
+    assert paired_difference({0: 1.0}, {1: 1.0}) is None
+
+
+def test_rows_of_another_schema_are_left_out(smoke, tmp_path):
+    shutil.copytree(smoke / "runs/smoke", tmp_path / "copy")
+    path = next((tmp_path / "copy").glob("*/result.json"))
+    write_json(path, {**read_json(path), "schema": 999})
+    assert len(read_ledger(tmp_path / "copy").rows) == 15
+
+
+def test_no_folder_is_a_zoo_error(tmp_path):
+    with pytest.raises(ZooError):
+        read_ledger(tmp_path / "x")

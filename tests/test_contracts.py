@@ -1,0 +1,70 @@
+"""Every registered component keeps the contract of its kind; a new plugin is tested the day it is registered."""
+
+import pytest
+import torch
+
+from zoo.registry import KINDS, entries
+from zoo.testing import CHECKS, parametrize_with_checks
+from zoo.testing import checks as laws
+
+
+@parametrize_with_checks(*CHECKS)
+def test_component(name, check):
+    check(name)
+
+
+def test_every_kind_has_checks_or_is_run_whole():
+    whole = {"stem", "backbone", "objective", "task"}  # test_presets and test_tasks run these
+    assert set(CHECKS) | whole == set(KINDS)
+    assert all(entries(kind) for kind in KINDS)
+
+
+class Broken(torch.nn.Module):
+    """A mixer that keeps its contract, unless told to break one law."""
+
+    def __init__(self, law):
+        super().__init__()
+        self.law, self.scale, self.idle = law, torch.nn.Parameter(torch.ones(32)), None
+        if law == "trains":
+            self.idle = torch.nn.Parameter(torch.ones(1))
+
+    def init_state(self, batch_size, max_len, device, dtype):
+        return {"sum": torch.zeros(batch_size, 1, 32, dtype=dtype), "seen": 0}
+
+    def forward(self, x, state=None):
+        x = x * self.scale
+        if self.law == "shape":
+            x = x[:, :-1]
+        if self.law == "future":
+            return x + x.mean(1, keepdim=True), state
+        if self.law == "batch":
+            return x + x.mean(0, keepdim=True), state
+        start = 0 if state is None or self.law == "splitting" else state["sum"]
+        y = x.cumsum(1) + start
+        if state is not None:
+            state = {"sum": y[:, -1:], "seen": 0}
+            if self.law == "state":
+                state["sum"] = torch.cat([y, y], 1)
+        if self.law == "deterministic":
+            y = y + torch.rand(())
+        return y, state
+
+
+@pytest.mark.parametrize(
+    ("law", "check"),
+    [
+        ("shape", laws.mixer_keeps_shape),
+        ("splitting", laws.mixer_obeys_the_law_of_splitting),
+        ("future", laws.mixer_does_not_see_the_future),
+        ("batch", laws.mixer_treats_each_example_alone),
+        ("state", laws.mixer_state_is_bounded_by_what_it_says),
+        ("trains", laws.module_trains_every_parameter("mixer")),
+        ("deterministic", laws.module_is_deterministic_and_saves("mixer")),
+    ],
+)
+def test_each_check_catches_the_law_that_it_names(law, check, monkeypatch):
+    monkeypatch.setattr(laws, "part", lambda kind, name, dtype=torch.float32, **facts: Broken(None).to(dtype))
+    check("sound")
+    monkeypatch.setattr(laws, "part", lambda kind, name, dtype=torch.float32, **facts: Broken(law).to(dtype))
+    with pytest.raises((AssertionError, RuntimeError)):
+        check("broken")

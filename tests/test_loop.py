@@ -1,0 +1,414 @@
+"""The loop: deterministic, resumable bit for bit, honest about failure, and the same for every architecture."""
+
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import TINY
+
+import zoo
+from zoo import register
+from zoo.callbacks import AtomicCheckpointIO, Interrupted, Keeper
+from zoo.errors import RunFailed, ZooError
+from zoo.files import read_json
+from zoo.loggers import read_metrics
+from zoo.loop import Loop
+from zoo.run import folder_of, train
+
+
+def weights(config):
+    saved = torch.load(folder_of(config) / "checkpoints" / "last.ckpt", weights_only=True)
+    return saved["state_dict"], saved["optimizer_states"]
+
+
+def same(a, b):
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b
+
+
+def test_a_row_has_all_that_it_promises(here):
+    config = zoo.compose("task=recall", "task.rung=tiny", *TINY)
+    row = train(config)
+    assert row == read_json(folder_of(config) / "result.json")
+    for key in ("schema", "id", "arch", "task", "seed", "overrides", "validation", "test", "parameters", "training_flops", "state_bytes",
+                "peak_memory_bytes", "wall_seconds", "tokens_per_second", "versions", "hardware", "data_hash", "code"):  # fmt: skip
+        assert row[key] is not None, key
+    assert row["status"] == "finished"
+    assert set(row["test_harder"]) == {"64", "128"}
+    names = {point["name"] for point in read_metrics(folder_of(config) / "metrics.csv")}
+    assert {"train/loss", "validation/accuracy", "test/accuracy"} <= names
+    assert zoo.compose(*config["overrides"]) == config
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_does_not(here):
+    words = ["arch=hybrid", "task=parity", "mixer@alternate_mixer=attention", "stem.dropout=0.2", *TINY]
+    first, second, other = (
+        zoo.compose(*words, f"seed={seed}", f"experiment={name}") for seed, name in ((1, "a"), (1, "b"), (2, "a"))
+    )
+    assert train(first)["test"] == train(second)["test"]
+    train(other)
+    assert same(weights(first), weights(second))
+    assert not same(weights(first)[0], weights(other)[0])
+
+
+def test_data_does_not_depend_on_the_model(here, monkeypatch):
+    seen = {}
+    original = Loop.training_step
+
+    def spy(self, batch, batch_idx):
+        seen.setdefault(name, []).append(batch["inputs"].clone())
+        return original(self, batch, batch_idx)
+
+    monkeypatch.setattr(Loop, "training_step", spy)
+    hashes = set()
+    for name in ("transformer", "lstm", "hybrid"):
+        hashes.add(
+            train(zoo.compose(f"arch={name}", "task=recall", "task.rung=tiny", "stem.dropout=0.1", *TINY))["data_hash"]
+        )
+    assert len(hashes) == 1
+    assert len(seen["lstm"]) == 4
+    assert same(seen["transformer"], seen["lstm"])
+    assert same(seen["hybrid"], seen["lstm"])
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_an_interrupted_run_ends_as_if_it_had_not_been(here, monkeypatch, accumulate):
+    words = [
+        "task=parity",
+        "stem.dropout=0.2",
+        "backbone.dropout=0.1",
+        *TINY,
+        "steps=9",
+        "evaluate_every=2",
+        f"trainer.accumulate={accumulate}",
+    ]
+    whole = zoo.compose(*words, "experiment=whole")
+    train(whole)
+    cut = zoo.compose(*words, "experiment=cut")
+    original = Keeper.on_train_batch_end
+
+    def stop_at_five(self, trainer, module, *rest):
+        if trainer.global_step == 5:
+            self._signal = signal.SIGINT
+        original(self, trainer, module, *rest)
+
+    monkeypatch.setattr(Keeper, "on_train_batch_end", stop_at_five)
+    with pytest.raises(Interrupted):
+        train(cut)
+    assert not (folder_of(cut) / "result.json").exists()
+    monkeypatch.setattr(Keeper, "on_train_batch_end", original)
+    row = train(cut)
+    assert row["resumed_at"] == 5
+    assert same(weights(whole), weights(cut))
+    assert row["test"] == read_json(folder_of(whole) / "result.json")["test"]
+    curves = [
+        [(p["step"], p["name"]) for p in read_metrics(folder_of(c) / "metrics.csv") if p["name"] != "train/loss"]
+        for c in (whole, cut)
+    ]
+    assert curves[0] == curves[1]
+
+
+def test_a_finished_run_is_not_made_again_unless_its_data_changed(here):
+    (here / "a.txt").write_bytes(os.urandom(50_000))
+    words = ["task=text", "task.source=a.txt", "task.length=16", "task.test_windows=8", *TINY]
+    first = train(zoo.compose(*words))
+    assert train(zoo.compose(*words))["skipped"]
+    assert train(zoo.compose(*words, "log_every=1", "runs=runs"))["skipped"], (
+        "what cannot change the result is not part of its name"
+    )
+    (here / "a.txt").write_bytes(os.urandom(50_000))
+    from zoo import assembly
+    from zoo.tasks._corpus import read_corpus
+
+    for cached in (assembly._task, assembly._fingerprint, read_corpus):
+        cached.cache_clear()
+    again = train(zoo.compose(*words))
+    assert not again.get("skipped")
+    assert again["data_hash"] != first["data_hash"]
+
+
+def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path):
+    command = [sys.executable, "-m", "zoo", "train", "task=parity", "dim=16", "layers=1", "task.batch_size=4", "steps=3000", "trainer.progress=false",
+               "task.test_size=10", "log_every=5"]  # fmt: skip
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not any(
+        p.stat().st_size > 300 for p in tmp_path.glob("runs/train/*/metrics.csv")
+    ):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert errors.strip() == "interrupted by SIGINT; the same command goes on where this one stopped"
+    folder = next(tmp_path.glob("runs/train/*"))
+    reached = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["global_step"]
+    assert 0 < reached < 3000
+    done = subprocess.run([*command, "trainer.checkpoint_seconds=1"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert read_json(folder / "result.json")["resumed_at"] == reached
+
+
+def test_a_loss_that_is_not_a_number_fails_the_run(zoo_main, here):
+    status, _, err = zoo_main("train", "task=parity", "optimizer.lr=1e30", "gradient_clip=null", *TINY, "steps=40")
+    assert status == 1
+    assert "the loss became" in err
+    assert "lower learning rate" in err
+    row = read_json(next(here.glob("runs/train/*/result.json")))
+    assert row["status"] == "failed"
+    assert "the loss became" in row["error"]
+
+
+def test_a_full_disk_leaves_the_last_checkpoint_and_says_so(here, monkeypatch, zoo_main):
+    words = ["task=parity", *TINY, "steps=6", "trainer.checkpoint_seconds=0"]
+    original, written = torch.save, []
+
+    def save(value, file):
+        written.append(1)
+        if len(written) > 3:
+            file.write(b"half of a checkpoint")
+            raise OSError(28, "No space left on device")
+        original(value, file)
+
+    monkeypatch.setattr(torch, "save", save)
+    status, _, err = zoo_main("train", *words)
+    assert status == 1
+    assert "No space left on device" in err
+    folder = next(here.glob("runs/train/*"))
+    assert [p.name for p in (folder / "checkpoints").iterdir()] == ["last.ckpt"]
+    assert torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 3
+    assert read_json(folder / "result.json")["status"] == "failed"
+    monkeypatch.setattr(torch, "save", original)
+    status, _, _ = zoo_main("train", *words)
+    assert status == 0
+    assert read_json(folder / "result.json")["resumed_at"] == 3
+
+
+def test_a_folder_that_cannot_be_written_is_explained(here, zoo_main):
+    (here / "file").write_text("")
+    status, _, err = zoo_main("train", "task=parity", "runs=file", *TINY)
+    assert status == 2
+    assert "runs=file: cannot write to" in err
+
+
+def test_a_checkpoint_never_runs_code(here):
+    class Evil:
+        def __reduce__(self):
+            return (Path("owned").touch, ())
+
+    config = zoo.compose("task=parity", *TINY)
+    path = folder_of(config) / "checkpoints" / "last.ckpt"
+    path.parent.mkdir(parents=True)
+    torch.save({"global_step": 2, "evil": Evil()}, path)
+    assert train(config)["resumed_at"] == 0, "what cannot be read safely is not resumed from"
+    assert not Path("owned").exists()
+
+
+def test_atomic_checkpoints_leave_nothing_behind(tmp_path):
+    path = tmp_path / "a.ckpt"
+    AtomicCheckpointIO().save_checkpoint({"a": 1}, path)
+    with pytest.raises(AttributeError):
+        AtomicCheckpointIO().save_checkpoint({"a": lambda: 0}, path)
+    assert torch.load(path) == {"a": 1}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_decays_and_what_does_not():
+    from zoo.optimization import parameter_groups
+    from zoo.testing.parts import part
+
+    mixer = part("mixer", "linear_attention", "mixer.convolution=3")
+    names = {id(p): n for n, p in mixer.named_parameters()}
+    groups = {g["name"]: {names[id(p)] for p in g["params"]} for g in parameter_groups(mixer)}
+    assert groups == {"decay": {"qkv.weight", "out.weight"}, "no_decay": {"convolution.weight"}}
+
+    class Wrong(torch.nn.Linear):
+        def no_weight_decay(self):
+            return {"wieght"}
+
+    with pytest.raises(ValueError, match="wieght"):
+        parameter_groups(Wrong(2, 2))
+
+
+def test_side_losses_and_metrics_reach_loss_and_log(here):
+    @register("ffn", "tests_side")
+    class Side(torch.nn.Module):
+        def __init__(self, dim: int, weight: float = 0.0):
+            super().__init__()
+            self.scale, self.weight = torch.nn.Parameter(torch.ones(dim)), weight
+
+        def forward(self, x):
+            return x * self.scale
+
+        def side_losses(self):
+            return {"scale": self.weight * self.scale.sum()}
+
+        def side_metrics(self):
+            return {"load": self.scale.detach().mean()}
+
+    losses = {}
+    for weight in (0.0, 1.0):
+        config = zoo.compose(
+            "task=parity", "ffn=tests_side", f"ffn.weight={weight}", "optimizer.lr=0", *TINY, "log_every=1", "layers=2"
+        )
+        train(config)
+        points = read_metrics(folder_of(config) / "metrics.csv")
+        losses[weight] = next(p["value"] for p in points if p["name"] == "train/loss")
+        assert next(p["value"] for p in points if p["name"] == "train/load") == 1.0
+    assert losses[0.0] < 2
+    # the objective's own loss is recorded; the side loss acts on the gradient
+    config = zoo.compose(
+        "task=parity", "ffn=tests_side", "ffn.weight=1.0", "optimizer.lr=0.1", "optimizer.weight_decay=0", *TINY
+    )
+    train(config)
+    scale = weights(config)[0]["objective.backbone.blocks.0.ffn.scale"]
+    assert scale.mean() < 1
+
+
+def test_a_teacher_is_called_after_each_optimizer_step(here):
+    calls = []
+
+    @register("objective", "tests_teacher")
+    class Teacher(torch.nn.Module):
+        needs, gives = ("inputs", "targets"), ("logits",)
+
+        def __init__(self, dim: int, classes: int, stem, backbone):
+            super().__init__()
+            self.stem, self.head = stem(), torch.nn.Linear(dim, classes)
+
+        def forward(self, batch):
+            logits = self.head(self.stem(batch["inputs"]))
+            return {
+                "loss": torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch["targets"].flatten()),
+                "logits": logits,
+            }
+
+        def after_optimizer_step(self, step, steps):
+            calls.append((step, steps))
+
+    train(zoo.compose("task=parity", "objective=tests_teacher", *TINY, "trainer.accumulate=3"))
+    assert calls == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+def test_accumulated_gradients_equal_one_large_batch(here, monkeypatch):
+    from zoo.tasks.parity import Parity
+
+    def fixed(self, step, seed, device):
+        every = torch.arange(16).unsqueeze(1).bitwise_and(torch.tensor([1, 2, 4, 8])).ne(0).long()
+        rows = every if self.batch_size == 16 else every[step % 2 * 8 : step % 2 * 8 + 8]
+        return {"inputs": rows, "targets": rows.cumsum(1) % 2}
+
+    monkeypatch.setattr(Parity, "train_batch", fixed)
+    words = ["task=parity", *TINY, "steps=3"]
+    one = zoo.compose(*words, "task.batch_size=16")
+    two = zoo.compose(*words, "task.batch_size=8", "trainer.accumulate=2")
+    train(one), train(two)
+    for name, value in weights(one)[0].items():
+        torch.testing.assert_close(value, weights(two)[0][name], rtol=1e-3, atol=1e-4)
+
+
+def test_the_schedule_sets_the_learning_rate(here, monkeypatch):
+    rates = []
+    original = Loop.on_before_optimizer_step
+
+    def spy(self, optimizer):
+        original(self, optimizer)
+        rates.append(optimizer.param_groups[0]["lr"])
+
+    monkeypatch.setattr(Loop, "on_before_optimizer_step", spy)
+    train(
+        zoo.compose(
+            "task=parity", "schedule=cosine", "schedule.warmup=0.5", "schedule.final=0", "optimizer.lr=1", *TINY
+        )
+    )
+    cosine = [0.5 * (1 + math.cos(math.pi * t / 3)) for t in range(4)]
+    assert rates == pytest.approx([0.5 * cosine[0], cosine[1], cosine[2], cosine[3]])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["dim=30", "mixer.heads=4"], "dim=30 is not divisible by mixer.heads=4"),
+        (["mixer.heads=4", "mixer.kv_heads=3"], "heads to be a multiple of kv_heads"),
+        (["dim=6", "mixer.heads=2"], "position=rotary needs an even head_dim, given 3"),
+        (["objective=classify"], "objective=classify reads labels from a batch, and task=parity gives inputs, targets"),
+        (["layers=0"], "layers=0: expected at least 1"),
+        (["backbone.pattern=mx"], "backbone.pattern='mx': expected letters m"),
+        (
+            ["stem=patches"],
+            "stem=patches needs to know 'image_size', which is not known here: the task does not give images",
+        ),
+        (["trainer.compile=maybe"], "trainer.compile=maybe: expected auto, true or false"),
+        (["trainer.precision=8"], "trainer.precision=8: expected one of"),
+        (["logger.name=wandbb"], "There is no logger called 'wandbb'. Did you mean logger=wandb?"),
+        (["linear=dense", "ffn.activation=tanh"], "ffn.activation=tanh: expected one of silu, gelu"),
+    ],
+)
+def test_parts_that_do_not_fit_are_explained(zoo_main, words, message):
+    status, _, err = zoo_main("train", "task=parity", *TINY, *words)
+    assert status == 2, err
+    assert message in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has what the test says is missing")
+def test_a_gpu_that_is_not_there_is_explained(zoo_main):
+    status, _, err = zoo_main("train", "task=parity", "trainer=gpu", *TINY[:-1])
+    assert status == 2
+    assert "torch finds no CUDA device here" in err
+
+
+def test_a_length_beyond_the_position_table_is_explained():
+    from zoo.testing.parts import part
+
+    position = part("position", "learned", max_len=8)
+    with pytest.raises(ValueError, match=r"a sequence of 9 tokens, but position=learned holds 8 positions"):
+        position.add(torch.zeros(1, 5, 32), offset=4)
+
+
+def test_an_error_in_a_plugin_is_recorded_with_its_traceback(here, zoo_main):
+    @register("mixer", "tests_raises")
+    class Raises(torch.nn.Module):
+        def __init__(self, dim: int):
+            super().__init__()
+            self.scale = torch.nn.Parameter(torch.ones(dim))
+
+        def forward(self, x, state=None):
+            raise KeyError("deep inside")
+
+    status, _, err = zoo_main("train", "task=parity", "mixer=tests_raises", *TINY)
+    assert status == 1
+    assert "KeyError: 'deep inside'" in err
+    assert "error.txt" in err
+    assert "Traceback" not in err
+    assert "deep inside" in next(here.glob("runs/train/*/error.txt")).read_text()
+
+
+def test_logs_to_tensorboard_and_to_offline_wandb(here, zoo_main):
+    status, _, err = zoo_main("train", "task=parity", "logger=tensorboard", *TINY)
+    assert status == 0, err
+    assert list(here.glob("runs/train/*/tensorboard/events*"))
+    status, _, err = zoo_main("train", "-m", "task=parity", "logger=wandb", "seed=0,1", *TINY)
+    assert status == 0, err
+    assert len(list(here.glob("runs/train/*/wandb/offline-run-*"))) == 2, "each run of a sweep has its own"
+
+
+def test_zero_steps_is_the_untrained_model(here):
+    row = train(zoo.compose("task=parity", *TINY[1:], "steps=0"))
+    assert row["test"]["accuracy"] == pytest.approx(0.5, abs=0.1)
+    assert row["training_flops"] == 0
+
+
+def test_errors_have_their_types():
+    assert issubclass(RunFailed, ZooError)
+    assert not issubclass(Interrupted, Exception), "nothing may swallow a request to stop"

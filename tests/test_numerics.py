@@ -1,0 +1,256 @@
+"""Numbers against independent references: float64 mathematics, and published libraries."""
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from zoo.testing.parts import part
+
+DIM, LENGTH = 32, 24
+F64 = torch.float64
+
+
+def inputs(batch=2, length=LENGTH):
+    return torch.randn(batch, length, DIM, dtype=F64, generator=torch.Generator().manual_seed(1))
+
+
+def softmax_attention(mixer, x, heads, kv_heads, visible, bias=None):
+    """Attention one query at a time, straight from the definition."""
+    batch, length, _ = x.shape
+    size = mixer.head_dim
+    q, k, v = (x @ mixer.qkv.weight.T).split([heads * size, kv_heads * size, kv_heads * size], dim=-1)
+    out = torch.zeros(batch, length, heads * size, dtype=F64)
+    for h in range(heads):
+        g = h * kv_heads // heads
+        for t in range(length):
+            seen = [s for s in range(length) if visible(t, s)]
+            scores = torch.stack(
+                [(q[:, t, h * size : (h + 1) * size] * k[:, s, g * size : (g + 1) * size]).sum(-1) for s in seen], -1
+            )
+            scores = scores / math.sqrt(size)
+            if bias is not None:
+                scores = scores + torch.tensor([bias(h, t, s) for s in seen], dtype=F64)
+            weights = scores.softmax(-1)
+            out[:, t, h * size : (h + 1) * size] = sum(
+                weights[:, i, None] * v[:, s, g * size : (g + 1) * size] for i, s in enumerate(seen)
+            )
+    return out @ mixer.out.weight.T
+
+
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "window"), [(4, 4, None), (4, 2, None), (4, 1, None), (2, 2, 5), (4, 2, 1)]
+)
+def test_attention_is_its_definition(heads, kv_heads, window):
+    words = [f"mixer.heads={heads}", f"mixer.kv_heads={kv_heads}", "position=none"] + (
+        [f"mixer.window={window}"] if window else []
+    )
+    mixer = part("mixer", "attention", *words, dtype=F64)
+    expected = softmax_attention(
+        mixer, inputs(), heads, kv_heads, lambda t, s: s <= t and (window is None or s > t - window)
+    )
+    torch.testing.assert_close(mixer(inputs())[0], expected, rtol=1e-9, atol=1e-9)
+
+
+def test_attention_without_causality_sees_everything():
+    mixer = part("mixer", "attention", "mixer.heads=2", "position=none", dtype=F64, causal=False)
+    torch.testing.assert_close(
+        mixer(inputs())[0], softmax_attention(mixer, inputs(), 2, 2, lambda t, s: True), rtol=1e-9, atol=1e-9
+    )
+
+
+def test_alibi_is_a_linear_penalty_with_the_papers_slopes():
+    mixer = part("mixer", "attention", "mixer.heads=4", "position=alibi", dtype=F64)
+    slopes = [2.0 ** (-8 * (h + 1) / 4) for h in range(4)]
+    expected = softmax_attention(mixer, inputs(), 4, 4, lambda t, s: s <= t, lambda h, t, s: -slopes[h] * (t - s))
+    torch.testing.assert_close(mixer(inputs())[0], expected, rtol=1e-6, atol=1e-6)  # slopes are float32
+
+
+@pytest.mark.parametrize("heads", [1, 6, 8, 12])
+def test_alibi_slopes_equal_those_of_transformers(heads):
+    bloom = pytest.importorskip("transformers.models.bloom.modeling_bloom")
+    bias = bloom.build_alibi_tensor(torch.ones(1, 9), heads, torch.float32).view(heads, 9)
+    ours = part("position", "alibi", heads=heads).bias(torch.tensor([8]), torch.arange(9))[:, 0]
+    torch.testing.assert_close(
+        ours, bias - bias[:, -1:], rtol=1e-5, atol=1e-5
+    )  # a constant along keys cancels in the softmax
+
+
+def test_rotary_scores_depend_on_distance_alone():
+    position = part("position", "rotary", dtype=F64)
+    q, k = torch.randn(2, 1, 1, 1, 16, dtype=F64, generator=torch.Generator().manual_seed(0))
+    scores = [(position.rotate(q, k, t)[0] * position.rotate(q, k, t + 5)[1]).sum() for t in (0, 3, 40)]
+    torch.testing.assert_close(torch.stack(scores), scores[0].expand(3), rtol=1e-6, atol=1e-6)
+
+
+def test_sinusoidal_positions_are_the_papers():
+    waves = part("position", "sinusoidal", "position.gain=1", dtype=F64, dim=8).add(torch.zeros(1, 5, 8, dtype=F64))[
+        0
+    ] * math.sqrt(8)
+    for t in range(5):
+        for i in range(4):
+            angle = t / 10000 ** (2 * i / 8)
+            assert waves[t, 2 * i].item() == pytest.approx(math.sin(angle), abs=1e-6)
+            assert waves[t, 2 * i + 1].item() == pytest.approx(math.cos(angle), abs=1e-6)
+
+
+@pytest.mark.parametrize(("chunk", "length"), [(64, 24), (8, 24), (5, 24), (1, 7), (16, 1), (7, 50)])
+def test_linear_attention_is_its_recurrence(chunk, length):
+    mixer = part("mixer", "linear_attention", "mixer.heads=2", f"mixer.chunk={chunk}", dtype=F64)
+    x = inputs(length=length)
+    q, k, v = (x @ mixer.qkv.weight.T).view(2, length, 3, 2, 16).unbind(2)
+    q, k = F.elu(q) + 1, F.elu(k) + 1
+    state, total, out = torch.zeros(2, 2, 16, 16, dtype=F64), torch.zeros(2, 2, 16, dtype=F64), []
+    for t in range(length):
+        state = state + k[:, t, :, :, None] * v[:, t, :, None, :]
+        total = total + k[:, t]
+        out.append((q[:, t, :, None] @ state).squeeze(2) / ((q[:, t] * total).sum(-1, keepdim=True) + 1e-6))
+    expected = torch.stack(out, 1).flatten(2) @ mixer.out.weight.T
+    torch.testing.assert_close(mixer(x)[0], expected, rtol=1e-9, atol=1e-9)
+
+
+def test_the_short_convolution_is_torchs():
+    from zoo.nn import ShortConvolution
+
+    convolution = ShortConvolution(6, 4).double()
+    x = torch.randn(2, 9, 6, dtype=F64)
+    expected = F.conv1d(F.pad(x.mT, (3, 0)), convolution.weight[:, None], groups=6).mT
+    torch.testing.assert_close(convolution(x)[0], expected)
+
+
+@pytest.mark.parametrize("name", ["lstm", "gru"])
+def test_recurrent_cells_are_their_equations(name):
+    mixer, x = part("mixer", name, dtype=F64), inputs()
+    cell = mixer.cell
+    h = c = torch.zeros(2, DIM, dtype=F64)
+    out = []
+    for t in range(LENGTH):
+        a = x[:, t] @ cell.weight_ih_l0.T + cell.bias_ih_l0
+        b = h @ cell.weight_hh_l0.T + cell.bias_hh_l0
+        if name == "lstm":
+            i, f, g, o = (a + b).chunk(4, -1)
+            c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+            h = o.sigmoid() * c.tanh()
+        else:
+            (ar, az, an), (br, bz, bn) = a.chunk(3, -1), b.chunk(3, -1)
+            z = (az + bz).sigmoid()
+            h = (1 - z) * (an + (ar + br).sigmoid() * bn).tanh() + z * h
+        out.append(h)
+    torch.testing.assert_close(mixer(x)[0], torch.stack(out, 1), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("activation", "function"),
+    [
+        ("relu", lambda x: x.clamp(min=0)),
+        ("gelu", lambda x: x * 0.5 * (1 + torch.erf(x / math.sqrt(2)))),
+        ("squared_relu", lambda x: x.clamp(min=0) ** 2),
+    ],
+)
+def test_mlp_activations(activation, function):
+    ffn = part("ffn", "mlp", f"ffn.activation={activation}", dtype=F64)
+    torch.testing.assert_close(ffn(inputs()), function(inputs() @ ffn.up.weight.T) @ ffn.down.weight.T)
+
+
+@pytest.mark.parametrize(("activation", "function"), [("silu", lambda x: x * x.sigmoid()), ("gelu", F.gelu)])
+def test_gated_units(activation, function):
+    ffn = part("ffn", "glu", f"ffn.activation={activation}", dtype=F64)
+    gate, value = (inputs() @ ffn.up.weight.T).chunk(2, -1)
+    torch.testing.assert_close(ffn(inputs()), (function(gate) * value) @ ffn.down.weight.T)
+
+
+def test_norms_are_their_definitions():
+    x = inputs() * 3 + 1
+    rms = part("norm", "rmsnorm", dtype=F64)(x)
+    torch.testing.assert_close(rms, x / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt())
+    layer = part("norm", "layernorm", dtype=F64)(x)
+    centred = x - x.mean(-1, keepdim=True)
+    torch.testing.assert_close(layer, centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt())
+
+
+def our_decoder(*overrides, dim=32, layers=2):
+    import zoo
+    from zoo.assembly import make_objective, make_task
+
+    config = zoo.compose(
+        "arch=transformer", "task=recall", "task.rung=tiny", f"dim={dim}", f"layers={layers}", *overrides
+    )
+    return make_objective(config, make_task(config))
+
+
+def test_the_transformer_is_llama():
+    """The whole decoder, in float64, with its weights copied into Hugging Face's implementation."""
+    transformers = pytest.importorskip("transformers")
+    ours = our_decoder("mixer.heads=4", "mixer.kv_heads=2").double().eval()
+    hidden = ours.backbone.blocks[0].ffn.down.weight.shape[1]
+    config = transformers.LlamaConfig(
+        vocab_size=64, hidden_size=32, intermediate_size=hidden, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        rms_norm_eps=1e-6, rope_theta=10000.0, tie_word_embeddings=False, max_position_embeddings=128, attention_bias=False,
+    )  # fmt: skip
+    theirs = transformers.LlamaForCausalLM(config).double().eval()
+    weights = {
+        "model.embed_tokens.weight": ours.stem.embedding.weight,
+        "model.norm.weight": ours.backbone.norm.weight,
+        "lm_head.weight": ours.head.weight,
+    }
+    for i, block in enumerate(ours.backbone.blocks):
+        names = zip("qkv", block.mixer.qkv.weight.split([32, 16, 16]), strict=True)
+        weights |= {f"model.layers.{i}.self_attn.{n}_proj.weight": w for n, w in names}
+        gate, up = block.ffn.up.weight.chunk(2)
+        weights |= {
+            f"model.layers.{i}.self_attn.o_proj.weight": block.mixer.out.weight,
+            f"model.layers.{i}.mlp.gate_proj.weight": gate,
+            f"model.layers.{i}.mlp.up_proj.weight": up,
+            f"model.layers.{i}.mlp.down_proj.weight": block.ffn.down.weight,
+            f"model.layers.{i}.input_layernorm.weight": block.mixer_norm.weight,
+            f"model.layers.{i}.post_attention_layernorm.weight": block.ffn_norm.weight,
+        }
+    theirs.load_state_dict(weights, strict=True)
+    tokens = torch.randint(0, 64, (3, 20), generator=torch.Generator().manual_seed(0))
+    state = ours.init_state(3, 20, torch.device("cpu"), F64)
+    with torch.no_grad():
+        expected = theirs(tokens).logits
+        logits, _ = ours.step(tokens, state)
+    torch.testing.assert_close(logits, expected.float(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "arch",
+    [
+        "transformer",
+        "linear_attention",
+        "lstm",
+        "gru",
+        "hybrid",
+        "transformer position=learned",
+        "transformer mixer.window=4",
+    ],
+)
+def test_decoding_a_whole_model_step_by_step_equals_one_pass(arch):
+    import zoo
+    from zoo.assembly import make_objective, make_task
+
+    words = arch.split()
+    config = zoo.compose(f"arch={words[0]}", *words[1:], "task=recall", "task.rung=tiny", "dim=32")
+    model = make_objective(config, make_task(config)).double().eval()
+    tokens = torch.randint(0, 64, (2, 20), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        whole, _ = model.step(tokens, model.init_state(2, 20, torch.device("cpu"), F64))
+        state, parts = model.init_state(2, 20, torch.device("cpu"), F64), []
+        for piece in tokens.split([7, 1, 1, 8, 3], dim=1):
+            logits, state = model.step(piece, state)
+            parts.append(logits)
+        trained = model({"inputs": tokens, "targets": tokens})["logits"]
+    torch.testing.assert_close(torch.cat(parts, 1), whole, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(trained, whole, rtol=1e-6, atol=1e-6)
+
+
+def test_patches_are_cut_row_by_row():
+    from zoo.testing.parts import FACTS, factory
+
+    FACTS["stem"] = {"dim": 4, "max_len": 16}
+    stem = factory("stem", "patches", "task=digits")(dim=4, image_size=4, channels=1)
+    stem.projection.weight.data, stem.projection.bias.data = torch.eye(4), torch.zeros(4)
+    image = torch.arange(16.0).view(1, 1, 4, 4)
+    assert stem(image)[0].tolist() == [[0, 1, 4, 5], [2, 3, 6, 7], [8, 9, 12, 13], [10, 11, 14, 15]]

@@ -1,0 +1,92 @@
+"""Every preset and every comparison that is shipped runs, two steps of it."""
+
+import pytest
+from conftest import ROOT, TINY
+
+import zoo
+from zoo.comparison.plan import make_plan
+from zoo.run import train
+
+ARCHS = sorted(path.stem for path in (ROOT / "conf/arch").glob("*.yaml"))
+COMPARISONS = sorted(path.stem for path in (ROOT / "conf/compare").glob("*.yaml"))
+TASKS = ["recall", "parity", "text", "digits"]
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("arch", ARCHS)
+def test_a_preset_trains_on_a_task(arch, task, here):
+    extra = {"linear_attention": ["mixer.convolution=1"]}.get(arch, []) if task == "digits" else []
+    size = {"text": ["task.test_windows=8"], "digits": []}.get(task, ["task.test_size=8"])
+    row = train(zoo.compose(f"arch={arch}", f"task={task}", *extra, *size, *TINY, "steps=2"))
+    assert row["status"] == "finished"
+    assert row["arch"] == arch
+
+
+@pytest.mark.parametrize("name", COMPARISONS)
+def test_a_comparison_runs_two_steps_of_every_cell(name, here):
+    plan = make_plan(name, ["steps=2", "dim=16", "layers=1", "trainer.progress=false", "trainer.accelerator=cpu"])
+    assert plan.total() == len(plan.cells) * (len(plan.cells[0].tuning()) + len(plan.cells[0].seeds))
+    for cell in plan.cells:
+        config = (cell.tuning() or cell.reporting())[0].config
+        config["task"] |= {key: 8 for key in ("test_size", "test_windows") if key in config["task"]}
+        assert train(config)["status"] == "finished"
+
+
+@pytest.mark.parametrize("group", ["trainer", "logger"])
+def test_every_other_option_composes(group):
+    for path in (ROOT / "conf" / group).glob("*.yaml"):
+        assert zoo.compose(f"{group}={path.stem}")[group]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "conf").rglob("*.yaml")), ids=lambda p: f"{p.parent.name}-{p.stem}")
+def test_every_config_says_in_its_first_comment_what_it_is(path):
+    comments = [line for line in path.read_text().splitlines() if line.startswith("#") and "@package" not in line]
+    assert comments, path
+
+
+@pytest.mark.parametrize("words", [["position=learned"], ["position=sinusoidal"], ["position=alibi"], ["position=none"], ["norm=layernorm"],
+                                   ["backbone.norm_placement=post"], ["ffn=mlp"], ["ffn=none"], ["schedule=wsd"], ["schedule=constant"],
+                                   ["backbone.pattern=mma", "mixer@alternate_mixer=gru", "layers=3"], ["task=digits", "objective.pool=last"],
+                                   ["task=digits", "stem.class_token=true", "objective.pool=first"], ["task.filler=random"],
+                                   ["trainer.precision=bf16-mixed"], ["trainer.precision=64-true"], ["trainer.accumulate=2"]], ids=" ".join)  # fmt: skip
+def test_every_part_can_be_swapped(words, here):
+    base = ["task=recall", "task.rung=tiny", "task.test_size=8"] if "task=digits" not in words else []
+    assert train(zoo.compose(*base, *TINY, *words, "steps=2"))["status"] == "finished"
+
+
+def test_compiling_changes_nothing_but_speed(here):
+    words = ["task=parity", "task.test_size=8", *TINY, "steps=3"]
+    plain, compiled = train(zoo.compose(*words)), train(zoo.compose(*words, "trainer.compile=true"))
+    assert compiled["compiled"]
+    assert compiled["test"]["accuracy"] == pytest.approx(plain["test"]["accuracy"], abs=0.02)
+
+
+def test_two_sides_are_learned_within_seconds(here):
+    """The science in small: what each family can do, from fresh weights, in a few CPU seconds each."""
+    common = ["trainer.progress=false", "trainer.accelerator=cpu", "task.test_size=200"]
+    recall = [
+        "task=recall",
+        "task.length=24",
+        "task.pairs=3",
+        "task.vocab_size=32",
+        "task.test_lengths=[]",
+        "steps=250",
+        "dim=32",
+        "optimizer.lr=1e-2",
+        *common,
+    ]
+    scores = {arch: train(zoo.compose(f"arch={arch}", *recall))["test"]["accuracy"] for arch in ("transformer", "lstm")}
+    assert scores["transformer"] > 0.9, scores
+    assert scores["lstm"] < 0.6, scores
+    parity = [
+        "task=parity",
+        "task.length=12",
+        "task.test_lengths=[48]",
+        "steps=250",
+        "dim=32",
+        "optimizer.lr=1e-2",
+        *common,
+    ]
+    rows = {arch: train(zoo.compose(f"arch={arch}", *parity)) for arch in ("transformer", "gru")}
+    assert rows["gru"]["test_harder"]["48"]["accuracy"] > 0.95, rows["gru"]["test_harder"]
+    assert rows["transformer"]["test_harder"]["48"]["accuracy"] < 0.7

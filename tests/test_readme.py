@@ -1,0 +1,57 @@
+"""What the README says to type works, in an empty directory."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+TEXT = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```\n(.*?)```", TEXT, re.S)
+COMMANDS = [line for block in BLOCKS for line in block.strip().splitlines()]
+PLUGIN = re.search(r"```python\n(.*?)```", TEXT, re.S)[1]
+RUN = [line for line in COMMANDS if line.startswith("zoo ")]
+
+
+def test_the_first_commands_are_install_and_main_job_then_tests():
+    assert COMMANDS[:2] == ["pip install -e . && zoo compare", 'pip install -e ".[test]" && pytest']
+    assert len(RUN) >= 10
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("readme")
+    (path / "my_mixer.py").write_text(PLUGIN)
+    return path
+
+
+@pytest.mark.parametrize("line", RUN)
+def test_a_command_works(line, folder):
+    words = shlex.split(line)
+    env = {**os.environ, "ZOO_PLUGINS": "my_mixer"}
+    done = subprocess.run(
+        [sys.executable, "-m", *words], cwd=folder, env=env, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_plugin_of_the_readme_keeps_the_contract(folder):
+    code = "from zoo.plugins import load_plugins; from zoo.testing import CHECKS; load_plugins(); [c('running_mean') for c in CHECKS['mixer']]"
+    env = {**os.environ, "ZOO_PLUGINS": "my_mixer"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_plugin_is_under_thirty_lines():
+    assert len(PLUGIN.strip().splitlines()) < 30
+
+
+@pytest.mark.parametrize(
+    "path", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "CONTRIBUTING.md"], ids=lambda p: p.name
+)
+def test_links_lead_somewhere(path):
+    for target in re.findall(r"\]\(([^)#]+?)(?:#[\w-]+)?\)", path.read_text()):
+        assert target.startswith("http") or (path.parent / target).exists(), target

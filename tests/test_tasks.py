@@ -1,0 +1,280 @@
+"""Tasks against independent definitions; data that depends on nothing but seed and step."""
+
+import gzip
+import itertools
+import os
+import random
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+import zoo
+from zoo.assembly import make_task
+from zoo.errors import ZooError
+from zoo.plugins import load_plugins
+from zoo.registry import entries
+from zoo.tasks._corpus import read_corpus
+
+CPU = torch.device("cpu")
+load_plugins()
+EXTRA = {"images": ["task.source={tmp}/shapes"]}
+
+
+def task(*overrides):
+    return make_task(zoo.compose(*overrides))
+
+
+@pytest.fixture
+def shapes(tmp_path):
+    """A folder of images: two classes of 40."""
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for name in ("bright", "dark"):
+        (tmp_path / "shapes" / name).mkdir(parents=True)
+        for i in range(40):
+            pixels = rng.integers(0, 100, (8, 8), dtype=np.uint8) + (150 if name == "bright" else 0)
+            Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "shapes" / name / f"{i}.png")
+    return tmp_path / "shapes"
+
+
+@pytest.mark.parametrize("name", [e.name for e in entries("task")])
+def test_every_task_is_a_function_of_seed_and_step(name, tmp_path, shapes):
+    one = task(f"task={name}", *(w.format(tmp=tmp_path) for w in EXTRA.get(name, [])))
+    torch.manual_seed(1)
+    first = one.train_batch(7, 3, CPU)
+    torch.manual_seed(2), torch.rand(100), random.seed(3), np.random.seed(4)
+    again = one.train_batch(7, 3, CPU)
+    assert all(torch.equal(first[key], again[key]) for key in first)
+    assert not torch.equal(first["inputs"], one.train_batch(8, 3, CPU)["inputs"])
+    assert not torch.equal(first["inputs"], one.train_batch(7, 4, CPU)["inputs"])
+    assert set(one.gives) <= set(first)
+    facts = one.facts()
+    for split in one.splits():
+        for batch in one.held_out(split):
+            assert set(one.gives) <= set(batch)
+            if "vocab_size" in facts:
+                assert batch["inputs"].shape[1] <= facts["max_len"]
+                assert batch["inputs"].max() < facts["vocab_size"]
+                assert batch["targets"].max() < facts["classes"]
+    assert one.fingerprint() == one.fingerprint()
+
+
+@pytest.mark.parametrize("name", [e.name for e in entries("task")])
+def test_perfect_answers_are_judged_perfect(name, tmp_path, shapes):
+    one = task(f"task={name}", *(w.format(tmp=tmp_path) for w in EXTRA.get(name, [])))
+    classes = one.facts()["classes"]
+    for split in one.splits():
+        batch = one.held_out(split)[0]
+        answers = batch.get("targets", batch.get("labels"))
+        right = torch.nn.functional.one_hot(answers.clamp(min=0), classes) * 50.0
+        for metric, (total, count) in one.judge({"logits": right}, batch).items():
+            assert (total / count).item() == pytest.approx(0 if metric == "bits_per_byte" else 1, abs=1e-6)
+        wrong = torch.nn.functional.one_hot((answers + 1) % classes, classes) * 50.0
+        total, count = one.judge({"logits": wrong}, batch)[one.metric]
+        assert (total / count > 1) if one.metric == "bits_per_byte" else (total == 0)
+
+
+def bindings(tokens, keys, values):
+    """Every place where a key is followed by a value: the definition, in plain Python."""
+    found = {}
+    for a, b in itertools.pairwise(tokens):
+        if a in keys and b in values:
+            found.setdefault(a, []).append(b)
+    return found
+
+
+@pytest.mark.parametrize("filler", ["zero", "random"])
+@pytest.mark.parametrize(("length", "pairs", "vocab_size"), [(64, 8, 256), (32, 4, 16), (33, 5, 64), (256, 16, 64)])
+def test_recall_is_its_definition(filler, length, pairs, vocab_size):
+    one = task(
+        "task=recall",
+        f"task.filler={filler}",
+        f"task.length={length}",
+        f"task.pairs={pairs}",
+        f"task.vocab_size={vocab_size}",
+    )
+    half = vocab_size // 2
+    batches = [one.train_batch(step, 0, CPU) for step in range(3)] + one.held_out("test")[:1]
+    for batch in batches:
+        for tokens, targets, positions in zip(
+            *(batch[k].tolist() for k in ("inputs", "targets", "positions")), strict=True
+        ):
+            bound = bindings(tokens, set(range(1, half)), set(range(half, vocab_size)))
+            assert len(bound) == pairs, "each key is bound"
+            assert all(len(values) == 1 for values in bound.values()), "and bound once"
+            assert len({values[0] for values in bound.values()}) == pairs, "to values that differ"
+            assert len(set(positions)) == pairs
+            for target, position in zip(targets, positions, strict=True):
+                assert position >= 2 * pairs
+                assert bound[tokens[position]] == [target]
+            for key in bound:
+                assert tokens.count(key) == 2, "once with its value, once as a query"
+
+
+def test_recalls_queries_follow_the_power_law():
+    one = task("task=recall", "task.length=64", "task.pairs=1", "task.power=0.5", "task.batch_size=4000")
+    slots = (one.train_batch(0, 0, CPU)["positions"] - 2).flatten() // 2
+    expected = torch.arange(1, 32, dtype=torch.double) ** -0.5
+    observed = torch.bincount(slots, minlength=31).double() / len(slots)
+    assert (observed - expected / expected.sum()).abs().max() < 0.02
+
+
+def test_recall_has_the_published_settings():
+    for length, pairs in ((64, 4), (128, 8), (256, 16), (512, 64)):
+        one = task("task=recall", f"task.rung=zoology{length}")
+        assert (one.length, one.pairs, one.vocab_size) == (length, pairs, 8192)
+
+
+def test_parity_is_its_definition():
+    one = task("task=parity")
+    for batch in [one.train_batch(0, 0, CPU), *one.held_out("test/256")]:
+        for bits, answers in zip(batch["inputs"].tolist(), batch["targets"].tolist(), strict=True):
+            assert answers == [sum(bits[: i + 1]) % 2 for i in range(len(bits))]
+
+
+def test_validation_and_test_differ():
+    for name in ("recall", "parity", "text", "digits"):
+        one = task(f"task={name}")
+        assert not torch.equal(one.held_out("validation")[0]["inputs"][:8], one.held_out("test")[0]["inputs"][:8])
+
+
+def test_the_standard_library_is_split_by_file_without_duplicates():
+    corpus = read_corpus("stdlib", None, "text", 200_000_000)
+    assert len(corpus.train) > 5_000_000
+    names = {
+        split: set(__import__("re").findall(rb"(?m)^# file: (\S+)$", getattr(corpus, split)))
+        for split in ("train", "validation", "test")
+    }
+    assert all(names.values())
+    assert not names["train"] & names["test"]
+    assert not names["train"] & names["validation"]
+
+
+def test_text_windows_are_the_text(tmp_path):
+    (tmp_path / "a.txt").write_bytes(bytes(random.Random(0).randrange(256) for _ in range(60_000)))
+    one = task("task=text", f"task.source={tmp_path}/a.txt", "task.length=50")
+    for batch in [one.train_batch(0, 0, CPU), *one.held_out("test")]:
+        text = one.corpus.train if batch["inputs"].shape[0] == one.batch_size else one.corpus.test
+        for row, after in zip(batch["inputs"].tolist(), batch["targets"].tolist(), strict=True):
+            assert bytes(row + after[-1:]) in text
+            assert row[1:] == after[:-1]
+
+
+def test_the_hash_of_text_changes_with_the_text(tmp_path):
+    hashes = set()
+    for word in ("one", "two"):
+        (tmp_path / word).write_text(word * 20_000)
+        hashes.add(task("task=text", f"task.source={tmp_path / word}").fingerprint())
+    assert len(hashes) == 2
+
+
+def test_text_reads_a_folder_and_datasets(tmp_path):
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    for i in range(200):
+        (folder / f"{i}.txt").write_text(f"document {i}: " + "lorem ipsum dolor " * 60)
+    one = task("task=text", f"task.source={folder}")
+    assert one.corpus.documents == 200
+    pytest.importorskip("datasets")
+    import json
+
+    (tmp_path / "hub" / "mine").mkdir(parents=True)
+    rows = [json.dumps({"body": f"row {i} " + "amet " * 100}) for i in range(300)]
+    (tmp_path / "hub" / "mine" / "train.jsonl").write_text("\n".join(rows))
+    from zoo.tasks import _corpus
+
+    corpus = _corpus._from_datasets(str(tmp_path / "hub" / "mine"), None, "body", 10**9)
+    assert corpus.documents == 300
+    assert b"row 0 amet" in corpus.train + corpus.test + corpus.validation
+    with pytest.raises(ZooError, match=r"task\.column=text: .* has the columns body"):
+        _corpus._from_datasets(str(tmp_path / "hub" / "mine"), None, "text", 10**9)
+
+
+def test_images_from_idx_files(tmp_path):
+    rng = np.random.default_rng(0)
+    pixels, labels = rng.integers(0, 256, (300, 6, 6), dtype=np.uint8), rng.integers(0, 3, 300, dtype=np.uint8)
+    header = lambda *shape: bytes([0, 0, 8, len(shape)]) + b"".join(n.to_bytes(4, "big") for n in shape)  # noqa: E731
+    (tmp_path / "x-images-idx3-ubyte.gz").write_bytes(gzip.compress(header(300, 6, 6) + pixels.tobytes()))
+    (tmp_path / "x-labels-idx1-ubyte").write_bytes(header(300) + labels.tobytes())
+    with pytest.raises(ZooError, match="no file of labels beside it"):
+        task("task=images", f"task.source={tmp_path}")
+    (tmp_path / "x-labels-idx1-ubyte.gz").write_bytes(gzip.compress(header(300) + labels.tobytes()))
+    (tmp_path / "x-labels-idx1-ubyte").unlink()
+    one = task("task=images", f"task.source={tmp_path}")
+    assert one.facts() == {"image_size": 6, "channels": 1, "classes": 3, "max_len": 36}
+    rows = {split: set(rows.tolist()) for split, rows in one.data.splits.items()}
+    assert sum(map(len, rows.values())) == 300
+    assert not rows["train"] & rows["test"]
+    assert (one.data.pixels[:, 0] == pixels).all()
+
+
+def test_images_from_the_real_digits_of_mnist():
+    folder = os.environ.get("ZOO_TEST_MNIST", os.path.join(os.path.dirname(__file__), "../../shared/data/mnist10k"))
+    if not os.path.isdir(folder):
+        pytest.skip("set ZOO_TEST_MNIST to a folder with MNIST's IDX files")
+    one = task("task=images", f"task.source={folder}")
+    assert one.facts() == {"image_size": 28, "channels": 1, "classes": 10, "max_len": 784}
+
+
+def test_images_from_datasets(shapes):
+    pytest.importorskip("datasets")
+    from zoo.tasks._images import _from_datasets
+
+    data = _from_datasets(str(shapes), None, None, 1)
+    assert data.classes == 2
+    assert data.pixels.shape == (80, 1, 8, 8)
+
+
+def test_digits_are_split_once_and_for_all():
+    one = task("task=digits")
+    sizes = {split: len(rows) for split, rows in one.data.splits.items()}
+    assert sizes == {"train": 1100, "validation": 200, "test": 497}
+    assert one.fingerprint() == "PLACEHOLDER"
+    assert one.chance()["logistic regression"] > 0.9
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["task=text", "task.source=./nowhere.txt"], "no such file or folder"),
+        (["task=text", "task.source={tmp}/empty"], "0 bytes, expected at least 1024"),
+        (["task=text", "task.source={tmp}/short"], "bytes, expected at least 1024"),
+        (["task=text", "task.length=0"], "task.length=0: expected at least 1"),
+        (["task=text", "task.length=100000000"], "the smallest split of stdlib has"),
+        (["task=images", "task.source=./nowhere"], "expected a folder of IDX files or of one folder a class"),
+        (["task=images", "task.source={tmp}"], "at least two folders of images"),
+        (["task=recall", "task.pairs=40"], "needs a length of at least 160, given 64"),
+        (["task=recall", "task.vocab_size=10"], "needs task.vocab_size above"),
+        (["task=recall", "task.batch_size=0"], "task.batch_size=0: expected more than 0"),
+        (["task=parity", "task.length=0"], "task.length=0: expected at least 1"),
+    ],
+)
+def test_bad_data_is_explained(overrides, message, tmp_path):
+    (tmp_path / "empty").write_bytes(b"")
+    (tmp_path / "short").write_bytes(b"x" * 2000)
+    with pytest.raises(ZooError, match=message):
+        task(*(word.format(tmp=tmp_path) for word in overrides))
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() != 0, reason="drops privileges, so it must start as root"
+)
+@pytest.mark.parametrize("kind", ["text", "images"])
+def test_data_without_permission_is_explained(kind, tmp_path):
+    (tmp_path / "data" / "secret").mkdir(parents=True)
+    (tmp_path / "data" / "secret").chmod(0)
+    for folder in [tmp_path, *tmp_path.parents][:-1]:
+        folder.chmod(folder.stat().st_mode | 0o055)
+    code = f"""
+import os, zoo, zoo.assembly, torch, PIL.Image, zoo.tasks._images, zoo.tasks._corpus
+config = zoo.compose("task={kind}", "task.source={tmp_path}/data")
+os.seteuid(65534)
+try: zoo.assembly.make_task(config)
+except zoo.ZooError as error: print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "cannot be read: Permission denied" in done.stdout, done.stdout + done.stderr

@@ -1,0 +1,262 @@
+"""The contract of each kind, as checks that take a component's name and raise where it is broken."""
+
+from __future__ import annotations
+
+import io
+import random
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zoo.nn import tensors_of
+from zoo.plugins import load_plugins
+from zoo.registry import entries
+from zoo.testing.parts import DIM, LENGTH, part
+
+Check = Callable[[str], None]
+DEVICE = torch.device("cpu")
+
+
+def _inputs(batch: int = 2, length: int = LENGTH, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
+    return torch.randn(batch, length, DIM, dtype=dtype, generator=torch.Generator().manual_seed(seed))
+
+
+def _close(actual: Tensor, expected: Tensor, tolerance: float, where: str) -> None:
+    torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance, msg=lambda text: where + text)
+
+
+def _cuts(length: int, rng: random.Random) -> list[int]:
+    """Lengths of the pieces of a sequence that is cut at random, sometimes into single tokens."""
+    if rng.random() < 0.25:
+        return [1] * length
+    places = sorted(rng.sample(range(1, length), rng.randint(1, 4)))
+    return [b - a for a, b in zip([0, *places], [*places, length], strict=True)]
+
+
+def mixer_keeps_shape(name: str) -> None:
+    """(B, L, D) in, (B, L, D) and no state out, also for a single token and a batch of one."""
+    mixer = part("mixer", name)
+    for batch, length in ((2, LENGTH), (1, 1), (3, 7)):
+        y_BLD, state = mixer(_inputs(batch, length))
+        assert y_BLD.shape == (batch, length, DIM), (
+            f"given (B={batch}, L={length}, D={DIM}), returned {tuple(y_BLD.shape)}"
+        )
+        assert state is None, "without a state, nothing may be kept"
+
+
+def mixer_obeys_the_law_of_splitting(name: str) -> None:
+    """Whole, or cut anywhere with the state carried over: the same outputs."""
+    rng = random.Random(0)
+    for dtype, tolerance in ((torch.float64, 1e-10), (torch.float32, 2e-5)):
+        mixer = part("mixer", name, dtype=dtype)
+        for batch in (1, 3):
+            x_BLD = _inputs(batch, dtype=dtype, seed=batch)
+            whole, _ = mixer(x_BLD)
+            for _ in range(6):
+                pieces, state, cuts = [], mixer.init_state(batch, LENGTH, DEVICE, dtype), _cuts(LENGTH, rng)
+                for piece in x_BLD.split(cuts, dim=1):
+                    y_BLD, state = mixer(piece, state)
+                    pieces.append(y_BLD)
+                where = f"batch {batch}, {dtype}, pieces of {cuts} tokens: "
+                _close(torch.cat(pieces, 1), whole, tolerance, where)
+
+
+def mixer_does_not_see_the_future(name: str) -> None:
+    """No output moves when a later input does, nor has a gradient to one."""
+    mixer = part("mixer", name, dtype=torch.float64)
+    x_BLD = _inputs(dtype=torch.float64)
+    for cut in (1, LENGTH // 2, LENGTH - 1):
+        changed = x_BLD.clone()
+        changed[:, cut:] = _inputs(dtype=torch.float64, seed=9)[:, cut:]
+        torch.testing.assert_close(mixer(changed)[0][:, :cut], mixer(x_BLD)[0][:, :cut], rtol=1e-12, atol=1e-12)
+        leaf = x_BLD.clone().requires_grad_()
+        mixer(leaf)[0][:, :cut].square().sum().backward()
+        assert leaf.grad is not None
+        assert not leaf.grad[:, cut:].any(), f"outputs before {cut} have a gradient to inputs after it"
+
+
+def mixer_treats_each_example_alone(name: str) -> None:
+    """An example's output does not depend on what else is in the batch."""
+    mixer = part("mixer", name, dtype=torch.float64)
+    x_BLD = _inputs(4, dtype=torch.float64)
+    torch.testing.assert_close(mixer(x_BLD)[0][1:2], mixer(x_BLD[1:2])[0], rtol=1e-10, atol=1e-10)
+
+
+def mixer_state_is_bounded_by_what_it_says(name: str) -> None:
+    """The tensors of a state keep their total size while tokens pass: what is reported is what is held."""
+    mixer = part("mixer", name)
+    state = mixer.init_state(2, LENGTH, DEVICE, torch.float32)
+    before = sum(t.numel() for t in tensors_of(state))
+    for piece in _inputs().split(5, dim=1):
+        _, state = mixer(piece, state)
+    assert sum(t.numel() for t in tensors_of(state)) == before
+
+
+def module_trains_every_parameter(kind: str) -> Check:
+    """A gradient that is finite and somewhere not zero reaches every parameter."""
+
+    def check(name: str) -> None:
+        module = part(kind, name).train()
+        out = _call(kind, module, _inputs())
+        out.square().sum().backward()
+        for parameter_name, parameter in module.named_parameters():
+            assert parameter.grad is not None, f"{parameter_name} has no gradient"
+            assert parameter.grad.isfinite().all(), f"{parameter_name} has a gradient that is not finite"
+            assert parameter.grad.any(), f"the gradient of {parameter_name} is zero everywhere"
+
+    check.__name__ = f"{kind}_trains_every_parameter"
+    return check
+
+
+def module_is_deterministic_and_saves(kind: str) -> Check:
+    """Twice the same output, and again the same from a saved and loaded copy."""
+
+    def check(name: str) -> None:
+        module, x_BLD = part(kind, name), _inputs()
+        first = _call(kind, module, x_BLD)
+        torch.testing.assert_close(_call(kind, module, x_BLD), first, rtol=0, atol=0)
+        file = io.BytesIO()
+        torch.save(module.state_dict(), file)
+        file.seek(0)
+        other = part(kind, name)
+        for parameter in other.parameters():
+            parameter.data.add_(1)
+        other.load_state_dict(torch.load(file, weights_only=True))
+        torch.testing.assert_close(_call(kind, other, x_BLD), first, rtol=0, atol=0)
+
+    check.__name__ = f"{kind}_is_deterministic_and_saves"
+    return check
+
+
+def module_runs_in_bfloat16(kind: str) -> Check:
+    """Autocast to bfloat16 gives a finite output close to float32's."""
+
+    def check(name: str) -> None:
+        module, x_BLD = part(kind, name), _inputs()
+        with torch.autocast("cpu", torch.bfloat16):
+            low = _call(kind, module, x_BLD)
+        torch.testing.assert_close(low.float(), _call(kind, module, x_BLD), rtol=0.1, atol=0.1)
+
+    check.__name__ = f"{kind}_runs_in_bfloat16"
+    return check
+
+
+def ffn_treats_each_token_alone(name: str) -> None:
+    """A token's output does not depend on the tokens around it; none at all is allowed too."""
+    ffn = part("ffn", name, dtype=torch.float64)
+    if ffn is None:
+        return
+    x_BLD = _inputs(dtype=torch.float64)
+    torch.testing.assert_close(ffn(x_BLD)[:, 3:4], ffn(x_BLD[:, 3:4]), rtol=1e-10, atol=1e-10)
+    assert ffn(x_BLD).shape == x_BLD.shape
+
+
+def linear_is_a_drop_in(name: str) -> None:
+    """It has a weight of (out, in) and a bias where one was asked for, and maps (..., in) to (..., out)."""
+    linear = part("linear", name)
+    assert linear.weight.shape == (48, DIM)
+    assert linear.bias is not None
+    assert linear(_inputs()).shape == (2, LENGTH, 48)
+    without = part("linear", name, bias=False)
+    assert without.bias is None
+
+
+def norm_keeps_shape(name: str) -> None:
+    """(..., D) in and out, each token alone."""
+    norm = part("norm", name)
+    x_BLD = _inputs()
+    assert norm(x_BLD).shape == x_BLD.shape
+    torch.testing.assert_close(norm(x_BLD)[:, 2], norm(x_BLD[:, 2]))
+
+
+def position_goes_on_at_an_offset(name: str) -> None:
+    """Positions of a later piece are those it has in the whole."""
+    position = part("position", name, dtype=torch.float64)
+    x_BLD = _inputs(dtype=torch.float64)
+    q_BHLK = x_BLD.view(2, LENGTH, 2, 16).transpose(1, 2)
+    torch.testing.assert_close(position.add(x_BLD)[:, 10:], position.add(x_BLD[:, 10:], 10))
+    for whole, later in zip(
+        position.rotate(q_BHLK, q_BHLK), position.rotate(q_BHLK[:, :, 10:], q_BHLK[:, :, 10:], 10), strict=True
+    ):
+        torch.testing.assert_close(whole[:, :, 10:], later)
+    bias = position.bias(torch.arange(LENGTH), torch.arange(LENGTH))
+    assert bias is None or bias.shape == (2, LENGTH, LENGTH)
+
+
+def optimizer_lowers_a_loss(name: str) -> None:
+    """Two hundred steps at the default learning rate lower the loss of a small regression by a tenth."""
+    from zoo.optimization import parameter_groups
+    from zoo.testing.parts import factory
+
+    torch.manual_seed(0)
+    model = torch.nn.Linear(4, 1)
+    optimizer = factory("optimizer", name)(parameters=parameter_groups(model))
+    x, losses = torch.randn(64, 4), []
+    for _ in range(200):
+        loss = (model(x) - x.sum(1, keepdim=True)).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.9 * losses[0], (losses[0], losses[-1])
+
+
+def schedule_stays_between_zero_and_one(name: str) -> None:
+    """A multiplier within [0, 1] at every step, rising from a warm-up, for short runs and long ones."""
+    from zoo.testing.parts import factory
+
+    for steps in (1, 2, 100):
+        schedule = factory("schedule", name)(steps=steps)
+        values = [schedule(step) for step in range(steps)]
+        assert all(0 <= value <= 1 for value in values), values
+        assert max(values) > 0.9, values
+
+
+def _call(kind: str, module: Any, x_BLD: Tensor) -> Tensor:
+    result: Tensor = module(x_BLD)[0] if kind == "mixer" else module(x_BLD)
+    return result
+
+
+CHECKS: dict[str, list[Check]] = {
+    "mixer": [
+        mixer_keeps_shape,
+        mixer_obeys_the_law_of_splitting,
+        mixer_does_not_see_the_future,
+        mixer_treats_each_example_alone,
+        mixer_state_is_bounded_by_what_it_says,
+    ],
+    "ffn": [ffn_treats_each_token_alone],
+    "linear": [linear_is_a_drop_in],
+    "norm": [norm_keeps_shape],
+    "position": [position_goes_on_at_an_offset],
+    "optimizer": [optimizer_lowers_a_loss],
+    "schedule": [schedule_stays_between_zero_and_one],
+}
+for _kind in ("mixer", "ffn", "linear", "norm"):
+    CHECKS[_kind] += [
+        make(_kind)
+        for make in (module_trains_every_parameter, module_is_deterministic_and_saves, module_runs_in_bfloat16)
+    ]
+
+
+def parametrize_with_checks(*kinds: str) -> Any:
+    """A pytest decorator: every check of these kinds over every registered component.
+
+    The test receives ``name`` and ``check``. A component that builds to nothing (``ffn=none``) is checked for that
+    alone.
+    """
+    import pytest
+
+    load_plugins()
+    cases = [(entry, check) for kind in kinds for entry in entries(kind) for check in CHECKS.get(kind, [])]
+    cases = [(entry, check) for entry, check in cases if entry.name != "none" or not _needs_module(entry.kind, check)]
+    return pytest.mark.parametrize(
+        ("name", "check"),
+        [pytest.param(entry.name, check, id=f"{entry.kind}={entry.name}-{check.__name__}") for entry, check in cases],
+    )
+
+
+def _needs_module(kind: str, check: Check) -> bool:
+    return kind == "ffn" and check is not ffn_treats_each_token_alone

@@ -1,0 +1,47 @@
+"""Components on their own, built by name as a run would build them, at a small size."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from zoo.composition import compose
+from zoo.factory import Factory
+from zoo.nodes import COMPONENT
+
+DIM, LENGTH, DEPTH = 32, 24, 2
+FACTS: dict[str, dict[str, Any]] = {
+    "mixer": {"dim": DIM, "layer": 0, "depth": DEPTH, "causal": True, "max_len": LENGTH},
+    "ffn": {"dim": DIM, "layer": 0, "depth": DEPTH, "causal": True, "max_len": LENGTH},
+    "norm": {"dim": DIM},
+    "linear": {"in_features": DIM, "out_features": 48, "bias": True},
+    "position": {"dim": DIM, "heads": 2, "head_dim": 16, "max_len": 4 * LENGTH, "causal": True},
+}
+
+
+def factory(kind: str, name: str, *overrides: str) -> Factory:
+    """The factory of a component, with the run's other choices in place."""
+    config = compose(f"{kind}={name}", *overrides)
+    found = _find(config, kind, name)
+    if found is None:
+        raise LookupError(f"no run uses {kind}={name} in the place of a {kind}")
+    return Factory(found)
+
+
+def part(kind: str, name: str, *overrides: str, dtype: torch.dtype = torch.float32, **facts: Any) -> Any:
+    """A component, initialised from a fixed seed, in evaluation mode."""
+    torch.manual_seed(0)
+    built = factory(kind, name, *overrides)(**{**FACTS[kind], **facts})
+    return built.to(dtype).eval() if isinstance(built, torch.nn.Module) else built
+
+
+def _find(node: Any, kind: str, name: str) -> dict[str, Any] | None:
+    if isinstance(node, dict):
+        if node.get(COMPONENT) == f"{kind}/{name}":
+            return node
+        for value in node.values():
+            found = _find(value, kind, name)
+            if found is not None:
+                return found
+    return None
