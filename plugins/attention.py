@@ -13,7 +13,7 @@ class Attention(nn.Module):
     """Softmax attention: multi-head, grouped-query or multi-query, optionally in a sliding window.
 
     Scaled dot products (Vaswani et al. 2017, arXiv:1706.03762, section 3.2).
-    ``heads`` is one for each 64 channels unless said otherwise. ``kv_heads`` below ``heads`` shares keys and
+    ``heads`` is one for each 32 channels unless said otherwise. ``kv_heads`` below ``heads`` shares keys and
     values among queries: grouped-query attention (Ainslie et al. 2023, arXiv:2305.13245), or multi-query at 1
     (Shazeer 2019, arXiv:1911.02150). ``window`` lets a token see itself and the ``window - 1`` tokens before it
     (Beltagy et al. 2020, arXiv:2004.05150). The state is the key-value cache: as long as the sequence, or as the
@@ -35,7 +35,7 @@ class Attention(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        heads = max(1, dim // (head_dim or 64)) if heads is None else heads
+        heads = max(1, dim // (head_dim or 32)) if heads is None else heads
         kv_heads = heads if kv_heads is None else kv_heads
         if heads < 1 or kv_heads < 1 or heads % kv_heads:
             raise ValueError(

@@ -131,7 +131,8 @@ def test_a_failed_run_is_counted_and_named(how, tmp_path):
         "compare",
         "smoke",
         f"compare.archs=[transformer,'mixer=unlucky mixer.how={how}']",
-        "compare.tasks={parity:[task=parity,steps=5]}",
+        "compare.only=[parity]",
+        "steps=5",
     ]
     done = subprocess.run(
         [sys.executable, "-m", "zoo", *words],
@@ -158,7 +159,7 @@ def test_an_interrupted_comparison_goes_on(tmp_path):
         "smoke",
         "steps=400",
         "compare.workers=1",
-        "compare.tasks={parity:[task=parity,task.test_size=64]}",
+        "compare.only=[parity]",
         "log_every=2",
     ]
     process = subprocess.Popen(
@@ -187,6 +188,7 @@ def test_an_interrupted_comparison_goes_on(tmp_path):
         (["smok"], "There is no compare called 'smok'. Did you mean compare=smoke?"),
         (["smoke", "compare.archs=[transformr]"], "Did you mean arch=transformer?"),
         (["smoke", "seed=3"], "a comparison varies that itself"),
+        (["smoke", "compare.only=[text]"], "There is no task in this comparison called 'text'"),
         (["smoke", "compare.seeds=[]"], "compare.seeds is empty"),
         (["smoke", "compare.seeds=[1000]"], "share [1000]"),
         (["smoke", "compare.baseline=gru"], "expected one of transformer, lstm"),

@@ -47,6 +47,7 @@ zoo compare [NAME] [OVERRIDE ...]: a whole comparison (zoo list compare), by def
 
   compare.archs=[transformer,lstm]        who competes; "transformer mixer.window=16" is a contestant too
   compare.also=[my_preset]                who competes besides
+  compare.only=[recall]                   some of its tasks
   compare.seeds=[0,1,2,3,4]               seeds that are reported
   compare.tune={optimizer.lr:[1e-3,1e-2]} the grid, tuned on validation with seeds of its own
   compare.workers=2                       processes
@@ -153,14 +154,25 @@ def _train(words: list[str]) -> int:
 
     from zoo.composition import resolve
 
+    failures: list[BaseException] = []
+
     def job(cfg: object) -> float | None:
         settings = HydraConfig.get()
-        return _one_run(resolve(cfg, dict(settings.runtime.choices), list(settings.overrides.task)), multirun)
+        config = resolve(cfg, dict(settings.runtime.choices), list(settings.overrides.task))
+        try:
+            return _one_run(config, multirun)
+        except ZooError as error:
+            if multirun:
+                raise  # so that launchers and sweepers see it; the other runs go on
+            failures.append(error)  # said once, by us
+            return None
 
     sys.argv = ["zoo train", *flags, *checked]
     application = hydra.main(version_base="1.3", config_path="pkg://zoo_conf", config_name="config")(job)
     with explained(checked):
         application()
+    if failures:
+        raise failures[0]
     return 0
 
 

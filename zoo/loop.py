@@ -78,7 +78,7 @@ class Loop(L.LightningModule):
         self._reports = [m for m in objective.modules() if isinstance(m, HasSideMetrics)]
         self._after_step = getattr(objective, "after_optimizer_step", None)
         self._sum: Tensor | None = None
-        self._summed, self._done = 0, -1
+        self._summed, self._done = 0, 0
         self._totals: dict[int, dict[str, list[Tensor]]] = {}
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -86,6 +86,10 @@ class Loop(L.LightningModule):
         optimizer: torch.optim.Optimizer = self.optimizer_factory(parameters=parameter_groups(self.objective))
         self._rates = [group["lr"] for group in optimizer.param_groups]
         return optimizer
+
+    def on_train_start(self) -> None:
+        """Note where a resumed run goes on."""
+        self._done = self.global_step
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Training batches are made on the device; held-out ones are moved there."""

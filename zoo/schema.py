@@ -45,6 +45,7 @@ class CompareConfig:
     archs: list[str] = field(default_factory=list)
     also: list[str] = field(default_factory=list)
     tasks: dict[str, list[str]] = field(default_factory=dict)
+    only: list[str] | None = None
     baseline: str | None = None
     overrides: list[str] = field(default_factory=list)
     tune: dict[str, list[float]] = field(default_factory=dict)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.composition import Config, compose_checked, hydra_ready, key_of
-from zoo.errors import ZooError
+from zoo.errors import ZooError, unknown
 from zoo.identity import run_id
 from zoo.nodes import COMPONENT
 from zoo.overrides import check, explained
@@ -157,6 +157,7 @@ def make_plan(name: str | None, overrides: Sequence[str]) -> Plan:
         cells = [
             _cell(contestant, task, [*rules["overrides"], *words_of_task, *mine], rules)
             for task, words_of_task in rules["tasks"].items()
+            if rules["only"] is None or task in rules["only"]
             for contestant in contestants
         ]
     baseline = rules["baseline"] or contestants[0]
@@ -169,6 +170,9 @@ def _check_rules(rules: Mapping[str, Any]) -> None:
     for key in ("tasks", "seeds", "tune_seeds"):
         if not rules[key]:
             raise ZooError(f"compare.{key} is empty; a comparison needs at least one")
+    for task in rules["only"] or ():
+        if task not in rules["tasks"]:
+            raise ZooError(unknown("task in this comparison", task, rules["tasks"]))
     if not [*rules["archs"], *rules["also"]]:
         raise ZooError("compare.archs is empty; name at least one contestant, such as compare.archs=[transformer,lstm]")
     shared = set(rules["seeds"]) & set(rules["tune_seeds"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sysconfig
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from hashlib import md5, sha256
 from pathlib import Path
 
 from zoo.errors import ZooError
+from zoo.tasks._files import read, walk
 
 SPLITS = ("train", "validation", "test")
 SKIPPED = {"site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test", "encodings", "lib2to3",
@@ -50,7 +50,7 @@ def read_corpus(source: str, config: str | None, column: str, max_bytes: int) ->
     elif path.is_dir():
         corpus = _from_documents(_folder(path), max_bytes)
     elif path.exists():
-        corpus = _from_blocks(_read(path)[:max_bytes], 1)
+        corpus = _from_blocks(read(path)[:max_bytes], 1)
     elif source.startswith((".", "/", "~")) or source.endswith((".txt", ".md", ".py")):
         raise ZooError(f"task.source={source}: no such file or folder (looked in {Path.cwd()})")
     else:
@@ -65,27 +65,13 @@ def read_corpus(source: str, config: str | None, column: str, max_bytes: int) ->
     return corpus
 
 
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ZooError(f"task.source: {path} cannot be read: {error.strerror}") from error
-
-
-def _walk(root: Path, suffix: str | None) -> Iterator[Path]:
-    def refuse(error: OSError) -> None:
-        raise ZooError(f"task.source: {error.filename} cannot be read: {error.strerror}") from error
-
-    for folder, folders, files in os.walk(root, onerror=refuse):
-        folders[:] = sorted(f for f in folders if f not in SKIPPED and not f.startswith((".", "config-")))
-        yield from (Path(folder) / f for f in sorted(files) if suffix is None or f.endswith(suffix))
-
-
 def _stdlib() -> Iterator[tuple[str, bytes]]:
     root = Path(sysconfig.get_paths()["stdlib"])
     lines: set[bytes] = set()
-    for path in _walk(root, ".py"):
-        data = _read(path)
+    for path in walk(root, SKIPPED):
+        if path.suffix != ".py" or "config-" in path.parent.name:
+            continue
+        data = read(path)
         long = [line.strip() for line in data.split(b"\n") if len(line.strip()) >= 20]
         if len(data) < 256 or (long and sum(line in lines for line in long) > len(long) / 2):
             continue  # mostly seen before: a near-duplicate would leak between splits
@@ -95,8 +81,8 @@ def _stdlib() -> Iterator[tuple[str, bytes]]:
 
 
 def _folder(root: Path) -> Iterator[tuple[str, bytes]]:
-    for path in _walk(root, None):
-        data = _read(path)
+    for path in walk(root, SKIPPED):
+        data = read(path)
         if b"\0" not in data[:8192]:
             yield path.relative_to(root).as_posix(), data + b"\n"
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from zoo.contracts import Batch, Task
 from zoo.errors import ZooError
 from zoo.seeds import generator
+from zoo.tasks._files import walk
 from zoo.tasks._metrics import Ratios, label_accuracy
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp"}
@@ -149,13 +150,9 @@ def _from_idx(folder: Path, size: int | None) -> Images:
 def _from_folder(folder: Path, size: int | None, channels: int | None) -> Images:
     from PIL import Image
 
-    classes = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    files = [
-        (f, k)
-        for k, name in enumerate(classes)
-        for f in sorted((folder / name).rglob("*"))
-        if f.suffix.lower() in SUFFIXES
-    ]
+    found = [path for path in walk(folder) if path.suffix.lower() in SUFFIXES and path.parent != folder]
+    classes = sorted({path.relative_to(folder).parts[0] for path in found})
+    files = [(path, classes.index(path.relative_to(folder).parts[0])) for path in found]
     if len(classes) < 2 or not files:
         raise ZooError(f"task.source={folder}: expected IDX files, or at least two folders of images, one a class")
     opened = [Image.open(path) for path, _ in files]
