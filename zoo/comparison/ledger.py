@@ -51,6 +51,10 @@ class Standing:
         """The test score over seeds, or none where every run failed."""
         return estimate(list(self.by_seed().values())) if self.rows else None
 
+    def absent(self) -> str:
+        """Why there is no score."""
+        return "every run failed" if self.failed else "not run yet"
+
     def solved(self) -> str:
         """How many runs solved the task, where the task says what that is; a failed run did not."""
         if not self.rows or self.rows[0]["solved"] is None:

@@ -84,6 +84,10 @@ def _table(ledger: Ledger, task: str) -> Table:
             table.add_column(name, justify="right")
     for name in ("failed", "learning rate", "parameters", "FLOPs", "seconds", "tokens/s", "state B"):
         table.add_column(name, justify="right")
+    rules = next((s.rows[0]["chance"] for s in standings if s.rows), {})
+    if rules:
+        table.caption = "without a model: " + ", ".join(f"{name} {value:.4f}" for name, value in rules.items())
+        table.caption_justify = "left"
     for place, standing in enumerate(standings, 1):
         table.add_row(*_cells(place, standing, ledger.baseline is not None))
     return table
@@ -97,7 +101,7 @@ def _cells(place: int, standing: Standing, baseline: bool) -> list[str]:
     return [
         str(place) if score else "-",
         standing.contestant,
-        f"{score.mean:.4f}" if score else "every run failed",
+        f"{score.mean:.4f}" if score else standing.absent(),
         interval,
         str(score.n if score else 0),
         standing.solved(),

@@ -1,0 +1,76 @@
+"""What only a GPU can show; skipped without one."""
+
+import pytest
+import torch
+from conftest import TINY
+
+import zoo
+from zoo.plugins import load_plugins
+from zoo.registry import entries
+from zoo.run import train
+from zoo.testing.parts import DIM, LENGTH, part
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device")]
+load_plugins()
+MIXERS = [entry.name for entry in entries("mixer")]
+ON_GPU = [word for word in TINY if not word.startswith("trainer.accelerator")]
+
+
+@pytest.mark.parametrize("name", MIXERS)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-4)])
+def test_the_law_of_splitting_holds_on_cuda(name, dtype, tolerance):
+    torch.backends.cuda.matmul.allow_tf32 = False
+    device = torch.device("cuda")
+    mixer = part("mixer", name, dtype=dtype).to(device)
+    x_BLD = torch.randn(3, LENGTH, DIM, dtype=dtype, device=device)
+    whole, _ = mixer(x_BLD)
+    state, pieces = mixer.init_state(3, LENGTH, device, dtype), []
+    for piece in x_BLD.split([7, 1, 1, 10, 5], dim=1):
+        y_BLD, state = mixer(piece, state)
+        pieces.append(y_BLD)
+    torch.testing.assert_close(torch.cat(pieces, 1), whole, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("name", MIXERS)
+def test_cpu_and_cuda_agree(name):
+    mixer = part("mixer", name, dtype=torch.float64)
+    x_BLD = torch.randn(2, LENGTH, DIM, dtype=torch.float64)
+    expected = mixer(x_BLD)[0]
+    torch.testing.assert_close(mixer.cuda()(x_BLD.cuda())[0].cpu(), expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("arch", ["transformer", "linear_attention", "lstm", "gru", "hybrid"])
+def test_every_preset_trains_in_bfloat16(arch, here):
+    row = train(zoo.compose(f"arch={arch}", "task=recall", "task.rung=tiny", *ON_GPU))
+    assert row["precision"] == "bf16-mixed"
+    assert row["hardware"]["accelerator"] == "cuda"
+    assert row["peak_memory_bytes"] > 0
+
+
+def test_compiling_works(here):
+    assert train(zoo.compose("task=parity", *ON_GPU, "trainer.compile=true"))["compiled"]
+
+
+@pytest.mark.parametrize("task", ["recall", "parity", "text", "digits"])
+def test_a_step_never_waits_for_the_gpu(task, here, monkeypatch):
+    from zoo.loop import Loop
+
+    original = Loop.training_step
+
+    def strict(self, batch, batch_idx):
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            return original(self, batch, batch_idx)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    monkeypatch.setattr(Loop, "training_step", strict)
+    assert train(zoo.compose(f"task={task}", *ON_GPU))["status"] == "finished"
+
+
+def test_held_out_data_is_the_same_as_on_the_cpu(here):
+    hashes = {
+        train(zoo.compose("task=recall", "task.rung=tiny", *ON_GPU, f"trainer={where}"))["data_hash"]
+        for where in ("cpu", "gpu")
+    }
+    assert len(hashes) == 1
