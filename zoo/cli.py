@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -71,14 +73,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach us, to be said in one line
     warnings.showwarning = lambda message, *rest, **more: print(f"warning: {message}", file=sys.stderr)
     words = list(sys.argv[1:] if argv is None else argv)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _terminate)
     try:
         return _dispatch(words)
     except RunFailed as error:
         return _say(f"failed: {error}", 1)
     except ZooError as error:
         return _say(f"error: {error}", 2)
-    except KeyboardInterrupt:
-        return _say("interrupted; the same command goes on where this one stopped", 130)
+    except KeyboardInterrupt as error:
+        signum = error.args[0] if error.args else signal.SIGINT
+        return _say("interrupted; the same command goes on where this one stopped", 128 + signum)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -86,6 +91,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if type(error).__name__ == "Interrupted":
             return _say(f"{error}; the same command goes on where this one stopped", 128 + getattr(error, "signum", 2))
         raise
+
+
+def _terminate(signum: int, frame: object) -> None:
+    """A polite kill is Ctrl-C with another exit status: workers save themselves first."""
+    raise KeyboardInterrupt(signum)
 
 
 def _say(message: str, status: int) -> int:

@@ -84,7 +84,7 @@ def _table(ledger: Ledger, task: str) -> Table:
             table.add_column(name, justify="right")
     for name in ("failed", "learning rate", "parameters", "FLOPs", "seconds", "tokens/s", "state B"):
         table.add_column(name, justify="right")
-    rules = next((s.rows[0]["chance"] for s in standings if s.rows), {})
+    rules: dict[str, float] = next((s.rows[0]["chance"] for s in standings if s.rows), {})
     if rules:
         table.caption = "without a model: " + ", ".join(f"{name} {value:.4f}" for name, value in rules.items())
         table.caption_justify = "left"
