@@ -50,7 +50,9 @@ class Attention(nn.Module):
         head_dim = dim // heads if head_dim is None else head_dim
         self.heads, self.kv_heads, self.head_dim = heads, kv_heads, head_dim
         self.causal, self.window, self.dropout = causal, window, dropout
-        self.qkv = linear(in_features=dim, out_features=(heads + 2 * kv_heads) * head_dim, bias=bias)
+        self.query = linear(in_features=dim, out_features=heads * head_dim, bias=bias)
+        self.key = linear(in_features=dim, out_features=kv_heads * head_dim, bias=bias)
+        self.value = linear(in_features=dim, out_features=kv_heads * head_dim, bias=bias)
         self.out = scale_residual_(linear(in_features=heads * head_dim, out_features=dim, bias=bias), depth)
         self.position = None if position.target.additive else position(heads=heads, head_dim=head_dim)
 
@@ -66,8 +68,9 @@ class Attention(nn.Module):
     def forward(self, x_BLD: Tensor, state: dict | None = None) -> tuple[Tensor, dict | None]:
         """(B, L, D) to (B, L, D), and the cache with these tokens in it."""
         B, L, _ = x_BLD.shape
-        qkv_BLHK = self.qkv(x_BLD).view(B, L, self.heads + 2 * self.kv_heads, self.head_dim)
-        q_BHLK, k_BGLK, v_BGLK = qkv_BLHK.transpose(1, 2).split([self.heads, self.kv_heads, self.kv_heads], dim=1)
+        q_BHLK = self.query(x_BLD).view(B, L, self.heads, self.head_dim).transpose(1, 2)
+        k_BGLK = self.key(x_BLD).view(B, L, self.kv_heads, self.head_dim).transpose(1, 2)
+        v_BGLK = self.value(x_BLD).view(B, L, self.kv_heads, self.head_dim).transpose(1, 2)
         offset = 0 if state is None else state["seen"]
         if self.position is not None:
             q_BHLK, k_BGLK = self.position.rotate(q_BHLK, k_BGLK, offset)

@@ -67,14 +67,14 @@ class GLU(nn.Module):
     ) -> None:
         super().__init__()
         hidden = max(8, 8 * round(dim * ratio / 8))
-        self.up = linear(in_features=dim, out_features=2 * hidden, bias=bias)
+        self.gate = linear(in_features=dim, out_features=hidden, bias=bias)
+        self.up = linear(in_features=dim, out_features=hidden, bias=bias)
         self.down = scale_residual_(linear(in_features=hidden, out_features=dim, bias=bias), depth)
         self.activation, self.dropout = self.ACTIVATIONS[activation], nn.Dropout(dropout)
 
     def forward(self, x_BLD: Tensor) -> Tensor:
         """(B, L, D) to (B, L, D)."""
-        gate, value = self.up(x_BLD).chunk(2, dim=-1)
-        return self.down(self.dropout(self.activation(gate) * value))
+        return self.down(self.dropout(self.activation(self.gate(x_BLD)) * self.up(x_BLD)))
 
 
 @register("ffn", "none")

@@ -81,24 +81,28 @@ class RotaryPosition(Position):
     Su et al. 2021, arXiv:2104.09864. Channel ``i`` is paired with ``i + head_dim / 2``, as in GPT-NeoX and Llama.
     """
 
-    def __init__(self, head_dim: int, base: float = 10000.0) -> None:
+    def __init__(self, head_dim: int, max_len: int, base: float = 10000.0) -> None:
         super().__init__()
         if head_dim % 2:
             raise ValueError(f"position=rotary needs an even head_dim, given {head_dim}; change mixer.heads")
-        frequency_K = base ** (-torch.arange(0, head_dim, 2) / head_dim)
-        self.register_buffer("frequency_K", frequency_K, persistent=False)
+        self.frequency_K = base ** (-torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
+        cos_LK, sin_LK = self._angles(0, max_len)
+        self.register_buffer("cos_LK", cos_LK, persistent=False)
+        self.register_buffer("sin_LK", sin_LK, persistent=False)
 
     def rotate(self, q_BHLK: Tensor, k_BGLK: Tensor, offset: int = 0) -> tuple[Tensor, Tensor]:
-        """Turn both by positions ``offset`` onwards."""
-        length = q_BHLK.shape[2]
-        cos_LK, sin_LK = self._angles(offset, length, q_BHLK)
+        """Turn both by positions ``offset`` onwards; beyond the table of ``max_len`` angles are computed anew."""
+        end = offset + q_BHLK.shape[2]
+        if end <= self.cos_LK.shape[0]:
+            cos_LK, sin_LK = self.cos_LK[offset:end], self.sin_LK[offset:end]
+        else:
+            cos_LK, sin_LK = (t.to(self.cos_LK) for t in self._angles(offset, end))
+        cos_LK, sin_LK = cos_LK.to(q_BHLK.dtype), sin_LK.to(q_BHLK.dtype)
         return _turn(q_BHLK, cos_LK, sin_LK), _turn(k_BGLK, cos_LK, sin_LK)
 
-    def _angles(self, offset: int, length: int, like: Tensor) -> tuple[Tensor, Tensor]:
-        position_L = torch.arange(offset, offset + length, device=like.device, dtype=self.frequency_K.dtype)
-        angle_LK = torch.outer(position_L, self.frequency_K)
-        angle_LK = torch.cat([angle_LK, angle_LK], dim=-1)
-        return angle_LK.cos().to(like.dtype), angle_LK.sin().to(like.dtype)
+    def _angles(self, start: int, end: int) -> tuple[Tensor, Tensor]:
+        angle_LK = torch.outer(torch.arange(start, end, dtype=torch.float64), self.frequency_K).repeat(1, 2)
+        return angle_LK.cos().float(), angle_LK.sin().float()
 
 
 def _turn(x_BHLK: Tensor, cos_LK: Tensor, sin_LK: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ def softmax_attention(mixer, x, heads, kv_heads, visible, bias=None):
     """Attention one query at a time, straight from the definition."""
     batch, length, _ = x.shape
     size = mixer.head_dim
-    q, k, v = (x @ mixer.qkv.weight.T).split([heads * size, kv_heads * size, kv_heads * size], dim=-1)
+    q, k, v = (x @ projection.weight.T for projection in (mixer.query, mixer.key, mixer.value))
     out = torch.zeros(batch, length, heads * size, dtype=F64)
     for h in range(heads):
         g = h * kv_heads // heads
@@ -156,7 +156,7 @@ def test_mlp_activations(activation, function):
 @pytest.mark.parametrize(("activation", "function"), [("silu", lambda x: x * x.sigmoid()), ("gelu", F.gelu)])
 def test_gated_units(activation, function):
     ffn = part("ffn", "glu", f"ffn.activation={activation}", dtype=F64)
-    gate, value = (inputs() @ ffn.up.weight.T).chunk(2, -1)
+    gate, value = inputs() @ ffn.gate.weight.T, inputs() @ ffn.up.weight.T
     torch.testing.assert_close(ffn(inputs()), (function(gate) * value) @ ffn.down.weight.T)
 
 
@@ -195,13 +195,13 @@ def test_the_transformer_is_llama():
         "lm_head.weight": ours.head.weight,
     }
     for i, block in enumerate(ours.backbone.blocks):
-        names = zip("qkv", block.mixer.qkv.weight.split([32, 16, 16]), strict=True)
-        weights |= {f"model.layers.{i}.self_attn.{n}_proj.weight": w for n, w in names}
-        gate, up = block.ffn.up.weight.chunk(2)
         weights |= {
+            f"model.layers.{i}.self_attn.q_proj.weight": block.mixer.query.weight,
+            f"model.layers.{i}.self_attn.k_proj.weight": block.mixer.key.weight,
+            f"model.layers.{i}.self_attn.v_proj.weight": block.mixer.value.weight,
             f"model.layers.{i}.self_attn.o_proj.weight": block.mixer.out.weight,
-            f"model.layers.{i}.mlp.gate_proj.weight": gate,
-            f"model.layers.{i}.mlp.up_proj.weight": up,
+            f"model.layers.{i}.mlp.gate_proj.weight": block.ffn.gate.weight,
+            f"model.layers.{i}.mlp.up_proj.weight": block.ffn.up.weight,
             f"model.layers.{i}.mlp.down_proj.weight": block.ffn.down.weight,
             f"model.layers.{i}.input_layernorm.weight": block.mixer_norm.weight,
             f"model.layers.{i}.post_attention_layernorm.weight": block.ffn_norm.weight,

@@ -14,7 +14,7 @@ from zoo.contracts import Batch, HasSideLosses, HasSideMetrics, Task
 from zoo.errors import RunFailed
 from zoo.factory import Factory
 from zoo.optimization import parameter_groups
-from zoo.seeds import derive
+from zoo.seeds import reseed
 
 
 class Stream:
@@ -97,7 +97,7 @@ class Loop(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One forward pass; returns the loss with every side loss added."""
-        torch.manual_seed(derive(self.seed, "dropout", batch_idx))
+        reseed(self.device, self.seed, "dropout", batch_idx)
         loss = self.compute(batch)["loss"]
         for module in self._losses:
             for term in module.side_losses().values():

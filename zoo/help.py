@@ -1,0 +1,54 @@
+"""What ``--help`` prints."""
+
+HELP = """\
+zoo: which sequence architecture should I use?
+
+  zoo compare [NAME] [OVERRIDE ...]   the families, fairly, with a report
+  zoo train [-m] [OVERRIDE ...]       one run, or with -m a sweep
+  zoo report FOLDER                   tables and a page from runs that are there
+  zoo list [KIND]                     what exists
+  zoo show [OVERRIDE ...]             what a choice resolves to, and what it costs
+  zoo completion bash|zsh|fish        completion for your shell
+
+An override is a choice (mixer=lstm), a value (mixer.heads=4) or a choice for one place (linear@ffn.linear=dense).
+
+  zoo train arch=transformer task=parity mixer=lstm seed=1
+  zoo train -m arch=transformer,lstm seed=0,1,2
+
+zoo COMMAND --help says more.
+"""
+
+TRAIN_HELP = """\
+zoo train [-m] [OVERRIDE ...]: one run, or with -m one for each combination of comma-separated values
+
+  arch=NAME            a preset: one coherent architecture        task=NAME         what it is trained on
+  mixer=NAME ...       swap one component (zoo list)               mixer.heads=4     set its parameter
+  dim=64 layers=2      the size                                    steps=1000        the length of training
+  optimizer.lr=3e-3    the learning rate                           seed=0            data order, initialisation, dropout
+  trainer=auto         cpu, gpu, or what is there                  logger=wandb      or tensorboard, besides metrics.csv
+  runs=runs experiment=train    results go to runs/train/<id>
+
+A run that is finished is not made again; one that was interrupted goes on where it stopped.
+Hydra's own options work: --cfg job, --info, --multirun, --package, --resolve; hydra/launcher=... with -m.
+"""
+
+COMPARE_HELP = """\
+zoo compare [NAME] [OVERRIDE ...]: a whole comparison (zoo list compare), by default `families`
+
+  compare.archs=[transformer,lstm]        who competes; "transformer mixer.window=16" is a contestant too
+  compare.also=[my_preset]                who competes besides
+  compare.only=[recall]                   some of its tasks
+  compare.seeds=[0,1,2,3,4]               seeds that are reported
+  compare.tune={optimizer.lr:[1e-3,1e-2]} the grid, tuned on validation with seeds of its own
+  compare.workers=2                       processes
+  steps=1000 dim=128 ...                  any other override applies to every run
+
+Finished runs are skipped, interrupted ones resumed. It exits with 1 if any run failed, and names it.
+"""
+
+REPORT_HELP = "zoo report FOLDER: print the tables of a folder of runs (runs/families) and write its report.html\n"
+LIST_HELP = "zoo list [KIND]: every component, preset and comparison with its first line, or those of one kind\n"
+SHOW_HELP = (
+    "zoo show [OVERRIDE ...]: the components that a choice resolves to, parameters and FLOPs by part, bytes of state\n"
+)
+COMPLETION_HELP = 'zoo completion bash|zsh|fish: a script; in bash: eval "$(zoo completion bash)"\n'
