@@ -54,7 +54,7 @@ def ours(config: dict[str, Any], steps: int, cuda: bool) -> list[float]:
     with tempfile.TemporaryDirectory() as folder:
         metrics = MetricsFile(Path(folder) / "metrics.csv", 0)
         stream = Stream(task, 0, device, steps)
-        keeper, marks = Keeper(Path(folder) / "last.ckpt", 60, stream, 1, 1), Marks(cuda)
+        keeper, marks = Keeper(Path(folder) / "last.ckpt", 60, stream), Marks(cuda)
         loop = Loop(
             make_objective(config, task),
             task,

@@ -6,6 +6,27 @@ import torch
 from zoo.registry import KINDS, entries
 from zoo.testing import CHECKS, parametrize_with_checks
 from zoo.testing import checks as laws
+from zoo.testing.parts import part
+
+VARIANTS = {
+    "grouped": ("attention", "mixer.heads=4", "mixer.kv_heads=2"),
+    "window": ("attention", "mixer.window=4"),
+    "one-token window": ("attention", "mixer.window=1"),
+    "alibi": ("attention", "position=alibi", "mixer.heads=2"),
+    "window and alibi": ("attention", "mixer.window=5", "position=alibi", "mixer.kv_heads=1"),
+    "short chunks": ("linear_attention", "mixer.chunk=5", "mixer.heads=2"),
+    "convolution": ("linear_attention", "mixer.convolution=4", "mixer.chunk=7"),
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(
+    "check", [c for c in CHECKS["mixer"] if c.__name__.startswith("mixer_")], ids=lambda c: c.__name__
+)
+def test_variants_of_a_mixer_keep_its_laws(variant, check, monkeypatch):
+    name, *words = VARIANTS[variant]
+    monkeypatch.setattr(laws, "part", lambda kind, name, **facts: part(kind, name, *words, **facts))
+    check(name)
 
 
 @parametrize_with_checks(*CHECKS)

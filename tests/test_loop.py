@@ -14,7 +14,7 @@ from conftest import TINY
 
 import zoo
 from zoo import register
-from zoo.callbacks import AtomicCheckpointIO, Interrupted, Keeper
+from zoo.callbacks import AtomicCheckpointIO, Interrupted
 from zoo.errors import RunFailed, ZooError
 from zoo.files import read_json
 from zoo.loggers import read_metrics
@@ -82,10 +82,40 @@ def test_data_does_not_depend_on_the_model(here, monkeypatch):
     assert same(seen["hybrid"], seen["lstm"])
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_an_interrupted_run_ends_as_if_it_had_not_been(here, monkeypatch, accumulate):
+@pytest.fixture
+def teacher():
+    """An objective whose teacher follows after each optimizer step, so that a step left out would show."""
+    from zoo import registry
+
+    if ("objective", "tests_follows") not in registry._entries:
+
+        @register("objective", "tests_follows")
+        class Follows(torch.nn.Module):
+            needs, gives = ("inputs", "targets"), ("logits",)
+
+            def __init__(self, dim: int, classes: int, stem, backbone):
+                super().__init__()
+                self.stem = stem()
+                self.backbone, self.head = backbone(causal=True), torch.nn.Linear(dim, classes)
+                self.register_buffer("follower", torch.zeros_like(self.head.weight))
+
+            def forward(self, batch):
+                logits = self.head(self.backbone(self.stem(batch["inputs"]))[0])
+                loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch["targets"].flatten())
+                return {"loss": loss, "logits": logits}
+
+            def after_optimizer_step(self, step, steps):
+                self.follower.lerp_(self.head.weight.detach(), 0.3)
+
+    return "objective=tests_follows"
+
+
+@pytest.mark.parametrize("stop_at", [5, 6])
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_an_interrupted_run_ends_as_if_it_had_not_been(here, monkeypatch, accumulate, stop_at, teacher):
     words = [
         "task=parity",
+        teacher,
         "stem.dropout=0.2",
         "backbone.dropout=0.1",
         *TINY,
@@ -96,20 +126,21 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(here, monkeypatch, accumu
     whole = zoo.compose(*words, "experiment=whole")
     train(whole)
     cut = zoo.compose(*words, "experiment=cut")
-    original = Keeper.on_train_batch_end
+    original = Loop.training_step
 
-    def stop_at_five(self, trainer, module, *rest):
-        if trainer.global_step == 5:
-            self._signal = signal.SIGINT
-        original(self, trainer, module, *rest)
+    def signalled(self, batch, batch_idx):
+        if batch_idx == stop_at * accumulate - 1:  # within a step, and while gradients accumulate
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)  # as a terminal and a waiting parent would, at once
+        return original(self, batch, batch_idx)
 
-    monkeypatch.setattr(Keeper, "on_train_batch_end", stop_at_five)
+    monkeypatch.setattr(Loop, "training_step", signalled)
     with pytest.raises(Interrupted):
         train(cut)
     assert not (folder_of(cut) / "result.json").exists()
-    monkeypatch.setattr(Keeper, "on_train_batch_end", original)
+    monkeypatch.setattr(Loop, "training_step", original)
     row = train(cut)
-    assert row["resumed_at"] == 5
+    assert row["resumed_at"] == stop_at
     assert same(weights(whole), weights(cut))
     assert row["test"] == read_json(folder_of(whole) / "result.json")["test"]
     curves = [
@@ -136,6 +167,48 @@ def test_a_finished_run_is_not_made_again_unless_its_data_changed(here):
     again = train(zoo.compose(*words))
     assert not again.get("skipped")
     assert again["data_hash"] != first["data_hash"]
+    assert again["resumed_at"] == 0, "weights of other data are not gone on from"
+    for cached in (assembly._task, assembly._fingerprint, read_corpus):
+        cached.cache_clear()
+    (here / "a.txt").unlink()
+    with pytest.raises(ZooError, match="no such file"):
+        train(zoo.compose(*words))
+    assert read_json(folder_of(zoo.compose(*words)) / "result.json")["status"] == "finished", "nothing is lost"
+
+
+def test_a_run_is_made_by_one_process_at_a_time(here):
+    from filelock import FileLock
+
+    config = zoo.compose("task=parity", *TINY)
+    folder_of(config).mkdir(parents=True)
+    with FileLock(folder_of(config) / "lock"), pytest.raises(RunFailed, match="another process is making this run"):
+        train(config)
+
+
+def test_ctrl_c_during_the_final_evaluation_keeps_the_training(here, monkeypatch):
+    config = zoo.compose("task=parity", *TINY)
+    original = Loop.test_step
+
+    def signalled(self, *rest):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, *rest)
+
+    monkeypatch.setattr(Loop, "test_step", signalled)
+    with pytest.raises(Interrupted):
+        train(config)
+    monkeypatch.setattr(Loop, "test_step", original)
+    row = train(config)
+    assert row["resumed_at"] == 4
+    assert row["training_seconds"] > 0
+    steps = {p["step"] for p in read_metrics(folder_of(config) / "metrics.csv") if p["name"] == "test/accuracy"}
+    assert steps == {4}
+
+
+def test_signals_are_given_back(here):
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with pytest.raises(ZooError):
+        train(zoo.compose("task=parity", "optimizer.lr=1e30", "gradient_clip=null", *TINY, "steps=40"))
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 
 
 def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path):
@@ -210,7 +283,9 @@ def test_a_checkpoint_never_runs_code(here):
     path = folder_of(config) / "checkpoints" / "last.ckpt"
     path.parent.mkdir(parents=True)
     torch.save({"global_step": 2, "evil": Evil()}, path)
-    assert train(config)["resumed_at"] == 0, "what cannot be read safely is not resumed from"
+    with pytest.warns(UserWarning, match="cannot be read"):
+        assert train(config)["resumed_at"] == 0, "what cannot be read safely is not resumed from"
+    assert (path.parent / "last.ckpt.unreadable").exists(), "and not thrown away"
     assert not Path("owned").exists()
 
 
@@ -256,7 +331,7 @@ def test_side_losses_and_metrics_reach_loss_and_log(here):
         def side_metrics(self):
             return {"load": self.scale.detach().mean()}
 
-    losses = {}
+    losses, scales = {}, {}
     for weight in (0.0, 1.0):
         config = zoo.compose(
             "task=parity", "ffn=tests_side", f"ffn.weight={weight}", "optimizer.lr=0", *TINY, "log_every=1", "layers=2"
@@ -265,14 +340,13 @@ def test_side_losses_and_metrics_reach_loss_and_log(here):
         points = read_metrics(folder_of(config) / "metrics.csv")
         losses[weight] = next(p["value"] for p in points if p["name"] == "train/loss")
         assert next(p["value"] for p in points if p["name"] == "train/load") == 1.0
-    assert losses[0.0] < 2
-    # the objective's own loss is recorded; the side loss acts on the gradient
-    config = zoo.compose(
-        "task=parity", "ffn=tests_side", "ffn.weight=1.0", "optimizer.lr=0.1", "optimizer.weight_decay=0", *TINY
-    )
-    train(config)
-    scale = weights(config)[0]["objective.backbone.blocks.0.ffn.scale"]
-    assert scale.mean() < 1
+    assert losses[1.0] == pytest.approx(losses[0.0] + 2 * 16, rel=1e-4), "two modules of sixteen ones each"
+    for weight in (0.0, 1.0):
+        words = [f"ffn.weight={weight}", "optimizer.lr=0.1", "optimizer.weight_decay=0", "gradient_clip=null"]
+        config = zoo.compose("task=parity", "ffn=tests_side", *words, *TINY, "steps=8")
+        train(config)
+        scales[weight] = weights(config)[0]["objective.backbone.blocks.0.ffn.scale"].mean().item()
+    assert scales[1.0] < scales[0.0] - 0.2, "its gradient shrinks what it weighs"
 
 
 def test_a_teacher_is_called_after_each_optimizer_step(here):
@@ -349,6 +423,10 @@ def test_the_schedule_sets_the_learning_rate(here, monkeypatch):
             "stem=patches needs to know 'image_size', which is not known here: the task does not give images",
         ),
         (["trainer.compile=maybe"], "trainer.compile=maybe: expected auto, true or false"),
+        (["log_every=0"], "log_every=0: expected at least 1"),
+        (["trainer.threads=0"], "trainer.threads=0: expected at least 1"),
+        (["trainer.devices=2"], "trainer.devices=2: a run uses one device"),
+        (["task.test_lengths=[0]"], "expected at least 1 each"),
         (["trainer.precision=8"], "trainer.precision=8: expected one of"),
         (["logger.name=wandbb"], "There is no logger called 'wandbb'. Did you mean logger=wandb?"),
         (["linear=dense", "ffn.activation=tanh"], "ffn.activation=tanh: expected one of silu, gelu"),

@@ -36,6 +36,21 @@ def fingerprint(config: Config) -> str:
     return _fingerprint(json.dumps(config["task"], sort_keys=True))
 
 
+def check_numbers(config: Config) -> None:
+    """Refuse numbers of a run that cannot be meant.
+
+    Raises:
+        ZooError: one of them is too small.
+    """
+    least = {"dim": 1, "layers": 1, "steps": 0, "log_every": 1, "evaluate_every": 1, "gradient_clip": 0}
+    least |= {"trainer.accumulate": 1, "trainer.threads": 1, "trainer.checkpoint_seconds": 0}
+    for key, bound in least.items():
+        group, _, name = key.rpartition(".")
+        value = (config[group] if group else config)[name]
+        if value is not None and value < bound:
+            raise ZooError(f"{key}={value}: expected at least {bound}")
+
+
 def make_objective(config: Config, task: Task) -> nn.Module:
     """The model with its heads and loss, initialised from the seed's own stream.
 
@@ -43,9 +58,6 @@ def make_objective(config: Config, task: Task) -> nn.Module:
         ZooError: the parts do not fit each other or the task; the message is the component's own.
     """
     facts: dict[str, Any] = {"dim": config["dim"], "depth": config["layers"], **task.facts()}
-    for name, least in (("dim", 1), ("layers", 1), ("steps", 0)):
-        if config[name] < least:
-            raise ZooError(f"{name}={config[name]}: expected at least {least}")
     torch.manual_seed(derive(config["seed"], "initialisation"))
     objective = cast(nn.Module, _user_error(build, config["objective"], **facts))
     _fits(config, objective, task)

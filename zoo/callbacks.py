@@ -15,7 +15,7 @@ import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 
 from zoo.files import atomic
-from zoo.loop import Loop, Stream
+from zoo.loop import Stream
 
 
 class Interrupted(BaseException):
@@ -35,82 +35,135 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             torch.save(checkpoint, file)
 
 
-class Keeper(L.Callback):
-    """Saves ``last.ckpt`` every so many seconds and at the end, and stops gracefully on Ctrl-C or SIGTERM.
+class Signals:
+    """Notes Ctrl-C and SIGTERM while a run is in its loops, so that it stops between two steps and not within one.
 
-    A signal is noted, and acted on between two steps: the checkpoint then holds whole steps, and resuming from it
-    gives the same bits as never having stopped. A second Ctrl-C stops at once.
+    Outside the loops a signal stops at once; a second one, two seconds after the first or later, does so anywhere.
+    (The same Ctrl-C may arrive twice within milliseconds: from the terminal, and from the process that waits.)
     """
 
-    def __init__(self, path: Path, seconds: float, stream: Stream, accumulate: int, tokens_per_step: int) -> None:
-        self.path, self.seconds, self.stream = path, seconds, stream
-        self.accumulate, self.tokens_per_step = accumulate, tokens_per_step
-        self.trained_seconds, self.trained_steps = 0.0, 0
-        self._signal: int | None = None
+    def __init__(self) -> None:
+        self.noted: int | None = None
+        self.noted_at = 0.0
+        self.in_loops = False
         self._previous: dict[int, Any] = {}
 
-    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """Start the clock, and listen for signals."""
-        self._saved = self._tick = time.monotonic()
+    def __enter__(self) -> Signals:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._previous[number] = signal.getsignal(number)
+        self.listen()
+        return self
+
+    def listen(self) -> None:
+        """Take the signals; again once Lightning, at the start of each loop, has put its own handler there."""
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._previous[number] = signal.signal(number, self._note)
+            for number in self._previous:
+                signal.signal(number, self._note)
+
+    def __exit__(self, *rest: Any) -> None:
+        while self._previous:
+            number, handler = self._previous.popitem()
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(number, handler)
 
     def _note(self, number: int, frame: Any) -> None:
-        if self._signal is not None:
+        now = time.monotonic()
+        if not self.in_loops or (self.noted is not None and now - self.noted_at > 2):
             raise Interrupted(number)
-        self._signal = number
+        if self.noted is None:
+            self.noted, self.noted_at = number, now
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    def check(self) -> None:
+        """Stop here if a signal was noted.
+
+        Raises:
+            Interrupted: one was.
+        """
+        if self.noted is not None:
+            raise Interrupted(self.noted)
+
+
+class Keeper(L.Callback):
+    """Saves ``last.ckpt`` every so many seconds and at the end, keeps the clock, and stops gracefully on a signal.
+
+    It acts at the start of a step, before anything of it has happened: the step before is complete then, with its
+    teacher, its metrics and its evaluation, so resuming gives the same bits as never having stopped. While gradients
+    accumulate it waits for the optimizer's next step.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        seconds: float,
+        stream: Stream,
+        accumulate: int = 1,
+        identity: dict[str, str] | None = None,
+        signals: Signals | None = None,
     ) -> None:
-        """Between two steps: save if it is time, stop if asked to."""
+        self.path, self.seconds, self.stream, self.accumulate = path, seconds, stream, accumulate
+        self.identity, self.signals = identity or {}, signals or Signals()
+        self.trained_seconds = 0.0
+
+    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Start the clock."""
+        self.signals.listen()
+        self._saved = self._tick = time.monotonic()
+
+    def on_train_batch_start(self, trainer: L.Trainer, module: L.LightningModule, batch: Any, batch_idx: int) -> None:
+        """Between two steps: save if it is time or a signal was noted, and stop for the signal."""
         now = time.monotonic()
         self.trained_seconds += now - self._tick
         self._tick = now
-        if self._signal is not None:
-            self.save(trainer)
-            raise Interrupted(self._signal)
-        if now - self._saved >= self.seconds:
-            self.save(trainer)
+        if batch_idx % self.accumulate:
+            return
+        if self.signals.noted is not None or now - self._saved >= self.seconds:
+            if trainer.global_step:
+                self.save(trainer)
+            self.signals.check()
 
     def on_validation_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Stop the clock: training speed does not include evaluation."""
-        if trainer.training or trainer.state.fn == "fit":
+        if trainer.state.fn == "fit":
             self.trained_seconds += time.monotonic() - self._tick
 
     def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Start it again."""
         self._tick = time.monotonic()
 
+    def on_test_start(self, *rest: Any) -> None:
+        """Listen for signals in this loop too."""
+        self.signals.listen()
+
+    def on_test_batch_start(self, *rest: Any) -> None:
+        """The weights are saved by now, so the final evaluation may stop anywhere."""
+        self.signals.check()
+
     def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """The last checkpoint."""
-        if torch.cuda.is_available() and module.device.type == "cuda":
+        if module.device.type == "cuda":
             torch.cuda.synchronize()
         self.trained_seconds += time.monotonic() - self._tick
         self._tick = time.monotonic()
         self.save(trainer)
-        self.teardown(trainer, module, "fit")
-
-    def teardown(self, trainer: L.Trainer, module: L.LightningModule, stage: str) -> None:
-        """Give the signals back."""
-        while self._previous:
-            number, handler = self._previous.popitem()
-            signal.signal(number, handler)
 
     def save(self, trainer: L.Trainer) -> None:
-        """Write ``last.ckpt`` now."""
-        if trainer.is_global_zero or trainer.world_size > 1:
-            trainer.save_checkpoint(self.path)
-        self._saved = time.monotonic()
+        """Write ``last.ckpt`` now; the time that takes is not training."""
+        trainer.save_checkpoint(self.path)
+        self._saved = self._tick = time.monotonic()
 
     def state_dict(self) -> dict[str, Any]:
-        """The clock goes on where it stopped."""
-        return {"trained_seconds": self.trained_seconds}
+        """The clock, and what the weights were trained on."""
+        return {"trained_seconds": self.trained_seconds, "identity": self.identity}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on counting."""
         self.trained_seconds = float(state_dict["trained_seconds"])
+
+    def on_save_checkpoint(self, trainer: L.Trainer, module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """A batch that was fetched and not begun is not done; else evaluations would come early after resuming."""
+        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        for counts in (progress["total"], progress["current"]):
+            counts["ready"] = counts["completed"]
 
     def on_load_checkpoint(self, trainer: L.Trainer, module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Data goes on at the step that was reached."""
@@ -174,6 +227,3 @@ class Heartbeat:
         if now - self.last > 1.0:
             self.last = now
             self.beat(step)
-
-
-__all__ = ["AtomicCheckpointIO", "Heartbeat", "Interrupted", "Keeper", "Loop", "Progress"]

@@ -37,6 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        return _say(f"error: {error.filename or 'the system'}: {error.strerror or error}", 1)
     except BaseException as error:
         if type(error).__name__ == "Interrupted":
             return _say(f"{error}; the same command goes on where this one stopped", 128 + getattr(error, "signum", 2))
@@ -72,7 +74,7 @@ def _dispatch(words: list[str]) -> int:
             unknown("command", command, [name for name in COMMANDS if not name.startswith("_")], prefix="zoo ")
         )
     function, text = COMMANDS[command]
-    if rest and rest[0] in ("-h", "--help"):
+    if {"-h", "--help"} & set(rest):
         print(text, end="")
         return 0
     return function(rest)
@@ -112,11 +114,12 @@ def _train(words: list[str]) -> int:
     import hydra
     from hydra.core.hydra_config import HydraConfig
 
-    from zoo.composition import resolve
+    from zoo.composition import prepare, resolve
 
     failures: list[BaseException] = []
 
     def job(cfg: object) -> float | None:
+        prepare()  # a launcher may have put this job into a process of its own
         settings = HydraConfig.get()
         config = resolve(cfg, dict(settings.runtime.choices), list(settings.overrides.task))
         try:
@@ -168,7 +171,7 @@ def _compare(words: list[str]) -> int:
     plan = make_plan(names[0] if names else None, [word for word in rest if "=" in word])
     if flags:
         for cell in plan.cells:
-            grid = ", ".join(" ".join(f"{k}={v:g}" for k, v in setting) for setting in cell.grid)
+            grid = ", ".join(" ".join(f"{k}={v}" for k, v in setting) for setting in cell.grid)
             print(f"{cell.name}: {len(cell.tuning())} tuning runs ({grid or 'no grid'}), {len(cell.seeds)} reported")
         print(f"{plan.total()} runs into {plan.folder}")
         return 0

@@ -144,13 +144,17 @@ class Task:
 class Optimizer(Protocol):
     """Built over named groups of parameters; each group says its own weight decay where it differs."""
 
-    def __call__(self, parameters: Iterable[dict[str, Any]]) -> torch.optim.Optimizer: ...
+    def __call__(self, parameters: Iterable[dict[str, Any]]) -> torch.optim.Optimizer:
+        """The optimizer of these groups."""
+        ...
 
 
 class Schedule(Protocol):
     """The multiplier of the learning rate at a step, from 0 to ``steps - 1``."""
 
-    def __call__(self, step: int) -> float: ...
+    def __call__(self, step: int) -> float:
+        """The multiplier at this step."""
+        ...
 
 
 @runtime_checkable

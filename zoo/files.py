@@ -51,5 +51,5 @@ def read_json(path: Path) -> Any:
     """What the file holds, or ``None`` where there is none or it is not JSON."""
     try:
         return json.loads(path.read_bytes())
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return None

@@ -29,11 +29,15 @@ def choose(trainer: Config, steps: int) -> dict[str, Any]:
         raise ZooError(
             f"trainer.accelerator={accelerator}: torch finds no CUDA device here; use trainer=auto or trainer=cpu"
         )
+    if trainer["devices"] != 1:
+        raise ZooError(
+            f"trainer.devices={trainer['devices']}: a run uses one device; run several at once with compare.workers"
+        )
     cuda = accelerator in ("gpu", "cuda")
     precision = trainer["precision"]
     if precision == "auto":
         precision = "bf16-mixed" if cuda and torch.cuda.is_bf16_supported() else "32-true"
-    allowed = ("auto", "32-true", "64-true", "bf16-mixed", "16-mixed", "bf16-true")
+    allowed = ("auto", "32-true", "64-true", "bf16-mixed")  # float16 needs a scaler, which fused optimizers do not suit
     if precision not in allowed:
         raise ZooError(f"trainer.precision={precision}: expected one of {', '.join(allowed)}")
     wanted = str(trainer["compile"]).lower()

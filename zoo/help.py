@@ -39,7 +39,8 @@ zoo compare [NAME] [OVERRIDE ...]: a whole comparison (zoo list compare), by def
   compare.also=[my_preset]                who competes besides
   compare.only=[recall]                   some of its tasks
   compare.seeds=[0,1,2,3,4]               seeds that are reported
-  compare.tune={optimizer.lr:[1e-3,1e-2]} the grid, tuned on validation with seeds of its own
+  compare.tune={optimizer.lr:[1e-3,1e-2]} the grid, tuned on validation with seeds of its own; it may have several
+                                          keys, and a key with [] is not tuned
   compare.workers=2                       processes
   steps=1000 dim=128 ...                  any other override applies to every run
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from hashlib import sha256
 from importlib.util import find_spec
@@ -14,9 +14,11 @@ from typing import Any
 from zoo.composition import Config, components_of
 
 DETERMINING = ("dim", "layers", "steps", "seed", "gradient_clip", "objective", "task", "optimizer", "schedule")
-TRAINER = ("accelerator", "devices", "strategy", "precision", "compile", "accumulate")
-CORE = ("zoo.loop", "zoo.run", "zoo.seeds", "zoo.factory", "zoo.optimization")
+TRAINER = ("accelerator", "precision", "compile", "accumulate")
+CORE = ("zoo.assembly", "zoo.contracts", "zoo.factory", "zoo.loop", "zoo.optimization", "zoo.seeds")
 """Modules of the core whose code a result depends on, besides the components' own."""
+SHARED = ("zoo.nn", "zoo.tasks")
+"""Packages of the core that components import: what they use of them counts."""
 
 
 def run_id(config: Config) -> str:
@@ -38,29 +40,45 @@ def digest(value: Any) -> str:
 
 
 def code_hashes(config: Mapping[str, Any]) -> dict[str, str]:
-    """A hash of the code of every module that the run's components live in, and of the core's."""
-    modules = sorted({entry.module for entry in components_of(dict(config)).values()} | set(CORE))
-    return {module: _module_hash(module) for module in modules}
+    """A hash of the code of every module that the run's components live in, of what these import of their own
+    package or of the zoo's shared ones, and of the core's loop."""
+    modules, wanted = set(CORE), {entry.module for entry in components_of(dict(config)).values()}
+    while wanted:
+        module = wanted.pop()
+        modules.add(module)
+        wanted |= _module(module)[1] - modules
+    return {module: _module(module)[0] for module in sorted(modules)}
 
 
 @lru_cache(maxsize=1024)
-def _module_hash(module: str) -> str:
-    """The hash of a module's syntax tree without docstrings; of a package, of every file in it."""
+def _module(module: str) -> tuple[str, frozenset[str]]:
+    """The hash of a module's syntax tree without docstrings, and the modules that count with it."""
     from zoo.plugins import locate
 
     spec = find_spec(module) if "." not in module else locate(module)
     if spec is None or not spec.origin or not spec.origin.endswith(".py"):
-        return "unknown"
-    origin = Path(spec.origin)
-    files = sorted(origin.parent.rglob("*.py")) if origin.name == "__init__.py" else [origin]
-    whole = sha256()
-    for path in files:
-        tree = ast.parse(path.read_bytes())
-        for node in ast.walk(tree):
-            if (
-                isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
-                and ast.get_docstring(node, clean=False) is not None
-            ):
-                node.body = node.body[1:] or [ast.Pass()]
-        whole.update(ast.dump(tree).encode())
-    return whole.hexdigest()[:12]
+        return "unknown", frozenset()
+    tree = ast.parse(Path(spec.origin).read_bytes())
+    imported = frozenset(name for name in _imports(tree, module) if _counts(name, module) and locate(name))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node, clean=False):
+            node.body = node.body[1:] or [ast.Pass()]
+    return sha256(ast.dump(tree).encode()).hexdigest()[:12], imported
+
+
+def _imports(tree: ast.Module, module: str) -> Iterator[str]:
+    """Names that may be modules, of every import statement."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parents = module.split(".")[: -node.level] if node.level else []
+            base = ".".join([*parents, node.module or ""]).strip(".")
+            yield base
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def _counts(name: str, importer: str) -> bool:
+    top = importer.split(".")[0]
+    ours = name.startswith(SHARED) if top == "zoo" else name.split(".")[0] == top or name.startswith(SHARED)
+    return ours and name != importer

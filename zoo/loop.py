@@ -24,9 +24,11 @@ class Stream:
         self.task, self.seed, self.device, self.length, self.position = task, seed, device, length, 0
 
     def __len__(self) -> int:
+        """Batches of the whole run."""
         return self.length
 
     def __iter__(self) -> Iterator[Batch]:
+        """Batches from ``position`` on."""
         for position in range(self.position, self.length):
             yield self.task.train_batch(position, self.seed, self.device)
 
@@ -38,9 +40,11 @@ class Held:
         self.batches = batches
 
     def __len__(self) -> int:
+        """How many there are."""
         return len(self.batches)
 
     def __iter__(self) -> Iterator[Batch]:
+        """Each of them."""
         return iter(self.batches)
 
 
@@ -107,6 +111,16 @@ class Loop(L.LightningModule):
         self._summed += 1
         return loss
 
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the norm of all gradients. (Lightning's own way refuses fused optimizers under any autocast.)"""
+        if gradient_clip_val:
+            torch.nn.utils.clip_grad_norm_(self.objective.parameters(), gradient_clip_val)
+
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Set the learning rate: a function of the step alone, so there is no scheduler to save."""
         factor = self.schedule(self.global_step)
@@ -158,10 +172,11 @@ class Loop(L.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Turn sums into metrics, by split, and record them."""
+        step = self.steps if self.trainer.testing else self.global_step
         for index, metrics in self._totals.items():
             split = self.splits[index]
             self.results[split] = {name: (total.double() / count).item() for name, (total, count) in metrics.items()}
-            self.record(self.global_step, {f"{split}/{name}": value for name, value in self.results[split].items()})
+            self.record(step, {f"{split}/{name}": value for name, value in self.results[split].items()})
         self._totals = {}
 
     on_test_epoch_end = on_validation_epoch_end

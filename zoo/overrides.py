@@ -102,7 +102,8 @@ class _Checker:
                 line, problem = self._place(item, tree)
                 result.append(line)
             else:
-                result.append(str(item.input_line))
+                added = self._free(item.key_or_group, tree) and not item.is_delete() and not item.is_add()
+                result.append(("+" if added else "") + str(item.input_line))
                 problem = self._key(item, tree)
             problems.append(problem)
         _raise(problems)
@@ -137,9 +138,11 @@ class _Checker:
         return [str(v) for v in value] if isinstance(value, list) else [str(value)]
 
     def _choice(self, item: Any) -> str | None:
+        if item.is_delete() and not item.key_or_group.startswith("hydra"):
+            return f"{item.input_line}: a run needs its {item.key_or_group}; choose another one"
         group, options = item.key_or_group, self.groups[item.key_or_group]
         for value in self._values(item):
-            if value not in options and value not in ("None", "null"):
+            if value not in options and not (value == "None" and group.startswith("hydra")):
                 shown = f"{group}@{item.package}" if item.package else group
                 return f"{item.input_line}: " + unknown(group, value, options, prefix=f"{shown}=")
         return None
@@ -183,6 +186,8 @@ class _Checker:
 
     def _key(self, item: Any, tree: dict[str, Any]) -> str | None:
         key, line = item.key_or_group, item.input_line
+        if item.is_delete() and not key.startswith(("hydra.", "compare.tasks.", "compare.tune.")):
+            return f"{line}: nothing of a run can be deleted; give it another value"
         name = key.rsplit(".", 1)[-1]
         known = key in tree
         parent = key.rpartition(".")[0]

@@ -68,6 +68,9 @@ def _wanted() -> Iterator[tuple[str, str, str]]:
             if not path.is_file():
                 raise ZooError(f"ZOO_PLUGINS names the file {word}, which does not exist (looked in {Path.cwd()})")
             folder, word = str(path.parent.resolve()), path.stem
+            known = find_spec(word)
+            if known is not None and known.origin and Path(known.origin).resolve() != path.resolve():
+                raise ZooError(f"ZOO_PLUGINS: a module called {word} exists already ({known.origin}); rename {path}")
         else:
             folder = str(Path.cwd())
         if folder not in sys.path:

@@ -17,7 +17,6 @@ class TrainerConfig:
 
     accelerator: str = "auto"
     devices: int = 1
-    strategy: str = "auto"
     precision: str = "auto"
     compile: bool | str = "auto"
     accumulate: int = 1
@@ -48,7 +47,7 @@ class CompareConfig:
     only: list[str] | None = None
     baseline: str | None = None
     overrides: list[str] = field(default_factory=list)
-    tune: dict[str, list[float]] = field(default_factory=dict)
+    tune: dict[str, list[Any]] = field(default_factory=dict)
     tune_seeds: list[int] = field(default_factory=lambda: [1000])
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
     workers: int | None = None

@@ -50,10 +50,11 @@ def measure(config: Config) -> tuple[dict[str, str], list[tuple[str, int, float]
     import torch
 
     from zoo import hardware
-    from zoo.assembly import make_objective, make_task
+    from zoo.assembly import check_numbers, make_objective, make_task
     from zoo.comparison.terminal import quantity
     from zoo.measure import flops, memory
 
+    check_numbers(config)
     chosen = hardware.choose(config["trainer"], config["steps"])
     task = make_task(config)
     objective = make_objective(config, task)

@@ -8,10 +8,13 @@ from collections import deque
 from typing import Any, Protocol
 
 from zoo.comparison.plan import Cell, Job, Plan, describe
-from zoo.comparison.pool import Flight, Pool, available_cores
+from zoo.comparison.pool import Flight, Pool
 from zoo.composition import Config
 from zoo.files import read_json, write_json
-from zoo.run import folder_of
+from zoo.run import folder_of, is_current
+
+MOST_WORKERS = 16
+"""Each worker holds torch and its data: about half a gigabyte."""
 
 
 class Watcher(Protocol):
@@ -36,8 +39,13 @@ class Execution:
         self.done = self.skipped = 0
         self.seconds: dict[str, list[float]] = {}
         self.hashes: dict[str, str | None] = {}
-        cores = available_cores()
-        self.workers = max(1, min(plan.workers or (1 if _has_gpu() else cores), self.total))
+        from joblib import cpu_count  # knows affinity and containers' quotas
+
+        from zoo import hardware
+
+        self.chosen = {id(cell): hardware.choose(cell.base["trainer"], cell.base["steps"]) for cell in plan.cells}
+        cores, on_cpu = cpu_count(), all(chosen["accelerator"] == "cpu" for chosen in self.chosen.values())
+        self.workers = max(1, min(plan.workers or (cores if on_cpu else 1), self.total, MOST_WORKERS))
         self.threads = max(1, cores // self.workers)
 
     def run(self, watcher: Watcher) -> None:
@@ -66,7 +74,8 @@ class Execution:
         for job in jobs:
             job.config["trainer"] |= {"progress": False, "threads": job.config["trainer"]["threads"] or self.threads}
             row = read_json(folder_of(job.config) / "result.json")
-            if row and row["status"] == "finished" and row["data_hash"] == self.hashes.get(_task_key(job.config)):
+            data_hash = self.hashes.get(_task_key(job.config))
+            if row and row["status"] == "finished" and is_current(row, data_hash, self.chosen[id(job.cell)]):
                 self.skipped += 1
                 self._count(job, row)
             else:
@@ -124,9 +133,3 @@ class Execution:
 
 def _task_key(config: Config) -> str:
     return json.dumps(config["task"], sort_keys=True)
-
-
-def _has_gpu() -> bool:
-    import torch
-
-    return torch.cuda.is_available()

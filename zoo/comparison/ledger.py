@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -154,16 +153,28 @@ def _from_rules(rules: dict[str, Any], rows: list[Row]) -> tuple[list[Standing],
     return standings, used
 
 
-def _from_rows(rows: Iterable[Row]) -> list[Standing]:
-    """Runs of a sweep: those that differ by seed alone stand together."""
-    groups: dict[tuple[str, str, str], Standing] = {}
-    for row in rows:
+def _from_rows(rows: list[Row]) -> list[Standing]:
+    """Runs of a sweep: those that differ by seed alone stand together.
+
+    Of several rows of one seed the newest counts (a plugin was edited meanwhile); tasks on other data are other tasks.
+    """
+    data = {(row["task"], row["data_hash"]) for row in rows if row["status"] == "finished"}
+    several = {task for task, _ in data if sum(task == other for other, _ in data) > 1}
+    groups: dict[tuple[str, str], dict[int, Row]] = {}
+    for row in sorted(rows, key=lambda row: str(row["time"])):
         apart = [w for w in row["overrides"] if key_of(w) not in ("seed", "arch", "task", "runs", "experiment")]
         kept = [w for w in apart if not key_of(w).startswith(("trainer.", "logger", "hydra."))]
-        name = " ".join([row["arch"], *kept])
-        standing = groups.setdefault((row["task"], name, ""), Standing(name, row["task"], []))
-        (standing.rows if row["status"] == "finished" else standing.failed).append(row)
-    return list(groups.values())
+        task = f"{row['task']} ({row.get('data_hash', 'no data')[:6]})" if row["task"] in several else row["task"]
+        groups.setdefault((task, " ".join([row["arch"], *kept])), {})[row["seed"]] = row
+    return [
+        Standing(
+            name,
+            task,
+            [row for row in by_seed.values() if row["status"] == "finished"],
+            [row for row in by_seed.values() if row["status"] != "finished"],
+        )
+        for (task, name), by_seed in groups.items()
+    ]
 
 
 def _compare_to(standings: list[Standing], baseline: str | None) -> None:

@@ -76,7 +76,12 @@ def _color(standings: list[Standing]) -> Any:
     import altair as alt
 
     names = sorted({s.contestant for s in standings})
-    return alt.Color("contestant:N", title=None, scale=alt.Scale(domain=names, scheme="tableau10"))
+    return alt.Color(
+        "contestant:N",
+        title=None,
+        legend=alt.Legend(orient="bottom", columns=2),
+        scale=alt.Scale(domain=names, scheme="tableau10"),
+    )
 
 
 def _legend() -> Any:
@@ -107,7 +112,12 @@ def _quality(standings: list[Standing]) -> dict[str, Any]:
     )
     chosen = _legend()
     base = alt.Chart(alt.Data(values=values)).transform_calculate(cost_value="datum[cost]")
-    x = alt.X("cost_value:Q", title="cost (log scale)", scale=alt.Scale(type="log", nice=True, padding=20))
+    x = alt.X(
+        "cost_value:Q",
+        title="cost (log scale)",
+        axis=alt.Axis(format="~s"),
+        scale=alt.Scale(type="log", nice=True, padding=20),
+    )
     shade = alt.condition(chosen, alt.value(1), alt.value(0.1))
     tips = ["contestant:N", "score:Q", "low:Q", "high:Q", "n:Q", "cost_value:Q"]
     points = base.mark_point(filled=True, size=90).encode(
@@ -122,7 +132,7 @@ def _quality(standings: list[Standing]) -> dict[str, Any]:
         bars = base.mark_rule(strokeWidth=2).encode(x=x, y="low:Q", y2="high:Q", color=_color(standings), opacity=shade)
         layers.insert(0, bars)
     return _spec(
-        alt.layer(*layers).add_params(pick, chosen).properties(width=430, height=300, title="Quality against cost")
+        alt.layer(*layers).add_params(pick, chosen).properties(width=300, height=240, title="Quality against cost")
     )
 
 
@@ -153,7 +163,7 @@ def _curves(ledger: Ledger, standings: list[Standing]) -> dict[str, Any]:
             tooltip=["contestant:N", "seed:N", "step:Q", "score:Q"],
         )
         .add_params(chosen)
-        .properties(width=430, height=300, title="Learning curves, one line a seed")
+        .properties(width=300, height=240, title="Learning curves, one line a seed")
     )
     return _spec(chart)
 
@@ -189,6 +199,6 @@ def _harder(standings: list[Standing]) -> dict[str, Any]:
             tooltip=["contestant:N", "test:N", "score:Q", "low:Q", "high:Q"],
         )
         .add_params(chosen)
-        .properties(width=430, height=300, title="Beyond the training length")
+        .properties(width=300, height=240, title="Beyond the training length")
     )
     return _spec(chart)

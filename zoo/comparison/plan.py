@@ -16,7 +16,7 @@ from zoo.identity import run_id
 from zoo.nodes import COMPONENT
 from zoo.overrides import check, explained
 
-Setting = tuple[tuple[str, float], ...]
+Setting = tuple[tuple[str, Any], ...]
 """One point of the tuning grid: ``(("optimizer.lr", 0.003),)``."""
 
 
@@ -69,11 +69,12 @@ class Cell:
     def at(self, setting: Setting, seed: int) -> Config:
         """The base config with this setting and seed."""
         config = copy.deepcopy(self.base)
-        words = [f"{key}={value!r}" for key, value in setting]
+        words = [f"{key}={value}" for key, value in setting]
         nested = [word for word in words if not key_of(word).startswith(("optimizer.", "schedule."))]
         if nested:
             with explained(nested):
                 config |= compose_checked([*config["overrides"], *nested])
+            config |= {key: self.base[key] for key in ("experiment", "overrides")}
         for key, value in setting:
             root, _, name = key.partition(".")
             if root in ("optimizer", "schedule"):
@@ -90,12 +91,14 @@ class Cell:
         reported runs will show it.
         """
         worst = -math.inf if self.higher_is_better else math.inf
-        means = {
-            setting: worst if None in scores or not scores else sum(x for x in scores if x is not None) / len(scores)
-            for setting, scores in self.tried.items()
-        }
-        best = (max if self.higher_is_better else min)(means.values())
-        self.chosen = next(setting for setting, mean in means.items() if mean == best)
+
+        def mean(setting: Setting) -> float:
+            scores = [math.nan if score is None else score for score in self.tried.get(setting, [])]
+            value = sum(scores) / len(scores) if scores else math.nan
+            return value if math.isfinite(value) else worst
+
+        # in the grid's order, so that ties do not depend on which run ended first
+        self.chosen = (max if self.higher_is_better else min)(self.grid, key=mean)
 
     def on_edge(self) -> list[str]:
         """Keys whose chosen value is the smallest or largest tried: the best may lie beyond."""
@@ -149,9 +152,10 @@ def make_plan(name: str | None, overrides: Sequence[str]) -> Plan:
         taken = [word for word in mine if key_of(word) in ("arch", "task", "seed", *rules["tune"])]
         if taken:
             raise ZooError(
-                f"{taken[0]}: a comparison varies that itself; shape it with compare.archs=[...], compare.tasks=..., "
-                f"compare.seeds=[...] or compare.tune.KEY=[...]"
+                f"{taken[0]}: a comparison varies that itself; shape it with compare.archs=[...], compare.only=[...], "
+                f"compare.seeds=[...] or compare.tune={{{','.join(f'{key}:[...]' for key in rules['tune'])}}}"
             )
+        rules["tune"] = {key: values for key, values in rules["tune"].items() if values}
         _check_rules(rules)
         contestants = [*rules["archs"], *rules["also"]]
         cells = [
@@ -160,6 +164,7 @@ def make_plan(name: str | None, overrides: Sequence[str]) -> Plan:
             if rules["only"] is None or task in rules["only"]
             for contestant in contestants
         ]
+    _check_distinct(cells)
     baseline = rules["baseline"] or contestants[0]
     if baseline not in contestants:
         raise ZooError(f"compare.baseline={baseline}: expected one of {', '.join(contestants)}")
@@ -182,8 +187,22 @@ def _check_rules(rules: Mapping[str, Any]) -> None:
             f"a run that chose the setting must not be reported"
         )
     for key, values in rules["tune"].items():
-        if not values or len(set(values)) != len(values):
-            raise ZooError(f"compare.tune.{key}={values}: expected at least one value, each once")
+        if len(set(values)) != len(values):
+            raise ZooError(f"compare.tune.{key}={values}: expected each value once")
+
+
+FIXED = ("task", "seed", "steps", "runs", "experiment", "trainer", "logger", "compare")
+"""What a contestant may not set for itself."""
+
+
+def _check_distinct(cells: Sequence[Cell]) -> None:
+    """Two contestants that are the same runs would be one, listed twice."""
+    seen: dict[str, str] = {}
+    for cell in cells:
+        name = run_id(cell.at(cell.grid[0], cell.seeds[0]))
+        if name in seen:
+            raise ZooError(f"{cell.name} is the same run as {seen[name]}; leave one of them out")
+        seen[name] = cell.name
 
 
 def _cell(contestant: str, task: str, words: list[str], rules: Mapping[str, Any]) -> Cell:
@@ -191,8 +210,12 @@ def _cell(contestant: str, task: str, words: list[str], rules: Mapping[str, Any]
     if "=" not in chosen[0]:
         chosen[0] = f"arch={chosen[0]}"
     where = f"contestant '{contestant}' on '{task}'"
+    fixed = [word for word in chosen if key_of(word).split(".")[0] in FIXED or key_of(word) in rules["tune"]]
+    if fixed:
+        raise ZooError(f"{where}: {fixed[0]} is the same for every contestant, or tuned for each; leave it out")
     try:
-        overrides = check([*chosen, *words])
+        overrides = check([*words, *chosen])
+        check([*overrides, *(f"{key}={values[0]}" for key, values in rules["tune"].items())])
         with explained(overrides):
             base = compose_checked(overrides)
     except ZooError as error:

@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing import active_children, get_context
 from typing import Any
@@ -19,11 +20,6 @@ from zoo.run import base_row, folder_of
 
 Outcome = dict[str, Any]
 """``status`` (finished, failed or interrupted), and the ``row`` or the ``error``."""
-
-
-def available_cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _start(threads: int) -> None:
@@ -147,5 +143,6 @@ def _death(config: Config, error: BaseException) -> str:
         else f"{type(error).__name__}: {error}"
     )
     folder = folder_of(config)
-    write_json(folder / "result.json", {**base_row(config), "status": "failed", "error": how})
+    with suppress(OSError):  # a full disk is said on the terminal all the same
+        write_json(folder / "result.json", {**base_row(config), "status": "failed", "error": how})
     return f"{folder.name}: {how}"

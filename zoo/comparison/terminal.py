@@ -55,7 +55,7 @@ class Board:
         if self.live:
             flights = [
                 f"  {flight.job.stage:6} {flight.job.cell.name}, seed {flight.job.config['seed']}, "
-                f"{' '.join(f'{k}={v:g}' for k, v in flight.job.setting)}  {flight.fraction():.0%}"
+                f"{' '.join(f'{k}={v}' for k, v in flight.job.setting)}  {flight.fraction():.0%}"
                 for flight in (pool.flights.values() if pool else ())
             ]
             width = max(10, min(40, self.console.width - 10))
@@ -74,42 +74,44 @@ def tables(ledger: Ledger) -> list[Table]:
 
 def _table(ledger: Ledger, task: str) -> Table:
     standings = ledger.ranked(task)
-    metric = next((s.metric for s in standings if s.rows), "score")
-    arrow = "higher is better" if all(s.rows[0]["higher_is_better"] for s in standings if s.rows) else "lower is better"
-    table = Table(title=f"{task}: test {metric.replace('_', ' ')} ({arrow})", title_justify="left")
-    table.add_column("")
-    table.add_column("contestant")
-    for name in (metric.replace("_", " "), "95 % interval", "n", "solved", f"vs {ledger.baseline}"):
-        if name != "vs None":
-            table.add_column(name, justify="right")
-    for name in ("failed", "learning rate", "parameters", "FLOPs", "seconds", "tokens/s", "state B"):
-        table.add_column(name, justify="right")
-    rules: dict[str, float] = next((s.rows[0]["chance"] for s in standings if s.rows), {})
+    finished = [s for s in standings if s.rows]
+    metric = finished[0].metric.replace("_", " ") if finished else "score"
+    higher = not finished or finished[0].rows[0]["higher_is_better"]
+    table = Table(
+        title=f"{task}: test {metric} ({'higher' if higher else 'lower'} is better), mean ± half of the 95 % interval",
+        title_justify="left",
+        caption_justify="left",
+    )
+    harder = list(finished[0].harder()) if finished else []
+    names = [metric, "n", *(f"at {name}" for name in harder), "solved", "failed"]
+    names += [f"vs {ledger.baseline}"] if ledger.baseline else []
+    names += ["learning rate", "parameters", "FLOPs", "seconds", "tokens/s", "state B"]
+    table.add_column("", no_wrap=True)
+    table.add_column("contestant", overflow="fold", min_width=8)
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=name == metric)
+    rules = finished[0].rows[0]["chance"] if finished else {}
     if rules:
         table.caption = "without a model: " + ", ".join(f"{name} {value:.4f}" for name, value in rules.items())
-        table.caption_justify = "left"
     for place, standing in enumerate(standings, 1):
-        table.add_row(*_cells(place, standing, ledger.baseline is not None))
+        table.add_row(*_cells(place, standing, harder, ledger.baseline is not None))
     return table
 
 
-def _cells(place: int, standing: Standing, baseline: bool) -> list[str]:
-    score = standing.score()
-    interval = "" if score is None or score.low is None else f"{score.low:.4f} to {score.high:.4f}"
+def _cells(place: int, standing: Standing, harder: list[str], baseline: bool) -> list[str]:
+    score, longer = standing.score(), standing.harder()
+    half = "" if score is None or score.half_width is None else f" ± {score.half_width:.4f}"
     rate = standing.rows[0]["learning_rate"] if standing.rows else standing.chosen.get("optimizer.lr")
-    mark = " (edge)" if standing.edge else ""
+    costs = ("parameters", "training_flops", "training_seconds", "tokens_per_second", "state_bytes")
     return [
         str(place) if score else "-",
         standing.contestant,
-        f"{score.mean:.4f}" if score else standing.absent(),
-        interval,
+        f"{score.mean:.4f}{half}" if score else standing.absent(),
         str(score.n if score else 0),
+        *(f"{longer[name].mean:.4f}" if name in longer else "" for name in harder),
         standing.solved(),
-        *([standing.verdict] if baseline else []),
         str(len(standing.failed)),
-        "" if rate is None else f"{rate:g}{mark}",
-        *(
-            quantity(standing.cost(key))
-            for key in ("parameters", "training_flops", "training_seconds", "tokens_per_second", "state_bytes")
-        ),
+        *([standing.verdict] if baseline else []),
+        "" if rate is None else f"{rate:g}" + (" (edge)" if standing.edge else ""),
+        *(quantity(standing.cost(key)) for key in costs),
     ]

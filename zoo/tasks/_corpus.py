@@ -81,7 +81,7 @@ def _stdlib() -> Iterator[tuple[str, bytes]]:
 
 
 def _folder(root: Path) -> Iterator[tuple[str, bytes]]:
-    for path in walk(root, SKIPPED):
+    for path in walk(root, {"__pycache__"}):
         data = read(path)
         if b"\0" not in data[:8192]:
             yield path.relative_to(root).as_posix(), data + b"\n"

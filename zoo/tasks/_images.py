@@ -109,7 +109,11 @@ def read_images(source: str, config: str | None, size: int | None, channels: int
     path = Path(source).expanduser()
     try:
         if path.is_dir():
-            return _from_idx(path, size) if list(path.glob("*idx3-ubyte*")) else _from_folder(path, size, channels)
+            if list(path.glob("*idx3-ubyte*")):
+                if channels not in (None, 1):
+                    raise ZooError(f"task.channels={channels}: IDX images have 1")
+                return _from_idx(path, size)
+            return _from_folder(path, size, channels)
     except OSError as error:
         raise ZooError(f"task.source: {error.filename or path} cannot be read: {error.strerror or error}") from error
     if path.exists() or source.startswith((".", "/", "~")):
@@ -138,6 +142,10 @@ def _from_idx(folder: Path, size: int | None) -> Images:
             raise ZooError(f"task.source: {path} has no file of labels beside it (expected {partner.name})")
         images.append(_idx(path))
         labels.append(_idx(partner))
+        if len(images[-1]) != len(labels[-1]):
+            raise ZooError(
+                f"task.source: {path} has {len(images[-1])} images, and {partner.name} {len(labels[-1])} labels"
+            )
         names += [f"{path.name} {i}" for i in range(len(images[-1]))]
     pixels, marks = np.concatenate(images)[:, None], np.concatenate(labels).astype(np.int64)
     if size and size != pixels.shape[-1]:
@@ -155,15 +163,12 @@ def _from_folder(folder: Path, size: int | None, channels: int | None) -> Images
     files = [(path, classes.index(path.relative_to(folder).parts[0])) for path in found]
     if len(classes) < 2 or not files:
         raise ZooError(f"task.source={folder}: expected IDX files, or at least two folders of images, one a class")
-    opened = [Image.open(path) for path, _ in files]
-    return _stack(
-        opened,
-        [k for _, k in files],
-        [f.relative_to(folder).as_posix() for f, _ in files],
-        size,
-        channels,
-        len(classes),
-    )
+    opened = []
+    for path, _ in files:
+        with Image.open(path) as image:  # lazy by itself: it would hold a descriptor for each file
+            opened.append(image.copy())
+    names = [path.relative_to(folder).as_posix() for path, _ in files]
+    return _stack(opened, [label for _, label in files], names, size, channels, len(classes))
 
 
 def _from_datasets(name: str, config: str | None, size: int | None, channels: int | None) -> Images:

@@ -37,6 +37,8 @@ class Parity(Task):
         for name, value in (("length", length), ("batch_size", batch_size), ("test_size", test_size)):
             if value < 1:
                 raise ZooError(f"task.{name}={value}: expected at least 1")
+        if test_lengths and min(test_lengths) < 1:
+            raise ZooError(f"task.test_lengths={list(test_lengths)}: expected at least 1 each")
         self.length, self.batch_size, self.test_size = length, batch_size, test_size
         self.test_lengths = list(test_lengths)
 

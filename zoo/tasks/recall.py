@@ -63,9 +63,10 @@ class Recall(Task):
         for name, value in (("batch_size", batch_size), ("test_size", test_size), ("power", power)):
             if value <= 0:
                 raise ZooError(f"task.{name}={value}: expected more than 0")
-        if min([self.length, *self.test_lengths]) < 4 * self.pairs:
+        shortest = min([self.length, *self.test_lengths])
+        if shortest < 4 * self.pairs:
             raise ZooError(
-                f"recall of {self.pairs} pairs needs a length of at least {4 * self.pairs}, given {self.length}"
+                f"recall of {self.pairs} pairs needs a length of at least {4 * self.pairs}, given {shortest}"
             )
         keys = self.vocab_size // 2 - 1
         if keys < self.pairs + (filler == "random"):

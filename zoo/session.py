@@ -1,0 +1,212 @@
+"""One training session: objects from a config, a Trainer around the loop, and the row that comes out."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+
+from zoo import hardware
+from zoo.assembly import check_numbers, make_objective, make_task
+from zoo.callbacks import AtomicCheckpointIO, Heartbeat, Keeper, Progress, Signals
+from zoo.composition import Config
+from zoo.factory import Factory, build
+from zoo.identity import code_hashes
+from zoo.loggers import MetricsFile, finish_logger, make_logger
+from zoo.loop import Held, Loop, Stream
+from zoo.measure import flops, memory
+
+Row = dict[str, Any]
+
+
+class Session:
+    """A run from its config to its measurements; ``facts`` is the part of the row that is known before it starts."""
+
+    def __init__(
+        self, config: Config, folder: Path, facts: Row, data_hash: str, beat: Callable[[int], None] | None
+    ) -> None:
+        check_numbers(config)
+        self.config, self.folder, self.facts, self.data_hash = config, folder, facts, data_hash
+        self.started, self.cpu_started = time.monotonic(), time.process_time()
+        self.steps, settings = config["steps"], config["trainer"]
+        self.chosen = hardware.choose(settings, self.steps)
+        hardware.set_up(self.chosen["accelerator"], settings["threads"])
+        self.peak = memory.Peak(self.chosen["accelerator"])
+        self.task = make_task(config)
+        self.objective = make_objective(config, self.task)
+        self._count_costs(settings["accumulate"])
+        self.checkpoint = folder / "checkpoints" / "last.ckpt"
+        identity = {"data_hash": data_hash, **{key: str(value) for key, value in self.chosen.items()}}
+        self.reached = reached(self.checkpoint, identity)
+        device = torch.device(self.chosen["accelerator"])
+        self.stream = Stream(self.task, config["seed"], device, self.steps * settings["accumulate"])
+        seconds = settings["checkpoint_seconds"]
+        self.signals = Signals()
+        accumulate = settings["accumulate"]
+        self.keeper = Keeper(self.checkpoint, seconds, self.stream, accumulate, identity, self.signals)
+        self.bars = [Progress(config["label"], self.steps, self.task.metric)] if settings["progress"] else []
+        self.watchers: list[Any] = [*self.bars, *([Heartbeat(beat)] if beat else [])]
+        self.metrics = MetricsFile(folder / "metrics.csv", self.reached)
+        self.logger = make_logger(config, folder, folder.name)
+        self.loop = self._loop()
+        self.trainer = self._trainer()
+
+    def run(self) -> Row:
+        """Train from where the last checkpoint left it, evaluate every held-out split, and return the whole row."""
+        summary: dict[str, float] | None = None
+        try:
+            with self.signals:
+                peak = self._fit()
+                self._evaluate()
+            row = self._row(dict(self.loop.results), peak)
+            summary = {f"test/{name}": value for name, value in row["test"].items()}
+            return row
+        finally:
+            self.metrics.close()
+            finish_logger(self.logger, summary or {}, failed=summary is None)
+
+    def _count_costs(self, accumulate: int) -> None:
+        """FLOPs of one token, counted on two examples, and tokens of one optimizer step."""
+        batch = self.task.train_batch(0, 0, torch.device("cpu"))
+        small = {key: value[:2] for key, value in batch.items()}
+        forward, training = flops.count(self.objective, small)
+        tokens = self.task.tokens(small)
+        self.forward_flops, self.training_flops = forward / tokens, training / tokens
+        self.step_tokens = self.task.tokens(batch) * accumulate
+
+    def _record(self, step: int, values: dict[str, float]) -> None:
+        self.metrics.write(step, self.keeper.trained_seconds, values)
+        if self.logger is not None:
+            self.logger.log_metrics(values, step)
+        for watcher in self.watchers:
+            watcher.update(step, values)
+
+    def _loop(self) -> Loop:
+        config = self.config
+        return Loop(
+            self.objective,
+            self.task,
+            Factory(config["optimizer"]),
+            build(config["schedule"], steps=self.steps),
+            self.steps,
+            config["seed"],
+            config["log_every"],
+            self._record,
+            torch.compile(self.objective) if self.chosen["compile"] else None,
+        )
+
+    def _trainer(self) -> L.Trainer:
+        settings, accelerator = self.config["trainer"], self.chosen["accelerator"]
+        every = min(self.config["evaluate_every"] or -(-self.steps // 10), self.steps)
+        return L.Trainer(
+            accelerator="gpu" if accelerator == "cuda" else accelerator,
+            devices=settings["devices"],
+            precision=self.chosen["precision"],
+            max_steps=self.steps,
+            accumulate_grad_batches=settings["accumulate"],
+            gradient_clip_val=self.config["gradient_clip"],
+            val_check_interval=every * settings["accumulate"] or None,
+            check_val_every_n_epoch=None,
+            num_sanity_val_steps=0,
+            callbacks=[*self.bars, self.keeper],
+            plugins=[AtomicCheckpointIO()],
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            default_root_dir=self.folder,
+        )
+
+    def _evaluate(self) -> None:
+        self.loop.splits = self.task.splits()
+        loaders = [Held(self.task.held_out(split)) for split in self.loop.splits]
+        self.signals.in_loops = True
+        self.trainer.test(self.loop, loaders, verbose=False)
+        self.signals.in_loops = False
+
+    def _fit(self) -> int | None:
+        """Train what is left to train; returns the peak of memory meanwhile."""
+        if self.steps > self.reached:
+            resumed: dict[str, Any] = {"ckpt_path": self.checkpoint, "weights_only": True} if self.reached else {}
+            validation = Held(self.task.held_out("validation"))
+            self.signals.in_loops = True
+            self.trainer.fit(self.loop, self.stream, validation, **resumed)
+            self.signals.in_loops = False
+        elif self.reached:  # it stopped between training and evaluation
+            saved = load(self.checkpoint)
+            self.loop.load_state_dict(saved["state_dict"])
+            self.keeper.load_state_dict(keeper_state(saved))
+        return self.peak.read()
+
+    def _row(self, results: dict[str, dict[str, float]], peak: int | None) -> Row:
+        task, seconds = self.task, self.keeper.trained_seconds
+        tokens, length = self.step_tokens * self.steps, task.facts()["max_len"]
+        return {
+            **self.facts,
+            "status": "finished",
+            "metric": task.metric,
+            "higher_is_better": task.higher_is_better,
+            "solved": task.solved,
+            "chance": task.chance(),
+            "validation": results.pop("validation"),
+            "test": results.pop("test"),
+            "test_harder": {name.split("/", 1)[1]: values for name, values in results.items()},
+            "parameters": sum(p.numel() for p in self.objective.parameters()),
+            "forward_flops_per_token": self.forward_flops,
+            "training_flops": self.training_flops * tokens,
+            "tokens": tokens,
+            "state_bytes": memory.decoding_state_bytes(self.objective, length, self.loop.device),
+            "state_length": length,
+            "peak_memory_bytes": peak,
+            "training_seconds": round(seconds, 3),
+            "tokens_per_second": tokens / seconds if seconds else None,
+            "wall_seconds": round(time.monotonic() - self.started, 3),
+            "cpu_seconds": round(time.process_time() - self.cpu_started, 3),
+            "resumed_at": self.reached,
+            "precision": self.chosen["precision"],
+            "compiled": self.chosen["compile"],
+            "hardware": hardware.describe(self.chosen["accelerator"]),
+            "versions": hardware.versions(),
+            "code": code_hashes(self.config),
+            "data_hash": self.data_hash,
+        }
+
+
+def load(checkpoint: Path) -> dict[str, Any]:
+    """A checkpoint's tensors and plain data; never its code."""
+    saved: dict[str, Any] = torch.load(checkpoint, weights_only=True, map_location="cpu", mmap=True)
+    return saved
+
+
+def keeper_state(saved: dict[str, Any]) -> dict[str, Any]:
+    """What the keeper wrote into a checkpoint."""
+    return next((state for name, state in saved["callbacks"].items() if name.startswith("Keeper")), {})
+
+
+def reached(checkpoint: Path, identity: dict[str, str]) -> int:
+    """The step of the last checkpoint, or 0 where the run must start again.
+
+    A checkpoint of other data or another precision is not gone on from, and one that cannot be read safely is set
+    aside as ``last.ckpt.unreadable``, with a warning.
+
+    Raises:
+        OSError: the file is there, and may not be read just now.
+    """
+    if not checkpoint.exists():
+        return 0
+    try:
+        saved = load(checkpoint)
+        step, found = int(saved["global_step"]), keeper_state(saved).get("identity")
+    except OSError:
+        raise
+    except Exception as error:  # damaged, foreign or hostile
+        aside = checkpoint.rename(checkpoint.with_name(checkpoint.name + ".unreadable"))
+        warnings.warn(f"{aside} cannot be read ({type(error).__name__}); the run starts again", stacklevel=2)
+        return 0
+    return step if found == identity else 0
