@@ -69,13 +69,11 @@ class Loop(L.LightningModule):
         seed: int,
         log_every: int,
         record: Callable[[int, dict[str, float]], None],
-        forward: Callable[[Batch], dict[str, Tensor]] | None = None,
     ) -> None:
         super().__init__()
         self.objective, self.task = objective, task
         self.optimizer_factory, self.schedule, self.steps = optimizer, schedule, steps
         self.seed, self.log_every, self.record = seed, log_every, record
-        self.compute = forward or objective
         self.splits: tuple[str, ...] = ("validation",)
         self.results: dict[str, dict[str, float]] = {}
         self._losses = [m for m in objective.modules() if isinstance(m, HasSideLosses)]
@@ -102,7 +100,7 @@ class Loop(L.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One forward pass; returns the loss with every side loss added."""
         reseed(self.device, self.seed, "dropout", batch_idx)
-        loss = self.compute(batch)["loss"]
+        loss: Tensor = self.objective(batch)["loss"]
         for module in self._losses:
             for term in module.side_losses().values():
                 loss = loss + term
@@ -160,7 +158,7 @@ class Loop(L.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Add this batch to the sums of its split."""
-        outputs = self.compute(batch)
+        outputs = self.objective(batch)
         for name, (total, count) in self.task.judge(outputs, batch).items():
             sums = self._totals.setdefault(dataloader_idx, {}).setdefault(
                 name, [torch.zeros_like(total), torch.zeros_like(count)]

@@ -53,6 +53,8 @@ class Session:
         self.watchers: list[Any] = [*self.bars, *([Heartbeat(beat)] if beat else [])]
         self.metrics = MetricsFile(folder / "metrics.csv", self.reached)
         self.logger = make_logger(config, folder, folder.name)
+        if self.chosen["compile"]:
+            self.objective.compile()  # in place: names in checkpoints stay what they are
         self.loop = self._loop()
         self.trainer = self._trainer()
 
@@ -97,7 +99,6 @@ class Session:
             config["seed"],
             config["log_every"],
             self._record,
-            torch.compile(self.objective) if self.chosen["compile"] else None,
         )
 
     def _trainer(self) -> L.Trainer:
