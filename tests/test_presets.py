@@ -1,5 +1,7 @@
 """Every preset and every comparison that is shipped runs, two steps of it."""
 
+import shutil
+
 import pytest
 from conftest import ROOT, TINY
 
@@ -54,6 +56,7 @@ def test_every_part_can_be_swapped(words, here):
     assert train(zoo.compose(*base, *TINY, *words, "steps=2"))["status"] == "finished"
 
 
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")
 def test_compiling_changes_nothing_but_speed(here):
     words = ["task=parity", "task.test_size=8", *TINY, "steps=3"]
     plain, compiled = train(zoo.compose(*words)), train(zoo.compose(*words, "trainer.compile=true"))

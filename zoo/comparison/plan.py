@@ -214,8 +214,9 @@ def _cell(contestant: str, task: str, words: list[str], rules: Mapping[str, Any]
     if fixed:
         raise ZooError(f"{where}: {fixed[0]} is the same for every contestant, or tuned for each; leave it out")
     try:
-        overrides = check([*words, *chosen])
-        check([*overrides, *(f"{key}={values[0]}" for key, values in rules["tune"].items())])
+        tuned = [f"{key}={values[0]}" for key, values in rules["tune"].items()]
+        checked = check([*words, *chosen, *tuned])
+        overrides = checked[: len(checked) - len(tuned)]
         with explained(overrides):
             base = compose_checked(overrides)
     except ZooError as error:

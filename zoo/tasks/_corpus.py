@@ -10,7 +10,7 @@ from hashlib import md5, sha256
 from pathlib import Path
 
 from zoo.errors import ZooError
-from zoo.tasks._files import read, walk
+from zoo.tasks._files import load_hub, read, walk
 
 SPLITS = ("train", "validation", "test")
 SKIPPED = {"site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test", "encodings", "lib2to3",
@@ -115,19 +115,7 @@ def _from_blocks(data: bytes, documents: int) -> Corpus:
 
 
 def _from_datasets(name: str, config: str | None, column: str, max_bytes: int) -> Corpus:
-    try:
-        from datasets import load_dataset
-    except ImportError as error:
-        raise ZooError(
-            f"task.source={name} is no file or folder here; to read it as a name of Hugging Face datasets: "
-            f'pip install "zoo[datasets]"'
-        ) from error
-    try:
-        loaded = load_dataset(name, config)
-    except Exception as error:
-        raise ZooError(
-            f"task.source={name}: datasets cannot load it: {type(error).__name__}: {str(error).splitlines()[0]}"
-        ) from error
+    loaded = load_hub(name, config)
     first = next(iter(loaded.values()))
     if column not in first.column_names:
         raise ZooError(f"task.column={column}: {name} has the columns {', '.join(first.column_names)}")

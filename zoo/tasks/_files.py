@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import Any
 
 from zoo.errors import ZooError
 
@@ -34,3 +35,23 @@ def read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise ZooError(f"task.source: {path} cannot be read: {error.strerror}") from error
+
+
+def load_hub(name: str, config: str | None) -> Any:
+    """A data set of Hugging Face ``datasets``: a name where there is a network, or a local folder, all its splits.
+
+    Raises:
+        ZooError: the library is not installed, or cannot load it.
+    """
+    try:
+        from datasets import load_dataset
+    except ImportError as error:
+        raise ZooError(
+            f"task.source={name} is no file or folder here; to read it as a name of Hugging Face datasets: "
+            f'pip install "zoo[datasets]"'
+        ) from error
+    try:
+        return load_dataset(name, config)
+    except Exception as error:
+        reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        raise ZooError(f"task.source={name}: datasets cannot load it: {reason}") from error

@@ -18,7 +18,7 @@ from torch import Tensor
 from zoo.contracts import Batch, Task
 from zoo.errors import ZooError
 from zoo.seeds import generator
-from zoo.tasks._files import walk
+from zoo.tasks._files import load_hub, walk
 from zoo.tasks._metrics import Ratios, label_accuracy
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp"}
@@ -172,19 +172,9 @@ def _from_folder(folder: Path, size: int | None, channels: int | None) -> Images
 
 
 def _from_datasets(name: str, config: str | None, size: int | None, channels: int | None) -> Images:
-    try:
-        from datasets import Image as ImageFeature
-        from datasets import load_dataset
-    except ImportError as error:
-        raise ZooError(
-            f'task.source={name} is no folder here; to read it as a name of datasets: pip install "zoo[datasets]"'
-        ) from error
-    try:
-        loaded = load_dataset(name, config)
-    except Exception as error:
-        raise ZooError(
-            f"task.source={name}: datasets cannot load it: {type(error).__name__}: {str(error).splitlines()[0]}"
-        ) from error
+    loaded = load_hub(name, config)
+    from datasets import Image as ImageFeature
+
     features = next(iter(loaded.values())).features
     image = next((key for key, feature in features.items() if isinstance(feature, ImageFeature)), None)
     label = next((key for key in ("label", "labels", "fine_label") if key in features), None)
