@@ -132,7 +132,7 @@ def _quality(standings: list[Standing]) -> dict[str, Any]:
         bars = base.mark_rule(strokeWidth=2).encode(x=x, y="low:Q", y2="high:Q", color=_color(standings), opacity=shade)
         layers.insert(0, bars)
     return _spec(
-        alt.layer(*layers).add_params(pick, chosen).properties(width=300, height=240, title="Quality against cost")
+        alt.layer(*layers).add_params(pick, chosen).properties(width=260, height=230, title="Quality against cost")
     )
 
 
@@ -163,7 +163,7 @@ def _curves(ledger: Ledger, standings: list[Standing]) -> dict[str, Any]:
             tooltip=["contestant:N", "seed:N", "step:Q", "score:Q"],
         )
         .add_params(chosen)
-        .properties(width=300, height=240, title="Learning curves, one line a seed")
+        .properties(width=260, height=230, title="Learning curves, one line a seed")
     )
     return _spec(chart)
 
@@ -199,6 +199,6 @@ def _harder(standings: list[Standing]) -> dict[str, Any]:
             tooltip=["contestant:N", "test:N", "score:Q", "low:Q", "high:Q"],
         )
         .add_params(chosen)
-        .properties(width=300, height=240, title="Beyond the training length")
+        .properties(width=260, height=230, title="Beyond the training length")
     )
     return _spec(chart)

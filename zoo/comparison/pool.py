@@ -16,6 +16,7 @@ from typing import Any
 from zoo.comparison.plan import Job
 from zoo.composition import Config
 from zoo.errors import RunFailed, ZooError
+from zoo.identity import run_id
 from zoo.run import base_row, folder_of
 
 Outcome = dict[str, Any]
@@ -28,13 +29,15 @@ def _start(threads: int) -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
-def _run(config: Config) -> Outcome:
-    """In a worker: one run, whatever becomes of it."""
+def _run(config: Config, name: str) -> Outcome:
+    """In a worker: one run, whatever becomes of it. ``name`` is its id as the parent knows it."""
     from zoo.callbacks import Interrupted
     from zoo.composition import prepare
     from zoo.run import train
 
     prepare()
+    if run_id(config) != name:
+        return {"status": "failed", "error": f"{name}: its code was edited meanwhile; run the comparison again"}
     pulse = folder_of(config) / "step"
 
     def beat(step: int) -> None:
@@ -111,7 +114,7 @@ class Pool:
         """Give every idle worker a job from the queue."""
         while queue and len(self.flights) < self.workers:
             job = queue.popleft()
-            self.flights[self.pool.submit(_run, None, job.config)] = Flight(job)
+            self.flights[self.pool.submit(_run, None, job.config, run_id(job.config))] = Flight(job)
 
     def landed(self, timeout: float) -> Iterator[tuple[Flight, Outcome]]:
         """Runs that ended within ``timeout`` seconds, and how."""
