@@ -28,6 +28,7 @@ def test_every_dependency_is_imported_somewhere():
         "hydra-core": "hydra",
         "scikit-learn": "sklearn",
         "pillow": "PIL",
+        "pyyaml": "yaml",
         "vl-convert-python": "vl_convert",
         "tensorboardX": None,
     }
