@@ -39,6 +39,7 @@ MISTAKES = [
     (["~mixer"], "a run needs its mixer"),
     (["arch=null"], "There is no arch called 'None'"),
     (["compare.seeds=[1]"], "only zoo compare reads compare.*"),
+    (["compare.also=[mixer=gru,lstm]"], """'compare.also=["mixer=gru","lstm"]'"""),
     (["parity"], "'parity' is not an override; expected key=value"),
     (["mixer=lstmm", "task=recal"], "task=recal: There is no task"),
 ]

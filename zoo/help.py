@@ -35,7 +35,7 @@ Hydra's own options work: --cfg job, --info, --multirun, --package, --resolve; h
 COMPARE_HELP = """\
 zoo compare [NAME] [OVERRIDE ...]: a whole comparison (zoo list compare), by default `families`
 
-  compare.archs=[transformer,lstm]        who competes; "transformer mixer.window=16" is a contestant too
+  compare.archs=[transformer,lstm]        who competes; 'compare.archs=["mixer=gru"]' works too
   compare.also=[my_preset]                who competes besides
   compare.only=[recall]                   some of its tasks
   compare.seeds=[0,1,2,3,4]               seeds that are reported

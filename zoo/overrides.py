@@ -63,6 +63,17 @@ def check(overrides: Sequence[str], config_name: str = "config") -> list[str]:
         return _Checker(loader, config_name).run(overrides)
 
 
+def _not_an_override(text: str) -> str:
+    """Most often a list of overrides whose quotes the shell has taken away."""
+    listed = re.fullmatch(r"([\w.]+)=\[(.*=.*)\]", text)
+    if listed is None:
+        return f"'{text}' is not an override; expected key=value, such as seed=1"
+    quoted = ",".join('"' + word.strip(" \"'") + '"' for word in listed[2].split(","))
+    return (
+        f"{text}: words with = in a list need quotes, and the shell needs others around them: '{listed[1]}=[{quoted}]'"
+    )
+
+
 def _raise(problems: Sequence[str | None]) -> None:
     found = [problem for problem in problems if problem]
     if found:
@@ -84,9 +95,7 @@ class _Checker:
             try:
                 parsed.append(parser.parse_override(text))
             except HydraException:
-                problems.append(
-                    f"'{text}' is not an override; expected key=value, such as seed=1 (quote lists and spaces)"
-                )
+                problems.append(_not_an_override(text))
         chosen: list[str] = []
         for item in parsed:
             if self._is_choice(item.key_or_group):
