@@ -54,7 +54,7 @@ class Execution:
             watcher.update(self, pool)
             self._hash_data(pool)
             for cell in self.plan.cells:
-                self._start(cell)
+                self._enqueue(cell.tuning() or cell.reporting())
             write_json(self.plan.folder / "comparison.json", describe(self.plan))
             while self.queue or pool.flights:
                 pool.fill(self.queue)
@@ -63,10 +63,6 @@ class Execution:
                 watcher.update(self, pool)
         write_json(self.plan.folder / "comparison.json", describe(self.plan))
         watcher.update(self, None)
-
-    def _start(self, cell: Cell) -> None:
-        tuning = cell.tuning()
-        self._enqueue(tuning or cell.reporting())
 
     def _enqueue(self, jobs: list[Job]) -> None:
         """Queue these jobs of one cell; those that are finished already count at once."""

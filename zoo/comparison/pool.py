@@ -14,10 +14,10 @@ from multiprocessing import active_children, get_context
 from typing import Any
 
 from zoo.comparison.plan import Job
-from zoo.composition import Config
-from zoo.errors import RunFailed, ZooError
+from zoo.composition import Config, prepare
+from zoo.errors import ZooError
 from zoo.identity import run_id
-from zoo.run import base_row, folder_of
+from zoo.run import base_row, folder_of, train
 
 Outcome = dict[str, Any]
 """``status`` (finished, failed or interrupted), and the ``row`` or the ``error``."""
@@ -32,8 +32,6 @@ def _start(threads: int) -> None:
 def _run(config: Config, name: str) -> Outcome:
     """In a worker: one run, whatever becomes of it. ``name`` is its id as the parent knows it."""
     from zoo.callbacks import Interrupted
-    from zoo.composition import prepare
-    from zoo.run import train
 
     prepare()
     if run_id(config) != name:
@@ -47,8 +45,7 @@ def _run(config: Config, name: str) -> Outcome:
         return {"status": "finished", "row": train(config, beat)}
     except Interrupted:
         return {"status": "interrupted", "error": "interrupted"}
-    except (ZooError, RunFailed) as error:
-        name = folder_of(config).name
+    except ZooError as error:
         return {"status": "failed", "error": str(error) if name in str(error) else f"{name}: {error}"}
     finally:
         pulse.unlink(missing_ok=True)
@@ -57,7 +54,6 @@ def _run(config: Config, name: str) -> Outcome:
 def _fingerprint(config: Config) -> str:
     """In a worker: the hash of a task's data, so that the parent needs no torch."""
     from zoo.assembly import fingerprint
-    from zoo.composition import prepare
 
     prepare()
     return fingerprint(config)
