@@ -65,8 +65,10 @@ class Attention(nn.Module):
         empty = {"keys": torch.zeros(shape, device=device, dtype=dtype), "seen": 0}
         return {**empty, "values": torch.zeros(shape, device=device, dtype=dtype)}
 
-    def forward(self, x_BLD: Tensor, state: dict | None = None) -> tuple[Tensor, dict | None]:
-        """(B, L, D) to (B, L, D), and the cache with these tokens in it."""
+    def forward(
+        self, x_BLD: Tensor, state: dict | None = None, mask_BL: Tensor | None = None
+    ) -> tuple[Tensor, dict | None]:
+        """(B, L, D) to (B, L, D), and the cache with these tokens in it; nothing attends to masked ones."""
         B, L, _ = x_BLD.shape
         q_BHLK = self.query(x_BLD).view(B, L, self.heads, self.head_dim).transpose(1, 2)
         k_BGLK = self.key(x_BLD).view(B, L, self.kv_heads, self.head_dim).transpose(1, 2)
@@ -74,10 +76,16 @@ class Attention(nn.Module):
         offset = 0 if state is None else state["seen"]
         if self.position is not None:
             q_BHLK, k_BGLK = self.position.rotate(q_BHLK, k_BGLK, offset)
-        first = 0
+        first, padding_B = 0, None
         if state is not None:
+            padding_B = state.get("padding")
+            if mask_BL is not None:  # padding is in front, so counting it says where it is
+                padding_B = mask_BL.logical_not().sum(1) + (0 if padding_B is None else padding_B)
             k_BGLK, v_BGLK, first, state = self._remember(k_BGLK, v_BGLK, state)
-        mask_HLM = self._mask(offset, L, first, k_BGLK.shape[2], x_BLD)
+            if padding_B is not None:
+                mask_BL = torch.arange(first, first + k_BGLK.shape[2], device=x_BLD.device) >= padding_B.unsqueeze(1)
+                state["padding"] = padding_B
+        mask_HLM = self._mask(offset, L, first, k_BGLK.shape[2], x_BLD, mask_BL)
         y_BHLK = scaled_dot_product_attention(
             q_BHLK,
             k_BGLK,
@@ -108,19 +116,23 @@ class Attention(nn.Module):
         state = {"keys": keys_BGMK[:, :, last].clone(), "values": values_BGMK[:, :, last].clone(), "seen": end}
         return keys_BGMK, values_BGMK, seen - held, state
 
-    def _mask(self, offset: int, length: int, first: int, memory: int, x_BLD: Tensor) -> Tensor | None:
+    def _mask(
+        self, offset: int, length: int, first: int, memory: int, x_BLD: Tensor, real_BM: Tensor | None
+    ) -> Tensor | None:
         """Which keys each query sees, with any bias; none where the plain causal mask says it all."""
         query_L = torch.arange(offset, offset + length, device=x_BLD.device)
         key_M = torch.arange(first, first + memory, device=x_BLD.device)
         bias_HLM = None if self.position is None else self.position.bias(query_L, key_M)
-        plain = bias_HLM is None and self.window is None
+        plain = bias_HLM is None and self.window is None and real_BM is None
         if plain and (not self.causal or offset == 0 or length == 1):
             return None
-        if not self.causal:
+        if not self.causal and real_BM is None:
             return bias_HLM.to(x_BLD.dtype)
-        seen_LM = (key_M <= query_L[:, None]) & (key_M >= 0)
+        seen = (key_M <= query_L[:, None]) & (key_M >= 0) if self.causal else key_M.new_ones(length, memory).bool()
         if self.window is not None:
-            seen_LM &= key_M > query_L[:, None] - self.window
+            seen = seen & (key_M > query_L[:, None] - self.window)
+        if real_BM is not None:  # a masked query sees itself, since a softmax over nothing is not a number
+            seen = (seen & real_BM[:, None, None, :]) | (key_M == query_L[:, None])
         if bias_HLM is None:
-            return seen_LM
-        return bias_HLM.masked_fill(~seen_LM, float("-inf")).to(x_BLD.dtype)
+            return seen
+        return bias_HLM.masked_fill(~seen, float("-inf")).to(x_BLD.dtype)

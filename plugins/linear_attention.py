@@ -57,16 +57,22 @@ class LinearAttention(nn.Module):
             state["convolution"] = self.convolution.init_state(batch_size, device, dtype)
         return state
 
-    def forward(self, x_BLD: Tensor, state: dict | None = None) -> tuple[Tensor, dict | None]:
-        """(B, L, D) to (B, L, D), and the state after the last token."""
+    def forward(
+        self, x_BLD: Tensor, state: dict | None = None, mask_BL: Tensor | None = None
+    ) -> tuple[Tensor, dict | None]:
+        """(B, L, D) to (B, L, D), and the state after the last token; masked tokens leave no trace in either."""
         B, L, D = x_BLD.shape
         qkv_BLD, held = self.qkv(x_BLD), None
+        if mask_BL is not None:
+            qkv_BLD = qkv_BLD * mask_BL.unsqueeze(-1)
         if self.convolution is not None:
             qkv_BLD, held = self.convolution(qkv_BLD, None if state is None else state["convolution"])
         wide = torch.promote_types(qkv_BLD.dtype, torch.float32)
         q_BHLK, k_BHLK, v_BHLK = qkv_BLD.to(wide).view(B, L, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         with torch.autocast(x_BLD.device.type, enabled=False):  # sums over the whole past: never in half precision
             q_BHLK, k_BHLK, v_BHLK = F.elu(q_BHLK) + 1, F.elu(k_BHLK) + 1, F.pad(v_BHLK, (0, 1), value=1.0)
+            if mask_BL is not None:
+                k_BHLK = k_BHLK * mask_BL[:, None, :, None]
             if self.causal:
                 memory = None if state is None else state["memory"]
                 y_BHLK, memory = _causal(q_BHLK, k_BHLK, v_BHLK, memory, self.chunk)

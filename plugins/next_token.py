@@ -41,7 +41,10 @@ class NextToken(nn.Module):
         """The empty state of the whole model."""
         return self.backbone.init_state(batch_size, max_len, device, dtype)
 
-    def step(self, inputs_BL: Tensor, state) -> tuple[Tensor, object]:
-        """Logits (B, L, C) for these further tokens, and the state after them."""
-        x_BLD, state = self.backbone(self.stem(inputs_BL), state)
+    def step(self, inputs_BL: Tensor, state, mask_BL: Tensor | None = None) -> tuple[Tensor, object]:
+        """Logits (B, L, C) for these further tokens, and the state after them.
+
+        Prompts of unlike lengths go in one batch, padded in front: ``mask_BL`` is false at the padding.
+        """
+        x_BLD, state = self.backbone(self.stem(inputs_BL), state, mask_BL)
         return self.head(x_BLD).float(), state

@@ -34,18 +34,21 @@ class LearnedPosition(Position):
         """A position that is rarely seen should not fade."""
         return {"table.weight"}
 
-    def add(self, x_BLD: Tensor, offset: int = 0) -> Tensor:
-        """Add rows ``offset`` onwards of the table.
+    def add(self, x_BLD: Tensor, offset: int | Tensor = 0) -> Tensor:
+        """Add rows ``offset`` onwards of the table, or the given ones.
 
         Raises:
             ValueError: the sequence is longer than the table.
         """
-        length, rows = offset + x_BLD.shape[1], self.table.num_embeddings
+        length = int(offset.max()) + 1 if isinstance(offset, Tensor) else offset + x_BLD.shape[1]
+        rows = self.table.num_embeddings
         if length > rows:
             raise ValueError(
                 f"a sequence of {length} tokens, but position=learned holds {rows} positions (the task's longest); "
                 f"use a shorter one, or position=rotary, sinusoidal or alibi"
             )
+        if isinstance(offset, Tensor):
+            return x_BLD + self.table(offset)
         return x_BLD + self.table.weight[offset:length]
 
 
@@ -66,12 +69,13 @@ class SinusoidalPosition(Position):
         self.gain = gain * dim**-0.5
         self.register_buffer("frequency_K", base ** (-torch.arange(0, dim, 2) / dim), persistent=False)
 
-    def add(self, x_BLD: Tensor, offset: int = 0) -> Tensor:
-        """Add the waves at positions ``offset`` onwards."""
-        position_L = torch.arange(offset, offset + x_BLD.shape[1], device=x_BLD.device)
-        angle_LK = position_L[:, None] * self.frequency_K
-        wave_LD = torch.stack([angle_LK.sin(), angle_LK.cos()], dim=-1).flatten(1)
-        return x_BLD + (self.gain * wave_LD).to(x_BLD.dtype)
+    def add(self, x_BLD: Tensor, offset: int | Tensor = 0) -> Tensor:
+        """Add the waves at positions ``offset`` onwards, or at the given ones."""
+        if not isinstance(offset, Tensor):
+            offset = torch.arange(offset, offset + x_BLD.shape[1], device=x_BLD.device)
+        angle = offset.unsqueeze(-1) * self.frequency_K
+        wave = torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(-2)
+        return x_BLD + (self.gain * wave).to(x_BLD.dtype)
 
 
 @register("position", "rotary")

@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from zoo import register
 
@@ -9,6 +10,7 @@ from zoo import register
 class Recurrent(nn.Module):
     """What LSTM and GRU share: the cell runs in float32 whatever the autocast, since its state lives long."""
 
+    one_way = True
     states: int
 
     def __init__(self, cell: nn.RNNBase) -> None:
@@ -21,18 +23,38 @@ class Recurrent(nn.Module):
         shape = (1, batch_size, self.cell.hidden_size)
         return tuple(torch.zeros(shape, device=device, dtype=wide) for _ in range(self.states))
 
-    def forward(self, x_BLD: Tensor, state: tuple | None = None) -> tuple[Tensor, tuple | None]:
-        """(B, L, D) to (B, L, D), and the state after the last token."""
+    def forward(
+        self, x_BLD: Tensor, state: tuple | None = None, mask_BL: Tensor | None = None
+    ) -> tuple[Tensor, tuple | None]:
+        """(B, L, D) to (B, L, D), and the state after the last token; masked tokens leave no trace in either."""
         if x_BLD.shape[1] == 0:
             return x_BLD, state
         if state is not None and state[0].shape[1] != x_BLD.shape[0]:
             raise ValueError(f"a state for {state[0].shape[1]} sequences met a batch of {x_BLD.shape[0]}")
         past = None if state is None else state if self.states > 1 else state[0]
         with torch.autocast(x_BLD.device.type, enabled=False):
-            y_BLD, last = self.cell(x_BLD.to(self.cell.weight_ih_l0.dtype), past)
+            x_wide = x_BLD.to(self.cell.weight_ih_l0.dtype)
+            y_BLD, last = self.cell(x_wide, past) if mask_BL is None else self._padded(x_wide, past, mask_BL)
         if state is not None:
             state = last if self.states > 1 else (last,)
         return y_BLD.to(x_BLD.dtype), state
+
+    def _padded(self, x_BLD: Tensor, past, mask_BL: Tensor) -> tuple[Tensor, object]:
+        """Run the real tokens of each sequence alone; a sequence of padding keeps its state."""
+        order_BL = mask_BL.logical_not().byte().argsort(dim=1, stable=True)  # real tokens first
+        lengths_B = mask_BL.sum(1)
+        packed = pack_padded_sequence(
+            x_BLD.gather(1, order_BL.unsqueeze(-1).expand_as(x_BLD)), lengths_B.clamp(min=1).cpu(), True, False
+        )
+        y, last = self.cell(packed, past)
+        y_BLD, _ = pad_packed_sequence(y, batch_first=True, total_length=x_BLD.shape[1])
+        y_BLD = y_BLD.gather(1, order_BL.argsort(1).unsqueeze(-1).expand_as(y_BLD))
+        some_B1 = (lengths_B > 0).unsqueeze(-1)
+        if past is None:
+            past = (torch.zeros_like(last[0]),) * 2 if self.states > 1 else torch.zeros_like(last)
+        if self.states > 1:
+            return y_BLD, tuple(torch.where(some_B1, new, old) for new, old in zip(last, past, strict=True))
+        return y_BLD, torch.where(some_B1, last, past)
 
 
 @register("mixer", "lstm")

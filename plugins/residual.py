@@ -1,11 +1,13 @@
 """The residual stream: a stack of blocks, each a mixer and a feed-forward."""
 
+import inspect
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from zoo import register
+from zoo.nn import Bidirectional
 
 
 class Block(nn.Module):
@@ -14,22 +16,23 @@ class Block(nn.Module):
     Pre-norm normalises what a branch reads (Xiong et al. 2020, arXiv:2002.04745), post-norm the sum (Vaswani 2017).
     """
 
-    def __init__(self, mixer, ffn, norm, layer: int, pre: bool, dropout: float) -> None:
+    def __init__(self, mixer: nn.Module, ffn, norm, layer: int, pre: bool, dropout: float) -> None:
         super().__init__()
         self.pre, self.dropout = pre, nn.Dropout(dropout)
-        self.mixer_norm, self.mixer = norm(layer=layer), mixer(layer=layer)
+        self.mixer_norm, self.mixer = norm(layer=layer), mixer
         self.ffn = ffn(layer=layer)
         self.ffn_norm = None if self.ffn is None else norm(layer=layer)
 
-    def forward(self, x_BLD: Tensor, state=None) -> tuple[Tensor, object]:
+    def forward(self, x_BLD: Tensor, state=None, mask_BL: Tensor | None = None) -> tuple[Tensor, object]:
         """(B, L, D) to (B, L, D), and the mixer's state."""
+        padding = {} if mask_BL is None else {"mask_BL": mask_BL}
         if self.pre:
-            y_BLD, state = self.mixer(self.mixer_norm(x_BLD), state)
+            y_BLD, state = self.mixer(self.mixer_norm(x_BLD), state, **padding)
             x_BLD = x_BLD + self.dropout(y_BLD)
             if self.ffn is not None:
                 x_BLD = x_BLD + self.dropout(self.ffn(self.ffn_norm(x_BLD)))
             return x_BLD, state
-        y_BLD, state = self.mixer(x_BLD, state)
+        y_BLD, state = self.mixer(x_BLD, state, **padding)
         x_BLD = self.mixer_norm(x_BLD + self.dropout(y_BLD))
         if self.ffn is not None:
             x_BLD = self.ffn_norm(x_BLD + self.dropout(self.ffn(x_BLD)))
@@ -41,13 +44,15 @@ class Residual(nn.Module):
     """A stack of blocks, each a mixer and a feed-forward, by a repeated pattern of two mixers.
 
     With pre-norm blocks a last norm follows. In ``pattern``, ``m`` is the run's ``mixer`` and ``a`` its
-    ``alternate_mixer``: ``mmma`` is three to one.
+    ``alternate_mixer``: ``mmma`` is three to one. In an encoder a mixer that looks one way runs in both directions:
+    with the same weights (``tied``), with ``separate`` ones, or not (``none``).
     """
 
     def __init__(
         self,
         dim: int,
         depth: int,
+        causal: bool,
         mixer,
         alternate_mixer,
         ffn,
@@ -55,6 +60,7 @@ class Residual(nn.Module):
         position,
         pattern: str = "m",
         norm_placement: Literal["pre", "post"] = "pre",
+        bidirectional: Literal["tied", "separate", "none"] = "tied",
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
@@ -66,10 +72,16 @@ class Residual(nn.Module):
             raise ValueError(f"layers={depth}; expected at least 1")
         pre = norm_placement == "pre"
         kinds = {"m": mixer, "a": alternate_mixer}
+
+        def mix(layer: int) -> nn.Module:
+            choice = kinds[pattern[layer % len(pattern)]]
+            built = choice(layer=layer)
+            if causal or bidirectional == "none" or not getattr(built, "one_way", False):
+                return built
+            return Bidirectional(built, choice(layer=layer) if bidirectional == "separate" else None)
+
         self.position = position(dim=dim) if position.target.additive else None
-        self.blocks = nn.ModuleList(
-            Block(kinds[pattern[layer % len(pattern)]], ffn, norm, layer, pre, dropout) for layer in range(depth)
-        )
+        self.blocks = nn.ModuleList(Block(mix(layer), ffn, norm, layer, pre, dropout) for layer in range(depth))
         self.norm = norm() if pre else nn.Identity()
 
     def init_state(self, batch_size: int, max_len: int, device: torch.device, dtype: torch.dtype) -> dict:
@@ -79,15 +91,54 @@ class Residual(nn.Module):
             "mixers": [block.mixer.init_state(batch_size, max_len, device, dtype) for block in self.blocks],
         }
 
-    def forward(self, x_BLD: Tensor, state: dict | None = None) -> tuple[Tensor, dict | None]:
-        """(B, L, D) to (B, L, D), and the state after the last token."""
+    def forward(
+        self, x_BLD: Tensor, state: dict | None = None, mask_BL: Tensor | None = None
+    ) -> tuple[Tensor, dict | None]:
+        """(B, L, D) to (B, L, D), and the state after the last token.
+
+        ``mask_BL`` is false at padding, which leaves no trace; with a state it must be in front of a sequence.
+
+        Raises:
+            ValueError: the mask has another shape than the tokens, or a mixer knows no padding.
+        """
+        if mask_BL is not None:
+            self._check(mask_BL, x_BLD)
+        seen = 0 if state is None else state["seen"]
+        where, seen = _count(x_BLD, seen, mask_BL)
         if self.position is not None:
-            x_BLD = self.position.add(x_BLD, 0 if state is None else state["seen"])
+            x_BLD = self.position.add(x_BLD, where)
         states = []
         for i, block in enumerate(self.blocks):
-            x_BLD, after = block(x_BLD, None if state is None else state["mixers"][i])
+            x_BLD, after = block(x_BLD, None if state is None else state["mixers"][i], mask_BL)
             states.append(after)
         x_BLD = self.norm(x_BLD)
         if state is None:
             return x_BLD, None
-        return x_BLD, {"seen": state["seen"] + x_BLD.shape[1], "mixers": states}
+        return x_BLD, {"seen": seen, "mixers": states}
+
+    def _check(self, mask_BL: Tensor, x_BLD: Tensor) -> None:
+        if mask_BL.shape != x_BLD.shape[:2] or mask_BL.dtype != torch.bool:
+            raise ValueError(
+                f"a mask of {tuple(mask_BL.shape)} and {mask_BL.dtype} met tokens of {tuple(x_BLD.shape[:2])}; "
+                f"expected that shape and torch.bool"
+            )
+        for block in self.blocks:
+            if "mask_BL" not in inspect.signature(block.mixer.forward).parameters:
+                raise ValueError(
+                    f"{type(block.mixer).__name__} knows no padding: its forward takes no mask_BL; "
+                    f"use sequences of one length, or another mixer"
+                )
+
+
+def _count(x_BLD: Tensor, seen: int | Tensor, mask_BL: Tensor | None) -> tuple[int | Tensor, int | Tensor]:
+    """Positions of these tokens, and how many real ones were seen after them: padding counts for nothing.
+
+    Numbers where no sequence was ever padded; else (B, L) and (B,).
+    """
+    length = x_BLD.shape[1]
+    if mask_BL is None and isinstance(seen, int):
+        return seen, seen + length
+    if mask_BL is None:
+        mask_BL = torch.ones_like(x_BLD[..., 0], dtype=torch.bool)
+    seen_B1 = seen.unsqueeze(1) if isinstance(seen, Tensor) else seen
+    return (mask_BL.cumsum(1) - 1 + seen_B1).clamp(min=0), mask_BL.sum(1) + seen

@@ -16,6 +16,15 @@ VARIANTS = {
     "window and alibi": ("attention", "mixer.window=5", "position=alibi", "mixer.kv_heads=1"),
     "short chunks": ("linear_attention", "mixer.chunk=5", "mixer.heads=2"),
     "convolution": ("linear_attention", "mixer.convolution=4", "mixer.chunk=7"),
+    "mamba1 in PyTorch": ("mamba1", "mixer.backend=torch"),
+    "mamba1, time-invariant": ("mamba1", "mixer.selective=false"),
+    "mamba1, no gate": ("mamba1", "mixer.gate=false", "mixer.state_size=3"),
+    "mamba1, no convolution": ("mamba1", "mixer.convolution=1", "mixer.expand=1"),
+    "mamba2, groups": ("mamba2", "mixer.head_dim=16", "mixer.groups=2", "mixer.chunk=5", "mixer.state_size=8"),
+    "mamba2, time-invariant": ("mamba2", "mixer.selective=false", "mixer.head_dim=32"),
+    "mamba2, no gate or convolution": ("mamba2", "mixer.gate=false", "mixer.convolution=1", "mixer.chunk=1"),
+    "mamba3, groups": ("mamba3", "mixer.head_dim=16", "mixer.groups=2", "mixer.chunk=7", "mixer.rotated=1"),
+    "mamba3, no rotation": ("mamba3", "mixer.rotated=0", "mixer.state_size=5"),
 }
 
 
@@ -52,8 +61,10 @@ class Broken(torch.nn.Module):
     def init_state(self, batch_size, max_len, device, dtype):
         return {"sum": torch.zeros(batch_size, 1, 32, dtype=dtype), "seen": 0}
 
-    def forward(self, x, state=None):
+    def forward(self, x, state=None, mask_BL=None):
         x = x * self.scale
+        if mask_BL is not None and self.law != "padding":
+            x = x * mask_BL[..., None]
         if self.law == "shape":
             x = x[:, :-1]
         if self.law == "future":
@@ -79,6 +90,7 @@ class Broken(torch.nn.Module):
         ("future", laws.mixer_does_not_see_the_future),
         ("batch", laws.mixer_treats_each_example_alone),
         ("state", laws.mixer_state_is_bounded_by_what_it_says),
+        ("padding", laws.mixer_leaves_no_trace_of_padding),
         ("trains", laws.module_trains_every_parameter("mixer")),
         ("deterministic", laws.module_is_deterministic_and_saves("mixer")),
     ],

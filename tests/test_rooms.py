@@ -73,6 +73,8 @@ def test_a_room_keeps_its_rules(path, names, deep):
 @pytest.mark.parametrize("path", sorted((ROOT / "plugins").rglob("*.py")), ids=lambda p: p.name)
 def test_a_plugin_uses_the_public_door(path):
     ours = {module for module in imports(path, True) if module.startswith(("zoo", "."))}
+    if path.parent != ROOT / "plugins":  # a plugin of several files: these may import each other
+        ours = {module for module in ours if not module.startswith(".") or module.startswith("..")}
     allowed = ("zoo", "zoo.nn")
     assert not {
         m

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from zoo.composition import Config
-from zoo.contracts import Task
+from zoo.contracts import HasImplementations, Task
 from zoo.errors import ZooError
 from zoo.factory import build
 from zoo.seeds import derive
@@ -70,6 +70,20 @@ def _user_error(function: Any, *arguments: Any, **facts: Any) -> Any:
         return function(*arguments, **facts)
     except ValueError as error:
         raise ZooError(str(error)) from error
+
+
+def implementations(objective: nn.Module, accelerator: str) -> dict[str, str]:
+    """What will run on this device where a module has several ways to compute the same, and why.
+
+    Raises:
+        ZooError: the config names a way that cannot run there.
+    """
+    device = torch.device(accelerator)
+    found: dict[str, str] = {}
+    for module in objective.modules():
+        if isinstance(module, HasImplementations):
+            found |= cast(dict[str, str], _user_error(module.implementations, device))
+    return found
 
 
 def _fits(config: Config, objective: Any, task: Task) -> None:

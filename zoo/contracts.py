@@ -27,6 +27,11 @@ class Mixer(Protocol):
 
     With ``causal=True`` a mixer obeys **the law of splitting**: feeding a sequence whole, or cut anywhere with
     the state carried over, gives the same outputs. Decoding, chunked prefill and streaming are this one law.
+
+    Optional: ``one_way = True`` says that it looks back only whatever ``causal``, so that a backbone makes an encoder
+    of it by running it in both directions. ``forward(..., mask_BL=None)`` says that it knows padding: where the mask is
+    false a token leaves no trace, neither in the outputs of real tokens nor in the state. In front of a sequence
+    (left padding) this also holds when decoding goes on.
     """
 
     def __call__(self, x_BLD: Tensor, state: State = None) -> tuple[Tensor, State]:
@@ -50,8 +55,8 @@ class Position(nn.Module):
 
     additive: ClassVar[bool] = False
 
-    def add(self, x_BLD: Tensor, offset: int = 0) -> Tensor:
-        """The stream with positions ``offset`` to ``offset + L - 1`` added."""
+    def add(self, x_BLD: Tensor, offset: int | Tensor = 0) -> Tensor:
+        """The stream with positions ``offset`` to ``offset + L - 1`` added, or with those given, (B, L)."""
         return x_BLD
 
     def rotate(self, q_BHLK: Tensor, k_BGLK: Tensor, offset: int = 0) -> tuple[Tensor, Tensor]:
@@ -71,8 +76,8 @@ class Objective(Protocol):
         needs: the keys that it reads from a batch.
         gives: the keys of its output that a task's metric may read, besides ``loss``.
 
-    Optional: ``init_state`` and ``step(inputs_BL, state)`` (decoding), ``after_optimizer_step(step, steps)`` (a
-    teacher), ``no_weight_decay()`` (names of parameters).
+    Optional: ``init_state`` and ``step(inputs_BL, state, mask_BL=None)`` (decoding), ``after_optimizer_step(step,
+    steps)`` (a teacher), ``no_weight_decay()`` (names of parameters).
     """
 
     needs: ClassVar[tuple[str, ...]]
@@ -172,6 +177,19 @@ class HasSideMetrics(Protocol):
 
     def side_metrics(self) -> dict[str, Tensor]:
         """Detached scalars of the last forward pass, on the device."""
+        ...
+
+
+@runtime_checkable
+class HasImplementations(Protocol):
+    """A module with more than one way to compute the same: ``zoo show`` and every result say which one runs."""
+
+    def implementations(self, device: torch.device) -> dict[str, str]:
+        """What runs on this device, by the operation's name, and why.
+
+        Raises:
+            ValueError: the config names a way that cannot run there.
+        """
         ...
 
 

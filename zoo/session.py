@@ -12,7 +12,7 @@ import lightning as L
 import torch
 
 from zoo import hardware
-from zoo.assembly import check_numbers, make_objective, make_task
+from zoo.assembly import check_numbers, implementations, make_objective, make_task
 from zoo.callbacks import AtomicCheckpointIO, Heartbeat, Keeper, Progress, Signals
 from zoo.composition import Config
 from zoo.factory import Factory, build
@@ -39,6 +39,7 @@ class Session:
         self.peak = memory.Peak(self.chosen["accelerator"])
         self.task = make_task(config)
         self.objective = make_objective(config, self.task)
+        self.implementations = implementations(self.objective, self.chosen["accelerator"])
         self._count_costs(settings["accumulate"])
         self.checkpoint = folder / "checkpoints" / "last.ckpt"
         identity = {"data_hash": data_hash, **{key: str(value) for key, value in self.chosen.items()}}
@@ -172,6 +173,7 @@ class Session:
             "resumed_at": self.reached,
             "precision": self.chosen["precision"],
             "compiled": self.chosen["compile"],
+            "implementations": self.implementations,
             "hardware": hardware.describe(self.chosen["accelerator"]),
             "versions": hardware.versions(),
             "code": code_hashes(self.config),

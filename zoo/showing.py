@@ -50,7 +50,7 @@ def measure(config: Config) -> tuple[dict[str, str], list[tuple[str, int, float]
     import torch
 
     from zoo import hardware
-    from zoo.assembly import check_numbers, make_objective, make_task
+    from zoo.assembly import check_numbers, implementations, make_objective, make_task
     from zoo.comparison.terminal import quantity
     from zoo.measure import flops, memory
 
@@ -77,5 +77,6 @@ def measure(config: Config) -> tuple[dict[str, str], list[tuple[str, int, float]
         if state is None
         else f"{state:,} bytes for one sequence of {length} tokens (float32)",
         "trainer": " ".join(f"{key}={value}" for key, value in chosen.items()),
+        **implementations(objective, chosen["accelerator"]),
     }
     return facts, parts

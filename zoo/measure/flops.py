@@ -15,6 +15,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode, register_flop_formula, sdpa_flop_count
 
 from zoo.contracts import Batch
+from zoo.nn import counting
 
 Shape = tuple[int, ...]
 
@@ -69,7 +70,7 @@ def count(objective: nn.Module, batch: Batch) -> tuple[int, int]:
     """
     register_formulas()
     training = objective.training
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), counting():
         with FlopCounterMode(display=False) as forward:
             loss = objective.train()(batch)["loss"]
         with FlopCounterMode(display=False) as backward:
@@ -82,7 +83,7 @@ def count(objective: nn.Module, batch: Batch) -> tuple[int, int]:
 def by_module(objective: nn.Module, batch: Batch) -> dict[str, int]:
     """FLOPs of one forward pass, by the name of each module."""
     register_formulas()
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), counting(), FlopCounterMode(display=False) as counter:
         objective(batch)
     root = type(objective).__name__
     return {

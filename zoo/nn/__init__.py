@@ -1,8 +1,19 @@
 """Primitives of torch alone that several plugins share."""
 
+from zoo.nn.bidirectional import Bidirectional as Bidirectional
 from zoo.nn.convolution import ShortConvolution as ShortConvolution
+from zoo.nn.counting import counting as counting
+from zoo.nn.counting import is_counting as is_counting
 from zoo.nn.init import scale_residual_ as scale_residual_
 from zoo.nn.state import state_bytes as state_bytes
 from zoo.nn.state import tensors_of as tensors_of
 
-__all__ = ["ShortConvolution", "scale_residual_", "state_bytes", "tensors_of"]
+__all__ = [
+    "Bidirectional",
+    "ShortConvolution",
+    "counting",
+    "is_counting",
+    "scale_residual_",
+    "state_bytes",
+    "tensors_of",
+]

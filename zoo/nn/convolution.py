@@ -8,24 +8,30 @@ from torch.nn import functional as F
 
 
 class ShortConvolution(nn.Module):
-    """``y[t] = sum_w weight[:, w] * x[t - width + 1 + w]``, channel by channel; past the start there are zeros.
+    """``y[t] = bias + sum_w weight[:, w] * x[t - width + 1 + w]``, channel by channel; before the start are zeros.
 
-    It starts as the identity plus noise, so that adding it changes little before training. Shapes: (B, L, D) to
-    (B, L, D); the state is the last ``width - 1`` inputs, (B, width - 1, D).
+    It starts as the identity plus noise, so that adding it changes little before training; with ``identity=False``
+    as ``torch.nn.Conv1d`` does. Shapes: (B, L, D) to (B, L, D); the state is the last ``width - 1`` inputs,
+    (B, width - 1, D).
     """
 
-    def __init__(self, dim: int, width: int) -> None:
+    def __init__(self, dim: int, width: int, bias: bool = False, identity: bool = True) -> None:
         super().__init__()
         if width < 1:
             raise ValueError(f"a convolution of width {width}; expected at least 1")
-        self.dim, self.width = dim, width
-        weight_DW = torch.randn(dim, width) * (0.3 / width**0.5)
-        weight_DW[:, -1] += 1.0
+        self.dim, self.width, bound = dim, width, width**-0.5
+        weight_DW = (
+            torch.randn(dim, width) * (0.3 * bound) if identity else torch.empty(dim, width).uniform_(-bound, bound)
+        )
+        if identity:
+            weight_DW[:, -1] += 1.0
         self.weight = nn.Parameter(weight_DW)
+        self.bias = nn.Parameter(torch.empty(dim).uniform_(-bound, bound)) if bias else None
+        self.identity = identity
 
     def no_weight_decay(self) -> set[str]:
-        """The filter starts at the identity, not at zero."""
-        return {"weight"}
+        """A filter that starts at the identity should not decay to zero."""
+        return {"weight"} if self.identity else set()
 
     def init_state(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
         """The zeros before the sequence."""
@@ -38,7 +44,10 @@ class ShortConvolution(nn.Module):
         else:
             padded_BMD = torch.cat([state.to(x_BLD.dtype), x_BLD], dim=1)
         length = x_BLD.shape[1]
+        # shifted multiplies and adds: no transposing, and faster on a processor than a depthwise conv1d
         y_BLD = padded_BMD[:, :length] * self.weight[:, 0]
+        if self.bias is not None:
+            y_BLD = y_BLD + self.bias
         for w in range(1, self.width):
-            y_BLD = y_BLD + padded_BMD[:, w : w + length] * self.weight[:, w]
+            y_BLD = torch.addcmul(y_BLD, padded_BMD[:, w : w + length], self.weight[:, w])
         return y_BLD, None if state is None else padded_BMD[:, length:]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import random
 from collections.abc import Callable
@@ -92,6 +93,33 @@ def mixer_state_is_bounded_by_what_it_says(name: str) -> None:
     for piece in _inputs().split(5, dim=1):
         _, state = mixer(piece, state)
     assert sum(t.numel() for t in tensors_of(state)) == before
+
+
+def mixer_leaves_no_trace_of_padding(name: str) -> None:
+    """Padding in front, under a mask, changes nothing: not in one call, nor cut anywhere and decoded from.
+
+    A mixer that takes no ``mask_BL`` does not claim it.
+    """
+    mixer = part("mixer", name, dtype=torch.float64)
+    if "mask_BL" not in inspect.signature(mixer.forward).parameters:
+        return
+    pads, prompt = (0, 3, 8), LENGTH - 4
+    x_BLD = _inputs(len(pads), dtype=torch.float64)
+    alone = [mixer(x_BLD[row : row + 1, pad:])[0][0] for row, pad in enumerate(pads)]
+    mask_BL = torch.arange(prompt) >= torch.tensor(pads).unsqueeze(1)
+    whole, _ = mixer(x_BLD[:, :prompt], mask_BL=mask_BL)
+    pieces, state = [], mixer.init_state(len(pads), LENGTH, DEVICE, torch.float64)
+    for part_BLD, part_BL in zip(x_BLD[:, :prompt].split([2, 5, 13], 1), mask_BL.split([2, 5, 13], 1), strict=True):
+        y_BLD, state = mixer(part_BLD, state, mask_BL=part_BL)
+        pieces.append(y_BLD)
+    for token_BLD in x_BLD[:, prompt:].split(1, 1):
+        y_BLD, state = mixer(token_BLD, state)
+        pieces.append(y_BLD)
+    decoded = torch.cat(pieces, 1)
+    for row, pad in enumerate(pads):
+        where = f"{pad} tokens of padding in front: "
+        _close(whole[row, pad:], alone[row][: prompt - pad], 1e-6, where)
+        _close(decoded[row, pad:], alone[row], 1e-6, where + "with the state, ")
 
 
 def module_trains_every_parameter(kind: str) -> Check:
@@ -226,6 +254,7 @@ CHECKS: dict[str, list[Check]] = {
         mixer_does_not_see_the_future,
         mixer_treats_each_example_alone,
         mixer_state_is_bounded_by_what_it_says,
+        mixer_leaves_no_trace_of_padding,
     ],
     "ffn": [ffn_treats_each_token_alone],
     "linear": [linear_is_a_drop_in],

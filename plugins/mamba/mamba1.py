@@ -1,0 +1,149 @@
+"""Mamba-1: a diagonal state space whose step, input and output depend on the token."""
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from zoo import register
+from zoo.nn import ShortConvolution, scale_residual_
+
+from .backends import backend_of, decide
+from .common import check_state, check_widths, time_step_bias, wide
+from .kernels import fused_convolution, fused_scan
+from .selective_scan import selective_scan
+from .time_invariant import time_invariant
+
+
+@register("mixer", "mamba1")
+class Mamba1(nn.Module):
+    """A selective state space: what is remembered of a token depends on the token.
+
+    Gu and Dao 2023, "Mamba", arXiv:2312.00752. Two projections of ``expand * dim`` channels, u and a gate z; u passes a
+    short causal convolution and SiLU, then the scan ``h_t = exp(dt_t A) h_{t-1} + dt_t B_t u_t``,
+    ``y_t = C_t h_t + D u_t``, and leaves as ``out(y * silu(z))``. B and C, (B, L, N), and the low-rank dt
+    (``dt_rank``, by default dim / 16) are projections of u. It starts as published: ``A = -(1 .. N)`` (S4D-real),
+    ``dt`` log-uniform in [``dt_min``, ``dt_max``] and at least ``dt_floor``, ``D = 1``.
+
+    ``linear`` reaches the projections in and out; B, C, dt, A, D and the convolution stay in full precision, and the
+    state, dt and their sums in float32 or wider. Ablations: ``selective=false`` makes dt, B and C learned constants of
+    each channel (S4D), ``gate=false`` and ``convolution=1`` leave these out.
+
+    ``backend`` is ``torch``, ``native`` (the same in C++, on a processor), ``mamba_ssm`` (the published kernels) or
+    ``auto``. The published scan starts from nothing and knows no mask: with a state or a mask it is PyTorch that runs.
+
+    The state is h, (B, E, N) for E = ``expand * dim``, and the inputs in the convolution's window; its size does not
+    depend on the length.
+    """
+
+    one_way = True
+
+    def __init__(
+        self,
+        dim: int,
+        depth: int,
+        linear,
+        state_size: int = 16,
+        expand: int = 2,
+        convolution: int = 4,
+        dt_rank: int | None = None,
+        dt_min: float = 0.001,
+        dt_max: float = 0.1,
+        dt_floor: float = 1e-4,
+        selective: bool = True,
+        gate: bool = True,
+        bias: bool = False,
+        backend: Literal["auto", "torch", "native", "mamba_ssm"] = "auto",
+    ) -> None:
+        super().__init__()
+        rank = math.ceil(dim / 16) if dt_rank is None else dt_rank
+        check_widths(state_size=state_size, expand=expand, convolution=convolution, dt_rank=rank)
+        inner = expand * dim
+        self.inner, self.state_size, self.rank, self.gate, self.backend = inner, state_size, rank, gate, backend
+        self.inputs = linear(in_features=dim, out_features=inner * (2 if gate else 1), bias=bias)
+        self.convolution = ShortConvolution(inner, convolution, True, False) if convolution > 1 else None
+        if selective:
+            self.selection = nn.Linear(inner, rank + 2 * state_size, bias=False)
+            self.dt_weight = nn.Parameter(torch.empty(inner, rank).uniform_(-(rank**-0.5), rank**-0.5))
+        else:
+            self.selection = None
+            self.B, self.C = (nn.Parameter(torch.randn(inner, state_size)) for _ in "BC")
+        self.dt_bias = nn.Parameter(time_step_bias(inner, dt_min, dt_max, dt_floor))
+        self.A_log = nn.Parameter(torch.log(torch.arange(1, state_size + 1, dtype=torch.float32)).repeat(inner, 1))
+        self.D = nn.Parameter(torch.ones(inner))
+        self.out = scale_residual_(linear(in_features=inner, out_features=dim, bias=bias), depth)
+
+    def no_weight_decay(self) -> set[str]:
+        """What sets the time scales."""
+        return {"A_log", "D", "dt_bias"}
+
+    def implementations(self, device: torch.device) -> dict[str, str]:
+        """What runs the scan on this device, and why."""
+        if self.selection is None:
+            return {"mamba1 scan": "torch: a time-invariant state space is a convolution"}
+        return {"mamba1 scan": ": ".join(decide(self.backend, "scan", device.type))}
+
+    def init_state(self, batch_size: int, max_len: int, device: torch.device, dtype: torch.dtype) -> dict:
+        """Zeros; the size does not depend on ``max_len``."""
+        memory = torch.zeros(batch_size, self.inner, self.state_size, device=device, dtype=wide(dtype))
+        if self.convolution is None:
+            return {"memory": memory}
+        return {"memory": memory, "convolution": self.convolution.init_state(batch_size, device, dtype)}
+
+    def forward(
+        self, x_BLD: Tensor, state: dict | None = None, mask_BL: Tensor | None = None
+    ) -> tuple[Tensor, dict | None]:
+        """(B, L, D) to (B, L, D), and the state after the last token; masked tokens leave no trace in either."""
+        if state is not None:
+            check_state(state, x_BLD)
+        u_BLE, z_BLE = self.inputs(x_BLD), None
+        if self.gate:
+            u_BLE, z_BLE = u_BLE.chunk(2, dim=-1)
+        if mask_BL is not None:
+            u_BLE = u_BLE * mask_BL.unsqueeze(-1)
+        backend = "torch" if self.selection is None else backend_of(self.backend, "scan", x_BLD)
+        u_BLE, held = self._convolve(u_BLE, state, backend)
+        with torch.autocast(x_BLD.device.type, enabled=False):
+            y_BLE, memory = self._scan(u_BLE.to(wide(x_BLD.dtype)), state, mask_BL, backend)
+        y_BLE = y_BLE.to(x_BLD.dtype)
+        if z_BLE is not None:
+            y_BLE = y_BLE * F.silu(z_BLE)
+        if state is not None:
+            state = {"memory": memory} | ({} if held is None else {"convolution": held})
+        return self.out(y_BLE), state
+
+    def _convolve(self, u_BLE: Tensor, state: dict | None, backend: str) -> tuple[Tensor, Tensor | None]:
+        if self.convolution is None:
+            return F.silu(u_BLE), None
+        if backend == "mamba_ssm" and state is None and backend_of("auto", "convolution", u_BLE) == backend:
+            weight_EW = self.convolution.weight.to(u_BLE.dtype)
+            return fused_convolution(u_BLE, weight_EW, self.convolution.bias.to(u_BLE.dtype)), None
+        u_BLE, held = self.convolution(u_BLE, None if state is None else state["convolution"])
+        return F.silu(u_BLE), held
+
+    def _scan(self, u_BLE: Tensor, state: dict | None, mask_BL: Tensor | None, backend: str) -> tuple[Tensor, Tensor]:
+        """The state space in float32 or wider, with the skip ``D u``."""
+        dtype, memory = u_BLE.dtype, None if state is None else state["memory"]
+        A_EN, D_E, bias_E = -torch.exp(self.A_log.to(dtype)), self.D.to(dtype), self.dt_bias.to(dtype)
+        if self.selection is None:
+            if mask_BL is not None:  # nothing enters, and an empty state stays empty
+                u_BLE = u_BLE * mask_BL.unsqueeze(-1)
+            if memory is None:
+                memory = u_BLE.new_zeros(u_BLE.shape[0], *A_EN.shape)
+            y_BLE, memory = time_invariant(u_BLE, F.softplus(bias_E), A_EN, self.B.to(dtype), self.C.to(dtype), memory)
+            return torch.addcmul(y_BLE, D_E, u_BLE), memory
+        selected = F.linear(u_BLE, self.selection.weight.to(dtype)).split(
+            [self.rank, self.state_size, self.state_size], -1
+        )
+        low_BLR, B_BLN, C_BLN = selected
+        dt_BLE = F.softplus(F.linear(low_BLR, self.dt_weight.to(dtype), bias_E))
+        if mask_BL is not None:
+            dt_BLE = dt_BLE * mask_BL.unsqueeze(-1)  # no time passes: the state stays as it is
+        if backend == "mamba_ssm" and memory is None and mask_BL is None:
+            y_BLE, memory = fused_scan(u_BLE, dt_BLE, A_EN, B_BLN, C_BLN)
+        else:
+            compiled = backend == "native" and dtype == torch.float32
+            y_BLE, memory = selective_scan(u_BLE, dt_BLE, A_EN, B_BLN, C_BLN, memory, compiled)
+        return torch.addcmul(y_BLE, D_E, u_BLE), memory

@@ -1,0 +1,157 @@
+"""Mamba-3 (single input, single output): a better discretisation and a state that turns."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from zoo import register
+from zoo.nn import scale_residual_
+
+from .common import check_state, check_widths, time_step_bias, wide
+from .ssd import ssd
+
+
+@register("mixer", "mamba3")
+class Mamba3(nn.Module):
+    """A selective state space with a trapezoidal step and a complex state, and no convolution.
+
+    "Mamba-3", arXiv:2603.15569, its single-input single-output form. ``h_t = a_t h_{t-1} + (1 - l_t) dt_t a_t x_{t-1}
+    B_{t-1}^T + l_t dt_t x_t B_t^T`` with ``a_t = exp(dt_t A_t)``: A, dt and the mixture l all depend on the token
+    (l = 1 is Mamba-2). B and C are normalised, get a bias of each head, and are rotated by the running sum of
+    ``pi tanh(angle_t) dt_t``, which is a complex state written in reals; the first ``rotated`` share of the states
+    turns. ``out((y + D x) * silu(z))``, without a norm. It starts as published: dt as in ``mamba1``, biases and D at 1.
+    A is ``-softplus(.)``, at most ``-A_floor``, as in the package mamba-ssm 2.3.2 (later ones use another function).
+
+    ``linear`` reaches the projections of z and x and the one out; the others, decays, angles and the state stay in
+    float32 or wider. Runs in PyTorch everywhere. The state is h, (B, H, K, N), the angle, and the last x and B.
+    """
+
+    one_way = True
+
+    def __init__(
+        self,
+        dim: int,
+        depth: int,
+        linear,
+        state_size: int = 64,
+        expand: int = 2,
+        head_dim: int | None = None,
+        groups: int = 1,
+        rotated: float = 0.5,
+        chunk: int = 64,
+        A_floor: float = 1e-4,
+        dt_min: float = 0.001,
+        dt_max: float = 0.1,
+        dt_floor: float = 1e-4,
+        bias: bool = False,
+    ) -> None:
+        super().__init__()
+        inner = expand * dim
+        head_dim = math.gcd(inner, 64) if head_dim is None else head_dim
+        check_widths(state_size=state_size, expand=expand, head_dim=head_dim, groups=groups, chunk=chunk)
+        if inner % head_dim:
+            raise ValueError(f"mixer.head_dim={head_dim} does not divide expand * dim = {inner}; change one of them")
+        heads = inner // head_dim
+        if heads % groups:
+            raise ValueError(
+                f"mixer.groups={groups} does not divide the {heads} heads of {head_dim} channels; change one"
+            )
+        if not 0 <= rotated <= 1:
+            raise ValueError(f"mixer.rotated={rotated}: expected a share of the states, from 0 to 1")
+        self.inner, self.heads, self.groups, self.state_size = inner, heads, groups, state_size
+        self.chunk, self.A_floor, self.angles = chunk, A_floor, int(state_size * rotated) // 2
+        self.inputs = linear(in_features=dim, out_features=2 * inner, bias=bias)
+        self.sizes = [groups * state_size, groups * state_size, heads, heads, heads, self.angles]
+        self.selection = nn.Linear(dim, sum(self.sizes), bias=False)
+        self.dt_bias = nn.Parameter(time_step_bias(heads, dt_min, dt_max, dt_floor))
+        self.B_weight, self.C_weight = (nn.Parameter(torch.ones(state_size)) for _ in "BC")
+        self.B_bias, self.C_bias = (nn.Parameter(torch.ones(heads, state_size)) for _ in "BC")
+        self.D = nn.Parameter(torch.ones(heads))
+        self.out = scale_residual_(linear(in_features=inner, out_features=dim, bias=bias), depth)
+
+    def no_weight_decay(self) -> set[str]:
+        """The time scales, and biases that start at one."""
+        return {"dt_bias", "D", "B_bias", "C_bias"}
+
+    def init_state(self, batch_size: int, max_len: int, device: torch.device, dtype: torch.dtype) -> dict:
+        """Zeros; the size does not depend on ``max_len``."""
+        channels = self.inner // self.heads
+        shapes = {
+            "memory": (channels, self.state_size),
+            "angle": (self.angles,),
+            "x": (channels,),
+            "B": (self.state_size,),
+        }
+        return {
+            name: torch.zeros(batch_size, self.heads, *shape, device=device, dtype=wide(dtype))
+            for name, shape in shapes.items()
+        }
+
+    def forward(
+        self, x_BLD: Tensor, state: dict | None = None, mask_BL: Tensor | None = None
+    ) -> tuple[Tensor, dict | None]:
+        """(B, L, D) to (B, L, D), and the state after the last token; masked tokens leave no trace in either."""
+        if state is not None:
+            check_state(state, x_BLD)
+        if x_BLD.shape[1] == 0:
+            return x_BLD, state
+        z_BLE, x_BLE = self.inputs(x_BLD).chunk(2, dim=-1)
+        if mask_BL is not None:
+            x_BLE = x_BLE * mask_BL.unsqueeze(-1)
+        with torch.autocast(x_BLD.device.type, enabled=False):
+            x_BLHK = x_BLE.to(wide(x_BLD.dtype)).unflatten(-1, (self.heads, -1))
+            y_BLHK, after = self._scan(x_BLD.to(x_BLHK.dtype), x_BLHK, state, mask_BL)
+        y_BLE = y_BLHK.flatten(2).to(x_BLD.dtype)
+        return self.out(y_BLE * F.silu(z_BLE)), None if state is None else after
+
+    def _scan(
+        self, token_BLD: Tensor, x_BLHK: Tensor, state: dict | None, mask_BL: Tensor | None
+    ) -> tuple[Tensor, dict]:
+        dtype = x_BLHK.dtype
+        parts = F.linear(token_BLD, self.selection.weight.to(dtype)).split(self.sizes, -1)
+        B, C, dt_BLH, A_BLH, mixture_BLH, rate_BLR = parts
+        B_BLHN, C_BLHN = self._project(B, self.B_weight, self.B_bias), self._project(C, self.C_weight, self.C_bias)
+        dt_BLH = F.softplus(dt_BLH + self.dt_bias.to(dtype))
+        if mask_BL is not None:
+            dt_BLH = dt_BLH * mask_BL.unsqueeze(-1)
+        decay_BLH = -F.softplus(A_BLH).clamp_min(self.A_floor) * dt_BLH
+        now_BLH = mixture_BLH.sigmoid() * dt_BLH  # the weight of a token when it comes, and one step later
+        later_BLH = dt_BLH - now_BLH
+        own_BLH = (C_BLHN * B_BLHN).sum(-1) * now_BLH + self.D.to(dtype)  # at its own step a token's rotations cancel
+        angle_BLHR = self._turn(rate_BLR, dt_BLH, state)
+        cos, sin = angle_BLHR.cos(), angle_BLHR.sin()
+        B_BLHN, C_BLHN = _rotate(B_BLHN, cos, sin), _rotate(C_BLHN, cos, sin)
+        memory = None
+        if state is not None:  # the last token's second part waited for this step's dt
+            waiting = later_BLH[:, 0, :, None] * state["x"]
+            memory = state["memory"] + waiting.unsqueeze(-1) * state["B"].unsqueeze(-2)
+        weight_BLH = now_BLH + F.pad(later_BLH, (0, 0, 0, 1))[:, 1:]
+        scaled = x_BLHK * weight_BLH.unsqueeze(-1)
+        y_BLHK, memory = ssd(scaled, decay_BLH, B_BLHN, C_BLHN, memory, self.chunk, own=False)
+        y_BLHK = torch.addcmul(y_BLHK, own_BLH.unsqueeze(-1), x_BLHK)
+        return y_BLHK, {"memory": memory, "angle": angle_BLHR[:, -1], "x": x_BLHK[:, -1], "B": B_BLHN[:, -1]}
+
+    def _project(self, both: Tensor, weight_N: Tensor, bias_HN: Tensor) -> Tensor:
+        """B or C of each head, (B, L, H, N): normalised, shared within a group, and each head's bias added."""
+        grouped = both.unflatten(-1, (self.groups, self.state_size))
+        grouped = F.rms_norm(grouped, (self.state_size,), weight_N.to(both.dtype), 1e-5)
+        return grouped.repeat_interleave(self.heads // self.groups, -2) + bias_HN.to(both.dtype)
+
+    def _turn(self, rate_BLR: Tensor, dt_BLH: Tensor, state: dict | None) -> Tensor:
+        """The angle of each head after each token, (B, L, H, angles), summed in float64 and kept within one turn."""
+        step = (math.pi * torch.tanh(rate_BLR)).unsqueeze(2) * dt_BLH.unsqueeze(-1)
+        precise = step.dtype if step.device.type == "mps" else torch.float64  # Apple's GPUs have no float64
+        angle = step.to(precise).cumsum(1)
+        if state is not None:
+            angle = angle + state["angle"].unsqueeze(1)
+        return angle.remainder(2 * math.pi).to(step.dtype)
+
+
+def _rotate(x_BLHN: Tensor, cos_BLHR: Tensor, sin_BLHR: Tensor) -> Tensor:
+    """Turn the first ``2 R`` states, in adjacent pairs."""
+    turning, rest = x_BLHN[..., : 2 * cos_BLHR.shape[-1]], x_BLHN[..., 2 * cos_BLHR.shape[-1] :]
+    even, odd = turning[..., 0::2], turning[..., 1::2]
+    turned = torch.stack([even * cos_BLHR - odd * sin_BLHR, even * sin_BLHR + odd * cos_BLHR], -1).flatten(-2)
+    return torch.cat([turned, rest], -1)

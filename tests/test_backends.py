@@ -1,0 +1,198 @@
+"""Which implementation of a scan runs, that it says so, and that nothing is replaced in silence."""
+
+import re
+import sys
+from types import ModuleType
+
+import pytest
+import torch
+from conftest import TINY
+from scans import scan_inputs, values_and_gradients
+
+import zoo
+from zoo.nn import counting
+from zoo.run import train
+from zoo.showing import measure
+from zoo.testing.parts import part
+from zoo_plugins.mamba import backends, kernels, native
+from zoo_plugins.mamba.selective_scan import selective_scan
+
+CUDA = torch.device("cuda")
+needs_compiler = pytest.mark.skipif(native.why_not() is not None, reason=f"no compiled scan: {native.why_not()}")
+
+
+@pytest.fixture
+def fresh(monkeypatch):
+    """Forget what was found out before, and after."""
+    caches = (backends.decide, native.why_not, native._library, kernels._failure)
+    for cache in caches:
+        cache.cache_clear()
+    yield
+    monkeypatch.undo()
+    for cache in caches:
+        cache.cache_clear()
+
+
+@needs_compiler
+@pytest.mark.parametrize(("length", "channels", "states"), [(1, 3, 16), (33, 20, 16), (70, 40, 5), (40, 17, 64)])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_the_compiled_scan_gives_the_same_results(length, channels, states, threads):
+    inputs = scan_inputs(3, length, channels, states, torch.float32)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        ours = values_and_gradients(lambda *tensors: selective_scan(*tensors, compiled=True), inputs)
+    finally:
+        torch.set_num_threads(before)
+    exact = values_and_gradients(selective_scan, [tensor.double() for tensor in inputs])
+    for one, other in zip(ours, exact, strict=True):
+        assert (one - other).abs().max() <= 2e-6 * other.abs().max()
+
+
+@needs_compiler
+def test_the_compiled_scan_does_not_depend_on_threads_and_passes_on_what_is_not_a_number():
+    inputs = scan_inputs(2, 40, 20, 16, torch.float32)
+    results = []
+    for threads in (1, 4):
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        results.append(values_and_gradients(lambda *tensors: selective_scan(*tensors, compiled=True), inputs))
+        torch.set_num_threads(before)
+    assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
+    inputs[1][0, 7, 3] = float("nan")
+    y, _ = selective_scan(*inputs, compiled=True)
+    assert y[0, 7:, 3].isnan().all()
+    assert y[0, :7].isfinite().all()
+    assert y[1].isfinite().all()
+
+
+@needs_compiler
+def test_the_compiled_operator_keeps_torchs_rules():
+    inputs = [t.requires_grad_() for t in scan_inputs(2, 9, 4, 3, torch.float32)]
+    torch.library.opcheck(torch.ops.zoo.selective_scan.default, (*inputs, True))
+
+
+@pytest.mark.parametrize(
+    ("compiler", "reason"),
+    [("none", "there is no C[+][+] compiler"), ("broken", "failed: "), ("wrong", "other results")],
+)
+def test_without_a_compiler_that_works_pytorch_runs_and_says_why(compiler, reason, fresh, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    if compiler == "none":
+        monkeypatch.setattr(native.shutil, "which", lambda name: None)
+    if compiler == "broken":
+        monkeypatch.setattr(native, "FLAGS", ("-no-such-flag",))
+    if compiler == "wrong":
+        if native.shutil.which("c++") is None:
+            pytest.skip("there is no compiler")
+        source = tmp_path / "selective_scan.cpp"
+        source.write_text(native.SOURCE.read_text().replace("sum += h[n] * C_t[n];", "sum -= h[n] * C_t[n];"))
+        monkeypatch.setattr(native, "SOURCE", source)
+    name, why = backends.decide("auto", "scan", "cpu")
+    assert name == "torch"
+    assert re.search(reason, why)
+    assert part("mixer", "mamba1")(torch.randn(1, 5, 32))[0].isfinite().all()
+    with pytest.raises(ValueError, match="native cannot run"):
+        part("mixer", "mamba1", "mixer.backend=native")(torch.randn(1, 5, 32))
+
+
+@pytest.mark.parametrize("arch", ["mamba", "mamba2"])
+def test_a_named_backend_that_cannot_run_is_refused_before_anything_is_trained(arch, here):
+    words = [f"arch={arch}", "mixer.backend=mamba_ssm", "task=parity", *TINY]
+    with pytest.raises(zoo.ZooError, match=r"mamba_ssm cannot run: .* this is cpu\. Use mixer\.backend=auto or torch"):
+        train(zoo.compose(*words))
+    with pytest.raises(zoo.ZooError, match="mamba_ssm cannot run"):
+        measure(zoo.compose(*words))
+    mixer = part("mixer", "mamba1", "mixer.backend=mamba_ssm")
+    with pytest.raises(ValueError, match="mamba_ssm cannot run"):
+        mixer(torch.randn(1, 5, 32))
+    with counting():  # what it costs can be counted anywhere
+        assert mixer(torch.randn(1, 5, 32))[0].isfinite().all()
+
+
+def fake_package(monkeypatch, scan):
+    """A mamba-ssm that imports; what its scan does is given."""
+    names = ["mamba_ssm", "mamba_ssm.ops", "mamba_ssm.ops.selective_scan_interface"]
+    modules = {name: ModuleType(name) for name in names}
+    modules[names[-1]].selective_scan_fn = scan
+    for name, module in modules.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setattr(kernels, "find_spec", lambda name: object() if name == "mamba_ssm" else None)
+    monkeypatch.setattr(
+        kernels, "_numbers", lambda *shape: torch.rand(*shape, generator=torch.Generator().manual_seed(0))
+    )
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+
+
+def broken(*arguments, **options):
+    raise ImportError("undefined symbol: selective_scan_fwd")
+
+
+def wrong(u, dt, A, B, C, return_last_state):
+    return u, torch.zeros(u.shape[0], *A.shape)
+
+
+def right(u, dt, A, B, C, return_last_state):
+    y, last = selective_scan(u.mT, dt.mT, A, B.mT, C.mT)
+    return y.mT, last
+
+
+@pytest.mark.parametrize(
+    ("scan", "chosen", "why"),
+    [
+        (broken, "torch", "mamba-ssm is installed but fails: ImportError: undefined symbol"),
+        (wrong, "torch", "mamba-ssm gives other results than PyTorch"),
+        (right, "mamba_ssm", "the fused kernels work here"),
+    ],
+)
+def test_a_fused_kernel_is_tried_before_it_is_trusted(scan, chosen, why, fresh, monkeypatch):
+    fake_package(monkeypatch, scan)
+    name, reason = backends.decide("auto", "scan", "cuda")
+    assert name == chosen
+    assert why in reason
+    if chosen == "torch":
+        with pytest.raises(ValueError, match="mamba_ssm cannot run: mamba-ssm"):
+            backends.decide("mamba_ssm", "scan", "cuda")
+    assert backends.decide("auto", "convolution", "cuda")[0] == "torch", "causal-conv1d is another package"
+
+
+def test_a_missing_package_says_how_to_install_it(fresh, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(kernels, "find_spec", lambda name: None)
+    assert "--no-build-isolation" in backends.decide("auto", "ssd", "cuda")[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "kernel", "expected_calls"), [("mamba1", "fused_scan", 1), ("mamba2", "fused_ssd", 2)]
+)
+def test_the_fused_path_of_a_layer_computes_what_ours_does(name, kernel, expected_calls, fresh, monkeypatch):
+    """With stand-ins for the kernels that compute on the processor, so that the layers' own wiring is tested."""
+    fake_package(monkeypatch, right)
+    x = torch.randn(2, 24, 32, generator=torch.Generator().manual_seed(0))
+    mixer = part("mixer", name, "mixer.backend=torch")
+    expected, expected_state = mixer(x, mixer.init_state(2, 24, torch.device("cpu"), torch.float32))
+    module, calls = sys.modules[type(mixer).__module__], []
+    monkeypatch.setattr(
+        module, "backend_of", lambda wanted, kernel, x: "torch" if kernel == "convolution" else "mamba_ssm"
+    )
+    fused_scan = module.fused_scan if name == "mamba1" else None
+
+    def stand_in(*tensors):
+        calls.append(kernel)
+        if fused_scan:
+            return fused_scan(*tensors)
+        x, dt, A, B, C, state, chunk = tensors
+        return module.ssd(x * dt[..., None], dt * A, B, C, state, chunk)
+
+    monkeypatch.setattr(module, kernel, stand_in)
+    torch.testing.assert_close(mixer(x)[0], expected)
+    y, state = mixer(x, mixer.init_state(2, 24, torch.device("cpu"), torch.float32))
+    torch.testing.assert_close(y, expected)
+    torch.testing.assert_close(state["memory"], expected_state["memory"])
+    assert len(calls) == expected_calls, "the fused scan of mamba1 cannot go on from a state"
+
+
+def test_show_and_every_result_say_what_ran(here):
+    config = zoo.compose("arch=mamba", "task=parity", "mixer.backend=torch", *TINY, "steps=2")
+    assert measure(config)[0]["mamba1 scan"] == "torch: as named"
+    assert train(config)["implementations"] == {"mamba1 scan": "torch: as named"}
