@@ -1,4 +1,5 @@
-"""Everything that only a GPU can tell, in one command: the GPU tests, the loop, the decoder, and each family's speed.
+"""Everything that only a GPU can tell, in one command: the GPU tests, the loop, the decoder, the fused state-space
+kernels, and each family's speed.
 
 python benchmarks/gpu.py [RESULT.json]
 """
@@ -22,7 +23,7 @@ def families() -> dict[str, dict[str, object]]:
 
     found: dict[str, dict[str, object]] = {}
     with tempfile.TemporaryDirectory() as runs:
-        for arch in ("transformer", "linear_attention", "lstm", "hybrid"):
+        for arch in ("transformer", "linear_attention", "lstm", "hybrid", "mamba", "mamba2", "mamba3", "jamba"):
             for compiled in ("false", "true"):
                 words = [
                     f"arch={arch}",
@@ -49,6 +50,7 @@ def main() -> int:
         print("torch finds no CUDA device here")
         return 2
     import decoder
+    import fused
     import loop
 
     tests = subprocess.run([sys.executable, "-m", "pytest", str(ROOT / "tests/gpu"), "-q"], cwd=ROOT)
@@ -58,6 +60,7 @@ def main() -> int:
         "tests": tests.returncode,
         "loop": loop.main(rounds=3, steps=200),
         "decoder": decoder.main(),
+        "state space": fused.main(),
         "families": families(),
     }
     target = Path(sys.argv[1] if len(sys.argv) > 1 else "gpu.json")

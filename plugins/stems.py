@@ -8,13 +8,13 @@ from zoo import register
 
 @register("stem", "tokens")
 class TokenStem(nn.Module):
-    """A vector for each token of the vocabulary, of length 1 on average at the start."""
+    """A vector for each token of the vocabulary, of length 1 on average at the start, or of deviation ``std``."""
 
-    def __init__(self, dim: int, vocab_size: int, max_len: int, dropout: float = 0.0) -> None:
+    def __init__(self, dim: int, vocab_size: int, max_len: int, std: float | None = None, dropout: float = 0.0) -> None:
         super().__init__()
         self.max_len = max_len
         self.embedding = nn.Embedding(vocab_size, dim)
-        nn.init.normal_(self.embedding.weight, std=dim**-0.5)
+        nn.init.normal_(self.embedding.weight, std=dim**-0.5 if std is None else std)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, inputs_BL: Tensor) -> Tensor:

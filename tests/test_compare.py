@@ -71,6 +71,32 @@ def test_the_plan_is_fair():
     assert not {job.config["seed"] for job in cell.tuning()} & set(cell.seeds), "no reported run took part in tuning"
 
 
+def test_published_figures_stand_beside_ours(smoke, tmp_path):
+    shutil.copytree(smoke / "runs/smoke", tmp_path / "smoke")
+    rules = read_json(tmp_path / "smoke/comparison.json")
+    figure = {
+        "contestant": "lstm",
+        "task": "parity",
+        "value": 0.75,
+        "source": "<Somebody> 1997",
+        "settings": "ten bits",
+    }
+    rules["published"] = [figure, figure | {"at": "16"}, figure | {"contestant": "absent"}]
+    write_json(tmp_path / "smoke/comparison.json", rules)
+    ledger = read_ledger(tmp_path / "smoke")
+    lstm = next(s for s in ledger.standings if (s.contestant, s.task) == ("lstm", "parity"))
+    assert [one.ours for one in ledger.published] == [lstm.score(), lstm.harder()["16"]]
+    done = subprocess.run(
+        [sys.executable, "-m", "zoo", "report", str(tmp_path / "smoke")], capture_output=True, text=True, check=True
+    )
+    assert "0.7500" in done.stdout
+    text = (tmp_path / "smoke/report.html").read_text()
+    assert "&lt;Somebody&gt; 1997" in text
+    assert "at 16" in text
+    with pytest.raises(ZooError, match=r"compare\.published has .* expected contestant, source, task, value"):
+        make_plan("smoke", ["compare.published=[{task:parity}]"])
+
+
 def test_tuning_takes_the_best_on_validation_and_never_a_failed_setting():
     cell = make_plan("smoke", ["compare.tune={optimizer.lr:[0.1,0.2,0.3]}"]).cells[0]
     a, b, c = cell.grid

@@ -11,7 +11,7 @@ from zoo.run import train
 
 ARCHS = sorted(path.stem for path in (ROOT / "conf/arch").glob("*.yaml"))
 COMPARISONS = sorted(path.stem for path in (ROOT / "conf/compare").glob("*.yaml"))
-TASKS = ["recall", "parity", "text", "digits"]
+TASKS = ["recall", "parity", "text", "digits", "induction", "selective_copying"]
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -26,7 +26,8 @@ def test_a_preset_trains_on_a_task(arch, task, here):
 
 @pytest.mark.parametrize("name", COMPARISONS)
 def test_a_comparison_runs_two_steps_of_every_cell(name, here):
-    plan = make_plan(name, ["steps=2", "dim=16", "layers=1", "trainer.progress=false", "trainer.accelerator=cpu"])
+    small = [] if name == "recall_width" else ["dim=16"]  # which has widths of its own
+    plan = make_plan(name, ["steps=2", "layers=1", "trainer.progress=false", "trainer.accelerator=cpu", *small])
     assert plan.total() == len(plan.cells) * (len(plan.cells[0].tuning()) + len(plan.cells[0].seeds))
     for cell in plan.cells:
         config = (cell.tuning() or cell.reporting())[0].config
@@ -48,7 +49,8 @@ def test_every_config_says_in_its_first_comment_what_it_is(path):
 
 @pytest.mark.parametrize("words", [["position=learned"], ["position=sinusoidal"], ["position=alibi"], ["position=none"], ["norm=layernorm"],
                                    ["backbone.norm_placement=post"], ["ffn=mlp"], ["ffn=none"], ["schedule=wsd"], ["schedule=constant"],
-                                   ["backbone.pattern=mma", "mixer@alternate_mixer=gru", "layers=3"], ["task=digits", "objective.pool=last"],
+                                   ["backbone.pattern=mma", "mixer@alternate_mixer=gru", "layers=3"], ["task=digits", "objective.pool=last"], ["arch=mamba", "task=digits", "backbone.bidirectional=separate"],
+                                   ["arch=jamba", "backbone.pattern=mma", "layers=3"], ["arch=mamba2", "mixer.selective=false"],
                                    ["task=digits", "stem.class_token=true", "objective.pool=first"], ["task.filler=random"],
                                    ["trainer.precision=bf16-mixed"], ["trainer.precision=64-true"], ["trainer.accumulate=2"]], ids=" ".join)  # fmt: skip
 def test_every_part_can_be_swapped(words, here):

@@ -136,8 +136,51 @@ def test_parity_is_its_definition():
             assert answers == [sum(bits[: i + 1]) % 2 for i in range(len(bits))]
 
 
+@pytest.mark.parametrize(("length", "vocab_size"), [(3, 2), (64, 16)])
+def test_induction_is_its_definition(length, vocab_size):
+    one = task("task=induction", f"task.length={length}", f"task.vocab_size={vocab_size}", "task.test_lengths=[200]")
+    places = set()
+    for batch in [one.train_batch(step, 0, CPU) for step in range(10)] + one.held_out("test/200"):
+        for tokens, (answer,), (position,) in zip(
+            *(batch[k].tolist() for k in ("inputs", "targets", "positions")), strict=True
+        ):
+            assert tokens.count(vocab_size) == 2
+            first = tokens.index(vocab_size)
+            assert position == len(tokens) - 1
+            assert tokens[position] == vocab_size
+            assert tokens[first + 1] == answer < vocab_size
+            if len(tokens) == length:
+                places.add(first)
+    assert {0, length - 3} <= places, "the first place and the last that leaves room for an answer"
+
+
+@pytest.mark.parametrize(("length", "data", "vocab_size"), [(4, 4, 4), (32, 4, 16)])
+def test_selective_copying_is_its_definition(length, data, vocab_size):
+    one = task("task=selective_copying", f"task.length={length}", f"task.data={data}", f"task.vocab_size={vocab_size}")
+    places, repeated = set(), False
+    for batch in [one.train_batch(step, 0, CPU) for step in range(10)] + one.held_out("validation"):
+        for tokens, answers, positions in zip(
+            *(batch[k].tolist() for k in ("inputs", "targets", "positions")), strict=True
+        ):
+            assert [token for token in tokens[:length] if token] == answers
+            assert all(0 < token < vocab_size - 1 for token in answers)
+            assert tokens[length:] == [vocab_size - 1] * data
+            assert positions == list(range(length, length + data))
+            places |= {i for i in range(length) if tokens[i]}
+            repeated |= len(set(answers)) < data
+    assert places == set(range(length))
+    assert repeated, "data tokens are drawn with repetition"
+
+
+def test_the_tasks_of_mamba_have_the_published_settings():
+    one = task("task=induction", "task.rung=published")
+    assert (one.length, one.vocab_size, one.batch_size) == (256, 16, 8)
+    two = task("task=selective_copying", "task.rung=published")
+    assert (two.length, two.data, two.vocab_size, two.batch_size) == (4096, 16, 16, 64)
+
+
 def test_validation_and_test_differ():
-    for name in ("recall", "parity", "text", "digits"):
+    for name in ("recall", "parity", "text", "digits", "induction", "selective_copying"):
         one = task(f"task={name}")
         assert not torch.equal(one.held_out("validation")[0]["inputs"][:8], one.held_out("test")[0]["inputs"][:8])
 
@@ -251,6 +294,10 @@ def test_digits_are_split_once_and_for_all():
         (["task=recall", "task.vocab_size=10"], "needs task.vocab_size above"),
         (["task=recall", "task.batch_size=0"], "task.batch_size=0: expected more than 0"),
         (["task=parity", "task.length=0"], "task.length=0: expected at least 1"),
+        (["task=induction", "task.test_lengths=[2]"], "at least 3 tokens, given 2"),
+        (["task=induction", "task.vocab_size=1"], "task.vocab_size=1: expected at least 2"),
+        (["task=selective_copying", "task.data=40"], "a length of at least 40, given 32"),
+        (["task=selective_copying", "task.batch_size=-1"], "task.batch_size=-1: expected at least 1"),
     ],
 )
 def test_bad_data_is_explained(overrides, message, tmp_path):

@@ -52,7 +52,10 @@ def code_hashes(config: Mapping[str, Any]) -> dict[str, str]:
 
 @lru_cache(maxsize=1024)
 def _module(module: str) -> tuple[str, frozenset[str]]:
-    """The hash of a module's syntax tree without docstrings, and the modules that count with it."""
+    """The hash of a module's syntax tree without docstrings, and the modules that count with it.
+
+    A native source of the module's name beside it counts with it.
+    """
     from zoo.plugins import locate
 
     spec = find_spec(module) if "." not in module else locate(module)
@@ -60,10 +63,12 @@ def _module(module: str) -> tuple[str, frozenset[str]]:
         return "unknown", frozenset()
     tree = ast.parse(Path(spec.origin).read_bytes())
     imported = frozenset(name for name in _imports(tree, module) if _counts(name, module) and locate(name))
+    native = [path for path in map(Path(spec.origin).with_suffix, (".cpp", ".cu")) if path.is_file()]
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node, clean=False):
             node.body = node.body[1:] or [ast.Pass()]
-    return sha256(ast.dump(tree).encode()).hexdigest()[:12], imported
+    source = ast.dump(tree).encode() + b"".join(path.read_bytes() for path in native)
+    return sha256(source).hexdigest()[:12], imported
 
 
 def _imports(tree: ast.Module, module: str) -> Iterator[str]:

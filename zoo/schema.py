@@ -50,6 +50,7 @@ class CompareConfig:
     tune: dict[str, list[Any]] = field(default_factory=dict)
     tune_seeds: list[int] = field(default_factory=lambda: [1000])
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    published: list[dict[str, Any]] = field(default_factory=list)
     workers: int | None = None
 
 

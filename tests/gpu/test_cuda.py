@@ -39,7 +39,10 @@ def test_cpu_and_cuda_agree(name):
     torch.testing.assert_close(mixer.cuda()(x_BLD.cuda())[0].cpu(), expected, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("arch", ["transformer", "linear_attention", "lstm", "gru", "hybrid"])
+@pytest.mark.parametrize(
+    "arch",
+    ["transformer", "linear_attention", "lstm", "gru", "hybrid", "mamba", "mamba2", "mamba3", "jamba"],
+)
 def test_every_preset_trains_in_bfloat16(arch, here):
     row = train(zoo.compose(f"arch={arch}", "task=recall", "task.rung=tiny", *ON_GPU))
     assert row["precision"] == "bf16-mixed"

@@ -72,9 +72,26 @@ class Standing:
         names = self.rows[0]["test_harder"] if self.rows else {}
         return {name: estimate([row["test_harder"][name][self.metric] for row in self.rows]) for name in names}
 
+    def at(self, name: str | None) -> Estimate | None:
+        """The score on the test, or on the harder test of this name, where it was measured."""
+        return self.score() if name is None else self.harder().get(name)
+
     def commands(self) -> list[str]:
         """What to type to make each reported run again."""
         return [f"zoo train {' '.join(map(_quote, row['overrides']))}" for row in [*self.rows, *self.failed]]
+
+
+@dataclass(frozen=True)
+class Published:
+    """A figure of somebody else's, what was measured under which settings, and ours beside it."""
+
+    contestant: str
+    task: str
+    value: float
+    source: str
+    settings: str
+    at: str | None
+    ours: Estimate | None
 
 
 @dataclass
@@ -88,6 +105,7 @@ class Ledger:
     rows: list[Row]
     failures: list[Row]
     command: str
+    published: list[Published] = field(default_factory=list)
 
     @property
     def tasks(self) -> list[str]:
@@ -130,7 +148,26 @@ def read_ledger(folder: Path) -> Ledger:
     words = (
         " ".join(["zoo compare", *map(_quote, _command_words(rules["overrides"]))]) if rules else f"zoo report {folder}"
     )
-    return Ledger(folder.name, folder, baseline, standings, rows, failures, words)
+    published = _published(rules["published"], standings) if rules else []
+    return Ledger(folder.name, folder, baseline, standings, rows, failures, words, published)
+
+
+def _published(figures: list[dict[str, Any]], standings: list[Standing]) -> list[Published]:
+    """Figures of others on what was compared here; those of contestants that did not compete are left out."""
+    found = {(standing.contestant, standing.task): standing for standing in standings}
+    return [
+        Published(
+            figure["contestant"],
+            figure["task"],
+            float(figure["value"]),
+            str(figure["source"]),
+            str(figure.get("settings", "")),
+            figure.get("at"),
+            found[figure["contestant"], figure["task"]].at(figure.get("at")),
+        )
+        for figure in figures
+        if (figure["contestant"], figure["task"]) in found
+    ]
 
 
 def _from_rules(rules: dict[str, Any], rows: list[Row]) -> tuple[list[Standing], list[Row]]:

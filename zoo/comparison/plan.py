@@ -122,6 +122,8 @@ class Plan:
     runs: str
     workers: int | None
     overrides: list[str]
+    published: list[dict[str, Any]] = field(default_factory=list)
+    """Figures of others that the report sets beside ours: contestant, task, value, source; and at, settings."""
 
     @property
     def folder(self) -> Path:
@@ -168,7 +170,7 @@ def make_plan(name: str | None, overrides: Sequence[str]) -> Plan:
     baseline = rules["baseline"] or contestants[0]
     if baseline not in contestants:
         raise ZooError(f"compare.baseline={baseline}: expected one of {', '.join(contestants)}")
-    return Plan(rules["name"], baseline, cells, cfg.runs, rules["workers"], list(words))
+    return Plan(rules["name"], baseline, cells, cfg.runs, rules["workers"], list(words), rules["published"])
 
 
 def _check_rules(rules: Mapping[str, Any]) -> None:
@@ -186,6 +188,13 @@ def _check_rules(rules: Mapping[str, Any]) -> None:
             f"compare.tune_seeds and compare.seeds share {sorted(shared)}; "
             f"a run that chose the setting must not be reported"
         )
+    for figure in rules["published"]:
+        needed, known = {"contestant", "task", "value", "source"}, {"at", "settings"}
+        if not needed <= set(figure) <= needed | known:
+            raise ZooError(
+                f"compare.published has {figure}; expected {', '.join(sorted(needed))}, "
+                f"and perhaps {', '.join(sorted(known))}"
+            )
     for key, values in rules["tune"].items():
         if len(set(values)) != len(values):
             raise ZooError(f"compare.tune.{key}={values}: expected each value once")
@@ -233,6 +242,7 @@ def describe(plan: Plan) -> dict[str, Any]:
         "name": plan.name,
         "baseline": plan.baseline,
         "overrides": plan.overrides,
+        "published": plan.published,
         "cells": [
             {
                 "contestant": cell.contestant,

@@ -68,8 +68,28 @@ class Board:
 
 
 def tables(ledger: Ledger) -> list[Table]:
-    """One ranked table a task."""
-    return [_table(ledger, task) for task in ledger.tasks]
+    """One ranked table a task, and one of published figures beside ours where there are some."""
+    found = []
+    for task in ledger.tasks:
+        found.append(_table(ledger, task))
+        if any(figure.task == task for figure in ledger.published):
+            found.append(_published(ledger, task))
+    return found
+
+
+def _published(ledger: Ledger, task: str) -> Table:
+    table = Table(title=f"{task}: published, and ours", title_justify="left")
+    for name, justify in (("contestant", "left"), ("test", "left"), ("published", "right"), ("ours", "right")):
+        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    table.add_column("their settings; source", overflow="fold")
+    for figure in ledger.published:
+        if figure.task == task:
+            ours = "" if figure.ours is None else f"{figure.ours.mean:.4f}"
+            half = "" if figure.ours is None or figure.ours.half_width is None else f" ± {figure.ours.half_width:.4f}"
+            about = "; ".join(filter(None, [figure.settings, figure.source]))
+            at = f"at {figure.at}" if figure.at else ""
+            table.add_row(figure.contestant, at, f"{figure.value:.4f}", ours + half, about)
+    return table
 
 
 def _table(ledger: Ledger, task: str) -> Table:

@@ -1,0 +1,63 @@
+"""The fused state-space kernels against our own form; skipped where they do not work."""
+
+import pytest
+import torch
+
+from zoo.testing.parts import part
+from zoo_plugins.mamba.backends import decide
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device")]
+LAYERS = [("mamba1", "scan", []), ("mamba2", "ssd", ["mixer.head_dim=32", "mixer.groups=2", "mixer.state_size=32"])]
+
+
+def fused(kernel):
+    name, why = decide("auto", kernel, "cuda")
+    if name != "mamba_ssm":
+        pytest.skip(why)
+
+
+def outputs(mixer, x_BLD):
+    """Values, and the gradient of the input and of every parameter."""
+    leaf = x_BLD.clone().requires_grad_()
+    y_BLD = mixer(leaf)[0]
+    y_BLD.square().mean().backward()
+    return [y_BLD.detach(), leaf.grad, *(parameter.grad for parameter in mixer.parameters())]
+
+
+@pytest.mark.parametrize(("name", "kernel", "words"), LAYERS)
+@pytest.mark.parametrize("length", [1, 37, 512])
+def test_fused_and_ours_agree(name, kernel, words, length):
+    fused(kernel)
+    torch.backends.cuda.matmul.allow_tf32 = False
+    x_BLD = torch.randn(2, length, 64, device="cuda")
+    ours, theirs = (
+        outputs(part("mixer", name, f"mixer.backend={backend}", *words, dim=64).cuda(), x_BLD)
+        for backend in ("torch", "mamba_ssm")
+    )
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=2e-2, atol=2e-3)
+
+
+@pytest.mark.parametrize(("name", "kernel", "words"), LAYERS)
+def test_decoding_after_a_fused_prefill_goes_on_as_ours(name, kernel, words):
+    fused(kernel)
+    x_BLD = torch.randn(2, 80, 64, device="cuda")
+    mixer = part("mixer", name, "mixer.backend=mamba_ssm", *words, dim=64).cuda()
+    with torch.no_grad():
+        whole, _ = mixer(x_BLD)
+        state, pieces = mixer.init_state(2, 80, x_BLD.device, torch.float32), []
+        for piece in x_BLD.split([70, 1, 9], dim=1):
+            y_BLD, state = mixer(piece, state)
+            pieces.append(y_BLD)
+    torch.testing.assert_close(torch.cat(pieces, 1), whole, rtol=2e-2, atol=2e-3)
+
+
+@pytest.mark.parametrize("name", ["mamba1", "mamba2"])
+def test_a_missing_kernel_is_explained(name):
+    kernel = {"mamba1": "scan", "mamba2": "ssd"}[name]
+    chosen, why = decide("auto", kernel, "cuda")
+    assert chosen in ("torch", "mamba_ssm")
+    assert why
+    if chosen == "torch":
+        with pytest.raises(ValueError, match="mamba_ssm cannot run"):
+            part("mixer", name, "mixer.backend=mamba_ssm").cuda()(torch.randn(1, 4, 32, device="cuda"))

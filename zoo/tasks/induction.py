@@ -1,0 +1,92 @@
+"""Induction heads: what followed the special token last time?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from zoo.contracts import Batch, Task
+from zoo.errors import ZooError
+from zoo.registry import register
+from zoo.seeds import generator
+from zoo.tasks._metrics import Ratios, token_accuracy
+
+RUNGS: dict[str, tuple[int, int, list[int]]] = {  # length, batch_size, test_lengths
+    "small": (64, 32, [128, 256, 1024]),
+    "published": (256, 8, [64, 128, 512, 1024, 4096, 16384]),
+}
+
+
+@register("task", "induction")
+class Induction(Task):
+    """Say what followed the special token when it came before (induction heads).
+
+    Olsson et al. 2022, arXiv:2209.11895; as a task Dao et al. 2022, arXiv:2212.14052, and Gu and Dao 2023,
+    arXiv:2312.00752, section 4.1.2, whose settings are ``rung=published``. A sequence is random tokens of
+    ``vocab_size``; at a random place stands a special token, one more, and the sequence ends with it again. The one
+    answer asked, at the end, is the token that followed the first. Trained at ``length``; tested at it and at each of
+    ``test_lengths``, under ``test/LENGTH``: a model that learned the rule goes on to any length.
+    """
+
+    metric, solved = "accuracy", 0.99
+
+    def __init__(
+        self,
+        rung: Literal["small", "published"] = "small",
+        length: int | None = None,
+        vocab_size: int = 16,
+        batch_size: int | None = None,
+        test_lengths: list[int] | None = None,
+        test_size: int = 500,
+    ) -> None:
+        default = RUNGS[rung]
+        self.length, self.batch_size = length or default[0], batch_size or default[1]
+        self.vocab_size, self.test_size = vocab_size, test_size
+        self.test_lengths = default[2] if test_lengths is None else list(test_lengths)
+        for name, value, least in (("vocab_size", vocab_size, 2), ("test_size", test_size, 1)):
+            if value < least:
+                raise ZooError(f"task.{name}={value}: expected at least {least}")
+        shortest = min([self.length, *self.test_lengths])
+        if shortest < 3:
+            raise ZooError(f"induction needs sequences of at least 3 tokens, given {shortest}")
+
+    def facts(self) -> dict[str, Any]:
+        """Tokens and the special one in; tokens out."""
+        longest = max([self.length, *self.test_lengths])
+        return {"vocab_size": self.vocab_size + 1, "classes": self.vocab_size, "max_len": longest}
+
+    def train_batch(self, step: int, seed: int, device: torch.device) -> Batch:
+        """Fresh sequences for this step and seed."""
+        return self._make(self.batch_size, self.length, generator(device, "induction", "train", seed, step))
+
+    def splits(self) -> tuple[str, ...]:
+        """Validation and test at the training length, then the other tests."""
+        return ("validation", "test", *(f"test/{length}" for length in self.test_lengths))
+
+    def held_out(self, split: str) -> list[Batch]:
+        """Fixed sequences, about 16,000 tokens a batch."""
+        length = int(split.split("/")[1]) if "/" in split else self.length
+        size = max(1, min(250, 16_384 // length))
+        source = generator("cpu", "induction", split)
+        counts = [min(size, self.test_size - start) for start in range(0, self.test_size, size)]
+        return [self._make(count, length, source) for count in counts]
+
+    def judge(self, outputs: Mapping[str, Tensor], batch: Batch) -> Ratios:
+        """Accuracy of the one answer."""
+        return {"accuracy": token_accuracy(outputs, batch["targets"])["accuracy"]}
+
+    def chance(self) -> dict[str, float]:
+        """Any token."""
+        return {"guessing": 1 / self.vocab_size}
+
+    def _make(self, batch_size: int, length: int, source: torch.Generator) -> Batch:
+        device = source.device
+        inputs_BL = torch.randint(0, self.vocab_size, (batch_size, length), generator=source, device=device)
+        first_B1 = torch.randint(0, length - 2, (batch_size, 1), generator=source, device=device)
+        inputs_BL.scatter_(1, first_B1, self.vocab_size)
+        inputs_BL[:, -1] = self.vocab_size
+        end_B1 = torch.full_like(first_B1, length - 1)
+        return {"inputs": inputs_BL, "targets": inputs_BL.gather(1, first_B1 + 1), "positions": end_B1}

@@ -1,0 +1,99 @@
+"""Selective copying: remember the tokens that matter, wherever they stand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from zoo.contracts import Batch, Task
+from zoo.errors import ZooError
+from zoo.registry import register
+from zoo.seeds import generator
+from zoo.tasks._metrics import Ratios, token_accuracy
+
+RUNGS: dict[str, tuple[int, int]] = {  # length, data
+    "small": (32, 4),
+    "medium": (256, 16),
+    "published": (4096, 16),
+}
+
+
+@register("task", "selective_copying")
+class SelectiveCopying(Task):
+    """Repeat in order the tokens that stood scattered among noise.
+
+    Gu and Dao 2023, arXiv:2312.00752, section 4.1.1, after Jing et al. 2019; ``rung=published`` has their sizes
+    (their code was not released). ``data`` tokens stand at random places among ``length``, the rest is noise; then
+    ``data`` markers ask for them in order. Places vary, so a model that does not look at its input cannot know which
+    to keep. Of ``vocab_size``, 0 is noise, the last is the marker, the others are data. Tested at ``length`` and at
+    each of ``test_lengths`` (by default 2 and 4 times as long), under ``test/LENGTH``.
+    """
+
+    metric, solved = "accuracy", 0.99
+
+    def __init__(
+        self,
+        rung: Literal["small", "medium", "published"] = "small",
+        length: int | None = None,
+        data: int | None = None,
+        vocab_size: int = 16,
+        batch_size: int = 64,
+        test_lengths: list[int] | None = None,
+        test_size: int = 500,
+    ) -> None:
+        default = RUNGS[rung]
+        self.length, self.data = length or default[0], data or default[1]
+        self.vocab_size, self.batch_size, self.test_size = vocab_size, batch_size, test_size
+        self.test_lengths = [2 * self.length, 4 * self.length] if test_lengths is None else list(test_lengths)
+        for name, value, least in (
+            ("vocab_size", vocab_size, 4),
+            ("batch_size", batch_size, 1),
+            ("test_size", test_size, 1),
+        ):
+            if value < least:
+                raise ZooError(f"task.{name}={value}: expected at least {least}")
+        shortest = min([self.length, *self.test_lengths])
+        if shortest < self.data:
+            raise ZooError(f"copying {self.data} tokens needs a length of at least {self.data}, given {shortest}")
+
+    def facts(self) -> dict[str, Any]:
+        """Tokens in, tokens out."""
+        longest = max([self.length, *self.test_lengths]) + self.data
+        return {"vocab_size": self.vocab_size, "classes": self.vocab_size, "max_len": longest}
+
+    def train_batch(self, step: int, seed: int, device: torch.device) -> Batch:
+        """Fresh sequences for this step and seed."""
+        return self._make(self.batch_size, self.length, generator(device, "selective copying", "train", seed, step))
+
+    def splits(self) -> tuple[str, ...]:
+        """Validation and test at the training length, then the longer tests."""
+        return ("validation", "test", *(f"test/{length}" for length in self.test_lengths))
+
+    def held_out(self, split: str) -> list[Batch]:
+        """Fixed sequences, about 16,000 tokens a batch."""
+        length = int(split.split("/")[1]) if "/" in split else self.length
+        size = max(1, min(250, 16_384 // length))
+        source = generator("cpu", "selective copying", split)
+        counts = [min(size, self.test_size - start) for start in range(0, self.test_size, size)]
+        return [self._make(count, length, source) for count in counts]
+
+    def judge(self, outputs: Mapping[str, Tensor], batch: Batch) -> Ratios:
+        """Accuracy over the tokens to repeat, and the share of sequences without a mistake."""
+        return token_accuracy(outputs, batch["targets"])
+
+    def chance(self) -> dict[str, float]:
+        """Any data token."""
+        return {"guessing": 1 / (self.vocab_size - 2)}
+
+    def _make(self, batch_size: int, length: int, source: torch.Generator) -> Batch:
+        device, marker = source.device, self.vocab_size - 1
+        data_BS = torch.randint(1, marker, (batch_size, self.data), generator=source, device=device)
+        order_BL = torch.rand(batch_size, length, generator=source, device=device)
+        places_BS = order_BL.topk(self.data, dim=1).indices.sort(dim=1).values
+        noisy_BL = torch.zeros(batch_size, length, dtype=torch.long, device=device).scatter_(1, places_BS, data_BS)
+        inputs_BL = torch.cat([noisy_BL, torch.full_like(data_BS, marker)], dim=1)
+        asked_BS = torch.arange(length, length + self.data, device=device).expand(batch_size, -1)
+        return {"inputs": inputs_BL, "targets": data_BS, "positions": asked_BS}
