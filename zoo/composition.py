@@ -52,7 +52,7 @@ def compose(*overrides: str, config_name: str = "config") -> Config:
     from zoo.overrides import check, explained
 
     with hydra_ready():
-        checked = check(overrides, config_name)
+        checked = check(overrides, config_name, types=False)
         with explained(checked):
             return compose_checked(checked, config_name)
 

@@ -51,16 +51,17 @@ def _cause(cause: BaseException) -> str:
     return text + (f"; expected {kind.get(wanted[1], wanted[1])}" if wanted else "")
 
 
-def check(overrides: Sequence[str], config_name: str = "config") -> list[str]:
+def check(overrides: Sequence[str], config_name: str = "config", types: bool = True) -> list[str]:
     """The overrides as Hydra wants them.
 
     ``linear@ffn.linear=ternary`` gains the ``+`` that Hydra asks for where a component is chosen for one place.
+    ``types=False`` leaves wrong types to a caller that composes them next, which is where they show.
 
     Raises:
         ZooError: any override names what does not exist; all such are listed at once.
     """
     with hydra_ready() as loader:
-        return _Checker(loader, config_name).run(overrides)
+        return _Checker(loader, config_name).run(overrides, types)
 
 
 def _not_an_override(text: str) -> str:
@@ -85,7 +86,7 @@ class _Checker:
         self.loader, self.config_name = loader, config_name
         self.groups = self._groups()
 
-    def run(self, overrides: Sequence[str]) -> list[str]:
+    def run(self, overrides: Sequence[str], types: bool) -> list[str]:
         from hydra.core.override_parser.overrides_parser import OverridesParser
         from hydra.errors import HydraException
 
@@ -116,18 +117,20 @@ class _Checker:
                 problem = self._key(item, tree)
             problems.append(problem)
         _raise(problems)
-        self._types(parsed, result)
+        if types:
+            self._types(parsed, result)
         return result
 
     def _groups(self) -> dict[str, list[str]]:
         from hydra.core.object_type import ObjectType
 
         found: dict[str, list[str]] = {}
+        listed = self.loader.repository.get_group_options  # the loader's own method copies every config, each time
 
         def walk(parent: str) -> None:
-            for group in self.loader.get_group_options(parent, ObjectType.GROUP):
+            for group in listed(parent, ObjectType.GROUP):
                 name = f"{parent}/{group}" if parent else group
-                found[name] = self.loader.get_group_options(name, ObjectType.CONFIG)
+                found[name] = listed(name, ObjectType.CONFIG)
                 walk(name)
 
         walk("")
