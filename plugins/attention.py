@@ -68,11 +68,13 @@ class Attention(nn.Module):
     def forward(
         self, x_BLD: Tensor, state: dict | None = None, mask_BL: Tensor | None = None
     ) -> tuple[Tensor, dict | None]:
-        """(B, L, D) to (B, L, D), and the cache with these tokens in it; nothing attends to masked ones."""
+        """(B, L, D) to (B, L, D), and the cache with these tokens in it; nothing attends to padding."""
         B, L, _ = x_BLD.shape
         q_BHLK = self.query(x_BLD).view(B, L, self.heads, self.head_dim).transpose(1, 2)
         k_BGLK = self.key(x_BLD).view(B, L, self.kv_heads, self.head_dim).transpose(1, 2)
         v_BGLK = self.value(x_BLD).view(B, L, self.kv_heads, self.head_dim).transpose(1, 2)
+        if mask_BL is not None:  # zeros, since a weight of nothing times what is not a number would still be none
+            k_BGLK, v_BGLK = (t.masked_fill(~mask_BL[:, None, :, None], 0.0) for t in (k_BGLK, v_BGLK))
         offset = 0 if state is None else state["seen"]
         if self.position is not None:
             q_BHLK, k_BGLK = self.position.rotate(q_BHLK, k_BGLK, offset)
@@ -95,7 +97,7 @@ class Attention(nn.Module):
             dropout_p=self.dropout if self.training else 0.0,
             enable_gqa=self.heads != self.kv_heads,
         )
-        return self.out(y_BHLK.transpose(1, 2).reshape(B, L, -1)), state
+        return self.out(y_BHLK.transpose(1, 2).flatten(2)), state
 
     def _remember(self, k_BGLK: Tensor, v_BGLK: Tensor, state: dict) -> tuple[Tensor, Tensor, int, dict]:
         """All keys and values that these queries may see, the position of the first, and the next state."""

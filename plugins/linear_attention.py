@@ -60,15 +60,17 @@ class LinearAttention(nn.Module):
     def forward(
         self, x_BLD: Tensor, state: dict | None = None, mask_BL: Tensor | None = None
     ) -> tuple[Tensor, dict | None]:
-        """(B, L, D) to (B, L, D), and the state after the last token; masked tokens leave no trace in either."""
+        """(B, L, D) to (B, L, D), and the state after the last token; padding leaves no trace in either."""
         B, L, D = x_BLD.shape
+        if L == 0:
+            return x_BLD, state
         qkv_BLD, held = self.qkv(x_BLD), None
         if mask_BL is not None:
-            qkv_BLD = qkv_BLD * mask_BL.unsqueeze(-1)
+            qkv_BLD = qkv_BLD.masked_fill(~mask_BL.unsqueeze(-1), 0.0)
         if self.convolution is not None:
             qkv_BLD, held = self.convolution(qkv_BLD, None if state is None else state["convolution"])
         wide = torch.promote_types(qkv_BLD.dtype, torch.float32)
-        q_BHLK, k_BHLK, v_BHLK = qkv_BLD.to(wide).view(B, L, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        q_BHLK, k_BHLK, v_BHLK = qkv_BLD.to(wide).view(B, L, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
         with torch.autocast(x_BLD.device.type, enabled=False):  # sums over the whole past: never in half precision
             q_BHLK, k_BHLK, v_BHLK = F.elu(q_BHLK) + 1, F.elu(k_BHLK) + 1, F.pad(v_BHLK, (0, 1), value=1.0)
             if mask_BL is not None:
@@ -87,12 +89,12 @@ class LinearAttention(nn.Module):
 
 def _causal(q: Tensor, k: Tensor, v: Tensor, memory_BHKV: Tensor | None, chunk: int) -> tuple[Tensor, Tensor]:
     """Chunked causal form: inputs (B, H, L, K or V), memory before and after (B, H, K, V)."""
-    B, H, L, _ = q.shape
+    L = q.shape[2]
     chunk = min(chunk, L)
     padding = (-L) % chunk  # keys of zeros add nothing to any sum
     if padding:
         q, k, v = (F.pad(t, (0, 0, 0, padding)) for t in (q, k, v))
-    q, k, v = (t.view(B, H, -1, chunk, t.shape[-1]) for t in (q, k, v))
+    q, k, v = (t.unflatten(2, ((L + padding) // chunk, chunk)) for t in (q, k, v))
     inside = (q @ k.mT).tril() @ v
     if q.shape[2] == 1 and memory_BHKV is None:
         return inside.flatten(2, 3)[:, :, :L], (k.mT @ v).squeeze(2)
@@ -102,4 +104,4 @@ def _causal(q: Tensor, k: Tensor, v: Tensor, memory_BHKV: Tensor | None, chunk: 
     start = torch.zeros_like(total[:, :, :1]) if memory_BHKV is None else memory_BHKV.unsqueeze(2)
     before = torch.cat([start, total[:, :, :-1]], dim=2)
     y = inside + q @ before
-    return y.flatten(2, 3)[:, :, :L], total[:, :, -1]
+    return y.flatten(2, 3)[:, :, :L], total[:, :, -1].clone()  # a view would keep the total of every chunk

@@ -46,5 +46,6 @@ class NextToken(nn.Module):
 
         Prompts of unlike lengths go in one batch, padded in front: ``mask_BL`` is false at the padding.
         """
-        x_BLD, state = self.backbone(self.stem(inputs_BL), state, mask_BL)
+        padding = {} if mask_BL is None else {"mask_BL": mask_BL}
+        x_BLD, state = self.backbone(self.stem(inputs_BL), state, **padding)
         return self.head(x_BLD).float(), state

@@ -40,7 +40,10 @@ class LearnedPosition(Position):
         Raises:
             ValueError: the sequence is longer than the table.
         """
-        length = int(offset.max()) + 1 if isinstance(offset, Tensor) else offset + x_BLD.shape[1]
+        if isinstance(offset, Tensor):
+            length = int(offset.max()) + 1 if offset.numel() else 0
+        else:
+            length = offset + x_BLD.shape[1]
         rows = self.table.num_embeddings
         if length > rows:
             raise ValueError(

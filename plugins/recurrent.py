@@ -26,8 +26,8 @@ class Recurrent(nn.Module):
     def forward(
         self, x_BLD: Tensor, state: tuple | None = None, mask_BL: Tensor | None = None
     ) -> tuple[Tensor, tuple | None]:
-        """(B, L, D) to (B, L, D), and the state after the last token; masked tokens leave no trace in either."""
-        if x_BLD.shape[1] == 0:
+        """(B, L, D) to (B, L, D), and the state after the last token; padding leaves no trace in either."""
+        if x_BLD.shape[1] == 0 or x_BLD.shape[0] == 0:
             return x_BLD, state
         if state is not None and state[0].shape[1] != x_BLD.shape[0]:
             raise ValueError(f"a state for {state[0].shape[1]} sequences met a batch of {x_BLD.shape[0]}")

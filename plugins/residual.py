@@ -96,13 +96,14 @@ class Residual(nn.Module):
     ) -> tuple[Tensor, dict | None]:
         """(B, L, D) to (B, L, D), and the state after the last token.
 
-        ``mask_BL`` is false at padding, which leaves no trace; with a state it must be in front of a sequence.
+        ``mask_BL`` is false at padding, which leaves no trace: in front of a sequence, or behind it where there is no
+        state to carry over.
 
         Raises:
-            ValueError: the mask has another shape than the tokens, or a mixer knows no padding.
+            ValueError: the mask does not fit the tokens, padding stands elsewhere, or a mixer knows none.
         """
         if mask_BL is not None:
-            self._check(mask_BL, x_BLD)
+            self._check(mask_BL, x_BLD, state)
         seen = 0 if state is None else state["seen"]
         where, seen = _count(x_BLD, seen, mask_BL)
         if self.position is not None:
@@ -116,16 +117,22 @@ class Residual(nn.Module):
             return x_BLD, None
         return x_BLD, {"seen": seen, "mixers": states}
 
-    def _check(self, mask_BL: Tensor, x_BLD: Tensor) -> None:
+    def _check(self, mask_BL: Tensor, x_BLD: Tensor, state: dict | None) -> None:
         if mask_BL.shape != x_BLD.shape[:2] or mask_BL.dtype != torch.bool:
             raise ValueError(
                 f"a mask of {tuple(mask_BL.shape)} and {mask_BL.dtype} met tokens of {tuple(x_BLD.shape[:2])}; "
                 f"expected that shape and torch.bool"
             )
+        begun_B = torch.zeros_like(mask_BL[:, 0]) if state is None else torch.as_tensor(state["seen"]) > 0
+        before_BL = torch.cat([begun_B.expand(len(mask_BL)).unsqueeze(1), mask_BL[:, :-1]], 1)
+        ends, starts = before_BL & ~mask_BL, mask_BL & ~before_BL
+        if ends.any() if state is not None else (starts.sum(1) > 1).any():
+            raise ValueError("padding in the middle of a sequence, or behind one with a state; put it in front")
         for block in self.blocks:
-            if "mask_BL" not in inspect.signature(block.mixer.forward).parameters:
+            mixer = block.mixer.forwards if isinstance(block.mixer, Bidirectional) else block.mixer
+            if "mask_BL" not in inspect.signature(mixer.forward).parameters:
                 raise ValueError(
-                    f"{type(block.mixer).__name__} knows no padding: its forward takes no mask_BL; "
+                    f"{type(mixer).__name__} knows no padding: its forward takes no mask_BL; "
                     f"use sequences of one length, or another mixer"
                 )
 

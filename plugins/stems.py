@@ -10,9 +10,11 @@ from zoo import register
 class TokenStem(nn.Module):
     """A vector for each token of the vocabulary, of length 1 on average at the start, or of deviation ``std``."""
 
-    def __init__(self, dim: int, vocab_size: int, max_len: int, std: float | None = None, dropout: float = 0.0) -> None:
+    def __init__(self, dim: int, vocab_size: int, max_len: int, dropout: float = 0.0, std: float | None = None) -> None:
         super().__init__()
         self.max_len = max_len
+        if std is not None and std < 0:
+            raise ValueError(f"stem.std={std}: expected a deviation of at least 0")
         self.embedding = nn.Embedding(vocab_size, dim)
         nn.init.normal_(self.embedding.weight, std=dim**-0.5 if std is None else std)
         self.dropout = nn.Dropout(dropout)

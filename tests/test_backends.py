@@ -17,7 +17,11 @@ from zoo.testing.parts import part
 from zoo_plugins.mamba import backends, kernels, native
 from zoo_plugins.mamba.selective_scan import selective_scan
 
-CUDA = torch.device("cuda")
+
+def decide(wanted, kernel, device, dtype=torch.float32, states=16):
+    return backends.decide(wanted, kernel, device, dtype, states)
+
+
 needs_compiler = pytest.mark.skipif(native.why_not() is not None, reason=f"no compiled scan: {native.why_not()}")
 
 
@@ -74,26 +78,60 @@ def test_the_compiled_operator_keeps_torchs_rules():
 
 @pytest.mark.parametrize(
     ("compiler", "reason"),
-    [("none", "there is no C[+][+] compiler"), ("broken", "failed: "), ("wrong", "other results")],
+    [
+        ("none", "there is no C[+][+] compiler"),
+        ("broken", "failed: "),
+        ("wrong", "other results"),
+        ("missing", "CXX names the compiler /nowhere/c.."),
+    ],
 )
 def test_without_a_compiler_that_works_pytorch_runs_and_says_why(compiler, reason, fresh, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     if compiler == "none":
         monkeypatch.setattr(native.shutil, "which", lambda name: None)
+    if compiler == "missing":
+        monkeypatch.setenv("CXX", "/nowhere/c++ -g")
     if compiler == "broken":
-        monkeypatch.setattr(native, "FLAGS", ("-no-such-flag",))
+        monkeypatch.setattr(native, "FLAGS", ["-no-such-flag"])
+    if compiler in ("wrong", "broken") and native.shutil.which("c++") is None:
+        pytest.skip("there is no compiler")
     if compiler == "wrong":
-        if native.shutil.which("c++") is None:
-            pytest.skip("there is no compiler")
         source = tmp_path / "selective_scan.cpp"
         source.write_text(native.SOURCE.read_text().replace("sum += h[n] * C_t[n];", "sum -= h[n] * C_t[n];"))
         monkeypatch.setattr(native, "SOURCE", source)
-    name, why = backends.decide("auto", "scan", "cpu")
+    name, why = decide("auto", "scan", "cpu")
     assert name == "torch"
     assert re.search(reason, why)
     assert part("mixer", "mamba1")(torch.randn(1, 5, 32))[0].isfinite().all()
     with pytest.raises(ValueError, match="native cannot run"):
         part("mixer", "mamba1", "mixer.backend=native")(torch.randn(1, 5, 32))
+
+
+@needs_compiler
+def test_a_library_that_was_cut_short_is_built_again(fresh, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert native.why_not() is None
+    (library,) = (tmp_path / "zoo").glob("*.so")
+    content = library.read_bytes()
+    library.unlink()  # it is still mapped
+    library.write_bytes(content[:1000])
+    for cache in (native.why_not, native._library):
+        cache.cache_clear()
+    assert native.why_not() is None
+
+
+@needs_compiler
+def test_the_check_of_the_library_does_not_depend_on_torchs_defaults(fresh):
+    with torch.device("meta"):
+        assert native.why_not() is None
+
+
+@needs_compiler
+@pytest.mark.parametrize("change", [torch.Tensor.double, lambda t: t.mT if t.ndim == 3 else t, lambda t: t[:1]])
+def test_the_compiled_scan_refuses_what_it_would_misread(change):
+    inputs = scan_inputs(2, 9, 4, 3, torch.float32)
+    with pytest.raises(ValueError, match=r"the compiled scan needs|the scan was given"):
+        native.forward(*(change(tensor) for tensor in inputs))
 
 
 @pytest.mark.parametrize("arch", ["mamba", "mamba2"])
@@ -106,6 +144,10 @@ def test_a_named_backend_that_cannot_run_is_refused_before_anything_is_trained(a
     mixer = part("mixer", "mamba1", "mixer.backend=mamba_ssm")
     with pytest.raises(ValueError, match="mamba_ssm cannot run"):
         mixer(torch.randn(1, 5, 32))
+    with pytest.raises(zoo.ZooError, match="float64"):
+        train(zoo.compose("arch=mamba", "mixer.backend=native", "trainer.precision=64-true", "task=parity", *TINY))
+    with pytest.raises(zoo.ZooError, match="is a selective scan"):
+        train(zoo.compose("arch=mamba", "mixer.backend=native", "mixer.selective=false", "task=parity", *TINY))
     with counting():  # what it costs can be counted anywhere
         assert mixer(torch.randn(1, 5, 32))[0].isfinite().all()
 
@@ -128,38 +170,88 @@ def broken(*arguments, **options):
     raise ImportError("undefined symbol: selective_scan_fwd")
 
 
-def wrong(u, dt, A, B, C, return_last_state):
-    return u, torch.zeros(u.shape[0], *A.shape)
-
-
 def right(u, dt, A, B, C, return_last_state):
     y, last = selective_scan(u.mT, dt.mT, A, B.mT, C.mT)
     return y.mT, last
+
+
+def wrong_values(*inputs, return_last_state):
+    y, last = right(*inputs, return_last_state)
+    return 1.5 * y, last
+
+
+def wrong_state(*inputs, return_last_state):
+    y, last = right(*inputs, return_last_state)
+    return y, 1.5 * last
+
+
+def wrong_gradient(*inputs, return_last_state):
+    y, last = right(*inputs, return_last_state)
+    return 2 * y - y.detach(), last
 
 
 @pytest.mark.parametrize(
     ("scan", "chosen", "why"),
     [
         (broken, "torch", "mamba-ssm is installed but fails: ImportError: undefined symbol"),
-        (wrong, "torch", "mamba-ssm gives other results than PyTorch"),
-        (right, "mamba_ssm", "the fused kernels work here"),
+        (wrong_values, "torch", "mamba-ssm gives other results than PyTorch"),
+        (wrong_state, "torch", "mamba-ssm gives other results than PyTorch"),
+        (wrong_gradient, "torch", "mamba-ssm gives other results than PyTorch"),
+        (right, "mamba_ssm", "it works here"),
     ],
 )
 def test_a_fused_kernel_is_tried_before_it_is_trusted(scan, chosen, why, fresh, monkeypatch):
     fake_package(monkeypatch, scan)
-    name, reason = backends.decide("auto", "scan", "cuda")
+    name, reason = decide("auto", "scan", "cuda")
     assert name == chosen
     assert why in reason
     if chosen == "torch":
         with pytest.raises(ValueError, match="mamba_ssm cannot run: mamba-ssm"):
-            backends.decide("mamba_ssm", "scan", "cuda")
-    assert backends.decide("auto", "convolution", "cuda")[0] == "torch", "causal-conv1d is another package"
+            decide("mamba_ssm", "scan", "cuda")
+    assert kernels.why_not("convolution", "cuda", torch.float32, 0) is not None, "causal-conv1d is another package"
+
+
+@pytest.mark.parametrize(
+    ("facts", "reason"),
+    [({"dtype": torch.float64}, "do not compute in float64"), ({"states": 300}, "at most 256 states")],
+)
+def test_what_a_fused_kernel_does_not_take_runs_in_pytorch(facts, reason, fresh, monkeypatch):
+    fake_package(monkeypatch, right)
+    assert decide("auto", "scan", "cuda", **facts)[0] == "torch"
+    with pytest.raises(ValueError, match=reason):
+        decide("mamba_ssm", "scan", "cuda", **facts)
+
+
+def test_who_names_pytorch_gets_it_and_nothing_else_is_tried(fresh, monkeypatch):
+    fake_package(monkeypatch, broken)
+    monkeypatch.setattr(kernels, "_failure", lambda kernel: pytest.fail("tried"))
+    monkeypatch.setattr(native, "why_not", lambda: pytest.fail("tried"))
+    assert decide("torch", "scan", "cuda") == decide("torch", "scan", "cpu") == ("torch", "as named")
+
+
+def test_the_fused_convolution_gets_rows_that_it_can_read(monkeypatch):
+    module, seen = ModuleType("causal_conv1d"), []
+
+    def fused(x_BDL, weight, bias, activation):
+        seen.append(x_BDL.stride())
+        return x_BDL
+
+    module.causal_conv1d_fn = fused
+    monkeypatch.setitem(sys.modules, "causal_conv1d", module)
+    wide = torch.randn(2, 5, 26)
+    for x in (wide[..., :16], wide[..., 8:24], torch.randn(2, 5, 32)[..., :16], torch.randn(5, 2, 16).transpose(0, 1)):
+        torch.testing.assert_close(kernels.fused_convolution(x, torch.ones(16, 4), None), x)
+    assert all(stride[1] == 1 and stride[2] % 8 == 0 and stride[0] % 8 == 0 for stride in seen), seen
+    assert kernels.fits_convolution(wide[..., :16], 4)
+    assert not kernels.fits_convolution(wide[..., :10], 4)
+    assert not kernels.fits_convolution(wide[..., :16], 5)
+    assert not kernels.fits_convolution(wide[..., :16].double(), 4)
 
 
 def test_a_missing_package_says_how_to_install_it(fresh, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(kernels, "find_spec", lambda name: None)
-    assert "--no-build-isolation" in backends.decide("auto", "ssd", "cuda")[1]
+    assert "--no-build-isolation" in decide("auto", "ssd", "cuda")[1]
 
 
 @pytest.mark.parametrize(
@@ -172,9 +264,7 @@ def test_the_fused_path_of_a_layer_computes_what_ours_does(name, kernel, expecte
     mixer = part("mixer", name, "mixer.backend=torch")
     expected, expected_state = mixer(x, mixer.init_state(2, 24, torch.device("cpu"), torch.float32))
     module, calls = sys.modules[type(mixer).__module__], []
-    monkeypatch.setattr(
-        module, "backend_of", lambda wanted, kernel, x: "torch" if kernel == "convolution" else "mamba_ssm"
-    )
+    monkeypatch.setattr(module, "backend_of", lambda wanted, kernel, x, states: "mamba_ssm")
     fused_scan = module.fused_scan if name == "mamba1" else None
 
     def stand_in(*tensors):

@@ -81,7 +81,7 @@ def test_published_figures_stand_beside_ours(smoke, tmp_path):
         "source": "<Somebody> 1997",
         "settings": "ten bits",
     }
-    rules["published"] = [figure, figure | {"at": "16"}, figure | {"contestant": "absent"}]
+    rules["published"] = [figure, figure | {"at": 16}, figure | {"contestant": "absent"}]
     write_json(tmp_path / "smoke/comparison.json", rules)
     ledger = read_ledger(tmp_path / "smoke")
     lstm = next(s for s in ledger.standings if (s.contestant, s.task) == ("lstm", "parity"))
@@ -93,6 +93,11 @@ def test_published_figures_stand_beside_ours(smoke, tmp_path):
     text = (tmp_path / "smoke/report.html").read_text()
     assert "&lt;Somebody&gt; 1997" in text
     assert "at 16" in text
+    rules.pop("published")  # as older versions wrote it
+    write_json(tmp_path / "smoke/comparison.json", rules)
+    assert read_ledger(tmp_path / "smoke").published == []
+    with pytest.raises(ZooError, match="no task in this comparison called 'party'"):
+        make_plan("smoke", ["compare.published=[{task:party,contestant:lstm,value:1,source:x}]"])
     with pytest.raises(ZooError, match=r"compare\.published has .* expected contestant, source, task, value"):
         make_plan("smoke", ["compare.published=[{task:parity}]"])
 

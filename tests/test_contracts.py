@@ -74,7 +74,7 @@ class Broken(torch.nn.Module):
         start = 0 if state is None or self.law == "splitting" else state["sum"]
         y = x.cumsum(1) + start
         if state is not None:
-            state = {"sum": y[:, -1:], "seen": 0}
+            state = {"sum": y[:, -1:].clone(), "seen": 0}
             if self.law == "state":
                 state["sum"] = torch.cat([y, y], 1)
         if self.law == "deterministic":

@@ -35,12 +35,18 @@ HANDS = {
     + 2 * (2 * L * 16 + 2 * L * 17 + 2 * 16 * 17),
     # projections of u and z, of B, C and the two channels of dt, and out; the scan, 6 for each channel and state
     ("arch=mamba", "ffn=glu"): 2 * D * 4 * D + 2 * 2 * D * (2 + 32) + 2 * 2 * 2 * D + 2 * 2 * D * D + 6 * 2 * D * 16,
-    # projections; within the one chunk C B^T (one group) and, for each of 2 heads of 32, its product with x; then the
-    # chunk's state and what the state before it gives
+    # projections; within a chunk C B^T (one group) and, for each of 2 heads of 32, its product with x; of two chunks the
+    # first leaves a state and the second reads it
     ("arch=mamba2", "ffn=glu", "mixer.head_dim=32", "mixer.state_size=8"): 2 * D * 4 * D
     + 2 * D * (16 + 2)
     + 2 * L * 8
-    + 2 * (2 * L * 32 + 2 * 32 * 8 + 2 * 32 * 8)
+    + 2 * 2 * L * 32
+    + 2 * 2 * D * D,
+    ("arch=mamba2", "ffn=glu", "mixer.head_dim=32", "mixer.state_size=8", "mixer.chunk=16"): 2 * D * 4 * D
+    + 2 * D * (16 + 2)
+    + 2 * 16 * 8
+    + 2 * 2 * 16 * 32
+    + 2 * 2 * (2 * 32 * 8) // 2
     + 2 * 2 * D * D,
 }
 
@@ -85,7 +91,7 @@ def test_flops_of_parts_add_up():
         (["arch=gru"], lambda n: DEPTH * D * 4),
         (["arch=mamba"], lambda n: DEPTH * 2 * D * (16 + 3) * 4),
         (["arch=mamba2", "mixer.head_dim=32"], lambda n: DEPTH * (2 * 32 * 64 + 3 * (2 * D + 2 * 64)) * 4),
-        (["arch=mamba3", "mixer.head_dim=32"], lambda n: DEPTH * 2 * (32 * 64 + 16 + 32 + 64) * 4),
+        (["arch=mamba3", "mixer.head_dim=32"], lambda n: DEPTH * 2 * ((32 * 64 + 32 + 64) * 4 + 16 * 8)),
         (["arch=linear_attention", "mixer.heads=2"], lambda n: DEPTH * (2 * 16 * 17 + 2 * 3 * D) * 4),
     ],
 )

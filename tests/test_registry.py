@@ -180,7 +180,7 @@ class RunningMean(nn.Module):
         seen = 0 if state is None else state["seen"]
         count = x_BLD.new_ones(x_BLD.shape[1]).cumsum(0)[:, None] + seen
         if state is not None:
-            state = {"sum": total[:, -1:], "seen": seen + x_BLD.shape[1]}
+            state = {"sum": total[:, -1:].clone(), "seen": seen + x_BLD.shape[1]}
         return self.gain * total / count, state
 '''
 ONE_STEP = [
@@ -317,3 +317,17 @@ def test_editing_a_components_code_makes_a_new_run_but_editing_its_comments_does
     first = name(RUNNING_MEAN)
     assert first == name("# a comment\n" + RUNNING_MEAN.replace("A causal running mean.", "Another docstring."))
     assert first != name(RUNNING_MEAN.replace("self.gain * total", "2 * self.gain * total"))
+
+
+def test_a_native_source_counts_with_the_module_of_its_name(tmp_path, monkeypatch):
+    from zoo.identity import _module
+
+    (tmp_path / "with_native.py").write_text("VALUE = 1")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    hashes = []
+    for source in (None, "int a;", "int b;"):
+        if source:
+            (tmp_path / "with_native.cpp").write_text(source)
+        _module.cache_clear()
+        hashes.append(_module("with_native")[0])
+    assert len(set(hashes)) == 3

@@ -319,66 +319,14 @@ def test_a_state_that_does_not_fit_is_refused(name):
         (["arch=mamba2", "mixer.head_dim=16", "mixer.groups=3"], "groups=3 does not divide the 4 heads"),
         (["arch=mamba3", "mixer.head_dim=16", "mixer.groups=3"], "groups=3 does not divide the 4 heads"),
         (["arch=mamba", "mixer.state_size=0"], "state_size=0; expected at least 1"),
-        (["arch=mamba", "mixer.dt_min=0.2"], "dt_min=0.2 and mixer.dt_max=0.1"),
+        (["arch=mamba", "mixer.dt_min=0.2"], "dt_min=0.2, mixer.dt_max=0.1 and mixer.dt_floor=0.0001"),
+        (["arch=mamba", "mixer.dt_max=inf"], "all finite"),
         (["arch=mamba2", "mixer.A_min=0"], "A_min=0.0 and"),
+        (["arch=mamba2", "mixer.A_max=inf"], "A_max=inf: expected"),
+        (["arch=mamba", "stem.std=-1"], "stem.std=-1.0: expected"),
         (["arch=mamba3", "mixer.rotated=2"], "rotated=2.0: expected a share"),
     ],
 )
 def test_widths_that_do_not_fit_are_refused(words, message):
     with pytest.raises(zoo.ZooError, match=message):
         model(*words)
-
-
-# both directions, and padding
-
-
-@pytest.mark.parametrize("words", [["arch=mamba"], ["arch=mamba2"], ["arch=mamba3"], ["arch=lstm"], ["arch=jamba"]])
-@pytest.mark.parametrize("ways", ["tied", "separate", "none"])
-def test_an_encoder_looks_both_ways_unless_told_otherwise(words, ways):
-    config = zoo.compose("task=digits", *words, f"backbone.bidirectional={ways}", "dim=16")
-    encoder = make_objective(config, make_task(config)).double().eval().backbone
-    x, layers = draw(1, 9, 16).requires_grad_(), [block.mixer for block in encoder.blocks]
-    encoder(x)[0][0, 4].sum().backward()
-    moved = x.grad.abs().sum(-1)[0] > 0
-    assert moved[:5].all()
-    assert moved[5:].all() if ways != "none" or words == ["arch=jamba"] else not moved[5:].any()
-    if ways != "none":
-        mixer = layers[0]
-        ahead, behind = mixer.forwards, mixer.backwards or mixer.forwards
-        assert (ahead is behind) == (ways == "tied")
-        expected = (ahead(x)[0] + behind(x.flip(1))[0].flip(1)) / math.sqrt(2)
-        torch.testing.assert_close(mixer(x)[0], expected)
-        with pytest.raises(ValueError, match="sees the future"):
-            mixer.init_state(1, 9, CPU, F64)
-
-
-ARCHS = ["mamba", "mamba2", "mamba3", "jamba", "transformer", "lstm", "gru", "linear_attention", "hybrid"]
-POSITIONS = ["learned", "sinusoidal", "alibi"]
-
-
-@pytest.mark.parametrize(
-    "words", [[f"arch={arch}"] for arch in ARCHS] + [["arch=transformer", f"position={name}"] for name in POSITIONS]
-)
-def test_prompts_of_unlike_lengths_decode_in_one_batch_as_alone(words):
-    objective = model(*words).double().eval()
-    pads, prompt = (0, 2, 7), 12
-    tokens = torch.randint(0, 64, (3, prompt + 4), generator=torch.Generator().manual_seed(0))
-    mask = torch.arange(prompt) >= torch.tensor(pads)[:, None]
-    with torch.no_grad():
-        state, logits = objective.init_state(3, prompt + 4, CPU, F64), []
-        for piece, real in zip(tokens[:, :prompt].split(5, 1), mask.split(5, 1), strict=True):
-            more, state = objective.step(piece, state, real)
-            logits.append(more)
-        for token in tokens[:, prompt:].split(1, 1):
-            more, state = objective.step(token, state)
-            logits.append(more)
-        for row, pad in enumerate(pads):
-            alone, _ = objective.step(tokens[row : row + 1, pad:], objective.init_state(1, prompt + 4, CPU, F64))
-            torch.testing.assert_close(torch.cat(logits, 1)[row, pad:], alone[0], rtol=1e-5, atol=1e-5)
-
-
-def test_a_mask_that_does_not_fit_is_refused():
-    objective = model("arch=mamba")
-    state = objective.init_state(2, 8, CPU, torch.float32)
-    with pytest.raises(ValueError, match=r"a mask of \(2, 3\) and torch.bool met tokens of \(2, 4\)"):
-        objective.step(torch.zeros(2, 4, dtype=torch.long), state, torch.ones(2, 3, dtype=torch.bool))

@@ -72,17 +72,17 @@ def _user_error(function: Any, *arguments: Any, **facts: Any) -> Any:
         raise ZooError(str(error)) from error
 
 
-def implementations(objective: nn.Module, accelerator: str) -> dict[str, str]:
-    """What will run on this device where a module has several ways to compute the same, and why.
+def implementations(objective: nn.Module, accelerator: str, precision: str) -> dict[str, str]:
+    """What will run on this device in this precision where a module has several ways to compute the same, and why.
 
     Raises:
         ZooError: the config names a way that cannot run there.
     """
-    device = torch.device(accelerator)
+    device, dtype = torch.device(accelerator), torch.float64 if precision.startswith("64") else torch.float32
     found: dict[str, str] = {}
     for module in objective.modules():
         if isinstance(module, HasImplementations):
-            found |= cast(dict[str, str], _user_error(module.implementations, device))
+            found |= cast(dict[str, str], _user_error(module.implementations, device, dtype))
     return found
 
 

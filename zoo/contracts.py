@@ -30,8 +30,8 @@ class Mixer(Protocol):
 
     Optional: ``one_way = True`` says that it looks back only whatever ``causal``, so that a backbone makes an encoder
     of it by running it in both directions. ``forward(..., mask_BL=None)`` says that it knows padding: where the mask is
-    false a token leaves no trace, neither in the outputs of real tokens nor in the state. In front of a sequence
-    (left padding) this also holds when decoding goes on.
+    false a token leaves no trace, neither in the outputs of real tokens nor in the state. Padding stands in front of a
+    sequence, or behind it where there is no state.
     """
 
     def __call__(self, x_BLD: Tensor, state: State = None) -> tuple[Tensor, State]:
@@ -184,8 +184,8 @@ class HasSideMetrics(Protocol):
 class HasImplementations(Protocol):
     """A module with more than one way to compute the same: ``zoo show`` and every result say which one runs."""
 
-    def implementations(self, device: torch.device) -> dict[str, str]:
-        """What runs on this device, by the operation's name, and why.
+    def implementations(self, device: torch.device, dtype: torch.dtype) -> dict[str, str]:
+        """What runs on this device and, without autocast, in this dtype, by the operation's name, and why.
 
         Raises:
             ValueError: the config names a way that cannot run there.

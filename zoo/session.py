@@ -39,7 +39,7 @@ class Session:
         self.peak = memory.Peak(self.chosen["accelerator"])
         self.task = make_task(config)
         self.objective = make_objective(config, self.task)
-        self.implementations = implementations(self.objective, self.chosen["accelerator"])
+        self.implementations = implementations(self.objective, self.chosen["accelerator"], self.chosen["precision"])
         self._count_costs(settings["accumulate"])
         self.checkpoint = folder / "checkpoints" / "last.ckpt"
         identity = {"data_hash": data_hash, **{key: str(value) for key, value in self.chosen.items()}}

@@ -77,6 +77,6 @@ def measure(config: Config) -> tuple[dict[str, str], list[tuple[str, int, float]
         if state is None
         else f"{state:,} bytes for one sequence of {length} tokens (float32)",
         "trainer": " ".join(f"{key}={value}" for key, value in chosen.items()),
-        **implementations(objective, chosen["accelerator"]),
+        **implementations(objective, chosen["accelerator"], chosen["precision"]),
     }
     return facts, parts

@@ -5,46 +5,65 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from zoo.nn import is_counting
+from zoo.nn import ShortConvolution, is_counting
 
 from . import kernels, native
 
 
 @cache
-def decide(wanted: str, kernel: str, device: str) -> tuple[str, str]:
-    """The implementation of a kernel (``scan``, ``ssd``, ``convolution``) on a kind of device, and why.
+def decide(wanted: str, kernel: str, device: str, dtype: torch.dtype, states: int) -> tuple[str, str]:
+    """The implementation of a kernel (``scan`` or ``ssd``) of so many states, on a kind of device, and why.
 
     Raises:
         ValueError: an implementation is named that cannot run here. Only ``auto`` chooses another.
     """
-    fused = kernels.why_not(kernel, torch.device(device))
-    compiled = native.why_not() if device == "cpu" and kernel == "scan" and wanted in ("auto", "native") else None
-    if wanted == "mamba_ssm":
-        if fused:
-            raise ValueError(f"mixer.backend=mamba_ssm cannot run: {fused}. Use mixer.backend=auto or torch")
-        return wanted, "as named"
-    if wanted == "native":
-        if device != "cpu" or kernel != "scan":
-            raise ValueError(f"mixer.backend=native is for processors, and this is {device}; use mixer.backend=auto")
-        if compiled:
-            raise ValueError(f"mixer.backend=native cannot run: {compiled}. Use mixer.backend=auto or torch")
-        return wanted, "as named"
     if wanted == "torch":
-        return wanted, "as named"
-    if device == "cpu" and kernel == "scan":
-        return ("torch", compiled) if compiled else ("native", "compiled from C++, twice as fast as PyTorch here")
-    return ("torch", fused) if fused else ("mamba_ssm", "the fused kernels work here")
+        return wanted, "as named"  # nothing else is even tried
+    if wanted == "native" or (wanted == "auto" and kernel == "scan" and device == "cpu"):
+        chosen, reason = (
+            "native",
+            native.why_not() if device == "cpu" else f"it is for processors, and this is {device}",
+        )
+        if dtype == torch.float64:
+            reason = "it computes in float32, and this is float64"
+    else:
+        chosen, reason = "mamba_ssm", kernels.why_not(kernel, device, dtype, states)
+    if reason is None:
+        return chosen, "as named" if wanted == chosen else "it works here"
+    if wanted == chosen:
+        raise ValueError(f"mixer.backend={wanted} cannot run: {reason}. Use mixer.backend=auto or torch")
+    return "torch", f"{chosen} cannot run: {reason}"
 
 
 @torch.compiler.assume_constant_result
-def _name(wanted: str, kernel: str, device: str) -> str:
-    return decide(wanted, kernel, device)[0]
+def _name(wanted: str, kernel: str, device: str, dtype: torch.dtype, states: int) -> str:
+    return decide(wanted, kernel, device, dtype, states)[0]
 
 
-def backend_of(wanted: str, kernel: str, x: Tensor) -> str:
+def backend_of(wanted: str, kernel: str, x: Tensor, states: int) -> str:
     """The name of the implementation that runs on this tensor.
 
     Raises:
         ValueError: as :func:`decide`.
     """
-    return _name("auto" if is_counting() else wanted, kernel, x.device.type)
+    return "torch" if is_counting() else _name(wanted, kernel, x.device.type, x.dtype, states)
+
+
+@torch.compiler.assume_constant_result
+def _fused_convolution_works(device: str) -> bool:
+    return kernels.why_not("convolution", device, torch.float32, 0) is None
+
+
+def convolve(
+    convolution: ShortConvolution | None, x_BLD: Tensor, state: Tensor | None, backend: str
+) -> tuple[Tensor, Tensor | None]:
+    """The convolution, if there is one, and SiLU; and what the convolution holds, where there is a state."""
+    silu = torch.nn.functional.silu
+    if convolution is None:
+        return silu(x_BLD), None
+    fits = state is None and kernels.fits_convolution(x_BLD, convolution.width)
+    if backend == "mamba_ssm" and fits and _fused_convolution_works(x_BLD.device.type):
+        weight_DW, bias_D = convolution.weight.to(x_BLD.dtype), convolution.bias.to(x_BLD.dtype)
+        return kernels.fused_convolution(x_BLD, weight_DW, bias_D), None
+    y_BLD, held = convolution(x_BLD, state)
+    return silu(y_BLD), held

@@ -1,22 +1,9 @@
-"""What the three generations share: how time steps start, and what a state must be."""
+"""What the three generations share: widths, how time steps start, what a state must be, and padding."""
 
 import math
 
 import torch
 from torch import Tensor
-
-
-def time_step_bias(count: int, smallest: float, largest: float, floor: float) -> Tensor:
-    """Biases under which ``softplus(bias)`` is log-uniform in [smallest, largest], and at least ``floor``.
-
-    Raises:
-        ValueError: the range is empty or not positive.
-    """
-    if not 0 < smallest <= largest:
-        raise ValueError(f"mixer.dt_min={smallest} and mixer.dt_max={largest}: expected 0 < dt_min <= dt_max")
-    low, high = math.log(smallest), math.log(largest)
-    dt = torch.exp(torch.rand(count) * (high - low) + low).clamp(min=floor)
-    return dt + torch.log(-torch.expm1(-dt))  # the inverse of softplus
 
 
 def check_widths(**widths: int) -> None:
@@ -28,6 +15,38 @@ def check_widths(**widths: int) -> None:
     for name, width in widths.items():
         if width < 1:
             raise ValueError(f"mixer.{name}={width}; expected at least 1")
+
+
+def heads_of(inner: int, head_dim: int | None, groups: int) -> int:
+    """How many heads share ``inner`` channels; a head has 64, or what of 64 divides them, unless said otherwise.
+
+    Raises:
+        ValueError: heads do not divide the channels, or groups the heads.
+    """
+    head_dim = math.gcd(inner, 64) if head_dim is None else head_dim
+    check_widths(head_dim=head_dim, groups=groups)
+    if inner % head_dim:
+        raise ValueError(f"mixer.head_dim={head_dim} does not divide expand * dim = {inner}; change one of them")
+    heads = inner // head_dim
+    if heads % groups:
+        raise ValueError(f"mixer.groups={groups} does not divide the {heads} heads of {head_dim} channels; change one")
+    return heads
+
+
+def time_step_bias(count: int, smallest: float, largest: float, floor: float) -> Tensor:
+    """Biases under which ``softplus(bias)`` is log-uniform in [smallest, largest], and at least ``floor``.
+
+    Raises:
+        ValueError: the range is empty, not positive or not finite.
+    """
+    if not (0 < smallest <= largest < math.inf and 0 <= floor < math.inf):
+        raise ValueError(
+            f"mixer.dt_min={smallest}, mixer.dt_max={largest} and mixer.dt_floor={floor}: "
+            f"expected 0 < dt_min <= dt_max and dt_floor at least 0, all finite"
+        )
+    low, high = math.log(smallest), math.log(largest)
+    dt = torch.exp(torch.rand(count) * (high - low) + low).clamp(min=floor)
+    return dt + torch.log(-torch.expm1(-dt))  # the inverse of softplus
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:
@@ -52,3 +71,8 @@ def check_state(state: dict, x_BLD: Tensor) -> None:
             f"a state of {memory.dtype} met inputs of {x_BLD.dtype}, which need {wide(x_BLD.dtype)}; "
             f"make one with init_state(..., dtype={x_BLD.dtype})"
         )
+
+
+def without_padding(x_BLD: Tensor, mask_BL: Tensor | None) -> Tensor:
+    """Zeros where the mask is false, whatever stood there."""
+    return x_BLD if mask_BL is None else x_BLD.masked_fill(~mask_BL.unsqueeze(-1), 0.0)

@@ -10,9 +10,9 @@ from torch.nn import functional as F
 from zoo import register
 from zoo.nn import ShortConvolution, scale_residual_
 
-from .backends import backend_of, decide
-from .common import check_state, check_widths, time_step_bias, wide
-from .kernels import fused_convolution, fused_scan
+from .backends import backend_of, convolve, decide
+from .common import check_state, check_widths, time_step_bias, wide, without_padding
+from .kernels import fused_scan
 from .selective_scan import selective_scan
 from .time_invariant import time_invariant
 
@@ -32,7 +32,7 @@ class Mamba1(nn.Module):
     each channel (S4D), ``gate=false`` and ``convolution=1`` leave these out.
 
     ``backend`` is ``torch``, ``native`` (the same in C++, on a processor), ``mamba_ssm`` (the published kernels) or
-    ``auto``. The published scan starts from nothing and knows no mask: with a state or a mask it is PyTorch that runs.
+    ``auto``. The published scan starts from an empty state, so with a state it is PyTorch that runs.
 
     The state is h, (B, E, N) for E = ``expand * dim``, and the inputs in the convolution's window; its size does not
     depend on the length.
@@ -60,6 +60,8 @@ class Mamba1(nn.Module):
         super().__init__()
         rank = math.ceil(dim / 16) if dt_rank is None else dt_rank
         check_widths(state_size=state_size, expand=expand, convolution=convolution, dt_rank=rank)
+        if not selective and backend not in ("auto", "torch"):
+            raise ValueError(f"mixer.backend={backend} is a selective scan; mixer.selective=false needs auto or torch")
         inner = expand * dim
         self.inner, self.state_size, self.rank, self.gate, self.backend = inner, state_size, rank, gate, backend
         self.inputs = linear(in_features=dim, out_features=inner * (2 if gate else 1), bias=bias)
@@ -79,11 +81,11 @@ class Mamba1(nn.Module):
         """What sets the time scales."""
         return {"A_log", "D", "dt_bias"}
 
-    def implementations(self, device: torch.device) -> dict[str, str]:
-        """What runs the scan on this device, and why."""
+    def implementations(self, device: torch.device, dtype: torch.dtype) -> dict[str, str]:
+        """What runs the scan there, and why."""
         if self.selection is None:
             return {"mamba1 scan": "torch: a time-invariant state space is a convolution"}
-        return {"mamba1 scan": ": ".join(decide(self.backend, "scan", device.type))}
+        return {"mamba1 scan": ": ".join(decide(self.backend, "scan", device.type, dtype, self.state_size))}
 
     def init_state(self, batch_size: int, max_len: int, device: torch.device, dtype: torch.dtype) -> dict:
         """Zeros; the size does not depend on ``max_len``."""
@@ -95,16 +97,17 @@ class Mamba1(nn.Module):
     def forward(
         self, x_BLD: Tensor, state: dict | None = None, mask_BL: Tensor | None = None
     ) -> tuple[Tensor, dict | None]:
-        """(B, L, D) to (B, L, D), and the state after the last token; masked tokens leave no trace in either."""
+        """(B, L, D) to (B, L, D), and the state after the last token; padding in front leaves no trace in either."""
         if state is not None:
             check_state(state, x_BLD)
+        if x_BLD.shape[1] == 0:
+            return x_BLD, state
         u_BLE, z_BLE = self.inputs(x_BLD), None
         if self.gate:
             u_BLE, z_BLE = u_BLE.chunk(2, dim=-1)
-        if mask_BL is not None:
-            u_BLE = u_BLE * mask_BL.unsqueeze(-1)
-        backend = "torch" if self.selection is None else backend_of(self.backend, "scan", x_BLD)
-        u_BLE, held = self._convolve(u_BLE, state, backend)
+        backend = "torch" if self.selection is None else backend_of(self.backend, "scan", x_BLD, self.state_size)
+        past = None if state is None else state.get("convolution")
+        u_BLE, held = convolve(self.convolution, without_padding(u_BLE, mask_BL), past, backend)
         with torch.autocast(x_BLD.device.type, enabled=False):
             y_BLE, memory = self._scan(u_BLE.to(wide(x_BLD.dtype)), state, mask_BL, backend)
         y_BLE = y_BLE.to(x_BLD.dtype)
@@ -114,36 +117,22 @@ class Mamba1(nn.Module):
             state = {"memory": memory} | ({} if held is None else {"convolution": held})
         return self.out(y_BLE), state
 
-    def _convolve(self, u_BLE: Tensor, state: dict | None, backend: str) -> tuple[Tensor, Tensor | None]:
-        if self.convolution is None:
-            return F.silu(u_BLE), None
-        if backend == "mamba_ssm" and state is None and backend_of("auto", "convolution", u_BLE) == backend:
-            weight_EW = self.convolution.weight.to(u_BLE.dtype)
-            return fused_convolution(u_BLE, weight_EW, self.convolution.bias.to(u_BLE.dtype)), None
-        u_BLE, held = self.convolution(u_BLE, None if state is None else state["convolution"])
-        return F.silu(u_BLE), held
-
     def _scan(self, u_BLE: Tensor, state: dict | None, mask_BL: Tensor | None, backend: str) -> tuple[Tensor, Tensor]:
         """The state space in float32 or wider, with the skip ``D u``."""
         dtype, memory = u_BLE.dtype, None if state is None else state["memory"]
         A_EN, D_E, bias_E = -torch.exp(self.A_log.to(dtype)), self.D.to(dtype), self.dt_bias.to(dtype)
         if self.selection is None:
-            if mask_BL is not None:  # nothing enters, and an empty state stays empty
-                u_BLE = u_BLE * mask_BL.unsqueeze(-1)
+            u_BLE = without_padding(u_BLE, mask_BL)  # nothing enters, and an empty state stays empty
             if memory is None:
                 memory = u_BLE.new_zeros(u_BLE.shape[0], *A_EN.shape)
             y_BLE, memory = time_invariant(u_BLE, F.softplus(bias_E), A_EN, self.B.to(dtype), self.C.to(dtype), memory)
             return torch.addcmul(y_BLE, D_E, u_BLE), memory
-        selected = F.linear(u_BLE, self.selection.weight.to(dtype)).split(
-            [self.rank, self.state_size, self.state_size], -1
-        )
-        low_BLR, B_BLN, C_BLN = selected
+        sizes = [self.rank, self.state_size, self.state_size]
+        low_BLR, B_BLN, C_BLN = F.linear(u_BLE, self.selection.weight.to(dtype)).split(sizes, -1)
         dt_BLE = F.softplus(F.linear(low_BLR, self.dt_weight.to(dtype), bias_E))
-        if mask_BL is not None:
-            dt_BLE = dt_BLE * mask_BL.unsqueeze(-1)  # no time passes: the state stays as it is
-        if backend == "mamba_ssm" and memory is None and mask_BL is None:
+        dt_BLE = without_padding(dt_BLE, mask_BL)  # no time passes: the state stays as it is
+        if backend == "mamba_ssm" and memory is None:
             y_BLE, memory = fused_scan(u_BLE, dt_BLE, A_EN, B_BLN, C_BLN)
         else:
-            compiled = backend == "native" and dtype == torch.float32
-            y_BLE, memory = selective_scan(u_BLE, dt_BLE, A_EN, B_BLN, C_BLN, memory, compiled)
+            y_BLE, memory = selective_scan(u_BLE, dt_BLE, A_EN, B_BLN, C_BLN, memory, compiled=backend == "native")
         return torch.addcmul(y_BLE, D_E, u_BLE), memory

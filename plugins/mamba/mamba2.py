@@ -10,9 +10,9 @@ from torch.nn import functional as F
 from zoo import register
 from zoo.nn import ShortConvolution, scale_residual_
 
-from .backends import backend_of, decide
-from .common import check_state, check_widths, time_step_bias, wide
-from .kernels import fused_convolution, fused_ssd
+from .backends import backend_of, convolve, decide
+from .common import check_state, check_widths, heads_of, time_step_bias, wide, without_padding
+from .kernels import fused_ssd
 from .ssd import ssd
 
 
@@ -58,22 +58,13 @@ class Mamba2(nn.Module):
         backend: Literal["auto", "torch", "mamba_ssm"] = "auto",
     ) -> None:
         super().__init__()
+        check_widths(state_size=state_size, expand=expand, chunk=chunk, convolution=convolution)
         inner = expand * dim
-        head_dim = math.gcd(inner, 64) if head_dim is None else head_dim
-        check_widths(
-            state_size=state_size, expand=expand, head_dim=head_dim, groups=groups, chunk=chunk, convolution=convolution
-        )
-        if inner % head_dim:
-            raise ValueError(f"mixer.head_dim={head_dim} does not divide expand * dim = {inner}; change one of them")
-        heads = inner // head_dim
-        if heads % groups:
-            raise ValueError(
-                f"mixer.groups={groups} does not divide the {heads} heads of {head_dim} channels; change one"
-            )
-        if not 0 < A_min <= A_max:
-            raise ValueError(f"mixer.A_min={A_min} and mixer.A_max={A_max}: expected 0 < A_min <= A_max")
+        heads = heads_of(inner, head_dim, groups)
+        if not 0 < A_min <= A_max < math.inf:
+            raise ValueError(f"mixer.A_min={A_min} and mixer.A_max={A_max}: expected 0 < A_min <= A_max, finite")
         self.inner, self.heads, self.groups, self.state_size = inner, heads, groups, state_size
-        self.chunk, self.gate, self.backend = chunk, gate, backend
+        self.head_dim, self.chunk, self.gate, self.backend = inner // heads, chunk, gate, backend
         self.inputs = linear(in_features=dim, out_features=inner * (2 if gate else 1), bias=bias)
         self.sizes = [groups * state_size * 2, heads]
         self.selection = nn.Linear(dim, sum(self.sizes), bias=False) if selective else None
@@ -94,13 +85,13 @@ class Mamba2(nn.Module):
         """What sets the time scales."""
         return {"A_log", "D", "dt_bias"}
 
-    def implementations(self, device: torch.device) -> dict[str, str]:
-        """What runs the scan on this device, and why."""
-        return {"mamba2 scan": ": ".join(decide(self.backend, "ssd", device.type))}
+    def implementations(self, device: torch.device, dtype: torch.dtype) -> dict[str, str]:
+        """What runs the scan there, and why."""
+        return {"mamba2 scan": ": ".join(decide(self.backend, "ssd", device.type, dtype, self.state_size))}
 
     def init_state(self, batch_size: int, max_len: int, device: torch.device, dtype: torch.dtype) -> dict:
         """Zeros; the size does not depend on ``max_len``."""
-        shape = (batch_size, self.heads, self.inner // self.heads, self.state_size)
+        shape = (batch_size, self.heads, self.head_dim, self.state_size)
         state = {"memory": torch.zeros(shape, device=device, dtype=wide(dtype))}
         for name in ("convolution", "selection_convolution"):
             convolution = getattr(self, name)
@@ -111,67 +102,58 @@ class Mamba2(nn.Module):
     def forward(
         self, x_BLD: Tensor, state: dict | None = None, mask_BL: Tensor | None = None
     ) -> tuple[Tensor, dict | None]:
-        """(B, L, D) to (B, L, D), and the state after the last token; masked tokens leave no trace in either."""
-        B, L, _ = x_BLD.shape
+        """(B, L, D) to (B, L, D), and the state after the last token; padding in front leaves no trace in either."""
         if state is not None:
             check_state(state, x_BLD)
-        after: dict = {}
-        backend = backend_of(self.backend, "ssd", x_BLD)
+        if x_BLD.shape[1] == 0:
+            return x_BLD, state
+        backend = backend_of(self.backend, "ssd", x_BLD, self.state_size)
+        before, after = state or {}, {}
         x_BLE, z_BLE = self.inputs(x_BLD), None
+        low = x_BLE.dtype  # that of matrix multiplies: bfloat16 under autocast
         if self.gate:
             x_BLE, z_BLE = x_BLE.chunk(2, dim=-1)
-        if mask_BL is not None:
-            x_BLE = x_BLE * mask_BL.unsqueeze(-1)
-        x_BLE = self._convolve("convolution", x_BLE, state, after, backend)
-        B_BLGN, C_BLGN, dt_BLH = self._select(x_BLD, state, mask_BL, after, backend)
-        if mask_BL is not None:
-            dt_BLH = dt_BLH * mask_BL.unsqueeze(-1)  # no time passes: the state stays as it is
-        x_BLHK = x_BLE.to(x_BLD.dtype).view(B, L, self.heads, -1)
-        B_BLGN, C_BLGN = B_BLGN.to(x_BLHK.dtype), C_BLGN.to(x_BLHK.dtype)
-        memory, A_H = None if state is None else state["memory"], -torch.exp(self.A_log.to(dt_BLH.dtype))
-        if backend == "mamba_ssm":
-            y_BLHK, memory = fused_ssd(x_BLHK, dt_BLH, A_H, B_BLGN, C_BLGN, memory, self.chunk)
-        else:
-            input_BLHK = x_BLHK * dt_BLH.unsqueeze(-1).to(x_BLHK.dtype)
-            y_BLHK, memory = ssd(input_BLHK, dt_BLH * A_H, B_BLGN, C_BLGN, memory, self.chunk)
-        y_BLE = torch.addcmul(y_BLHK, self.D.to(x_BLHK.dtype).unsqueeze(-1), x_BLHK).flatten(2)
-        return self.out(self._norm(y_BLE, z_BLE)), None if state is None else {"memory": memory, **after}
+        name = "convolution"
+        x_BLE, after[name] = convolve(self.convolution, without_padding(x_BLE, mask_BL), before.get(name), backend)
+        with torch.autocast(x_BLD.device.type, enabled=False):
+            B_BLGN, C_BLGN, dt_BLH = self._select(x_BLD.to(wide(low)), before, mask_BL, after, backend)
+        x_BLHK = x_BLE.to(low).unflatten(-1, (self.heads, self.head_dim))
+        y_BLHK, memory = self._scan(x_BLHK, dt_BLH, B_BLGN.to(low), C_BLGN.to(low), state, backend)
+        y_BLE = torch.addcmul(y_BLHK, self.D.to(low).unsqueeze(-1), x_BLHK).flatten(2)
+        if state is not None:
+            state = {"memory": memory, **{name: held for name, held in after.items() if held is not None}}
+        return self.out(self._norm(y_BLE, z_BLE).to(x_BLD.dtype)), state
 
     def _select(
-        self, x_BLD: Tensor, state: dict | None, mask_BL: Tensor | None, after: dict, backend: str
+        self, x_BLD: Tensor, before: dict, mask_BL: Tensor | None, after: dict, backend: str
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """B and C, (B, L, G, N), and dt, (B, L, H), in float32 or wider."""
-        B, L, _ = x_BLD.shape
-        dtype = wide(x_BLD.dtype)
+        """B and C, (B, L, G, N), and dt, (B, L, H), in the input's dtype, float32 or wider."""
+        dtype, lead = x_BLD.dtype, x_BLD.shape[:2]
         if self.selection is None:
-            dt_BLH = F.softplus(self.dt_bias.to(dtype)).expand(B, L, -1)
-            return self.B.expand(B, L, -1, -1), self.C.expand(B, L, -1, -1), dt_BLH
-        with torch.autocast(x_BLD.device.type, enabled=False):
-            both, dt_BLH = F.linear(x_BLD.to(dtype), self.selection.weight.to(dtype)).split(self.sizes, -1)
-            if mask_BL is not None:
-                both = both * mask_BL.unsqueeze(-1)
-            both = self._convolve("selection_convolution", both, state, after, backend)
-            dt_BLH = F.softplus(dt_BLH + self.dt_bias.to(dtype))
-        B_BLGN, C_BLGN = both.view(B, L, 2, self.groups, self.state_size).unbind(2)
-        return B_BLGN, C_BLGN, dt_BLH
+            dt_BLH = F.softplus(self.dt_bias.to(dtype)).expand(*lead, -1)
+            B_BLGN, C_BLGN = (both.to(dtype).expand(*lead, -1, -1) for both in (self.B, self.C))
+            return B_BLGN, C_BLGN, without_padding(dt_BLH, mask_BL)
+        both, dt_BLH = F.linear(x_BLD, self.selection.weight.to(dtype)).split(self.sizes, -1)
+        name = "selection_convolution"
+        both, after[name] = convolve(getattr(self, name), without_padding(both, mask_BL), before.get(name), backend)
+        B_BLGN, C_BLGN = both.unflatten(-1, (2, self.groups, self.state_size)).unbind(2)
+        dt_BLH = F.softplus(dt_BLH + self.dt_bias.to(dtype))
+        return B_BLGN, C_BLGN, without_padding(dt_BLH, mask_BL)  # no time passes: the state stays as it is
 
-    def _convolve(self, name: str, x_BLD: Tensor, state: dict | None, after: dict, backend: str) -> Tensor:
-        """The named convolution, if there is one, and SiLU; what it holds goes to ``after``."""
-        convolution = getattr(self, name)
-        if convolution is None:
-            return F.silu(x_BLD)
-        if backend == "mamba_ssm" and state is None and backend_of("auto", "convolution", x_BLD) == backend:
-            return fused_convolution(x_BLD, convolution.weight.to(x_BLD.dtype), convolution.bias.to(x_BLD.dtype))
-        y_BLD, held = convolution(x_BLD, None if state is None else state[name])
-        if held is not None:
-            after[name] = held
-        return F.silu(y_BLD)
+    def _scan(
+        self, x_BLHK: Tensor, dt_BLH: Tensor, B_BLGN: Tensor, C_BLGN: Tensor, state: dict | None, backend: str
+    ) -> tuple[Tensor, Tensor | None]:
+        memory, A_H = None if state is None else state["memory"], -torch.exp(self.A_log.to(dt_BLH.dtype))
+        if backend == "mamba_ssm" and x_BLHK.shape[1] > 1:
+            return fused_ssd(x_BLHK, dt_BLH, A_H, B_BLGN, C_BLGN, memory, self.chunk)
+        input_BLHK = x_BLHK * dt_BLH.unsqueeze(-1).to(x_BLHK.dtype)
+        return ssd(input_BLHK, dt_BLH * A_H, B_BLGN, C_BLGN, memory, self.chunk, last=state is not None)
 
     def _norm(self, y_BLE: Tensor, z_BLE: Tensor | None) -> Tensor:
         """An RMS norm of the gated output, in each group, in float32 or wider."""
-        dtype = wide(y_BLE.dtype)
+        dtype, width = wide(y_BLE.dtype), self.inner // self.groups
         y = y_BLE.to(dtype)
         if z_BLE is not None:
             y = y * F.silu(z_BLE.to(dtype))
-        y = F.rms_norm(y.unflatten(-1, (self.groups, -1)), (self.inner // self.groups,), eps=1e-5).flatten(-2)
-        return (y * self.norm_weight.to(dtype)).to(y_BLE.dtype)
+        y = F.rms_norm(y.unflatten(-1, (self.groups, width)), (width,), eps=1e-5).flatten(-2)
+        return y * self.norm_weight.to(dtype)

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from zoo import register
 from zoo.nn import scale_residual_
 
-from .common import check_state, check_widths, time_step_bias, wide
+from .common import check_state, check_widths, heads_of, time_step_bias, wide, without_padding
 from .ssd import ssd
 
 
@@ -48,16 +48,9 @@ class Mamba3(nn.Module):
         bias: bool = False,
     ) -> None:
         super().__init__()
+        check_widths(state_size=state_size, expand=expand, chunk=chunk)
         inner = expand * dim
-        head_dim = math.gcd(inner, 64) if head_dim is None else head_dim
-        check_widths(state_size=state_size, expand=expand, head_dim=head_dim, groups=groups, chunk=chunk)
-        if inner % head_dim:
-            raise ValueError(f"mixer.head_dim={head_dim} does not divide expand * dim = {inner}; change one of them")
-        heads = inner // head_dim
-        if heads % groups:
-            raise ValueError(
-                f"mixer.groups={groups} does not divide the {heads} heads of {head_dim} channels; change one"
-            )
+        heads = heads_of(inner, head_dim, groups)
         if not 0 <= rotated <= 1:
             raise ValueError(f"mixer.rotated={rotated}: expected a share of the states, from 0 to 1")
         self.inner, self.heads, self.groups, self.state_size = inner, heads, groups, state_size
@@ -78,50 +71,45 @@ class Mamba3(nn.Module):
     def init_state(self, batch_size: int, max_len: int, device: torch.device, dtype: torch.dtype) -> dict:
         """Zeros; the size does not depend on ``max_len``."""
         channels = self.inner // self.heads
-        shapes = {
-            "memory": (channels, self.state_size),
-            "angle": (self.angles,),
-            "x": (channels,),
-            "B": (self.state_size,),
-        }
+        like, lead = {"device": device, "dtype": wide(dtype)}, (batch_size, self.heads)
         return {
-            name: torch.zeros(batch_size, self.heads, *shape, device=device, dtype=wide(dtype))
-            for name, shape in shapes.items()
+            "memory": torch.zeros(*lead, channels, self.state_size, **like),
+            "angle": torch.zeros(*lead, self.angles, device=device, dtype=_precise(torch.device(device))),
+            "x": torch.zeros(*lead, channels, **like),
+            "B": torch.zeros(*lead, self.state_size, **like),
         }
 
     def forward(
         self, x_BLD: Tensor, state: dict | None = None, mask_BL: Tensor | None = None
     ) -> tuple[Tensor, dict | None]:
-        """(B, L, D) to (B, L, D), and the state after the last token; masked tokens leave no trace in either."""
+        """(B, L, D) to (B, L, D), and the state after the last token; padding in front leaves no trace in either."""
         if state is not None:
             check_state(state, x_BLD)
         if x_BLD.shape[1] == 0:
             return x_BLD, state
+        x_BLD = without_padding(x_BLD, mask_BL)
         z_BLE, x_BLE = self.inputs(x_BLD).chunk(2, dim=-1)
-        if mask_BL is not None:
-            x_BLE = x_BLE * mask_BL.unsqueeze(-1)
         with torch.autocast(x_BLD.device.type, enabled=False):
-            x_BLHK = x_BLE.to(wide(x_BLD.dtype)).unflatten(-1, (self.heads, -1))
-            y_BLHK, after = self._scan(x_BLD.to(x_BLHK.dtype), x_BLHK, state, mask_BL)
+            x_BLHK = without_padding(x_BLE, mask_BL).to(wide(x_BLD.dtype))  # a bias of the projection is no input
+            x_BLHK = x_BLHK.unflatten(-1, (self.heads, self.inner // self.heads))
+            y_BLHK, state = self._scan(x_BLD.to(x_BLHK.dtype), x_BLHK, state, mask_BL)
         y_BLE = y_BLHK.flatten(2).to(x_BLD.dtype)
-        return self.out(y_BLE * F.silu(z_BLE)), None if state is None else after
+        return self.out(y_BLE * F.silu(z_BLE)), state
 
     def _scan(
         self, token_BLD: Tensor, x_BLHK: Tensor, state: dict | None, mask_BL: Tensor | None
-    ) -> tuple[Tensor, dict]:
+    ) -> tuple[Tensor, dict | None]:
         dtype = x_BLHK.dtype
         parts = F.linear(token_BLD, self.selection.weight.to(dtype)).split(self.sizes, -1)
         B, C, dt_BLH, A_BLH, mixture_BLH, rate_BLR = parts
         B_BLHN, C_BLHN = self._project(B, self.B_weight, self.B_bias), self._project(C, self.C_weight, self.C_bias)
-        dt_BLH = F.softplus(dt_BLH + self.dt_bias.to(dtype))
-        if mask_BL is not None:
-            dt_BLH = dt_BLH * mask_BL.unsqueeze(-1)
+        dt_BLH = without_padding(F.softplus(dt_BLH + self.dt_bias.to(dtype)), mask_BL)
         decay_BLH = -F.softplus(A_BLH).clamp_min(self.A_floor) * dt_BLH
         now_BLH = mixture_BLH.sigmoid() * dt_BLH  # the weight of a token when it comes, and one step later
         later_BLH = dt_BLH - now_BLH
         own_BLH = (C_BLHN * B_BLHN).sum(-1) * now_BLH + self.D.to(dtype)  # at its own step a token's rotations cancel
         angle_BLHR = self._turn(rate_BLR, dt_BLH, state)
-        cos, sin = angle_BLHR.cos(), angle_BLHR.sin()
+        cos, sin = angle_BLHR.cos().to(dtype), angle_BLHR.sin().to(dtype)
         B_BLHN, C_BLHN = _rotate(B_BLHN, cos, sin), _rotate(C_BLHN, cos, sin)
         memory = None
         if state is not None:  # the last token's second part waited for this step's dt
@@ -129,9 +117,13 @@ class Mamba3(nn.Module):
             memory = state["memory"] + waiting.unsqueeze(-1) * state["B"].unsqueeze(-2)
         weight_BLH = now_BLH + F.pad(later_BLH, (0, 0, 0, 1))[:, 1:]
         scaled = x_BLHK * weight_BLH.unsqueeze(-1)
-        y_BLHK, memory = ssd(scaled, decay_BLH, B_BLHN, C_BLHN, memory, self.chunk, own=False)
+        asked = state is not None
+        y_BLHK, memory = ssd(scaled, decay_BLH, B_BLHN, C_BLHN, memory, self.chunk, own=False, last=asked)
         y_BLHK = torch.addcmul(y_BLHK, own_BLH.unsqueeze(-1), x_BLHK)
-        return y_BLHK, {"memory": memory, "angle": angle_BLHR[:, -1], "x": x_BLHK[:, -1], "B": B_BLHN[:, -1]}
+        if asked:
+            last = {"angle": angle_BLHR, "x": x_BLHK, "B": B_BLHN}
+            state = {"memory": memory, **{name: tensor[:, -1].clone() for name, tensor in last.items()}}
+        return y_BLHK, state
 
     def _project(self, both: Tensor, weight_N: Tensor, bias_HN: Tensor) -> Tensor:
         """B or C of each head, (B, L, H, N): normalised, shared within a group, and each head's bias added."""
@@ -140,13 +132,17 @@ class Mamba3(nn.Module):
         return grouped.repeat_interleave(self.heads // self.groups, -2) + bias_HN.to(both.dtype)
 
     def _turn(self, rate_BLR: Tensor, dt_BLH: Tensor, state: dict | None) -> Tensor:
-        """The angle of each head after each token, (B, L, H, angles), summed in float64 and kept within one turn."""
+        """The angle of each head after each token, (B, L, H, angles), in float64 and within one turn."""
         step = (math.pi * torch.tanh(rate_BLR)).unsqueeze(2) * dt_BLH.unsqueeze(-1)
-        precise = step.dtype if step.device.type == "mps" else torch.float64  # Apple's GPUs have no float64
-        angle = step.to(precise).cumsum(1)
+        angle = step.to(_precise(step.device)).cumsum(1)
         if state is not None:
             angle = angle + state["angle"].unsqueeze(1)
-        return angle.remainder(2 * math.pi).to(step.dtype)
+        return angle.remainder(2 * math.pi)
+
+
+def _precise(device: torch.device) -> torch.dtype:
+    """Angles add up over the whole sequence; Apple's GPUs have no float64."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def _rotate(x_BLHN: Tensor, cos_BLHR: Tensor, sin_BLHR: Tensor) -> Tensor:

@@ -38,8 +38,6 @@ def selective_scan(
     batch, length, channels = u_BLD.shape
     if state_BDN is None:
         state_BDN = u_BLD.new_zeros(batch, channels, A_DN.shape[1])
-    if length == 0:
-        return u_BLD, state_BDN
     if length == 1:  # decoding
         dt_BD, u_BD = dt_BLD[:, 0], u_BLD[:, 0]
         state_BDN = torch.exp(dt_BD.unsqueeze(-1) * A_DN) * state_BDN + (dt_BD * u_BD).unsqueeze(-1) * B_BLN

@@ -19,33 +19,34 @@ def ssd(
     state_BHKN: Tensor | None = None,
     chunk: int = 64,
     own: bool = True,
-) -> tuple[Tensor, Tensor]:
-    """``y`` (B, L, H, K) and the state (B, H, K, N) after the last token.
+    last: bool = True,
+) -> tuple[Tensor, Tensor | None]:
+    """``y`` (B, L, H, K) and, where ``last`` asks for it, the state (B, H, K, N) after the last token.
 
     ``decay`` is the logarithm of the decay, at most 0; it, its sums and the state are float32 or wider, while matrix
     multiplies run in the inputs' dtype. ``own=False`` leaves each token's own term out of ``y``, not out of the state.
     Sums of logarithms are subtracted before the exponential, and masked before it, so nothing overflows.
     """
-    batch, length, heads, channels = x_BLHK.shape
-    groups, states = B_BLGN.shape[2:]
-    wide = decay_BLH.dtype
-    if state_BHKN is None:
-        state_BHKN = decay_BLH.new_zeros(batch, heads, channels, states)
-    if length == 0:
-        return x_BLHK, state_BHKN
-    if length == 1 and own:  # decoding
-        B_BH1N, C_BHN1 = (
-            t.repeat_interleave(heads // groups, 2).view(batch, heads, 1, states).to(wide) for t in (B_BLGN, C_BLGN)
-        )
-        decay_BH11 = decay_BLH.view(batch, heads, 1, 1).exp()
-        state_BHKN = decay_BH11 * state_BHKN + x_BLHK.view(batch, heads, channels, 1).to(wide) * B_BH1N
-        y_BHK1 = torch.matmul(state_BHKN, C_BHN1.mT)
-        return y_BHK1.view(batch, 1, heads, channels).to(x_BLHK.dtype), state_BHKN
+    length = x_BLHK.shape[1]
     with torch.autocast(x_BLHK.device.type, enabled=False):
-        return _chunked(x_BLHK, decay_BLH, B_BLGN, C_BLGN, state_BHKN, min(chunk, length), own)
+        if length == 1 and own:
+            return _step(x_BLHK, decay_BLH, B_BLGN, C_BLGN, state_BHKN)
+        return _chunked(x_BLHK, decay_BLH, B_BLGN, C_BLGN, state_BHKN, min(chunk, length), own, last)
 
 
-def _chunked(x, decay, B, C, state, chunk: int, own: bool) -> tuple[Tensor, Tensor]:
+def _step(x, decay, B, C, state) -> tuple[Tensor, Tensor]:
+    """One token: decoding."""
+    batch, _, heads, channels = x.shape
+    B_BH1N, C_BHN1 = (
+        both.squeeze(1).repeat_interleave(heads // both.shape[2], 1).unsqueeze(axis).to(decay.dtype)
+        for both, axis in ((B, 2), (C, 3))
+    )
+    entered = x.squeeze(1).unsqueeze(-1).to(decay.dtype) * B_BH1N
+    state = entered if state is None else decay.view(batch, heads, 1, 1).exp() * state + entered
+    return torch.matmul(state, C_BHN1).view(batch, 1, heads, channels).to(x.dtype), state
+
+
+def _chunked(x, decay, B, C, state, chunk: int, own: bool, last: bool) -> tuple[Tensor, Tensor | None]:
     batch, length, heads, channels = x.shape
     groups, states = B.shape[2:]
     shared = heads // groups
@@ -60,14 +61,29 @@ def _chunked(x, decay, B, C, state, chunk: int, own: bool) -> tuple[Tensor, Tens
     hidden = torch.full((chunk, chunk), float("-inf"), dtype=total.dtype, device=x.device).triu(1 if own else 0)
     decays = (total.unsqueeze(-1) - total.unsqueeze(-2) + hidden).exp().to(x.dtype)
     y = torch.matmul(torch.matmul(C, B.mT).unsqueeze(3) * decays, x)  # the heads of a group share the scores
-    to_end = (total[..., -1:] - total).exp().to(x.dtype)
-    added = torch.matmul((x * to_end.unsqueeze(-1)).mT, B.unsqueeze(3)).to(state.dtype)
-    kept = total[..., -1].exp()[..., None, None]
-    state, starts = state.view(batch, groups, shared, channels, states), []
-    for added_c, kept_c in zip(added.unbind(1), kept.unbind(1), strict=True):  # indexing would cost a backward each
-        starts.append(state)
-        state = torch.addcmul(added_c, kept_c, state)
-    before = torch.stack(starts, 1).to(x.dtype)
-    y = y + torch.matmul(C.unsqueeze(3), before.mT) * total.exp().to(x.dtype).unsqueeze(-1)
+    starts = _starts(x, B, total, state, chunks - (not last))
+    first = int(state is None)  # before it there is nothing to add
+    if first < chunks:
+        before = torch.stack(starts[first:chunks], 1).to(x.dtype)
+        past = torch.matmul(C[:, first:].unsqueeze(3), before.mT) * total[:, first:].exp().to(x.dtype).unsqueeze(-1)
+        y = torch.cat([y[:, :first], y[:, first:] + past], 1) if first else y + past
     y = y.permute(0, 1, 4, 2, 3, 5).reshape(batch, chunks * chunk, heads, channels)[:, :length]
-    return y, state.reshape(batch, heads, channels, states)
+    return y, starts[-1].reshape(batch, heads, channels, states) if last else None
+
+
+def _starts(x, B, total, state, count: int) -> list[Tensor | None]:
+    """The state before each of the first ``count`` chunks, and the one after them, (B, G, H/G, K, N) each."""
+    batch, _, groups, shared, _, channels = x.shape
+    if state is not None:
+        state = state.view(batch, groups, shared, channels, B.shape[-1])
+    found = [state]
+    if count == 0:
+        return found
+    x, B, total = x[:, :count], B[:, :count], total[:, :count]
+    to_end = (total[..., -1:] - total).exp().to(x.dtype)
+    added = torch.matmul((x * to_end.unsqueeze(-1)).mT, B.unsqueeze(3)).to(total.dtype)
+    kept = total[..., -1].exp()[..., None, None]
+    for added_c, kept_c in zip(added.unbind(1), kept.unbind(1), strict=True):  # indexing would cost a backward each
+        state = added_c if state is None else torch.addcmul(added_c, kept_c, state)
+        found.append(state)
+    return found

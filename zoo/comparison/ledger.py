@@ -148,26 +148,21 @@ def read_ledger(folder: Path) -> Ledger:
     words = (
         " ".join(["zoo compare", *map(_quote, _command_words(rules["overrides"]))]) if rules else f"zoo report {folder}"
     )
-    published = _published(rules["published"], standings) if rules else []
+    published = _published(rules.get("published", []), standings) if rules else []
     return Ledger(folder.name, folder, baseline, standings, rows, failures, words, published)
 
 
 def _published(figures: list[dict[str, Any]], standings: list[Standing]) -> list[Published]:
     """Figures of others on what was compared here; those of contestants that did not compete are left out."""
     found = {(standing.contestant, standing.task): standing for standing in standings}
-    return [
-        Published(
-            figure["contestant"],
-            figure["task"],
-            float(figure["value"]),
-            str(figure["source"]),
-            str(figure.get("settings", "")),
-            figure.get("at"),
-            found[figure["contestant"], figure["task"]].at(figure.get("at")),
-        )
-        for figure in figures
-        if (figure["contestant"], figure["task"]) in found
-    ]
+    published = []
+    for figure in figures:
+        name, task = figure["contestant"], figure["task"]
+        if (name, task) in found:
+            at = None if figure.get("at") is None else str(figure["at"])
+            ours, settings = found[name, task].at(at), str(figure.get("settings", ""))
+            published.append(Published(name, task, float(figure["value"]), str(figure["source"]), settings, at, ours))
+    return published
 
 
 def _from_rules(rules: dict[str, Any], rows: list[Row]) -> tuple[list[Standing], list[Row]]:

@@ -189,15 +189,21 @@ def _check_rules(rules: Mapping[str, Any]) -> None:
             f"a run that chose the setting must not be reported"
         )
     for figure in rules["published"]:
-        needed, known = {"contestant", "task", "value", "source"}, {"at", "settings"}
-        if not needed <= set(figure) <= needed | known:
-            raise ZooError(
-                f"compare.published has {figure}; expected {', '.join(sorted(needed))}, "
-                f"and perhaps {', '.join(sorted(known))}"
-            )
+        _check_published(figure, rules["tasks"])
     for key, values in rules["tune"].items():
         if len(set(values)) != len(values):
             raise ZooError(f"compare.tune.{key}={values}: expected each value once")
+
+
+def _check_published(figure: Mapping[str, Any], tasks: Mapping[str, Any]) -> None:
+    needed, known = {"contestant", "task", "value", "source"}, {"at", "settings"}
+    if not needed <= set(figure) <= needed | known or not isinstance(figure["value"], int | float):
+        raise ZooError(
+            f"compare.published has {dict(figure)}; expected {', '.join(sorted(needed))} (a number), "
+            f"and perhaps {', '.join(sorted(known))}"
+        )
+    if figure["task"] not in tasks:
+        raise ZooError("compare.published: " + unknown("task in this comparison", figure["task"], tasks))
 
 
 FIXED = ("task", "seed", "steps", "runs", "experiment", "trainer", "logger", "compare")

@@ -2,7 +2,8 @@
 
 torch's counter knows matrix multiplies and, on CUDA, attention. On the CPU it counts
 ``scaled_dot_product_attention``, LSTM and grouped matrix multiplies as nothing, which would rank an LSTM at half
-its cost: their formulas are added here. Element-wise operations count as nothing, in every architecture alike.
+its cost: their formulas are added here. Element-wise operations count as nothing, in every architecture alike; a scan's
+recurrence is no such operation, and its plugin registers what it costs.
 """
 
 from __future__ import annotations

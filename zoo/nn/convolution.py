@@ -50,4 +50,4 @@ class ShortConvolution(nn.Module):
             y_BLD = y_BLD + self.bias
         for w in range(1, self.width):
             y_BLD = torch.addcmul(y_BLD, padded_BMD[:, w : w + length], self.weight[:, w])
-        return y_BLD, None if state is None else padded_BMD[:, length:]
+        return y_BLD, None if state is None else padded_BMD[:, length:].clone()  # a view would keep all of it

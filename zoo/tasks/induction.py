@@ -43,10 +43,12 @@ class Induction(Task):
         test_size: int = 500,
     ) -> None:
         default = RUNGS[rung]
-        self.length, self.batch_size = length or default[0], batch_size or default[1]
+        self.length = default[0] if length is None else length
+        self.batch_size = default[1] if batch_size is None else batch_size
         self.vocab_size, self.test_size = vocab_size, test_size
         self.test_lengths = default[2] if test_lengths is None else list(test_lengths)
-        for name, value, least in (("vocab_size", vocab_size, 2), ("test_size", test_size, 1)):
+        numbers = (("vocab_size", vocab_size, 2), ("batch_size", self.batch_size, 1), ("test_size", test_size, 1))
+        for name, value, least in numbers:
             if value < least:
                 raise ZooError(f"task.{name}={value}: expected at least {least}")
         shortest = min([self.length, *self.test_lengths])

@@ -45,16 +45,14 @@ class SelectiveCopying(Task):
         test_size: int = 500,
     ) -> None:
         default = RUNGS[rung]
-        self.length, self.data = length or default[0], data or default[1]
+        self.length = default[0] if length is None else length
+        self.data = default[1] if data is None else data
         self.vocab_size, self.batch_size, self.test_size = vocab_size, batch_size, test_size
         self.test_lengths = [2 * self.length, 4 * self.length] if test_lengths is None else list(test_lengths)
-        for name, value, least in (
-            ("vocab_size", vocab_size, 4),
-            ("batch_size", batch_size, 1),
-            ("test_size", test_size, 1),
-        ):
-            if value < least:
-                raise ZooError(f"task.{name}={value}: expected at least {least}")
+        least = {"data": 1, "vocab_size": 4, "batch_size": 1, "test_size": 1}
+        for name, bound in least.items():
+            if getattr(self, name) < bound:
+                raise ZooError(f"task.{name}={getattr(self, name)}: expected at least {bound}")
         shortest = min([self.length, *self.test_lengths])
         if shortest < self.data:
             raise ZooError(f"copying {self.data} tokens needs a length of at least {self.data}, given {shortest}")

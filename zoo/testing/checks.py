@@ -93,6 +93,11 @@ def mixer_state_is_bounded_by_what_it_says(name: str) -> None:
     for piece in _inputs().split(5, dim=1):
         _, state = mixer(piece, state)
     assert sum(t.numel() for t in tensors_of(state)) == before
+    for tensor in tensors_of(state):
+        held = tensor.untyped_storage().nbytes()
+        assert held == tensor.numel() * tensor.element_size(), (
+            f"a tensor of {tuple(tensor.shape)} in the state is a view that keeps {held} bytes alive; clone it"
+        )
 
 
 def mixer_leaves_no_trace_of_padding(name: str) -> None:
