@@ -65,7 +65,7 @@ class Mamba1(nn.Module):
         inner = expand * dim
         self.inner, self.state_size, self.rank, self.gate, self.backend = inner, state_size, rank, gate, backend
         self.inputs = linear(in_features=dim, out_features=inner * (2 if gate else 1), bias=bias)
-        self.convolution = ShortConvolution(inner, convolution, True, False) if convolution > 1 else None
+        self.convolution = ShortConvolution(inner, convolution, bias=True, identity=False) if convolution > 1 else None
         if selective:
             self.selection = nn.Linear(inner, rank + 2 * state_size, bias=False)
             self.dt_weight = nn.Parameter(torch.empty(inner, rank).uniform_(-(rank**-0.5), rank**-0.5))

@@ -71,9 +71,9 @@ class Mamba2(nn.Module):
         if not selective:
             self.B, self.C = (nn.Parameter(torch.randn(groups, state_size)) for _ in "BC")
         short = convolution > 1
-        self.convolution = ShortConvolution(inner, convolution, True, False) if short else None
+        self.convolution = ShortConvolution(inner, convolution, bias=True, identity=False) if short else None
         self.selection_convolution = (
-            ShortConvolution(self.sizes[0], convolution, True, False) if short and selective else None
+            ShortConvolution(self.sizes[0], convolution, bias=True, identity=False) if short and selective else None
         )
         self.dt_bias = nn.Parameter(time_step_bias(heads, dt_min, dt_max, dt_floor))
         self.A_log = nn.Parameter(torch.log(torch.empty(heads).uniform_(A_min, A_max)))

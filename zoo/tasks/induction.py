@@ -8,10 +8,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from zoo.contracts import Batch, Task
+from zoo.contracts import Batch
 from zoo.errors import ZooError
 from zoo.registry import register
-from zoo.seeds import generator
+from zoo.tasks._generated import Generated
 from zoo.tasks._metrics import Ratios, token_accuracy
 
 RUNGS: dict[str, tuple[int, int, list[int]]] = {  # length, batch_size, test_lengths
@@ -21,7 +21,7 @@ RUNGS: dict[str, tuple[int, int, list[int]]] = {  # length, batch_size, test_len
 
 
 @register("task", "induction")
-class Induction(Task):
+class Induction(Generated):
     """Say what followed the special token when it came before (induction heads).
 
     Olsson et al. 2022, arXiv:2209.11895; as a task Dao et al. 2022, arXiv:2212.14052, and Gu and Dao 2023,
@@ -31,6 +31,7 @@ class Induction(Task):
     ``test_lengths``, under ``test/LENGTH``: a model that learned the rule goes on to any length.
     """
 
+    stream = "induction"
     metric, solved = "accuracy", 0.99
 
     def __init__(
@@ -59,22 +60,6 @@ class Induction(Task):
         """Tokens and the special one in; tokens out."""
         longest = max([self.length, *self.test_lengths])
         return {"vocab_size": self.vocab_size + 1, "classes": self.vocab_size, "max_len": longest}
-
-    def train_batch(self, step: int, seed: int, device: torch.device) -> Batch:
-        """Fresh sequences for this step and seed."""
-        return self._make(self.batch_size, self.length, generator(device, "induction", "train", seed, step))
-
-    def splits(self) -> tuple[str, ...]:
-        """Validation and test at the training length, then the other tests."""
-        return ("validation", "test", *(f"test/{length}" for length in self.test_lengths))
-
-    def held_out(self, split: str) -> list[Batch]:
-        """Fixed sequences, about 16,000 tokens a batch."""
-        length = int(split.split("/")[1]) if "/" in split else self.length
-        size = max(1, min(250, 16_384 // length))
-        source = generator("cpu", "induction", split)
-        counts = [min(size, self.test_size - start) for start in range(0, self.test_size, size)]
-        return [self._make(count, length, source) for count in counts]
 
     def judge(self, outputs: Mapping[str, Tensor], batch: Batch) -> Ratios:
         """Accuracy of the one answer."""

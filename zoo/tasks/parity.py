@@ -8,15 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo.contracts import Batch, Task
+from zoo.contracts import Batch
 from zoo.errors import ZooError
 from zoo.registry import register
-from zoo.seeds import generator
+from zoo.tasks._generated import Generated
 from zoo.tasks._metrics import Ratios, token_accuracy
 
 
 @register("task", "parity")
-class Parity(Task):
+class Parity(Generated):
     """After each bit, say whether the number of ones so far is odd.
 
     Merrill et al. 2024, arXiv:2404.08819, say why it is hard. Asked at every position. Trained at ``length`` and
@@ -25,6 +25,7 @@ class Parity(Task):
     alone, where the whole sequence counts.
     """
 
+    stream = "parity"
     metric, solved = "accuracy", 0.99
 
     def __init__(
@@ -46,20 +47,6 @@ class Parity(Task):
         """Bits in, bits out."""
         return {"vocab_size": 2, "classes": 2, "max_len": max([self.length, *self.test_lengths])}
 
-    def train_batch(self, step: int, seed: int, device: torch.device) -> Batch:
-        """Fresh bits for this step and seed."""
-        return _make(self.batch_size, self.length, generator(device, "parity", "train", seed, step))
-
-    def splits(self) -> tuple[str, ...]:
-        """Validation and test at the training length, then the longer tests."""
-        return ("validation", "test", *(f"test/{length}" for length in self.test_lengths))
-
-    def held_out(self, split: str) -> list[Batch]:
-        """Fixed bits, 250 sequences a batch."""
-        length = int(split.split("/")[1]) if "/" in split else self.length
-        source = generator("cpu", "parity", split)
-        return [_make(min(250, self.test_size - done), length, source) for done in range(0, self.test_size, 250)]
-
     def judge(self, outputs: Mapping[str, Tensor], batch: Batch) -> Ratios:
         """Accuracy over positions, over whole sequences, and at the last position."""
         targets_BL = batch["targets"]
@@ -71,7 +58,9 @@ class Parity(Task):
         """A coin."""
         return {"guessing": 0.5}
 
+    def _held_out_batch_size(self, length: int) -> int:
+        return 250
 
-def _make(batch_size: int, length: int, source: torch.Generator) -> Batch:
-    bits_BL = torch.randint(0, 2, (batch_size, length), generator=source, device=source.device)
-    return {"inputs": bits_BL, "targets": bits_BL.cumsum(1) % 2}
+    def _make(self, batch_size: int, length: int, source: torch.Generator) -> Batch:
+        bits_BL = torch.randint(0, 2, (batch_size, length), generator=source, device=source.device)
+        return {"inputs": bits_BL, "targets": bits_BL.cumsum(1) % 2}

@@ -8,10 +8,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from zoo.contracts import Batch, Task
+from zoo.contracts import Batch
 from zoo.errors import ZooError
 from zoo.registry import register
-from zoo.seeds import generator
+from zoo.tasks._generated import Generated
 from zoo.tasks._metrics import Ratios, token_accuracy
 
 RUNGS: dict[str, tuple[int, int, int]] = {  # length, pairs, vocab_size
@@ -26,7 +26,7 @@ RUNGS: dict[str, tuple[int, int, int]] = {  # length, pairs, vocab_size
 
 
 @register("task", "recall")
-class Recall(Task):
+class Recall(Generated):
     """Remember key-value pairs, answer each key with its value (MQAR).
 
     Arora et al. 2023, "Zoology", arXiv:2312.04927. A sequence is ``key value`` pairs, then filler in which each
@@ -41,6 +41,7 @@ class Recall(Task):
     sequence does not use, so that no filler can bind a key a second time. Training sequences are fresh each step.
     """
 
+    stream = "recall"
     metric, solved = "accuracy", 0.99
 
     def __init__(
@@ -79,22 +80,6 @@ class Recall(Task):
         """Tokens in, tokens out."""
         longest = max([self.length, *self.test_lengths])
         return {"vocab_size": self.vocab_size, "classes": self.vocab_size, "max_len": longest}
-
-    def train_batch(self, step: int, seed: int, device: torch.device) -> Batch:
-        """Fresh sequences for this step and seed."""
-        return self._make(self.batch_size, self.length, generator(device, "recall", "train", seed, step))
-
-    def splits(self) -> tuple[str, ...]:
-        """Validation and test at the training length, then the longer tests."""
-        return ("validation", "test", *(f"test/{length}" for length in self.test_lengths))
-
-    def held_out(self, split: str) -> list[Batch]:
-        """Fixed sequences, about 16,000 tokens a batch."""
-        length = int(split.split("/")[1]) if "/" in split else self.length
-        size = max(1, min(250, 16_384 // length))
-        source = generator("cpu", "recall", split)
-        counts = [min(size, self.test_size - start) for start in range(0, self.test_size, size)]
-        return [self._make(count, length, source) for count in counts]
 
     def judge(self, outputs: Mapping[str, Tensor], batch: Batch) -> Ratios:
         """Accuracy over queries, and the share of sequences with every query right."""

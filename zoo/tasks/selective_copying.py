@@ -8,10 +8,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from zoo.contracts import Batch, Task
+from zoo.contracts import Batch
 from zoo.errors import ZooError
 from zoo.registry import register
-from zoo.seeds import generator
+from zoo.tasks._generated import Generated
 from zoo.tasks._metrics import Ratios, token_accuracy
 
 RUNGS: dict[str, tuple[int, int]] = {  # length, data
@@ -22,7 +22,7 @@ RUNGS: dict[str, tuple[int, int]] = {  # length, data
 
 
 @register("task", "selective_copying")
-class SelectiveCopying(Task):
+class SelectiveCopying(Generated):
     """Repeat in order the tokens that stood scattered among noise.
 
     Gu and Dao 2023, arXiv:2312.00752, section 4.1.1, after Jing et al. 2019; ``rung=published`` has their sizes
@@ -32,6 +32,7 @@ class SelectiveCopying(Task):
     each of ``test_lengths`` (by default 2 and 4 times as long), under ``test/LENGTH``.
     """
 
+    stream = "selective copying"
     metric, solved = "accuracy", 0.99
 
     def __init__(
@@ -61,22 +62,6 @@ class SelectiveCopying(Task):
         """Tokens in, tokens out."""
         longest = max([self.length, *self.test_lengths]) + self.data
         return {"vocab_size": self.vocab_size, "classes": self.vocab_size, "max_len": longest}
-
-    def train_batch(self, step: int, seed: int, device: torch.device) -> Batch:
-        """Fresh sequences for this step and seed."""
-        return self._make(self.batch_size, self.length, generator(device, "selective copying", "train", seed, step))
-
-    def splits(self) -> tuple[str, ...]:
-        """Validation and test at the training length, then the longer tests."""
-        return ("validation", "test", *(f"test/{length}" for length in self.test_lengths))
-
-    def held_out(self, split: str) -> list[Batch]:
-        """Fixed sequences, about 16,000 tokens a batch."""
-        length = int(split.split("/")[1]) if "/" in split else self.length
-        size = max(1, min(250, 16_384 // length))
-        source = generator("cpu", "selective copying", split)
-        counts = [min(size, self.test_size - start) for start in range(0, self.test_size, size)]
-        return [self._make(count, length, source) for count in counts]
 
     def judge(self, outputs: Mapping[str, Tensor], batch: Batch) -> Ratios:
         """Accuracy over the tokens to repeat, and the share of sequences without a mistake."""
