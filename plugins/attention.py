@@ -16,7 +16,8 @@ class Attention(nn.Module):
     ``heads`` is one for each 32 channels unless said otherwise. ``kv_heads`` below ``heads`` shares keys and
     values among queries: grouped-query attention (Ainslie et al. 2023, arXiv:2305.13245), or multi-query at 1
     (Shazeer 2019, arXiv:1911.02150). ``window`` lets a token see itself and the ``window - 1`` tokens before it
-    (Beltagy et al. 2020, arXiv:2004.05150). The state is the key-value cache: as long as the sequence, or as the
+    (Beltagy et al. 2020, arXiv:2004.05150). ``subln`` puts a norm before the projection out (Wang et al. 2022,
+    arXiv:2210.06423; BitNet needs it at scale). The state is the key-value cache: as long as the sequence, or as the
     window.
     """
 
@@ -26,11 +27,13 @@ class Attention(nn.Module):
         depth: int,
         causal: bool,
         linear,
+        norm,
         position,
         heads: int | None = None,
         kv_heads: int | None = None,
         head_dim: int | None = None,
         window: int | None = None,
+        subln: bool = False,
         bias: bool = False,
         dropout: float = 0.0,
     ) -> None:
@@ -53,6 +56,7 @@ class Attention(nn.Module):
         self.query = linear(in_features=dim, out_features=heads * head_dim, bias=bias)
         self.key = linear(in_features=dim, out_features=kv_heads * head_dim, bias=bias)
         self.value = linear(in_features=dim, out_features=kv_heads * head_dim, bias=bias)
+        self.subln = norm(dim=heads * head_dim) if subln else nn.Identity()
         self.out = scale_residual_(linear(in_features=heads * head_dim, out_features=dim, bias=bias), depth)
         self.position = None if position.target.additive else position(heads=heads, head_dim=head_dim)
 
@@ -97,7 +101,7 @@ class Attention(nn.Module):
             dropout_p=self.dropout if self.training else 0.0,
             enable_gqa=self.heads != self.kv_heads,
         )
-        return self.out(y_BHLK.transpose(1, 2).flatten(2)), state
+        return self.out(self.subln(y_BHLK.transpose(1, 2).flatten(2))), state
 
     def _remember(self, k_BGLK: Tensor, v_BGLK: Tensor, state: dict) -> tuple[Tensor, Tensor, int, dict]:
         """All keys and values that these queries may see, the position of the first, and the next state."""

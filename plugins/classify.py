@@ -24,6 +24,7 @@ class Classify(nn.Module):
         classes: int,
         stem,
         backbone,
+        precise_linear,
         pool: Literal["mean", "first", "last"] = "mean",
         label_smoothing: float = 0.0,
     ) -> None:
@@ -31,7 +32,7 @@ class Classify(nn.Module):
         self.pool, self.label_smoothing = pool, label_smoothing
         self.stem = stem()
         self.backbone = backbone(causal=False, max_len=self.stem.max_len)
-        self.head = nn.Linear(dim, classes)
+        self.head = precise_linear(in_features=dim, out_features=classes, bias=True)
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """``loss``, and ``logits`` (B, C)."""

@@ -19,7 +19,8 @@ def squared_relu(x: Tensor) -> Tensor:
 class MLP(nn.Module):
     """Two projections with an activation between them: ReLU, GELU or squared ReLU.
 
-    Vaswani et al. 2017, arXiv:1706.03762, section 3.3.
+    Vaswani et al. 2017, arXiv:1706.03762, section 3.3. ``subln`` puts a norm before the second (Wang et al. 2022,
+    arXiv:2210.06423).
     """
 
     ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu, "squared_relu": squared_relu}
@@ -29,20 +30,24 @@ class MLP(nn.Module):
         dim: int,
         depth: int,
         linear,
+        norm,
         activation: Literal["relu", "gelu", "squared_relu"] = "gelu",
         ratio: float = 4.0,
+        subln: bool = False,
         bias: bool = False,
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
         hidden = round(dim * ratio)
         self.up = linear(in_features=dim, out_features=hidden, bias=bias)
+        self.subln = norm(dim=hidden) if subln else nn.Identity()
         self.down = scale_residual_(linear(in_features=hidden, out_features=dim, bias=bias), depth)
         self.activation, self.dropout = self.ACTIVATIONS[activation], nn.Dropout(dropout)
 
     def forward(self, x_BLD: Tensor) -> Tensor:
         """(B, L, D) to (B, L, D)."""
-        return self.down(self.dropout(self.activation(self.up(x_BLD))))
+        hidden = self.dropout(self.activation(self.up(x_BLD)))
+        return self.down(self.subln(hidden))
 
 
 @register("ffn", "glu")
@@ -50,18 +55,26 @@ class GLU(nn.Module):
     """A gated pair of projections: SwiGLU, GEGLU and their kin.
 
     Shazeer 2020, arXiv:2002.05202. The width is ``ratio * dim`` rounded to a multiple of 8; at 8/3 it has the
-    parameters of an MLP of ratio 4.
+    parameters of an MLP of ratio 4. ``subln`` puts a norm before the last projection, as in BitNet b1.58 2B4T.
     """
 
-    ACTIVATIONS = {"silu": F.silu, "gelu": F.gelu, "sigmoid": torch.sigmoid, "relu": F.relu}
+    ACTIVATIONS = {
+        "silu": F.silu,
+        "gelu": F.gelu,
+        "sigmoid": torch.sigmoid,
+        "relu": F.relu,
+        "squared_relu": squared_relu,
+    }
 
     def __init__(
         self,
         dim: int,
         depth: int,
         linear,
-        activation: Literal["silu", "gelu", "sigmoid", "relu"] = "silu",
+        norm,
+        activation: Literal["silu", "gelu", "sigmoid", "relu", "squared_relu"] = "silu",
         ratio: float = 2.6666667,
+        subln: bool = False,
         bias: bool = False,
         dropout: float = 0.0,
     ) -> None:
@@ -69,12 +82,14 @@ class GLU(nn.Module):
         hidden = max(8, 8 * round(dim * ratio / 8))
         self.gate = linear(in_features=dim, out_features=hidden, bias=bias)
         self.up = linear(in_features=dim, out_features=hidden, bias=bias)
+        self.subln = norm(dim=hidden) if subln else nn.Identity()
         self.down = scale_residual_(linear(in_features=hidden, out_features=dim, bias=bias), depth)
         self.activation, self.dropout = self.ACTIVATIONS[activation], nn.Dropout(dropout)
 
     def forward(self, x_BLD: Tensor) -> Tensor:
         """(B, L, D) to (B, L, D)."""
-        return self.down(self.dropout(self.activation(self.gate(x_BLD)) * self.up(x_BLD)))
+        hidden = self.dropout(self.activation(self.gate(x_BLD)) * self.up(x_BLD))
+        return self.down(self.subln(hidden))
 
 
 @register("ffn", "none")

@@ -18,12 +18,12 @@ class NextToken(nn.Module):
     needs = ("inputs", "targets")
     gives = ("logits",)
 
-    def __init__(self, dim: int, classes: int, stem, backbone, label_smoothing: float = 0.0) -> None:
+    def __init__(self, dim: int, classes: int, stem, backbone, precise_linear, label_smoothing: float = 0.0) -> None:
         super().__init__()
         self.label_smoothing = label_smoothing
         self.stem = stem()
         self.backbone = backbone(causal=True, max_len=self.stem.max_len)
-        self.head = nn.Linear(dim, classes, bias=False)
+        self.head = precise_linear(in_features=dim, out_features=classes, bias=False)
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """``loss``, and ``logits`` (B, S, C) beside the batch's targets (B, S)."""

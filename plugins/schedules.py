@@ -51,3 +51,30 @@ class WarmupStableDecay:
         """The multiplier at this step."""
         left = (self.steps - step) / max(1.0, self.decay * self.steps)
         return _warmup(step, self.steps, self.warmup) * (self.final + (1 - self.final) * min(1.0, left))
+
+
+@register("schedule", "two_stage")
+class TwoStage:
+    """Linear to zero, dropping by ``drop`` at ``midpoint``, where weight decay ends: the schedule of BitNet b1.58.
+
+    Ma et al. 2024, "The Era of 1-bit LLMs: Training Tips, Code and FAQ": the size of a latent weight is how sure its
+    code is, so that decay makes codes flip, and the second half lets them settle. ``drop`` is the ratio of the two
+    stages' peaks, which go from 1.5e-3 to 1e-3 there.
+    """
+
+    def __init__(self, steps: int, warmup: float = 0.05, midpoint: float = 0.5, drop: float = 0.6666667) -> None:
+        if not 0 <= midpoint <= 1 or not 0 <= drop <= 1:
+            raise ValueError(f"schedule.midpoint={midpoint}, schedule.drop={drop}: expected shares, from 0 to 1")
+        self.steps, self.warmup, self.midpoint, self.drop = steps, warmup, midpoint, drop
+
+    def __call__(self, step: int) -> float:
+        """The multiplier at this step."""
+        stage = 1.0 if self._first(step) else self.drop
+        return _warmup(step, self.steps, self.warmup) * stage * (1 - step / max(1, self.steps))
+
+    def weight_decay(self, step: int) -> float:
+        """The multiplier of weight decay: 1, and 0 from the midpoint on."""
+        return 1.0 if self._first(step) else 0.0
+
+    def _first(self, step: int) -> bool:
+        return step < self.midpoint * self.steps

@@ -36,6 +36,7 @@ class PatchStem(nn.Module):
         dim: int,
         image_size: int,
         channels: int,
+        precise_linear,
         patch_size: int = 2,
         class_token: bool = False,
         dropout: float = 0.0,
@@ -47,7 +48,7 @@ class PatchStem(nn.Module):
             )
         self.patch_size = patch_size
         self.max_len = (image_size // patch_size) ** 2 + class_token
-        self.projection = nn.Linear(channels * patch_size**2, dim)
+        self.projection = precise_linear(in_features=channels * patch_size**2, out_features=dim, bias=True)
         self.token_D = nn.Parameter(torch.randn(dim) * dim**-0.5) if class_token else None
         self.dropout = nn.Dropout(dropout)
 

@@ -18,12 +18,19 @@ if TYPE_CHECKING:
     from zoo.contracts import Position as Position
     from zoo.contracts import Task as Task
     from zoo.run import train as train
+    from zoo.saved import load as load
 
 __version__ = "0.1.0"
 
-_LAZY = {"compose": "zoo.composition", "Position": "zoo.contracts", "Task": "zoo.contracts", "train": "zoo.run"}
+_LAZY = {
+    "compose": "zoo.composition",
+    "load": "zoo.saved",
+    "Position": "zoo.contracts",
+    "Task": "zoo.contracts",
+    "train": "zoo.run",
+}
 
-__all__ = ["Factory", "Position", "Task", "ZooError", "build", "compose", "register", "train"]
+__all__ = ["Factory", "Position", "Task", "ZooError", "build", "compose", "load", "register", "train"]
 
 
 def __getattr__(name: str) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -51,17 +52,33 @@ def check_numbers(config: Config) -> None:
             raise ZooError(f"{key}={value}: expected at least {bound}")
 
 
+def facts_of(config: Config, task: Task) -> dict[str, Any]:
+    """What the model is told of the run and of its data."""
+    return {"dim": config["dim"], "depth": config["layers"], **task.facts()}
+
+
 def make_objective(config: Config, task: Task) -> nn.Module:
     """The model with its heads and loss, initialised from the seed's own stream.
 
     Raises:
         ZooError: the parts do not fit each other or the task; the message is the component's own.
     """
-    facts: dict[str, Any] = {"dim": config["dim"], "depth": config["layers"], **task.facts()}
+    facts = facts_of(config, task)
     torch.manual_seed(derive(config["seed"], "initialisation"))
     objective = cast(nn.Module, _user_error(build, config["objective"], **facts))
     _fits(config, objective, task)
     return objective
+
+
+def start(objective: nn.Module, folder: Path) -> None:
+    """Take the weights of a finished run; a low-bit linear has the names of a dense one, so it starts from that.
+
+    Raises:
+        ZooError: the folder holds no finished run, or its weights do not fit.
+    """
+    from zoo.saved import fill, finished
+
+    fill(objective, finished(folder).weights(), f"start_from={folder}")
 
 
 def _user_error(function: Any, *arguments: Any, **facts: Any) -> Any:

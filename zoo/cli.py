@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import sys
@@ -11,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from zoo.errors import RunFailed, ZooError, close, unknown
-from zoo.help import COMPARE_HELP, COMPLETION_HELP, HELP, LIST_HELP, REPORT_HELP, SHOW_HELP, TRAIN_HELP
+from zoo.help import COMPARE_HELP, COMPLETION_HELP, EXPORT_HELP, HELP, LIST_HELP, REPORT_HELP, SHOW_HELP, TRAIN_HELP
 
 HYDRA_FLAGS = {"-m", "--multirun", "--cfg", "-c", "--info", "-i", "--package", "-p", "--resolve", "--hydra-help"}
 TAKES_VALUE = {"--cfg", "-c", "--package", "-p"}
@@ -231,6 +232,25 @@ def _show(words: list[str]) -> int:
     return 0
 
 
+def _export(words: list[str]) -> int:
+    flags, folders = _split(words, {"--packed", "--to"}, {"--to"})
+    if len(folders) != 1:
+        raise ZooError("name the folder of one finished run, such as: zoo export runs/train/<id> --packed")
+    layout = to = None
+    for word, following in itertools.pairwise([*flags, ""]):
+        name, _, value = word.partition("=")
+        if name == "--packed":
+            layout = value or "planes"
+        elif name == "--to":
+            to = value or following
+    if to == "":
+        raise ZooError("--to needs the name of a file, such as --to model.safetensors")
+    from zoo.export import export
+
+    export(Path(folders[0]), layout, Path(to) if to else None)
+    return 0
+
+
 def _completion(words: list[str]) -> int:
     from zoo.completion import script
 
@@ -249,6 +269,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "compare": (_compare, COMPARE_HELP),
     "train": (_train, TRAIN_HELP),
     "report": (_report, REPORT_HELP),
+    "export": (_export, EXPORT_HELP),
     "list": (_list, LIST_HELP),
     "show": (_show, SHOW_HELP),
     "completion": (_completion, COMPLETION_HELP),

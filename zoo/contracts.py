@@ -76,8 +76,7 @@ class Objective(Protocol):
         needs: the keys that it reads from a batch.
         gives: the keys of its output that a task's metric may read, besides ``loss``.
 
-    Optional: ``init_state`` and ``step(inputs_BL, state, mask_BL=None)`` (decoding), ``after_optimizer_step(step,
-    steps)`` (a teacher), ``no_weight_decay()`` (names of parameters).
+    Optional: ``init_state`` and ``step(inputs_BL, state, mask_BL=None)`` (decoding).
     """
 
     needs: ClassVar[tuple[str, ...]]
@@ -155,7 +154,10 @@ class Optimizer(Protocol):
 
 
 class Schedule(Protocol):
-    """The multiplier of the learning rate at a step, from 0 to ``steps - 1``."""
+    """The multiplier of the learning rate at a step, from 0 to ``steps - 1``.
+
+    Optional: ``weight_decay(step)``, the multiplier of each group's weight decay.
+    """
 
     def __call__(self, step: int) -> float:
         """The multiplier at this step."""
@@ -199,4 +201,72 @@ class HasNoWeightDecay(Protocol):
 
     def no_weight_decay(self) -> set[str]:
         """Names relative to this module."""
+        ...
+
+
+@runtime_checkable
+class HasLearningRateScales(Protocol):
+    """A module some of whose own parameters learn at another rate than the run's."""
+
+    def learning_rate_scales(self) -> dict[str, float]:
+        """The multiplier by name, relative to this module."""
+        ...
+
+
+@runtime_checkable
+class HasProgress(Protocol):
+    """A module that computes otherwise early in training: it is told the step before each forward pass.
+
+    A module that was never told computes as it does at the end.
+    """
+
+    def set_progress(self, step: int, steps: int) -> None:
+        """This is step ``step`` of ``steps``, counted from 0."""
+        ...
+
+
+@runtime_checkable
+class HasAfterOptimizerStep(Protocol):
+    """A module that acts on its weights after each optimizer step: a teacher follows, a latent weight is clipped."""
+
+    def after_optimizer_step(self, step: int, steps: int) -> None:
+        """``step`` of ``steps`` optimizer steps are done."""
+        ...
+
+
+@runtime_checkable
+class PackedWeight(Protocol):
+    """A linear for inference, whose state is bytes of packed codes, their scale and true shape.
+
+    Loading that state into a layer packed from other weights gives the same bits as where it was saved.
+    """
+
+    in_features: int
+    out_features: int
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(..., in_features) to (..., out_features)."""
+        ...
+
+    def held_bytes(self) -> int:
+        """What it holds in memory now: its state, and what kernels made of it."""
+        ...
+
+
+@runtime_checkable
+class HasLowBitWeight(Protocol):
+    """A linear whose forward pass sees ``codes * scale``, and that can be stored as these once it is trained."""
+
+    def codes(self) -> tuple[Tensor, Tensor]:
+        """The codes, small integers as int8 (out_features, in_features), and their scale: a scalar, or one a row."""
+        ...
+
+    def packed(self, layout: str = "planes") -> nn.Module | None:
+        """The same layer for inference, a :class:`PackedWeight`; none where full-precision weights are tested.
+
+        ``planes`` is quick to unpack, ``base3`` the smallest for three values.
+
+        Raises:
+            ValueError: there is no such layout.
+        """
         ...

@@ -47,6 +47,16 @@ def write_yaml(path: Path, value: Any) -> None:
         file.write(yaml.safe_dump(value, sort_keys=False, allow_unicode=True).encode())
 
 
+def read_yaml(path: Path) -> Any:
+    """What the file holds, or ``None`` where there is none or it is not YAML."""
+    import yaml
+
+    try:
+        return yaml.safe_load(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError, yaml.YAMLError):
+        return None
+
+
 def read_json(path: Path) -> Any:
     """What the file holds, or ``None`` where there is none or it is not JSON."""
     try:

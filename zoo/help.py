@@ -6,6 +6,7 @@ zoo: which sequence architecture should I use?
   zoo compare [NAME] [OVERRIDE ...]   the families, fairly, with a report
   zoo train [-m] [OVERRIDE ...]       one run, or with -m a sweep
   zoo report FOLDER                   tables and a page from runs that are there
+  zoo export RUN [--packed]           a trained model as one file, low-bit weights in a bit or two each
   zoo list [KIND]                     what exists
   zoo show [OVERRIDE ...]             what a choice resolves to, and what it costs
   zoo completion bash|zsh|fish        completion for your shell
@@ -27,6 +28,7 @@ zoo train [-m] [OVERRIDE ...]: one run, or with -m one for each combination of c
   optimizer.lr=3e-3    the learning rate                           seed=0            data order, initialisation, dropout
   trainer=auto         cpu, gpu, or what is there                  logger=wandb      or tensorboard, besides metrics.csv
   runs=runs experiment=train    results go to runs/train/<id>
+  start_from=runs/train/<id>    begin with the weights of a finished run
 
 A run that is finished is not made again; one that was interrupted goes on where it stopped.
 Hydra's own options work: --cfg job, --info, --multirun, --package, --resolve; hydra/launcher=... with -m.
@@ -48,6 +50,18 @@ Finished runs are skipped, interrupted ones resumed. It exits with 1 if any run 
 """
 
 REPORT_HELP = "zoo report FOLDER: print the tables of a folder of runs (runs/families) and write its report.html\n"
+EXPORT_HELP = """\
+zoo export RUN [--packed[=LAYOUT]] [--to FILE]: the model of a finished run (runs/train/<id>) as one safetensors file
+
+  --packed            low-bit weights as codes and scales: 1 bit for two values, 2 bits for three
+  --packed=base3      three values in 1.6 bits: smaller, and slower to unpack
+  --to FILE           instead of model.safetensors, or packed.safetensors, in the run's folder
+
+The file is read back and must give the same bits; its test score is printed beside the run's. In Python:
+
+  model = zoo.load("packed.safetensors")
+"""
+
 LIST_HELP = "zoo list [KIND]: every component, preset and comparison with its first line, or those of one kind\n"
 SHOW_HELP = (
     "zoo show [OVERRIDE ...]: the components that a choice resolves to, parameters and FLOPs by part, bytes of state\n"

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from zoo.composition import Config, components_of
+from zoo.errors import ZooError
+from zoo.files import read_json
 
 DETERMINING = ("dim", "layers", "steps", "seed", "gradient_clip", "objective", "task", "optimizer", "schedule")
 TRAINER = ("accelerator", "precision", "compile", "accumulate")
@@ -30,8 +32,21 @@ def run_id(config: Config) -> str:
     basis = {key: config[key] for key in DETERMINING}
     basis["trainer"] = {key: config["trainer"][key] for key in TRAINER}
     basis["code"] = code_hashes(config)
+    if config["start_from"] is not None:
+        basis["start_from"] = _started_from(Path(config["start_from"]))
     task = config["task"]["_component_"].split("/")[1]
     return f"{config['arch']}-{task}-{config['seed']}-{digest(basis)}"
+
+
+def _started_from(folder: Path) -> str:
+    """The id of the run whose weights another starts from; it stands for all that determines them."""
+    row = read_json(folder / "result.json")
+    if not row or row["status"] != "finished":
+        raise ZooError(
+            f"start_from={folder}: there is no finished run; expected a folder such as runs/train/<id>, as zoo train "
+            f"prints it"
+        )
+    return str(row["id"])
 
 
 def digest(value: Any) -> str:

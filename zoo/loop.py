@@ -10,7 +10,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from zoo.contracts import Batch, HasSideLosses, HasSideMetrics, Task
+from zoo.contracts import Batch, HasAfterOptimizerStep, HasProgress, HasSideLosses, HasSideMetrics, Schedule, Task
 from zoo.errors import RunFailed
 from zoo.factory import Factory
 from zoo.optimization import parameter_groups
@@ -64,7 +64,7 @@ class Loop(L.LightningModule):
         objective: torch.nn.Module,
         task: Task,
         optimizer: Factory,
-        schedule: Callable[[int], float],
+        schedule: Schedule,
         steps: int,
         seed: int,
         log_every: int,
@@ -78,7 +78,10 @@ class Loop(L.LightningModule):
         self.results: dict[str, dict[str, float]] = {}
         self._losses = [m for m in objective.modules() if isinstance(m, HasSideLosses)]
         self._reports = [m for m in objective.modules() if isinstance(m, HasSideMetrics)]
-        self._after_step = getattr(objective, "after_optimizer_step", None)
+        modules = list(objective.modules())
+        self._paced: list[HasProgress] = [m for m in modules if isinstance(m, HasProgress)]
+        self._followers: list[HasAfterOptimizerStep] = [m for m in modules if isinstance(m, HasAfterOptimizerStep)]
+        self._decay = getattr(schedule, "weight_decay", None)
         self._sum: Tensor | None = None
         self._summed, self._done = 0, 0
         self._totals: dict[int, dict[str, list[Tensor]]] = {}
@@ -86,7 +89,9 @@ class Loop(L.LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """The run's optimizer over named groups; the schedule scales each group's own learning rate."""
         optimizer: torch.optim.Optimizer = self.optimizer_factory(parameters=parameter_groups(self.objective))
-        self._rates = [group["lr"] for group in optimizer.param_groups]
+        groups = optimizer.param_groups
+        self._rates = [group["lr"] * group.get("learning_rate_scale", 1.0) for group in groups]
+        self._decays = [group.get("weight_decay", 0.0) for group in groups]
         return optimizer
 
     def on_train_start(self) -> None:
@@ -100,6 +105,8 @@ class Loop(L.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One forward pass; returns the loss with every side loss added."""
         reseed(self.device, self.seed, "dropout", batch_idx)
+        for paced in self._paced:
+            paced.set_progress(self.global_step, self.steps)
         loss: Tensor = self.objective(batch)["loss"]
         for module in self._losses:
             for term in module.side_losses().values():
@@ -120,10 +127,14 @@ class Loop(L.LightningModule):
             torch.nn.utils.clip_grad_norm_(self.objective.parameters(), gradient_clip_val)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Set the learning rate: a function of the step alone, so there is no scheduler to save."""
+        """Set learning rate and weight decay: functions of the step alone, so there is no scheduler to save."""
         factor = self.schedule(self.global_step)
         for rate, group in zip(self._rates, optimizer.param_groups, strict=True):
             group["lr"] = rate * factor
+        if self._decay is not None:
+            factor = self._decay(self.global_step)
+            for decay, group in zip(self._decays, optimizer.param_groups, strict=True):
+                group["weight_decay"] = decay * factor
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """After the optimizer: a teacher may follow, and at intervals the sums are read."""
@@ -131,8 +142,8 @@ class Loop(L.LightningModule):
         if step == self._done:
             return  # gradients still accumulate
         self._done = step
-        if self._after_step is not None:
-            self._after_step(step, self.steps)
+        for follower in self._followers:
+            follower.after_optimizer_step(step, self.steps)
         if step % self.log_every == 0 or step == self.steps:
             self.flush(step)
 

@@ -7,8 +7,10 @@ from typing import Any
 
 from zoo.registry import KINDS
 
-SITES = {"alternate_mixer": "mixer"}
-"""Components that the root names besides one of each kind: the second mixer of a hybrid."""
+SITES = {"alternate_mixer": "mixer", "precise_linear": "linear"}
+"""Components that the root names besides one of each kind: the second mixer of a hybrid; and the linear of those
+projections that a rounded weight would hurt most (stems, heads, routers, the time scales of a state space), which is
+the one place that decides whether they keep full precision."""
 
 
 @dataclass
@@ -63,6 +65,7 @@ class RunConfig:
     steps: int = 1000
     seed: int = 0
     gradient_clip: float | None = 1.0
+    start_from: str | None = None
     log_every: int = 25
     evaluate_every: int | None = None
     runs: str = "runs"

@@ -12,14 +12,14 @@ import lightning as L
 import torch
 
 from zoo import hardware
-from zoo.assembly import check_numbers, implementations, make_objective, make_task
+from zoo.assembly import check_numbers, facts_of, implementations, make_objective, make_task, start
 from zoo.callbacks import AtomicCheckpointIO, Heartbeat, Keeper, Progress, Signals
 from zoo.composition import Config
 from zoo.factory import Factory, build
 from zoo.identity import code_hashes
 from zoo.loggers import MetricsFile, finish_logger, make_logger
 from zoo.loop import Held, Loop, Stream
-from zoo.measure import flops, memory
+from zoo.measure import flops, memory, weights
 
 Row = dict[str, Any]
 
@@ -39,6 +39,8 @@ class Session:
         self.peak = memory.Peak(self.chosen["accelerator"])
         self.task = make_task(config)
         self.objective = make_objective(config, self.task)
+        if config["start_from"] is not None:
+            start(self.objective, Path(config["start_from"]))
         self.implementations = implementations(self.objective, self.chosen["accelerator"], self.chosen["precision"])
         self._count_costs(settings["accumulate"])
         self.checkpoint = folder / "checkpoints" / "last.ckpt"
@@ -160,6 +162,7 @@ class Session:
             "test": results.pop("test"),
             "test_harder": {name.split("/", 1)[1]: values for name, values in results.items()},
             "parameters": sum(p.numel() for p in self.objective.parameters()),
+            **self._stored(),
             "forward_flops_per_token": self.forward_flops,
             "training_flops": self.training_flops * tokens,
             "tokens": tokens,
@@ -178,6 +181,17 @@ class Session:
             "versions": hardware.versions(),
             "code": code_hashes(self.config),
             "data_hash": self.data_hash,
+            "facts": facts_of(self.config, task),
+        }
+
+    def _stored(self) -> Row:
+        """What the weights take, as ``zoo export --packed`` would write them and as a decoder would hold them."""
+        found = weights.stored(self.objective)
+        disk, count = sum(part.disk_bytes for part in found), sum(part.weights for part in found)
+        return {
+            "weight_bytes": disk,
+            "weight_memory_bytes": sum(part.memory_bytes for part in found),
+            "bytes_per_weight": disk / max(1, count),
         }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,11 +26,12 @@ def show(overrides: Sequence[str]) -> None:
         _grow(tree, key, config[key])
     console.print(tree)
     facts, parts = measure(config)
-    table = Table(title="cost, measured", title_justify="left", box=None, padding=(0, 2))
-    for name, justify in (("part", "left"), ("parameters", "right"), ("forward FLOPs per token", "right")):
-        table.add_column(name, justify=justify)  # type: ignore[arg-type]
-    for part, parameters, operations in parts:
-        table.add_row(part, f"{parameters:,}", f"{operations:,.0f}")
+    title = "cost, measured: bits per weight as packed, FLOPs of a token's forward pass"
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 2))
+    for name in ("part", "parameters", "bits", "FLOPs"):
+        table.add_column(name, justify="left" if name == "part" else "right")
+    for part, parameters, bits, operations in parts:
+        table.add_row(part, f"{parameters:,}", f"{bits:.3g}", f"{operations:,.0f}")
     console.print(table)
     for name, value in facts.items():
         console.print(f"{name}: {value}")
@@ -45,14 +47,42 @@ def _grow(tree: Any, key: str, node: Config) -> None:
             _grow(branch, name, value)
 
 
-def measure(config: Config) -> tuple[dict[str, str], list[tuple[str, int, float]]]:
-    """Facts of the whole model, and parameters and forward FLOPs per token of its parts."""
+def _weights(stored: list[Any]) -> dict[str, str]:
+    """What the weights take, and which layers are low-bit."""
+    low = [part for part in stored if part.low_bit]
+    total, count = sum(part.disk_bytes for part in stored), sum(part.weights for part in stored)
+    memory = sum(part.memory_bytes for part in stored)
+    found = {"weights": f"{total:,} bytes on disk, {8 * total / count:.3g} bits each; {memory:,} bytes in memory"}
+    if low:
+        bits = 8 * sum(part.disk_bytes for part in low) / sum(part.weights for part in low)
+        share = sum(part.weights for part in low) / count
+        found["low-bit"] = f"{share:.1%} of the weights, {bits:.3g} bits each, scales included: {_names(low)}"
+        found["full precision"] = _names([part for part in stored if not part.low_bit])
+    return found
+
+
+def _names(parts: list[Any]) -> str:
+    """Names with a star for the number of a layer, those of one place together."""
+    places: dict[str, list[str]] = {}
+    for part in parts:
+        place, _, name = re.sub(r"\.\d+(?=\.|$)", ".*", part.name).rpartition(".")
+        if name not in places.setdefault(place, []):
+            places[place].append(name)
+    shown = [
+        f"{place}.{names[0]}" if len(names) == 1 else f"{place}.{{{','.join(names)}}}"
+        for place, names in places.items()
+    ]
+    return ", ".join(word.removeprefix(".") for word in shown)
+
+
+def measure(config: Config) -> tuple[dict[str, str], list[tuple[str, int, float, float]]]:
+    """Facts of the whole model, and parameters, bits per weight and forward FLOPs per token of its parts."""
     import torch
 
     from zoo import hardware
     from zoo.assembly import check_numbers, implementations, make_objective, make_task
     from zoo.comparison.terminal import quantity
-    from zoo.measure import flops, memory
+    from zoo.measure import flops, memory, weights
 
     check_numbers(config)
     chosen = hardware.choose(config["trainer"], config["steps"])
@@ -62,11 +92,13 @@ def measure(config: Config) -> tuple[dict[str, str], list[tuple[str, int, float]
     tokens, whole = task.tokens(batch), task.tokens(task.train_batch(0, 0, torch.device("cpu")))
     counts = flops.by_module(objective.eval(), batch)
     forward, training = flops.count(objective, batch)
-    parts = []
+    stored, parts = weights.stored(objective), []
     for name, module in objective.named_modules():
         parameters = sum(p.numel() for p in module.parameters())
         if parameters and name and name.count(".") in (0, 3):  # the model's parts, and those of each block
-            parts.append((name, parameters, counts.get(name, 0) / tokens))
+            inside = [part for part in stored if f"{part.name}.".startswith(f"{name}.")]
+            bits = 8 * sum(part.disk_bytes for part in inside) / max(1, sum(part.weights for part in inside))
+            parts.append((name, parameters, bits, counts.get(name, 0) / tokens))
     length = task.facts()["max_len"]
     state = memory.decoding_state_bytes(objective, length, torch.device("cpu"))
     facts = {
@@ -78,5 +110,8 @@ def measure(config: Config) -> tuple[dict[str, str], list[tuple[str, int, float]
         else f"{state:,} bytes for one sequence of {length} tokens (float32)",
         "trainer": " ".join(f"{key}={value}" for key, value in chosen.items()),
         **implementations(objective, chosen["accelerator"], chosen["precision"]),
+        **_weights(stored),
     }
+    if weights.pack_(objective, "planes"):
+        facts |= implementations(objective, chosen["accelerator"], chosen["precision"])
     return facts, parts

@@ -11,7 +11,7 @@ from zoo import register
 from zoo.nn import ShortConvolution, scale_residual_
 
 from .backends import backend_of, convolve, decide
-from .common import check_state, check_widths, time_step_bias, wide, without_padding
+from .common import check_state, check_widths, project, time_step_bias, wide, without_padding
 from .kernels import fused_scan
 from .selective_scan import selective_scan
 from .time_invariant import time_invariant
@@ -27,9 +27,9 @@ class Mamba1(nn.Module):
     (``dt_rank``, by default dim / 16) are projections of u. It starts as published: ``A = -(1 .. N)`` (S4D-real),
     ``dt`` log-uniform in [``dt_min``, ``dt_max``] and at least ``dt_floor``, ``D = 1``.
 
-    ``linear`` reaches the projections in and out; B, C, dt, A, D and the convolution stay in full precision, and the
-    state, dt and their sums in float32 or wider. Ablations: ``selective=false`` makes dt, B and C learned constants of
-    each channel (S4D), ``gate=false`` and ``convolution=1`` leave these out.
+    ``linear`` reaches the projections in and out; ``precise_linear`` those of B, C and dt; A, D and the convolution
+    stay in full precision, and the state, dt and their sums in float32 or wider. Ablations: ``selective=false`` makes
+    dt, B and C learned constants of each channel (S4D), ``gate=false`` and ``convolution=1`` leave these out.
 
     ``backend`` is ``torch``, ``native`` (the same in C++, on a processor), ``mamba_ssm`` (the published kernels) or
     ``auto``. The published scan starts from an empty state, so with a state it is PyTorch that runs.
@@ -45,6 +45,7 @@ class Mamba1(nn.Module):
         dim: int,
         depth: int,
         linear,
+        precise_linear,
         state_size: int = 16,
         expand: int = 2,
         convolution: int = 4,
@@ -67,7 +68,7 @@ class Mamba1(nn.Module):
         self.inputs = linear(in_features=dim, out_features=inner * (2 if gate else 1), bias=bias)
         self.convolution = ShortConvolution(inner, convolution, bias=True, identity=False) if convolution > 1 else None
         if selective:
-            self.selection = nn.Linear(inner, rank + 2 * state_size, bias=False)
+            self.selection = precise_linear(in_features=inner, out_features=rank + 2 * state_size, bias=False)
             self.dt_weight = nn.Parameter(torch.empty(inner, rank).uniform_(-(rank**-0.5), rank**-0.5))
         else:
             self.selection = None
@@ -128,7 +129,7 @@ class Mamba1(nn.Module):
             y_BLE, memory = time_invariant(u_BLE, F.softplus(bias_E), A_EN, self.B.to(dtype), self.C.to(dtype), memory)
             return torch.addcmul(y_BLE, D_E, u_BLE), memory
         sizes = [self.rank, self.state_size, self.state_size]
-        low_BLR, B_BLN, C_BLN = F.linear(u_BLE, self.selection.weight.to(dtype)).split(sizes, -1)
+        low_BLR, B_BLN, C_BLN = project(self.selection, u_BLE).split(sizes, -1)
         dt_BLE = F.softplus(F.linear(low_BLR, self.dt_weight.to(dtype), bias_E))
         dt_BLE = without_padding(dt_BLE, mask_BL)  # no time passes: the state stays as it is
         if backend == "mamba_ssm" and memory is None:

@@ -11,7 +11,7 @@ from zoo import register
 from zoo.nn import ShortConvolution, scale_residual_
 
 from .backends import backend_of, convolve, decide
-from .common import check_state, check_widths, heads_of, time_step_bias, wide, without_padding
+from .common import check_state, check_widths, heads_of, project, time_step_bias, wide, without_padding
 from .kernels import fused_ssd
 from .ssd import ssd
 
@@ -26,9 +26,9 @@ class Mamba2(nn.Module):
     ``out(norm(y * silu(z)))``, an RMS norm in each group. A head has ``head_dim`` channels of ``expand * dim``: 64, or
     what of 64 divides them. It starts as published: A uniform in -[``A_min``, ``A_max``], dt as in ``mamba1``, D = 1.
 
-    ``linear`` reaches the projections of z and x and the one out; B, C, dt, A, D and the convolution stay in full
-    precision; decays, their sums and the state in float32 or wider. Ablations: ``selective=false`` makes dt, B and C
-    learned constants, ``gate=false`` and ``convolution=1`` leave these out.
+    ``linear`` reaches the projections of z and x and the one out, ``precise_linear`` those of B, C and dt; A, D and
+    the convolution stay in full precision; decays, their sums and the state in float32 or wider. Ablations:
+    ``selective=false`` makes dt, B and C learned constants, ``gate=false`` and ``convolution=1`` leave these out.
 
     ``backend`` is ``torch``, ``mamba_ssm`` (the published Triton kernels) or ``auto``. The state is h, (B, H, K, N),
     and the inputs in the convolution's window; its size does not depend on the length.
@@ -41,6 +41,7 @@ class Mamba2(nn.Module):
         dim: int,
         depth: int,
         linear,
+        precise_linear,
         state_size: int = 64,
         expand: int = 2,
         head_dim: int | None = None,
@@ -67,7 +68,9 @@ class Mamba2(nn.Module):
         self.head_dim, self.chunk, self.gate, self.backend = inner // heads, chunk, gate, backend
         self.inputs = linear(in_features=dim, out_features=inner * (2 if gate else 1), bias=bias)
         self.sizes = [groups * state_size * 2, heads]
-        self.selection = nn.Linear(dim, sum(self.sizes), bias=False) if selective else None
+        self.selection = (
+            precise_linear(in_features=dim, out_features=sum(self.sizes), bias=False) if selective else None
+        )
         if not selective:
             self.B, self.C = (nn.Parameter(torch.randn(groups, state_size)) for _ in "BC")
         short = convolution > 1
@@ -133,7 +136,7 @@ class Mamba2(nn.Module):
             dt_BLH = F.softplus(self.dt_bias.to(dtype)).expand(*lead, -1)
             B_BLGN, C_BLGN = (both.to(dtype).expand(*lead, -1, -1) for both in (self.B, self.C))
             return B_BLGN, C_BLGN, without_padding(dt_BLH, mask_BL)
-        both, dt_BLH = F.linear(x_BLD, self.selection.weight.to(dtype)).split(self.sizes, -1)
+        both, dt_BLH = project(self.selection, x_BLD).split(self.sizes, -1)
         name = "selection_convolution"
         both, after[name] = convolve(getattr(self, name), without_padding(both, mask_BL), before.get(name), backend)
         B_BLGN, C_BLGN = both.unflatten(-1, (2, self.groups, self.state_size)).unbind(2)

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from zoo import register
 from zoo.nn import scale_residual_
 
-from .common import check_state, check_widths, heads_of, time_step_bias, wide, without_padding
+from .common import check_state, check_widths, heads_of, project, time_step_bias, wide, without_padding
 from .ssd import ssd
 
 
@@ -24,8 +24,9 @@ class Mamba3(nn.Module):
     turns. ``out((y + D x) * silu(z))``, without a norm. It starts as published: dt as in ``mamba1``, biases and D at 1.
     A is ``-softplus(.)``, at most ``-A_floor``, as in the package mamba-ssm 2.3.2 (later ones use another function).
 
-    ``linear`` reaches the projections of z and x and the one out; the others, decays, angles and the state stay in
-    float32 or wider. Runs in PyTorch everywhere. The state is h, (B, H, K, N), the angle, and the last x and B.
+    ``linear`` reaches the projections of z and x and the one out, ``precise_linear`` the others; decays, angles and
+    the state stay in float32 or wider. Runs in PyTorch everywhere. The state is h, (B, H, K, N), the angle, and the
+    last x and B.
     """
 
     one_way = True
@@ -35,6 +36,7 @@ class Mamba3(nn.Module):
         dim: int,
         depth: int,
         linear,
+        precise_linear,
         state_size: int = 64,
         expand: int = 2,
         head_dim: int | None = None,
@@ -57,7 +59,7 @@ class Mamba3(nn.Module):
         self.chunk, self.A_floor, self.angles = chunk, A_floor, int(state_size * rotated) // 2
         self.inputs = linear(in_features=dim, out_features=2 * inner, bias=bias)
         self.sizes = [groups * state_size, groups * state_size, heads, heads, heads, self.angles]
-        self.selection = nn.Linear(dim, sum(self.sizes), bias=False)
+        self.selection = precise_linear(in_features=dim, out_features=sum(self.sizes), bias=False)
         self.dt_bias = nn.Parameter(time_step_bias(heads, dt_min, dt_max, dt_floor))
         self.B_weight, self.C_weight = (nn.Parameter(torch.ones(state_size)) for _ in "BC")
         self.B_bias, self.C_bias = (nn.Parameter(torch.ones(heads, state_size)) for _ in "BC")
@@ -100,7 +102,7 @@ class Mamba3(nn.Module):
         self, token_BLD: Tensor, x_BLHK: Tensor, state: dict | None, mask_BL: Tensor | None
     ) -> tuple[Tensor, dict | None]:
         dtype = x_BLHK.dtype
-        parts = F.linear(token_BLD, self.selection.weight.to(dtype)).split(self.sizes, -1)
+        parts = project(self.selection, token_BLD).split(self.sizes, -1)
         B, C, dt_BLH, A_BLH, mixture_BLH, rate_BLR = parts
         B_BLHN, C_BLHN = self._project(B, self.B_weight, self.B_bias), self._project(C, self.C_weight, self.C_bias)
         dt_BLH = without_padding(F.softplus(dt_BLH + self.dt_bias.to(dtype)), mask_BL)

@@ -15,6 +15,9 @@ from zoo.run import SCHEMA
 Row = dict[str, Any]
 COSTS = {
     "parameters": "parameters",
+    "weight_bytes": "weight bytes on disk",
+    "weight_memory_bytes": "weight bytes in memory",
+    "bytes_per_weight": "bytes per weight",
     "training_flops": "training FLOPs",
     "training_seconds": "training seconds",
     "tokens_per_second": "tokens per second",

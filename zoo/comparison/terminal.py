@@ -105,7 +105,7 @@ def _table(ledger: Ledger, task: str) -> Table:
     harder = list(finished[0].harder()) if finished else []
     names = [metric, "n", *(f"at {name}" for name in harder), "solved", "failed"]
     names += [f"vs {ledger.baseline}"] if ledger.baseline else []
-    names += ["learning rate", "parameters", "FLOPs", "seconds", "tokens/s", "state B"]
+    names += ["learning rate", "parameters", "B/weight", "FLOPs", "seconds", "tokens/s", "state B"]
     table.add_column("", no_wrap=True)
     table.add_column("contestant", overflow="fold", min_width=8)
     for name in names:
@@ -122,7 +122,7 @@ def _cells(place: int, standing: Standing, harder: list[str], baseline: bool) ->
     score, longer = standing.score(), standing.harder()
     half = "" if score is None or score.half_width is None else f" ± {score.half_width:.4f}"
     rate = standing.rows[0]["learning_rate"] if standing.rows else standing.chosen.get("optimizer.lr")
-    costs = ("parameters", "training_flops", "training_seconds", "tokens_per_second", "state_bytes")
+    costs = ("parameters", "bytes_per_weight", "training_flops", "training_seconds", "tokens_per_second", "state_bytes")
     return [
         str(place) if score else "-",
         standing.contestant,

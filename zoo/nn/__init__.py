@@ -7,6 +7,7 @@ from zoo.nn.counting import is_counting as is_counting
 from zoo.nn.init import scale_residual_ as scale_residual_
 from zoo.nn.state import state_bytes as state_bytes
 from zoo.nn.state import tensors_of as tensors_of
+from zoo.nn.straight_through import straight_through as straight_through
 
 __all__ = [
     "Bidirectional",
@@ -15,5 +16,6 @@ __all__ = [
     "is_counting",
     "scale_residual_",
     "state_bytes",
+    "straight_through",
     "tensors_of",
 ]

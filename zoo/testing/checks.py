@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zoo.contracts import HasLowBitWeight
 from zoo.nn import tensors_of
 from zoo.plugins import load_plugins
 from zoo.registry import entries
@@ -196,6 +197,83 @@ def linear_is_a_drop_in(name: str) -> None:
     assert without.bias is None
 
 
+def linear_treats_each_token_alone(name: str) -> None:
+    """A token's output does not move when the others do: one scale for a whole tensor would tell of the future."""
+    linear = part("linear", name)
+    x_BLD = _inputs()
+    others = x_BLD.clone()
+    others[:, 4:] *= 50
+    assert torch.equal(linear(others)[:, :4], linear(x_BLD)[:, :4]), "tokens 0 to 3 depend on those after them"
+    torch.testing.assert_close(linear(x_BLD[:, 3:4]), linear(x_BLD)[:, 3:4], rtol=1e-5, atol=1e-5)
+
+
+def _low_bit(name: str, dtype: torch.dtype = torch.float32) -> Any:
+    """The linear where it is stored as codes, else none."""
+    linear = part("linear", name, bias=False, dtype=dtype)
+    return linear if isinstance(linear, HasLowBitWeight) and linear.packed() is not None else None
+
+
+def linear_sees_its_codes_exactly(name: str) -> None:
+    """The weight of the forward pass is codes times scale, to the last bit of each value: no more values than codes."""
+    for dtype, tolerance in ((torch.float32, 1e-6), (torch.bfloat16, 1e-2)):
+        linear = _low_bit(name, dtype)
+        if linear is None:
+            return
+        codes_NK, scale = linear.codes()
+        assert codes_NK.dtype == torch.int8, f"codes are {codes_NK.dtype}, expected torch.int8"
+        seen_NK = linear(torch.eye(DIM, dtype=dtype)).detach().t()
+        torch.testing.assert_close(seen_NK.float(), codes_NK * scale.float(), rtol=tolerance, atol=0.0)
+        for codes_K, seen_K in zip(codes_NK, seen_NK, strict=True):
+            values, codes = len(seen_K.unique()), len(codes_K.unique())
+            assert values <= codes, f"in {dtype} a row of {codes} codes has {values} values"
+
+
+def linear_passes_gradients_straight_through(name: str) -> None:
+    """Weight and input get the gradients of the product of what was multiplied, as if nothing had been rounded."""
+    linear = _low_bit(name)
+    if linear is None:
+        return
+    x_BLD = _inputs().sign().requires_grad_()  # values that every rounding by the largest keeps
+    gradient = torch.randn(2, LENGTH, 48, generator=torch.Generator().manual_seed(1))
+    linear(x_BLD).backward(gradient)
+    codes_NK, scale = linear.codes()
+    assert x_BLD.grad is not None
+    torch.testing.assert_close(x_BLD.grad, gradient @ (codes_NK * scale), rtol=1e-4, atol=1e-5)
+    expected_NK = gradient.flatten(0, 1).t() @ x_BLD.detach().flatten(0, 1)
+    torch.testing.assert_close(linear.weight.grad, expected_NK, rtol=1e-4, atol=1e-4)
+
+
+def linear_codes_stay_when_rounded_again(name: str) -> None:
+    """Codes times scale, as a latent weight, have the same codes."""
+    linear = _low_bit(name)
+    if linear is None:
+        return
+    codes_NK, scale = linear.codes()
+    with torch.no_grad():
+        linear.weight.copy_(codes_NK * scale)
+    assert torch.equal(linear.codes()[0], codes_NK)
+
+
+def linear_packs_to_the_same(name: str) -> None:
+    """Packed it computes the same, in fewer bytes; every layout, and what is loaded into another one, to the bit."""
+    linear, x_BLD = _low_bit(name), _inputs()
+    if linear is None:
+        return
+    outputs = []
+    for layout in ("planes", "base3"):
+        packed = linear.packed(layout)
+        size = sum(t.numel() * t.element_size() for t in packed.state_dict().values())
+        assert size < linear.weight.numel(), f"{size} bytes for {linear.weight.numel()} weights"
+        other = part("linear", name, bias=False)
+        other.weight.data.neg_()
+        again = other.packed(layout)
+        again.load_state_dict(packed.state_dict())
+        outputs += [packed(x_BLD), again(x_BLD)]
+    for output in outputs:
+        assert torch.equal(output, outputs[0]), "packed layers of the same codes differ"
+    torch.testing.assert_close(outputs[0], linear(x_BLD), rtol=1e-4, atol=1e-5)
+
+
 def norm_keeps_shape(name: str) -> None:
     """(..., D) in and out, each token alone."""
     norm = part("norm", name)
@@ -262,7 +340,14 @@ CHECKS: dict[str, list[Check]] = {
         mixer_leaves_no_trace_of_padding,
     ],
     "ffn": [ffn_treats_each_token_alone],
-    "linear": [linear_is_a_drop_in],
+    "linear": [
+        linear_is_a_drop_in,
+        linear_treats_each_token_alone,
+        linear_sees_its_codes_exactly,
+        linear_passes_gradients_straight_through,
+        linear_codes_stay_when_rounded_again,
+        linear_packs_to_the_same,
+    ],
     "norm": [norm_keeps_shape],
     "position": [position_goes_on_at_an_offset],
     "optimizer": [optimizer_lowers_a_loss],

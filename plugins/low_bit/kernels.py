@@ -1,0 +1,187 @@
+"""Ways to multiply by packed codes, among those that torch has; which one is measured on the machine at hand.
+
+A sum of products of small integers is exact in int32, and in float32 below 2^24, whatever the order: hence every kernel
+gives the same bits in float32, and one that does not on a trial is not used. In half precision, where a plain linear
+layer rounds its output anyway, kernels that round to that precision compete too.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .quantizers import activations
+
+FEW = 8
+"""Up to so many rows, a choice is measured with one, as in decoding; beyond, with 64."""
+UNNOTICED = 1e-5
+"""Seconds: rounding the activations of one token takes about as long."""
+LARGEST_EXACT = 2**24 // 127
+"""Columns up to which a float32 sum of 8-bit by ternary products is exact."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a product is computed, and of what: all that a choice depends on."""
+
+    device: str
+    dtype: torch.dtype
+    activation_bits: int | None
+    rows: int
+    columns: int
+    few: bool
+
+    @property
+    def wide(self) -> torch.dtype:
+        """In which sums are scaled."""
+        return torch.promote_types(self.dtype, torch.float32)
+
+    @property
+    def half_on_processor(self) -> bool:
+        """Where torch's kernels for packed weights run."""
+        return self.device == "cpu" and self.dtype == torch.bfloat16
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One way: where it applies, what it keeps of the int8 codes (N, K), and how it multiplies (M, K) to (M, N)."""
+
+    applies: Callable[[Place], bool]
+    prepare: Callable[[Tensor, Place], tuple[Tensor, ...]]
+    multiply: Callable[..., Tensor]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The kernel of a place, and the seconds of the whole layer over those of a bfloat16 ``F.linear`` of its shape."""
+
+    kernel: str
+    ratio: float
+
+
+@dataclass(frozen=True)
+class Way:
+    """A kernel with what it keeps: the whole layer but for the norm."""
+
+    kernel: str
+    place: Place
+    kept: tuple[Tensor, ...]
+
+    def __call__(self, x_MK: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
+        """(M, K) to (M, N), in float32 or wider."""
+        place, multiply = self.place, KERNELS[self.kernel].multiply
+        if place.activation_bits is None:
+            y_MN = multiply(x_MK.to(place.dtype), *self.kept).to(place.wide) * scale.flatten()
+        else:
+            q_MK, scale_M1 = activations(x_MK, place.activation_bits)
+            y_MN = multiply(q_MK, *self.kept).to(place.wide).mul_(scale_M1 * scale.flatten())
+        return y_MN if bias is None else y_MN.add_(bias)
+
+
+def prepare(kernel: str, codes_NK: Tensor, place: Place) -> Way:
+    """Make of the codes what a kernel reads."""
+    return Way(kernel, place, KERNELS[kernel].prepare(codes_NK, place))
+
+
+def _int8(x_MK: Tensor, codes_NK: Tensor) -> Tensor:
+    rows = x_MK.shape[0]
+    x_MK = x_MK.to(torch.int8)
+    if x_MK.is_cuda and rows <= 16:
+        x_MK = F.pad(x_MK, (0, 0, 0, 17 - rows))  # what cuBLAS asks for
+    return torch._int_mm(x_MK, codes_NK.t())[:rows]
+
+
+def _int4_container(codes_NK: Tensor, place: Place) -> tuple[Tensor, ...]:
+    group = next(size for size in (256, 128, 64, 32) if place.columns % size == 0)
+    packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu((codes_NK + 8).to(torch.int32), 1)
+    scales_and_zeros = torch.zeros(place.columns // group, place.rows, 2, dtype=place.dtype)
+    scales_and_zeros[..., 0] = 1
+    return packed, scales_and_zeros, torch.tensor(group)
+
+
+KERNELS = {  # by the memory that they hold, the least first
+    "int4 container": Kernel(
+        lambda place: place.half_on_processor and place.columns % 32 == 0 and place.rows % 16 == 0,
+        _int4_container,
+        lambda x_MK, packed, scales, group: torch.ops.aten._weight_int4pack_mm_for_cpu(
+            x_MK.to(scales.dtype), packed, int(group), scales
+        ),
+    ),
+    "int8": Kernel(
+        lambda place: place.activation_bits is not None and place.device in ("cpu", "cuda"),
+        lambda codes_NK, place: (codes_NK,),
+        _int8,
+    ),
+    "int8 container": Kernel(
+        lambda place: place.half_on_processor,
+        lambda codes_NK, place: (codes_NK, torch.ones(place.rows, dtype=place.dtype)),
+        lambda x_MK, codes_NK, ones_N: torch.ops.aten._weight_int8pack_mm(x_MK.to(ones_N.dtype), codes_NK, ones_N),
+    ),
+    "unpacked": Kernel(
+        lambda place: True,
+        lambda codes_NK, place: (codes_NK.to(_float(place)),),
+        lambda x_MK, codes_NK: F.linear(x_MK.to(codes_NK.dtype), codes_NK),
+    ),
+}
+
+
+def _float(place: Place) -> torch.dtype:
+    """In which floating-point products of unpacked codes are exact; those of activations as they are need not be."""
+    if place.activation_bits is None:
+        return place.dtype
+    return place.wide if place.columns < LARGEST_EXACT else torch.float64
+
+
+@lru_cache(maxsize=4096)
+@torch.no_grad()
+def choose(place: Place) -> Choice:
+    """The kernel that holds least among those about as fast as the fastest, measured once a process."""
+    device, generator = torch.device(place.device), torch.Generator().manual_seed(0)
+    codes_NK = torch.randint(-1, 2, (place.rows, place.columns), dtype=torch.int8, generator=generator).to(device)
+    x_MK = torch.randn(1 if place.few else 64, place.columns, generator=generator).to(device, place.dtype)
+    scale, expected = torch.ones((), device=device), _expected(x_MK, codes_NK, place)
+    exact = place.activation_bits is not None and place.dtype.itemsize >= 4
+    allowed = 0.0 if exact else 4 * torch.finfo(place.dtype).eps * expected.abs().max()
+    baseline = (x_MK.bfloat16(), codes_NK.bfloat16())
+    calls: dict[str, Callable[[], Tensor]] = {"": lambda: F.linear(*baseline)}
+    for name, kernel in KERNELS.items():
+        if kernel.applies(place):
+            try:
+                way = prepare(name, codes_NK, place)
+                error = (way(x_MK, scale, None) - expected).abs().max()
+            except (RuntimeError, NotImplementedError):
+                continue  # this build of torch, or this device, does not have it for this shape
+            if error <= allowed:
+                calls[name] = lambda way=way: way(x_MK, scale, None)
+    seconds = _seconds(calls, device)
+    quickest = min(seconds[name] for name in calls if name)
+    best = next(name for name in KERNELS if name in calls and seconds[name] <= 1.25 * quickest + UNNOTICED)
+    return Choice(best, seconds[best] / seconds[""])
+
+
+def _expected(x_MK: Tensor, codes_NK: Tensor, place: Place) -> Tensor:
+    """What every kernel should give, by float64 sums."""
+    codes_KN = codes_NK.t().double()
+    if place.activation_bits is None:
+        return (x_MK.double() @ codes_KN).to(place.wide)
+    q_MK, scale_M1 = activations(x_MK, place.activation_bits)
+    return (q_MK.double() @ codes_KN).to(place.wide) * scale_M1
+
+
+def _seconds(calls: dict[str, Callable[[], Tensor]], device: torch.device, rounds: int = 15) -> dict[str, float]:
+    """The median time of a call of each, by turns, after two for warming up."""
+    found: dict[str, list[float]] = {name: [] for name in calls}
+    for round_ in range(rounds + 2):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            if round_ >= 2:
+                found[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in found.items()}

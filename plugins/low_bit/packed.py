@@ -1,0 +1,90 @@
+"""A low-bit linear after training: packed codes, a scale, and the fastest kernel that this machine has for them."""
+
+import torch
+from torch import Tensor, nn
+
+from .kernels import FEW, Place, Way, choose, prepare
+from .packing import pack, unpack
+
+
+class PackedLinear(nn.Module):
+    """``y = (q @ codes^T) * (scale_x * scale) + bias``, with q the integer codes of x and a ``scale_x`` for each token.
+
+    The product of integers is exact, so the result has the same bits whichever kernel computes it (in float32; half
+    precision rounds as it always does). It is that of the trained layer up to the order of rounding. Its state is
+    ``codes`` (bytes), ``scale``, ``shape`` (N, K as they truly are) and ``bias``. Codes are unpacked once, at
+    the first call on a device, into what the chosen kernel reads.
+    """
+
+    def __init__(
+        self,
+        codes_NK: Tensor,
+        scale: Tensor,
+        values: int,
+        layout: str,
+        activation_bits: int | None,
+        bias: Tensor | None = None,
+        norm: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.values, self.layout, self.activation_bits, self.norm = values, layout, activation_bits, norm
+        self.out_features, self.in_features = codes_NK.shape
+        self.register_buffer("codes", pack(codes_NK, values, layout))
+        self.register_buffer("scale", scale.detach().clone())
+        self.register_buffer("shape", torch.tensor(codes_NK.shape))
+        self.register_buffer("bias", None if bias is None else bias.detach().clone())
+        self._ways: dict[tuple[str, torch.dtype, bool], Way] = {}
+
+    def _load_from_state_dict(self, *arguments, **keywords) -> None:
+        self._ways = {}  # made from other codes
+        super()._load_from_state_dict(*arguments, **keywords)
+
+    def _apply(self, function, recurse: bool = True):
+        self._ways = {}  # on another device
+        return super()._apply(function, recurse)
+
+    def unpacked(self) -> Tensor:
+        """The int8 codes (N, K)."""
+        return unpack(self.codes, self.in_features, self.values, self.layout)
+
+    def implementations(self, device: torch.device, dtype: torch.dtype) -> dict[str, str]:
+        """Which kernel multiplies there, for one token and for many, and how long the whole layer then takes."""
+        found = {}
+        for few, name in ((True, "one token"), (False, "64 tokens")):
+            choice = choose(self._place(device.type, dtype, few))
+            key = f"packed {self.in_features} to {self.out_features}, {name}"
+            found[key] = f"{choice.kernel}, {choice.ratio:.2f} of the time of a bfloat16 linear"
+        return found
+
+    def held_bytes(self) -> int:
+        """What this layer holds in memory: its state, and what kernels made of it so far."""
+        kept = {id(tensor): tensor for way in self._ways.values() for tensor in way.kept}
+        return sum(t.numel() * t.element_size() for t in [*self.state_dict().values(), *kept.values()])
+
+    def _place(self, device: str, dtype: torch.dtype, few: bool) -> Place:
+        return Place(device, dtype, self.activation_bits, self.out_features, self.in_features, few)
+
+    def _way(self, device: str, dtype: torch.dtype, few: bool) -> Way:
+        """The chosen kernel with what it keeps, which other choices of the same kernel share."""
+        place = self._place(device, dtype, few)
+        name = choose(place).kernel
+        found = next((w for (d, t, _), w in self._ways.items() if (d, t, w.kernel) == (device, dtype, name)), None)
+        self._ways[device, dtype, few] = found or prepare(name, self.unpacked(), place)
+        return self._ways[device, dtype, few]
+
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., K) to (..., N)."""
+        device = x.device.type
+        if not torch.is_autocast_enabled(device):
+            return self._compute(x, x.dtype)
+        with torch.autocast(device, enabled=False):
+            return self._compute(x, torch.get_autocast_dtype(device))
+
+    def _compute(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        if self.norm is not None:
+            x = self.norm(x.to(torch.promote_types(x.dtype, torch.float32)))
+        x_MK = x.reshape(-1, self.in_features)
+        key = (x.device.type, dtype, x_MK.shape[0] <= FEW)
+        way = self._ways.get(key) or self._way(*key)
+        return way(x_MK, self.scale, self.bias).to(dtype).view(*x.shape[:-1], self.out_features)
