@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
@@ -24,7 +25,7 @@ def make_task(config: Config) -> Task:
 
 @lru_cache(maxsize=8)
 def _task(text: str) -> Task:
-    return cast(Task, _user_error(build, json.loads(text)))
+    return cast(Task, user_error(build, json.loads(text)))
 
 
 @lru_cache(maxsize=8)
@@ -65,7 +66,7 @@ def make_objective(config: Config, task: Task) -> nn.Module:
     """
     facts = facts_of(config, task)
     torch.manual_seed(derive(config["seed"], "initialisation"))
-    objective = cast(nn.Module, _user_error(build, config["objective"], **facts))
+    objective = cast(nn.Module, user_error(build, config["objective"], **facts))
     _fits(config, objective, task)
     return objective
 
@@ -81,7 +82,7 @@ def start(objective: nn.Module, folder: Path) -> None:
     fill(objective, finished(folder).weights(), f"start_from={folder}")
 
 
-def _user_error(function: Any, *arguments: Any, **facts: Any) -> Any:
+def user_error(function: Callable[..., Any], *arguments: Any, **facts: Any) -> Any:
     """A constructor's complaint is about its arguments, so it is the user's to read."""
     try:
         return function(*arguments, **facts)
@@ -99,7 +100,7 @@ def implementations(objective: nn.Module, accelerator: str, precision: str) -> d
     found: dict[str, str] = {}
     for module in objective.modules():
         if isinstance(module, HasImplementations):
-            found |= cast(dict[str, str], _user_error(module.implementations, device, dtype))
+            found |= cast(dict[str, str], user_error(module.implementations, device, dtype))
     return found
 
 

@@ -12,7 +12,7 @@ import lightning as L
 import torch
 
 from zoo import hardware
-from zoo.assembly import check_numbers, facts_of, implementations, make_objective, make_task, start
+from zoo.assembly import check_numbers, facts_of, implementations, make_objective, make_task, start, user_error
 from zoo.callbacks import AtomicCheckpointIO, Heartbeat, Keeper, Progress, Signals
 from zoo.composition import Config
 from zoo.factory import Factory, build
@@ -97,7 +97,7 @@ class Session:
             self.objective,
             self.task,
             Factory(config["optimizer"]),
-            build(config["schedule"], steps=self.steps),
+            user_error(build, config["schedule"], steps=self.steps),
             self.steps,
             config["seed"],
             config["log_every"],
