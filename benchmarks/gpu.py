@@ -1,5 +1,5 @@
 """Everything that only a GPU can tell, in one command: the GPU tests, the loop, the decoder, the fused state-space
-kernels, and each family's speed.
+kernels, low-bit layers, and each family's speed.
 
 python benchmarks/gpu.py [RESULT.json]
 """
@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 ROOT = Path(__file__).parents[1]
+FAMILIES = ["transformer", "linear_attention", "lstm", "hybrid", "mamba", "mamba2", "mamba3", "jamba", "ternary"]
 
 
 def families() -> dict[str, dict[str, object]]:
@@ -23,7 +24,7 @@ def families() -> dict[str, dict[str, object]]:
 
     found: dict[str, dict[str, object]] = {}
     with tempfile.TemporaryDirectory() as runs:
-        for arch in ("transformer", "linear_attention", "lstm", "hybrid", "mamba", "mamba2", "mamba3", "jamba"):
+        for arch in FAMILIES:
             for compiled in ("false", "true"):
                 words = [
                     f"arch={arch}",
@@ -52,6 +53,7 @@ def main() -> int:
     import decoder
     import fused
     import loop
+    import low_bit
 
     tests = subprocess.run([sys.executable, "-m", "pytest", str(ROOT / "tests/gpu"), "-q"], cwd=ROOT)
     results = {
@@ -61,6 +63,7 @@ def main() -> int:
         "loop": loop.main(rounds=3, steps=200),
         "decoder": decoder.main(),
         "state space": fused.main(),
+        "low bit": low_bit.main(),
         "families": families(),
     }
     target = Path(sys.argv[1] if len(sys.argv) > 1 else "gpu.json")

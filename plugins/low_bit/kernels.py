@@ -104,6 +104,15 @@ def _int4_container(codes_NK: Tensor, place: Place) -> tuple[Tensor, ...]:
     return packed, scales_and_zeros, torch.tensor(group)
 
 
+def _tinygemm(codes_NK: Tensor, place: Place) -> tuple[Tensor, ...]:
+    """torch's int4 kernel for CUDA: two codes a byte, the even column above; groups of 32 columns."""
+    levels_NK = (codes_NK + 8).to(torch.uint8)
+    packed = torch.ops.aten._convert_weight_to_int4pack(levels_NK[:, ::2] << 4 | levels_NK[:, 1::2], 2)
+    scales_and_zeros = torch.zeros(place.columns // 32, place.rows, 2, dtype=place.dtype, device=codes_NK.device)
+    scales_and_zeros[..., 0] = 1
+    return packed, scales_and_zeros
+
+
 KERNELS = {  # by the memory that they hold, the least first
     "int4 container": Kernel(
         lambda place: place.half_on_processor and place.columns % 32 == 0 and place.rows % 16 == 0,
@@ -111,6 +120,11 @@ KERNELS = {  # by the memory that they hold, the least first
         lambda x_MK, packed, scales, group: torch.ops.aten._weight_int4pack_mm_for_cpu(
             x_MK.to(scales.dtype), packed, int(group), scales
         ),
+    ),
+    "tinygemm int4": Kernel(
+        lambda place: place.device == "cuda" and place.dtype == torch.bfloat16 and place.columns % 32 == 0,
+        _tinygemm,
+        lambda x_MK, packed, scales: torch.ops.aten._weight_int4pack_mm(x_MK.to(scales.dtype), packed, 32, scales),
     ),
     "int8": Kernel(
         lambda place: place.activation_bits is not None and place.device in ("cpu", "cuda"),

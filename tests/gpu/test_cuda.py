@@ -41,7 +41,19 @@ def test_cpu_and_cuda_agree(name):
 
 @pytest.mark.parametrize(
     "arch",
-    ["transformer", "linear_attention", "lstm", "gru", "hybrid", "mamba", "mamba2", "mamba3", "jamba"],
+    [
+        "transformer",
+        "linear_attention",
+        "lstm",
+        "gru",
+        "hybrid",
+        "mamba",
+        "mamba2",
+        "mamba3",
+        "jamba",
+        "ternary",
+        "binary",
+    ],
 )
 def test_every_preset_trains_in_bfloat16(arch, here):
     row = train(zoo.compose(f"arch={arch}", "task=recall", "task.rung=tiny", *ON_GPU))
