@@ -62,7 +62,7 @@ class Broken(nn.Linear):
 
     def packed(self, layout="planes"):
         codes, scale = self.codes()
-        return Wrapped(codes * (2 if self.law == "packed" else 1), scale)
+        return Wrapped(codes * (2 if self.law == "packed" else 1), scale, self.bias)
 
     def forward(self, x):
         codes, scale = self.codes()
@@ -75,18 +75,22 @@ class Broken(nn.Linear):
         if self.law == "gradient":
             weight = weight * (self.weight.detach().abs() < scale) + weight * (self.weight.detach().abs() >= scale)
             return F.linear(x, straight_through(self.weight * 0.5, weight))
-        return F.linear(straight_through(x, rounded), straight_through(self.weight, weight))
+        return F.linear(straight_through(x, rounded), straight_through(self.weight, weight), self.bias)
 
 
 class Wrapped(nn.Module):
-    def __init__(self, codes, scale):
+    def __init__(self, codes, scale, bias):
         super().__init__()
         self.register_buffer("codes", codes[:, :20].clone())  # smaller than the weights, as packed codes are
-        self.full, self.scale = codes, scale
+        self.full, self.scale, self.bias = codes, scale, bias
+        self.out_features, self.in_features = codes.shape
+
+    def held_bytes(self):
+        return sum(tensor.nbytes for tensor in self.state_dict().values())
 
     def forward(self, x):
         size = x.abs().amax(-1, keepdim=True)
-        return F.linear((x * (127 / size)).round() * (size / 127), self.full * self.scale)
+        return F.linear((x * (127 / size)).round() * (size / 127), self.full * self.scale, self.bias)
 
     def load_state_dict(self, state):
         self.full = Wrapped.last
@@ -185,6 +189,78 @@ def test_a_value_is_replaced_exactly_where_the_usual_trick_drifts():
     straight_through(weight, value.float()).sum().backward()
     assert weight.grad.dtype == torch.bfloat16
     assert (weight.grad == 1).all()
+
+
+def test_training_that_diverged_is_not_hidden_by_signs():
+    for words in (("binary_connect",), ("binary",), ("binary", "linear.method=xnor"), ("ternary",)):
+        linear = part("linear", *words)
+        with torch.no_grad():
+            linear.weight[0, 0] = float("nan")
+        assert linear(torch.ones(1, 32)).isnan().any(), words
+
+
+def test_a_projection_into_the_residual_stream_starts_smaller_whatever_its_kind():
+    from zoo.nn import scale_residual_
+
+    for name in ("dense", "ternary", "binary", "binary_connect"):
+        x = torch.randn(64, 32)
+        plain, scaled = part("linear", name, bias=False), scale_residual_(part("linear", name, bias=False), 8)
+        assert (scaled(x).std() / plain(x).std()).item() == pytest.approx(0.25, rel=1e-3)
+    assert scaled.learning_rate_scales() == {"weight": pytest.approx(0.25)}, "a step is the same share of H"
+
+
+def _rank(rank, port, results):
+    import os
+
+    import torch.distributed as dist
+
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    dist.init_process_group("gloo", rank=rank, world_size=2)
+    net = _small_net()
+    model = nn.parallel.DistributedDataParallel(net)
+    _three_steps(model, _data()[rank * 4 : rank * 4 + 4])
+    if rank == 0:
+        results.put([parameter.detach().numpy() for parameter in net.parameters()])
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def _small_net():
+    torch.manual_seed(0)
+    first = factory("linear", "ternary")(in_features=16, out_features=32, bias=True)
+    return nn.Sequential(first, nn.ReLU(), factory("linear", "binary")(in_features=32, out_features=4, bias=True))
+
+
+def _data():
+    return torch.arange(8 * 16).float().sin().view(8, 16)
+
+
+def _three_steps(model, x):
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    for _ in range(3):
+        optimizer.zero_grad()
+        model(x).square().mean().backward()
+        optimizer.step()
+
+
+def test_two_processes_train_as_one():
+    import socket
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = torch.multiprocessing.get_context("spawn")
+    results = context.SimpleQueue()
+    ranks = [context.Process(target=_rank, args=(rank, port, results)) for rank in range(2)]
+    for process in ranks:
+        process.start()
+    together = results.get()
+    for process in ranks:
+        process.join()
+    alone = _small_net()
+    _three_steps(alone, _data())
+    for ours, parameter in zip(together, alone.parameters(), strict=True):
+        torch.testing.assert_close(torch.tensor(ours), parameter.detach(), rtol=1e-4, atol=1e-5)
 
 
 @pytest.fixture

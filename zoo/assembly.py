@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from torch import nn
 
 from zoo.composition import Config
-from zoo.contracts import HasImplementations, Task
+from zoo.contracts import HasImplementations, PackedWeight, Task
 from zoo.errors import ZooError
 from zoo.factory import build
 from zoo.seeds import derive
@@ -54,8 +55,9 @@ def check_numbers(config: Config) -> None:
 
 
 def facts_of(config: Config, task: Task) -> dict[str, Any]:
-    """What the model is told of the run and of its data."""
-    return {"dim": config["dim"], "depth": config["layers"], **task.facts()}
+    """What the model is told of the run and of its data, as plain numbers."""
+    facts = {"dim": config["dim"], "depth": config["layers"], **task.facts()}
+    return {name: value.item() if hasattr(value, "item") else value for name, value in facts.items()}
 
 
 def make_objective(config: Config, task: Task) -> nn.Module:
@@ -74,12 +76,19 @@ def make_objective(config: Config, task: Task) -> nn.Module:
 def start(objective: nn.Module, folder: Path) -> None:
     """Take the weights of a finished run; a low-bit linear has the names of a dense one, so it starts from that.
 
+    Norms that the run has not keep the values that they start with.
+
     Raises:
         ZooError: the folder holds no finished run, or its weights do not fit.
     """
     from zoo.saved import fill, finished
 
-    fill(objective, finished(folder).weights(), f"start_from={folder}")
+    tensors = finished(folder).weights()
+    norms = {name for name, parameter in objective.named_parameters() if parameter.ndim == 1} - tensors.keys()
+    if norms:
+        warnings.warn(f"start_from={folder} has no {', '.join(sorted(norms))}: these start as they are", stacklevel=2)
+    own = objective.state_dict()
+    fill(objective, tensors | {name: own[name] for name in norms}, f"start_from={folder}")
 
 
 def user_error(function: Callable[..., Any], *arguments: Any, **facts: Any) -> Any:
@@ -100,8 +109,15 @@ def implementations(objective: nn.Module, accelerator: str, precision: str) -> d
     found: dict[str, str] = {}
     for module in objective.modules():
         if isinstance(module, HasImplementations):
-            found |= cast(dict[str, str], user_error(module.implementations, device, dtype))
+            place = decoding_place(accelerator, precision) if isinstance(module, PackedWeight) else (device, dtype)
+            found |= cast(dict[str, str], user_error(module.implementations, *place))
     return found
+
+
+def decoding_place(accelerator: str, precision: str) -> tuple[torch.device, torch.dtype]:
+    """Where and in which dtype a model that was trained in this precision multiplies its weights."""
+    dtypes = {"bf16": torch.bfloat16, "16": torch.float16, "64": torch.float64}
+    return torch.device(accelerator), dtypes.get(precision.split("-")[0], torch.float32)
 
 
 def _fits(config: Config, objective: Any, task: Task) -> None:

@@ -243,7 +243,7 @@ def _export(words: list[str]) -> int:
             layout = value or "planes"
         elif name == "--to":
             to = value or following
-    if to == "":
+    if to == "" or (to or "").startswith("-"):
         raise ZooError("--to needs the name of a file, such as --to model.safetensors")
     from zoo.export import export
 

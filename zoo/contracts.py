@@ -248,6 +248,10 @@ class PackedWeight(Protocol):
         """(..., in_features) to (..., out_features)."""
         ...
 
+    def state_dict(self) -> dict[str, Tensor]:
+        """The codes in bytes, the scale, the shape, and a bias if there is one."""
+        ...
+
     def held_bytes(self) -> int:
         """What it holds in memory now: its state, and what kernels made of it."""
         ...

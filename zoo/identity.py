@@ -32,21 +32,21 @@ def run_id(config: Config) -> str:
     basis = {key: config[key] for key in DETERMINING}
     basis["trainer"] = {key: config["trainer"][key] for key in TRAINER}
     basis["code"] = code_hashes(config)
-    if config["start_from"] is not None:
+    if config.get("start_from") is not None:
         basis["start_from"] = _started_from(Path(config["start_from"]))
     task = config["task"]["_component_"].split("/")[1]
     return f"{config['arch']}-{task}-{config['seed']}-{digest(basis)}"
 
 
-def _started_from(folder: Path) -> str:
-    """The id of the run whose weights another starts from; it stands for all that determines them."""
+def _started_from(folder: Path) -> list[str]:
+    """What determines the weights of the run that another starts from: its id, its data, and how it was computed."""
     row = read_json(folder / "result.json")
     if not row or row["status"] != "finished":
         raise ZooError(
             f"start_from={folder}: there is no finished run; expected a folder such as runs/train/<id>, as zoo train "
             f"prints it"
         )
-    return str(row["id"])
+    return [str(row[key]) for key in ("id", "data_hash", "precision", "compiled")] + [row["hardware"]["accelerator"]]
 
 
 def digest(value: Any) -> str:

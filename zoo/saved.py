@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -10,10 +12,13 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from zoo.checkpoint import keeper_state
+from zoo.checkpoint import load as load_checkpoint
 from zoo.composition import Config, prepare
 from zoo.errors import ZooError
 from zoo.factory import build
 from zoo.files import atomic, read_json, read_yaml
+from zoo.identity import CORE, code_hashes
 from zoo.measure.weights import pack_
 
 SCHEMA = 1
@@ -33,26 +38,45 @@ class Finished:
         """The objective as it was trained, in evaluation mode, on the CPU.
 
         Raises:
-            ZooError: its checkpoint does not fit the code as it is now.
+            ZooError: an earlier version made the run, or its checkpoint does not fit the code as it is now.
         """
-        model = _built(self.config["objective"], self.row["facts"])
-        fill(model, self.weights(), f"the checkpoint of {self.folder}")
-        return model.eval()
+        if "facts" not in self.row:
+            raise ZooError(f"{self.folder} was made by an earlier version; make it again: {self.command()}")
+        prepare()
+        _note_changes(self.row["code"], self.config["objective"], str(self.folder))
+        return _filled(_built(self.config["objective"], self.row["facts"]), self.weights(), str(self.folder)).eval()
 
     def weights(self) -> dict[str, torch.Tensor]:
         """The objective's tensors by name, from the last checkpoint.
 
         Raises:
-            ZooError: there is none that can be read.
+            ZooError: there is none that can be read, or the run is being made again just now, on other data perhaps.
         """
-        from zoo.session import load as load_checkpoint
-
         path = self.folder / "checkpoints" / "last.ckpt"
         try:
-            saved = load_checkpoint(path)["state_dict"]
+            saved = load_checkpoint(path)
+            step, made = saved["global_step"], keeper_state(saved).get("identity", {})
         except Exception as error:
             raise ZooError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
-        return {name.removeprefix("objective."): tensor for name, tensor in saved.items()}
+        row = self.row
+        if (
+            step != row["steps"]
+            or made.get("data_hash") != row["data_hash"]
+            or made.get("precision") != row["precision"]
+        ):
+            raise ZooError(
+                f"{path} is at step {step} of another making of this run than its result; finish it: {self.command()}"
+            )
+        return {name.removeprefix("objective."): tensor for name, tensor in saved["state_dict"].items()}
+
+    def command(self) -> str:
+        """What to type to make the run, or to go on with it."""
+        return _command(self.config)
+
+
+def _command(config: Config) -> str:
+    words = [word for word in config["overrides"] if not word.startswith(("experiment=", "runs="))]
+    return "zoo train " + shlex.join([*words, f"experiment={config['experiment']}", f"runs={config['runs']}"])
 
 
 def finished(folder: Path) -> Finished:
@@ -62,14 +86,11 @@ def finished(folder: Path) -> Finished:
         ZooError: there is none, or it is not finished.
     """
     row, config = read_json(folder / "result.json"), read_yaml(folder / "config.yaml")
-    if not row or not config:
+    if not isinstance(config, dict) or "overrides" not in config:
         raise ZooError(f"{folder} is not a run; expected a folder such as runs/train/<id>, as zoo train prints it")
-    if row["status"] != "finished" or "facts" not in row:
-        state = f"its status is {row['status']}" if row["status"] != "finished" else "an earlier version made it"
-        raise ZooError(
-            f"{folder} is not a finished run ({state}); make it so with: zoo train {' '.join(row['overrides'])}"
-        )
-    prepare()
+    if not row or row["status"] != "finished":
+        state = f"it failed: {row['error']}" if row and row["status"] == "failed" else "it was started only"
+        raise ZooError(f"{folder} is not a finished run ({state}); finish it: {_command(config)}")
     return Finished(folder, config, row)
 
 
@@ -93,6 +114,22 @@ def fill(model: nn.Module, tensors: dict[str, torch.Tensor], source: str) -> Non
     model.load_state_dict(tensors)
 
 
+def _filled(model: nn.Module, tensors: dict[str, torch.Tensor], source: str) -> nn.Module:
+    """As :func:`fill`, in the precision of the tensors."""
+    if any(tensor.dtype == torch.float64 for tensor in tensors.values()):
+        model = model.double()
+    fill(model, tensors, source)
+    return model
+
+
+def _note_changes(code: dict[str, str], objective: Config, source: str) -> None:
+    """Warn where the components that a model is built of are not the code that trained it."""
+    now = code_hashes({"objective": objective})
+    changed = sorted(name for name in now.keys() & code.keys() - set(CORE) if now[name] != code[name])
+    if changed:
+        warnings.warn(f"the code of {', '.join(changed)} has changed since {source} was trained", stacklevel=3)
+
+
 def save(model: nn.Module, run: Finished, layout: str | None, path: Path) -> None:
     """Write safetensors: every tensor once, by name, with the config, the facts and the layout beside them."""
     from safetensors.torch import save as to_bytes
@@ -104,7 +141,8 @@ def save(model: nn.Module, run: Finished, layout: str | None, path: Path) -> Non
     for name, tensor in model.state_dict(keep_vars=True).items():
         if id(tensor) not in known:  # tied weights are one tensor
             known.add(id(tensor))
-            tensors[name] = tensor.detach().contiguous()
+            whole = tensor.untyped_storage().nbytes() == tensor.nbytes and tensor.is_contiguous()
+            tensors[name] = tensor.detach() if whole else tensor.detach().clone(memory_format=torch.contiguous_format)
     with atomic(path) as file:
         file.write(to_bytes(tensors, {KEY: json.dumps(about)}))
 
@@ -134,14 +172,14 @@ def load(path: str | Path) -> nn.Module:
     if about["schema"] != SCHEMA:
         raise ZooError(f"{path} has schema {about['schema']}, this version reads {SCHEMA}; export the run again")
     prepare()
+    _note_changes(about["code"], about["objective"], str(path))
     model = _built(about["objective"], about["facts"])
     if about["layout"] is not None:
         pack_(model, about["layout"])
     own = model.state_dict(keep_vars=True)
     tied = {id(own[name]): tensor for name, tensor in tensors.items() if name in own}
-    fill(model, tensors | {name: tied[id(own[name])] for name in own.keys() - tensors.keys() if id(own[name]) in tied},
-         str(path))  # fmt: skip
-    return model.eval()
+    missing = [name for name in own if name not in tensors and id(own[name]) in tied]
+    return _filled(model, tensors | {name: tied[id(own[name])] for name in missing}, str(path)).eval()
 
 
 def _built(objective: Config, facts: dict[str, Any]) -> nn.Module:

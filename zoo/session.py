@@ -12,8 +12,18 @@ import lightning as L
 import torch
 
 from zoo import hardware
-from zoo.assembly import check_numbers, facts_of, implementations, make_objective, make_task, start, user_error
+from zoo.assembly import (
+    check_numbers,
+    decoding_place,
+    facts_of,
+    implementations,
+    make_objective,
+    make_task,
+    start,
+    user_error,
+)
 from zoo.callbacks import AtomicCheckpointIO, Heartbeat, Keeper, Progress, Signals
+from zoo.checkpoint import keeper_state, load
 from zoo.composition import Config
 from zoo.factory import Factory, build
 from zoo.identity import code_hashes
@@ -39,9 +49,11 @@ class Session:
         self.peak = memory.Peak(self.chosen["accelerator"])
         self.task = make_task(config)
         self.objective = make_objective(config, self.task)
-        if config["start_from"] is not None:
+        if config.get("start_from") is not None:
             start(self.objective, Path(config["start_from"]))
         self.implementations = implementations(self.objective, self.chosen["accelerator"], self.chosen["precision"])
+        self.stored = self._stored()
+        self.model_facts = facts_of(config, self.task)
         self._count_costs(settings["accumulate"])
         self.checkpoint = folder / "checkpoints" / "last.ckpt"
         identity = {"data_hash": data_hash, **{key: str(value) for key, value in self.chosen.items()}}
@@ -74,6 +86,17 @@ class Session:
         finally:
             self.metrics.close()
             finish_logger(self.logger, summary or {}, failed=summary is None)
+
+    def _stored(self) -> Row:
+        """What the weights take, as ``zoo export --packed`` would write them and as a decoder here would hold them."""
+        device, dtype = decoding_place(self.chosen["accelerator"], self.chosen["precision"])
+        found = weights.stored(self.objective, device, dtype)
+        disk, count = sum(part.disk_bytes for part in found), sum(p.numel() for p in self.objective.parameters())
+        return {
+            "weight_bytes": disk,
+            "weight_memory_bytes": sum(part.memory_bytes for part in found),
+            "bytes_per_weight": disk / max(1, count),
+        }
 
     def _count_costs(self, accumulate: int) -> None:
         """FLOPs of one token, counted on two examples, and tokens of one optimizer step."""
@@ -162,7 +185,7 @@ class Session:
             "test": results.pop("test"),
             "test_harder": {name.split("/", 1)[1]: values for name, values in results.items()},
             "parameters": sum(p.numel() for p in self.objective.parameters()),
-            **self._stored(),
+            **self.stored,
             "forward_flops_per_token": self.forward_flops,
             "training_flops": self.training_flops * tokens,
             "tokens": tokens,
@@ -181,29 +204,8 @@ class Session:
             "versions": hardware.versions(),
             "code": code_hashes(self.config),
             "data_hash": self.data_hash,
-            "facts": facts_of(self.config, task),
+            "facts": self.model_facts,
         }
-
-    def _stored(self) -> Row:
-        """What the weights take, as ``zoo export --packed`` would write them and as a decoder would hold them."""
-        found = weights.stored(self.objective)
-        disk, count = sum(part.disk_bytes for part in found), sum(part.weights for part in found)
-        return {
-            "weight_bytes": disk,
-            "weight_memory_bytes": sum(part.memory_bytes for part in found),
-            "bytes_per_weight": disk / max(1, count),
-        }
-
-
-def load(checkpoint: Path) -> dict[str, Any]:
-    """A checkpoint's tensors and plain data; never its code."""
-    saved: dict[str, Any] = torch.load(checkpoint, weights_only=True, map_location="cpu", mmap=True)
-    return saved
-
-
-def keeper_state(saved: dict[str, Any]) -> dict[str, Any]:
-    """What the keeper wrote into a checkpoint."""
-    return next((state for name, state in saved["callbacks"].items() if name.startswith("Keeper")), {})
 
 
 def reached(checkpoint: Path, identity: dict[str, str]) -> int:

@@ -80,7 +80,7 @@ def measure(config: Config) -> tuple[dict[str, str], list[tuple[str, int, float,
     import torch
 
     from zoo import hardware
-    from zoo.assembly import check_numbers, implementations, make_objective, make_task
+    from zoo.assembly import check_numbers, decoding_place, implementations, make_objective, make_task
     from zoo.comparison.terminal import quantity
     from zoo.measure import flops, memory, weights
 
@@ -92,7 +92,8 @@ def measure(config: Config) -> tuple[dict[str, str], list[tuple[str, int, float,
     tokens, whole = task.tokens(batch), task.tokens(task.train_batch(0, 0, torch.device("cpu")))
     counts = flops.by_module(objective.eval(), batch)
     forward, training = flops.count(objective, batch)
-    stored, parts = weights.stored(objective), []
+    stored = weights.stored(objective, *decoding_place(chosen["accelerator"], chosen["precision"]))
+    parts = []
     for name, module in objective.named_modules():
         parameters = sum(p.numel() for p in module.parameters())
         if parameters and name and name.count(".") in (0, 3):  # the model's parts, and those of each block

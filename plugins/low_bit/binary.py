@@ -69,6 +69,11 @@ class BinaryConnect(LowBitLinear):
         self.rate = self.size / glorot
         nn.init.uniform_(self.weight, -self.size, self.size)
 
+    def scale_(self, factor: float) -> None:
+        """Multiply what the layer gives; H with the latent weights, since their signs alone would not change."""
+        self.size, self.rate = self.size * factor, self.rate * factor
+        self.weight.mul_(factor)
+
     def no_weight_decay(self) -> set[str]:
         """The size of a latent weight is how sure its sign is."""
         return {"weight"}
@@ -83,8 +88,8 @@ class BinaryConnect(LowBitLinear):
         self.weight.clamp_(-self.size, self.size)
 
     def quantise(self, weight_NK: Tensor) -> tuple[Tensor, Tensor]:
-        """Signs and H."""
-        return sign(weight_NK, False)[0], torch.full((), self.size, device=weight_NK.device, dtype=weight_NK.dtype)
+        """Signs and H, which is not a number where a weight is not: a sign alone would hide that training diverged."""
+        return sign(weight_NK, False)[0], self.size + 0 * weight_NK.sum()
 
     def seen_weight(self, dtype: torch.dtype) -> Tensor:
         """Signs times H; with ``stochastic`` drawn ones in training, and the latent ones afterwards."""

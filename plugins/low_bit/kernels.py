@@ -8,7 +8,7 @@ layer rounds its output anyway, kernels that round to that precision compete too
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
@@ -21,6 +21,8 @@ FEW = 8
 """Up to so many rows, a choice is measured with one, as in decoding; beyond, with 64."""
 UNNOTICED = 1e-5
 """Seconds: rounding the activations of one token takes about as long."""
+MOST_ROWS = 8192
+"""Outputs of a layer on which a choice is measured."""
 LARGEST_EXACT = 2**24 // 127
 """Columns up to which a float32 sum of 8-bit by ternary products is exact."""
 
@@ -154,17 +156,25 @@ def _float(place: Place) -> torch.dtype:
 @lru_cache(maxsize=4096)
 @torch.no_grad()
 def choose(place: Place) -> Choice:
-    """The kernel that holds least among those about as fast as the fastest, measured once a process."""
+    """The kernel that holds least among those about as fast as the fastest, measured once a process.
+
+    Of a layer with very many outputs, on some of them. ``unpacked`` needs no trial: it is what the others are held to.
+    """
     device, generator = torch.device(place.device), torch.Generator().manual_seed(0)
+    place = replace(place, rows=min(place.rows, MOST_ROWS))
     codes_NK = torch.randint(-1, 2, (place.rows, place.columns), dtype=torch.int8, generator=generator).to(device)
     x_MK = torch.randn(1 if place.few else 64, place.columns, generator=generator).to(device, place.dtype)
-    scale, expected = torch.ones((), device=device), _expected(x_MK, codes_NK, place)
+    scale, plain = torch.ones((), device=device), prepare("unpacked", codes_NK, place)
+    expected = plain(x_MK, scale, None)
     exact = place.activation_bits is not None and place.dtype.itemsize >= 4
-    allowed = 0.0 if exact else 4 * torch.finfo(place.dtype).eps * expected.abs().max()
+    allowed = 0.0 if exact else 8 * torch.finfo(place.dtype).eps * x_MK.float().abs().sum(1).max()
     baseline = (x_MK.bfloat16(), codes_NK.bfloat16())
-    calls: dict[str, Callable[[], Tensor]] = {"": lambda: F.linear(*baseline)}
+    calls: dict[str, Callable[[], Tensor]] = {
+        "": lambda: F.linear(*baseline),
+        "unpacked": lambda: plain(x_MK, scale, None),
+    }
     for name, kernel in KERNELS.items():
-        if kernel.applies(place):
+        if name not in calls and kernel.applies(place):
             try:
                 way = prepare(name, codes_NK, place)
                 error = (way(x_MK, scale, None) - expected).abs().max()
@@ -176,15 +186,6 @@ def choose(place: Place) -> Choice:
     quickest = min(seconds[name] for name in calls if name)
     best = next(name for name in KERNELS if name in calls and seconds[name] <= 1.25 * quickest + UNNOTICED)
     return Choice(best, seconds[best] / seconds[""])
-
-
-def _expected(x_MK: Tensor, codes_NK: Tensor, place: Place) -> Tensor:
-    """What every kernel should give, by float64 sums."""
-    codes_KN = codes_NK.t().double()
-    if place.activation_bits is None:
-        return (x_MK.double() @ codes_KN).to(place.wide)
-    q_MK, scale_M1 = activations(x_MK, place.activation_bits)
-    return (q_MK.double() @ codes_KN).to(place.wide) * scale_M1
 
 
 def _seconds(calls: dict[str, Callable[[], Tensor]], device: torch.device, rounds: int = 15) -> dict[str, float]:

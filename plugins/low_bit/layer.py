@@ -1,5 +1,7 @@
 """What all low-bit linears are: ``torch.nn.Linear`` whose forward pass sees codes times a scale."""
 
+import copy
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -70,7 +72,8 @@ class LowBitLinear(nn.Linear):
     def packed(self, layout: str = "planes") -> nn.Module | None:
         """The same layer for inference, its codes in a bit or two each."""
         codes_NK, scale = self.codes()
-        return PackedLinear(codes_NK, scale, self.values, layout, self.activation_bits, self.bias, self.norm)
+        norm = copy.deepcopy(self.norm)  # the trained layer goes on living
+        return PackedLinear(codes_NK, scale, self.values, layout, self.activation_bits, self.bias, norm)
 
     def seen_weight(self, dtype: torch.dtype) -> Tensor:
         """The weight that the forward pass multiplies by, (N, K)."""
@@ -89,9 +92,9 @@ class LowBitLinear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., K) to (..., N)."""
+        dtype = compute_dtype(x)
         if self.norm is not None:
             x = self.norm(_wide(x))
-        dtype = compute_dtype(x)
         with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
             weight_NK, inputs = self.seen_weight(dtype), self.seen_inputs(x, dtype)
         bias = None if self.bias is None else self.bias.to(dtype)

@@ -35,9 +35,12 @@ class PackedLinear(nn.Module):
         self.register_buffer("bias", None if bias is None else bias.detach().clone())
         self._ways: dict[tuple[str, torch.dtype, bool], Way] = {}
 
-    def _load_from_state_dict(self, *arguments, **keywords) -> None:
+    def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing, unexpected, errors) -> None:
         self._ways = {}  # made from other codes
-        super()._load_from_state_dict(*arguments, **keywords)
+        shape = state_dict.get(f"{prefix}shape")
+        if shape is not None and shape.tolist() != self.shape.tolist():  # padding can hide it in the codes
+            errors.append(f"{prefix}shape is {shape.tolist()}, this layer's {self.shape.tolist()}")
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing, unexpected, errors)
 
     def _apply(self, function, recurse: bool = True):
         self._ways = {}  # on another device
@@ -52,7 +55,8 @@ class PackedLinear(nn.Module):
         found = {}
         for few, name in ((True, "one token"), (False, "64 tokens")):
             choice = choose(self._place(device.type, dtype, few))
-            key = f"packed {self.in_features} to {self.out_features}, {name}"
+            bits = "" if self.activation_bits is None else f" by {self.activation_bits} bits"
+            key = f"packed {self.in_features} to {self.out_features}, {self.values} values{bits}, {name}"
             found[key] = f"{choice.kernel}, {choice.ratio:.2f} of the time of a bfloat16 linear"
         return found
 
@@ -68,8 +72,11 @@ class PackedLinear(nn.Module):
         """The chosen kernel with what it keeps, which other choices of the same kernel share."""
         place = self._place(device, dtype, few)
         name = choose(place).kernel
-        found = next((w for (d, t, _), w in self._ways.items() if (d, t, w.kernel) == (device, dtype, name)), None)
-        self._ways[device, dtype, few] = found or prepare(name, self.unpacked(), place)
+        for (other, kept_dtype, _), way in self._ways.items():
+            if (other, way.kernel) == (device, name) and (kept_dtype == dtype or name == "int8"):
+                self._ways[device, dtype, few] = Way(name, place, way.kept)
+                return self._ways[device, dtype, few]
+        self._ways[device, dtype, few] = prepare(name, self.unpacked(), place)
         return self._ways[device, dtype, few]
 
     @torch.no_grad()

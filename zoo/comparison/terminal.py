@@ -105,9 +105,9 @@ def _table(ledger: Ledger, task: str) -> Table:
     harder = list(finished[0].harder()) if finished else []
     names = [metric, "n", *(f"at {name}" for name in harder), "solved", "failed"]
     names += [f"vs {ledger.baseline}"] if ledger.baseline else []
-    names += ["learning rate", "parameters", "B/weight", "FLOPs", "seconds", "tokens/s", "state B"]
+    names += ["learning rate", "parameters", "B/weight", "FLOPs", "seconds", "state B"]
     table.add_column("", no_wrap=True)
-    table.add_column("contestant", overflow="fold", min_width=8)
+    table.add_column("contestant", overflow="fold", min_width=min(20, max(len(s.contestant) for s in standings)))
     for name in names:
         table.add_column(name, justify="right", no_wrap=name == metric)
     rules = finished[0].rows[0]["chance"] if finished else {}
@@ -122,7 +122,7 @@ def _cells(place: int, standing: Standing, harder: list[str], baseline: bool) ->
     score, longer = standing.score(), standing.harder()
     half = "" if score is None or score.half_width is None else f" ± {score.half_width:.4f}"
     rate = standing.rows[0]["learning_rate"] if standing.rows else standing.chosen.get("optimizer.lr")
-    costs = ("parameters", "bytes_per_weight", "training_flops", "training_seconds", "tokens_per_second", "state_bytes")
+    costs = ("parameters", "bytes_per_weight", "training_flops", "training_seconds", "state_bytes")
     return [
         str(place) if score else "-",
         standing.contestant,

@@ -23,52 +23,60 @@ class Stored:
     memory_bytes: int
     low_bit: bool = False
 
-    @property
-    def bits_per_weight(self) -> float:
-        """Bits on disk."""
-        return 8 * self.disk_bytes / max(1, self.weights)
 
+def stored(model: nn.Module, device: torch.device, dtype: torch.dtype) -> list[Stored]:
+    """Every module that has tensors of its own, each tensor once; low-bit ones as :func:`pack_` would pack them.
 
-def stored(model: nn.Module, layout: str = "planes") -> list[Stored]:
-    """Every module that has tensors of its own, each tensor once; low-bit ones as packed by :func:`pack_`.
-
-    In memory a packed layer also holds what the kernel that this machine decodes with has made of its codes. Its
-    weights are those of the matrix; what goes with it (a scale, a bias) counts in its bytes alone.
+    In memory a packed layer also holds what the kernel that decodes on this device in this dtype has made of its codes.
+    Its weights are those of the matrix; what goes with it (a scale, a bias) counts in its bytes alone.
     """
-    return list(_walk(model, "", layout, set()))
+    return list(_walk(model, "", set(), device, dtype))
 
 
-def _walk(module: nn.Module, name: str, layout: str, seen: set[int]) -> Iterator[Stored]:
+def _walk(module: nn.Module, name: str, seen: set[int], device: torch.device, dtype: torch.dtype) -> Iterator[Stored]:
     if id(module) in seen:
         return
     seen.add(id(module))
-    packed: nn.Module | None = module if isinstance(module, PackedWeight) else None
-    if isinstance(module, HasLowBitWeight):
-        packed = _pack(module, layout)
+    packed = _pack(module, "planes") if isinstance(module, HasLowBitWeight) else None
     if packed is not None:
-        yield _packed(name, packed, next(iter(module.state_dict().values())).device)
+        layer = cast(PackedWeight, packed.to(device))
+        layer(torch.zeros(1, layer.in_features, device=device, dtype=dtype))
+        weights = layer.in_features * layer.out_features
+        yield Stored(name, weights, _bytes(packed.state_dict().values()), layer.held_bytes(), low_bit=True)
         return
-    fresh = [p for p in module.parameters(recurse=False) if id(p) not in seen]
+    own = [tensor for tensor in _own(module) if id(tensor) not in seen]
+    seen |= {id(tensor) for tensor in own}
+    if own:
+        weights = sum(tensor.numel() for tensor in own if isinstance(tensor, nn.Parameter))
+        yield Stored(name, weights, _bytes(own), _bytes(own))
+    for child, part in module.named_children():
+        yield from _walk(part, f"{name}.{child}" if name else child, seen, device, dtype)
+
+
+def held(model: nn.Module) -> int:
+    """The bytes that a model holds in memory as it is now, with what kernels have made of packed weights."""
+    seen: set[int] = set()
+    inside = {id(part) for module in model.modules() if isinstance(module, PackedWeight) for part in module.modules()}
+    total = 0
+    for module in model.modules():
+        if isinstance(module, PackedWeight):
+            total += module.held_bytes()
+        elif id(module) not in inside:
+            fresh = [tensor for tensor in _own(module) if id(tensor) not in seen]
+            seen |= {id(tensor) for tensor in fresh}
+            total += _bytes(fresh)
+    return total
+
+
+def _own(module: nn.Module) -> list[Tensor]:
+    """The tensors of a module that are saved, without those of the modules in it."""
     unsaved = module._non_persistent_buffers_set
     buffers = [buffer for key, buffer in module.named_buffers(recurse=False) if key not in unsaved]
-    seen |= {id(p) for p in fresh}
-    if fresh or buffers:
-        size = _bytes([*fresh, *buffers])
-        yield Stored(name, sum(p.numel() for p in fresh), size, size)
-    for child, part in module.named_children():
-        yield from _walk(part, f"{name}.{child}" if name else child, layout, seen)
+    return [*module.parameters(recurse=False), *buffers]
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-
-
-def _packed(name: str, packed: nn.Module, device: torch.device) -> Stored:
-    """A packed layer, after it has decoded a token on this device."""
-    layer = cast(PackedWeight, packed.to(device))
-    layer(torch.zeros(1, layer.in_features, device=device))
-    weights = layer.in_features * layer.out_features
-    return Stored(name, weights, _bytes(packed.state_dict().values()), layer.held_bytes(), low_bit=True)
 
 
 def _pack(module: HasLowBitWeight, layout: str) -> nn.Module | None:

@@ -15,9 +15,12 @@ def scale_residual_(linear: M, depth: int) -> M:
     """Shrink a projection into the residual stream by ``1 / sqrt(2 * depth)``, and return it.
 
     Two branches a layer add to the stream, so its variance at the start stays that of the input whatever the depth
-    (Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", section 2.3).
+    (Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", section 2.3). A linear whose output
+    does not follow the size of its weight has a method ``scale_(factor)``.
     """
-    weight = getattr(linear, "weight", None)
-    if isinstance(weight, nn.Parameter):
-        weight.mul_((2 * depth) ** -0.5)
+    factor, own, weight = (2 * depth) ** -0.5, getattr(linear, "scale_", None), getattr(linear, "weight", None)
+    if callable(own):
+        own(factor)
+    elif isinstance(weight, nn.Parameter):
+        weight.mul_(factor)
     return linear

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo.contracts import HasLowBitWeight
+from zoo.contracts import HasLowBitWeight, PackedWeight
 from zoo.nn import tensors_of
 from zoo.plugins import load_plugins
 from zoo.registry import entries
@@ -207,9 +207,9 @@ def linear_treats_each_token_alone(name: str) -> None:
     torch.testing.assert_close(linear(x_BLD[:, 3:4]), linear(x_BLD)[:, 3:4], rtol=1e-5, atol=1e-5)
 
 
-def _low_bit(name: str, dtype: torch.dtype = torch.float32) -> Any:
+def _low_bit(name: str, dtype: torch.dtype = torch.float32, bias: bool = False) -> Any:
     """The linear where it is stored as codes, else none."""
-    linear = part("linear", name, bias=False, dtype=dtype)
+    linear = part("linear", name, bias=bias, dtype=dtype)
     return linear if isinstance(linear, HasLowBitWeight) and linear.packed() is not None else None
 
 
@@ -256,19 +256,22 @@ def linear_codes_stay_when_rounded_again(name: str) -> None:
 
 def linear_packs_to_the_same(name: str) -> None:
     """Packed it computes the same, in fewer bytes; every layout, and what is loaded into another one, to the bit."""
-    linear, x_BLD = _low_bit(name), _inputs()
+    linear, x_BLD = _low_bit(name, bias=True), _inputs()
     if linear is None:
         return
     outputs = []
     for layout in ("planes", "base3"):
         packed = linear.packed(layout)
+        assert isinstance(packed, PackedWeight), "a packed form has in_features, out_features and held_bytes()"
+        assert (packed.in_features, packed.out_features) == (DIM, 48)
         size = sum(t.numel() * t.element_size() for t in packed.state_dict().values())
         assert size < linear.weight.numel(), f"{size} bytes for {linear.weight.numel()} weights"
-        other = part("linear", name, bias=False)
+        other = part("linear", name)
         other.weight.data.neg_()
         again = other.packed(layout)
         again.load_state_dict(packed.state_dict())
         outputs += [packed(x_BLD), again(x_BLD)]
+        assert packed.held_bytes() >= size
     for output in outputs:
         assert torch.equal(output, outputs[0]), "packed layers of the same codes differ"
     torch.testing.assert_close(outputs[0], linear(x_BLD), rtol=1e-4, atol=1e-5)
