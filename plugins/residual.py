@@ -22,20 +22,22 @@ class Block(nn.Module):
         self.mixer_norm, self.mixer = norm(layer=layer), mixer
         self.ffn = ffn(layer=layer)
         self.ffn_norm = None if self.ffn is None else norm(layer=layer)
+        self.ffn_knows_padding = self.ffn is not None and "mask_BL" in inspect.signature(self.ffn.forward).parameters
 
     def forward(self, x_BLD: Tensor, state=None, mask_BL: Tensor | None = None) -> tuple[Tensor, object]:
         """(B, L, D) to (B, L, D), and the mixer's state."""
         padding = {} if mask_BL is None else {"mask_BL": mask_BL}
+        told = padding if self.ffn_knows_padding else {}
         if self.pre:
             y_BLD, state = self.mixer(self.mixer_norm(x_BLD), state, **padding)
             x_BLD = x_BLD + self.dropout(y_BLD)
             if self.ffn is not None:
-                x_BLD = x_BLD + self.dropout(self.ffn(self.ffn_norm(x_BLD)))
+                x_BLD = x_BLD + self.dropout(self.ffn(self.ffn_norm(x_BLD), **told))
             return x_BLD, state
         y_BLD, state = self.mixer(x_BLD, state, **padding)
         x_BLD = self.mixer_norm(x_BLD + self.dropout(y_BLD))
         if self.ffn is not None:
-            x_BLD = self.ffn_norm(x_BLD + self.dropout(self.ffn(x_BLD)))
+            x_BLD = self.ffn_norm(x_BLD + self.dropout(self.ffn(x_BLD, **told)))
         return x_BLD, state
 
 

@@ -1,4 +1,4 @@
-"""From raw inputs to vectors: tokens by a table, images by patches."""
+"""From raw inputs to vectors: tokens by a table, images by patches, vectors by a projection."""
 
 import torch
 from torch import Tensor, nn
@@ -61,3 +61,17 @@ class PatchStem(nn.Module):
         if self.token_D is not None:
             x_BLD = torch.cat([self.token_D.to(x_BLD.dtype).expand(B, 1, -1), x_BLD], dim=1)
         return self.dropout(x_BLD)
+
+
+@register("stem", "vectors")
+class VectorStem(nn.Module):
+    """Vectors of any width, projected to the model's."""
+
+    def __init__(self, dim: int, channels: int, max_len: int, precise_linear) -> None:
+        super().__init__()
+        self.max_len = max_len
+        self.projection = precise_linear(in_features=channels, out_features=dim, bias=True)
+
+    def forward(self, inputs_BLF: Tensor) -> Tensor:
+        """(B, L, channels) to (B, L, D)."""
+        return self.projection(inputs_BLF)

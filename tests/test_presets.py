@@ -11,14 +11,14 @@ from zoo.run import train
 
 ARCHS = sorted(path.stem for path in (ROOT / "conf/arch").glob("*.yaml"))
 COMPARISONS = sorted(path.stem for path in (ROOT / "conf/compare").glob("*.yaml"))
-TASKS = ["recall", "parity", "text", "digits", "induction", "selective_copying"]
+TASKS = ["recall", "parity", "text", "digits", "induction", "selective_copying", "facts", "clusters"]
 
 
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("arch", ARCHS)
 def test_a_preset_trains_on_a_task(arch, task, here):
     extra = {"linear_attention": ["mixer.convolution=1"]}.get(arch, []) if task == "digits" else []
-    size = {"text": ["task.test_windows=8"], "digits": []}.get(task, ["task.test_size=8"])
+    size = {"text": ["task.test_windows=8"], "digits": [], "facts": [], "clusters": []}.get(task, ["task.test_size=8"])
     row = train(zoo.compose(f"arch={arch}", f"task={task}", *extra, *size, *TINY, "steps=2"))
     assert row["status"] == "finished"
     assert row["arch"] == arch

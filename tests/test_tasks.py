@@ -325,3 +325,37 @@ except zoo.ZooError as error: print(error)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "cannot be read: Permission denied" in done.stdout, done.stdout + done.stderr
+
+
+def test_facts_ask_all_that_was_trained_on_once():
+    task = make_task(zoo.compose("task=facts", "task.count=100", "task.symbols=20", "task.values=8"))
+    asked = [
+        tuple(pair)
+        for split in ("validation", "test")
+        for batch in task.held_out(split)
+        for pair in batch["inputs"].tolist()
+    ]
+    assert len(asked) == len(set(asked)) == 100
+    known = {tuple(pair): value for split in ("validation", "test") for batch in task.held_out(split)
+             for pair, value in zip(batch["inputs"].tolist(), batch["targets"].flatten().tolist(), strict=True)}  # fmt: skip
+    batch = task.train_batch(3, 1, torch.device("cpu"))
+    for pair, value in zip(batch["inputs"].tolist(), batch["targets"].flatten().tolist(), strict=True):
+        assert known[tuple(pair)] == value
+    assert batch["inputs"][:, 0].max() < 20 <= batch["inputs"][:, 1].min()
+    with pytest.raises(ZooError, match="make only 400 pairs"):
+        make_task(zoo.compose("task=facts", "task.count=401", "task.symbols=20"))
+
+
+def test_clusters_have_a_network_each():
+    task = make_task(zoo.compose("task=clusters", "task.features=6", "task.clusters=3"))
+    batch = task.train_batch(0, 0, torch.device("cpu"))
+    x, y = batch["inputs"][:, 0], batch["targets"][:, 0]
+    near = torch.cdist(x, task.centre_CF).argmin(1)
+    right = 0
+    for n in range(len(x)):
+        c = near[n]
+        expected = task.outer_CFH[c] @ torch.relu(task.inner_CHF[c] @ (x[n] - task.centre_CF[c]))
+        right += torch.allclose(expected, y[n], atol=1e-4)
+    assert right > 0.6 * len(x), "the nearest centre is most often the right one"
+    zeros = task.judge({"predictions": torch.zeros_like(batch["targets"]) + y.mean(0)}, batch)["error"]
+    assert (zeros[0] / zeros[1]).item() == pytest.approx(1)

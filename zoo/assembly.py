@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from zoo.composition import Config
-from zoo.contracts import HasImplementations, PackedWeight, Task
+from zoo.contracts import HasImplementations, HasInactiveParameters, PackedWeight, Task
 from zoo.errors import ZooError
 from zoo.factory import build
 from zoo.seeds import derive
@@ -112,6 +112,12 @@ def implementations(objective: nn.Module, accelerator: str, precision: str) -> d
             place = decoding_place(accelerator, precision) if isinstance(module, PackedWeight) else (device, dtype)
             found |= cast(dict[str, str], user_error(module.implementations, *place))
     return found
+
+
+def active_parameters(objective: nn.Module) -> int:
+    """How many parameters one token meets: all, but for the experts that it is not sent to."""
+    inactive = sum(m.inactive_parameters() for m in objective.modules() if isinstance(m, HasInactiveParameters))
+    return sum(p.numel() for p in objective.parameters()) - inactive
 
 
 def decoding_place(accelerator: str, precision: str) -> tuple[torch.device, torch.dtype]:

@@ -73,9 +73,10 @@ def resolve(cfg: Any, choices: Mapping[str, Any], overrides: Sequence[str]) -> C
     given = {key_of(override) for override in overrides}
     with open_dict(cfg):
         cfg.pop("hydra", None)
-    for component, values in cfg.settings.items():
-        for root in ROOT_KEYS:
-            node = cfg[root]
+    for setting, values in cfg.settings.items():
+        component, _, site = setting.partition("@")  # of one place alone: ffn/glu@expert_ffn
+        for root in [site] if site else ROOT_KEYS:
+            node = cfg.get(root)
             if node is not None and node.get(COMPONENT) == component:
                 for key, value in values.items():
                     if f"{root}.{key}" not in given:

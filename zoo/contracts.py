@@ -124,6 +124,10 @@ class Task:
         """Sums and counts, whose quotient over all batches is each metric."""
         raise NotImplementedError(f"{type(self).__name__} must judge")
 
+    def token_name(self, token: int) -> str:
+        """What a reader calls a token of the inputs."""
+        return str(token)
+
     def chance(self) -> dict[str, float]:
         """What needs no learning: the metric of guessing, or of a simple rule, by name."""
         return {}
@@ -183,6 +187,19 @@ class HasSideMetrics(Protocol):
 
 
 @runtime_checkable
+class HasChoices(Protocol):
+    """A module that sends each token to one of several parts: results tell which tokens go where."""
+
+    def choices(self) -> Tensor | None:
+        """The part that each token of the last pass in evaluation went to, its first choice, flat; or none."""
+        ...
+
+    def parts(self) -> int:
+        """How many parts there are."""
+        ...
+
+
+@runtime_checkable
 class HasImplementations(Protocol):
     """A module with more than one way to compute the same: ``zoo show`` and every result say which one runs."""
 
@@ -210,6 +227,15 @@ class HasLearningRateScales(Protocol):
 
     def learning_rate_scales(self) -> dict[str, float]:
         """The multiplier by name, relative to this module."""
+        ...
+
+
+@runtime_checkable
+class HasInactiveParameters(Protocol):
+    """A module of whose parameters one token meets only some: the experts that it was not sent to."""
+
+    def inactive_parameters(self) -> int:
+        """How many of this module's parameters a token does not meet."""
         ...
 
 

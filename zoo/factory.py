@@ -19,9 +19,22 @@ class Factory:
     that its signature names.
     """
 
-    def __init__(self, config: Mapping[str, Any], facts: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        facts: Mapping[str, Any] | None = None,
+        wraps: Mapping[str, Callable[[Factory], Callable[..., Any]]] | None = None,
+    ) -> None:
         self.kind, self.name = config[COMPONENT].split("/", 1)
-        self.config, self.facts = dict(config), dict(facts or {})
+        self.config, self.facts, self.wraps = dict(config), dict(facts or {}), dict(wraps or {})
+
+    def wrapping(self, kind: str, wrap: Callable[[Factory], Callable[..., Any]]) -> Factory:
+        """The same, but what it builds receives ``wrap(factory)`` for each factory of this kind, at any depth.
+
+        So an existing component is built of other parts without knowing: a feed-forward of stacked linears is as many
+        experts.
+        """
+        return Factory(self.config, self.facts, {**self.wraps, kind: wrap})
 
     @property
     def target(self) -> Callable[..., Any]:
@@ -46,7 +59,8 @@ class Factory:
         for parameter in found.parameters:
             name = parameter.name
             if name in found.components():
-                arguments[name] = Factory(self.config[name], here)
+                child, wrap = Factory(self.config[name], here, self.wraps), self.wraps.get(found.components()[name])
+                arguments[name] = child if wrap is None else wrap(child)
             elif name in FACTS[self.kind]:
                 if name in here:
                     arguments[name] = here[name]

@@ -7,10 +7,11 @@ from typing import Any
 
 from zoo.registry import KINDS
 
-SITES = {"alternate_mixer": "mixer", "precise_linear": "linear"}
+SITES = {"alternate_mixer": "mixer", "precise_linear": "linear", "expert_ffn": "ffn", "dense_ffn": "ffn"}
 """Components that the root names besides one of each kind: the second mixer of a hybrid; and the linear of those
 projections that a rounded weight would hurt most (stems, heads, routers, the time scales of a state space), which is
-the one place that decides whether they keep full precision."""
+the one place that decides whether they keep full precision; the experts of a mixture, and what stands where it has
+none."""
 
 
 @dataclass

@@ -13,6 +13,7 @@ import torch
 
 from zoo import hardware
 from zoo.assembly import (
+    active_parameters,
     check_numbers,
     decoding_place,
     facts_of,
@@ -29,7 +30,7 @@ from zoo.factory import Factory, build
 from zoo.identity import code_hashes
 from zoo.loggers import MetricsFile, finish_logger, make_logger
 from zoo.loop import Held, Loop, Stream
-from zoo.measure import flops, memory, weights
+from zoo.measure import choices, flops, memory, weights
 
 Row = dict[str, Any]
 
@@ -185,7 +186,9 @@ class Session:
             "test": results.pop("test"),
             "test_harder": {name.split("/", 1)[1]: values for name, values in results.items()},
             "parameters": sum(p.numel() for p in self.objective.parameters()),
+            "active_parameters": active_parameters(self.objective),
             **self.stored,
+            "choices": choices.specialisation(self.objective, task, next(self.objective.parameters()).device),
             "forward_flops_per_token": self.forward_flops,
             "training_flops": self.training_flops * tokens,
             "tokens": tokens,

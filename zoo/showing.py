@@ -80,7 +80,14 @@ def measure(config: Config) -> tuple[dict[str, str], list[tuple[str, int, float,
     import torch
 
     from zoo import hardware
-    from zoo.assembly import check_numbers, decoding_place, implementations, make_objective, make_task
+    from zoo.assembly import (
+        active_parameters,
+        check_numbers,
+        decoding_place,
+        implementations,
+        make_objective,
+        make_task,
+    )
     from zoo.comparison.terminal import quantity
     from zoo.measure import flops, memory, weights
 
@@ -101,9 +108,10 @@ def measure(config: Config) -> tuple[dict[str, str], list[tuple[str, int, float,
             bits = 8 * sum(part.disk_bytes for part in inside) / max(1, sum(part.weights for part in inside))
             parts.append((name, parameters, bits, counts.get(name, 0) / tokens))
     length = task.facts()["max_len"]
+    total, active = sum(p.numel() for p in objective.parameters()), active_parameters(objective)
     state = memory.decoding_state_bytes(objective, length, torch.device("cpu"))
     facts = {
-        "parameters": f"{sum(p.numel() for p in objective.parameters()):,}",
+        "parameters": f"{total:,}" + (f", of which a token meets {active:,}" if active != total else ""),
         "FLOPs per token": f"{forward / tokens:,.0f} forward, {training / tokens:,.0f} in training",
         "training FLOPs": quantity(training / tokens * whole * config["steps"] * config["trainer"]["accumulate"]),
         "state": "this model does not decode"

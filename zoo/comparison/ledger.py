@@ -15,6 +15,7 @@ from zoo.run import SCHEMA
 Row = dict[str, Any]
 COSTS = {
     "parameters": "parameters",
+    "active_parameters": "active parameters",
     "weight_bytes": "weight bytes on disk",
     "weight_memory_bytes": "weight bytes in memory",
     "bytes_per_weight": "bytes per weight",

@@ -61,6 +61,8 @@ def _charts(ledger: Ledger) -> Iterator[tuple[str, dict[str, Any]]]:
         if standings:
             yield f"{task}-quality", _quality(standings)
             yield f"{task}-curves", _curves(ledger, standings)
+            yield from _named(f"{task}-modules", _modules(ledger, standings))
+            yield from _named(f"{task}-choices", _choices(standings))
             if standings[0].harder():
                 yield f"{task}-harder", _harder(standings)
 
@@ -164,6 +166,85 @@ def _curves(ledger: Ledger, standings: list[Standing]) -> dict[str, Any]:
         )
         .add_params(chosen)
         .properties(width=260, height=230, title="Learning curves, one line a seed")
+    )
+    return _spec(chart)
+
+
+def _named(name: str, chart: dict[str, Any] | None) -> Iterator[tuple[str, dict[str, Any]]]:
+    if chart is not None:
+        yield name, chart
+
+
+def _modules(ledger: Ledger, standings: list[Standing]) -> dict[str, Any] | None:
+    """What modules report on themselves while training, such as how even the load of experts is; the reader picks."""
+    import altair as alt
+
+    from zoo.loggers import read_metrics
+
+    values = [
+        {
+            "contestant": s.contestant,
+            "seed": row["seed"],
+            "step": p["step"],
+            "value": round(p["value"], 5),
+            "name": name,
+        }
+        for s in standings
+        for row in s.rows
+        for p in read_metrics(ledger.folder / row["id"] / "metrics.csv")
+        if (name := p["name"].removeprefix("train/")) != p["name"] and name != "loss" and "/layer" not in name
+    ]
+    if not values:
+        return None
+    names = sorted({str(value["name"]) for value in values})
+    pick = alt.param(name="measure", value=names[0], bind=alt.binding_select(options=names, name="measure: "))
+    chart = (
+        alt.Chart(alt.Data(values=values))
+        .transform_filter("datum.name == measure")
+        .mark_line(strokeWidth=1.5)
+        .encode(
+            x=alt.X("step:Q", title="step"),
+            y=alt.Y("value:Q", title=None),
+            color=_color(standings),
+            detail="seed:N",
+            tooltip=["contestant:N", "seed:N", "step:Q", "value:Q"],
+        )
+        .add_params(pick)
+        .properties(width=260, height=230, title="What modules say of themselves while training")
+    )
+    return _spec(chart)
+
+
+def _choices(standings: list[Standing]) -> dict[str, Any] | None:
+    """Where each kind of token goes, in the first reported run of those that choose."""
+    import altair as alt
+
+    values = [
+        {
+            "place": f"{s.contestant}, {module} (information {table['information']:.2f})",
+            "token": token,
+            "part": part,
+            "share": share,
+        }
+        for s in standings
+        for module, table in (s.rows[0].get("choices") or {}).items()
+        for token, shares in table["tokens"].items()
+        for part, share in enumerate(shares)
+    ]
+    if not values:
+        return None
+    tokens = list(dict.fromkeys(str(value["token"]) for value in values))
+    chart = (
+        alt.Chart(alt.Data(values=values))
+        .mark_rect()
+        .encode(
+            x=alt.X("part:O", title="part", axis=alt.Axis(labelAngle=0)),
+            y=alt.Y("token:N", sort=tokens, title="token, the most frequent first"),
+            color=alt.Color("share:Q", scale=alt.Scale(scheme="blues", domain=[0, 1])),
+            tooltip=["token:N", "part:O", "share:Q"],
+        )
+        .properties(width=220)
+        .facet("place:N", columns=3, title="Which tokens go where")
     )
     return _spec(chart)
 

@@ -122,7 +122,9 @@ def _cells(place: int, standing: Standing, harder: list[str], baseline: bool) ->
     score, longer = standing.score(), standing.harder()
     half = "" if score is None or score.half_width is None else f" ± {score.half_width:.4f}"
     rate = standing.rows[0]["learning_rate"] if standing.rows else standing.chosen.get("optimizer.lr")
-    costs = ("parameters", "bytes_per_weight", "training_flops", "training_seconds", "state_bytes")
+    total, active = standing.cost("parameters"), standing.cost("active_parameters")
+    parameters = quantity(total) if active in (None, total) else f"{quantity(active)}/{quantity(total)}"
+    costs = ("bytes_per_weight", "training_flops", "training_seconds", "state_bytes")
     return [
         str(place) if score else "-",
         standing.contestant,
@@ -133,5 +135,6 @@ def _cells(place: int, standing: Standing, harder: list[str], baseline: bool) ->
         str(len(standing.failed)),
         *([standing.verdict] if baseline else []),
         "" if rate is None else f"{rate:g}" + (" (edge)" if standing.edge else ""),
+        parameters,
         *(quantity(standing.cost(key)) for key in costs),
     ]

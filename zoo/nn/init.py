@@ -16,11 +16,14 @@ def scale_residual_(linear: M, depth: int) -> M:
 
     Two branches a layer add to the stream, so its variance at the start stays that of the input whatever the depth
     (Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", section 2.3). A linear whose output
-    does not follow the size of its weight has a method ``scale_(factor)``.
+    does not follow the size of its weight has a method ``scale_(factor)``. A module of several linears counts as each.
     """
     factor, own, weight = (2 * depth) ** -0.5, getattr(linear, "scale_", None), getattr(linear, "weight", None)
     if callable(own):
         own(factor)
     elif isinstance(weight, nn.Parameter):
         weight.mul_(factor)
+    else:
+        for part in linear.children():
+            scale_residual_(part, depth)
     return linear

@@ -79,6 +79,10 @@ class Text(Task):
         accuracy = token_accuracy(outputs, batch["targets"])["accuracy"]
         return {"bits_per_byte": (total / math.log(2), count), "accuracy": accuracy}
 
+    def token_name(self, token: int) -> str:
+        """The character, where the byte is one."""
+        return repr(chr(token))[1:-1] if token != 32 else "space"
+
     def chance(self) -> dict[str, float]:
         """What xz makes of the test text alone: a compressor that knows nothing of the training text."""
         return {"xz -9 of the test text": 8 * len(lzma.compress(self.corpus.test, preset=9)) / len(self.corpus.test)}

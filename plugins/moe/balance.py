@@ -1,0 +1,42 @@
+"""Losses that keep experts busy alike, each normalised so that its coefficient means the same for any E, K and N."""
+
+import torch
+from torch import Tensor
+
+
+def balance(probability_NE: Tensor, counts_E: Tensor) -> Tensor:
+    """``E * sum_e f_e P_e``, with f the share of assignments and P the mean probability: 1 when both are uniform.
+
+    Fedus et al. 2022, arXiv:2101.03961, equation 4. Dividing f by the number of choices too keeps the 1 whatever K;
+    Hugging Face's does not, so a coefficient from there means K times as much here. Only P carries a gradient.
+    """
+    share_E = counts_E / counts_E.sum().clamp(min=1)
+    mean_E = probability_NE.sum(0) / max(1, probability_NE.shape[0])
+    return probability_NE.shape[1] * (share_E.to(mean_E.dtype) * mean_E).sum()
+
+
+def coefficient_of_variation(sums_E: Tensor) -> Tensor:
+    """Its square, ``var / mean^2`` with the population's variance: 0 when uniform.
+
+    Shazeer et al. 2017, arXiv:1701.06538, equation 6.
+    """
+    return sums_E.var(correction=0) / (sums_E.mean().square() + 1e-10)
+
+
+def logit_size(logits_NE: Tensor) -> Tensor:
+    """The mean of ``logsumexp(logits)^2``, the z-loss (Zoph et al. 2022, arXiv:2202.08906, equation 5)."""
+    return torch.logsumexp(logits_NE, -1).square().sum() / max(1, logits_NE.shape[0])
+
+
+def load_of_noisy(clean_NE: Tensor, noisy_NE: Tensor, deviation_NE: Tensor, choices: int) -> Tensor | None:
+    """The probability that each expert would be chosen if its own noise were drawn again, (N, E).
+
+    Shazeer et al. 2017, equations 8 and 9: a smooth estimate of the load. The bar to pass is the largest K noisy logits
+    without the expert's own: the (K+1)-th for those that are chosen, the K-th for the others. None if all are chosen.
+    """
+    if choices >= clean_NE.shape[1]:
+        return None
+    best_NK = noisy_NE.topk(choices + 1, dim=-1).values
+    inside, outside = best_NK[:, choices : choices + 1], best_NK[:, choices - 1 : choices]
+    bar_NE = torch.where(noisy_NE > inside, inside, outside)
+    return torch.special.ndtr((clean_NE - bar_NE) / deviation_NE)

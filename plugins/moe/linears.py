@@ -1,0 +1,142 @@
+"""One part an expert, behind the face of one part: rows that are sorted by expert meet each its own.
+
+A feed-forward built of these is a feed-forward for each expert, whatever it does between them. There are two ways
+through it, with the same result: all rows at once, each matrix multiply by groups; or expert by expert, whose rows then
+stay in a processor's cache from the first multiply to the last.
+"""
+
+import itertools
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .grouped import grouped_mm
+
+FEWEST = 96
+"""Rows an expert, on average, from which going expert by expert is the quicker on a processor."""
+
+
+class Rows:
+    """Whose rows are whose during a forward pass. Empty between passes.
+
+    Attributes:
+        ends_E: where each expert's rows end, int32.
+        expert: the one whose turn it is, where they go one by one.
+        chunk, source: its rows, and from which tokens (N, D) they were taken, at which places.
+    """
+
+    ends_E: Tensor | None = None
+    expert: int | None = None
+    chunk: Tensor | None = None
+    source: tuple[Tensor, Tensor] | None = None
+
+    def counts(self) -> list[int]:
+        """How many rows each expert has."""
+        return [b - a for a, b in itertools.pairwise([0, *self.ends_E.tolist()])]
+
+
+class _LinearOfTaken(torch.autograd.Function):
+    """A linear of rows that were taken from others: it keeps these, which live anyway, and takes the rows again."""
+
+    @staticmethod
+    def forward(ctx, chunk_RK: Tensor, weight_NK: Tensor, x_MK: Tensor, place_R: Tensor) -> Tensor:
+        ctx.save_for_backward(weight_NK, x_MK, place_R)
+        return F.linear(chunk_RK, weight_NK)
+
+    @staticmethod
+    def backward(ctx, gradient_RN: Tensor):
+        weight_NK, x_MK, place_R = ctx.saved_tensors
+        return gradient_RN @ weight_NK, gradient_RN.t() @ x_MK.index_select(0, place_R), None, None
+
+
+class StackedLinear(nn.Module):
+    """Dense weights (E, N, K) in one parameter."""
+
+    def __init__(self, rows: Rows, linears: list[nn.Linear]) -> None:
+        super().__init__()
+        self.rows = rows
+        self.weight = nn.Parameter(torch.stack([linear.weight.detach() for linear in linears]))
+        self.unbound: tuple[Tensor, ...] = ()
+
+    def forward(self, x_SK: Tensor) -> Tensor:
+        """(S, K), sorted by expert, to (S, N)."""
+        rows = self.rows
+        if rows.expert is not None:
+            weight_NK = self.unbound[rows.expert]
+            if x_SK is rows.chunk and not torch.is_autocast_enabled(x_SK.device.type):
+                return _LinearOfTaken.apply(x_SK, weight_NK, *rows.source)
+            return F.linear(x_SK, weight_NK)
+        kind = x_SK.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x_SK.dtype
+        return grouped_mm(x_SK.to(dtype).contiguous(), self.weight.to(dtype), rows.ends_E)
+
+
+class Listed(nn.Module):
+    """Modules of any kind, each on its own rows; one without rows takes part with none, so that it has a gradient."""
+
+    def __init__(self, rows: Rows, parts: list[nn.Module]) -> None:
+        super().__init__()
+        self.rows, self.parts = rows, nn.ModuleList(parts)
+
+    def forward(self, x_SK: Tensor) -> Tensor:
+        """(S, K), sorted by expert, to (S, N)."""
+        if self.rows.expert is not None:
+            return self.parts[self.rows.expert](x_SK)
+        chunks = x_SK.split(self.rows.counts())
+        return torch.cat([part(chunk_RK) for part, chunk_RK in zip(self.parts, chunks, strict=True)])
+
+
+def run(body: nn.Module, rows: Rows, x_SD: Tensor, ends_E: Tensor, x_ND: Tensor, token_S: Tensor) -> Tensor:
+    """Rows through their experts, (S, D) to (S, D), sorted by expert; they were taken from tokens (N, D), at these."""
+    rows.ends_E = ends_E
+    try:
+        few = x_SD.shape[0] < FEWEST * ends_E.shape[0]
+        if x_SD.is_cuda or torch.compiler.is_compiling() or few:
+            return body(x_SD)
+        return _one_by_one(body, rows, x_SD, x_ND, token_S)
+    finally:
+        rows.ends_E = None
+
+
+def _one_by_one(body: nn.Module, rows: Rows, x_SD: Tensor, x_ND: Tensor, token_S: Tensor) -> Tensor:
+    stacked = [module for module in body.modules() if isinstance(module, StackedLinear)]
+    for module in stacked:  # once: the gradient of indexing E times would write E stacks of zeros
+        module.unbound = module.weight.unbind(0)
+    counts, found = rows.counts(), []
+    try:
+        for expert, (chunk, place) in enumerate(zip(x_SD.split(counts), token_S.split(counts), strict=True)):
+            rows.expert, rows.chunk, rows.source = expert, chunk, (x_ND, place)
+            found.append(body(chunk))
+    finally:
+        rows.expert = rows.chunk = rows.source = None
+        for module in stacked:
+            module.unbound = ()
+    return torch.cat(found)
+
+
+def experts_of(expert_ffn, rows: Rows, experts: int, **facts) -> nn.Module:
+    """So many feed-forwards as one module for sorted rows: (S, D) to (S, D).
+
+    Dense linears without biases are stacked; other linears, and norms, are listed. A feed-forward that has parameters
+    of its own besides is listed whole.
+
+    Raises:
+        ValueError: the feed-forward is none at all.
+    """
+
+    def wrap(factory):
+        def build(**here) -> nn.Module:
+            made = [factory(**here) for _ in range(experts)]
+            dense = all(type(part) is nn.Linear and part.bias is None for part in made)
+            return (StackedLinear if dense else Listed)(rows, made)
+
+        return build
+
+    body = expert_ffn.wrapping("linear", wrap).wrapping("norm", wrap)(**facts)
+    if body is None:
+        raise ValueError("ffn@expert_ffn=none: an expert must be a feed-forward")
+    grouped = [module for module in body.modules() if isinstance(module, StackedLinear | Listed)]
+    if sum(p.numel() for p in body.parameters()) > sum(p.numel() for module in grouped for p in module.parameters()):
+        return Listed(rows, [expert_ffn(**facts) for _ in range(experts)])
+    return body

@@ -1,0 +1,81 @@
+"""Experts spread over processes: each token travels to the process that holds its expert, and back.
+
+Three exchanges a layer and direction: how many rows go where, the rows, and their results. Every process keeps the
+whole router. Experts' gradients already sum over the tokens of all processes, where data parallelism averages the rest
+over processes; hence they are divided by their number.
+"""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from .linears import Listed, StackedLinear
+
+
+class _Exchange(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x_SD: Tensor, sent: list[int], received: list[int], group) -> Tensor:
+        ctx.sent, ctx.received, ctx.group = sent, received, group
+        result = x_SD.new_empty(sum(received), *x_SD.shape[1:])
+        dist.all_to_all_single(result, x_SD.contiguous(), received, sent, group=group)
+        return result
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        result = gradient.new_empty(sum(ctx.sent), *gradient.shape[1:])
+        dist.all_to_all_single(result, gradient.contiguous(), ctx.sent, ctx.received, group=ctx.group)
+        return result, None, None, None
+
+
+class Spread:
+    """Runs the experts of all processes on the rows of all processes."""
+
+    def __init__(self, group: dist.ProcessGroup | None, experts: int) -> None:
+        self.group, self.size, self.rank = group, dist.get_world_size(group), dist.get_rank(group)
+        if experts % self.size:
+            raise ValueError(f"{experts} experts cannot be spread over {self.size} processes evenly")
+        self.local = experts // self.size
+
+    def shard_(self, body: nn.Module) -> None:
+        """Keep this process's experts alone, their gradients scaled as data parallelism scales the others'."""
+        mine = slice(self.rank * self.local, (self.rank + 1) * self.local)
+        for module in body.modules():
+            if isinstance(module, StackedLinear):
+                module.weight = nn.Parameter(module.weight.detach()[mine].clone())
+            elif isinstance(module, Listed):
+                module.parts = nn.ModuleList(list(module.parts)[mine])
+        for parameter in body.parameters():
+            parameter.register_hook(lambda gradient: gradient / self.size)
+
+    def run(self, body: nn.Module, rows, x_SD: Tensor, counts_E: Tensor) -> Tensor:
+        """(S, D), sorted by expert of all processes, to (S, D)."""
+        theirs_E = torch.empty_like(counts_E)
+        dist.all_to_all_single(theirs_E, counts_E, group=self.group)  # of each process, rows for my experts
+        sent = counts_E.view(self.size, -1).sum(1).tolist()
+        received = theirs_E.view(self.size, -1).sum(1).tolist()
+        x_RD = _Exchange.apply(x_SD, sent, received, self.group)
+        # rows come by process and then by expert; experts want them by expert and then by process
+        expert_R = torch.arange(self.local, device=x_RD.device).repeat(self.size).repeat_interleave(theirs_E)
+        perm_R = torch.argsort(expert_R, stable=True)
+        inverse_R = torch.empty_like(perm_R).scatter_(0, perm_R, torch.arange(perm_R.numel(), device=perm_R.device))
+        rows.ends_E = theirs_E.view(self.size, -1).sum(0).cumsum(0, dtype=torch.int32)
+        y_RD = body(x_RD.index_select(0, perm_R)).index_select(0, inverse_R)
+        rows.ends_E = None
+        return _Exchange.apply(y_RD, received, sent, self.group)
+
+
+def spread_experts_(model: nn.Module, group: dist.ProcessGroup | None = None) -> list[str]:
+    """Spread the experts of every mixture in a model over a group of processes; returns the names of their parameters.
+
+    Every process must hold the same model before. Data parallelism must leave these parameters alone: give the names to
+    ``DistributedDataParallel._set_params_and_buffers_to_ignore_for_model``, or do not wrap them.
+
+    Raises:
+        ValueError: the experts do not divide by the processes.
+    """
+    names = []
+    for path, module in model.named_modules():
+        if hasattr(module, "spread_experts_"):
+            module.spread_experts_(group)
+            names += [f"{path}.body.{name}" if path else f"body.{name}" for name, _ in module.body.named_parameters()]
+    return names

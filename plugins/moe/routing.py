@@ -1,0 +1,190 @@
+"""Which experts a token goes to, and how much each of them counts.
+
+N tokens, E experts, K choices. Logits, probabilities and gates are float32 or wider whatever the autocast (Fedus et al.
+2022, table 2: in bfloat16 training diverged).
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .balance import balance, coefficient_of_variation, load_of_noisy, logit_size
+from .dispatch import count
+
+
+@dataclass
+class Routing:
+    """A router's decision."""
+
+    expert_NK: Tensor
+    gate_NK: Tensor
+    probability_NE: Tensor
+    losses: dict[str, Tensor] = field(default_factory=dict)
+
+
+def top(score_NE: Tensor, choices: int) -> Tensor:
+    """The experts of the largest scores, (N, K), the largest first; of equal scores the first, on every device.
+
+    (``torch.topk`` answers ties otherwise on each device, which sends all tokens of an untrained router to the last
+    experts.)
+    """
+    if choices > 4:
+        return torch.sort(score_NE, dim=-1, descending=True, stable=True).indices[:, :choices]
+    found, score_NE = [], score_NE.detach()
+    for choice in range(choices):
+        if choice:
+            score_NE = score_NE.scatter(1, found[-1], float("-inf"))
+        found.append(score_NE.argmax(-1, keepdim=True))  # which is the first of the largest
+    return torch.cat(found, 1)
+
+
+class Router(nn.Module):
+    """Scores by a projection; a subclass selects and weighs.
+
+    Args:
+        projection: (..., D) to (..., E), the run's ``precise_linear``.
+        jitter: in training the router's own input is multiplied by a uniform number of [1 - jitter, 1 + jitter].
+    """
+
+    renormalises = False
+    """Whether the gates of the chosen experts sum to one: then one choice would leave the router without gradient."""
+
+    def __init__(self, projection: nn.Module, experts: int, choices: int, jitter: float) -> None:
+        super().__init__()
+        self.projection, self.experts, self.choices, self.jitter = projection, experts, choices, jitter
+
+    def logits(self, x_ND: Tensor) -> Tensor:
+        """(N, D) to (N, E)."""
+        x_ND = x_ND.to(torch.promote_types(x_ND.dtype, torch.float32))
+        if self.training and self.jitter:
+            x_ND = x_ND * torch.empty_like(x_ND).uniform_(1 - self.jitter, 1 + self.jitter)
+        if type(self.projection) is nn.Linear:
+            return F.linear(x_ND, self.projection.weight.to(x_ND.dtype))
+        return self.projection(x_ND)
+
+    def forward(self, x_ND: Tensor, real_N: Tensor | None = None) -> Routing:
+        """Where each token goes; losses are of real tokens alone, and of training."""
+        with torch.autocast(x_ND.device.type, enabled=False):
+            logits_NE = self.logits(x_ND)
+            routing = self.route(logits_NE, x_ND)
+            if self.training:
+                if real_N is not None:
+                    logits_NE = logits_NE[real_N]
+                routing.losses["z"] = logit_size(logits_NE)
+                self.add_losses(routing, real_N)
+            return routing
+
+    def route(self, logits_NE: Tensor, x_ND: Tensor) -> Routing:
+        """Select and weigh."""
+        raise NotImplementedError(f"{type(self).__name__} must route")
+
+    def add_losses(self, routing: Routing, real_N: Tensor | None) -> None:
+        """The balance loss of Switch and GShard."""
+        probability_NE, expert_NK = routing.probability_NE, routing.expert_NK
+        if real_N is not None:
+            probability_NE, expert_NK = probability_NE[real_N], expert_NK[real_N]
+        routing.losses["balance"] = balance(probability_NE, count(expert_NK.reshape(-1), self.experts))
+
+
+class Switch(Router):
+    """Softmax over all experts; a gate is the probability itself, which trains the router with one choice too."""
+
+    def route(self, logits_NE: Tensor, x_ND: Tensor) -> Routing:
+        """Fedus et al. 2022, arXiv:2101.03961; with several choices as in OLMoE (arXiv:2409.02060)."""
+        probability_NE = logits_NE.softmax(-1)
+        expert_NK = top(probability_NE, self.choices)
+        return Routing(expert_NK, probability_NE.gather(1, expert_NK), probability_NE)
+
+
+class Mixtral(Router):
+    """Softmax over the chosen experts alone."""
+
+    renormalises = True
+
+    def route(self, logits_NE: Tensor, x_ND: Tensor) -> Routing:
+        """Jiang et al. 2024, arXiv:2401.04088: equal to the largest of the whole softmax over their sum."""
+        expert_NK = top(logits_NE, self.choices)
+        return Routing(expert_NK, logits_NE.gather(1, expert_NK).softmax(-1), logits_NE.softmax(-1))
+
+
+class GShard(Router):
+    """Two choices, of which the second is taken at random, with twice its gate as its probability."""
+
+    renormalises = True
+
+    def route(self, logits_NE: Tensor, x_ND: Tensor) -> Routing:
+        """Lepikhin et al. 2020, arXiv:2006.16668, algorithm 1. A choice that is not taken counts nothing."""
+        expert_NK = top(logits_NE, self.choices)
+        gate_NK = logits_NE.gather(1, expert_NK).softmax(-1)
+        if self.training:
+            taken_NK = torch.rand_like(gate_NK) < 2 * gate_NK.detach()
+            taken_NK[:, 0] = True
+            gate_NK = gate_NK * taken_NK
+        return Routing(expert_NK, gate_NK, logits_NE.softmax(-1))
+
+
+class Noisy(Router):
+    """Noise of learned size on the logits in training, and two losses: of importance and of load."""
+
+    def __init__(self, projection: nn.Module, experts: int, choices: int, jitter: float, noise: nn.Module) -> None:
+        super().__init__(projection, experts, choices, jitter)
+        self.noise = noise
+        for linear in (projection, noise):
+            nn.init.zeros_(linear.weight)  # the noise alone routes at first: balanced from the start
+
+    def route(self, logits_NE: Tensor, x_ND: Tensor) -> Routing:
+        """Shazeer et al. 2017, arXiv:1701.06538, equations 3 to 5 and appendix A."""
+        noisy_NE, self._deviation_NE, self._clean_NE = logits_NE, None, logits_NE
+        if self.training:
+            deviation_NE = F.softplus(F.linear(x_ND.to(logits_NE.dtype), self.noise.weight.to(logits_NE.dtype))) + 1e-2
+            noisy_NE = logits_NE + torch.randn_like(logits_NE) * deviation_NE
+            self._deviation_NE = deviation_NE
+        expert_NK = top(noisy_NE, self.choices)
+        if self.choices == 1:  # a softmax over one logit is one, and would leave the router without gradient
+            gate_NK = noisy_NE.softmax(-1).gather(1, expert_NK)
+        else:
+            gate_NK = noisy_NE.gather(1, expert_NK).softmax(-1)
+        self._noisy_NE = noisy_NE
+        return Routing(expert_NK, gate_NK, logits_NE.softmax(-1))
+
+    def add_losses(self, routing: Routing, real_N: Tensor | None) -> None:
+        """Squared coefficients of variation of importance (sums of gates) and of load (expected choices)."""
+        gates_NE = torch.zeros_like(self._noisy_NE).scatter(1, routing.expert_NK, routing.gate_NK)
+        load_NE = load_of_noisy(self._clean_NE, self._noisy_NE, self._deviation_NE, self.choices)
+        if load_NE is None:
+            load_NE = torch.zeros_like(gates_NE).scatter(1, routing.expert_NK, 1.0)
+        if real_N is not None:
+            gates_NE, load_NE = gates_NE[real_N], load_NE[real_N]
+        routing.losses["importance"] = coefficient_of_variation(gates_NE.sum(0))
+        routing.losses["load"] = coefficient_of_variation(load_NE.sum(0))
+        self._noisy_NE = self._clean_NE = self._deviation_NE = None
+
+
+class Sigmoid(Router):
+    """Sigmoid scores; a bias on the selection alone moves with the load, so that no balance loss is needed."""
+
+    renormalises = True
+
+    def __init__(
+        self, projection: nn.Module, experts: int, choices: int, jitter: float, rate: float, scale: float
+    ) -> None:
+        super().__init__(projection, experts, choices, jitter)
+        self.rate, self.scale = rate, scale
+        self.register_buffer("bias_E", torch.zeros(experts))
+
+    def route(self, logits_NE: Tensor, x_ND: Tensor) -> Routing:
+        """DeepSeek-AI 2024, arXiv:2412.19437, equations 12 to 16; Wang et al. 2024, arXiv:2408.15664."""
+        score_NE = logits_NE.sigmoid()
+        expert_NK = top(score_NE + self.bias_E.to(score_NE.dtype), self.choices)
+        gate_NK = score_NE.gather(1, expert_NK)
+        gate_NK = gate_NK / gate_NK.sum(-1, keepdim=True) * self.scale
+        return Routing(expert_NK, gate_NK, score_NE / score_NE.sum(-1, keepdim=True))
+
+    @torch.no_grad()
+    def move_bias(self, counts_E: Tensor) -> None:
+        """After an optimizer step: up where the load was below the mean, down where it was above."""
+        counts_E = counts_E.to(self.bias_E.dtype)
+        step_E = self.rate * torch.sign(counts_E.mean() - counts_E)
+        self.bias_E += step_E - step_E.mean()

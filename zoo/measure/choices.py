@@ -1,0 +1,51 @@
+"""Which tokens a model sends where: for modules that send each token to one of several parts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zoo.contracts import HasChoices, Task
+
+MOST_TOKENS, MOST_MODULES = 32, 4
+"""How many kinds of tokens, the most frequent, and how many modules a result tells of."""
+
+
+@torch.no_grad()
+def specialisation(objective: nn.Module, task: Task, device: torch.device) -> dict[str, Any]:
+    """By module: how much of the choice the token's identity tells, and the share of each part by token.
+
+    ``information`` is the mutual information of token and part over the entropy of the part: 0 where all kinds of
+    tokens are spread alike, 1 where the kind decides. Measured on the first batch of the test; empty where nothing
+    chooses or where inputs are not tokens.
+    """
+    modules = [(name, m) for name, m in objective.named_modules() if isinstance(m, HasChoices)][:MOST_MODULES]
+    batch = task.held_out("test")[0]
+    tokens_BL = batch["inputs"]
+    if not modules or tokens_BL.is_floating_point() or tokens_BL.ndim != 2:
+        return {}
+    objective.eval()
+    objective({key: value.to(device) for key, value in batch.items()})
+    found = {}
+    for name, module in modules:
+        part_N = module.choices()
+        if part_N is not None and part_N.numel() == tokens_BL.numel():
+            found[name] = _table(tokens_BL.flatten(), part_N.cpu(), module.parts(), task)
+    return found
+
+
+def _table(token_N: Tensor, part_N: Tensor, parts: int, task: Task) -> dict[str, Any]:
+    kinds, inverse_N = token_N.unique(return_inverse=True)
+    counts_TP = torch.zeros(len(kinds), parts, dtype=torch.float64)
+    counts_TP.view(-1).scatter_add_(0, inverse_N * parts + part_N, torch.ones(len(token_N), dtype=torch.float64))
+    share_TP = counts_TP / counts_TP.sum()
+    entropies = [torch.special.entr(p).sum() for p in (share_TP.sum(0), share_TP.sum(1), share_TP)]
+    information = (entropies[0] + entropies[1] - entropies[2]) / entropies[0].clamp(min=1e-12)
+    often = counts_TP.sum(1).argsort(descending=True, stable=True)[:MOST_TOKENS].tolist()
+    rows = {
+        task.token_name(int(kinds[t])): [round(v, 3) for v in (counts_TP[t] / counts_TP[t].sum()).tolist()]
+        for t in often
+    }
+    return {"information": round(information.item(), 4), "tokens": rows}

@@ -1,0 +1,68 @@
+"""Facts without a rule: all that can be done is to store them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zoo.contracts import Batch, Task
+from zoo.errors import ZooError
+from zoo.registry import register
+from zoo.seeds import generator
+from zoo.tasks._metrics import Ratios, nats, token_accuracy
+
+
+@register("task", "facts")
+class Facts(Task):
+    """Given two symbols, say the value that a table of random facts holds for them: capacity, and nothing else.
+
+    Allen-Zhu and Li 2024, arXiv:2404.05405, count two bits a parameter in transformers. Validation and test ask one
+    half of the facts each; all are trained on, for there is nothing to generalise to. A fact is log2(``values``) bits.
+    """
+
+    metric, solved = "accuracy", 0.99
+
+    def __init__(self, count: int = 6000, symbols: int = 96, values: int = 64, batch_size: int = 1024) -> None:
+        for name, value in (("count", count), ("symbols", symbols), ("values", values), ("batch_size", batch_size)):
+            if value < 2:
+                raise ZooError(f"task.{name}={value}: expected at least 2")
+        if count > symbols**2:
+            raise ZooError(f"task.count={count}: {symbols} symbols make only {symbols**2} pairs; expected no more")
+        self.count, self.symbols, self.values, self.batch_size = count, symbols, values, batch_size
+        source = generator("cpu", "facts", "table", count, symbols, values)
+        pairs_F = torch.randperm(symbols**2, generator=source)[:count]
+        self.inputs_F2 = torch.stack([pairs_F // symbols, symbols + pairs_F % symbols], 1)
+        self.values_F = torch.randint(0, values, (count,), generator=source)
+        self._on = lru_cache(maxsize=4)(lambda device: (self.inputs_F2.to(device), self.values_F.to(device)))
+
+    def facts(self) -> dict[str, Any]:
+        """First symbols, second symbols, values."""
+        return {"vocab_size": 2 * self.symbols, "classes": self.values, "max_len": 2}
+
+    def train_batch(self, step: int, seed: int, device: torch.device) -> Batch:
+        """Facts drawn with replacement."""
+        source = generator(device, "facts", "train", seed, step)
+        return self._ask(torch.randint(0, self.count, (self.batch_size,), generator=source, device=device), device)
+
+    def held_out(self, split: str) -> list[Batch]:
+        """Every other fact, each half in its own split."""
+        index_F = torch.arange(0 if split == "validation" else 1, self.count, 2)
+        return [self._ask(part, torch.device("cpu")) for part in index_F.split(8192)]
+
+    def judge(self, outputs: Mapping[str, Tensor], batch: Batch) -> Ratios:
+        """How many facts are known, and in how many nats."""
+        accuracy = token_accuracy(outputs, batch["targets"])["accuracy"]
+        return {"accuracy": accuracy, "nats": nats(outputs, batch["targets"])}
+
+    def chance(self) -> dict[str, float]:
+        """Any value."""
+        return {"guessing": 1 / self.values}
+
+    def _ask(self, index_B: Tensor, device: torch.device) -> Batch:
+        inputs_F2, values_F = self._on(device)
+        ones_B1 = torch.ones(len(index_B), 1, dtype=torch.int64, device=device)
+        return {"inputs": inputs_F2[index_B], "targets": values_F[index_B].unsqueeze(1), "positions": ones_B1}
