@@ -1,5 +1,5 @@
 """Everything that only a GPU can tell, in one command: the GPU tests, the loop, the decoder, the fused state-space
-kernels, low-bit layers, and each family's speed.
+kernels, low-bit layers, mixtures of experts, and each family's speed.
 
 python benchmarks/gpu.py [RESULT.json]
 """
@@ -54,6 +54,7 @@ def main() -> int:
     import fused
     import loop
     import low_bit
+    import moe
 
     tests = subprocess.run([sys.executable, "-m", "pytest", str(ROOT / "tests/gpu"), "-q"], cwd=ROOT)
     results = {
@@ -64,6 +65,7 @@ def main() -> int:
         "decoder": decoder.main(),
         "state space": fused.main(),
         "low bit": low_bit.main(),
+        "mixtures of experts": moe.main(),
         "families": families(),
     }
     target = Path(sys.argv[1] if len(sys.argv) > 1 else "gpu.json")

@@ -3,8 +3,7 @@
 import math
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
 
 def check_widths(**widths: int) -> None:
@@ -77,8 +76,3 @@ def check_state(state: dict, x_BLD: Tensor) -> None:
 def without_padding(x_BLD: Tensor, mask_BL: Tensor | None) -> Tensor:
     """Zeros where the mask is false, whatever stood there."""
     return x_BLD if mask_BL is None else x_BLD.masked_fill(~mask_BL.unsqueeze(-1), 0.0)
-
-
-def project(linear: nn.Module, x: Tensor) -> Tensor:
-    """A projection in the dtype of its input, whatever that of its weight; a linear of another kind sees to it."""
-    return F.linear(x, linear.weight.to(x.dtype), linear.bias) if type(linear) is nn.Linear else linear(x)

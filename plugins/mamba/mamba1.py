@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo import register
-from zoo.nn import ShortConvolution, scale_residual_
+from zoo.nn import ShortConvolution, project, scale_residual_
 
 from .backends import backend_of, convolve, decide
-from .common import check_state, check_widths, project, time_step_bias, wide, without_padding
+from .common import check_state, check_widths, time_step_bias, wide, without_padding
 from .kernels import fused_scan
 from .selective_scan import selective_scan
 from .time_invariant import time_invariant

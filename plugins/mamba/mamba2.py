@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo import register
-from zoo.nn import ShortConvolution, scale_residual_
+from zoo.nn import ShortConvolution, project, scale_residual_
 
 from .backends import backend_of, convolve, decide
-from .common import check_state, check_widths, heads_of, project, time_step_bias, wide, without_padding
+from .common import check_state, check_widths, heads_of, time_step_bias, wide, without_padding
 from .kernels import fused_ssd
 from .ssd import ssd
 

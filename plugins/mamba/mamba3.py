@@ -7,9 +7,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo import register
-from zoo.nn import scale_residual_
+from zoo.nn import project, scale_residual_
 
-from .common import check_state, check_widths, heads_of, project, time_step_bias, wide, without_padding
+from .common import check_state, check_widths, heads_of, time_step_bias, wide, without_padding
 from .ssd import ssd
 
 

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from zoo.nn import is_counting
+from zoo.nn import is_counting, project
 
 from .balance import logit_size
 from .linears import Rows, run
@@ -35,7 +35,7 @@ class ExpertChoice(nn.Module):
         B, L, D = x_BLD.shape
         with torch.autocast(x_BLD.device.type, enabled=False):
             wide_BLD = x_BLD.to(torch.promote_types(x_BLD.dtype, torch.float32))
-            logits_BLE = self.projection(wide_BLD)
+            logits_BLE = project(self.projection, wide_BLD)
             score_BLE = logits_BLE.softmax(-1)
         taken = min(L, max(1, math.ceil(L * self.choices_each / self.experts)))
         rank_BLE = score_BLE if mask_BL is None else score_BLE.masked_fill(~mask_BL.unsqueeze(-1), -1.0)

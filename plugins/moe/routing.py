@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zoo.nn import project
+
 from .balance import balance, coefficient_of_variation, load_of_noisy, logit_size
 from .dispatch import count
 
@@ -60,9 +62,7 @@ class Router(nn.Module):
         x_ND = x_ND.to(torch.promote_types(x_ND.dtype, torch.float32))
         if self.training and self.jitter:
             x_ND = x_ND * torch.empty_like(x_ND).uniform_(1 - self.jitter, 1 + self.jitter)
-        if type(self.projection) is nn.Linear:
-            return F.linear(x_ND, self.projection.weight.to(x_ND.dtype))
-        return self.projection(x_ND)
+        return project(self.projection, x_ND)
 
     def forward(self, x_ND: Tensor, real_N: Tensor | None = None) -> Routing:
         """Where each token goes; losses are of real tokens alone, and of training."""
@@ -138,7 +138,7 @@ class Noisy(Router):
         """Shazeer et al. 2017, arXiv:1701.06538, equations 3 to 5 and appendix A."""
         noisy_NE, self._deviation_NE, self._clean_NE = logits_NE, None, logits_NE
         if self.training:
-            deviation_NE = F.softplus(F.linear(x_ND.to(logits_NE.dtype), self.noise.weight.to(logits_NE.dtype))) + 1e-2
+            deviation_NE = F.softplus(project(self.noise, x_ND.to(logits_NE.dtype))) + 1e-2
             noisy_NE = logits_NE + torch.randn_like(logits_NE) * deviation_NE
             self._deviation_NE = deviation_NE
         expert_NK = top(noisy_NE, self.choices)

@@ -53,6 +53,9 @@ def test_cpu_and_cuda_agree(name):
         "jamba",
         "ternary",
         "binary",
+        "switch",
+        "mixtral",
+        "deepseek_moe",
     ],
 )
 def test_every_preset_trains_in_bfloat16(arch, here):

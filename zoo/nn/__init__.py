@@ -5,6 +5,7 @@ from zoo.nn.convolution import ShortConvolution as ShortConvolution
 from zoo.nn.counting import counting as counting
 from zoo.nn.counting import is_counting as is_counting
 from zoo.nn.init import scale_residual_ as scale_residual_
+from zoo.nn.projection import project as project
 from zoo.nn.state import state_bytes as state_bytes
 from zoo.nn.state import tensors_of as tensors_of
 from zoo.nn.straight_through import straight_through as straight_through
@@ -14,6 +15,7 @@ __all__ = [
     "ShortConvolution",
     "counting",
     "is_counting",
+    "project",
     "scale_residual_",
     "state_bytes",
     "straight_through",

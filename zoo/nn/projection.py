@@ -1,0 +1,14 @@
+"""A projection in a dtype that its weight need not have."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def project(linear: nn.Module, x: Tensor) -> Tensor:
+    """``linear(x)`` in the dtype of ``x``, whatever that of the weight; a linear of another kind sees to it itself."""
+    if type(linear) is nn.Linear:
+        return F.linear(x, linear.weight.to(x.dtype), None if linear.bias is None else linear.bias.to(x.dtype))
+    result: Tensor = linear(x)
+    return result
