@@ -25,7 +25,7 @@ MISTAKES = [
     (["ffn.activation=tanh"], "ffn.activation=tanh: expected one of silu, gelu, sigmoid, relu"),
     (["backbone.mixer=lstm"], "choose it with mixer=lstm, or for this place alone with mixer@backbone.mixer=lstm"),
     (["mixer.linear=dense"], "choose it with linear=dense"),
-    (["linear@ffn.liner=dense"], "There is no place for a linear called 'ffn.liner'. Did you mean ffn.linear?"),
+    (["linear@ffn.liner=dense"], "There is no place for a linear called 'ffn.liner'. Did you mean ffn.linear"),
     (["linear@ffn.linear=dens"], "Did you mean linear@ffn.linear=dense?"),
     (["mixer@ffn.linear=lstm"], "There is no place for a mixer called 'ffn.linear'"),
     (["ffn.linear.bias=true"], "ffn.linear follows the root's linear"),

@@ -331,3 +331,20 @@ def test_a_native_source_counts_with_the_module_of_its_name(tmp_path, monkeypatc
         _module.cache_clear()
         hashes.append(_module("with_native")[0])
     assert len(set(hashes)) == 3
+
+
+def test_a_component_chosen_for_one_place_has_its_own_keys():
+    config = zoo.compose("linear@ffn.linear=ternary", "ffn.linear.method=twn")
+    assert config["objective"]["backbone"]["ffn"]["linear"]["method"] == "twn"
+    assert config["objective"]["backbone"]["mixer"]["linear"]["_component_"] == "linear/dense"
+    config = zoo.compose(
+        "ffn=moe",
+        "ffn@expert_ffn=mlp",
+        "expert_ffn.activation=relu",
+        "linear@expert_ffn.linear=binary",
+        "expert_ffn.linear.method=xnor",
+    )
+    expert = config["objective"]["backbone"]["ffn"]["expert_ffn"]
+    assert (expert["activation"], expert["linear"]["method"]) == ("relu", "xnor")
+    with pytest.raises(ZooError, match="Did you mean ffn.linear.method"):
+        zoo.compose("linear@ffn.linear=ternary", "ffn.linear.metod=twn")

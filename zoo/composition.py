@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from zoo.errors import ZooError
+from zoo.errors import ZooError, unknown
 from zoo.nodes import COMPONENT
 from zoo.plugins import load_plugins
 from zoo.registry import Entry, entry
@@ -75,6 +75,8 @@ def resolve(cfg: Any, choices: Mapping[str, Any], overrides: Sequence[str]) -> C
         cfg.pop("hydra", None)
     for setting, values in cfg.settings.items():
         component, _, site = setting.partition("@")  # of one place alone: ffn/glu@expert_ffn
+        if site and site not in ROOT_KEYS:
+            raise ZooError("settings." + setting + ": " + unknown("place", site, ROOT_KEYS))
         for root in [site] if site else ROOT_KEYS:
             node = cfg.get(root)
             if node is not None and node.get(COMPONENT) == component:

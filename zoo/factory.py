@@ -27,6 +27,7 @@ class Factory:
     ) -> None:
         self.kind, self.name = config[COMPONENT].split("/", 1)
         self.config, self.facts, self.wraps = dict(config), dict(facts or {}), dict(wraps or {})
+        self._instead: Callable[..., Any] | None = None
 
     def wrapping(self, kind: str, wrap: Callable[[Factory], Callable[..., Any]]) -> Factory:
         """The same, but what it builds receives ``wrap(factory)`` for each factory of this kind, at any depth.
@@ -48,6 +49,8 @@ class Factory:
             TypeError: something is given that is not a fact of this kind's places.
             ZooError: the signature asks for a fact that this place does not have.
         """
+        if self._instead is not None:
+            return self._instead(**facts)
         foreign = sorted(set(facts) - FACTS[self.kind])
         if foreign:
             raise TypeError(
@@ -60,7 +63,9 @@ class Factory:
             name = parameter.name
             if name in found.components():
                 child, wrap = Factory(self.config[name], here, self.wraps), self.wraps.get(found.components()[name])
-                arguments[name] = child if wrap is None else wrap(child)
+                if wrap is not None:
+                    child._instead = wrap(Factory(self.config[name], here, self.wraps))
+                arguments[name] = child
             elif name in FACTS[self.kind]:
                 if name in here:
                     arguments[name] = here[name]

@@ -102,10 +102,14 @@ class _Checker:
             if self._is_choice(item.key_or_group):
                 problem = self._choice(item)
                 problems.append(problem)
-                if not problem and not item.package and not item.is_sweep_override() and not item.is_delete():
+                here = not item.package or item.package in SITES
+                if not problem and here and not item.is_sweep_override() and not item.is_delete():
                     chosen.append(str(item.input_line))
         _raise(problems)
         tree = self._tree(chosen)
+        placed = [self._place(item, tree) for item in parsed if self._is_nested(item)]
+        if any(problem is None for _, problem in placed):
+            tree = self._tree([*chosen, *[line for line, problem in placed if problem is None]])
         result = []
         for item in parsed:
             if self._is_choice(item.key_or_group):
@@ -138,6 +142,11 @@ class _Checker:
 
     def _is_choice(self, key: str) -> bool:
         return key in self.groups
+
+    def _is_nested(self, item: Any) -> bool:
+        """Whether it chooses a component for a place within another."""
+        inside = item.package and item.package not in SITES and item.key_or_group in KINDS
+        return bool(inside) and not item.is_sweep_override()
 
     def _values(self, item: Any) -> list[str]:
         if item.is_delete():
@@ -210,14 +219,18 @@ class _Checker:
         if known and self._is_component(key, tree):
             kind = self._kind(key, tree)
             value = (self._values(item) or ["NAME"])[0]
+            if key in SITES:
+                return f"{line}: {key} holds a component; choose it with {kind}@{key}={value}"
             site = f", or for this place alone with {kind}@{key}={value}" if "." in key else ""
             return f"{line}: {key} holds a component; choose it with {kind}={value}{site}"
         if known or self._free(parent, tree):
             return None
         if self._is_component(parent, tree) and tree.get(parent) is None:
             kind = self._kind(parent, tree)
+            last = parent.rpartition(".")[2]
+            root = last if last in SITES else kind
             here = f"or choose one here first: {kind}@{parent}=NAME"
-            return f"{line}: {parent} follows the root's {kind}; set {kind}.{name}=..., {here}"
+            return f"{line}: {parent} follows the root's {root}; set {root}.{name}=..., {here}"
         if key.replace(".", "/") in self.groups:
             return f"{line}: {key.replace('.', '/')} is a config group; write it with a slash"
         pool = [

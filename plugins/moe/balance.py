@@ -4,14 +4,22 @@ import torch
 from torch import Tensor
 
 
-def balance(probability_NE: Tensor, counts_E: Tensor) -> Tensor:
+def mean(values_N: Tensor, weight_N: Tensor | None) -> Tensor:
+    """Over tokens, of the real ones where ``weight_N`` is their mask as numbers; zero of none."""
+    if weight_N is None:
+        return values_N.sum(0) / max(1, values_N.shape[0])
+    shaped = weight_N.to(values_N.dtype).view(-1, *[1] * (values_N.ndim - 1))
+    return (values_N * shaped).sum(0) / weight_N.sum().clamp(min=1)
+
+
+def balance(probability_NE: Tensor, counts_E: Tensor, weight_N: Tensor | None = None) -> Tensor:
     """``E * sum_e f_e P_e``, with f the share of assignments and P the mean probability: 1 when both are uniform.
 
     Fedus et al. 2022, arXiv:2101.03961, equation 4. Dividing f by the number of choices too keeps the 1 whatever K;
     Hugging Face's does not, so a coefficient from there means K times as much here. Only P carries a gradient.
     """
     share_E = counts_E / counts_E.sum().clamp(min=1)
-    mean_E = probability_NE.sum(0) / max(1, probability_NE.shape[0])
+    mean_E = mean(probability_NE, weight_N)
     return probability_NE.shape[1] * (share_E.to(mean_E.dtype) * mean_E).sum()
 
 
@@ -23,9 +31,9 @@ def coefficient_of_variation(sums_E: Tensor) -> Tensor:
     return sums_E.var(correction=0) / (sums_E.mean().square() + 1e-10)
 
 
-def logit_size(logits_NE: Tensor) -> Tensor:
+def logit_size(logits_NE: Tensor, weight_N: Tensor | None = None) -> Tensor:
     """The mean of ``logsumexp(logits)^2``, the z-loss (Zoph et al. 2022, arXiv:2202.08906, equation 5)."""
-    return torch.logsumexp(logits_NE, -1).square().sum() / max(1, logits_NE.shape[0])
+    return mean(torch.logsumexp(logits_NE, -1).square(), weight_N)
 
 
 def load_of_noisy(clean_NE: Tensor, noisy_NE: Tensor, deviation_NE: Tensor, choices: int) -> Tensor | None:

@@ -40,10 +40,10 @@ def sort(expert_NK: Tensor, experts: int) -> Order:
     return Order(perm_S, inverse_S, count(flat_S, experts), expert_NK.shape[1])
 
 
-def count(flat_S: Tensor, experts: int) -> Tensor:
-    """How often each expert occurs. (``bincount`` waits for a GPU, for its size depends on the data.)"""
+def count(flat_S: Tensor, experts: int, counted_S: Tensor | None = None) -> Tensor:
+    """How often each expert occurs, where it counts. (``bincount`` waits for a GPU: its size depends on the data.)"""
     zeros_E = torch.zeros(experts, dtype=torch.int64, device=flat_S.device)
-    return zeros_E.scatter_add_(0, flat_S, torch.ones_like(flat_S))
+    return zeros_E.scatter_add_(0, flat_S, torch.ones_like(flat_S) if counted_S is None else counted_S.to(torch.int64))
 
 
 class _Dispatch(torch.autograd.Function):

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zoo.nn import rescale_
+
 from .grouped import grouped_mm
 
 FEWEST = 96
@@ -21,19 +23,33 @@ class Rows:
     """Whose rows are whose during a forward pass. Empty between passes.
 
     Attributes:
-        ends_E: where each expert's rows end, int32.
+        ends_E, size: where each expert's rows end, int32, and how many there are.
         expert: the one whose turn it is, where they go one by one.
         chunk, source: its rows, and from which tokens (N, D) they were taken, at which places.
     """
 
     ends_E: Tensor | None = None
+    size: int = 0
     expert: int | None = None
     chunk: Tensor | None = None
     source: tuple[Tensor, Tensor] | None = None
 
-    def counts(self) -> list[int]:
-        """How many rows each expert has."""
-        return [b - a for a, b in itertools.pairwise([0, *self.ends_E.tolist()])]
+    def ends_among(self, rows: int) -> Tensor:
+        """Where each expert's end among so many, which are these, or each of these in as many pieces.
+
+        Raises:
+            ValueError: they are neither.
+        """
+        pieces = rows // max(1, self.size)
+        if rows != pieces * self.size:
+            raise ValueError(
+                f"an expert's linear got {rows} rows of {self.size} tokens; an expert must keep tokens apart"
+            )
+        return self.ends_E if pieces == 1 else self.ends_E * pieces
+
+    def counts(self, rows: int) -> list[int]:
+        """How many of so many rows each expert has."""
+        return [b - a for a, b in itertools.pairwise([0, *self.ends_among(rows).tolist()])]
 
 
 class _LinearOfTaken(torch.autograd.Function):
@@ -45,9 +61,10 @@ class _LinearOfTaken(torch.autograd.Function):
         return F.linear(chunk_RK, weight_NK)
 
     @staticmethod
-    def backward(ctx, gradient_RN: Tensor):
+    def backward(ctx, gradient_1RN: Tensor):
         weight_NK, x_MK, place_R = ctx.saved_tensors
-        return gradient_RN @ weight_NK, gradient_RN.t() @ x_MK.index_select(0, place_R), None, None
+        dweight_NK = gradient_1RN.squeeze(0).t() @ x_MK.index_select(0, place_R)
+        return gradient_1RN @ weight_NK, dweight_NK, None, None
 
 
 class StackedLinear(nn.Module):
@@ -60,7 +77,7 @@ class StackedLinear(nn.Module):
         self.unbound: tuple[Tensor, ...] = ()
 
     def forward(self, x_SK: Tensor) -> Tensor:
-        """(S, K), sorted by expert, to (S, N)."""
+        """(..., K), sorted by expert, to (..., N)."""
         rows = self.rows
         if rows.expert is not None:
             weight_NK = self.unbound[rows.expert]
@@ -69,7 +86,9 @@ class StackedLinear(nn.Module):
             return F.linear(x_SK, weight_NK)
         kind = x_SK.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x_SK.dtype
-        return grouped_mm(x_SK.to(dtype).contiguous(), self.weight.to(dtype), rows.ends_E)
+        flat_SK = x_SK.reshape(-1, x_SK.shape[-1]).to(dtype).contiguous()
+        y_SN = grouped_mm(flat_SK, self.weight.to(dtype), rows.ends_among(flat_SK.shape[0]))
+        return y_SN.view(*x_SK.shape[:-1], y_SN.shape[-1])
 
 
 class Listed(nn.Module):
@@ -79,22 +98,38 @@ class Listed(nn.Module):
         super().__init__()
         self.rows, self.parts = rows, nn.ModuleList(parts)
 
+    def scale_(self, factor: float) -> None:
+        """Multiply what each gives."""
+        for part in self.parts:
+            rescale_(part, factor)
+
     def forward(self, x_SK: Tensor) -> Tensor:
-        """(S, K), sorted by expert, to (S, N)."""
+        """(..., K), sorted by expert, to (..., N)."""
         if self.rows.expert is not None:
             return self.parts[self.rows.expert](x_SK)
-        chunks = x_SK.split(self.rows.counts())
-        return torch.cat([part(chunk_RK) for part, chunk_RK in zip(self.parts, chunks, strict=True)])
+        flat_SK = x_SK.reshape(-1, x_SK.shape[-1])
+        chunks = flat_SK.split(self.rows.counts(flat_SK.shape[0]))
+        y_SN = torch.cat([part(chunk.unsqueeze(0)).squeeze(0) for part, chunk in zip(self.parts, chunks, strict=True)])
+        return y_SN.view(*x_SK.shape[:-1], y_SN.shape[-1])
 
 
 def run(body: nn.Module, rows: Rows, x_SD: Tensor, ends_E: Tensor, x_ND: Tensor, token_S: Tensor) -> Tensor:
     """Rows through their experts, (S, D) to (S, D), sorted by expert; they were taken from tokens (N, D), at these."""
-    rows.ends_E = ends_E
+    few = x_SD.shape[0] < FEWEST * ends_E.shape[0]
+    if x_SD.is_cuda or torch.compiler.is_compiling() or few:
+        return at_once(body, rows, x_SD, ends_E)
+    rows.ends_E, rows.size = ends_E, x_SD.shape[0]
     try:
-        few = x_SD.shape[0] < FEWEST * ends_E.shape[0]
-        if x_SD.is_cuda or torch.compiler.is_compiling() or few:
-            return body(x_SD)
         return _one_by_one(body, rows, x_SD, x_ND, token_S)
+    finally:
+        rows.ends_E = None
+
+
+def at_once(body: nn.Module, rows: Rows, x_SD: Tensor, ends_E: Tensor) -> Tensor:
+    """All rows through their experts by grouped multiplies, as one long sequence."""
+    rows.ends_E, rows.size = ends_E, x_SD.shape[0]
+    try:
+        return body(x_SD.unsqueeze(0)).squeeze(0)
     finally:
         rows.ends_E = None
 
@@ -103,11 +138,11 @@ def _one_by_one(body: nn.Module, rows: Rows, x_SD: Tensor, x_ND: Tensor, token_S
     stacked = [module for module in body.modules() if isinstance(module, StackedLinear)]
     for module in stacked:  # once: the gradient of indexing E times would write E stacks of zeros
         module.unbound = module.weight.unbind(0)
-    counts, found = rows.counts(), []
+    counts, found = rows.counts(rows.size), []
     try:
         for expert, (chunk, place) in enumerate(zip(x_SD.split(counts), token_S.split(counts), strict=True)):
-            rows.expert, rows.chunk, rows.source = expert, chunk, (x_ND, place)
-            found.append(body(chunk))
+            rows.expert, rows.chunk, rows.source = expert, chunk.unsqueeze(0), (x_ND, place)
+            found.append(body(rows.chunk).squeeze(0))
     finally:
         rows.expert = rows.chunk = rows.source = None
         for module in stacked:

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from .linears import Listed, StackedLinear
+from .linears import Listed, StackedLinear, at_once
 
 
 class _Exchange(torch.autograd.Function):
@@ -58,9 +58,8 @@ class Spread:
         expert_R = torch.arange(self.local, device=x_RD.device).repeat(self.size).repeat_interleave(theirs_E)
         perm_R = torch.argsort(expert_R, stable=True)
         inverse_R = torch.empty_like(perm_R).scatter_(0, perm_R, torch.arange(perm_R.numel(), device=perm_R.device))
-        rows.ends_E = theirs_E.view(self.size, -1).sum(0).cumsum(0, dtype=torch.int32)
-        y_RD = body(x_RD.index_select(0, perm_R)).index_select(0, inverse_R)
-        rows.ends_E = None
+        ends_E = theirs_E.view(self.size, -1).sum(0).cumsum(0, dtype=torch.int32)
+        y_RD = at_once(body, rows, x_RD.index_select(0, perm_R), ends_E).index_select(0, inverse_R)
         return _Exchange.apply(y_RD, received, sent, self.group)
 
 
@@ -68,13 +67,17 @@ def spread_experts_(model: nn.Module, group: dist.ProcessGroup | None = None) ->
     """Spread the experts of every mixture in a model over a group of processes; returns the names of their parameters.
 
     Every process must hold the same model before. Data parallelism must leave these parameters alone: give the names to
-    ``DistributedDataParallel._set_params_and_buffers_to_ignore_for_model``, or do not wrap them.
+    ``DistributedDataParallel._set_params_and_buffers_to_ignore_for_model``, or do not wrap them. The group must be all
+    processes that data is divided among. Gradient clipping must add the norms of all processes, and a checkpoint needs
+    every process's share: neither is done here.
 
     Raises:
-        ValueError: the experts do not divide by the processes.
+        ValueError: the experts do not divide by the processes, or choose their tokens.
     """
     names = []
     for path, module in model.named_modules():
+        if type(module).__name__ == "ExpertChoice":
+            raise ValueError("experts that choose their tokens are not spread over processes")
         if hasattr(module, "spread_experts_"):
             module.spread_experts_(group)
             names += [f"{path}.body.{name}" if path else f"body.{name}" for name, _ in module.body.named_parameters()]

@@ -18,12 +18,26 @@ from .dispatch import count
 
 @dataclass
 class Routing:
-    """A router's decision."""
+    """A router's decision.
+
+    Attributes:
+        taken_NK: false where a choice was made and then left; none where all are taken.
+        noisy: logits with noise and its deviation, (N, E) each, of gates that have it, in training.
+    """
 
     expert_NK: Tensor
     gate_NK: Tensor
     probability_NE: Tensor
+    taken_NK: Tensor | None = None
+    noisy: tuple[Tensor, Tensor] | None = None
     losses: dict[str, Tensor] = field(default_factory=dict)
+
+    def counted_NK(self, real_N: Tensor | None) -> Tensor | None:
+        """Which choices count: those of real tokens that were taken; none where all do."""
+        if real_N is None:
+            return self.taken_NK
+        real_NK = real_N.unsqueeze(1).expand_as(self.expert_NK)
+        return real_NK if self.taken_NK is None else real_NK & self.taken_NK
 
 
 def top(score_NE: Tensor, choices: int) -> Tensor:
@@ -57,35 +71,31 @@ class Router(nn.Module):
         super().__init__()
         self.projection, self.experts, self.choices, self.jitter = projection, experts, choices, jitter
 
-    def logits(self, x_ND: Tensor) -> Tensor:
-        """(N, D) to (N, E)."""
-        x_ND = x_ND.to(torch.promote_types(x_ND.dtype, torch.float32))
-        if self.training and self.jitter:
-            x_ND = x_ND * torch.empty_like(x_ND).uniform_(1 - self.jitter, 1 + self.jitter)
-        return project(self.projection, x_ND)
-
     def forward(self, x_ND: Tensor, real_N: Tensor | None = None) -> Routing:
         """Where each token goes; losses are of real tokens alone, and of training."""
         with torch.autocast(x_ND.device.type, enabled=False):
-            logits_NE = self.logits(x_ND)
+            x_ND = x_ND.to(torch.promote_types(x_ND.dtype, torch.float32))
+            if self.training and self.jitter:
+                x_ND = x_ND * torch.empty_like(x_ND).uniform_(1 - self.jitter, 1 + self.jitter)
+            logits_NE = project(self.projection, x_ND)
             routing = self.route(logits_NE, x_ND)
             if self.training:
-                if real_N is not None:
-                    logits_NE = logits_NE[real_N]
-                routing.losses["z"] = logit_size(logits_NE)
-                self.add_losses(routing, real_N)
+                routing.losses["z"] = logit_size(logits_NE, real_N)
+                self.add_losses(routing, logits_NE, real_N)
             return routing
 
     def route(self, logits_NE: Tensor, x_ND: Tensor) -> Routing:
         """Select and weigh."""
         raise NotImplementedError(f"{type(self).__name__} must route")
 
-    def add_losses(self, routing: Routing, real_N: Tensor | None) -> None:
-        """The balance loss of Switch and GShard."""
-        probability_NE, expert_NK = routing.probability_NE, routing.expert_NK
-        if real_N is not None:
-            probability_NE, expert_NK = probability_NE[real_N], expert_NK[real_N]
-        routing.losses["balance"] = balance(probability_NE, count(expert_NK.reshape(-1), self.experts))
+    def add_losses(self, routing: Routing, logits_NE: Tensor, real_N: Tensor | None) -> None:
+        """The balance loss of Switch."""
+        self._balance(routing, routing.expert_NK, real_N)
+
+    def _balance(self, routing: Routing, expert_NK: Tensor, real_N: Tensor | None) -> None:
+        counted_NK = None if real_N is None else real_N.unsqueeze(1).expand_as(expert_NK).reshape(-1)
+        counts_E = count(expert_NK.reshape(-1), self.experts, counted_NK)
+        routing.losses["balance"] = balance(routing.probability_NE, counts_E, real_N)
 
 
 class Switch(Router):
@@ -109,20 +119,21 @@ class Mixtral(Router):
         return Routing(expert_NK, logits_NE.gather(1, expert_NK).softmax(-1), logits_NE.softmax(-1))
 
 
-class GShard(Router):
+class GShard(Mixtral):
     """Two choices, of which the second is taken at random, with twice its gate as its probability."""
-
-    renormalises = True
 
     def route(self, logits_NE: Tensor, x_ND: Tensor) -> Routing:
         """Lepikhin et al. 2020, arXiv:2006.16668, algorithm 1. A choice that is not taken counts nothing."""
-        expert_NK = top(logits_NE, self.choices)
-        gate_NK = logits_NE.gather(1, expert_NK).softmax(-1)
+        routing = super().route(logits_NE, x_ND)
         if self.training:
-            taken_NK = torch.rand_like(gate_NK) < 2 * gate_NK.detach()
+            taken_NK = torch.rand_like(routing.gate_NK) < 2 * routing.gate_NK.detach()
             taken_NK[:, 0] = True
-            gate_NK = gate_NK * taken_NK
-        return Routing(expert_NK, gate_NK, logits_NE.softmax(-1))
+            routing.gate_NK, routing.taken_NK = routing.gate_NK * taken_NK, taken_NK
+        return routing
+
+    def add_losses(self, routing: Routing, logits_NE: Tensor, real_N: Tensor | None) -> None:
+        """Of first choices alone, as there."""
+        self._balance(routing, routing.expert_NK[:, :1], real_N)
 
 
 class Noisy(Router):
@@ -136,30 +147,29 @@ class Noisy(Router):
 
     def route(self, logits_NE: Tensor, x_ND: Tensor) -> Routing:
         """Shazeer et al. 2017, arXiv:1701.06538, equations 3 to 5 and appendix A."""
-        noisy_NE, self._deviation_NE, self._clean_NE = logits_NE, None, logits_NE
+        noisy_NE, noisy = logits_NE, None
         if self.training:
-            deviation_NE = F.softplus(project(self.noise, x_ND.to(logits_NE.dtype))) + 1e-2
+            deviation_NE = F.softplus(project(self.noise, x_ND)) + 1e-2
             noisy_NE = logits_NE + torch.randn_like(logits_NE) * deviation_NE
-            self._deviation_NE = deviation_NE
+            noisy = (noisy_NE, deviation_NE)
         expert_NK = top(noisy_NE, self.choices)
         if self.choices == 1:  # a softmax over one logit is one, and would leave the router without gradient
             gate_NK = noisy_NE.softmax(-1).gather(1, expert_NK)
         else:
             gate_NK = noisy_NE.gather(1, expert_NK).softmax(-1)
-        self._noisy_NE = noisy_NE
-        return Routing(expert_NK, gate_NK, logits_NE.softmax(-1))
+        return Routing(expert_NK, gate_NK, logits_NE.softmax(-1), noisy=noisy)
 
-    def add_losses(self, routing: Routing, real_N: Tensor | None) -> None:
+    def add_losses(self, routing: Routing, logits_NE: Tensor, real_N: Tensor | None) -> None:
         """Squared coefficients of variation of importance (sums of gates) and of load (expected choices)."""
-        gates_NE = torch.zeros_like(self._noisy_NE).scatter(1, routing.expert_NK, routing.gate_NK)
-        load_NE = load_of_noisy(self._clean_NE, self._noisy_NE, self._deviation_NE, self.choices)
+        noisy_NE, deviation_NE = routing.noisy
+        gates_NE = torch.zeros_like(noisy_NE).scatter(1, routing.expert_NK, routing.gate_NK)
+        load_NE = load_of_noisy(logits_NE, noisy_NE, deviation_NE, self.choices)
         if load_NE is None:
             load_NE = torch.zeros_like(gates_NE).scatter(1, routing.expert_NK, 1.0)
         if real_N is not None:
-            gates_NE, load_NE = gates_NE[real_N], load_NE[real_N]
+            gates_NE, load_NE = (t * real_N.unsqueeze(1) for t in (gates_NE, load_NE))
         routing.losses["importance"] = coefficient_of_variation(gates_NE.sum(0))
         routing.losses["load"] = coefficient_of_variation(load_NE.sum(0))
-        self._noisy_NE = self._clean_NE = self._deviation_NE = None
 
 
 class Sigmoid(Router):
@@ -176,15 +186,23 @@ class Sigmoid(Router):
 
     def route(self, logits_NE: Tensor, x_ND: Tensor) -> Routing:
         """DeepSeek-AI 2024, arXiv:2412.19437, equations 12 to 16; Wang et al. 2024, arXiv:2408.15664."""
-        score_NE = logits_NE.sigmoid()
-        expert_NK = top(score_NE + self.bias_E.to(score_NE.dtype), self.choices)
-        gate_NK = score_NE.gather(1, expert_NK)
-        gate_NK = gate_NK / gate_NK.sum(-1, keepdim=True) * self.scale
-        return Routing(expert_NK, gate_NK, score_NE / score_NE.sum(-1, keepdim=True))
+        expert_NK = top(logits_NE.sigmoid() + self.bias_E.to(logits_NE.dtype), self.choices)
+        logarithm_NE = F.logsigmoid(logits_NE)  # a softmax of these is a sigmoid over their sum, and never 0 / 0
+        gate_NK = logarithm_NE.gather(1, expert_NK).softmax(-1) * self.scale
+        return Routing(expert_NK, gate_NK, logarithm_NE.softmax(-1))
 
     @torch.no_grad()
     def move_bias(self, counts_E: Tensor) -> None:
         """After an optimizer step: up where the load was below the mean, down where it was above."""
-        counts_E = counts_E.to(self.bias_E.dtype)
+        counts_E = counts_E.to(self.bias_E)
         step_E = self.rate * torch.sign(counts_E.mean() - counts_E)
         self.bias_E += step_E - step_E.mean()
+
+
+ROUTERS: dict[str, type[Router]] = {
+    "mixtral": Mixtral,
+    "switch": Switch,
+    "gshard": GShard,
+    "noisy": Noisy,
+    "sigmoid": Sigmoid,
+}

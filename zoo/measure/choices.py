@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from zoo.contracts import HasChoices, Task
 
 MOST_TOKENS, MOST_MODULES = 32, 4
-"""How many kinds of tokens, the most frequent, and how many modules a result tells of."""
+"""How many kinds of tokens, the most frequent, and how many modules a result tells of, the first."""
 
 
 @torch.no_grad()
@@ -22,9 +22,11 @@ def specialisation(objective: nn.Module, task: Task, device: torch.device) -> di
     chooses or where inputs are not tokens.
     """
     modules = [(name, m) for name, m in objective.named_modules() if isinstance(m, HasChoices)][:MOST_MODULES]
+    if not modules:
+        return {}
     batch = task.held_out("test")[0]
-    tokens_BL = batch["inputs"]
-    if not modules or tokens_BL.is_floating_point() or tokens_BL.ndim != 2:
+    tokens_BL = batch.get("inputs")
+    if tokens_BL is None or tokens_BL.is_floating_point() or tokens_BL.ndim != 2:
         return {}
     objective.eval()
     objective({key: value.to(device) for key, value in batch.items()})
@@ -42,7 +44,9 @@ def _table(token_N: Tensor, part_N: Tensor, parts: int, task: Task) -> dict[str,
     counts_TP.view(-1).scatter_add_(0, inverse_N * parts + part_N, torch.ones(len(token_N), dtype=torch.float64))
     share_TP = counts_TP / counts_TP.sum()
     entropies = [torch.special.entr(p).sum() for p in (share_TP.sum(0), share_TP.sum(1), share_TP)]
-    information = (entropies[0] + entropies[1] - entropies[2]) / entropies[0].clamp(min=1e-12)
+    # counts of a finite sample look informative: by (T - 1)(P - 1) / 2N nats (Miller and Madow 1955)
+    bias = (len(kinds) - 1) * (parts - 1) / (2 * len(token_N))
+    information = ((entropies[0] + entropies[1] - entropies[2] - bias) / entropies[0].clamp(min=1e-12)).clamp(0, 1)
     often = counts_TP.sum(1).argsort(descending=True, stable=True)[:MOST_TOKENS].tolist()
     rows = {
         task.token_name(int(kinds[t])): [round(v, 3) for v in (counts_TP[t] / counts_TP[t].sum()).tolist()]

@@ -4,6 +4,7 @@ from zoo.nn.bidirectional import Bidirectional as Bidirectional
 from zoo.nn.convolution import ShortConvolution as ShortConvolution
 from zoo.nn.counting import counting as counting
 from zoo.nn.counting import is_counting as is_counting
+from zoo.nn.init import rescale_ as rescale_
 from zoo.nn.init import scale_residual_ as scale_residual_
 from zoo.nn.projection import project as project
 from zoo.nn.state import state_bytes as state_bytes
@@ -16,6 +17,7 @@ __all__ = [
     "counting",
     "is_counting",
     "project",
+    "rescale_",
     "scale_residual_",
     "state_bytes",
     "straight_through",

@@ -16,14 +16,17 @@ def scale_residual_(linear: M, depth: int) -> M:
 
     Two branches a layer add to the stream, so its variance at the start stays that of the input whatever the depth
     (Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", section 2.3). A linear whose output
-    does not follow the size of its weight has a method ``scale_(factor)``. A module of several linears counts as each.
+    does not follow the size of its weight has a method ``scale_(factor)``.
     """
-    factor, own, weight = (2 * depth) ** -0.5, getattr(linear, "scale_", None), getattr(linear, "weight", None)
+    rescale_(linear, (2 * depth) ** -0.5)
+    return linear
+
+
+@torch.no_grad()
+def rescale_(linear: nn.Module, factor: float) -> None:
+    """Multiply what a linear gives: by its method ``scale_`` if it has one, else by its weight."""
+    own, weight = getattr(linear, "scale_", None), getattr(linear, "weight", None)
     if callable(own):
         own(factor)
     elif isinstance(weight, nn.Parameter):
         weight.mul_(factor)
-    else:
-        for part in linear.children():
-            scale_residual_(part, depth)
-    return linear
