@@ -346,5 +346,5 @@ def test_a_component_chosen_for_one_place_has_its_own_keys():
     )
     expert = config["objective"]["backbone"]["ffn"]["expert_ffn"]
     assert (expert["activation"], expert["linear"]["method"]) == ("relu", "xnor")
-    with pytest.raises(ZooError, match="Did you mean ffn.linear.method"):
+    with pytest.raises(ZooError, match=r"Did you mean ffn\.linear\.method"):
         zoo.compose("linear@ffn.linear=ternary", "ffn.linear.metod=twn")
