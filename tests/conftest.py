@@ -1,6 +1,7 @@
 """Shared by all tests: one thread, no network, no account, and the command line as a user has it."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -52,3 +53,30 @@ def zoo_main(here, capsys):
         return status, out, err
 
     return run
+
+
+def whole_and_resumed(words, monkeypatch, batch):
+    """The weights of a run, and of the same that was interrupted within this batch and went on."""
+    import torch
+
+    import zoo
+    from zoo.callbacks import Interrupted
+    from zoo.loop import Loop
+    from zoo.run import folder_of, train
+
+    whole, cut = (zoo.compose(*words, f"experiment={name}") for name in ("whole", "cut"))
+    train(whole)
+    original = Loop.training_step
+
+    def signalled(self, data, batch_idx):
+        if batch_idx == batch:
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(self, data, batch_idx)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Loop, "training_step", signalled)
+        with pytest.raises(Interrupted):
+            train(cut)
+    assert train(cut)["resumed_at"] > 0
+    paths = [folder_of(config) / "checkpoints" / "last.ckpt" for config in (whole, cut)]
+    return [torch.load(path, weights_only=True)["state_dict"] for path in paths]

@@ -1,19 +1,16 @@
 """Binary and ternary weights: formulas against slow float64 maths, published layers, and what training does to them."""
 
 import math
-import os
 import shutil
-import signal
 
 import pytest
 import torch
-from conftest import TINY
+from conftest import TINY, whole_and_resumed
 from torch import nn
 from torch.nn import functional as F
 
 import zoo
 from zoo.assembly import make_objective, make_task
-from zoo.callbacks import Interrupted
 from zoo.loop import Loop
 from zoo.nn import straight_through
 from zoo.optimization import parameter_groups
@@ -391,25 +388,8 @@ RECIPES = {
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_resumed_run_is_the_uninterrupted_one(recipe, here, monkeypatch):
     words = [*RECIPES[recipe], "task=parity", "task.test_size=8", *TINY, "steps=8", "evaluate_every=4"]
-    whole = zoo.compose(*words, "experiment=whole")
-    train(whole)
-    cut = zoo.compose(*words, "experiment=cut")
-    original = Loop.training_step
-
-    def signalled(self, batch, batch_idx):
-        if batch_idx == 4:
-            os.kill(os.getpid(), signal.SIGINT)
-        return original(self, batch, batch_idx)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Loop, "training_step", signalled)
-        with pytest.raises(Interrupted):
-            train(cut)
-    assert train(cut)["resumed_at"] == 5
-    weights = [
-        torch.load(folder_of(c) / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"] for c in (whole, cut)
-    ]
-    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    whole, resumed = whole_and_resumed(words, monkeypatch, batch=4)
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
 def test_a_step_of_a_fused_optimizer_is_seen_at_once():

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 import torch
-from conftest import TINY
+from conftest import TINY, whole_and_resumed
 from torch import nn
 from torch.nn import functional as F
 
@@ -794,33 +794,11 @@ def test_a_model_is_copied_after_it_was_used():
     ids=" ".join,
 )
 def test_a_resumed_run_is_the_uninterrupted_one(words, here, monkeypatch):
-    import os
-    import signal
-
-    from zoo.callbacks import Interrupted
-    from zoo.loop import Loop
-
     words = ["ffn=moe", *words, "task=parity", "task.test_size=8", *TINY, "steps=8", "trainer.accumulate=2"]
-    whole, cut = zoo.compose(*words, "experiment=whole"), zoo.compose(*words, "experiment=cut")
-    train(whole)
-    original = Loop.training_step
-
-    def signalled(self, batch, batch_idx):
-        if batch_idx == 9:
-            os.kill(os.getpid(), signal.SIGINT)
-        return original(self, batch, batch_idx)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Loop, "training_step", signalled)
-        with pytest.raises(Interrupted):
-            train(cut)
-    assert train(cut)["resumed_at"] == 5
-    weights = [
-        torch.load(folder_of(c) / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"] for c in (whole, cut)
-    ]
-    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    whole, resumed = whole_and_resumed(words, monkeypatch, batch=9)
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
     if "ffn.gate=sigmoid" in words:
-        assert weights[0]["objective.backbone.blocks.0.ffn.router.bias_E"].any()
+        assert whole["objective.backbone.blocks.0.ffn.router.bias_E"].any()
 
 
 def test_ternary_experts_are_packed_and_exported(here, zoo_main):
