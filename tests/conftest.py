@@ -80,3 +80,34 @@ def whole_and_resumed(words, monkeypatch, batch):
     assert train(cut)["resumed_at"] > 0
     paths = [folder_of(config) / "checkpoints" / "last.ckpt" for config in (whole, cut)]
     return [torch.load(path, weights_only=True)["state_dict"] for path in paths]
+
+
+def two_processes(function, *arguments):
+    """What ``function(rank, port, results, *arguments)`` puts into ``results``, in two processes at once, unsorted."""
+    import socket
+
+    import torch
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = torch.multiprocessing.get_context("spawn")
+    results = context.SimpleQueue()
+    ranks = [context.Process(target=function, args=(rank, port, results, *arguments)) for rank in range(2)]
+    for process in ranks:
+        process.start()
+    found = [results.get(), results.get()]
+    for process in ranks:
+        process.join()
+    return found
+
+
+def join_group(rank, port):
+    """This process as one of two that talk to each other; returns ``torch.distributed``."""
+    import torch
+    import torch.distributed as dist
+
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    dist.init_process_group("gloo", rank=rank, world_size=2)
+    torch.set_num_threads(1)
+    return dist

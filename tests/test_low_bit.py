@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import torch
-from conftest import TINY, whole_and_resumed
+from conftest import TINY, join_group, two_processes, whole_and_resumed
 from torch import nn
 from torch.nn import functional as F
 
@@ -207,17 +207,11 @@ def test_a_projection_into_the_residual_stream_starts_smaller_whatever_its_kind(
 
 
 def _rank(rank, port, results):
-    import os
-
-    import torch.distributed as dist
-
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    dist.init_process_group("gloo", rank=rank, world_size=2)
+    dist = join_group(rank, port)
     net = _small_net()
     model = nn.parallel.DistributedDataParallel(net)
     _three_steps(model, _data()[rank * 4 : rank * 4 + 4])
-    if rank == 0:
-        results.put([parameter.detach().numpy() for parameter in net.parameters()])
+    results.put([parameter.detach().numpy() for parameter in net.parameters()])
     dist.barrier()
     dist.destroy_process_group()
 
@@ -241,22 +235,10 @@ def _three_steps(model, x):
 
 
 def test_two_processes_train_as_one():
-    import socket
-
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    context = torch.multiprocessing.get_context("spawn")
-    results = context.SimpleQueue()
-    ranks = [context.Process(target=_rank, args=(rank, port, results)) for rank in range(2)]
-    for process in ranks:
-        process.start()
-    together = results.get()
-    for process in ranks:
-        process.join()
     alone = _small_net()
     _three_steps(alone, _data())
-    for ours, parameter in zip(together, alone.parameters(), strict=True):
+    together = two_processes(_rank)
+    for ours, parameter in [pair for rank in together for pair in zip(rank, alone.parameters(), strict=True)]:
         torch.testing.assert_close(torch.tensor(ours), parameter.detach(), rtol=1e-4, atol=1e-5)
 
 

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 import torch
-from conftest import TINY, whole_and_resumed
+from conftest import TINY, join_group, two_processes, whole_and_resumed
 from torch import nn
 from torch.nn import functional as F
 
@@ -434,24 +434,13 @@ def test_which_layers_are_mixtures():
     assert kinds("ffn.first_dense=2", "ffn.every=2") == "dddm"
 
 
-def _group(rank, port):
-    import os
-
-    import torch.distributed as dist
-
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    dist.init_process_group("gloo", rank=rank, world_size=2)
-    torch.set_num_threads(1)
-    return dist
-
-
 def _loss(y_ND):
     return (y_ND * torch.linspace(-1, 1, DIM)).square().mean()
 
 
 def _expert_parallel(rank, port, results, words):
     """Each process has half of the tokens and half of the experts; gradients as data parallelism leaves them."""
-    dist = _group(rank, port)
+    dist = join_group(rank, port)
     from zoo_plugins.moe.parallel import spread_experts_
 
     layer = mixture("ffn.experts=6", *words, training=True)
@@ -471,7 +460,7 @@ def _expert_parallel(rank, port, results, words):
 
 
 def _fully_sharded(rank, port, results, words):
-    dist = _group(rank, port)
+    dist = join_group(rank, port)
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
@@ -487,7 +476,7 @@ def _fully_sharded(rank, port, results, words):
 
 
 def _data_parallel(rank, port, results, words):
-    dist = _group(rank, port)
+    dist = join_group(rank, port)
     layer = mixture("ffn.experts=6", "ffn.shared=1", *words, training=True)
     x_ND = tokens(30).chunk(2)[rank].clone().requires_grad_()
     model = nn.parallel.DistributedDataParallel(layer)  # kept, since its hooks live with it
@@ -503,19 +492,7 @@ def _data_parallel(rank, port, results, words):
 
 
 def _two_processes(function, words):
-    import socket
-
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    context = torch.multiprocessing.get_context("spawn")
-    results = context.SimpleQueue()
-    ranks = [context.Process(target=function, args=(rank, port, results, words)) for rank in range(2)]
-    for process in ranks:
-        process.start()
-    found = {rank: rest for rank, *rest in (results.get(), results.get())}
-    for process in ranks:
-        process.join()
+    found = {rank: rest for rank, *rest in two_processes(function, words)}
     return [found[0], found[1]]
 
 

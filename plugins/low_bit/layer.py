@@ -6,16 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zoo.nn import straight_through
+from zoo.nn import compute_dtype, straight_through
 
 from .packed import PackedLinear
 from .quantizers import activations
-
-
-def compute_dtype(x: Tensor) -> torch.dtype:
-    """The dtype in which autocast, if it is on, would multiply ``x``."""
-    kind = x.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
 class LowBitLinear(nn.Linear):

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from zoo.nn import compute_dtype
+
 from .kernels import FEW, Place, Way, choose, prepare
 from .packing import pack, unpack
 
@@ -82,11 +84,11 @@ class PackedLinear(nn.Module):
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
         """(..., K) to (..., N)."""
-        device = x.device.type
-        if not torch.is_autocast_enabled(device):
-            return self._compute(x, x.dtype)
+        device, dtype = x.device.type, compute_dtype(x)
+        if not torch.is_autocast_enabled(device):  # entering a context costs as much as a small product
+            return self._compute(x, dtype)
         with torch.autocast(device, enabled=False):
-            return self._compute(x, torch.get_autocast_dtype(device))
+            return self._compute(x, dtype)
 
     def _compute(self, x: Tensor, dtype: torch.dtype) -> Tensor:
         if self.norm is not None:

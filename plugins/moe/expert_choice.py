@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from zoo.nn import is_counting, project
+from zoo.nn import is_counting, is_recomputing, project
 
 from .balance import logit_size
 from .linears import Rows, run
@@ -56,13 +56,11 @@ class ExpertChoice(nn.Module):
         y_BLD = y_ND.view(B, L, D)
         for expert in self.shared:
             y_BLD = y_BLD + expert(x_BLD)
-        if self.training and not is_counting():
+        if self.training and not is_counting() and not is_recomputing():
             self._note(logits_BLE, token_S, gate_EBC, mask_BL)
         return y_BLD
 
     def _note(self, logits_BLE: Tensor, token_S: Tensor, gate_EBC: Tensor, mask_BL: Tensor | None) -> None:
-        if not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1:
-            return
         real_N = None if mask_BL is None else mask_BL.reshape(-1)
         self._losses = {"z": self.z_loss * logit_size(logits_BLE.flatten(0, 1), real_N)} if self.z_loss else {}
         with torch.no_grad():

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zoo.nn import rescale_
+from zoo.nn import compute_dtype, rescale_
 
 from .grouped import grouped_mm
 
@@ -84,8 +84,7 @@ class StackedLinear(nn.Module):
             if x_SK is rows.chunk and not torch.is_autocast_enabled(x_SK.device.type):
                 return _LinearOfTaken.apply(x_SK, weight_NK, *rows.source)
             return F.linear(x_SK, weight_NK)
-        kind = x_SK.device.type
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x_SK.dtype
+        dtype = compute_dtype(x_SK)
         flat_SK = x_SK.reshape(-1, x_SK.shape[-1]).to(dtype).contiguous()
         y_SN = grouped_mm(flat_SK, self.weight.to(dtype), rows.ends_among(flat_SK.shape[0]))
         return y_SN.view(*x_SK.shape[:-1], y_SN.shape[-1])

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from zoo import register
-from zoo.nn import is_counting
+from zoo.nn import is_counting, is_recomputing
 
-from .dispatch import combine, count, dispatch, sort
+from .dispatch import Order, combine, count, dispatch, sort
 from .expert_choice import ExpertChoice
 from .linears import Rows, experts_of, run
 from .parallel import Spread
@@ -60,7 +60,7 @@ class Mixture(nn.Module):
         routing = self.router(x_ND, real_N)
         order = sort(routing.expert_NK, self.router.experts)
         if self.training:
-            self._note(routing, real_N, self._within_capacity(routing, real_N))
+            self._note(routing, order, real_N, self._within_capacity(routing, real_N))
         else:
             self._chosen_N = routing.expert_NK[:, 0].detach()
         x_SD = dispatch(x_ND, order)
@@ -91,16 +91,16 @@ class Mixture(nn.Module):
         routing.gate_NK = routing.gate_NK * kept_NK
         return (~kept_NK if counted_NK is None else ~kept_NK & counted_NK).sum()
 
-    def _note(self, routing: Routing, real_N: Tensor | None, dropped: Tensor | None) -> None:
+    def _note(self, routing: Routing, order: Order, real_N: Tensor | None, dropped: Tensor | None) -> None:
         """Keep losses and counts of this pass, unless it only recomputes activations or counts operations."""
-        if is_counting() or (not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1):
+        if is_counting() or is_recomputing():
             return
         weights = self.coefficients
         self._losses = {name: weights[name] * loss for name, loss in routing.losses.items() if weights[name]}
         with torch.no_grad():
-            counted_NK = routing.counted_NK(real_N)
-            counted_S = None if counted_NK is None else counted_NK.reshape(-1)
-            counts_E = count(routing.expert_NK.reshape(-1), self.router.experts, counted_S)
+            counted_NK, counts_E = routing.counted_NK(real_N), order.counts_E
+            if counted_NK is not None:
+                counts_E = count(routing.expert_NK.reshape(-1), self.router.experts, counted_NK.reshape(-1))
             self.step_E = self.step_E.to(counts_E.device) + counts_E
             self.window_E = self.window_E.to(counts_E.device) + counts_E
             if dropped is not None:

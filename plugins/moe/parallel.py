@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from .expert_choice import ExpertChoice
 from .linears import Listed, StackedLinear, at_once
 
 
@@ -76,7 +77,7 @@ def spread_experts_(model: nn.Module, group: dist.ProcessGroup | None = None) ->
     """
     names = []
     for path, module in model.named_modules():
-        if type(module).__name__ == "ExpertChoice":
+        if isinstance(module, ExpertChoice):
             raise ValueError("experts that choose their tokens are not spread over processes")
         if hasattr(module, "spread_experts_"):
             module.spread_experts_(group)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
+
 _counting = False
 
 
@@ -17,6 +19,11 @@ def counting() -> Iterator[None]:
         yield
     finally:
         _counting = before
+
+
+def is_recomputing() -> bool:
+    """Whether a forward pass runs within a backward pass, to have activations again that were not kept."""
+    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
 
 
 def is_counting() -> bool:
