@@ -6,13 +6,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo import register
+from zoo.nn import places
 
 
 @register("objective", "classify")
 class Classify(nn.Module):
     """Cross-entropy of a label, read off the mean over positions, or off the first or the last of them.
 
-    The model may see the whole input; a mixer that can only look back does that, and the mean still reads it all.
+    The model may see the whole input; a mixer that can only look back does that, and the mean still reads it all. The
+    first is the class token of a stem that has one; the mean leaves out what stands before the patches.
     """
 
     needs = ("inputs", "labels")
@@ -31,13 +33,17 @@ class Classify(nn.Module):
         super().__init__()
         self.pool, self.label_smoothing = pool, label_smoothing
         self.stem = stem()
-        self.backbone = backbone(causal=False, max_len=self.stem.max_len)
+        self.backbone = backbone(causal=False, **places(self.stem))
+        self.before = getattr(self.stem, "grid", (0,))[0]
         self.head = precise_linear(in_features=dim, out_features=classes, bias=True)
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """``loss``, and ``logits`` (B, C)."""
         x_BLD, _ = self.backbone(self.stem(batch["inputs"]))
-        x_BD = {"mean": lambda: x_BLD.mean(1), "first": lambda: x_BLD[:, 0], "last": lambda: x_BLD[:, -1]}[self.pool]()
+        if self.pool == "mean":
+            x_BD = x_BLD[:, self.before :].mean(1)
+        else:
+            x_BD = x_BLD[:, 0 if self.pool == "first" else -1]
         logits_BC = self.head(x_BD).float()
         loss = F.cross_entropy(logits_BC, batch["labels"], label_smoothing=self.label_smoothing)
         return {"loss": loss, "logits": logits_BC}

@@ -15,15 +15,39 @@ def squared_relu(x: Tensor) -> Tensor:
     return F.relu(x).square()
 
 
+def gelu_tanh(x: Tensor) -> Tensor:
+    """GELU with the normal distribution's shape taken from tanh, as GPT-2 has it (Hendrycks and Gimpel 2016)."""
+    return F.gelu(x, approximate="tanh")
+
+
+def gelu_sigmoid(x: Tensor) -> Tensor:
+    """``x * sigmoid(1.702 x)``, GELU in its roughest form (Hendrycks and Gimpel 2016, arXiv:1606.08415, section 2)."""
+    return x * torch.sigmoid(1.702 * x)
+
+
+def width(dim: int, ratio: float, hidden: int | None, multiple: int = 1) -> int:
+    """How wide it is in between: as said, or ``ratio * dim`` rounded to a multiple."""
+    if hidden is not None and hidden < 1:
+        raise ValueError(f"ffn.hidden={hidden}: expected at least 1")
+    return max(multiple, multiple * round(dim * ratio / multiple)) if hidden is None else hidden
+
+
 @register("ffn", "mlp")
 class MLP(nn.Module):
     """Two projections with an activation between them: ReLU, GELU or squared ReLU.
 
-    Vaswani et al. 2017, arXiv:1706.03762, section 3.3. ``subln`` puts a norm before the second (Wang et al. 2022,
-    arXiv:2210.06423).
+    Vaswani et al. 2017, arXiv:1706.03762, section 3.3. GELU is exact, or in one of its two approximations.
+    ``hidden`` is the width in between, where ``ratio`` is not what decides it. ``subln`` puts a norm before the
+    second (Wang et al. 2022, arXiv:2210.06423).
     """
 
-    ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu, "squared_relu": squared_relu}
+    ACTIVATIONS = {
+        "relu": F.relu,
+        "gelu": F.gelu,
+        "gelu_tanh": gelu_tanh,
+        "gelu_sigmoid": gelu_sigmoid,
+        "squared_relu": squared_relu,
+    }
 
     def __init__(
         self,
@@ -31,14 +55,15 @@ class MLP(nn.Module):
         depth: int,
         linear,
         norm,
-        activation: Literal["relu", "gelu", "squared_relu"] = "gelu",
+        activation: Literal["relu", "gelu", "gelu_tanh", "gelu_sigmoid", "squared_relu"] = "gelu",
         ratio: float = 4.0,
+        hidden: int | None = None,
         subln: bool = False,
         bias: bool = False,
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        hidden = round(dim * ratio)
+        hidden = width(dim, ratio, hidden)
         self.up = linear(in_features=dim, out_features=hidden, bias=bias)
         self.subln = norm(dim=hidden) if subln else nn.Identity()
         self.down = scale_residual_(linear(in_features=hidden, out_features=dim, bias=bias), depth)
@@ -54,13 +79,15 @@ class MLP(nn.Module):
 class GLU(nn.Module):
     """A gated pair of projections: SwiGLU, GEGLU and their kin.
 
-    Shazeer 2020, arXiv:2002.05202. The width is ``ratio * dim`` rounded to a multiple of 8; at 8/3 it has the
-    parameters of an MLP of ratio 4. ``subln`` puts a norm before the last projection, as in BitNet b1.58 2B4T.
+    Shazeer 2020, arXiv:2002.05202. The width is ``ratio * dim`` rounded to a multiple of 8, unless ``hidden`` says it;
+    at 8/3 it has the parameters of an MLP of ratio 4. ``subln`` puts a norm before the last projection, as in BitNet
+    b1.58 2B4T.
     """
 
     ACTIVATIONS = {
         "silu": F.silu,
         "gelu": F.gelu,
+        "gelu_tanh": gelu_tanh,
         "sigmoid": torch.sigmoid,
         "relu": F.relu,
         "squared_relu": squared_relu,
@@ -72,14 +99,15 @@ class GLU(nn.Module):
         depth: int,
         linear,
         norm,
-        activation: Literal["silu", "gelu", "sigmoid", "relu", "squared_relu"] = "silu",
+        activation: Literal["silu", "gelu", "gelu_tanh", "sigmoid", "relu", "squared_relu"] = "silu",
         ratio: float = 2.6666667,
+        hidden: int | None = None,
         subln: bool = False,
         bias: bool = False,
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        hidden = max(8, 8 * round(dim * ratio / 8))
+        hidden = width(dim, ratio, hidden, multiple=8)
         self.gate = linear(in_features=dim, out_features=hidden, bias=bias)
         self.up = linear(in_features=dim, out_features=hidden, bias=bias)
         self.subln = norm(dim=hidden) if subln else nn.Identity()

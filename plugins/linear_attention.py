@@ -39,13 +39,12 @@ class LinearAttention(nn.Module):
             raise ValueError(f"dim={dim} is not divisible by mixer.heads={heads}; change one of them")
         if chunk < 1:
             raise ValueError(f"mixer.chunk={chunk}; expected at least 1")
-        if convolution > 1 and not causal:
-            raise ValueError(f"mixer.convolution={convolution} looks back only; an encoder needs mixer.convolution=1")
-        self.heads, self.chunk, self.causal = heads, chunk, causal
+        self.one_way = convolution > 1  # a convolution looks back, so an encoder runs the whole mixer both ways
+        self.heads, self.chunk, self.causal = heads, chunk, causal or self.one_way
         self.qkv = linear(in_features=dim, out_features=3 * dim, bias=bias)
         self.convolution = ShortConvolution(3 * dim, convolution) if convolution > 1 else None
         self.out = scale_residual_(linear(in_features=dim, out_features=dim, bias=bias), depth)
-        self.dim = dim
+        self.dim, self.kept_H = dim, None
 
     def init_state(self, batch_size: int, max_len: int, device: torch.device, dtype: torch.dtype) -> dict:
         """Zeros; the size does not depend on ``max_len``."""
@@ -64,13 +63,7 @@ class LinearAttention(nn.Module):
         B, L, D = x_BLD.shape
         if L == 0:
             return x_BLD, state
-        qkv_BLD, held = self.qkv(x_BLD), None
-        if mask_BL is not None:
-            qkv_BLD = qkv_BLD.masked_fill(~mask_BL.unsqueeze(-1), 0.0)
-        if self.convolution is not None:
-            qkv_BLD, held = self.convolution(qkv_BLD, None if state is None else state["convolution"])
-        wide = torch.promote_types(qkv_BLD.dtype, torch.float32)
-        q_BHLK, k_BHLK, v_BHLK = qkv_BLD.to(wide).view(B, L, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
+        q_BHLK, k_BHLK, v_BHLK, held = self._project(x_BLD, state, mask_BL)
         with torch.autocast(x_BLD.device.type, enabled=False):  # sums over the whole past: never in half precision
             q_BHLK, k_BHLK, v_BHLK = F.elu(q_BHLK) + 1, F.elu(k_BHLK) + 1, F.pad(v_BHLK, (0, 1), value=1.0)
             if mask_BL is not None:
@@ -81,10 +74,34 @@ class LinearAttention(nn.Module):
             else:
                 y_BHLK, memory = q_BHLK @ (k_BHLK.mT @ v_BHLK), None
             y_BHLK = y_BHLK[..., :-1] / (y_BHLK[..., -1:] + 1e-6)
+        if self.kept_H is not None:
+            y_BHLK = y_BHLK * self.kept_H.to(y_BHLK)[:, None, None]
         y_BLD = self.out(y_BHLK.transpose(1, 2).reshape(B, L, D).to(x_BLD.dtype))
         if state is None:
             return y_BLD, None
         return y_BLD, {"memory": memory} | ({"convolution": held} if held is not None else {})
+
+    def attention_map(self, x_BLD: Tensor, state: dict | None = None, mask_BL: Tensor | None = None) -> Tensor:
+        """The weights (B, H, L, L) by which a pass without a state takes its mean, which it never writes down."""
+        q_BHLK, k_BHLK, _, _ = self._project(x_BLD, None, mask_BL)
+        scores_BHLM = (F.elu(q_BHLK) + 1) @ (F.elu(k_BHLK) + 1).mT
+        if mask_BL is not None:
+            scores_BHLM = scores_BHLM * mask_BL[:, None, None, :]
+        scores_BHLM = scores_BHLM.tril() if self.causal else scores_BHLM
+        return scores_BHLM / (scores_BHLM.sum(-1, keepdim=True) + 1e-6)
+
+    def _project(
+        self, x_BLD: Tensor, state: dict | None, mask_BL: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """Queries, keys and values in heads, and what the convolution holds."""
+        qkv_BLD, held = self.qkv(x_BLD), None
+        if mask_BL is not None:
+            qkv_BLD = qkv_BLD.masked_fill(~mask_BL.unsqueeze(-1), 0.0)
+        if self.convolution is not None:
+            qkv_BLD, held = self.convolution(qkv_BLD, None if state is None else state["convolution"])
+        qkv_BLD = qkv_BLD.to(torch.promote_types(qkv_BLD.dtype, torch.float32))
+        q, k, v = qkv_BLD.view(*x_BLD.shape[:2], 3, self.heads, self.dim // self.heads).permute(2, 0, 3, 1, 4)
+        return q, k, v, held
 
 
 def _causal(q: Tensor, k: Tensor, v: Tensor, memory_BHKV: Tensor | None, chunk: int) -> tuple[Tensor, Tensor]:

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo import register
+from zoo.nn import places, tie_
 
 
 @register("objective", "next_token")
@@ -12,18 +13,23 @@ class NextToken(nn.Module):
     """Cross-entropy of a causal model at the positions that a task asks about.
 
     For text every position asks for the token after it; for recall or parity the task says where and what. Hidden
-    states are gathered before the output head, so positions that nobody asks about cost nothing there.
+    states are gathered before the output head, so positions that nobody asks about cost nothing there. ``tied`` makes
+    the head of the embedding (Press and Wolf 2016, arXiv:1608.05859).
     """
 
     needs = ("inputs", "targets")
     gives = ("logits",)
 
-    def __init__(self, dim: int, classes: int, stem, backbone, precise_linear, label_smoothing: float = 0.0) -> None:
+    def __init__(
+        self, dim: int, classes: int, stem, backbone, precise_linear, tied: bool = False, label_smoothing: float = 0.0
+    ) -> None:
         super().__init__()
         self.label_smoothing = label_smoothing
         self.stem = stem()
-        self.backbone = backbone(causal=True, max_len=self.stem.max_len)
+        self.backbone = backbone(causal=True, **places(self.stem))
         self.head = precise_linear(in_features=dim, out_features=classes, bias=False)
+        if tied:
+            tie_(self.head, self.stem)
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """``loss``, and ``logits`` (B, S, C) beside the batch's targets (B, S)."""

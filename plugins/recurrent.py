@@ -20,7 +20,7 @@ class Recurrent(nn.Module):
     def init_state(self, batch_size: int, max_len: int, device: torch.device, dtype: torch.dtype) -> tuple:
         """Zeros; the size does not depend on ``max_len``."""
         wide = torch.promote_types(dtype, torch.float32)
-        shape = (1, batch_size, self.cell.hidden_size)
+        shape = (batch_size, self.cell.hidden_size)
         return tuple(torch.zeros(shape, device=device, dtype=wide) for _ in range(self.states))
 
     def forward(
@@ -29,14 +29,16 @@ class Recurrent(nn.Module):
         """(B, L, D) to (B, L, D), and the state after the last token; padding leaves no trace in either."""
         if x_BLD.shape[1] == 0 or x_BLD.shape[0] == 0:
             return x_BLD, state
-        if state is not None and state[0].shape[1] != x_BLD.shape[0]:
-            raise ValueError(f"a state for {state[0].shape[1]} sequences met a batch of {x_BLD.shape[0]}")
-        past = None if state is None else state if self.states > 1 else state[0]
+        if state is not None and state[0].shape[0] != x_BLD.shape[0]:
+            raise ValueError(f"a state for {state[0].shape[0]} sequences met a batch of {x_BLD.shape[0]}")
+        past = None if state is None else tuple(held.unsqueeze(0) for held in state)
+        if past is not None and self.states == 1:
+            past = past[0]
         with torch.autocast(x_BLD.device.type, enabled=False):
             x_wide = x_BLD.to(self.cell.weight_ih_l0.dtype)
             y_BLD, last = self.cell(x_wide, past) if mask_BL is None else self._padded(x_wide, past, mask_BL)
         if state is not None:
-            state = last if self.states > 1 else (last,)
+            state = tuple(held.squeeze(0) for held in (last if self.states > 1 else (last,)))
         return y_BLD.to(x_BLD.dtype), state
 
     def _padded(self, x_BLD: Tensor, past, mask_BL: Tensor) -> tuple[Tensor, object]:
@@ -63,7 +65,7 @@ class LSTM(Recurrent):
 
     Hochreiter and Schmidhuber 1997, doi:10.1162/neco.1997.9.8.1735; Gers et al. 2000. By ``torch.nn.LSTM``.
     ``forget_bias`` is the forget gate's starting bias (Jozefowicz et al. 2015 advise 1). Its own matrices are its
-    gates, so ``linear`` does not reach it. The state is h and c, (1, B, D) each.
+    gates, so ``linear`` does not reach it. The state is h and c, (B, D) each.
     """
 
     states = 2
@@ -78,7 +80,7 @@ class LSTM(Recurrent):
 class GRU(Recurrent):
     """Gated recurrent unit.
 
-    Cho et al. 2014, arXiv:1406.1078. By ``torch.nn.GRU``. The state is h, (1, B, D).
+    Cho et al. 2014, arXiv:1406.1078. By ``torch.nn.GRU``. The state is h, (B, D).
     """
 
     states = 1

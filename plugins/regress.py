@@ -4,6 +4,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo import register
+from zoo.nn import places
 
 
 @register("objective", "regress")
@@ -16,7 +17,7 @@ class Regress(nn.Module):
     def __init__(self, dim: int, classes: int, stem, backbone, precise_linear) -> None:
         super().__init__()
         self.stem = stem()
-        self.backbone = backbone(causal=True, max_len=self.stem.max_len)
+        self.backbone = backbone(causal=True, **places(self.stem))
         self.head = precise_linear(in_features=dim, out_features=classes, bias=True)
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:

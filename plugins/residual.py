@@ -11,31 +11,37 @@ from zoo.nn import Bidirectional
 
 
 class Block(nn.Module):
-    """One layer: mix along the sequence, then each token alone; both add to the stream.
+    """One layer: mix along the sequence, read another one if there is one, then each token alone; all add.
 
     Pre-norm normalises what a branch reads (Xiong et al. 2020, arXiv:2002.04745), post-norm the sum (Vaswani 2017).
     """
 
-    def __init__(self, mixer: nn.Module, ffn, norm, layer: int, pre: bool, dropout: float) -> None:
+    def __init__(self, mixer: nn.Module, reader, ffn, norm, layer: int, pre: bool, dropout: float) -> None:
         super().__init__()
         self.pre, self.dropout = pre, nn.Dropout(dropout)
         self.mixer_norm, self.mixer = norm(layer=layer), mixer
+        self.cross = None if reader is None else reader(layer=layer)
+        self.cross_norm = None if reader is None else norm(layer=layer)
         self.ffn = ffn(layer=layer)
         self.ffn_norm = None if self.ffn is None else norm(layer=layer)
         self.ffn_knows_padding = self.ffn is not None and "mask_BL" in inspect.signature(self.ffn.forward).parameters
 
-    def forward(self, x_BLD: Tensor, state=None, mask_BL: Tensor | None = None) -> tuple[Tensor, object]:
+    def forward(self, x_BLD: Tensor, state=None, mask_BL: Tensor | None = None, memory=None) -> tuple[Tensor, object]:
         """(B, L, D) to (B, L, D), and the mixer's state."""
         padding = {} if mask_BL is None else {"mask_BL": mask_BL}
         told = padding if self.ffn_knows_padding else {}
         if self.pre:
             y_BLD, state = self.mixer(self.mixer_norm(x_BLD), state, **padding)
             x_BLD = x_BLD + self.dropout(y_BLD)
+            if self.cross is not None:
+                x_BLD = x_BLD + self.dropout(self.cross(self.cross_norm(x_BLD), memory))
             if self.ffn is not None:
                 x_BLD = x_BLD + self.dropout(self.ffn(self.ffn_norm(x_BLD), **told))
             return x_BLD, state
         y_BLD, state = self.mixer(x_BLD, state, **padding)
         x_BLD = self.mixer_norm(x_BLD + self.dropout(y_BLD))
+        if self.cross is not None:
+            x_BLD = self.cross_norm(x_BLD + self.dropout(self.cross(x_BLD, memory)))
         if self.ffn is not None:
             x_BLD = self.ffn_norm(x_BLD + self.dropout(self.ffn(x_BLD, **told)))
         return x_BLD, state
@@ -45,9 +51,11 @@ class Block(nn.Module):
 class Residual(nn.Module):
     """A stack of blocks, each a mixer and a feed-forward, by a repeated pattern of two mixers.
 
-    With pre-norm blocks a last norm follows. In ``pattern``, ``m`` is the run's ``mixer`` and ``a`` its
-    ``alternate_mixer``: ``mmma`` is three to one. In an encoder a mixer that looks one way runs in both directions:
-    with the same weights (``tied``), with ``separate`` ones, or not (``none``).
+    With pre-norm blocks a last norm follows; ``norm_embeddings`` puts one before the first block, as in BERT. In
+    ``pattern``, ``m`` is the run's ``mixer`` and ``a`` its ``alternate_mixer``: ``mmma`` is three to one. In an encoder
+    a mixer that looks one way runs in both directions: with the same weights (``tied``), with ``separate`` ones, or not
+    (``none``). With a ``reader`` each block also reads a memory, which :meth:`read` prepares: a decoder behind an
+    encoder.
     """
 
     def __init__(
@@ -63,6 +71,8 @@ class Residual(nn.Module):
         pattern: str = "m",
         norm_placement: Literal["pre", "post"] = "pre",
         bidirectional: Literal["tied", "separate", "none"] = "tied",
+        norm_embeddings: bool = False,
+        reader=None,
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
@@ -83,18 +93,27 @@ class Residual(nn.Module):
             return Bidirectional(built, choice(layer=layer) if bidirectional == "separate" else None)
 
         self.position = position(dim=dim) if position.target.additive else None
-        self.blocks = nn.ModuleList(Block(mix(layer), ffn, norm, layer, pre, dropout) for layer in range(depth))
+        self.embeddings_norm = norm() if norm_embeddings else nn.Identity()
+        self.blocks = nn.ModuleList(Block(mix(layer), reader, ffn, norm, layer, pre, dropout) for layer in range(depth))
         self.norm = norm() if pre else nn.Identity()
+        self.padding_known = False
 
     def init_state(self, batch_size: int, max_len: int, device: torch.device, dtype: torch.dtype) -> dict:
-        """The state of every mixer, and how many tokens were seen."""
-        return {
-            "seen": 0,
-            "mixers": [block.mixer.init_state(batch_size, max_len, device, dtype) for block in self.blocks],
-        }
+        """The state of every mixer, and how many tokens were seen; with a reader, room for a memory of ``max_len``."""
+        size = (batch_size, max_len, device, dtype)
+        state = {"seen": 0, "mixers": [block.mixer.init_state(*size) for block in self.blocks]}
+        if self.blocks[0].cross is not None:
+            state["memory"] = [block.cross.init_state(*size) for block in self.blocks]
+        return state
+
+    def read(self, memory_BMD: Tensor, mask_BM: Tensor | None = None) -> list:
+        """What each block makes of a memory, once: for ``forward``, or a state's ``memory``."""
+        if self.blocks[0].cross is None:
+            raise ValueError("this backbone was built without a reader; it reads no memory")
+        return [block.cross.read(memory_BMD, mask_BM) for block in self.blocks]
 
     def forward(
-        self, x_BLD: Tensor, state: dict | None = None, mask_BL: Tensor | None = None
+        self, x_BLD: Tensor, state: dict | None = None, mask_BL: Tensor | None = None, memory: list | None = None
     ) -> tuple[Tensor, dict | None]:
         """(B, L, D) to (B, L, D), and the state after the last token.
 
@@ -110,26 +129,37 @@ class Residual(nn.Module):
         where, seen = _count(x_BLD, seen, mask_BL)
         if self.position is not None:
             x_BLD = self.position.add(x_BLD, where)
+        x_BLD = self.embeddings_norm(x_BLD)
         states = []
+        if memory is None and state is not None:
+            memory = state.get("memory")
         for i, block in enumerate(self.blocks):
-            x_BLD, after = block(x_BLD, None if state is None else state["mixers"][i], mask_BL)
+            before, read = None if state is None else state["mixers"][i], None if memory is None else memory[i]
+            x_BLD, after = block(x_BLD, before, mask_BL, read)
             states.append(after)
         x_BLD = self.norm(x_BLD)
         if state is None:
             return x_BLD, None
-        return x_BLD, {"seen": seen, "mixers": states}
+        return x_BLD, {"seen": seen, "mixers": states} | ({} if memory is None else {"memory": memory})
 
     def _check(self, mask_BL: Tensor, x_BLD: Tensor, state: dict | None) -> None:
+        """What the mask must be; of its values a GPU is not asked in training, for it would be waited for."""
         if mask_BL.shape != x_BLD.shape[:2] or mask_BL.dtype != torch.bool:
             raise ValueError(
                 f"a mask of {tuple(mask_BL.shape)} and {mask_BL.dtype} met tokens of {tuple(x_BLD.shape[:2])}; "
                 f"expected that shape and torch.bool"
             )
+        if not self.padding_known:
+            self._know_padding()
+        if self.training and mask_BL.is_cuda:
+            return
         begun_B = torch.zeros_like(mask_BL[:, 0]) if state is None else torch.as_tensor(state["seen"]) > 0
         before_BL = torch.cat([begun_B.expand(len(mask_BL)).unsqueeze(1), mask_BL[:, :-1]], 1)
         ends, starts = before_BL & ~mask_BL, mask_BL & ~before_BL
         if ends.any() if state is not None else (starts.sum(1) > 1).any():
             raise ValueError("padding in the middle of a sequence, or behind one with a state; put it in front")
+
+    def _know_padding(self) -> None:
         for block in self.blocks:
             mixer = block.mixer.forwards if isinstance(block.mixer, Bidirectional) else block.mixer
             if "mask_BL" not in inspect.signature(mixer.forward).parameters:
@@ -137,6 +167,7 @@ class Residual(nn.Module):
                     f"{type(mixer).__name__} knows no padding: its forward takes no mask_BL; "
                     f"use sequences of one length, or another mixer"
                 )
+        self.padding_known = True
 
 
 def _count(x_BLD: Tensor, seen: int | Tensor, mask_BL: Tensor | None) -> tuple[int | Tensor, int | Tensor]:

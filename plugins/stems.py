@@ -28,7 +28,8 @@ class TokenStem(nn.Module):
 class PatchStem(nn.Module):
     """Square patches of an image, each projected to a vector, row by row.
 
-    Dosovitskiy et al. 2020, arXiv:2010.11929. ``class_token`` puts one trained vector before them.
+    Dosovitskiy et al. 2020, arXiv:2010.11929. ``class_token`` puts one trained vector before them, ``registers`` as
+    many more, where a model can keep what belongs to no patch (Darcet et al. 2023, arXiv:2309.16588).
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class PatchStem(nn.Module):
         precise_linear,
         patch_size: int = 2,
         class_token: bool = False,
+        registers: int = 0,
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
@@ -46,20 +48,32 @@ class PatchStem(nn.Module):
             raise ValueError(
                 f"images of {image_size} pixels do not divide into patches of stem.patch_size={patch_size}"
             )
-        self.patch_size = patch_size
-        self.max_len = (image_size // patch_size) ** 2 + class_token
+        if registers < 0:
+            raise ValueError(f"stem.registers={registers}: expected at least 0")
+        side, before = image_size // patch_size, class_token + registers
+        self.patch_size, self.image_size = patch_size, image_size
+        self.max_len, self.grid = side**2 + before, (before, side, side)
         self.projection = precise_linear(in_features=channels * patch_size**2, out_features=dim, bias=True)
         self.token_D = nn.Parameter(torch.randn(dim) * dim**-0.5) if class_token else None
+        self.register_ND = nn.Parameter(torch.randn(registers, dim) * dim**-0.5) if registers else None
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, inputs_BCHW: Tensor) -> Tensor:
         """(B, channels, height, width) to (B, L, D)."""
         B, C, H, W = inputs_BCHW.shape
         p = self.patch_size
+        if (self.image_size, self.image_size) != (H, W):
+            raise ValueError(f"images of {H} x {W} pixels met a stem for {self.image_size} x {self.image_size}")
         patches = inputs_BCHW.reshape(B, C, H // p, p, W // p, p).permute(0, 2, 4, 1, 3, 5).reshape(B, -1, C * p * p)
         x_BLD = self.projection(patches)
-        if self.token_D is not None:
-            x_BLD = torch.cat([self.token_D.to(x_BLD.dtype).expand(B, 1, -1), x_BLD], dim=1)
+        before = [self.token_D, self.register_ND]
+        tokens = [
+            vectors.to(x_BLD.dtype).view(1, -1, x_BLD.shape[2]).expand(B, -1, -1)
+            for vectors in before
+            if vectors is not None
+        ]
+        if tokens:
+            x_BLD = torch.cat([*tokens, x_BLD], dim=1)
         return self.dropout(x_BLD)
 
 

@@ -22,7 +22,7 @@ MISTAKES = [
     (["seed=one"], "expected int"),
     (["steps="], "steps=:"),
     (["trainer.progress=perhaps"], "trainer.progress=perhaps:"),
-    (["ffn.activation=tanh"], "ffn.activation=tanh: expected one of silu, gelu, sigmoid, relu"),
+    (["ffn.activation=tanh"], "ffn.activation=tanh: expected one of silu, gelu, gelu_tanh, sigmoid, relu"),
     (["backbone.mixer=lstm"], "choose it with mixer=lstm, or for this place alone with mixer@backbone.mixer=lstm"),
     (["mixer.linear=dense"], "choose it with linear=dense"),
     (["linear@ffn.liner=dense"], "There is no place for a linear called 'ffn.liner'. Did you mean ffn.linear"),

@@ -12,6 +12,10 @@ VARIANTS = {
     "grouped": ("attention", "mixer.heads=4", "mixer.kv_heads=2"),
     "window": ("attention", "mixer.window=4"),
     "one-token window": ("attention", "mixer.window=1"),
+    "sinks": ("attention", "mixer.sinks=3", "mixer.heads=4", "mixer.kv_heads=2"),
+    "window and sinks": ("attention", "mixer.window=4", "mixer.sinks=1", "position=alibi"),
+    "blocks of three": ("sparse_attention", "mixer.block=3", "mixer.stride=3", "mixer.global_tokens=2"),
+    "blocks, no stride": ("sparse_attention", "mixer.block=4", "mixer.local=1", "mixer.stride=0", "position=alibi"),
     "alibi": ("attention", "position=alibi", "mixer.heads=2"),
     "window and alibi": ("attention", "mixer.window=5", "position=alibi", "mixer.kv_heads=1"),
     "short chunks": ("linear_attention", "mixer.chunk=5", "mixer.heads=2"),
@@ -59,7 +63,8 @@ class Broken(torch.nn.Module):
             self.idle = torch.nn.Parameter(torch.ones(1))
 
     def init_state(self, batch_size, max_len, device, dtype):
-        return {"sum": torch.zeros(batch_size, 1, 32, dtype=dtype), "seen": 0}
+        shape = (1, batch_size, 32) if self.law == "sequences" else (batch_size, 1, 32)
+        return {"sum": torch.zeros(shape, dtype=dtype), "seen": 0}
 
     def forward(self, x, state=None, mask_BL=None):
         x = x * self.scale
@@ -72,11 +77,15 @@ class Broken(torch.nn.Module):
         if self.law == "batch":
             return x + x.mean(0, keepdim=True), state
         start = 0 if state is None or self.law == "splitting" else state["sum"]
+        if self.law == "sequences" and state is not None:
+            start = start.transpose(0, 1)
         y = x.cumsum(1) + start
         if state is not None:
             state = {"sum": y[:, -1:].clone(), "seen": 0}
             if self.law == "state":
                 state["sum"] = torch.cat([y, y], 1)
+            if self.law == "sequences":
+                state["sum"] = state["sum"].transpose(0, 1).contiguous()
         if self.law == "deterministic":
             y = y + torch.rand(())
         return y, state
@@ -89,6 +98,7 @@ class Broken(torch.nn.Module):
         ("splitting", laws.mixer_obeys_the_law_of_splitting),
         ("future", laws.mixer_does_not_see_the_future),
         ("batch", laws.mixer_treats_each_example_alone),
+        ("sequences", laws.mixer_state_follows_its_sequences),
         ("state", laws.mixer_state_is_bounded_by_what_it_says),
         ("padding", laws.mixer_leaves_no_trace_of_padding),
         ("trains", laws.module_trains_every_parameter("mixer")),

@@ -11,18 +11,38 @@ from zoo.run import train
 
 ARCHS = sorted(path.stem for path in (ROOT / "conf/arch").glob("*.yaml"))
 COMPARISONS = sorted(path.stem for path in (ROOT / "conf/compare").glob("*.yaml"))
-TASKS = ["recall", "parity", "text", "digits", "induction", "selective_copying", "facts", "clusters"]
-
+TASKS = [
+    "recall",
+    "parity",
+    "text",
+    "digits",
+    "induction",
+    "selective_copying",
+    "facts",
+    "clusters",
+    "reverse",
+    "sort",
+    "arithmetic",
+]
+ONLY = {
+    "bert": ["recall", "text"],
+    "vaswani": ["reverse", "sort", "arithmetic"],
+    "vit": ["digits"],
+}  # what they are for
 
 # every preset on sequences, text and images; every task with attention and with a hybrid of all there is
-PAIRS = [(a, t) for a in ARCHS for t in TASKS if t in ("recall", "text", "digits") or a in ("transformer", "jamba")]
+PAIRS = [
+    (a, t)
+    for a in ARCHS
+    for t in TASKS
+    if (t in ONLY[a] if a in ONLY else t in ("recall", "text", "digits") or a in ("transformer", "jamba"))
+]
 
 
 @pytest.mark.parametrize(("arch", "task"), PAIRS)
 def test_a_preset_trains_on_a_task(arch, task, here):
-    extra = {"linear_attention": ["mixer.convolution=1"]}.get(arch, []) if task == "digits" else []
     size = {"text": ["task.test_windows=8"], "digits": [], "facts": [], "clusters": []}.get(task, ["task.test_size=8"])
-    extra += ["layers=2"] if arch in ("switch", "deepseek_moe", "jamba") else []  # whose first layer is dense
+    extra = ["layers=2"] if arch in ("switch", "deepseek_moe", "jamba") else []  # whose first layer is dense
     row = train(zoo.compose(f"arch={arch}", f"task={task}", *size, *TINY, *extra, "steps=2"))
     assert row["status"] == "finished"
     assert row["arch"] == arch
@@ -57,6 +77,9 @@ def test_every_config_says_in_its_first_comment_what_it_is(path):
                                    ["backbone.pattern=mma", "mixer@alternate_mixer=gru", "layers=3"], ["task=digits", "objective.pool=last"], ["arch=mamba", "task=digits", "backbone.bidirectional=separate"],
                                    ["arch=jamba", "backbone.pattern=mma", "layers=3"], ["arch=mamba2", "mixer.selective=false"],
                                    ["task=digits", "stem.class_token=true", "objective.pool=first"], ["task.filler=random"],
+                                   ["position=rotary", "position.scaling=ntk", "position.factor=2"], ["mixer=sparse_attention"], ["ffn=mlp", "ffn.activation=gelu_sigmoid"],
+                                   ["mixer.sinks=2"], ["objective=masked_token", "objective.span=3"], ["objective=masked_token", "mixer=mamba1"], ["arch=vit", "task=digits", "stem.registers=2"],
+                                   ["task=digits", "position=sinusoidal_2d"], ["task=digits", "position=learned_2d"], ["task=digits", "position=rotary_2d"],
                                    ["trainer.precision=bf16-mixed"], ["trainer.precision=64-true"], ["trainer.accumulate=2"]], ids=" ".join)  # fmt: skip
 def test_every_part_can_be_swapped(words, here):
     base = ["task=recall", "task.rung=tiny", "task.test_size=8"] if "task=digits" not in words else []

@@ -20,7 +20,7 @@ from zoo.tasks._corpus import read_corpus
 
 CPU = torch.device("cpu")
 load_plugins()
-EXTRA = {"images": ["task.source={tmp}/shapes"]}
+EXTRA = {"images": ["task.source={tmp}/shapes"], "pairs": ["task.source={tmp}/pairs.tsv"]}
 
 
 def task(*overrides):
@@ -38,6 +38,9 @@ def shapes(tmp_path):
         for i in range(40):
             pixels = rng.integers(0, 100, (8, 8), dtype=np.uint8) + (150 if name == "bright" else 0)
             Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "shapes" / name / f"{i}.png")
+    # and a file of pairs
+    lines = [f"{word}\t{word[::-1]}" for word in ("".join(c) for c in itertools.product("abcdef", repeat=3))]
+    (tmp_path / "pairs.tsv").write_text("\n".join(lines))
     return tmp_path / "shapes"
 
 

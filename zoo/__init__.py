@@ -15,8 +15,11 @@ from zoo.registry import register as register
 
 if TYPE_CHECKING:
     from zoo.composition import compose as compose
+    from zoo.contracts import Correspondence as Correspondence
+    from zoo.contracts import Family as Family
     from zoo.contracts import Position as Position
     from zoo.contracts import Task as Task
+    from zoo.exchange import from_huggingface as from_huggingface
     from zoo.run import train as train
     from zoo.saved import load as load
 
@@ -24,13 +27,29 @@ __version__ = "0.1.0"
 
 _LAZY = {
     "compose": "zoo.composition",
+    "Correspondence": "zoo.contracts",
+    "Family": "zoo.contracts",
+    "from_huggingface": "zoo.exchange",
     "load": "zoo.saved",
     "Position": "zoo.contracts",
     "Task": "zoo.contracts",
     "train": "zoo.run",
 }
 
-__all__ = ["Factory", "Position", "Task", "ZooError", "build", "compose", "load", "register", "train"]
+__all__ = [
+    "Correspondence",
+    "Factory",
+    "Family",
+    "Position",
+    "Task",
+    "ZooError",
+    "build",
+    "compose",
+    "from_huggingface",
+    "load",
+    "register",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -10,9 +10,21 @@ import threading
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from zoo.errors import RunFailed, ZooError, close, unknown
-from zoo.help import COMPARE_HELP, COMPLETION_HELP, EXPORT_HELP, HELP, LIST_HELP, REPORT_HELP, SHOW_HELP, TRAIN_HELP
+from zoo.help import (
+    COMPARE_HELP,
+    COMPLETION_HELP,
+    EXPORT_HELP,
+    GENERATE_HELP,
+    HELP,
+    IMPORT_HELP,
+    LIST_HELP,
+    REPORT_HELP,
+    SHOW_HELP,
+    TRAIN_HELP,
+)
 
 HYDRA_FLAGS = {"-m", "--multirun", "--cfg", "-c", "--info", "-i", "--package", "-p", "--resolve", "--hydra-help"}
 TAKES_VALUE = {"--cfg", "-c", "--package", "-p"}
@@ -233,21 +245,76 @@ def _show(words: list[str]) -> int:
 
 
 def _export(words: list[str]) -> int:
-    flags, folders = _split(words, {"--packed", "--to"}, {"--to"})
+    flags, folders = _split(words, {"--packed", "--to", "--hf"}, {"--to", "--hf"})
     if len(folders) != 1:
         raise ZooError("name the folder of one finished run, such as: zoo export runs/train/<id> --packed")
-    layout = to = None
+    layout = to = hf = None
     for word, following in itertools.pairwise([*flags, ""]):
         name, _, value = word.partition("=")
         if name == "--packed":
             layout = value or "planes"
         elif name == "--to":
             to = value or following
+        elif name == "--hf":
+            hf = value or following
+    if hf is not None:
+        if hf == "" or hf.startswith("-") or layout or to:
+            raise ZooError("--hf needs the name of a folder and goes with no other option, such as --hf my_model")
+        from zoo.exchange import to_huggingface
+
+        print(to_huggingface(Path(folders[0]), Path(hf)))
+        return 0
     if to == "" or (to or "").startswith("-"):
         raise ZooError("--to needs the name of a file, such as --to model.safetensors")
     from zoo.export import export
 
     export(Path(folders[0]), layout, Path(to) if to else None)
+    return 0
+
+
+def _options(words: list[str], known: dict[str, type], example: str) -> tuple[str, dict[str, list[Any]]]:
+    """The one folder or file that a command is about, and the values of its options, each of its type."""
+    flags, rest = _split(words, set(known), set(known))
+    if len(rest) != 1:
+        raise ZooError(f"name one, such as: {example}")
+    values: dict[str, list[Any]] = {}
+    given = iter(flags)
+    for word in given:
+        name, sign, text = word.partition("=")
+        text = text if sign else next(given, "")
+        try:
+            values.setdefault(name, []).append(known[name](text))
+        except ValueError as error:
+            kind = {"int": "a whole number", "float": "a number"}.get(known[name].__name__, "a text")
+            raise ZooError(f"{name}={text}: expected {kind}") from error
+    return rest[0], values
+
+
+def _generate(words: list[str]) -> int:
+    known = {"--prompt": str, "--tokens": int, "--beams": int, "--temperature": float, "--seed": int, "--examples": int}
+    run, given = _options(words, known, "zoo generate runs/train/<id> --prompt TEXT")
+    for name, least in (("--tokens", 1), ("--beams", 1), ("--temperature", 0), ("--examples", 1)):
+        if given.get(name, [least])[-1] < least:
+            raise ZooError(f"{name}={given[name][-1]}: expected at least {least}")
+    from zoo.generating import Wish, run_generate
+
+    settings = {name.removeprefix("--"): found[-1] for name, found in given.items() if name != "--prompt"}
+    if settings.get("beams", 1) > 1 and settings.get("temperature"):
+        raise ZooError("--beams and --temperature: a beam search draws nothing; give one of them")
+    run_generate(Path(run), Wish(given.get("--prompt", []), **settings))
+    return 0
+
+
+def _import(words: list[str]) -> int:
+    if words[:1] != ["hf"]:
+        raise ZooError(f"expected where it comes from: zoo import hf {' '.join(words) or 'SOURCE'}")
+    source, given = _options(words[1:], {"--to": str}, "zoo import hf ./gpt2")
+    if given.get("--to", ["file"])[-1] in ("", "--to"):
+        raise ZooError("--to needs the name of a file, such as --to gpt2.safetensors")
+    from zoo.exchange import import_huggingface
+
+    to = given.get("--to")
+    import_huggingface(source, Path(to[-1]) if to else None)
     return 0
 
 
@@ -269,7 +336,9 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "compare": (_compare, COMPARE_HELP),
     "train": (_train, TRAIN_HELP),
     "report": (_report, REPORT_HELP),
+    "generate": (_generate, GENERATE_HELP),
     "export": (_export, EXPORT_HELP),
+    "import": (_import, IMPORT_HELP),
     "list": (_list, LIST_HELP),
     "show": (_show, SHOW_HELP),
     "completion": (_completion, COMPLETION_HELP),

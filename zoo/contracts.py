@@ -7,6 +7,7 @@ G key-value heads, K channels of a head, V vocabulary, C classes, N state, E exp
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -18,7 +19,8 @@ Batch = dict[str, Tensor]
 ``positions`` (B, S), where each target is read off, absent when S = L; or ``labels`` (B,)."""
 
 State = Any
-"""A nest of dicts, lists and tuples of tensors and ints: all that a mixer remembers of the past."""
+"""A nest of dicts, lists and tuples of tensors and ints: all that a mixer remembers of the past. Every tensor has the
+batch first, so that a search may keep some sequences and drop others."""
 
 
 @runtime_checkable
@@ -43,6 +45,27 @@ class Mixer(Protocol):
 
     def init_state(self, batch_size: int, max_len: int, device: torch.device, dtype: torch.dtype) -> State:
         """The empty state, allocated up to ``max_len`` positions where it grows with the sequence."""
+        ...
+
+
+@runtime_checkable
+class Cross(Protocol):
+    """Reads another sequence: each token alone looks at a memory, in any order.
+
+    ``read`` prepares the memory once, so that decoding does not do it again for each token. Where its mask is false a
+    token of the memory leaves no trace.
+    """
+
+    def __call__(self, x_BLD: Tensor, state: State) -> Tensor:
+        """(B, L, D) to (B, L, D), given what :meth:`read` returned, which stays as it is."""
+        ...
+
+    def read(self, memory_BMD: Tensor, mask_BM: Tensor | None = None) -> State:
+        """What is needed of the memory."""
+        ...
+
+    def init_state(self, batch_size: int, max_len: int, device: torch.device, dtype: torch.dtype) -> State:
+        """As much as ``read`` makes of ``max_len`` tokens."""
         ...
 
 
@@ -76,7 +99,9 @@ class Objective(Protocol):
         needs: the keys that it reads from a batch.
         gives: the keys of its output that a task's metric may read, besides ``loss``.
 
-    Optional: ``init_state`` and ``step(inputs_BL, state, mask_BL=None)`` (decoding).
+    Optional: ``init_state`` and ``step(inputs_BL, state, mask_BL=None)`` (decoding), with ``read(source_BM, state,
+    mask_BM=None)`` before the first step where it decodes from a source. ``asks = "masked"`` says that the question is
+    its own and not the task's: its output then has ``targets`` (B, S), and its metrics are named ``masked_...``.
     """
 
     needs: ClassVar[tuple[str, ...]]
@@ -95,6 +120,7 @@ class Task:
         judges: what its metric reads from the objective's output.
         metric: the name of the metric that ranks; ``higher_is_better`` its direction.
         solved: the value from which a run counts as having solved the task, if there is one.
+        start, end: tokens that start and end what a model writes, where the task has such.
     """
 
     gives: ClassVar[tuple[str, ...]] = ("inputs", "targets")
@@ -102,6 +128,8 @@ class Task:
     metric: ClassVar[str] = "accuracy"
     higher_is_better: ClassVar[bool] = True
     solved: ClassVar[float | None] = None
+    start: ClassVar[int | None] = None
+    end: ClassVar[int | None] = None
 
     def facts(self) -> dict[str, Any]:
         """What a model must know: ``max_len`` (the longest split) and ``classes``; ``vocab_size``, or
@@ -128,6 +156,23 @@ class Task:
         """What a reader calls a token of the inputs."""
         return str(token)
 
+    def encode(self, text: str) -> list[int]:
+        """The tokens of what a reader types.
+
+        Raises:
+            ValueError: it cannot be read; the message says what was expected.
+        """
+        try:
+            return [int(word) for word in text.split()]
+        except ValueError as error:
+            raise ValueError(
+                f"{text!r}: expected numbers of tokens with spaces between them, such as 3 14 15"
+            ) from error
+
+    def decode(self, tokens: list[int]) -> str:
+        """What a reader is shown of tokens."""
+        return " ".join(self.token_name(token) for token in tokens)
+
     def chance(self) -> dict[str, float]:
         """What needs no learning: the metric of guessing, or of a simple rule, by name."""
         return {}
@@ -147,6 +192,76 @@ class Task:
     def tokens(self, batch: Batch) -> int:
         """How many tokens a batch holds, for speed and for cost per token."""
         return batch["inputs"].shape[0] * batch["inputs"].shape[1]
+
+
+@dataclass(frozen=True)
+class Correspondence:
+    """One tensor of a published family, and what it is here.
+
+    Attributes:
+        theirs: its name there.
+        ours: the names here; several stand in it one after the other, along the outputs.
+        transposed: whether it is stored the other way round, (in, out).
+        shape: its shape there, where numbers are the same and dimensions are not.
+    """
+
+    theirs: str
+    ours: tuple[str, ...]
+    transposed: bool = False
+    shape: tuple[int, ...] | None = None
+
+
+class Family:
+    """A published family of models: how its config and its tensors become ours, and back.
+
+    Attributes:
+        model_type: what its config calls it.
+        architecture: the class there whose tensors are meant.
+        prefix: what tensors' names lack in a file of the body alone, without its head.
+        ignored: patterns of names that stand for nothing here.
+        renames: patterns and what replaces them in names of other releases.
+        example: a config of theirs, of a small model, for checks.
+    """
+
+    model_type: ClassVar[str]
+    architecture: ClassVar[str]
+    prefix: ClassVar[str] = ""
+    ignored: ClassVar[tuple[str, ...]] = ()
+    renames: ClassVar[tuple[tuple[str, str], ...]] = ()
+    example: ClassVar[dict[str, Any]]
+
+    def words(self, config: dict[str, Any]) -> list[str]:
+        """The overrides that choose the same model here.
+
+        Raises:
+            ValueError: there is none; the message says which setting has no counterpart.
+            KeyError: the config lacks a setting.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must say the overrides")
+
+    def facts(self, config: dict[str, Any]) -> dict[str, Any]:
+        """What a task would tell the model: see :meth:`Task.facts`."""
+        raise NotImplementedError(f"{type(self).__name__} must say the facts")
+
+    def correspondences(self, config: dict[str, Any]) -> list[Correspondence]:
+        """Every tensor."""
+        raise NotImplementedError(f"{type(self).__name__} must say which tensor is which")
+
+    def prepare(self, tensors: dict[str, Tensor], config: dict[str, Any]) -> dict[str, Tensor]:
+        """Their tensors, with what has no counterpart taken into others."""
+        return tensors
+
+    def finish(self, tensors: dict[str, Tensor], config: dict[str, Any]) -> dict[str, Tensor]:
+        """Tensors for them, with what has no counterpart added."""
+        return tensors
+
+    def config(self, model: Any, objective: dict[str, Any], facts: dict[str, Any]) -> dict[str, Any]:
+        """Their config of a model of ours, given the config of its objective and the facts that it was told.
+
+        Raises:
+            ValueError, AttributeError, KeyError: it is none of this family.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must make a config")
 
 
 class Optimizer(Protocol):
@@ -196,6 +311,21 @@ class HasChoices(Protocol):
 
     def parts(self) -> int:
         """How many parts there are."""
+        ...
+
+
+@runtime_checkable
+class HasAttentionMaps(Protocol):
+    """A layer whose heads take weighted means, which can be looked at, and be left out one by one.
+
+    ``kept_H``, none unless somebody experiments, multiplies what each head gives.
+    """
+
+    heads: int
+    kept_H: Tensor | None
+
+    def attention_map(self, *arguments: Any, **named: Any) -> Tensor:
+        """The weights (B, H, L, M) of the pass with these arguments; what is no token comes first among the M."""
         ...
 
 

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from zoo.assembly import implementations, make_task
 from zoo.contracts import HasLowBitWeight, Task
 from zoo.errors import RunFailed, ZooError
+from zoo.judging import judge
 from zoo.measure import weights
-from zoo.saved import finished, load, save
+from zoo.saved import about_run, finished, load, save
 
 
 def export(folder: Path, layout: str | None, to: Path | None) -> Path:
@@ -37,7 +38,7 @@ def export(folder: Path, layout: str | None, to: Path | None) -> Path:
     unchecked = path.with_name(path.name + ".unchecked")
     try:
         try:
-            save(model, run, layout, unchecked)
+            save(model, about_run(run, layout), unchecked)
         except OSError as error:
             raise ZooError(f"{path} cannot be written: {error.strerror or error}") from error
         tested = _test(model, unchecked, run.config, run.row["metric"])
@@ -88,7 +89,7 @@ def score(model: nn.Module, task: Task, split: str) -> dict[str, float]:
     """The metrics of a held-out split."""
     totals: dict[str, Tensor] = {}
     for batch in task.held_out(split):
-        for name, parts in task.judge(model(batch), batch).items():
+        for name, parts in judge(model, task, model(batch), batch).items():
             both = torch.stack([part.double() for part in parts])
             totals[name] = totals[name] + both if name in totals else both
     return {name: (total / count).item() for name, (total, count) in totals.items()}

@@ -84,6 +84,7 @@ _WHY = {
     "classes": "the task has no classes to predict",
     "image_size": "the task does not give images",
     "channels": "the task does not give images",
+    "grid": "positions on a grid need a stem of images",
 }
 
 

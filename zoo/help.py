@@ -6,7 +6,9 @@ zoo: which sequence architecture should I use?
   zoo compare [NAME] [OVERRIDE ...]   the families, fairly, with a report
   zoo train [-m] [OVERRIDE ...]       one run, or with -m a sweep
   zoo report FOLDER                   tables and a page from runs that are there
+  zoo generate RUN [--prompt TEXT]    what a trained model writes
   zoo export RUN [--packed]           a trained model as one file, low-bit weights in a bit or two each
+  zoo import hf SOURCE                GPT-2, Llama, BERT or ViT of Hugging Face's as a model here
   zoo list [KIND]                     what exists
   zoo show [OVERRIDE ...]             what a choice resolves to, and what it costs
   zoo completion bash|zsh|fish        completion for your shell
@@ -56,10 +58,37 @@ zoo export RUN [--packed[=LAYOUT]] [--to FILE]: the model of a finished run (run
   --packed            low-bit weights as codes and scales: 1 bit for two values, 2 bits for three
   --packed=base3      three values in 1.6 bits: smaller, and slower to unpack
   --to FILE           instead of model.safetensors, or packed.safetensors, in the run's folder
+  --hf FOLDER         as Hugging Face's transformers reads it, config.json and model.safetensors, where the model is
+                      of a published family (zoo list family); RUN may be a file of zoo import or zoo export
 
 The file is read back and must give the same bits; its test score is printed beside the run's. In Python:
 
   model = zoo.load("packed.safetensors")
+"""
+
+IMPORT_HELP = """\
+zoo import hf SOURCE [--to FILE]: a model of a published family (zoo list family) as one safetensors file of ours
+
+  SOURCE              a folder with config.json and safetensors, or a name on the hub: pip install "zoo[hub]"
+  --to FILE           instead of <name>.safetensors in this folder
+
+The numbers are theirs: the same logits for the same tokens. In Python, also of a model in memory:
+
+  model = zoo.load("gpt2.safetensors")
+  model = zoo.from_huggingface(transformers.AutoModelForCausalLM.from_pretrained(...))
+
+Back again, as these or trained on: zoo export RUN_OR_FILE --hf FOLDER
+"""
+
+GENERATE_HELP = """\
+zoo generate RUN [--prompt TEXT ...]: what the model of a finished run (runs/train/<id>) writes
+
+  --prompt TEXT       go on from this; it may be given several times. Without it, examples of the run's test, and of
+                      sequence-to-sequence tasks the share that is right
+  --tokens 64         at most so many
+  --beams 4           beam search instead of the likeliest token each time
+  --temperature 0.8   draw from the softmax instead; --seed 1 draws others
+  --examples 5        how many examples of the test are shown
 """
 
 LIST_HELP = "zoo list [KIND]: every component, preset and comparison with its first line, or those of one kind\n"

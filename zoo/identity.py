@@ -17,7 +17,7 @@ from zoo.files import read_json
 
 DETERMINING = ("dim", "layers", "steps", "seed", "gradient_clip", "objective", "task", "optimizer", "schedule")
 TRAINER = ("accelerator", "precision", "compile", "accumulate")
-CORE = ("zoo.assembly", "zoo.contracts", "zoo.factory", "zoo.loop", "zoo.optimization", "zoo.seeds")
+CORE = ("zoo.assembly", "zoo.contracts", "zoo.factory", "zoo.judging", "zoo.loop", "zoo.optimization", "zoo.seeds")
 """Modules of the core whose code a result depends on, besides the components' own."""
 SHARED = ("zoo.nn", "zoo.tasks")
 """Packages of the core that components import: what they use of them counts."""

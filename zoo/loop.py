@@ -13,6 +13,7 @@ from torch import Tensor
 from zoo.contracts import Batch, HasAfterOptimizerStep, HasProgress, HasSideLosses, HasSideMetrics, Schedule, Task
 from zoo.errors import RunFailed
 from zoo.factory import Factory
+from zoo.judging import judge
 from zoo.optimization import parameter_groups
 from zoo.seeds import reseed
 
@@ -170,7 +171,7 @@ class Loop(L.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Add this batch to the sums of its split."""
         outputs = self.objective(batch)
-        for name, (total, count) in self.task.judge(outputs, batch).items():
+        for name, (total, count) in judge(self.objective, self.task, outputs, batch).items():
             sums = self._totals.setdefault(dataloader_idx, {}).setdefault(
                 name, [torch.zeros_like(total), torch.zeros_like(count)]
             )

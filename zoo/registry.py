@@ -20,6 +20,7 @@ T = TypeVar("T", bound=Callable[..., Any])
 
 KINDS: dict[str, str] = {
     "mixer": "mixes along the sequence: (B, L, D), state -> (B, L, D), state",
+    "cross": "reads another sequence: (B, L, D), what read(memory) made of (B, M, D) -> (B, L, D)",
     "ffn": "mixes the channels of each token alone: (B, L, D) -> (B, L, D)",
     "linear": "a matrix multiply: (..., in_features) -> (..., out_features)",
     "norm": "normalises the channels: (..., D) -> (..., D)",
@@ -28,22 +29,25 @@ KINDS: dict[str, str] = {
     "backbone": "the residual stream: (B, L, D), state -> (B, L, D), state",
     "objective": "heads and a loss over a backbone: batch -> {'loss': ...}",
     "task": "data and the metric that judges it",
+    "family": "a published family of models: its weights become ours, and back",
     "optimizer": "named parameter groups -> torch.optim.Optimizer",
     "schedule": "step -> a multiplier of the learning rate",
 }
 
-_PLACE = frozenset({"dim", "layer", "depth", "causal", "max_len"})
+_PLACE = frozenset({"dim", "layer", "depth", "causal", "max_len", "grid"})
 _DATA = frozenset({"vocab_size", "classes", "image_size", "channels"})
 FACTS: dict[str, frozenset[str]] = {
     "mixer": _PLACE,
+    "cross": _PLACE,
     "ffn": _PLACE,
     "linear": _PLACE | {"in_features", "out_features", "bias"},
     "norm": _PLACE,
     "position": _PLACE | {"heads", "head_dim"},
     "stem": _PLACE | _DATA,
-    "backbone": _PLACE,
+    "backbone": _PLACE | {"reader"},
     "objective": _PLACE | _DATA,
     "task": frozenset(),
+    "family": frozenset(),
     "optimizer": frozenset({"parameters"}),
     "schedule": frozenset({"steps"}),
 }

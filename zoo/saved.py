@@ -130,12 +130,17 @@ def _note_changes(code: dict[str, str], objective: Config, source: str) -> None:
         warnings.warn(f"the code of {', '.join(changed)} has changed since {source} was trained", stacklevel=3)
 
 
-def save(model: nn.Module, run: Finished, layout: str | None, path: Path) -> None:
+def about_run(run: Finished, layout: str | None) -> dict[str, Any]:
+    """What an exported file says of the run that it comes from."""
+    about = {"layout": layout, "objective": run.config["objective"], "facts": run.row["facts"]}
+    return about | {key: run.row[key] for key in ("id", "label", "task", "seed", "code")}
+
+
+def save(model: nn.Module, about: dict[str, Any], path: Path) -> None:
     """Write safetensors: every tensor once, by name, with the config, the facts and the layout beside them."""
     from safetensors.torch import save as to_bytes
 
-    about = {"schema": SCHEMA, "layout": layout, "objective": run.config["objective"], "facts": run.row["facts"]}
-    about |= {key: run.row[key] for key in ("id", "label", "task", "seed", "code")}
+    about = {"schema": SCHEMA, **about}
     tensors: dict[str, torch.Tensor] = {}
     known: set[int] = set()
     for name, tensor in model.state_dict(keep_vars=True).items():
@@ -156,9 +161,19 @@ def load(path: str | Path) -> nn.Module:
     Raises:
         ZooError: it is neither, or was made by a plugin that is not here.
     """
+    return described(path)[0]
+
+
+def described(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
+    """:func:`load`, and what the file says of it: ``objective``, its config, and ``facts``, what it was told.
+
+    Raises:
+        ZooError: as :func:`load`.
+    """
     path = Path(path)
     if path.is_dir():
-        return finished(path).model()
+        run = finished(path)
+        return run.model(), about_run(run, None)
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -179,7 +194,7 @@ def load(path: str | Path) -> nn.Module:
     own = model.state_dict(keep_vars=True)
     tied = {id(own[name]): tensor for name, tensor in tensors.items() if name in own}
     missing = [name for name in own if name not in tensors and id(own[name]) in tied]
-    return _filled(model, tensors | {name: tied[id(own[name])] for name in missing}, str(path)).eval()
+    return _filled(model, tensors | {name: tied[id(own[name])] for name in missing}, str(path)).eval(), about
 
 
 def _built(objective: Config, facts: dict[str, Any]) -> nn.Module:

@@ -28,6 +28,7 @@ from zoo.checkpoint import keeper_state, load
 from zoo.composition import Config
 from zoo.factory import Factory, build
 from zoo.identity import code_hashes
+from zoo.judging import asks, metric
 from zoo.loggers import MetricsFile, finish_logger, make_logger
 from zoo.loop import Held, Loop, Stream
 from zoo.measure import choices, flops, memory, weights
@@ -65,7 +66,9 @@ class Session:
         self.signals = Signals()
         accumulate = settings["accumulate"]
         self.keeper = Keeper(self.checkpoint, seconds, self.stream, accumulate, identity, self.signals)
-        self.bars = [Progress(config["label"], self.steps, self.task.metric)] if settings["progress"] else []
+        self.bars = (
+            [Progress(config["label"], self.steps, metric(self.objective, self.task))] if settings["progress"] else []
+        )
         self.watchers: list[Any] = [*self.bars, *([Heartbeat(beat)] if beat else [])]
         self.metrics = MetricsFile(folder / "metrics.csv", self.reached)
         self.logger = make_logger(config, folder, folder.name)
@@ -173,15 +176,15 @@ class Session:
         return self.peak.read()
 
     def _row(self, results: dict[str, dict[str, float]], peak: int | None) -> Row:
-        task, seconds = self.task, self.keeper.trained_seconds
+        task, seconds, own_question = self.task, self.keeper.trained_seconds, bool(asks(self.objective))
         tokens, length = self.step_tokens * self.steps, task.facts()["max_len"]
         return {
             **self.facts,
             "status": "finished",
-            "metric": task.metric,
+            "metric": metric(self.objective, task),
             "higher_is_better": task.higher_is_better,
-            "solved": task.solved,
-            "chance": task.chance(),
+            "solved": None if own_question else task.solved,
+            "chance": {} if own_question else task.chance(),
             "validation": results.pop("validation"),
             "test": results.pop("test"),
             "test_harder": {name.split("/", 1)[1]: values for name, values in results.items()},

@@ -146,6 +146,7 @@ def read_ledger(folder: Path) -> Ledger:
         standings, rows = _from_rules(rules, rows)
     else:
         standings = _from_rows(rows)
+    _part_by_metric(standings)
     baseline = rules["baseline"] if rules else None
     _compare_to(standings, baseline)
     failures = [row for row in rows if row["status"] != "finished"]
@@ -211,6 +212,14 @@ def _from_rows(rows: list[Row]) -> list[Standing]:
         )
         for (task, name), by_seed in groups.items()
     ]
+
+
+def _part_by_metric(standings: list[Standing]) -> None:
+    """Who is judged by another metric than the first on a task, such as masked tokens, is no rival there."""
+    first: dict[str, str] = {}
+    for standing in standings:
+        if standing.rows and standing.metric != first.setdefault(standing.task, standing.metric):
+            standing.task = f"{standing.task} ({standing.metric.replace('_', ' ')})"
 
 
 def _compare_to(standings: list[Standing], baseline: str | None) -> None:

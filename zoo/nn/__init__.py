@@ -7,11 +7,15 @@ from zoo.nn.counting import is_counting as is_counting
 from zoo.nn.counting import is_recomputing as is_recomputing
 from zoo.nn.init import rescale_ as rescale_
 from zoo.nn.init import scale_residual_ as scale_residual_
+from zoo.nn.masking import spans as spans
+from zoo.nn.places import places as places
 from zoo.nn.precision import compute_dtype as compute_dtype
 from zoo.nn.projection import project as project
+from zoo.nn.state import select_rows as select_rows
 from zoo.nn.state import state_bytes as state_bytes
 from zoo.nn.state import tensors_of as tensors_of
 from zoo.nn.straight_through import straight_through as straight_through
+from zoo.nn.tying import tie_ as tie_
 
 __all__ = [
     "Bidirectional",
@@ -20,10 +24,14 @@ __all__ = [
     "counting",
     "is_counting",
     "is_recomputing",
+    "places",
     "project",
     "rescale_",
     "scale_residual_",
+    "select_rows",
+    "spans",
     "state_bytes",
     "straight_through",
     "tensors_of",
+    "tie_",
 ]

@@ -20,6 +20,18 @@ def tensors_of(state: Any) -> Iterator[Tensor]:
             yield from tensors_of(value)
 
 
+def select_rows(state: Any, index_B: Tensor) -> Any:
+    """The same state for these sequences of its batch, in this order: every tensor has the batch first."""
+    if isinstance(state, Tensor):
+        return state.index_select(0, index_B)
+    if isinstance(state, dict):
+        return {key: select_rows(value, index_B) for key, value in state.items()}
+    if isinstance(state, list | tuple):
+        rows = [select_rows(value, index_B) for value in state]
+        return rows if isinstance(state, list) else tuple(rows)
+    return state
+
+
 def state_bytes(state: Any) -> int:
     """The bytes that a state really holds, measured from its tensors."""
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors_of(state))

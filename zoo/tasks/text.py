@@ -83,6 +83,14 @@ class Text(Task):
         """The character, where the byte is one."""
         return repr(chr(token))[1:-1] if token != 32 else "space"
 
+    def encode(self, text: str) -> list[int]:
+        """Its bytes."""
+        return list(text.encode())
+
+    def decode(self, tokens: list[int]) -> str:
+        """The text of these bytes."""
+        return bytes(tokens).decode(errors="replace")
+
     def chance(self) -> dict[str, float]:
         """What xz makes of the test text alone: a compressor that knows nothing of the training text."""
         return {"xz -9 of the test text": 8 * len(lzma.compress(self.corpus.test, preset=9)) / len(self.corpus.test)}

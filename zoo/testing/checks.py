@@ -11,8 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zoo.composition import compose
 from zoo.contracts import HasLowBitWeight, PackedWeight
-from zoo.nn import tensors_of
+from zoo.factory import build
+from zoo.nn import select_rows, tensors_of
 from zoo.plugins import load_plugins
 from zoo.registry import entries
 from zoo.testing.parts import DIM, LENGTH, part
@@ -126,6 +128,59 @@ def mixer_leaves_no_trace_of_padding(name: str) -> None:
         where = f"{pad} tokens of padding in front: "
         _close(whole[row, pad:], alone[row][: prompt - pad], 1e-6, where)
         _close(decoded[row, pad:], alone[row], 1e-6, where + "with the state, ")
+
+
+def mixer_state_follows_its_sequences(name: str) -> None:
+    """A state from which some sequences are taken, in another order, goes on as those sequences do."""
+    mixer = part("mixer", name, dtype=torch.float64)
+    x_BLD = _inputs(3, dtype=torch.float64)
+    whole, _ = mixer(x_BLD)
+    index_B = torch.tensor([2, 0, 0, 1])
+    _, state = mixer(x_BLD[:, :10], mixer.init_state(3, LENGTH, DEVICE, torch.float64))
+    firsts = {tensor.shape[0] for tensor in tensors_of(state)}
+    assert firsts <= {3}, f"tensors of a state for 3 sequences have {sorted(firsts)} rows; the batch comes first"
+    later, _ = mixer(x_BLD[index_B, 10:], select_rows(state, index_B))
+    _close(later, whole[index_B, 10:], 1e-10, "sequences 2, 0, 0, 1 of a batch of 3: ")
+
+
+def _memory(batch: int = 3) -> tuple[Tensor, Tensor]:
+    """A memory of 9 tokens, and a mask of which tokens are there."""
+    lengths_B1 = torch.tensor([9, 4, 1])[:batch, None]
+    return _inputs(batch, 9, torch.float64, seed=5), torch.arange(9) < lengths_B1
+
+
+def cross_treats_each_token_alone(name: str) -> None:
+    """(B, L, D) in and out; a token's output does not depend on the tokens beside it, nor on other examples."""
+    cross, (memory_BMD, mask_BM) = part("cross", name, dtype=torch.float64), _memory()
+    x_BLD = _inputs(3, dtype=torch.float64)
+    whole = cross(x_BLD, cross.read(memory_BMD, mask_BM))
+    assert whole.shape == x_BLD.shape
+    for row in range(3):
+        state = cross.read(memory_BMD[row : row + 1], mask_BM[row : row + 1])
+        pieces = [cross(piece, state) for piece in x_BLD[row : row + 1].split([1, 5, LENGTH - 6], 1)]
+        _close(torch.cat(pieces, 1)[0], whole[row], 1e-10, f"example {row} alone, in pieces: ")
+
+
+def cross_leaves_no_trace_of_padding(name: str) -> None:
+    """What stands in the memory where the mask is false changes nothing, and might as well not be there."""
+    cross, (memory_BMD, mask_BM) = part("cross", name, dtype=torch.float64), _memory()
+    x_BLD = _inputs(3, dtype=torch.float64)
+    whole = cross(x_BLD, cross.read(memory_BMD, mask_BM))
+    noise_BMD = memory_BMD.masked_fill(~mask_BM.unsqueeze(-1), torch.nan)
+    _close(cross(x_BLD, cross.read(noise_BMD, mask_BM)), whole, 1e-10, "padding that is not a number: ")
+    for row, length in enumerate(mask_BM.sum(1).tolist()):
+        alone = cross(x_BLD[row : row + 1], cross.read(memory_BMD[row : row + 1, :length]))
+        _close(alone[0], whole[row], 1e-10, f"a memory of {length} tokens without padding: ")
+
+
+def cross_state_is_what_it_says(name: str) -> None:
+    """``init_state`` is as large as what ``read`` makes of as many tokens, and follows its sequences."""
+    cross, (memory_BMD, mask_BM) = part("cross", name, dtype=torch.float64), _memory()
+    state = cross.read(memory_BMD, mask_BM)
+    shapes = [tuple(t.shape) for t in tensors_of(cross.init_state(3, 9, DEVICE, torch.float64))]
+    assert shapes == [tuple(t.shape) for t in tensors_of(state)]
+    index_B, x_BLD = torch.tensor([2, 0]), _inputs(3, dtype=torch.float64)
+    _close(cross(x_BLD[index_B], select_rows(state, index_B)), cross(x_BLD, state)[index_B], 1e-10, "examples 2, 0: ")
 
 
 def module_trains_every_parameter(kind: str) -> Check:
@@ -299,6 +354,32 @@ def position_goes_on_at_an_offset(name: str) -> None:
     assert bias is None or bias.shape == (2, LENGTH, LENGTH)
 
 
+def family_gives_back_what_it_was_given(name: str) -> None:
+    """A model of theirs becomes one of ours and again the same: every tensor, and a config of the same meaning."""
+    from zoo.exchange import adopt, theirs_of
+    from zoo.registry import target
+
+    family = target("family", name)()
+    config = {**family.example, "model_type": family.model_type}
+    config_here, facts = compose(*family.words(config)), family.facts(config)
+    facts |= {"dim": config_here["dim"], "depth": config_here["layers"]}
+    rows, blank = family.correspondences(config), build(config_here["objective"], **facts)
+    source = torch.Generator().manual_seed(0)
+    given = {
+        key: torch.randn(tensor.shape, generator=source) for key, tensor in theirs_of(rows, blank.state_dict()).items()
+    }
+    given = family.finish(given, config)
+    model, about = adopt(config, given, name)
+    back = family.finish(theirs_of(rows, model.state_dict()), config)
+    assert back.keys() == given.keys()
+    for key in given:
+        assert torch.equal(back[key], given[key]), f"{key} came back changed"
+    again = family.config(model, about["objective"], about["facts"])
+    for made in ("words", "facts"):
+        expected, found = getattr(family, made)(config), getattr(family, made)(again)
+        assert found == expected, f"the {made} of the config that came back: {found}, expected {expected}"
+
+
 def optimizer_lowers_a_loss(name: str) -> None:
     """Two hundred steps at the default learning rate lower the loss of a small regression by a tenth."""
     from zoo.optimization import parameter_groups
@@ -329,6 +410,10 @@ def schedule_stays_between_zero_and_one(name: str) -> None:
 
 
 def _call(kind: str, module: Any, x_BLD: Tensor) -> Tensor:
+    if kind == "cross":
+        memory_BMD = _inputs(x_BLD.shape[0], 9, seed=5)
+        read: Tensor = module(x_BLD, module.read(memory_BMD))
+        return read
     result: Tensor = module(x_BLD)[0] if kind == "mixer" else module(x_BLD)
     return result
 
@@ -340,8 +425,10 @@ CHECKS: dict[str, list[Check]] = {
         mixer_does_not_see_the_future,
         mixer_treats_each_example_alone,
         mixer_state_is_bounded_by_what_it_says,
+        mixer_state_follows_its_sequences,
         mixer_leaves_no_trace_of_padding,
     ],
+    "cross": [cross_treats_each_token_alone, cross_leaves_no_trace_of_padding, cross_state_is_what_it_says],
     "ffn": [ffn_treats_each_token_alone],
     "linear": [
         linear_is_a_drop_in,
@@ -353,10 +440,11 @@ CHECKS: dict[str, list[Check]] = {
     ],
     "norm": [norm_keeps_shape],
     "position": [position_goes_on_at_an_offset],
+    "family": [family_gives_back_what_it_was_given],
     "optimizer": [optimizer_lowers_a_loss],
     "schedule": [schedule_stays_between_zero_and_one],
 }
-for _kind in ("mixer", "ffn", "linear", "norm"):
+for _kind in ("mixer", "cross", "ffn", "linear", "norm"):
     CHECKS[_kind] += [
         make(_kind)
         for make in (module_trains_every_parameter, module_is_deterministic_and_saves, module_runs_in_bfloat16)

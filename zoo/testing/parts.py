@@ -13,16 +13,18 @@ from zoo.nodes import COMPONENT
 DIM, LENGTH, DEPTH = 32, 24, 2
 FACTS: dict[str, dict[str, Any]] = {
     "mixer": {"dim": DIM, "layer": 0, "depth": DEPTH, "causal": True, "max_len": LENGTH},
+    "cross": {"dim": DIM, "layer": 0, "depth": DEPTH, "causal": True, "max_len": LENGTH},
     "ffn": {"dim": DIM, "layer": 0, "depth": DEPTH, "causal": True, "max_len": LENGTH},
     "norm": {"dim": DIM},
     "linear": {"in_features": DIM, "out_features": 48, "bias": True},
-    "position": {"dim": DIM, "heads": 2, "head_dim": 16, "max_len": 4 * LENGTH, "causal": True},
+    "position": {"dim": DIM, "heads": 2, "head_dim": 16, "max_len": 4 * LENGTH, "causal": True, "grid": (1, 5, 19)},
 }
 
 
 def factory(kind: str, name: str, *overrides: str) -> Factory:
     """The factory of a component, with the run's other choices in place."""
-    config = compose(f"{kind}={name}", *overrides)
+    words = ["task=reverse", "objective=sequence_to_sequence"] if kind == "cross" else []
+    config = compose(f"{kind}={name}", *words, *overrides)
     found = _find(config, kind, name)
     if found is None:
         raise LookupError(f"no run uses {kind}={name} in the place of a {kind}")

@@ -1,0 +1,90 @@
+"""What every softmax attention shares: projections to heads, weights over keys, and the projection back."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+
+from zoo.nn import scale_residual_
+
+
+class Heads(nn.Module):
+    """Queries, keys and values in heads, and the projection out of them; a subclass says which keys are seen.
+
+    ``kept_H`` multiplies the output of each head, so that one can be left out to see what it is worth.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        dim: int,
+        depth: int,
+        linear,
+        norm,
+        heads: int | None,
+        kv_heads: int | None,
+        head_dim: int | None,
+        subln: bool,
+        bias: bool,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        heads = max(1, dim // (head_dim or 32)) if heads is None else heads
+        kv_heads = heads if kv_heads is None else kv_heads
+        if heads < 1 or kv_heads < 1 or heads % kv_heads:
+            raise ValueError(
+                f"{kind}.heads={heads} and {kind}.kv_heads={kv_heads}: expected both at least 1, and heads a multiple "
+                f"of kv_heads"
+            )
+        if head_dim is None and dim % heads:
+            raise ValueError(
+                f"dim={dim} is not divisible by {kind}.heads={heads}; change one of them, or set {kind}.head_dim"
+            )
+        head_dim = dim // heads if head_dim is None else head_dim
+        if head_dim < 1:
+            raise ValueError(f"{kind}.head_dim={head_dim}: expected at least 1")
+        self.heads, self.kv_heads, self.head_dim, self.dropout = heads, kv_heads, head_dim, dropout
+        self.query = linear(in_features=dim, out_features=heads * head_dim, bias=bias)
+        self.key = linear(in_features=dim, out_features=kv_heads * head_dim, bias=bias)
+        self.value = linear(in_features=dim, out_features=kv_heads * head_dim, bias=bias)
+        self.subln = norm(dim=heads * head_dim) if subln else nn.Identity()
+        self.out = scale_residual_(linear(in_features=heads * head_dim, out_features=dim, bias=bias), depth)
+        self.kept_H: Tensor | None = None
+
+    def split(self, x_BLD: Tensor, heads: int) -> Tensor:
+        """(B, L, H * K) to (B, H, L, K)."""
+        return x_BLD.view(*x_BLD.shape[:2], heads, self.head_dim).transpose(1, 2)
+
+    def attend(
+        self, q_BHLK: Tensor, k_BGMK: Tensor, v_BGMK: Tensor, mask: Tensor | None = None, causal: bool = False
+    ) -> Tensor:
+        """The mean of values under a softmax of ``q k / sqrt(K)``, (B, H, L, K).
+
+        ``mask`` broadcasts to (B, H, L, M): true where a key is seen, or what is added to the scores.
+        """
+        return scaled_dot_product_attention(
+            q_BHLK,
+            k_BGMK,
+            v_BGMK,
+            attn_mask=mask,
+            is_causal=causal,
+            dropout_p=self.dropout if self.training else 0.0,
+            scale=self.head_dim**-0.5,
+            enable_gqa=self.heads != self.kv_heads,
+        )
+
+    def merge(self, y_BHLK: Tensor) -> Tensor:
+        """(B, H, L, K) back to (B, L, D)."""
+        if self.kept_H is not None:
+            y_BHLK = y_BHLK * self.kept_H.to(y_BHLK)[:, None, None]
+        return self.out(self.subln(y_BHLK.transpose(1, 2).flatten(2)))
+
+    def weights(self, q_BHLK: Tensor, k_BGMK: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
+        """The weights (B, H, L, M) by which :meth:`attend` takes its mean, which it never writes down itself."""
+        k_BHMK = k_BGMK.repeat_interleave(self.heads // self.kv_heads, dim=1)
+        wide = torch.promote_types(q_BHLK.dtype, torch.float32)
+        scores_BHLM = q_BHLK.to(wide) @ k_BHMK.to(wide).mT * self.head_dim**-0.5
+        if causal:
+            mask = torch.ones(scores_BHLM.shape[-2:], dtype=torch.bool, device=scores_BHLM.device).tril()
+        if mask is not None:
+            scores_BHLM = scores_BHLM.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores_BHLM + mask
+        return scores_BHLM.softmax(-1)

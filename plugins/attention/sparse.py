@@ -1,0 +1,144 @@
+"""Block-sparse attention: near blocks, every so many blocks, and a few tokens that all see."""
+
+from functools import lru_cache
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from zoo import Position, register
+from zoo.nn import is_counting
+
+from .attention import Attention
+
+
+class Pattern(NamedTuple):
+    """Who sees whom, as the parameters of :class:`SparseAttention` say."""
+
+    block: int
+    local: int
+    stride: int
+    global_tokens: int
+    causal: bool
+
+
+@register("mixer", "sparse_attention")
+class SparseAttention(Attention):
+    """Softmax attention to near blocks, to one block in ``stride``, and to the first tokens of the sequence.
+
+    The sequence is cut into blocks of ``block`` tokens. A token sees its own block and the ``local - 1`` before it (in
+    an encoder also those after it), as in Longformer (Beltagy et al. 2020, arXiv:2004.05150); the last block of each
+    ``stride`` blocks, as in the fixed pattern of Sparse Transformers (Child et al. 2019, arXiv:1904.10509), none where
+    ``stride`` is 0; and the first ``global_tokens`` tokens, which in an encoder see everything in return, as in BigBird
+    (Zaheer et al. 2020, arXiv:2007.14062).
+
+    ``backend`` ``flex`` is FlexAttention (Dong et al. 2024, arXiv:2412.05496), which skips blocks that nobody sees and
+    trains on CUDA; ``dense`` masks full attention, exact and as dear as that; ``auto`` takes the first that can run.
+    Blocks of 128 suit the kernels. The state is the cache of all keys and values, for the strided blocks are seen for
+    ever.
+    """
+
+    absolute = True
+
+    def __init__(
+        self,
+        dim: int,
+        depth: int,
+        causal: bool,
+        linear,
+        norm,
+        position,
+        heads: int | None = None,
+        kv_heads: int | None = None,
+        head_dim: int | None = None,
+        block: int = 16,
+        local: int = 2,
+        stride: int = 4,
+        global_tokens: int = 1,
+        sinks: int = 0,
+        subln: bool = False,
+        bias: bool = False,
+        dropout: float = 0.0,
+        backend: Literal["auto", "flex", "dense"] = "auto",
+    ) -> None:
+        super().__init__(
+            dim, depth, causal, linear, norm, position, heads, kv_heads, head_dim, None, sinks, subln, bias, dropout
+        )
+        for name, value, least in (
+            ("block", block, 1),
+            ("local", local, 1),
+            ("stride", stride, 0),
+            ("global_tokens", global_tokens, 0),
+        ):
+            if value < least:
+                raise ValueError(f"mixer.{name}={value}: expected at least {least}")
+        self.pattern = Pattern(block, local, stride, global_tokens, causal)
+        self.patterned, self.backend = True, backend
+
+    def sees(self, query: Tensor, key: Tensor) -> Tensor:
+        """Whether a query at one position sees a key at another; both broadcast."""
+        return _sees(self.pattern, query, key)
+
+    def implementations(self, device: torch.device, dtype: torch.dtype) -> dict[str, str]:
+        """FlexAttention or a dense mask.
+
+        Raises:
+            ValueError: ``mixer.backend=flex`` where it cannot run.
+        """
+        why = self._not_flex(device)
+        if why and self.backend == "flex":
+            raise ValueError(f"mixer.backend=flex cannot run here: {why}; use mixer.backend=auto or dense")
+        return {"sparse attention": f"dense, masked: {why}" if why else "FlexAttention: blocks nobody sees are skipped"}
+
+    def forward(
+        self, x_BLD: Tensor, state: dict | None = None, mask_BL: Tensor | None = None
+    ) -> tuple[Tensor, dict | None]:
+        """(B, L, D) to (B, L, D), and the cache with these tokens in it; nothing attends to padding."""
+        whole = state is None and mask_BL is None and not is_counting()
+        if not whole or self._not_flex(x_BLD.device) or (self.training and self.dropout):
+            return super().forward(x_BLD, state, mask_BL)
+        return self.merge(self.flex(x_BLD, _compiled())), None
+
+    def flex(self, x_BLD: Tensor, attention) -> Tensor:
+        """What heads make of a whole sequence, (B, H, L, K), by this form of FlexAttention."""
+        q_BHLK = self.split(self.query(x_BLD), self.heads)
+        k_BGLK, v_BGLK = (self.split(part(x_BLD), self.kv_heads) for part in (self.key, self.value))
+        if self.position is not None:
+            q_BHLK, k_BGLK = self.position.rotate(q_BHLK, k_BGLK, 0)
+        blocks = _block_mask(self.pattern, x_BLD.shape[1], x_BLD.device)
+        return attention(q_BHLK, k_BGLK, v_BGLK, block_mask=blocks, enable_gqa=self.heads != self.kv_heads)
+
+    def _not_flex(self, device: torch.device) -> str:
+        """Why FlexAttention is not used here; empty where it is."""
+        if self.backend == "dense":
+            return "as asked"
+        if device.type != "cuda":
+            return "FlexAttention trains on CUDA only"
+        if self.sinks:
+            return "trained sinks stand before the sequence"
+        if self.position is not None and type(self.position).bias is not Position.bias:
+            return "its positions are a bias on the scores"
+        return ""
+
+
+def _sees(pattern: Pattern, query: Tensor, key: Tensor) -> Tensor:
+    query_block, key_block = query // pattern.block, key // pattern.block
+    seen = ((query_block - key_block).abs() < pattern.local) | (key < pattern.global_tokens)
+    if pattern.stride:
+        seen = seen | (key_block % pattern.stride == pattern.stride - 1)
+    return seen & (key <= query) if pattern.causal else seen | (query < pattern.global_tokens)
+
+
+@lru_cache(maxsize=64)
+def _block_mask(pattern: Pattern, length: int, device: torch.device):
+    """Made once for equal patterns: it takes longer than a layer."""
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    return create_block_mask(lambda b, h, q, k: _sees(pattern, q, k), None, None, length, length, device=device)
+
+
+@lru_cache(maxsize=1)
+def _compiled():
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return torch.compile(flex_attention, dynamic=False)

@@ -1,0 +1,1 @@
+"""Published model families: how their configs and tensors become ours, and back."""

@@ -1,0 +1,49 @@
+"""What the tables of several families share."""
+
+from typing import Any
+
+from torch import nn
+
+from zoo import Correspondence
+
+ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_new", "gelu_sigmoid": "quick_gelu", "relu": "relu", "silu": "silu"}
+"""Our names of activations, and theirs."""
+_THEIRS = {theirs: ours for ours, theirs in ACTIVATIONS.items()} | {"gelu_pytorch_tanh": "gelu_tanh", "swish": "silu"}
+
+
+def activation(name: str) -> str:
+    """Our name of one of their activations.
+
+    Raises:
+        ValueError: we have no such.
+    """
+    if name not in _THEIRS:
+        raise ValueError(f"its activation {name} is none of ours, which are {', '.join(sorted(_THEIRS))}")
+    return _THEIRS[name]
+
+
+def size(config: dict[str, Any], dim: str, layers: str, heads: str) -> list[str]:
+    """The overrides that set width, depth and heads, read under these names."""
+    return [f"dim={config[dim]}", f"layers={config[layers]}", f"mixer.heads={config[heads]}"]
+
+
+def both(theirs: str, *ours: str, transposed: bool = False, bias: bool = True) -> list[Correspondence]:
+    """Weight, and bias unless there is none, of one module of theirs and of ours."""
+    rows = [Correspondence(theirs + ".weight", tuple(name + ".weight" for name in ours), transposed)]
+    return rows + ([Correspondence(theirs + ".bias", tuple(name + ".bias" for name in ours))] if bias else [])
+
+
+def depth(model: Any) -> int:
+    """How many blocks a model has."""
+    return len(model.backbone.blocks)
+
+
+def layernorm(norm: nn.Module) -> nn.LayerNorm:
+    """The norm, if it is LayerNorm.
+
+    Raises:
+        ValueError: it is another one.
+    """
+    if not isinstance(norm, nn.LayerNorm):
+        raise ValueError("its norms are not LayerNorm")
+    return norm

@@ -1,0 +1,81 @@
+"""No position, and those that are added to the stream: a trained vector, or fixed waves."""
+
+import torch
+from torch import Tensor, nn
+
+from zoo import Position, register
+
+
+@register("position", "none")
+class NoPosition(Position):
+    """No positions: what order there is, the mixers find themselves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+
+@register("position", "learned")
+class LearnedPosition(Position):
+    """A trained vector for each position, added to the stream.
+
+    Gehring et al. 2017, arXiv:1705.03122.
+    """
+
+    additive = True
+
+    def __init__(self, dim: int, max_len: int) -> None:
+        super().__init__()
+        self.table = nn.Embedding(max_len, dim)
+        nn.init.normal_(self.table.weight, std=0.02)
+
+    def no_weight_decay(self) -> set[str]:
+        """A position that is rarely seen should not fade."""
+        return {"table.weight"}
+
+    def add(self, x_BLD: Tensor, offset: int | Tensor = 0) -> Tensor:
+        """Add rows ``offset`` onwards of the table, or the given ones.
+
+        Raises:
+            ValueError: the sequence is longer than the table.
+        """
+        if isinstance(offset, Tensor) and self.training and offset.is_cuda:
+            length = x_BLD.shape[1]  # a GPU would have to be waited for
+        elif isinstance(offset, Tensor):
+            length = int(offset.max()) + 1 if offset.numel() else 0
+        else:
+            length = offset + x_BLD.shape[1]
+        rows = self.table.num_embeddings
+        if length > rows:
+            raise ValueError(
+                f"a sequence of {length} tokens, but position=learned holds {rows} positions (the task's longest); "
+                f"use a shorter one, or position=rotary, sinusoidal or alibi"
+            )
+        if isinstance(offset, Tensor):
+            return x_BLD + self.table(offset)
+        return x_BLD + self.table.weight[offset:length]
+
+
+@register("position", "sinusoidal")
+class SinusoidalPosition(Position):
+    """Fixed sines and cosines of geometric wavelengths, added to the stream.
+
+    Vaswani et al. 2017, arXiv:1706.03762, section 3.5. Scaled by ``gain / sqrt(dim)``, so that it starts as large
+    as the embedding of a token when ``gain`` is 1.4.
+    """
+
+    additive = True
+
+    def __init__(self, dim: int, base: float = 10000.0, gain: float = 1.4) -> None:
+        super().__init__()
+        if dim % 2:
+            raise ValueError(f"position=sinusoidal needs an even dim, given {dim}")
+        self.gain = gain * dim**-0.5
+        self.register_buffer("frequency_K", base ** (-torch.arange(0, dim, 2) / dim), persistent=False)
+
+    def add(self, x_BLD: Tensor, offset: int | Tensor = 0) -> Tensor:
+        """Add the waves at positions ``offset`` onwards, or at the given ones."""
+        if not isinstance(offset, Tensor):
+            offset = torch.arange(offset, offset + x_BLD.shape[1], device=x_BLD.device)
+        angle = offset.unsqueeze(-1) * self.frequency_K
+        wave = torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(-2)
+        return x_BLD + (self.gain * wave).to(x_BLD.dtype)

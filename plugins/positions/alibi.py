@@ -1,0 +1,31 @@
+"""A bias on the scores that grows with distance."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from zoo import Position, register
+
+
+@register("position", "alibi")
+class AlibiPosition(Position):
+    """A penalty on the scores, linear in distance, steeper in some heads.
+
+    Press et al. 2021, arXiv:2108.12409. Head ``h`` of ``H`` has slope ``2^(-8 h / H)``; between the powers of
+    two, slopes are taken from the next power as the paper's code does.
+    """
+
+    def __init__(self, heads: int) -> None:
+        super().__init__()
+        self.register_buffer("slope_H", torch.tensor(_slopes(heads)), persistent=False)
+
+    def bias(self, query_L: Tensor, key_M: Tensor) -> Tensor:
+        """(H, L, M): minus slope times distance."""
+        return -self.slope_H[:, None, None] * (query_L[:, None] - key_M[None, :]).abs()
+
+
+def _slopes(heads: int) -> list[float]:
+    whole = 2 ** math.floor(math.log2(heads))
+    slopes = [2 ** (-8 * (h + 1) / whole) for h in range(whole)]
+    return slopes + [2 ** (-4 * (2 * h + 1) / whole) for h in range(heads - whole)]

@@ -1,0 +1,109 @@
+"""Positions on the grid of an image's patches: rows and columns apart. What stands before the grid has none."""
+
+import torch
+from torch import Tensor, nn
+
+from zoo import Position, register
+
+from .rotary import frequencies, turn
+
+
+class GridPosition(Position):
+    """Rows and columns of each place in a sequence that is ``before`` tokens and then a grid, row by row."""
+
+    def __init__(self, grid: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.before, self.rows, self.columns = grid
+
+    def places(self) -> tuple[Tensor, Tensor]:
+        """The row and the column of each patch, (rows * columns,) each."""
+        row, column = torch.meshgrid(torch.arange(self.rows), torch.arange(self.columns), indexing="ij")
+        return row.flatten(), column.flatten()
+
+    def cut(self, table: Tensor, offset: int | Tensor, length: int) -> Tensor:
+        """Rows of a table of all positions.
+
+        Raises:
+            ValueError: they go beyond the grid.
+        """
+        end = int(offset.max()) + 1 if isinstance(offset, Tensor) else offset + length
+        if end > len(table):
+            raise ValueError(
+                f"a sequence of {end} tokens, but its grid is {self.rows} x {self.columns} with {self.before} before "
+                f"it; use images of one size"
+            )
+        return table[offset] if isinstance(offset, Tensor) else table[offset:end]
+
+
+@register("position", "sinusoidal_2d")
+class SinusoidalPosition2D(GridPosition):
+    """Fixed waves of the row in half of the channels and of the column in the other half.
+
+    As in masked autoencoders (He et al. 2021, arXiv:2111.06377); scaled as ``position=sinusoidal`` is.
+    """
+
+    additive = True
+
+    def __init__(self, dim: int, grid: tuple[int, int, int], base: float = 10000.0, gain: float = 1.4) -> None:
+        super().__init__(grid)
+        if dim % 4:
+            raise ValueError(f"position=sinusoidal_2d needs a dim that is a multiple of 4, given {dim}")
+        waves = []
+        for place in self.places():
+            angle = torch.outer(place.double(), frequencies(dim // 2, base))
+            waves.append(torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(-2))
+        wave_LD = torch.cat([torch.zeros(self.before, dim, dtype=torch.float64), torch.cat(waves, -1)])
+        self.register_buffer("wave_LD", (gain * dim**-0.5 * wave_LD).float(), persistent=False)
+
+    def add(self, x_BLD: Tensor, offset: int | Tensor = 0) -> Tensor:
+        """Add the waves of positions ``offset`` onwards, or of the given ones."""
+        return x_BLD + self.cut(self.wave_LD, offset, x_BLD.shape[1]).to(x_BLD.dtype)
+
+
+@register("position", "learned_2d")
+class LearnedPosition2D(GridPosition):
+    """A trained vector for each row and one for each column, added up and added to the stream.
+
+    Dosovitskiy et al. 2020, arXiv:2010.11929, appendix D.4, who concatenate two halves.
+    """
+
+    additive = True
+
+    def __init__(self, dim: int, grid: tuple[int, int, int]) -> None:
+        super().__init__(grid)
+        self.row_RD = nn.Parameter(torch.randn(self.rows, dim) * 0.02)
+        self.column_CD = nn.Parameter(torch.randn(self.columns, dim) * 0.02)
+
+    def no_weight_decay(self) -> set[str]:
+        """A position that is rarely seen should not fade."""
+        return {"row_RD", "column_CD"}
+
+    def add(self, x_BLD: Tensor, offset: int | Tensor = 0) -> Tensor:
+        """Add the vectors of positions ``offset`` onwards, or of the given ones."""
+        grid_LD = (self.row_RD[:, None] + self.column_CD).flatten(0, 1)
+        table_LD = nn.functional.pad(grid_LD, (0, 0, self.before, 0))
+        return x_BLD + self.cut(table_LD, offset, x_BLD.shape[1])
+
+
+@register("position", "rotary_2d")
+class RotaryPosition2D(GridPosition):
+    """Queries and keys turned by their row in half of the pairs of channels and by their column in the other half.
+
+    Axial rotary positions (Heo et al. 2024, arXiv:2403.13298), with their base of 100, for grids are short.
+    """
+
+    def __init__(self, head_dim: int, grid: tuple[int, int, int], base: float = 100.0) -> None:
+        super().__init__(grid)
+        if head_dim % 4:
+            raise ValueError(f"position=rotary_2d needs a head_dim that is a multiple of 4, given {head_dim}")
+        row_L, column_L = self.places()
+        frequency_K = frequencies(head_dim // 2, base)
+        angle_LK = torch.cat([torch.outer(place.double(), frequency_K) for place in (row_L, column_L)], -1).repeat(1, 2)
+        angle_LK = torch.cat([torch.zeros(self.before, head_dim, dtype=torch.float64), angle_LK])
+        self.register_buffer("cos_LK", angle_LK.cos().float(), persistent=False)
+        self.register_buffer("sin_LK", angle_LK.sin().float(), persistent=False)
+
+    def rotate(self, q_BHLK: Tensor, k_BGLK: Tensor, offset: int = 0) -> tuple[Tensor, Tensor]:
+        """Turn both by the places of positions ``offset`` onwards."""
+        cos_LK, sin_LK = (self.cut(table, offset, q_BHLK.shape[2]) for table in (self.cos_LK, self.sin_LK))
+        return turn(q_BHLK, cos_LK, sin_LK), turn(k_BGLK, cos_LK, sin_LK)

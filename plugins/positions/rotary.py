@@ -1,0 +1,93 @@
+"""Rotary positions, and what makes them reach further than they were trained."""
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from zoo import Position, register
+
+
+@register("position", "rotary")
+class RotaryPosition(Position):
+    """Queries and keys turned by an angle that grows with position.
+
+    Su et al. 2021, arXiv:2104.09864. Channel ``i`` is paired with ``i + head_dim / 2``, as in GPT-NeoX and Llama.
+    ``scaling`` lets a model that was trained on ``trained_len`` tokens read ``factor`` times as many: ``linear``
+    divides positions (Chen et al. 2023, arXiv:2306.15595), ``ntk`` raises the base so that slow angles stretch and
+    fast ones hardly (Peng and Quesnelle 2023), ``yarn`` divides slow angles alone and sharpens the scores (Peng et al.
+    2023, arXiv:2309.00071), ``llama3`` is Llama 3.1's own blend (Dubey et al. 2024, arXiv:2407.21783).
+    """
+
+    def __init__(
+        self,
+        head_dim: int,
+        max_len: int,
+        base: float = 10000.0,
+        scaling: Literal["none", "linear", "ntk", "yarn", "llama3"] = "none",
+        factor: float = 1.0,
+        trained_len: int | None = None,
+    ) -> None:
+        super().__init__()
+        if head_dim % 2:
+            raise ValueError(f"position=rotary needs an even head_dim, given {head_dim}; change mixer.heads")
+        if factor < 1:
+            raise ValueError(f"position.factor={factor}: expected at least 1")
+        if scaling in ("yarn", "llama3") and (trained_len is None or trained_len < 1):
+            raise ValueError(
+                f"position.scaling={scaling} needs position.trained_len, the tokens that the model was trained on; "
+                f"given {trained_len}"
+            )
+        if scaling == "ntk" and head_dim == 2:
+            raise ValueError("position.scaling=ntk needs a head_dim above 2; change mixer.heads")
+        self.gain = 0.1 * math.log(factor) + 1 if scaling == "yarn" else 1.0
+        self.frequency_K = frequencies(head_dim, base, scaling, factor, trained_len)
+        cos_LK, sin_LK = self._angles(0, max_len)
+        self.register_buffer("cos_LK", cos_LK, persistent=False)
+        self.register_buffer("sin_LK", sin_LK, persistent=False)
+
+    def rotate(self, q_BHLK: Tensor, k_BGLK: Tensor, offset: int = 0) -> tuple[Tensor, Tensor]:
+        """Turn both by positions ``offset`` onwards; beyond the table of ``max_len`` angles are computed anew."""
+        end = offset + q_BHLK.shape[2]
+        if end <= self.cos_LK.shape[0]:
+            cos_LK, sin_LK = self.cos_LK[offset:end], self.sin_LK[offset:end]
+        else:
+            cos_LK, sin_LK = (t.to(self.cos_LK) for t in self._angles(offset, end))
+        return turn(q_BHLK, cos_LK, sin_LK), turn(k_BGLK, cos_LK, sin_LK)
+
+    def _angles(self, start: int, end: int) -> tuple[Tensor, Tensor]:
+        angle_LK = torch.outer(torch.arange(start, end, dtype=torch.float64), self.frequency_K).repeat(1, 2)
+        return (angle_LK.cos() * self.gain).float(), (angle_LK.sin() * self.gain).float()
+
+
+def frequencies(
+    head_dim: int, base: float, scaling: str = "none", factor: float = 1.0, trained_len: int | None = None
+) -> Tensor:
+    """Radians that each pair of channels turns by from one position to the next, (head_dim / 2,), in float64."""
+    if scaling == "ntk":
+        base = base * factor ** (head_dim / (head_dim - 2))
+    plain_K = base ** (-torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
+    if scaling == "linear":
+        return plain_K / factor
+    if scaling == "llama3":  # whole turns within the trained length: fewer than 1 stretched, more than 4 left alone
+        turns_K = (trained_len or 0) * plain_K / (2 * math.pi)
+        share_K = ((turns_K - 1) / (4 - 1)).clamp(0, 1)
+        return plain_K * (share_K + (1 - share_K) / factor)
+    if scaling == "yarn":  # the same with a ramp over channels, from those of 32 turns to those of one
+
+        def channel(turns: float) -> float:
+            return head_dim * math.log((trained_len or 0) / (turns * 2 * math.pi)) / (2 * math.log(base))
+
+        low, high = max(math.floor(channel(32)), 0), min(math.ceil(channel(1)), head_dim - 1)
+        steps_K = torch.arange(head_dim // 2, dtype=torch.float64)
+        stretched_K = ((steps_K - low) / max(high - low, 0.001)).clamp(0, 1)
+        return plain_K * (1 - stretched_K + stretched_K / factor)
+    return plain_K
+
+
+def turn(x_BHLK: Tensor, cos_LK: Tensor, sin_LK: Tensor) -> Tensor:
+    """Each pair of channels, rotated."""
+    cos_LK, sin_LK = cos_LK.to(x_BHLK.dtype), sin_LK.to(x_BHLK.dtype)
+    first, second = x_BHLK.chunk(2, dim=-1)
+    return x_BHLK * cos_LK + torch.cat([-second, first], dim=-1) * sin_LK

@@ -1,0 +1,76 @@
+"""Read a source whole, write a target token by token."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from zoo import register
+from zoo.nn import places, tie_
+
+
+@register("objective", "sequence_to_sequence")
+class SequenceToSequence(nn.Module):
+    """Cross-entropy of each target token, by a decoder that reads what an encoder made of the source.
+
+    The original transformer (Vaswani et al. 2017, arXiv:1706.03762), of any mixers. One vocabulary and one embedding
+    serve both sides. ``encoder_layers`` is by default the run's ``layers``, which the decoder always has. The state of
+    decoding is the decoder's own, and keys and values of the source for each of its layers, made once by :meth:`read`.
+    """
+
+    needs = ("source", "source_mask", "prefix", "targets")
+    gives = ("logits",)
+
+    def __init__(
+        self,
+        dim: int,
+        depth: int,
+        classes: int,
+        stem,
+        backbone,
+        encoder_backbone,
+        cross,
+        precise_linear,
+        encoder_layers: int | None = None,
+        tied: bool = True,
+        label_smoothing: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if encoder_layers is not None and encoder_layers < 1:
+            raise ValueError(f"objective.encoder_layers={encoder_layers}: expected at least 1")
+        self.label_smoothing = label_smoothing
+        self.stem = stem()
+        self.encoder = encoder_backbone(causal=False, depth=encoder_layers or depth, **places(self.stem))
+        self.backbone = backbone(causal=True, reader=cross, **places(self.stem))
+        if not hasattr(self.backbone, "read"):
+            raise ValueError(f"{type(self.backbone).__name__} reads no memory; use backbone=residual")
+        self.head = precise_linear(in_features=dim, out_features=classes, bias=False)
+        if tied:
+            tie_(self.head, self.stem)
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """``loss``, and ``logits`` (B, S, C) beside the batch's targets (B, S): each token given those before it."""
+        memory = self.backbone.read(*self._encode(batch["source"], batch["source_mask"]))
+        x_BSD, _ = self.backbone(self.stem(batch["prefix"]), memory=memory)
+        logits_BSC = self.head(x_BSD).float()
+        loss = F.cross_entropy(
+            logits_BSC.flatten(0, 1), batch["targets"].flatten(), label_smoothing=self.label_smoothing
+        )
+        return {"loss": loss, "logits": logits_BSC}
+
+    def init_state(self, batch_size: int, max_len: int, device: torch.device, dtype: torch.dtype):
+        """The empty state of the decoder; :meth:`read` puts the source into it."""
+        return self.backbone.init_state(batch_size, max_len, device, dtype)
+
+    def read(self, source_BM: Tensor, state, mask_BM: Tensor | None = None):
+        """The state after the source was read; the mask is false at padding, which stands behind."""
+        return state | {"memory": self.backbone.read(*self._encode(source_BM, mask_BM))}
+
+    def step(self, inputs_BL: Tensor, state, mask_BL: Tensor | None = None) -> tuple[Tensor, object]:
+        """Logits (B, L, C) for these further tokens of the target, and the state after them."""
+        padding = {} if mask_BL is None else {"mask_BL": mask_BL}
+        x_BLD, state = self.backbone(self.stem(inputs_BL), state, **padding)
+        return self.head(x_BLD).float(), state
+
+    def _encode(self, source_BM: Tensor, mask_BM: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        padding = {} if mask_BM is None else {"mask_BL": mask_BM}
+        return self.encoder(self.stem(source_BM), **padding)[0], mask_BM

@@ -1,0 +1,153 @@
+"""Decoding by a model's steps: the likeliest token each time, a draw, or several continuations kept side by side."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zoo.nn import select_rows
+
+Scored = tuple[list[int], float]
+"""A continuation without its end, and its score."""
+
+
+@torch.no_grad()
+def generate(
+    model: Any,
+    prompts: list[list[int]],
+    tokens: int,
+    start: int | None = None,
+    end: int | None = None,
+    temperature: float = 0.0,
+    seed: int = 0,
+) -> list[list[int]]:
+    """Continue each prompt by the likeliest token each time, or by draws of a softmax at a temperature.
+
+    Args:
+        model: an objective that decodes: it has ``init_state`` and ``step``, and ``read`` where it has an encoder,
+            which then reads the prompts.
+        prompts: tokens; of unlike lengths they are padded and masked.
+        tokens: at most so many for each.
+        start: put behind the prompt, or at the start of what a decoder writes.
+        end: ends a continuation, of which it is no part.
+        temperature: 0 takes the likeliest.
+        seed: of the draws.
+    """
+    logits_BC, state = _open(model, prompts, tokens, start)
+    source = torch.Generator(logits_BC.device).manual_seed(seed)
+    written = torch.empty(len(prompts), 0, dtype=torch.long, device=logits_BC.device)
+    ended_B = torch.zeros(len(prompts), dtype=torch.bool, device=logits_BC.device)
+    for count in range(1, tokens + 1):
+        if temperature > 0:
+            next_B1 = (logits_BC.double() / temperature).softmax(-1).multinomial(1, generator=source)
+        else:
+            next_B1 = logits_BC.argmax(-1, keepdim=True)
+        written = torch.cat([written, next_B1], 1)
+        ended_B = ended_B | (next_B1[:, 0] == end) if end is not None else ended_B
+        if count == tokens or ended_B.all():
+            break
+        logits_BLC, state = model.step(next_B1, state)
+        logits_BC = logits_BLC[:, -1]
+    return [_without_end(row, end) for row in written.tolist()]
+
+
+@torch.no_grad()
+def beam_search(
+    model: Any,
+    prompts: list[list[int]],
+    tokens: int,
+    start: int | None = None,
+    end: int | None = None,
+    beams: int = 4,
+    length_penalty: float = 0.6,
+) -> list[list[Scored]]:
+    """The best continuations of each prompt, best first, by keeping ``beams`` of them at each length.
+
+    A finished one of n tokens, its end among them, scores its log-probability over ``((5 + n) / 6)^length_penalty`` (Wu
+    et al. 2016, arXiv:1609.08144, equation 14). Without an ``end`` all have the same length. Arguments are those of
+    :func:`generate`.
+    """
+    if beams < 1:
+        raise ValueError(f"{beams} beams; expected at least 1")
+    logits_BC, state = _open(model, prompts, tokens, start)
+    B, device = len(prompts), logits_BC.device
+    rows_N = torch.arange(B, device=device).repeat_interleave(beams)
+    state, logits_NC = select_rows(state, rows_N), logits_BC[rows_N]
+    score_BK = torch.full((B, beams), -torch.inf, dtype=torch.float64, device=device)
+    score_BK[:, 0] = 0.0  # all beams of a prompt begin alike, so one of them speaks
+    written_BKT = torch.empty(B, beams, 0, dtype=torch.long, device=device)
+    finished: list[list[Scored]] = [[] for _ in prompts]
+    for count in range(1, tokens + 1):
+        step_BKC = logits_NC.double().log_softmax(-1).view(B, beams, -1)
+        every_BKC = score_BK.unsqueeze(-1) + step_BKC
+        if end is not None:
+            _finish(finished, every_BKC[..., end], written_BKT, _penalty(count, length_penalty))
+            every_BKC[..., end] = -torch.inf
+        C = every_BKC.shape[-1]
+        score_BK, pick_BK = _top(every_BKC.flatten(1), beams)
+        from_BK = pick_BK // C
+        written_BKT = torch.cat(
+            [written_BKT.gather(1, from_BK.unsqueeze(-1).expand(-1, -1, count - 1)), pick_BK.unsqueeze(-1) % C], 2
+        )
+        if count == tokens or (end is not None and _decided(finished, score_BK, beams, tokens, length_penalty)):
+            break
+        rows_N = (torch.arange(B, device=device).unsqueeze(1) * beams + from_BK).flatten()
+        logits_NLC, state = model.step(written_BKT[..., -1].reshape(-1, 1), select_rows(state, rows_N))
+        logits_NC = logits_NLC[:, -1]
+    if end is None or count == tokens:  # what has no end by now is as long as it may be
+        _finish(finished, score_BK, written_BKT, _penalty(count, length_penalty))
+    return [sorted(found, key=lambda scored: -scored[1])[:beams] for found in finished]
+
+
+def _open(model: Any, prompts: list[list[int]], tokens: int, start: int | None) -> tuple[Tensor, Any]:
+    """Logits of the first token to write, (B, C), and the state after the prompts."""
+    parameter = next(model.parameters())
+    device, dtype, encodes = parameter.device, parameter.dtype, hasattr(model, "read")
+    if not encodes and start is not None:
+        prompts = [[*prompt, start] for prompt in prompts]
+    length = max(map(len, prompts))
+    if not length:
+        raise ValueError("a prompt of no tokens; expected at least one")
+    ragged = any(len(prompt) != length for prompt in prompts)
+    pads = [[0] * (length - len(prompt)) for prompt in prompts]
+    # padding stands behind what an encoder reads, and in front of what a decoder goes on from
+    rows = [p + pad if encodes else pad + p for p, pad in zip(prompts, pads, strict=True)]
+    masks = [[True] * len(p) + [False] * len(pad) for p, pad in zip(prompts, pads, strict=True)]
+    tokens_BL = torch.tensor(rows, device=device)
+    mask_BL = torch.tensor([m if encodes else m[::-1] for m in masks], device=device) if ragged else None
+    state = model.init_state(len(prompts), tokens if encodes else length + tokens, device, dtype)
+    if encodes:
+        state = model.read(tokens_BL, state, mask_BL)
+        tokens_BL, mask_BL = torch.full((len(prompts), 1), 0 if start is None else start, device=device), None
+    logits_BLC, state = model.step(tokens_BL, state, *([] if mask_BL is None else [mask_BL]))
+    return logits_BLC[:, -1], state
+
+
+def _penalty(count: int, power: float) -> float:
+    return float(((5 + count) / 6) ** power)
+
+
+def _finish(finished: list[list[Scored]], score_BK: Tensor, written_BKT: Tensor, penalty: float) -> None:
+    for found, scores, rows in zip(finished, (score_BK / penalty).tolist(), written_BKT.tolist(), strict=True):
+        found += [(row, score) for score, row in zip(scores, rows, strict=True) if score > -torch.inf]
+
+
+def _top(every_BN: Tensor, beams: int) -> tuple[Tensor, Tensor]:
+    """The best, padded with impossible ones where there are fewer."""
+    value_BK, index_BK = every_BN.topk(min(beams, every_BN.shape[1]), dim=1)
+    missing = beams - value_BK.shape[1]
+    pad = torch.nn.functional.pad
+    return pad(value_BK, (0, missing), value=-torch.inf), pad(index_BK, (0, missing))
+
+
+def _decided(finished: list[list[Scored]], score_BK: Tensor, beams: int, tokens: int, power: float) -> bool:
+    """Whether nothing that goes on can still be among the best: it would have to score at least as it does now."""
+    best_possible = (score_BK.amax(1) / _penalty(tokens, power)).tolist()
+    kept = [sorted((score for _, score in found), reverse=True)[:beams] for found in finished]
+    return all(len(k) == beams and k[-1] >= best for k, best in zip(kept, best_possible, strict=True))
+
+
+def _without_end(row: list[int], end: int | None) -> list[int]:
+    return row[: row.index(end)] if end is not None and end in row else row

@@ -1,0 +1,88 @@
+"""A source and a target: what tasks of two sequences share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from zoo.contracts import Batch, Task
+from zoo.tasks._metrics import Ratios, token_accuracy
+
+PAD, START, END = 0, 1, 2
+FIRST = 3
+"""The number of the first symbol."""
+
+
+class PairTask(Task):
+    """Give the target of a source, for encoder-decoders and for decoders alike.
+
+    A batch holds the pair twice. ``source`` (B, M) with ``source_mask`` and ``prefix`` (B, S), the target one place
+    later, are for a model that reads the source whole. ``inputs`` (B, L) is source, start, target in one sequence, and
+    ``positions`` (B, S) where each target token is read off. ``targets`` (B, S) end with an end. Padding stands behind.
+
+    ``sequence_accuracy`` is the share of targets whose every token is the likeliest one given those before it: exactly
+    those that greedy decoding gets right, so nothing need be decoded to know it.
+    """
+
+    gives = ("inputs", "targets", "positions", "source", "source_mask", "prefix")
+    metric: ClassVar[str] = "sequence_accuracy"
+    solved: ClassVar[float | None] = 0.99
+    start, end = START, END
+    symbols: int
+
+    def facts_of_lengths(self, source: int, target: int) -> dict[str, Any]:
+        """Facts of a task whose longest source and target have these lengths."""
+        size = self.symbols + FIRST
+        return {"vocab_size": size, "classes": size, "max_len": source + 1 + target}
+
+    def judge(self, outputs: Mapping[str, Tensor], batch: Batch) -> Ratios:
+        """Accuracy over target tokens, and the share of targets without a mistake."""
+        return token_accuracy(outputs, batch["targets"])
+
+    def chance(self) -> dict[str, float]:
+        """A target by guessing: never."""
+        return {"guessing": 0.0}
+
+    def token_name(self, token: int) -> str:
+        """The symbol, or what the first three numbers stand for."""
+        return ("pad", "start", "end")[token] if token < FIRST else str(token - FIRST)
+
+    def encode(self, text: str) -> list[int]:
+        """Symbols by number, with spaces between them.
+
+        Raises:
+            ValueError: one is no symbol.
+        """
+        numbers = super().encode(text)
+        if any(not 0 <= number < self.symbols for number in numbers):
+            raise ValueError(f"{text!r}: expected symbols from 0 to {self.symbols - 1}, with spaces between them")
+        return [number + FIRST for number in numbers]
+
+
+def pair_batch(source_BM: Tensor, source_B: Tensor, target_BT: Tensor, target_B: Tensor) -> Batch:
+    """The batch of these tokens, of which each row has as many as the lengths beside them say."""
+    device, (B, M), T = source_BM.device, source_BM.shape, target_BT.shape[1]
+    ls_B1, lt_B1 = source_B.unsqueeze(1), target_B.unsqueeze(1)
+    place_S, place_L = torch.arange(T + 1, device=device), torch.arange(M + 1 + T, device=device)
+    source_mask_BM = torch.arange(M, device=device) < ls_B1
+    source_BM = source_BM.masked_fill(~source_mask_BM, PAD)
+    inside_BT = place_S[:T] < lt_B1
+    target_BT = target_BT.masked_fill(~inside_BT, PAD)
+    start_B1 = torch.full((B, 1), START, dtype=torch.long, device=device)
+    prefix_BS = torch.cat([start_B1, target_BT], 1)
+    targets_BS = torch.cat([target_BT.masked_fill(~inside_BT, -100), torch.full_like(start_B1, -100)], 1)
+    targets_BS = targets_BS.masked_fill(place_S == lt_B1, END)
+    later_BL = torch.cat([source_BM, prefix_BS], 1).gather(1, (place_L - ls_B1 + M).clamp(min=0, max=M + T))
+    inputs_BL = torch.where(place_L < ls_B1, torch.cat([source_BM, prefix_BS], 1), later_BL)
+    inputs_BL = inputs_BL.masked_fill(place_L > ls_B1 + lt_B1, PAD)
+    return {
+        "inputs": inputs_BL,
+        "targets": targets_BS,
+        "positions": (place_S + ls_B1).clamp(max=M + T),
+        "source": source_BM,
+        "source_mask": source_mask_BM,
+        "prefix": prefix_BS,
+    }

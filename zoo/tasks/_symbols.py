@@ -1,0 +1,45 @@
+"""Random strings of symbols and what becomes of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zoo.contracts import Batch
+from zoo.errors import ZooError
+from zoo.tasks._generated import Generated
+from zoo.tasks._pairs import FIRST, PairTask, pair_batch
+
+
+class SymbolTask(Generated, PairTask):
+    """Sources of ``length / 2`` to ``length`` random symbols; a subclass says what the target is."""
+
+    def __init__(
+        self, length: int, symbols: int, batch_size: int, test_lengths: list[int] | None, test_size: int
+    ) -> None:
+        self.length, self.symbols, self.batch_size, self.test_size = length, symbols, batch_size, test_size
+        self.test_lengths = [2 * length] if test_lengths is None else list(test_lengths)
+        for name, value in (("length", length), ("batch_size", batch_size), ("test_size", test_size)):
+            if value < 1:
+                raise ZooError(f"task.{name}={value}: expected at least 1")
+        if symbols < 2:
+            raise ZooError(f"task.symbols={symbols}: expected at least 2")
+        if any(other < 1 for other in self.test_lengths):
+            raise ZooError(f"task.test_lengths={self.test_lengths}: expected lengths of at least 1")
+
+    def facts(self) -> dict[str, Any]:
+        """Tokens in, tokens out."""
+        longest = max([self.length, *self.test_lengths])
+        return self.facts_of_lengths(longest, longest)
+
+    def _target(self, source_BM: Tensor, length_B1: Tensor) -> Tensor:
+        """The targets of these sources, of the same lengths; what stands behind the lengths does not matter."""
+        raise NotImplementedError(f"{type(self).__name__} must say what the target is")
+
+    def _make(self, batch_size: int, length: int, source: torch.Generator) -> Batch:
+        device, shortest = source.device, -(-length // 2)
+        length_B = torch.randint(shortest, length + 1, (batch_size,), generator=source, device=device)
+        symbols_BM = torch.randint(0, self.symbols, (batch_size, length), generator=source, device=device) + FIRST
+        return pair_batch(symbols_BM, length_B, self._target(symbols_BM, length_B.unsqueeze(1)), length_B)
