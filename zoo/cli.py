@@ -20,6 +20,7 @@ from zoo.help import (
     GENERATE_HELP,
     HELP,
     IMPORT_HELP,
+    INSPECT_HELP,
     LIST_HELP,
     REPORT_HELP,
     SHOW_HELP,
@@ -305,6 +306,20 @@ def _generate(words: list[str]) -> int:
     return 0
 
 
+def _inspect(words: list[str]) -> int:
+    run, given = _options(words, {"--example": int, "--length": int, "--judged-by": int}, "zoo inspect runs/train/<id>")
+    for name in ("--length", "--judged-by"):
+        if given.get(name, [1])[-1] < 1:
+            raise ZooError(f"{name}={given[name][-1]}: expected at least 1")
+    from zoo.inspection.inspect import Wish, inspect
+
+    wish = Wish()
+    wish.examples = tuple(dict.fromkeys(given.get("--example", wish.examples)))
+    wish.length, wish.judged_by = given.get("--length", [64])[-1], given.get("--judged-by", [256])[-1]
+    inspect(Path(run), wish)
+    return 0
+
+
 def _import(words: list[str]) -> int:
     if words[:1] != ["hf"]:
         raise ZooError(f"expected where it comes from: zoo import hf {' '.join(words) or 'SOURCE'}")
@@ -338,6 +353,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "report": (_report, REPORT_HELP),
     "generate": (_generate, GENERATE_HELP),
     "export": (_export, EXPORT_HELP),
+    "inspect": (_inspect, INSPECT_HELP),
     "import": (_import, IMPORT_HELP),
     "list": (_list, LIST_HELP),
     "show": (_show, SHOW_HELP),

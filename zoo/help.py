@@ -7,6 +7,7 @@ zoo: which sequence architecture should I use?
   zoo train [-m] [OVERRIDE ...]       one run, or with -m a sweep
   zoo report FOLDER                   tables and a page from runs that are there
   zoo generate RUN [--prompt TEXT]    what a trained model writes
+  zoo inspect RUN                     a page: attention maps, what each head is worth, how far a mixer reaches
   zoo export RUN [--packed]           a trained model as one file, low-bit weights in a bit or two each
   zoo import hf SOURCE                GPT-2, Llama, BERT or ViT of Hugging Face's as a model here
   zoo list [KIND]                     what exists
@@ -78,6 +79,17 @@ The numbers are theirs: the same logits for the same tokens. In Python, also of 
   model = zoo.from_huggingface(transformers.AutoModelForCausalLM.from_pretrained(...))
 
 Back again, as these or trained on: zoo export RUN_OR_FILE --hf FOLDER
+"""
+
+INSPECT_HELP = """\
+zoo inspect RUN: look inside the model of a finished run (runs/train/<id>); writes inspect.html and inspect.json there
+
+  --example 0         which examples of the test to show; it may be given several times (0, 1 and 2)
+  --length 64         how many of their tokens
+  --judged-by 256     by how many examples of validation and test heads are judged
+
+Maps of attention by layer and head; for mixers without heads, the effective receptive field. The loss without each head
+alone, and as heads are removed one after another; how much heads look at the token before, and complete repetitions.
 """
 
 GENERATE_HELP = """\
