@@ -48,7 +48,7 @@ def _plain(one: Map, task: Task, length: int) -> dict[str, Any]:
     B, H, L, M = levels.shape
     return {
         "name": one.name,
-        "attention": one.attention,
+        "mapped": one.attention,
         "extra": one.extra,
         "shape": [B, H, L, M],
         "whole": list(one.weights.shape[2:]),
