@@ -110,6 +110,8 @@ class Residual(nn.Module):
         """What each block makes of a memory, once: for ``forward``, or a state's ``memory``."""
         if self.blocks[0].cross is None:
             raise ValueError("this backbone was built without a reader; it reads no memory")
+        if mask_BM is not None:
+            memory_BMD = memory_BMD.masked_fill(~mask_BM.unsqueeze(-1), 0.0)
         return [block.cross.read(memory_BMD, mask_BM) for block in self.blocks]
 
     def forward(
@@ -125,6 +127,9 @@ class Residual(nn.Module):
         """
         if mask_BL is not None:
             self._check(mask_BL, x_BLD, state)
+            x_BLD = x_BLD.masked_fill(
+                ~mask_BL.unsqueeze(-1), 0.0
+            )  # weights of nothing times NaN would be NaN
         seen = 0 if state is None else state["seen"]
         where, seen = _count(x_BLD, seen, mask_BL)
         if self.position is not None:

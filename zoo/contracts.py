@@ -33,7 +33,7 @@ class Mixer(Protocol):
     Optional: ``one_way = True`` says that it looks back only whatever ``causal``, so that a backbone makes an encoder
     of it by running it in both directions. ``forward(..., mask_BL=None)`` says that it knows padding: where the mask is
     false a token leaves no trace, neither in the outputs of real tokens nor in the state. Padding stands in front of a
-    sequence, or behind it where there is no state.
+    sequence, or behind it where there is no state; a backbone has set it to zero, so it is always a number.
     """
 
     def __call__(self, x_BLD: Tensor, state: State = None) -> tuple[Tensor, State]:

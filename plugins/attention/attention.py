@@ -90,8 +90,6 @@ class Attention(Heads):
         L = x_BLD.shape[1]
         q_BHLK = self.split(self.query(x_BLD), self.heads)
         k_BGMK, v_BGMK = (self.split(part(x_BLD), self.kv_heads) for part in (self.key, self.value))
-        if mask_BL is not None:  # zeros, since a weight of nothing times what is not a number would still be none
-            k_BGMK, v_BGMK = (t.masked_fill(~mask_BL[:, None, :, None], 0.0) for t in (k_BGMK, v_BGMK))
         offset, plain_BHLK = 0 if state is None else state["seen"], q_BHLK
         if self.position is not None:
             q_BHLK, k_BGMK = self.position.rotate(q_BHLK, k_BGMK, offset)

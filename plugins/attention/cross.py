@@ -44,8 +44,7 @@ class CrossAttention(Heads):
         v_BGMK = self.split(self.value(memory_BMD), self.kv_heads)
         if mask_BM is None:
             return {"keys": k_BGMK, "values": v_BGMK}
-        hidden = ~mask_BM[:, None, :, None]  # zeros, since a weight of nothing times no number would still be none
-        return {"keys": k_BGMK.masked_fill(hidden, 0.0), "values": v_BGMK.masked_fill(hidden, 0.0), "mask": mask_BM}
+        return {"keys": k_BGMK, "values": v_BGMK, "mask": mask_BM}
 
     def forward(self, x_BLD: Tensor, state: dict) -> Tensor:
         """(B, L, D) to (B, L, D): each token reads the memory; the state stays what it is."""
@@ -62,6 +61,6 @@ class CrossAttention(Heads):
             raise ValueError(f"a memory of {state['keys'].shape[0]} sequences met a batch of {x_BLD.shape[0]}")
         q_BHLK = self.split(self.query(x_BLD), self.heads)
         mask_BM = state.get("mask")
-        if mask_BM is not None:  # an empty memory is zeros, for a softmax over nothing is not a number
+        if mask_BM is not None:  # an empty memory is seen as it is, for a softmax over nothing is not a number
             mask_BM = (mask_BM | ~mask_BM.any(1, keepdim=True))[:, None, None, :]
         return q_BHLK, state["keys"].to(q_BHLK.dtype), state["values"].to(q_BHLK.dtype), mask_BM

@@ -65,17 +65,26 @@ class SinusoidalPosition(Position):
 
     additive = True
 
-    def __init__(self, dim: int, base: float = 10000.0, gain: float = 1.4) -> None:
+    def __init__(self, dim: int, max_len: int, base: float = 10000.0, gain: float = 1.4) -> None:
         super().__init__()
         if dim % 2:
             raise ValueError(f"position=sinusoidal needs an even dim, given {dim}")
         self.gain = gain * dim**-0.5
-        self.register_buffer("frequency_K", base ** (-torch.arange(0, dim, 2) / dim), persistent=False)
+        self.frequency_K = base ** (-torch.arange(0, dim, 2, dtype=torch.float64) / dim)
+        self.register_buffer("wave_LD", self._waves(torch.arange(max_len)).float(), persistent=False)
 
     def add(self, x_BLD: Tensor, offset: int | Tensor = 0) -> Tensor:
-        """Add the waves at positions ``offset`` onwards, or at the given ones."""
-        if not isinstance(offset, Tensor):
-            offset = torch.arange(offset, offset + x_BLD.shape[1], device=x_BLD.device)
-        angle = offset.unsqueeze(-1) * self.frequency_K
-        wave = torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(-2)
-        return x_BLD + (self.gain * wave).to(x_BLD.dtype)
+        """Add the waves at positions ``offset`` onwards, or at the given ones; beyond ``max_len`` made anew."""
+        rows = len(self.wave_LD)
+        if isinstance(offset, Tensor):
+            if not (self.training and offset.is_cuda) and offset.numel() and int(offset.max()) >= rows:
+                return x_BLD + self._waves(offset.cpu()).to(x_BLD)
+            return x_BLD + self.wave_LD[offset].to(x_BLD.dtype)
+        end = offset + x_BLD.shape[1]
+        if end > rows:
+            return x_BLD + self._waves(torch.arange(offset, end)).to(x_BLD)
+        return x_BLD + self.wave_LD[offset:end].to(x_BLD.dtype)
+
+    def _waves(self, position: Tensor) -> Tensor:
+        angle = position.unsqueeze(-1) * self.frequency_K
+        return self.gain * torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(-2)

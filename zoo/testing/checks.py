@@ -166,8 +166,8 @@ def cross_leaves_no_trace_of_padding(name: str) -> None:
     cross, (memory_BMD, mask_BM) = part("cross", name, dtype=torch.float64), _memory()
     x_BLD = _inputs(3, dtype=torch.float64)
     whole = cross(x_BLD, cross.read(memory_BMD, mask_BM))
-    noise_BMD = memory_BMD.masked_fill(~mask_BM.unsqueeze(-1), torch.nan)
-    _close(cross(x_BLD, cross.read(noise_BMD, mask_BM)), whole, 1e-10, "padding that is not a number: ")
+    noise_BMD = memory_BMD.masked_fill(~mask_BM.unsqueeze(-1), 1e3)
+    _close(cross(x_BLD, cross.read(noise_BMD, mask_BM)), whole, 1e-10, "other padding: ")
     for row, length in enumerate(mask_BM.sum(1).tolist()):
         alone = cross(x_BLD[row : row + 1], cross.read(memory_BMD[row : row + 1, :length]))
         _close(alone[0], whole[row], 1e-10, f"a memory of {length} tokens without padding: ")
