@@ -1,5 +1,5 @@
 """Everything that only a GPU can tell, in one command: the GPU tests, the loop, the decoder, the fused state-space
-kernels, low-bit layers, mixtures of experts, and each family's speed.
+kernels, low-bit layers, mixtures of experts, transformers, and each family's speed.
 
 python benchmarks/gpu.py [RESULT.json]
 """
@@ -55,6 +55,8 @@ def main() -> int:
     import loop
     import low_bit
     import moe
+    import presets
+    import sparse
 
     tests = subprocess.run([sys.executable, "-m", "pytest", str(ROOT / "tests/gpu"), "-q"], cwd=ROOT)
     results = {
@@ -66,6 +68,8 @@ def main() -> int:
         "state space": fused.main(),
         "low bit": low_bit.main(),
         "mixtures of experts": moe.main(),
+        "presets": presets.main(),
+        "sparse attention": sparse.main(),
         "families": families(),
     }
     target = Path(sys.argv[1] if len(sys.argv) > 1 else "gpu.json")

@@ -127,9 +127,7 @@ class Residual(nn.Module):
         """
         if mask_BL is not None:
             self._check(mask_BL, x_BLD, state)
-            x_BLD = x_BLD.masked_fill(
-                ~mask_BL.unsqueeze(-1), 0.0
-            )  # weights of nothing times NaN would be NaN
+            x_BLD = x_BLD.masked_fill(~mask_BL.unsqueeze(-1), 0.0)  # weights of nothing times NaN would be NaN
         seen = 0 if state is None else state["seen"]
         where, seen = _count(x_BLD, seen, mask_BL)
         if self.position is not None:

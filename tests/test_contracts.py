@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from zoo.registry import KINDS, entries
-from zoo.testing import CHECKS, parametrize_with_checks
-from zoo.testing import checks as laws
+from zoo.testing import CHECKS, common, mixers, parametrize_with_checks, parts
 from zoo.testing.parts import part
 
 VARIANTS = {
@@ -38,7 +37,7 @@ VARIANTS = {
 )
 def test_variants_of_a_mixer_keep_its_laws(variant, check, monkeypatch):
     name, *words = VARIANTS[variant]
-    monkeypatch.setattr(laws, "part", lambda kind, name, **facts: part(kind, name, *words, **facts))
+    monkeypatch.setattr(parts, "part", lambda kind, name, **facts: part(kind, name, *words, **facts))
     check(name)
 
 
@@ -94,20 +93,20 @@ class Broken(torch.nn.Module):
 @pytest.mark.parametrize(
     ("law", "check"),
     [
-        ("shape", laws.mixer_keeps_shape),
-        ("splitting", laws.mixer_obeys_the_law_of_splitting),
-        ("future", laws.mixer_does_not_see_the_future),
-        ("batch", laws.mixer_treats_each_example_alone),
-        ("sequences", laws.mixer_state_follows_its_sequences),
-        ("state", laws.mixer_state_is_bounded_by_what_it_says),
-        ("padding", laws.mixer_leaves_no_trace_of_padding),
-        ("trains", laws.module_trains_every_parameter("mixer")),
-        ("deterministic", laws.module_is_deterministic_and_saves("mixer")),
+        ("shape", mixers.mixer_keeps_shape),
+        ("splitting", mixers.mixer_obeys_the_law_of_splitting),
+        ("future", mixers.mixer_does_not_see_the_future),
+        ("batch", mixers.mixer_treats_each_example_alone),
+        ("sequences", mixers.mixer_state_follows_its_sequences),
+        ("state", mixers.mixer_state_is_bounded_by_what_it_says),
+        ("padding", mixers.mixer_leaves_no_trace_of_padding),
+        ("trains", common.module_trains_every_parameter("mixer")),
+        ("deterministic", common.module_is_deterministic_and_saves("mixer")),
     ],
 )
 def test_each_check_catches_the_law_that_it_names(law, check, monkeypatch):
-    monkeypatch.setattr(laws, "part", lambda kind, name, dtype=torch.float32, **facts: Broken(None).to(dtype))
+    monkeypatch.setattr(parts, "part", lambda kind, name, dtype=torch.float32, **facts: Broken(None).to(dtype))
     check("sound")
-    monkeypatch.setattr(laws, "part", lambda kind, name, dtype=torch.float32, **facts: Broken(law).to(dtype))
+    monkeypatch.setattr(parts, "part", lambda kind, name, dtype=torch.float32, **facts: Broken(law).to(dtype))
     with pytest.raises((AssertionError, RuntimeError)):
         check("broken")

@@ -15,8 +15,7 @@ from zoo.loop import Loop
 from zoo.nn import straight_through
 from zoo.optimization import parameter_groups
 from zoo.run import folder_of, train
-from zoo.testing import CHECKS
-from zoo.testing import checks as laws
+from zoo.testing import CHECKS, common, linears, mixers, parts
 from zoo.testing.parts import factory, part
 
 VARIANTS = {
@@ -38,7 +37,7 @@ VARIANTS = {
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_variants_keep_the_laws_of_a_linear(variant, monkeypatch):
     name, *words = VARIANTS[variant]
-    monkeypatch.setattr(laws, "part", lambda kind, name, **facts: part(kind, name, *words, **facts))
+    monkeypatch.setattr(parts, "part", lambda kind, name, **facts: part(kind, name, *words, **facts))
     for check in CHECKS["linear"]:
         check(name)
 
@@ -96,11 +95,11 @@ class Wrapped(nn.Module):
 @pytest.mark.parametrize(
     ("law", "check"),
     [
-        ("token", laws.linear_treats_each_token_alone),
-        ("codes", laws.linear_sees_its_codes_exactly),
-        ("gradient", laws.linear_passes_gradients_straight_through),
-        ("idempotent", laws.linear_codes_stay_when_rounded_again),
-        ("packed", laws.linear_packs_to_the_same),
+        ("token", linears.linear_treats_each_token_alone),
+        ("codes", linears.linear_sees_its_codes_exactly),
+        ("gradient", linears.linear_passes_gradients_straight_through),
+        ("idempotent", linears.linear_codes_stay_when_rounded_again),
+        ("packed", linears.linear_packs_to_the_same),
     ],
 )
 def test_each_check_catches_the_law_that_it_names(law, check, monkeypatch):
@@ -113,9 +112,9 @@ def test_each_check_catches_the_law_that_it_names(law, check, monkeypatch):
 
         return make
 
-    monkeypatch.setattr(laws, "part", made(None))
+    monkeypatch.setattr(parts, "part", made(None))
     check("sound")
-    monkeypatch.setattr(laws, "part", made(law))
+    monkeypatch.setattr(parts, "part", made(law))
     with pytest.raises(AssertionError):
         check("broken")
 
@@ -434,10 +433,10 @@ def test_one_place_decides_what_keeps_full_precision(arch):
 @pytest.mark.parametrize("arch", ["transformer", "mamba", "mamba2", "linear_attention"])
 def test_a_mixer_of_ternary_weights_stays_causal(arch, monkeypatch):
     name = zoo.compose(f"arch={arch}")["objective"]["backbone"]["mixer"]["_component_"].split("/")[1]
-    monkeypatch.setattr(laws, "part", lambda kind, name, **facts: part(kind, name, "linear=ternary", **facts))
-    laws.mixer_does_not_see_the_future(name)
-    laws.mixer_treats_each_example_alone(name)
-    laws.module_trains_every_parameter("mixer")(name)
+    monkeypatch.setattr(parts, "part", lambda kind, name, **facts: part(kind, name, "linear=ternary", **facts))
+    mixers.mixer_does_not_see_the_future(name)
+    mixers.mixer_treats_each_example_alone(name)
+    common.module_trains_every_parameter("mixer")(name)
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")

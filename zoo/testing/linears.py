@@ -1,0 +1,102 @@
+"""The laws of linears, and of those whose weights are a bit or two."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from zoo.contracts import HasLowBitWeight, PackedWeight
+from zoo.testing import parts
+from zoo.testing.common import inputs
+from zoo.testing.parts import DIM, LENGTH
+
+
+def linear_is_a_drop_in(name: str) -> None:
+    """It has a weight of (out, in) and a bias where one was asked for, and maps (..., in) to (..., out)."""
+    linear = parts.part("linear", name)
+    assert linear.weight.shape == (48, DIM)
+    assert linear.bias is not None
+    assert linear(inputs()).shape == (2, LENGTH, 48)
+    without = parts.part("linear", name, bias=False)
+    assert without.bias is None
+
+
+def linear_treats_each_token_alone(name: str) -> None:
+    """A token's output does not move when the others do: one scale for a whole tensor would tell of the future."""
+    linear = parts.part("linear", name)
+    x_BLD = inputs()
+    others = x_BLD.clone()
+    others[:, 4:] *= 50
+    assert torch.equal(linear(others)[:, :4], linear(x_BLD)[:, :4]), "tokens 0 to 3 depend on those after them"
+    torch.testing.assert_close(linear(x_BLD[:, 3:4]), linear(x_BLD)[:, 3:4], rtol=1e-5, atol=1e-5)
+
+
+def _low_bit(name: str, dtype: torch.dtype = torch.float32, bias: bool = False) -> Any:
+    """The linear where it is stored as codes, else none."""
+    linear = parts.part("linear", name, bias=bias, dtype=dtype)
+    return linear if isinstance(linear, HasLowBitWeight) and linear.packed() is not None else None
+
+
+def linear_sees_its_codes_exactly(name: str) -> None:
+    """The weight of the forward pass is codes times scale, to the last bit of each value: no more values than codes."""
+    for dtype, tolerance in ((torch.float32, 1e-6), (torch.bfloat16, 1e-2)):
+        linear = _low_bit(name, dtype)
+        if linear is None:
+            return
+        codes_NK, scale = linear.codes()
+        assert codes_NK.dtype == torch.int8, f"codes are {codes_NK.dtype}, expected torch.int8"
+        seen_NK = linear(torch.eye(DIM, dtype=dtype)).detach().t()
+        torch.testing.assert_close(seen_NK.float(), codes_NK * scale.float(), rtol=tolerance, atol=0.0)
+        for codes_K, seen_K in zip(codes_NK, seen_NK, strict=True):
+            values, codes = len(seen_K.unique()), len(codes_K.unique())
+            assert values <= codes, f"in {dtype} a row of {codes} codes has {values} values"
+
+
+def linear_passes_gradients_straight_through(name: str) -> None:
+    """Weight and input get the gradients of the product of what was multiplied, as if nothing had been rounded."""
+    linear = _low_bit(name)
+    if linear is None:
+        return
+    x_BLD = inputs().sign().requires_grad_()  # values that every rounding by the largest keeps
+    gradient = torch.randn(2, LENGTH, 48, generator=torch.Generator().manual_seed(1))
+    linear(x_BLD).backward(gradient)
+    codes_NK, scale = linear.codes()
+    assert x_BLD.grad is not None
+    torch.testing.assert_close(x_BLD.grad, gradient @ (codes_NK * scale), rtol=1e-4, atol=1e-5)
+    expected_NK = gradient.flatten(0, 1).t() @ x_BLD.detach().flatten(0, 1)
+    torch.testing.assert_close(linear.weight.grad, expected_NK, rtol=1e-4, atol=1e-4)
+
+
+def linear_codes_stay_when_rounded_again(name: str) -> None:
+    """Codes times scale, as a latent weight, have the same codes."""
+    linear = _low_bit(name)
+    if linear is None:
+        return
+    codes_NK, scale = linear.codes()
+    with torch.no_grad():
+        linear.weight.copy_(codes_NK * scale)
+    assert torch.equal(linear.codes()[0], codes_NK)
+
+
+def linear_packs_to_the_same(name: str) -> None:
+    """Packed it computes the same, in fewer bytes; every layout, and what is loaded into another one, to the bit."""
+    linear, x_BLD = _low_bit(name, bias=True), inputs()
+    if linear is None:
+        return
+    outputs = []
+    for layout in ("planes", "base3"):
+        packed = linear.packed(layout)
+        assert isinstance(packed, PackedWeight), "a packed form has in_features, out_features and held_bytes()"
+        assert (packed.in_features, packed.out_features) == (DIM, 48)
+        size = sum(t.numel() * t.element_size() for t in packed.state_dict().values())
+        assert size < linear.weight.numel(), f"{size} bytes for {linear.weight.numel()} weights"
+        other = parts.part("linear", name)
+        other.weight.data.neg_()
+        again = other.packed(layout)
+        again.load_state_dict(packed.state_dict())
+        outputs += [packed(x_BLD), again(x_BLD)]
+        assert packed.held_bytes() >= size
+    for output in outputs:
+        assert torch.equal(output, outputs[0]), "packed layers of the same codes differ"
+    torch.testing.assert_close(outputs[0], linear(x_BLD), rtol=1e-4, atol=1e-5)

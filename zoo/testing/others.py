@@ -1,0 +1,95 @@
+"""The laws of feed-forwards, norms, positions, families, optimizers and schedules."""
+
+from __future__ import annotations
+
+import torch
+
+from zoo.composition import compose
+from zoo.factory import build
+from zoo.testing import parts
+from zoo.testing.common import inputs
+from zoo.testing.parts import LENGTH
+
+
+def ffn_treats_each_token_alone(name: str) -> None:
+    """A token's output does not depend on the tokens around it; none at all is allowed too."""
+    ffn = parts.part("ffn", name, dtype=torch.float64)
+    if ffn is None:
+        return
+    x_BLD = inputs(dtype=torch.float64)
+    torch.testing.assert_close(ffn(x_BLD)[:, 3:4], ffn(x_BLD[:, 3:4]), rtol=1e-10, atol=1e-10)
+    assert ffn(x_BLD).shape == x_BLD.shape
+
+
+def norm_keeps_shape(name: str) -> None:
+    """(..., D) in and out, each token alone."""
+    norm = parts.part("norm", name)
+    x_BLD = inputs()
+    assert norm(x_BLD).shape == x_BLD.shape
+    torch.testing.assert_close(norm(x_BLD)[:, 2], norm(x_BLD[:, 2]))
+
+
+def position_goes_on_at_an_offset(name: str) -> None:
+    """Positions of a later piece are those it has in the whole."""
+    position = parts.part("position", name, dtype=torch.float64)
+    x_BLD = inputs(dtype=torch.float64)
+    q_BHLK = x_BLD.view(2, LENGTH, 2, 16).transpose(1, 2)
+    torch.testing.assert_close(position.add(x_BLD)[:, 10:], position.add(x_BLD[:, 10:], 10))
+    for whole, later in zip(
+        position.rotate(q_BHLK, q_BHLK), position.rotate(q_BHLK[:, :, 10:], q_BHLK[:, :, 10:], 10), strict=True
+    ):
+        torch.testing.assert_close(whole[:, :, 10:], later)
+    bias = position.bias(torch.arange(LENGTH), torch.arange(LENGTH))
+    assert bias is None or bias.shape == (2, LENGTH, LENGTH)
+
+
+def family_gives_back_what_it_was_given(name: str) -> None:
+    """A model of theirs becomes one of ours and again the same: every tensor, and a config of the same meaning."""
+    from zoo.exchange import adopt, theirs_of
+    from zoo.registry import target
+
+    family = target("family", name)()
+    config = {**family.example, "model_type": family.model_type}
+    config_here, facts = compose(*family.words(config)), family.facts(config)
+    facts |= {"dim": config_here["dim"], "depth": config_here["layers"]}
+    rows, blank = family.correspondences(config), build(config_here["objective"], **facts)
+    source = torch.Generator().manual_seed(0)
+    given = {
+        key: torch.randn(tensor.shape, generator=source) for key, tensor in theirs_of(rows, blank.state_dict()).items()
+    }
+    given = family.finish(given, config)
+    model, about = adopt(config, given, name)
+    back = family.finish(theirs_of(rows, model.state_dict()), config)
+    assert back.keys() == given.keys()
+    for key in given:
+        assert torch.equal(back[key], given[key]), f"{key} came back changed"
+    again = family.config(model, about["objective"], about["facts"])
+    for made in ("words", "facts"):
+        expected, found = getattr(family, made)(config), getattr(family, made)(again)
+        assert found == expected, f"the {made} of the config that came back: {found}, expected {expected}"
+
+
+def optimizer_lowers_a_loss(name: str) -> None:
+    """Two hundred steps at the default learning rate lower the loss of a small regression by a tenth."""
+    from zoo.optimization import parameter_groups
+
+    torch.manual_seed(0)
+    model = torch.nn.Linear(4, 1)
+    optimizer = parts.factory("optimizer", name)(parameters=parameter_groups(model))
+    x, losses = torch.randn(64, 4), []
+    for _ in range(200):
+        loss = (model(x) - x.sum(1, keepdim=True)).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.9 * losses[0], (losses[0], losses[-1])
+
+
+def schedule_stays_between_zero_and_one(name: str) -> None:
+    """A multiplier within [0, 1] at every step, rising from a warm-up, for short runs and long ones."""
+    for steps in (1, 2, 100):
+        schedule = parts.factory("schedule", name)(steps=steps)
+        values = [schedule(step) for step in range(steps)]
+        assert all(0 <= value <= 1 for value in values), values
+        assert max(values) > 0.9, values
