@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo import register
-from zoo.nn import places
+from zoo.nn import at_least_zero_below_one, places, widened
 
 
 @register("objective", "classify")
@@ -31,6 +31,7 @@ class Classify(nn.Module):
         label_smoothing: float = 0.0,
     ) -> None:
         super().__init__()
+        at_least_zero_below_one(label_smoothing=label_smoothing)
         self.pool, self.label_smoothing = pool, label_smoothing
         self.stem = stem()
         self.backbone = backbone(causal=False, **places(self.stem))
@@ -44,6 +45,6 @@ class Classify(nn.Module):
             x_BD = x_BLD[:, self.before :].mean(1)
         else:
             x_BD = x_BLD[:, 0 if self.pool == "first" else -1]
-        logits_BC = self.head(x_BD).float()
+        logits_BC = widened(self.head(x_BD))
         loss = F.cross_entropy(logits_BC, batch["labels"], label_smoothing=self.label_smoothing)
         return {"loss": loss, "logits": logits_BC}

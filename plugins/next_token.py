@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo import register
-from zoo.nn import places, tie_
+from zoo.nn import at_least_zero_below_one, places, tie_, widened
 
 
 @register("objective", "next_token")
@@ -24,6 +24,7 @@ class NextToken(nn.Module):
         self, dim: int, classes: int, stem, backbone, precise_linear, tied: bool = False, label_smoothing: float = 0.0
     ) -> None:
         super().__init__()
+        at_least_zero_below_one(label_smoothing=label_smoothing)
         self.label_smoothing = label_smoothing
         self.stem = stem()
         self.backbone = backbone(causal=True, **places(self.stem))
@@ -37,7 +38,7 @@ class NextToken(nn.Module):
         if "positions" in batch:
             index_BSD = batch["positions"].unsqueeze(-1).expand(-1, -1, x_BLD.shape[-1])
             x_BLD = x_BLD.gather(1, index_BSD)
-        logits_BSC = self.head(x_BLD).float()
+        logits_BSC = widened(self.head(x_BLD))
         loss = F.cross_entropy(
             logits_BSC.flatten(0, 1), batch["targets"].flatten(), label_smoothing=self.label_smoothing
         )
@@ -54,4 +55,4 @@ class NextToken(nn.Module):
         """
         padding = {} if mask_BL is None else {"mask_BL": mask_BL}
         x_BLD, state = self.backbone(self.stem(inputs_BL), state, **padding)
-        return self.head(x_BLD).float(), state
+        return widened(self.head(x_BLD)), state

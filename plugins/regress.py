@@ -4,7 +4,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo import register
-from zoo.nn import places
+from zoo.nn import places, widened
 
 
 @register("objective", "regress")
@@ -23,5 +23,5 @@ class Regress(nn.Module):
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """``loss``, and ``predictions`` (B, L, C) beside the batch's targets."""
         x_BLD, _ = self.backbone(self.stem(batch["inputs"]))
-        predictions_BLC = self.head(x_BLD).float()
+        predictions_BLC = widened(self.head(x_BLD))
         return {"loss": F.mse_loss(predictions_BLC, batch["targets"]), "predictions": predictions_BLC}

@@ -99,11 +99,11 @@ class Residual(nn.Module):
         self.padding_known = False
 
     def init_state(self, batch_size: int, max_len: int, device: torch.device, dtype: torch.dtype) -> dict:
-        """The state of every mixer, and how many tokens were seen; with a reader, room for a memory of ``max_len``."""
+        """The state of every mixer, and how many tokens were seen; of a reader's memory nothing yet."""
         size = (batch_size, max_len, device, dtype)
         state = {"seen": 0, "mixers": [block.mixer.init_state(*size) for block in self.blocks]}
         if self.blocks[0].cross is not None:
-            state["memory"] = [block.cross.init_state(*size) for block in self.blocks]
+            state["memory"] = [block.cross.init_state(batch_size, 0, device, dtype) for block in self.blocks]
         return state
 
     def read(self, memory_BMD: Tensor, mask_BM: Tensor | None = None) -> list:
@@ -154,7 +154,7 @@ class Residual(nn.Module):
             )
         if not self.padding_known:
             self._know_padding()
-        if self.training and mask_BL.is_cuda:
+        if torch.compiler.is_compiling() or (self.training and mask_BL.is_cuda):
             return
         begun_B = torch.zeros_like(mask_BL[:, 0]) if state is None else torch.as_tensor(state["seen"]) > 0
         before_BL = torch.cat([begun_B.expand(len(mask_BL)).unsqueeze(1), mask_BL[:, :-1]], 1)

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo import register
-from zoo.nn import places, tie_
+from zoo.nn import at_least_zero_below_one, places, tie_, widened
 
 
 @register("objective", "sequence_to_sequence")
@@ -35,6 +35,7 @@ class SequenceToSequence(nn.Module):
         label_smoothing: float = 0.0,
     ) -> None:
         super().__init__()
+        at_least_zero_below_one(label_smoothing=label_smoothing)
         if encoder_layers is not None and encoder_layers < 1:
             raise ValueError(f"objective.encoder_layers={encoder_layers}: expected at least 1")
         self.label_smoothing = label_smoothing
@@ -51,7 +52,7 @@ class SequenceToSequence(nn.Module):
         """``loss``, and ``logits`` (B, S, C) beside the batch's targets (B, S): each token given those before it."""
         memory = self.backbone.read(*self._encode(batch["source"], batch["source_mask"]))
         x_BSD, _ = self.backbone(self.stem(batch["prefix"]), memory=memory)
-        logits_BSC = self.head(x_BSD).float()
+        logits_BSC = widened(self.head(x_BSD))
         loss = F.cross_entropy(
             logits_BSC.flatten(0, 1), batch["targets"].flatten(), label_smoothing=self.label_smoothing
         )
@@ -69,7 +70,7 @@ class SequenceToSequence(nn.Module):
         """Logits (B, L, C) for these further tokens of the target, and the state after them."""
         padding = {} if mask_BL is None else {"mask_BL": mask_BL}
         x_BLD, state = self.backbone(self.stem(inputs_BL), state, **padding)
-        return self.head(x_BLD).float(), state
+        return widened(self.head(x_BLD)), state
 
     def _encode(self, source_BM: Tensor, mask_BM: Tensor | None) -> tuple[Tensor, Tensor | None]:
         padding = {} if mask_BM is None else {"mask_BL": mask_BM}

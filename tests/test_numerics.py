@@ -212,7 +212,7 @@ def test_the_transformer_is_llama():
     with torch.no_grad():
         expected = theirs(tokens).logits
         logits, _ = ours.step(tokens, state)
-    torch.testing.assert_close(logits, expected.float(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(logits, expected, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize(

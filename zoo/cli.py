@@ -294,9 +294,10 @@ def _options(words: list[str], known: dict[str, type], example: str) -> tuple[st
 def _generate(words: list[str]) -> int:
     known = {"--prompt": str, "--tokens": int, "--beams": int, "--temperature": float, "--seed": int, "--examples": int}
     run, given = _options(words, known, "zoo generate runs/train/<id> --prompt TEXT")
-    for name, least in (("--tokens", 1), ("--beams", 1), ("--temperature", 0), ("--examples", 1)):
-        if given.get(name, [least])[-1] < least:
-            raise ZooError(f"{name}={given[name][-1]}: expected at least {least}")
+    bounds = {"--tokens": (1, 100_000), "--beams": (1, 1000), "--temperature": (0, 100), "--examples": (1, 10**6)}
+    for name, (least, most) in {**bounds, "--seed": (0, 2**63 - 1)}.items():
+        if not least <= given.get(name, [least])[-1] <= most:
+            raise ZooError(f"{name}={given[name][-1]}: expected at least {least} and at most {most}")
     from zoo.generating import Wish, run_generate
 
     settings = {name.removeprefix("--"): found[-1] for name, found in given.items() if name != "--prompt"}

@@ -120,6 +120,7 @@ class Task:
         judges: what its metric reads from the objective's output.
         metric: the name of the metric that ranks; ``higher_is_better`` its direction.
         solved: the value from which a run counts as having solved the task, if there is one.
+        writes: whether a model goes on writing what it was trained on; else it answers at some places alone.
         start, end: tokens that start and end what a model writes, where the task has such.
     """
 
@@ -128,6 +129,7 @@ class Task:
     metric: ClassVar[str] = "accuracy"
     higher_is_better: ClassVar[bool] = True
     solved: ClassVar[float | None] = None
+    writes: ClassVar[bool] = False
     start: ClassVar[int | None] = None
     end: ClassVar[int | None] = None
 
@@ -162,12 +164,10 @@ class Task:
         Raises:
             ValueError: it cannot be read; the message says what was expected.
         """
-        try:
-            return [int(word) for word in text.split()]
-        except ValueError as error:
-            raise ValueError(
-                f"{text!r}: expected numbers of tokens with spaces between them, such as 3 14 15"
-            ) from error
+        symbols = self.facts()["vocab_size"]
+        if not all(word.isdecimal() and int(word) < symbols for word in text.split()):
+            raise ValueError(f"{text!r}: expected tokens by number, 0 to {symbols - 1}, with spaces between them")
+        return [int(word) for word in text.split()]
 
     def decode(self, tokens: list[int]) -> str:
         """What a reader is shown of tokens."""
@@ -220,6 +220,7 @@ class Family:
         prefix: what tensors' names lack in a file of the body alone, without its head.
         ignored: patterns of names that stand for nothing here.
         renames: patterns and what replaces them in names of other releases.
+        tied: tensors that only say again what another one says, and which one.
         example: a config of theirs, of a small model, for checks.
     """
 
@@ -228,6 +229,7 @@ class Family:
     prefix: ClassVar[str] = ""
     ignored: ClassVar[tuple[str, ...]] = ()
     renames: ClassVar[tuple[tuple[str, str], ...]] = ()
+    tied: ClassVar[dict[str, str]] = {}
     example: ClassVar[dict[str, Any]]
 
     def words(self, config: dict[str, Any]) -> list[str]:

@@ -41,7 +41,8 @@ def generate(
     ended_B = torch.zeros(len(prompts), dtype=torch.bool, device=logits_BC.device)
     for count in range(1, tokens + 1):
         if temperature > 0:
-            next_B1 = (logits_BC.double() / temperature).softmax(-1).multinomial(1, generator=source)
+            scaled_BC = (logits_BC.double() - logits_BC.amax(-1, keepdim=True)) / temperature
+            next_B1 = scaled_BC.softmax(-1).multinomial(1, generator=source)
         else:
             next_B1 = logits_BC.argmax(-1, keepdim=True)
         written = torch.cat([written, next_B1], 1)

@@ -21,6 +21,8 @@ from zoo.saved import described, load, save
 
 Tensors = dict[str, Tensor]
 SHARDS = "model.safetensors.index.json"
+LONGEST_COMPARED = 1024
+"""Tokens on which two models are compared; whatever looks further back is refused by its family's table."""
 
 
 def from_huggingface(source: Any) -> nn.Module:
@@ -43,7 +45,9 @@ def import_huggingface(source: str, to: Path | None) -> Path:
         RunFailed: what was written does not read back to the bit; no file is left.
     """
     model, about = adopt(*_read(source), source)
-    path = to or Path(Path(source).name + ".safetensors")
+    path = to or Path(Path(source).resolve().name + ".safetensors")
+    if path.is_dir() or path.resolve().parent == Path(source).resolve():
+        raise ZooError(f"{path}: expected the name of a file that is not in {source}, such as --to model.safetensors")
     unchecked = path.with_name(path.name + ".unchecked")
     try:
         try:
@@ -104,6 +108,8 @@ def adopt(config: dict[str, Any], tensors: Tensors, source: str) -> tuple[nn.Mod
     Raises:
         ZooError: the config is of no registered family, or the tensors do not fit.
     """
+    if not isinstance(config, dict):
+        raise ZooError(f"{source}: its config is {type(config).__name__}, expected names and values")
     families, kind = _families(), config.get("model_type")
     name = next((name for name, family in families.items() if family.model_type == kind), None)
     if name is None:
@@ -111,18 +117,17 @@ def adopt(config: dict[str, Any], tensors: Tensors, source: str) -> tuple[nn.Mod
         raise ZooError(f"{source} has model_type {kind!r}; known families are {known} (zoo list family)")
     family = families[name]
     try:
-        words, facts = family.words(config), family.facts(config)
-        rows = family.correspondences(config)
+        rows, facts = family.correspondences(config), family.facts(config)
+        composed = compose(*family.words(config))
+        facts = {"dim": composed["dim"], "depth": composed["layers"], **facts}
+        with torch.random.fork_rng(devices=[]):
+            model = cast(nn.Module, build(composed["objective"], **facts))
     except KeyError as error:
         raise ZooError(f"{source}: its config has no {error}, which the family {name} needs") from error
-    except ValueError as error:
-        raise ZooError(f"{source}: {error}") from error
-    composed = compose(*words)
-    facts = {"dim": composed["dim"], "depth": composed["layers"], **facts}
-    with torch.random.fork_rng(devices=[]):
-        model = cast(nn.Module, build(composed["objective"], **facts))
+    except (ZooError, ValueError, TypeError, AttributeError, ArithmeticError, RuntimeError) as error:
+        raise ZooError(f"{source}: its config is no {name} that can be built: {_reason(error)}") from error
     renamed = _renamed(family, tensors, {row.theirs for row in rows})
-    ours = _ours(rows, family.prepare(renamed, config), model.state_dict(), source)
+    ours = _ours(rows, family, family.prepare(renamed, config), model.state_dict(), source)
     if any(tensor.dtype == torch.float64 for tensor in ours.values()):
         model = model.double()
     own = model.state_dict(keep_vars=True)
@@ -150,7 +155,7 @@ def _renamed(family: Family, tensors: Tensors, wanted: set[str]) -> Tensors:
     return found
 
 
-def _ours(rows: list[Correspondence], tensors: Tensors, own: Tensors, source: str) -> Tensors:
+def _ours(rows: list[Correspondence], family: Family, tensors: Tensors, own: Tensors, source: str) -> Tensors:
     """Their tensors under our names.
 
     Raises:
@@ -172,19 +177,16 @@ def _ours(rows: list[Correspondence], tensors: Tensors, own: Tensors, source: st
             pieces = wide.reshape(-1, *parts[0].shape[1:]).split([len(part) for part in parts])
             found |= {name: piece.reshape(own[name].shape) for name, piece in zip(row.ours, pieces, strict=True)}
     used = {row.theirs for row in rows}
-    tied = {name for name in tensors if name not in used and _equals_one(tensors[name], tensors, used)}
-    problems += [f"nothing here takes {name}" for name in sorted(tensors.keys() - used - tied)]
+    for name in sorted(tensors.keys() - used):
+        same = family.tied.get(name)
+        if same not in tensors:
+            problems.append(f"nothing here takes {name}")
+        elif not torch.equal(tensors[name], tensors[str(same)]):
+            problems.append(f"{name} is not {same}, which its config says it is")
     if problems:
         more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise ZooError(f"{source} does not fit: {'; '.join(problems[:3])}{more}")
     return found
-
-
-def _equals_one(tensor: Tensor, tensors: Tensors, used: set[str]) -> bool:
-    """Whether a tensor says again what another one says: a head that is the embedding."""
-    return any(
-        tensor.shape == tensors[name].shape and torch.equal(tensor, tensors[name]) for name in used & tensors.keys()
-    )
 
 
 def _shape_of(row: Correspondence, parts: list[Tensor]) -> tuple[int, ...]:
@@ -218,9 +220,9 @@ def _read(source: Any) -> tuple[dict[str, Any], Tensors]:
         config = json.loads((folder / "config.json").read_text())
     except (OSError, ValueError) as error:
         raise ZooError(f"{folder}: no config.json that can be read ({error})") from error
-    if "mask_token_id" not in config and (folder / "vocab.txt").is_file():
-        words = (folder / "vocab.txt").read_text().splitlines()
-        config |= {"mask_token_id": words.index("[MASK]")} if "[MASK]" in words else {}
+    if isinstance(config, dict) and "mask_token_id" not in config and (folder / "vocab.txt").is_file():
+        words = (folder / "vocab.txt").read_bytes().split(b"\n")
+        config |= {"mask_token_id": words.index(b"[MASK]")} if b"[MASK]" in words else {}
     return config, _tensors(folder)
 
 
@@ -230,8 +232,11 @@ def _tensors(folder: Path) -> Tensors:
 
     files = [folder / "model.safetensors"]
     if (folder / SHARDS).is_file():
-        index = json.loads((folder / SHARDS).read_text())
-        files = [folder / Path(name).name for name in sorted(set(index["weight_map"].values()))]
+        try:
+            names = json.loads((folder / SHARDS).read_text())["weight_map"].values()
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ZooError(f"{folder / SHARDS} has no weight_map that can be read ({_reason(error)})") from error
+        files = [folder / Path(name).name for name in sorted(set(names))]
     found: Tensors = {}
     for path in files:
         try:
@@ -273,7 +278,7 @@ def _example(facts: dict[str, Any]) -> Batch:
     """Random inputs, for a comparison of two models."""
     source = torch.Generator().manual_seed(0)
     if "vocab_size" in facts:
-        length = min(16, facts["max_len"])
+        length = min(LONGEST_COMPARED, facts["max_len"])
         tokens_BL = torch.randint(0, facts["vocab_size"], (2, length), generator=source)
         return {"inputs": tokens_BL, "targets": tokens_BL % facts["classes"]}
     shape = (2, facts["channels"], facts["image_size"], facts["image_size"])

@@ -9,7 +9,7 @@ from typing import Any
 
 from zoo.assembly import make_task, user_error
 from zoo.contracts import Task
-from zoo.decoding import beam_search, generate
+from zoo.decoding import Scored, beam_search, generate
 from zoo.errors import ZooError
 from zoo.saved import finished
 
@@ -38,10 +38,10 @@ def run_generate(folder: Path, wish: Wish) -> None:
     run = finished(folder)
     model, task = run.model(), make_task(run.config)
     name = run.config["objective"]["_component_"].split("/")[1]
-    if not hasattr(model, "step") or "vocab_size" not in task.facts():
+    if not hasattr(model, "step") or not task.writes:
         raise ZooError(
             f"{folder} was trained with objective={name} on task={run.row['task']}, and writes nothing; expected a run "
-            f"with objective=next_token or sequence_to_sequence on a task of tokens"
+            f"with objective=next_token or sequence_to_sequence on text or on a task of two sequences"
         )
     if wish.prompts:
         prompts = [user_error(task.encode, text) for text in wish.prompts]
@@ -50,9 +50,9 @@ def run_generate(folder: Path, wish: Wish) -> None:
                 raise ZooError(f"the prompt {text!r} is empty; give at least one token")
         many = wish.tokens or _tokens(task)
         for text, written in zip(wish.prompts, _write(model, task, prompts, many, wish), strict=True):
-            print(f"{text} -> {written[0][0]}")
-            for other, score in written[1:] if wish.beams > 1 else []:
-                print(f"{' ' * len(text)}    {other}  ({score:.3f})")
+            print(f"{text} -> {task.decode(written[0][0])}")
+            for other, score in written[1:]:
+                print(f"{' ' * len(text)}    {task.decode(other)}  ({score:.3f})")
     elif "source" in task.gives:
         _examples(model, task, wish)
     else:
@@ -60,7 +60,7 @@ def run_generate(folder: Path, wish: Wish) -> None:
         prompts = [row[: max(1, len(row) // 2)] for row in rows[: wish.examples]]
         many = wish.tokens or _tokens(task)
         for prompt, written in zip(prompts, _write(model, task, prompts, many, wish), strict=True):
-            print(f"{task.decode(prompt)}\n-> {written[0][0]}\n")
+            print(f"{task.decode(prompt)}\n-> {task.decode(written[0][0])}\n")
 
 
 def _tokens(task: Task) -> int:
@@ -70,14 +70,14 @@ def _tokens(task: Task) -> int:
     return max(1, int(task.facts()["max_len"]) // 2)
 
 
-def _write(model: Any, task: Task, prompts: list[list[int]], tokens: int, wish: Wish) -> list[list[tuple[str, float]]]:
-    """For each prompt what was written, the best first."""
+def _write(model: Any, task: Task, prompts: list[list[int]], tokens: int, wish: Wish) -> list[list[Scored]]:
+    """For each prompt what was written, the best first; without beams one continuation, without a score."""
     ends = {"start": task.start, "end": task.end}
     if wish.beams > 1:
-        found = user_error(beam_search, model, prompts, tokens, **ends, beams=wish.beams)
-        return [[(task.decode(row), score) for row, score in rows] for rows in found]
+        found: list[list[Scored]] = user_error(beam_search, model, prompts, tokens, **ends, beams=wish.beams)
+        return found
     rows = user_error(generate, model, prompts, tokens, **ends, temperature=wish.temperature, seed=wish.seed)
-    return [[(task.decode(row), 0.0)] for row in rows]
+    return [[(row, 0.0)] for row in rows]
 
 
 def _examples(model: Any, task: Task, wish: Wish) -> None:
@@ -85,7 +85,7 @@ def _examples(model: Any, task: Task, wish: Wish) -> None:
     right, shown, total = 0, 0, 0
     for batch in task.held_out("test"):
         sources = [row[mask].tolist() for row, mask in zip(batch["source"], batch["source_mask"], strict=True)]
-        wanted = [task.decode(row[row >= 0].tolist()[:-1]) for row in batch["targets"]]
+        wanted = [row[row >= 0].tolist()[:-1] for row in batch["targets"]]
         many = wish.tokens or batch["targets"].shape[1]
         for first in range(0, len(sources), AT_ONCE):
             part = slice(first, first + AT_ONCE)
@@ -95,7 +95,7 @@ def _examples(model: Any, task: Task, wish: Wish) -> None:
                 right, total = right + (written[0][0] == target), total + 1
                 if shown < wish.examples:
                     shown += 1
-                    verdict = "right" if written[0][0] == target else f"expected {target}"
-                    print(f"{task.decode(source)} -> {written[0][0]}  ({verdict})")
+                    verdict = "right" if written[0][0] == target else f"expected {task.decode(target)}"
+                    print(f"{task.decode(source)} -> {task.decode(written[0][0])}  ({verdict})")
     how = f"{wish.beams} beams" if wish.beams > 1 else "greedy" if not wish.temperature else "sampled"
     print(f"{right} of {total} right ({right / total:.4f}), {how}")

@@ -181,6 +181,7 @@ class Session:
         return {
             **self.facts,
             "status": "finished",
+            "asks": asks(self.objective),
             "metric": metric(self.objective, task),
             "higher_is_better": task.higher_is_better,
             "solved": None if own_question else task.solved,
@@ -195,7 +196,7 @@ class Session:
             "forward_flops_per_token": self.forward_flops,
             "training_flops": self.training_flops * tokens,
             "tokens": tokens,
-            "state_bytes": memory.decoding_state_bytes(self.objective, length, self.loop.device),
+            "state_bytes": memory.decoding_state_bytes(self.objective, task.facts(), self.loop.device),
             "state_length": length,
             "peak_memory_bytes": peak,
             "training_seconds": round(seconds, 3),

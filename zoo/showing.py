@@ -109,7 +109,7 @@ def measure(config: Config) -> tuple[dict[str, str], list[tuple[str, int, float,
             parts.append((name, parameters, bits, counts.get(name, 0) / tokens))
     length = task.facts()["max_len"]
     total, active = sum(p.numel() for p in objective.parameters()), active_parameters(objective)
-    state = memory.decoding_state_bytes(objective, length, torch.device("cpu"))
+    state = memory.decoding_state_bytes(objective, task.facts(), torch.device("cpu"))
     facts = {
         "parameters": f"{total:,}" + (f", of which a token meets {active:,}" if active != total else ""),
         "FLOPs per token": f"{forward / tokens:,.0f} forward, {training / tokens:,.0f} in training",

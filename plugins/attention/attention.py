@@ -16,11 +16,11 @@ class Attention(Heads):
     Scaled dot products (Vaswani et al. 2017, arXiv:1706.03762, section 3.2).
     ``heads`` is one for each 32 channels unless said otherwise. ``kv_heads`` below ``heads`` shares keys and
     values among queries: grouped-query attention (Ainslie et al. 2023, arXiv:2305.13245), or multi-query at 1
-    (Shazeer 2019, arXiv:1911.02150). ``window`` lets a token see itself and the ``window - 1`` tokens before it
-    (Beltagy et al. 2020, arXiv:2004.05150). ``sinks`` are trained keys and values that every token may look at when it
-    wants nothing else (Xiao et al. 2023, arXiv:2309.17453, section 3.3). ``subln`` puts a norm before the projection
-    out (Wang et al. 2022, arXiv:2210.06423; BitNet needs it at scale). The state is the key-value cache: as long as
-    the sequence, or as the window.
+    (Shazeer 2019, arXiv:1911.02150). ``window`` lets a token see itself and the ``window - 1`` tokens before it, in an
+    encoder also as many after it (Beltagy et al. 2020, arXiv:2004.05150). ``sinks`` are trained keys and values that
+    every token may look at when it wants nothing else (Xiao et al. 2023, arXiv:2309.17453, section 3.3). ``subln`` puts
+    a norm before the projection out (Wang et al. 2022, arXiv:2210.06423; BitNet needs it at scale). The state is the
+    key-value cache: as long as the sequence, or as the window.
     """
 
     absolute = False
@@ -44,8 +44,8 @@ class Attention(Heads):
         dropout: float = 0.0,
     ) -> None:
         super().__init__("mixer", dim, depth, linear, norm, heads, kv_heads, head_dim, subln, bias, dropout)
-        if window is not None and (window < 1 or not causal):
-            raise ValueError(f"mixer.window={window}: expected at least 1, in a causal model")
+        if window is not None and window < 1:
+            raise ValueError(f"mixer.window={window}: expected at least 1")
         if sinks < 0:
             raise ValueError(f"mixer.sinks={sinks}: expected at least 0")
         self.causal, self.window, self.sinks, self.patterned = causal, window, sinks, window is not None
@@ -126,7 +126,7 @@ class Attention(Heads):
     def sees(self, query: Tensor, key: Tensor) -> Tensor:
         """Whether a query at one position sees a key at another; both broadcast."""
         seen = key <= query if self.causal else (key == key) | (query == query)
-        return seen if self.window is None else seen & (key > query - self.window)
+        return seen if self.window is None else seen & ((query - key).abs() < self.window)
 
     def _remember(self, k_BGLK: Tensor, v_BGLK: Tensor, state: dict) -> tuple[Tensor, Tensor, int, dict]:
         """All keys and values that these queries may see, the position of the first, and the next state."""

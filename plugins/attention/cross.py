@@ -59,6 +59,8 @@ class CrossAttention(Heads):
     def _prepare(self, x_BLD: Tensor, state: dict) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         if state["keys"].shape[0] != x_BLD.shape[0]:
             raise ValueError(f"a memory of {state['keys'].shape[0]} sequences met a batch of {x_BLD.shape[0]}")
+        if not state["keys"].shape[2]:
+            raise ValueError("there is no memory yet: read a source before the first step")
         q_BHLK = self.split(self.query(x_BLD), self.heads)
         mask_BM = state.get("mask")
         if mask_BM is not None:  # an empty memory is seen as it is, for a softmax over nothing is not a number

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from zoo.nn import scale_residual_
+from zoo.nn import at_least_zero_below_one, scale_residual_
 
 
 class Heads(nn.Module):
@@ -39,6 +39,7 @@ class Heads(nn.Module):
             raise ValueError(
                 f"dim={dim} is not divisible by {kind}.heads={heads}; change one of them, or set {kind}.head_dim"
             )
+        at_least_zero_below_one(**{f"{kind}.dropout": dropout})
         head_dim = dim // heads if head_dim is None else head_dim
         if head_dim < 1:
             raise ValueError(f"{kind}.head_dim={head_dim}: expected at least 1")

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from zoo import Correspondence, Family, register
 
-from .common import ACTIVATIONS, activation, both, depth, layernorm, size
+from .common import ACTIVATIONS, activation, both, depth, layernorm, plain_attention, size
 
 TYPES = "bert.embeddings.token_type_embeddings.weight"
 PLACES = "bert.embeddings.position_embeddings.weight"
@@ -22,12 +22,11 @@ class Bert(Family):
     """
 
     model_type, architecture, prefix = "bert", "BertForMaskedLM", "bert."
-    ignored = (
-        r"bert\.pooler\..*",
-        r"cls\.seq_relationship\..*",
-        r".*\.position_ids",
-        r"cls\.predictions\.decoder\.bias",
-    )
+    ignored = (r"(bert\.pooler|cls\.seq_relationship)\..*", r".*\.position_ids")
+    tied = {
+        "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
+        "cls.predictions.decoder.bias": "cls.predictions.bias",
+    }
     renames = ((r"\.gamma$", ".weight"), (r"\.beta$", ".bias"))
 
     example = {
@@ -105,6 +104,7 @@ class Bert(Family):
 
     def config(self, model: Any, objective: dict[str, Any], facts: dict[str, Any]) -> dict[str, Any]:
         """What ``BertConfig`` takes."""
+        plain_attention(objective)
         block = model.backbone.blocks[0]
         symbols = model.stem.embedding.num_embeddings
         return {

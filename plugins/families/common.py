@@ -47,3 +47,17 @@ def layernorm(norm: nn.Module) -> nn.LayerNorm:
     if not isinstance(norm, nn.LayerNorm):
         raise ValueError("its norms are not LayerNorm")
     return norm
+
+
+def plain_attention(objective: dict[str, Any]) -> None:
+    """Every layer is full attention, without sinks.
+
+    Raises:
+        ValueError: it is not.
+    """
+    backbone = objective["backbone"]
+    mixers = {"m": backbone["mixer"], "a": backbone["alternate_mixer"]}
+    for mixer in (mixers[letter] for letter in set(backbone["pattern"])):
+        name = mixer["_component_"].split("/")[1]
+        if name != "attention" or mixer["window"] is not None or mixer["sinks"]:
+            raise ValueError(f"its layers are {name}, in a window or with sinks perhaps; expected full attention")

@@ -4,7 +4,7 @@ from typing import Any
 
 from zoo import Correspondence, Family, register
 
-from .common import ACTIVATIONS, activation, both, depth, layernorm, size
+from .common import ACTIVATIONS, activation, both, depth, layernorm, plain_attention, size
 
 
 @register("family", "gpt2")
@@ -12,6 +12,7 @@ class GPT2(Family):
     """GPT-2 with its language head (Radford et al. 2019), as ``GPT2LMHeadModel`` has it."""
 
     model_type, architecture, prefix = "gpt2", "GPT2LMHeadModel", "transformer."
+    tied = {"lm_head.weight": "transformer.wte.weight"}
     ignored = (r".*\.attn\.(bias|masked_bias)",)
 
     example = {
@@ -67,6 +68,7 @@ class GPT2(Family):
 
     def config(self, model: Any, objective: dict[str, Any], facts: dict[str, Any]) -> dict[str, Any]:
         """What ``GPT2Config`` takes."""
+        plain_attention(objective)
         block: Any = model.backbone.blocks[0]
         return {
             "vocab_size": facts["vocab_size"],

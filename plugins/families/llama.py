@@ -6,7 +6,7 @@ from torch import nn
 
 from zoo import Correspondence, Family, register
 
-from .common import both, depth, size
+from .common import both, depth, plain_attention, size
 
 
 @register("family", "llama")
@@ -14,6 +14,7 @@ class Llama(Family):
     """Llama 1 to 3 with its language head (Touvron et al. 2023, arXiv:2302.13971), as ``LlamaForCausalLM`` has it."""
 
     model_type, architecture, prefix = "llama", "LlamaForCausalLM", "model."
+    tied = {"lm_head.weight": "model.embed_tokens.weight"}
     ignored = (r".*\.rotary_emb\.inv_freq",)
 
     example = {
@@ -78,6 +79,7 @@ class Llama(Family):
 
     def config(self, model: Any, objective: dict[str, Any], facts: dict[str, Any]) -> dict[str, Any]:
         """What ``LlamaConfig`` takes."""
+        plain_attention(objective)
         block, position = model.backbone.blocks[0], objective["backbone"]["mixer"]["position"]
         if not isinstance(block.mixer_norm, nn.RMSNorm) or position["_component_"] != "position/rotary":
             raise ValueError("it has not RMSNorm and rotary positions")

@@ -4,7 +4,7 @@ from typing import Any
 
 from zoo import Correspondence, Family, register
 
-from .common import ACTIVATIONS, activation, both, depth, layernorm, size
+from .common import ACTIVATIONS, activation, both, depth, layernorm, plain_attention, size
 
 
 @register("family", "vit")
@@ -88,6 +88,7 @@ class ViT(Family):
 
     def config(self, model: Any, objective: dict[str, Any], facts: dict[str, Any]) -> dict[str, Any]:
         """What ``ViTConfig`` takes."""
+        plain_attention(objective)
         block, classes = model.backbone.blocks[0], facts["classes"]
         return {
             "hidden_size": model.head.in_features,

@@ -38,7 +38,7 @@ class LearnedPosition(Position):
         Raises:
             ValueError: the sequence is longer than the table.
         """
-        if isinstance(offset, Tensor) and self.training and offset.is_cuda:
+        if isinstance(offset, Tensor) and (torch.compiler.is_compiling() or (self.training and offset.is_cuda)):
             length = x_BLD.shape[1]  # a GPU would have to be waited for
         elif isinstance(offset, Tensor):
             length = int(offset.max()) + 1 if offset.numel() else 0
@@ -75,9 +75,11 @@ class SinusoidalPosition(Position):
 
     def add(self, x_BLD: Tensor, offset: int | Tensor = 0) -> Tensor:
         """Add the waves at positions ``offset`` onwards, or at the given ones; beyond ``max_len`` made anew."""
-        rows = len(self.wave_LD)
+        rows = len(self.wave_LD) if x_BLD.dtype != torch.float64 else 0  # the table is of float32
         if isinstance(offset, Tensor):
-            if not (self.training and offset.is_cuda) and offset.numel() and int(offset.max()) >= rows:
+            if torch.compiler.is_compiling() or (self.training and offset.is_cuda):
+                return x_BLD + self.wave_LD[offset].to(x_BLD.dtype)
+            if offset.numel() and int(offset.max()) >= rows:
                 return x_BLD + self._waves(offset.cpu()).to(x_BLD)
             return x_BLD + self.wave_LD[offset].to(x_BLD.dtype)
         end = offset + x_BLD.shape[1]

@@ -94,6 +94,8 @@ class RotaryPosition2D(GridPosition):
 
     def __init__(self, head_dim: int, grid: tuple[int, int, int], base: float = 100.0) -> None:
         super().__init__(grid)
+        if not base > 1:
+            raise ValueError(f"position.base={base}: expected more than 1")
         if head_dim % 4:
             raise ValueError(f"position=rotary_2d needs a head_dim that is a multiple of 4, given {head_dim}")
         row_L, column_L = self.places()

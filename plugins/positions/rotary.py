@@ -8,6 +8,9 @@ from torch import Tensor
 
 from zoo import Position, register
 
+LONGEST_TABLE = 16_384
+"""Positions whose angles each layer keeps; those beyond are computed when they come."""
+
 
 @register("position", "rotary")
 class RotaryPosition(Position):
@@ -32,8 +35,13 @@ class RotaryPosition(Position):
         super().__init__()
         if head_dim % 2:
             raise ValueError(f"position=rotary needs an even head_dim, given {head_dim}; change mixer.heads")
-        if factor < 1:
-            raise ValueError(f"position.factor={factor}: expected at least 1")
+        if not 1 < base < math.inf:
+            raise ValueError(f"position.base={base}: expected more than 1")
+        if not 1 <= factor < math.inf or (scaling == "none" and factor != 1):
+            raise ValueError(
+                f"position.factor={factor} with position.scaling={scaling}: expected at least 1, and a scaling where "
+                f"it is more, such as position.scaling=linear"
+            )
         if scaling in ("yarn", "llama3") and (trained_len is None or trained_len < 1):
             raise ValueError(
                 f"position.scaling={scaling} needs position.trained_len, the tokens that the model was trained on; "
@@ -43,22 +51,22 @@ class RotaryPosition(Position):
             raise ValueError("position.scaling=ntk needs a head_dim above 2; change mixer.heads")
         self.gain = 0.1 * math.log(factor) + 1 if scaling == "yarn" else 1.0
         self.frequency_K = frequencies(head_dim, base, scaling, factor, trained_len)
-        cos_LK, sin_LK = self._angles(0, max_len)
+        cos_LK, sin_LK = (table.float() for table in self._angles(0, min(max_len, LONGEST_TABLE)))
         self.register_buffer("cos_LK", cos_LK, persistent=False)
         self.register_buffer("sin_LK", sin_LK, persistent=False)
 
     def rotate(self, q_BHLK: Tensor, k_BGLK: Tensor, offset: int = 0) -> tuple[Tensor, Tensor]:
         """Turn both by positions ``offset`` onwards; beyond the table of ``max_len`` angles are computed anew."""
         end = offset + q_BHLK.shape[2]
-        if end <= self.cos_LK.shape[0]:
+        if end <= self.cos_LK.shape[0] and q_BHLK.dtype != torch.float64:  # the table is of float32
             cos_LK, sin_LK = self.cos_LK[offset:end], self.sin_LK[offset:end]
         else:
-            cos_LK, sin_LK = (t.to(self.cos_LK) for t in self._angles(offset, end))
+            cos_LK, sin_LK = (t.to(q_BHLK) for t in self._angles(offset, end))
         return turn(q_BHLK, cos_LK, sin_LK), turn(k_BGLK, cos_LK, sin_LK)
 
     def _angles(self, start: int, end: int) -> tuple[Tensor, Tensor]:
         angle_LK = torch.outer(torch.arange(start, end, dtype=torch.float64), self.frequency_K).repeat(1, 2)
-        return (angle_LK.cos() * self.gain).float(), (angle_LK.sin() * self.gain).float()
+        return angle_LK.cos() * self.gain, angle_LK.sin() * self.gain
 
 
 def frequencies(

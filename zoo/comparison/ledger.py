@@ -146,7 +146,7 @@ def read_ledger(folder: Path) -> Ledger:
         standings, rows = _from_rules(rules, rows)
     else:
         standings = _from_rows(rows)
-    _part_by_metric(standings)
+    _part_by_question(standings)
     baseline = rules["baseline"] if rules else None
     _compare_to(standings, baseline)
     failures = [row for row in rows if row["status"] != "finished"]
@@ -214,12 +214,11 @@ def _from_rows(rows: list[Row]) -> list[Standing]:
     ]
 
 
-def _part_by_metric(standings: list[Standing]) -> None:
-    """Who is judged by another metric than the first on a task, such as masked tokens, is no rival there."""
-    first: dict[str, str] = {}
+def _part_by_question(standings: list[Standing]) -> None:
+    """Who was asked another question than the task's, such as masked tokens, is no rival of those who were not."""
     for standing in standings:
-        if standing.rows and standing.metric != first.setdefault(standing.task, standing.metric):
-            standing.task = f"{standing.task} ({standing.metric.replace('_', ' ')})"
+        if standing.rows and standing.rows[0].get("asks"):
+            standing.task = f"{standing.task} ({standing.rows[0]['asks']})"
 
 
 def _compare_to(standings: list[Standing], baseline: str | None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,17 +16,23 @@ from zoo.nn import state_bytes
 
 
 def decoding_state_bytes(
-    objective: Any, length: int, device: torch.device, dtype: torch.dtype = torch.float32
+    objective: Any, facts: Mapping[str, Any], device: torch.device, dtype: torch.dtype = torch.float32
 ) -> int | None:
-    """Bytes that one sequence of ``length`` tokens leaves in the state, measured on the state itself.
+    """Bytes that the longest sequence of a task with these facts leaves in the state, measured on the state itself.
 
-    None where the model does not decode (it sees the future, or its objective has no steps).
+    Of a model that reads a source, those of its longest source and of its longest target. None where the model does
+    not decode (it sees the future, or its objective has no steps).
     """
     make = getattr(objective, "init_state", None)
     if make is None:
         return None
     try:
-        return state_bytes(make(1, length, device, dtype))
+        if not hasattr(objective, "read") or "source_len" not in facts:
+            return state_bytes(make(1, facts["max_len"], device, dtype))
+        state = make(1, facts["target_len"], device, dtype)
+        source_BM = torch.zeros(1, facts["source_len"], dtype=torch.long, device=device)
+        with torch.no_grad():
+            return state_bytes(objective.read(source_BM, state, torch.ones_like(source_BM, dtype=torch.bool)))
     except (ValueError, AttributeError):
         return None
 

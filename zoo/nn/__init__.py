@@ -1,6 +1,7 @@
 """Primitives of torch alone that several plugins share."""
 
 from zoo.nn.bidirectional import Bidirectional as Bidirectional
+from zoo.nn.bounds import at_least_zero_below_one as at_least_zero_below_one
 from zoo.nn.convolution import ShortConvolution as ShortConvolution
 from zoo.nn.counting import counting as counting
 from zoo.nn.counting import is_counting as is_counting
@@ -10,6 +11,7 @@ from zoo.nn.init import scale_residual_ as scale_residual_
 from zoo.nn.masking import spans as spans
 from zoo.nn.places import places as places
 from zoo.nn.precision import compute_dtype as compute_dtype
+from zoo.nn.precision import widened as widened
 from zoo.nn.projection import project as project
 from zoo.nn.state import select_rows as select_rows
 from zoo.nn.state import state_bytes as state_bytes
@@ -20,6 +22,7 @@ from zoo.nn.tying import tie_ as tie_
 __all__ = [
     "Bidirectional",
     "ShortConvolution",
+    "at_least_zero_below_one",
     "compute_dtype",
     "counting",
     "is_counting",
@@ -34,4 +37,5 @@ __all__ = [
     "straight_through",
     "tensors_of",
     "tie_",
+    "widened",
 ]

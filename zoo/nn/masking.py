@@ -16,7 +16,7 @@ def spans(
 ) -> Tensor:
     """Positions (B, S) in rising order, in runs of ``span`` neighbours that do not overlap.
 
-    S is ``count`` rounded up to whole spans, or down where these do not fit; single positions where ``span`` is 1.
+    S is ``count`` rounded to whole spans, at least one and no more than fit; single positions where ``span`` is 1.
     Every way to lay that many spans is equally likely.
 
     Raises:
@@ -24,7 +24,7 @@ def spans(
     """
     if count < 1 or span < 1 or span > length:
         raise ValueError(f"{count} positions in spans of {span} do not fit into a sequence of {length} tokens")
-    many = min(-(-count // span), length // span)
+    many = min(max(1, round(count / span)), length // span)
     # spans that shrink to a point leave this many places; sorted draws without repetition are starts of the shrunken
     places = length - many * (span - 1)
     draw_BP = torch.rand(batch_size, places, device=device, generator=generator)

@@ -6,6 +6,11 @@ import torch
 from torch import Tensor
 
 
+def widened(x: Tensor) -> Tensor:
+    """In float32 or wider: logits, whatever a head was computed in."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def compute_dtype(x: Tensor) -> torch.dtype:
     """The dtype in which autocast, if it is on, would multiply ``x``; else its own."""
     kind = x.device.type

@@ -21,22 +21,24 @@ class PairTask(Task):
 
     A batch holds the pair twice. ``source`` (B, M) with ``source_mask`` and ``prefix`` (B, S), the target one place
     later, are for a model that reads the source whole. ``inputs`` (B, L) is source, start, target in one sequence, and
-    ``positions`` (B, S) where each target token is read off. ``targets`` (B, S) end with an end. Padding stands behind.
+    ``positions`` (B, S) where each target token is read off; ``inputs_mask`` tells its tokens from padding, which
+    stands behind. ``targets`` (B, S) end with an end.
 
     ``sequence_accuracy`` is the share of targets whose every token is the likeliest one given those before it: exactly
     those that greedy decoding gets right, so nothing need be decoded to know it.
     """
 
-    gives = ("inputs", "targets", "positions", "source", "source_mask", "prefix")
+    gives = ("inputs", "inputs_mask", "targets", "positions", "source", "source_mask", "prefix")
     metric: ClassVar[str] = "sequence_accuracy"
     solved: ClassVar[float | None] = 0.99
-    start, end = START, END
+    writes, start, end = True, START, END
     symbols: int
 
     def facts_of_lengths(self, source: int, target: int) -> dict[str, Any]:
         """Facts of a task whose longest source and target have these lengths."""
         size = self.symbols + FIRST
-        return {"vocab_size": size, "classes": size, "max_len": source + 1 + target}
+        lengths = {"max_len": source + 1 + target, "source_len": source, "target_len": 1 + target}
+        return {"vocab_size": size, "classes": size, **lengths}
 
     def judge(self, outputs: Mapping[str, Tensor], batch: Batch) -> Ratios:
         """Accuracy over target tokens, and the share of targets without a mistake."""
@@ -56,10 +58,9 @@ class PairTask(Task):
         Raises:
             ValueError: one is no symbol.
         """
-        numbers = super().encode(text)
-        if any(not 0 <= number < self.symbols for number in numbers):
+        if not all(word.isdecimal() and int(word) < self.symbols for word in text.split()):
             raise ValueError(f"{text!r}: expected symbols from 0 to {self.symbols - 1}, with spaces between them")
-        return [number + FIRST for number in numbers]
+        return [int(word) + FIRST for word in text.split()]
 
 
 def pair_batch(source_BM: Tensor, source_B: Tensor, target_BT: Tensor, target_B: Tensor) -> Batch:
@@ -80,6 +81,7 @@ def pair_batch(source_BM: Tensor, source_B: Tensor, target_BT: Tensor, target_B:
     inputs_BL = inputs_BL.masked_fill(place_L > ls_B1 + lt_B1, PAD)
     return {
         "inputs": inputs_BL,
+        "inputs_mask": place_L <= ls_B1 + lt_B1,
         "targets": targets_BS,
         "positions": (place_S + ls_B1).clamp(max=M + T),
         "source": source_BM,

@@ -34,6 +34,11 @@ class SymbolTask(Generated, PairTask):
         longest = max([self.length, *self.test_lengths])
         return self.facts_of_lengths(longest, longest)
 
+    def chance(self) -> dict[str, float]:
+        """Symbols at random, of the right number."""
+        lengths = range(-(-self.length // 2), self.length + 1)
+        return {"guessing": sum(self.symbols**-n for n in lengths) / len(lengths)}
+
     def _target(self, source_BM: Tensor, length_B1: Tensor) -> Tensor:
         """The targets of these sources, of the same lengths; what stands behind the lengths does not matter."""
         raise NotImplementedError(f"{type(self).__name__} must say what the target is")

@@ -18,6 +18,9 @@ from zoo.tasks._pairs import FIRST, PairTask, pair_batch
 CANDIDATES = 32
 """Draws for each problem of training, of which the first that no test holds is taken: all fail once in 10^22."""
 
+DRAWS = 100
+"""Of 4096 problems each, among which those of a test are sought: all there are, where they are few."""
+
 
 @register("task", "arithmetic")
 class Arithmetic(Generated, PairTask):
@@ -25,9 +28,10 @@ class Arithmetic(Generated, PairTask):
 
     How many digits a number has is drawn evenly, then the number; none starts with a zero but zero itself. The answer
     is written as people do, or with ``reverse`` from its last digit, which lets each digit depend on those already
-    said (Lee et al. 2023, arXiv:2307.03381). A hash of the problem decides its split, 8 : 1 : 1, so no problem of the
-    tests is ever trained on. ``test_digits``, by default one digit more, are tested besides. A sequence-to-sequence
-    task, as ``reverse`` is.
+    said (Lee et al. 2023, arXiv:2307.03381). A hash of the two numbers in either order decides their split, 8 : 1 : 1,
+    so neither a problem of the tests nor its mirror is ever trained on; a test holds each problem once, and fewer than
+    ``test_size`` where there are no more. ``test_digits``, by default one digit more, are tested besides. A
+    sequence-to-sequence task, as ``reverse`` is.
     """
 
     stream = "arithmetic"
@@ -69,7 +73,7 @@ class Arithmetic(Generated, PairTask):
         """
         sign = "+" if self.operation == "add" else "*"
         plain = "".join(text.split())
-        if not re.fullmatch(rf"\d+\{sign}\d+", plain):
+        if not re.fullmatch(rf"[0-9]+\{sign}[0-9]+", plain):
             raise ValueError(f"{text!r}: expected a problem such as 12{sign}34")
         return ["0123456789+*".index(letter) + FIRST for letter in plain]
 
@@ -88,12 +92,14 @@ class Arithmetic(Generated, PairTask):
         """Problems of this split."""
         digits = int(split.split("/")[1]) if "/" in split else self.length
         source, wanted = generator("cpu", self.stream, split), int(split != "validation")
-        found, many = [], 0
-        while many < self.test_size:
+        found: dict[tuple[int, ...], None] = {}
+        for _ in range(DRAWS):
             drawn_N2 = self._draw((4096,), digits, source)
-            found.append(drawn_N2[_split(drawn_N2) == wanted])
-            many += len(found[-1])
-        return [self._problems(part, digits) for part in torch.cat(found)[: self.test_size].split(250)]
+            found |= dict.fromkeys(map(tuple, drawn_N2[_split(drawn_N2) == wanted].tolist()))
+            if len(found) >= self.test_size:
+                break
+        numbers_N2 = torch.tensor(list(found)[: self.test_size])
+        return [self._problems(part, digits) for part in numbers_N2.split(250)]
 
     def _answer_digits(self, digits: int) -> int:
         return digits + 1 if self.operation == "add" else 2 * digits
@@ -133,8 +139,9 @@ def _digits(number_B: Tensor, width: int) -> tuple[Tensor, Tensor]:
 
 
 def _split(numbers: Tensor) -> Tensor:
-    """0 to 9 by a hash of both numbers (..., 2): 0 validates, 1 tests, the others train."""
-    mixed = (numbers[..., 0] * 1_000_003 + numbers[..., 1] * 7_919 + 12_345) % 2_147_483_647
+    """0 to 9 by a hash of both numbers (..., 2) in either order: 0 validates, 1 tests, the others train."""
+    smaller, larger = numbers.amin(-1), numbers.amax(-1)
+    mixed = (smaller * 1_000_003 + larger * 7_919 + 12_345) % 2_147_483_647
     for multiplier in (48_271, 69_621):  # two steps of a multiplicative generator, so near problems part
         mixed = ((mixed >> 15) ^ mixed) * multiplier % 2_147_483_647
     return (mixed >> 8) % 10

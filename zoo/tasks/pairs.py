@@ -33,9 +33,9 @@ class Pairs(PairTask):
     """Give the second text of each pair in a file, byte by byte, after reading the first.
 
     ``source`` is a file of tab-separated lines (the first two columns, without a header), a ``.csv`` with a header or
-    a ``.jsonl`` whose ``columns`` name the two, or a name for Hugging Face ``datasets`` with such columns. Pairs of
-    which one side is empty or longer than ``max_bytes`` are left out, and counted in a warning. Split 18 : 1 : 1 by a
-    hash of the first text, so that one text is in one split alone. Judged in bits per byte of the second text.
+    a ``.jsonl`` whose ``columns`` name the two, or a name or folder for Hugging Face ``datasets`` with such columns.
+    Pairs of which one side is empty or longer than ``max_bytes`` are left out, and counted in a warning. Split 18 : 1 :
+    1 by a hash of the first text, so that one text is in one split alone. Judged in bits per byte of the second text.
     """
 
     metric, higher_is_better, solved = "bits_per_byte", False, None
@@ -134,6 +134,8 @@ def read_pairs(source: str, config: str | None, columns: tuple[str, str], max_by
     path = Path(source).expanduser()
     if path.is_file():
         found = list(_from_file(path, columns))
+    elif path.is_dir():
+        found = list(_from_datasets(str(path), config, columns))
     elif source.startswith((".", "/", "~")) or source.endswith((".tsv", ".csv", ".jsonl", ".txt")):
         raise ZooError(f"task.source={source}: no such file (looked in {Path.cwd()})")
     else:
@@ -162,40 +164,68 @@ def _hash(text: bytes) -> int:
 
 def _from_file(path: Path, columns: tuple[str, str]) -> Iterator[Pair]:
     try:
-        text = read(path).decode()
+        text = read(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ZooError(f"task.source={path}: not a file of text in UTF-8 ({error.reason} at {error.start})") from error
-    rows: Iterator[Mapping[str, Any]]
-    if path.suffix == ".jsonl":
-        rows = (_json(line, path, i) for i, line in enumerate(text.splitlines(), 1) if line.strip())
-    elif path.suffix == ".csv":
-        rows = iter(csv.DictReader(io.StringIO(text)))
-    else:
-        for i, line in enumerate(text.splitlines(), 1):
+    rows = _csv(text, path) if path.suffix == ".csv" else _lines(text, path)
+    for place, row in rows:
+        if not isinstance(row, Mapping):
+            yield _encoded(row[0], place), _encoded(row[1], place)
+            continue
+        for column in columns:
+            if column not in row:
+                raise ZooError(
+                    f"{place}: expected texts under {' and '.join(columns)}, found {', '.join(map(str, row))}; "
+                    f"name them with task.columns=[...,...]"
+                )
+        yield _encoded(row[columns[0]], place), _encoded(row[columns[1]], place)
+
+
+def _encoded(value: Any, place: str) -> bytes:
+    """A text's bytes.
+
+    Raises:
+        ZooError: it is none.
+    """
+    if not isinstance(value, str):
+        raise ZooError(f"{place}: expected a text, found {value!r}")
+    try:
+        return value.encode()
+    except UnicodeEncodeError as error:
+        raise ZooError(f"{place}: {value[:40]!r} is no text that UTF-8 can write ({error.reason})") from error
+
+
+def _csv(text: str, path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Rows by the names of the header."""
+    number = 1
+    try:
+        for row in csv.DictReader(io.StringIO(text, newline="")):
+            number += 1
+            yield f"task.source={path}, row {number}", row
+    except csv.Error as error:
+        raise ZooError(f"task.source={path}, after row {number}: {error}") from error
+
+
+def _lines(text: str, path: Path) -> Iterator[tuple[str, Any]]:
+    """Lines of JSON objects, or of texts with tabs between them; empty lines do not count."""
+    for number, line in enumerate(text.split("\n"), 1):  # splitlines() would also cut within texts
+        line = line.removesuffix("\r")
+        place = f"task.source={path}, line {number}"
+        if not line.strip():
+            continue
+        if path.suffix != ".jsonl":
             parts = line.split("\t")
             if len(parts) < 2:
-                raise ZooError(
-                    f"task.source={path}, line {i}: expected two texts with a tab between them, got {line[:60]!r}"
-                )
-            yield parts[0].encode(), parts[1].encode()
-        return
-    for i, row in enumerate(rows, 1):
-        if any(not isinstance(row.get(column), str) for column in columns):
-            raise ZooError(
-                f"task.source={path}, row {i}: expected texts under {' and '.join(columns)}, found "
-                f"{', '.join(map(str, row))}; name them with task.columns=[...,...]"
-            )
-        yield row[columns[0]].encode(), row[columns[1]].encode()
-
-
-def _json(line: str, path: Path, number: int) -> Mapping[str, Any]:
-    try:
-        value = json.loads(line)
-    except ValueError as error:
-        raise ZooError(f"task.source={path}, line {number}: not JSON ({error})") from error
-    if not isinstance(value, dict):
-        raise ZooError(f"task.source={path}, line {number}: expected an object, got {line[:60]!r}")
-    return value
+                raise ZooError(f"{place}: expected two texts with a tab between, got {line[:60]!r}")
+            yield place, parts
+            continue
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise ZooError(f"{place}: not JSON ({error})") from error
+        if not isinstance(value, dict):
+            raise ZooError(f"{place}: expected an object, got {line[:60]!r}")
+        yield place, value
 
 
 def _from_datasets(name: str, config: str | None, columns: tuple[str, str]) -> Iterator[Pair]:
@@ -204,5 +234,6 @@ def _from_datasets(name: str, config: str | None, columns: tuple[str, str]) -> I
         missing = [column for column in columns if column not in part.column_names]
         if missing:
             raise ZooError(f"task.columns: {name} has the columns {', '.join(part.column_names)}, not {missing[0]}")
-        for a, b in zip(part[columns[0]], part[columns[1]], strict=True):
-            yield str(a).encode(), str(b).encode()
+        for number, (a, b) in enumerate(zip(part[columns[0]], part[columns[1]], strict=True)):
+            place = f"task.source={name}, row {number}"
+            yield _encoded(a, place), _encoded(b, place)

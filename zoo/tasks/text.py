@@ -29,7 +29,7 @@ class Text(Task):
     the whole split, each without what came before it.
     """
 
-    metric, higher_is_better = "bits_per_byte", False
+    metric, higher_is_better, writes = "bits_per_byte", False, True
 
     def __init__(
         self,

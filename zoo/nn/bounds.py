@@ -1,0 +1,14 @@
+"""Bounds of hyperparameters that many components have."""
+
+from __future__ import annotations
+
+
+def at_least_zero_below_one(**values: float) -> None:
+    """Refuse a rate that is none: a dropout, a smoothing of labels.
+
+    Raises:
+        ValueError: a value is below 0, at least 1, or no number; the message names it.
+    """
+    for name, value in values.items():
+        if not 0 <= value < 1:
+            raise ValueError(f"{name}={value}: expected at least 0 and below 1")
