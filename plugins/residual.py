@@ -25,11 +25,16 @@ class Block(nn.Module):
         self.ffn = ffn(layer=layer)
         self.ffn_norm = None if self.ffn is None else norm(layer=layer)
         self.ffn_knows_padding = self.ffn is not None and "mask_BL" in inspect.signature(self.ffn.forward).parameters
+        self.asks_places = "places_BL" in inspect.signature(self.mixer.forward).parameters
 
-    def forward(self, x_BLD: Tensor, state=None, mask_BL: Tensor | None = None, memory=None) -> tuple[Tensor, object]:
+    def forward(
+        self, x_BLD: Tensor, state=None, mask_BL: Tensor | None = None, memory=None, places_BL: Tensor | None = None
+    ) -> tuple[Tensor, object]:
         """(B, L, D) to (B, L, D), and the mixer's state."""
         padding = {} if mask_BL is None else {"mask_BL": mask_BL}
         told = padding if self.ffn_knows_padding else {}
+        if places_BL is not None and self.asks_places:
+            padding = {**padding, "places_BL": places_BL}
         if self.pre:
             y_BLD, state = self.mixer(self.mixer_norm(x_BLD), state, **padding)
             x_BLD = x_BLD + self.dropout(y_BLD)
@@ -115,10 +120,16 @@ class Residual(nn.Module):
         return [block.cross.read(memory_BMD, mask_BM) for block in self.blocks]
 
     def forward(
-        self, x_BLD: Tensor, state: dict | None = None, mask_BL: Tensor | None = None, memory: list | None = None
+        self,
+        x_BLD: Tensor,
+        state: dict | None = None,
+        mask_BL: Tensor | None = None,
+        memory: list | None = None,
+        places_BL: Tensor | None = None,
     ) -> tuple[Tensor, dict | None]:
         """(B, L, D) to (B, L, D), and the state after the last token.
 
+        ``places_BL`` says where a few tokens of a longer sequence stand in it, without a state and without padding.
         ``mask_BL`` is false at padding, which leaves no trace: in front of a sequence, or behind it where there is no
         state to carry over.
 
@@ -129,7 +140,7 @@ class Residual(nn.Module):
             self._check(mask_BL, x_BLD, state)
             x_BLD = x_BLD.masked_fill(~mask_BL.unsqueeze(-1), 0.0)  # weights of nothing times NaN would be NaN
         seen = 0 if state is None else state["seen"]
-        where, seen = _count(x_BLD, seen, mask_BL)
+        where, seen = _count(x_BLD, seen, mask_BL) if places_BL is None else (places_BL, 0)
         if self.position is not None:
             x_BLD = self.position.add(x_BLD, where)
         x_BLD = self.embeddings_norm(x_BLD)
@@ -138,7 +149,7 @@ class Residual(nn.Module):
             memory = state.get("memory")
         for i, block in enumerate(self.blocks):
             before, read = None if state is None else state["mixers"][i], None if memory is None else memory[i]
-            x_BLD, after = block(x_BLD, before, mask_BL, read)
+            x_BLD, after = block(x_BLD, before, mask_BL, read, places_BL)
             states.append(after)
         x_BLD = self.norm(x_BLD)
         if state is None:

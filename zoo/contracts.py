@@ -34,6 +34,8 @@ class Mixer(Protocol):
     of it by running it in both directions. ``forward(..., mask_BL=None)`` says that it knows padding: where the mask is
     false a token leaves no trace, neither in the outputs of real tokens nor in the state. Padding stands in front of a
     sequence, or behind it where there is no state; a backbone has set it to zero, so it is always a number.
+    ``forward(..., places_BL=None)`` says that it asks where tokens stand: without a state, a few tokens of a longer
+    sequence may come, in rising order, and these are their positions there.
     """
 
     def __call__(self, x_BLD: Tensor, state: State = None) -> tuple[Tensor, State]:
@@ -82,12 +84,12 @@ class Position(nn.Module):
         """The stream with positions ``offset`` to ``offset + L - 1`` added, or with those given, (B, L)."""
         return x_BLD
 
-    def rotate(self, q_BHLK: Tensor, k_BGLK: Tensor, offset: int = 0) -> tuple[Tensor, Tensor]:
-        """Queries and keys, rotated by their positions."""
+    def rotate(self, q_BHLK: Tensor, k_BGLK: Tensor, offset: int | Tensor = 0) -> tuple[Tensor, Tensor]:
+        """Queries and keys, rotated by their positions: ``offset`` onwards, or those given, (B, L)."""
         return q_BHLK, k_BGLK
 
     def bias(self, query_L: Tensor, key_M: Tensor) -> Tensor | None:
-        """A bias (H, L, M) on the scores between these positions, or none."""
+        """A bias (H, L, M) on the scores between these positions, or none; (B, H, L, M) of positions (B, L), (B, M)."""
         return None
 
 

@@ -71,20 +71,30 @@ class Attention(Heads):
         return {**empty, "values": torch.zeros(shape, device=device, dtype=dtype)}
 
     def forward(
-        self, x_BLD: Tensor, state: dict | None = None, mask_BL: Tensor | None = None
+        self,
+        x_BLD: Tensor,
+        state: dict | None = None,
+        mask_BL: Tensor | None = None,
+        places_BL: Tensor | None = None,
     ) -> tuple[Tensor, dict | None]:
         """(B, L, D) to (B, L, D), and the cache with these tokens in it; nothing attends to padding."""
-        q_BHLK, k_BGMK, v_BGMK, mask, state = self.prepare(x_BLD, state, mask_BL)
+        q_BHLK, k_BGMK, v_BGMK, mask, state = self.prepare(x_BLD, state, mask_BL, places_BL)
         causal = self.causal and mask is None and x_BLD.shape[1] > 1
         return self.merge(self.attend(q_BHLK, k_BGMK, v_BGMK, mask, causal)), state
 
-    def attention_map(self, x_BLD: Tensor, state: dict | None = None, mask_BL: Tensor | None = None) -> Tensor:
+    def attention_map(
+        self,
+        x_BLD: Tensor,
+        state: dict | None = None,
+        mask_BL: Tensor | None = None,
+        places_BL: Tensor | None = None,
+    ) -> Tensor:
         """The weights (B, H, L, M) of the pass with these arguments; the sinks' come first."""
-        q_BHLK, k_BGMK, _, mask, _ = self.prepare(x_BLD, state, mask_BL)
+        q_BHLK, k_BGMK, _, mask, _ = self.prepare(x_BLD, state, mask_BL, places_BL)
         return self.weights(q_BHLK, k_BGMK, mask, self.causal and mask is None and x_BLD.shape[1] > 1)
 
     def prepare(
-        self, x_BLD: Tensor, state: dict | None, mask_BL: Tensor | None
+        self, x_BLD: Tensor, state: dict | None, mask_BL: Tensor | None, places_BL: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None, dict | None]:
         """Queries, all keys and values that they may see, who sees whom, and the next state."""
         L = x_BLD.shape[1]
@@ -92,7 +102,7 @@ class Attention(Heads):
         k_BGMK, v_BGMK = (self.split(part(x_BLD), self.kv_heads) for part in (self.key, self.value))
         offset, plain_BHLK = 0 if state is None else state["seen"], q_BHLK
         if self.position is not None:
-            q_BHLK, k_BGMK = self.position.rotate(q_BHLK, k_BGMK, offset)
+            q_BHLK, k_BGMK = self.position.rotate(q_BHLK, k_BGMK, offset if places_BL is None else places_BL)
         first, padding_B = 0, None
         if state is None and mask_BL is not None and self.absolute:
             padding_B = mask_BL.byte().argmax(1)
@@ -104,7 +114,10 @@ class Attention(Heads):
             if padding_B is not None:
                 mask_BL = torch.arange(first, first + k_BGMK.shape[2], device=x_BLD.device) >= padding_B.unsqueeze(1)
                 state["padding"] = padding_B
-        mask = self._mask(offset, L, first, k_BGMK.shape[2], x_BLD, mask_BL, padding_B)
+        if places_BL is not None:
+            mask = self._mask_of(places_BL, x_BLD.dtype)
+        else:
+            mask = self._mask(offset, L, first, k_BGMK.shape[2], x_BLD, mask_BL, padding_B)
         if self.sinks:
             q_BHLK, k_BGMK, v_BGMK = self._with_sinks(q_BHLK, plain_BHLK, k_BGMK, v_BGMK)
             if mask is not None:
@@ -146,6 +159,14 @@ class Attention(Heads):
         last = slice(keys_BGMK.shape[2] - held, None)
         state = {"keys": keys_BGMK[:, :, last].clone(), "values": values_BGMK[:, :, last].clone(), "seen": end}
         return keys_BGMK, values_BGMK, seen - held, state
+
+    def _mask_of(self, places_BL: Tensor, dtype: torch.dtype) -> Tensor | None:
+        """Which of a few tokens sees which, by where they stand."""
+        bias_BHLM = None if self.position is None else self.position.bias(places_BL, places_BL)
+        if bias_BHLM is None and not self.patterned and not self.causal:
+            return None
+        seen = self.sees(places_BL[:, None, :, None], places_BL[:, None, None, :])
+        return seen if bias_BHLM is None else bias_BHLM.masked_fill(~seen, float("-inf")).to(dtype)
 
     def _mask(
         self,

@@ -91,12 +91,16 @@ class SparseAttention(Attention):
         return {"sparse attention": f"dense, masked: {why}" if why else "FlexAttention: blocks nobody sees are skipped"}
 
     def forward(
-        self, x_BLD: Tensor, state: dict | None = None, mask_BL: Tensor | None = None
+        self,
+        x_BLD: Tensor,
+        state: dict | None = None,
+        mask_BL: Tensor | None = None,
+        places_BL: Tensor | None = None,
     ) -> tuple[Tensor, dict | None]:
         """(B, L, D) to (B, L, D), and the cache with these tokens in it; nothing attends to padding."""
-        whole = state is None and mask_BL is None and not is_counting()
+        whole = state is None and mask_BL is None and places_BL is None and not is_counting()
         if not whole or self._not_flex(x_BLD.device) or (self.training and self.dropout):
-            return super().forward(x_BLD, state, mask_BL)
+            return super().forward(x_BLD, state, mask_BL, places_BL)
         return self.merge(self.flex(x_BLD, _compiled())), None
 
     def flex(self, x_BLD: Tensor, attention) -> Tensor:

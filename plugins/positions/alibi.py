@@ -21,8 +21,9 @@ class AlibiPosition(Position):
         self.register_buffer("slope_H", torch.tensor(_slopes(heads)), persistent=False)
 
     def bias(self, query_L: Tensor, key_M: Tensor) -> Tensor:
-        """(H, L, M): minus slope times distance."""
-        return -self.slope_H[:, None, None] * (query_L[:, None] - key_M[None, :]).abs()
+        """(H, L, M): minus slope times distance; (B, H, L, M) of positions (B, L) and (B, M)."""
+        distance = (query_L.unsqueeze(-1) - key_M.unsqueeze(-2)).abs()
+        return -self.slope_H[:, None, None] * distance.unsqueeze(-3)
 
 
 def _slopes(heads: int) -> list[float]:

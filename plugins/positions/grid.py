@@ -105,7 +105,9 @@ class RotaryPosition2D(GridPosition):
         self.register_buffer("cos_LK", angle_LK.cos().float(), persistent=False)
         self.register_buffer("sin_LK", angle_LK.sin().float(), persistent=False)
 
-    def rotate(self, q_BHLK: Tensor, k_BGLK: Tensor, offset: int = 0) -> tuple[Tensor, Tensor]:
-        """Turn both by the places of positions ``offset`` onwards."""
+    def rotate(self, q_BHLK: Tensor, k_BGLK: Tensor, offset: int | Tensor = 0) -> tuple[Tensor, Tensor]:
+        """Turn both by the places of positions ``offset`` onwards, or of those given, (B, L)."""
         cos_LK, sin_LK = (self.cut(table, offset, q_BHLK.shape[2]) for table in (self.cos_LK, self.sin_LK))
+        if isinstance(offset, Tensor):
+            cos_LK, sin_LK = cos_LK.unsqueeze(1), sin_LK.unsqueeze(1)
         return turn(q_BHLK, cos_LK, sin_LK), turn(k_BGLK, cos_LK, sin_LK)

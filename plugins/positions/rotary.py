@@ -55,8 +55,12 @@ class RotaryPosition(Position):
         self.register_buffer("cos_LK", cos_LK, persistent=False)
         self.register_buffer("sin_LK", sin_LK, persistent=False)
 
-    def rotate(self, q_BHLK: Tensor, k_BGLK: Tensor, offset: int = 0) -> tuple[Tensor, Tensor]:
-        """Turn both by positions ``offset`` onwards; beyond the table of ``max_len`` angles are computed anew."""
+    def rotate(self, q_BHLK: Tensor, k_BGLK: Tensor, offset: int | Tensor = 0) -> tuple[Tensor, Tensor]:
+        """Turn both by positions ``offset`` onwards, or by those given; beyond the table angles are computed anew."""
+        if isinstance(offset, Tensor):  # (B, L) places within max_len
+            tables = (self.cos_LK, self.sin_LK) if q_BHLK.dtype != torch.float64 else self._angles(0, len(self.cos_LK))
+            cos_BLK, sin_BLK = (table.to(q_BHLK)[offset].unsqueeze(1) for table in tables)
+            return turn(q_BHLK, cos_BLK, sin_BLK), turn(k_BGLK, cos_BLK, sin_BLK)
         end = offset + q_BHLK.shape[2]
         if end <= self.cos_LK.shape[0] and q_BHLK.dtype != torch.float64:  # the table is of float32
             cos_LK, sin_LK = self.cos_LK[offset:end], self.sin_LK[offset:end]
