@@ -40,11 +40,13 @@ class Classify(nn.Module):
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """``loss``, and ``logits`` (B, C)."""
-        x_BLD, _ = self.backbone(self.stem(batch["inputs"]))
-        if self.pool == "mean":
-            x_BD = x_BLD[:, self.before :].mean(1)
-        else:
-            x_BD = x_BLD[:, 0 if self.pool == "first" else -1]
-        logits_BC = widened(self.head(x_BD))
+        logits_BC = widened(self.head(self.embed(batch["inputs"])))
         loss = F.cross_entropy(logits_BC, batch["labels"], label_smoothing=self.label_smoothing)
         return {"loss": loss, "logits": logits_BC}
+
+    def embed(self, inputs: Tensor) -> Tensor:
+        """(B, D), of which the head reads the label."""
+        x_BLD, _ = self.backbone(self.stem(inputs))
+        if self.pool == "mean":
+            return x_BLD[:, self.before :].mean(1)
+        return x_BLD[:, 0 if self.pool == "first" else -1]

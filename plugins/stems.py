@@ -60,12 +60,7 @@ class PatchStem(nn.Module):
 
     def forward(self, inputs_BCHW: Tensor) -> Tensor:
         """(B, channels, height, width) to (B, L, D)."""
-        B, C, H, W = inputs_BCHW.shape
-        p = self.patch_size
-        if (self.image_size, self.image_size) != (H, W):
-            raise ValueError(f"images of {H} x {W} pixels met a stem for {self.image_size} x {self.image_size}")
-        patches = inputs_BCHW.reshape(B, C, H // p, p, W // p, p).permute(0, 2, 4, 1, 3, 5).reshape(B, -1, C * p * p)
-        x_BLD = self.projection(patches)
+        B, x_BLD = len(inputs_BCHW), self.projection(self.cut(inputs_BCHW))
         before = [self.token_D, self.register_ND]
         tokens = [
             vectors.to(x_BLD.dtype).view(1, -1, x_BLD.shape[2]).expand(B, -1, -1)
@@ -75,6 +70,14 @@ class PatchStem(nn.Module):
         if tokens:
             x_BLD = torch.cat([*tokens, x_BLD], dim=1)
         return self.dropout(x_BLD)
+
+    def cut(self, inputs_BCHW: Tensor) -> Tensor:
+        """The pixels of each patch, (B, patches, channels * patch_size^2), row by row."""
+        B, C, H, W = inputs_BCHW.shape
+        p = self.patch_size
+        if (self.image_size, self.image_size) != (H, W):
+            raise ValueError(f"images of {H} x {W} pixels met a stem for {self.image_size} x {self.image_size}")
+        return inputs_BCHW.reshape(B, C, H // p, p, W // p, p).permute(0, 2, 4, 1, 3, 5).reshape(B, -1, C * p * p)
 
 
 @register("stem", "vectors")

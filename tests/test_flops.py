@@ -98,7 +98,7 @@ def test_flops_of_parts_add_up():
 def test_state_bytes_are_those_of_the_state(words, expected):
     objective, _ = model(*words)
     for length in (16, 64):
-        assert memory.decoding_state_bytes(objective, length, torch.device("cpu")) == expected(length)
+        assert memory.decoding_state_bytes(objective, {"max_len": length}, torch.device("cpu")) == expected(length)
 
 
 def test_peak_memory_sees_what_was_held():

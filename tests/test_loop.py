@@ -413,7 +413,7 @@ def test_the_schedule_sets_the_learning_rate(here, monkeypatch):
     ("words", "message"),
     [
         (["dim=30", "mixer.heads=4"], "dim=30 is not divisible by mixer.heads=4"),
-        (["mixer.heads=4", "mixer.kv_heads=3"], "heads to be a multiple of kv_heads"),
+        (["mixer.heads=4", "mixer.kv_heads=3"], "heads a multiple of kv_heads"),
         (["dim=6", "mixer.heads=2"], "position=rotary needs an even head_dim, given 3"),
         (["objective=classify"], "objective=classify reads labels from a batch, and task=parity gives inputs, targets"),
         (["layers=0"], "layers=0: expected at least 1"),

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from zoo.composition import Config
-from zoo.contracts import HasImplementations, HasInactiveParameters, PackedWeight, Task
+from zoo.contracts import HasEmbedding, HasImplementations, HasInactiveParameters, PackedWeight, Probe, Task
 from zoo.errors import ZooError
 from zoo.factory import build
 from zoo.seeds import derive
@@ -73,6 +73,29 @@ def make_objective(config: Config, task: Task) -> nn.Module:
     return objective
 
 
+def make_probe(config: Config, objective: Any, task: Task) -> Probe | None:
+    """The run's probe, if it has one; the objective is then asked for what the probe reads off its embeddings.
+
+    Raises:
+        ZooError: the objective has no embedding, or the task no labels.
+    """
+    name = config["probe"]["_component_"].split("/")[1]
+    probe = user_error(build, config["probe"], **facts_of(config, task))
+    if probe is None:
+        return None
+    if not isinstance(objective, HasEmbedding) or "labels" not in task.gives:
+        raise ZooError(
+            f"probe={name} judges embeddings by labels, and objective={_name(config, 'objective')} with "
+            f"task={_name(config, 'task')} gives none; choose another objective or task, or probe=none"
+        )
+    objective.asks = f"{name}_probe"  # type: ignore[attr-defined]
+    return cast(Probe, probe)
+
+
+def _name(config: Config, kind: str) -> str:
+    return str(config[kind]["_component_"].split("/")[1])
+
+
 def start(objective: nn.Module, folder: Path) -> None:
     """Take the weights of a finished run; a low-bit linear has the names of a dense one, so it starts from that.
 
@@ -127,14 +150,19 @@ def decoding_place(accelerator: str, precision: str) -> tuple[torch.device, torc
 
 
 def _fits(config: Config, objective: Any, task: Task) -> None:
-    names = {kind: config[kind]["_component_"].split("/")[1] for kind in ("objective", "task")}
+    names = {kind: _name(config, kind) for kind in ("objective", "task", "probe")}
     missing = [key for key in objective.needs if key not in task.gives]
     if missing:
         raise ZooError(
             f"objective={names['objective']} reads {', '.join(missing)} from a batch, and task={names['task']} gives "
             f"{', '.join(task.gives)}; choose another objective (zoo list objective) or task (zoo list task)"
         )
-    missing = [key for key in task.judges if key not in objective.gives]
+    missing = [key for key in task.judges if key not in objective.gives and names["probe"] == "none"]
+    if missing and isinstance(objective, HasEmbedding):
+        raise ZooError(
+            f"objective={names['objective']} gives embeddings, which a probe judges; add one, such as probe=linear "
+            f"(zoo list probe)"
+        )
     if missing:
         raise ZooError(
             f"task={names['task']} is judged by {', '.join(missing)}, and objective={names['objective']} gives "

@@ -16,8 +16,8 @@ from zoo.schema import ROOT_KEYS, store_schemas
 Config = dict[str, Any]
 """A resolved run: plain numbers, strings, lists and dicts, each component with its hyperparameters in place."""
 
-NOT_THE_MODEL = ("seed", "steps", "task", "optimizer", "schedule", "trainer", "logger", "runs", "experiment", "arch",
-                 "evaluate_every", "log_every", "hydra", "compare")  # fmt: skip
+NOT_THE_MODEL = ("seed", "steps", "task", "probe", "optimizer", "schedule", "trainer", "logger", "runs", "experiment",
+                 "arch", "evaluate_every", "log_every", "hydra", "compare")  # fmt: skip
 
 
 def prepare() -> None:
@@ -90,7 +90,7 @@ def resolve(cfg: Any, choices: Mapping[str, Any], overrides: Sequence[str]) -> C
     arch = str(choices.get("arch"))
     variant = [word for word in overrides if key_of(word).lstrip("+~").split(".")[0].split("@")[0] not in NOT_THE_MODEL]
     plain |= {"arch": arch, "label": " ".join([arch, *variant]), "overrides": list(overrides)}
-    for key in ("objective", "task", "optimizer", "schedule"):
+    for key in ("objective", "task", "probe", "optimizer", "schedule"):
         plain[key] = _fill(roots[key], key, roots, ())
     return plain
 

@@ -102,8 +102,10 @@ class Objective(Protocol):
         gives: the keys of its output that a task's metric may read, besides ``loss``.
 
     Optional: ``init_state`` and ``step(inputs_BL, state, mask_BL=None)`` (decoding), with ``read(source_BM, state,
-    mask_BM=None)`` before the first step where it decodes from a source. ``asks = "masked"`` says that the question is
-    its own and not the task's: its output then has ``targets`` (B, S), and its metrics are named ``masked_...``.
+    mask_BM=None)`` before the first step where it decodes from a source; ``embed`` (:class:`HasEmbedding`). A module of
+    it with ``frozen = True`` is a copy that the loop leaves alone: a teacher. ``asks = "masked"`` says that the
+    question is its own and not the task's: its output then has ``targets`` (B, S), and its metrics are named
+    ``masked_...``.
     """
 
     needs: ClassVar[tuple[str, ...]]
@@ -276,6 +278,18 @@ class Optimizer(Protocol):
         ...
 
 
+class Probe(Protocol):
+    """Judges frozen embeddings: fitted to labelled ones, it says what others are. Nothing when the run has none."""
+
+    def fit(self, embeddings_ND: Tensor, labels_N: Tensor) -> None:
+        """Fit to labelled examples of the training data."""
+        ...
+
+    def __call__(self, embeddings_ND: Tensor) -> Tensor:
+        """Logits (N, C)."""
+        ...
+
+
 class Schedule(Protocol):
     """The multiplier of the learning rate at a step, from 0 to ``steps - 1``.
 
@@ -315,6 +329,15 @@ class HasChoices(Protocol):
 
     def parts(self) -> int:
         """How many parts there are."""
+        ...
+
+
+@runtime_checkable
+class HasEmbedding(Protocol):
+    """An objective whose encoder makes one vector of an input, which a probe may judge."""
+
+    def embed(self, inputs: Tensor) -> Tensor:
+        """(B, D)."""
         ...
 
 

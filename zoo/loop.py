@@ -10,10 +10,20 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from zoo.contracts import Batch, HasAfterOptimizerStep, HasProgress, HasSideLosses, HasSideMetrics, Schedule, Task
+from zoo.contracts import (
+    Batch,
+    HasAfterOptimizerStep,
+    HasProgress,
+    HasSideLosses,
+    HasSideMetrics,
+    Probe,
+    Schedule,
+    Task,
+)
 from zoo.errors import RunFailed
 from zoo.factory import Factory
-from zoo.judging import judge
+from zoo.judging import judge, labelled_embeddings, trained_modules
+from zoo.measure.embeddings import diagnostics
 from zoo.optimization import parameter_groups
 from zoo.seeds import reseed
 
@@ -70,6 +80,7 @@ class Loop(L.LightningModule):
         seed: int,
         log_every: int,
         record: Callable[[int, dict[str, float]], None],
+        probe: Probe | None = None,
     ) -> None:
         super().__init__()
         self.objective, self.task = objective, task
@@ -77,9 +88,11 @@ class Loop(L.LightningModule):
         self.seed, self.log_every, self.record = seed, log_every, record
         self.splits: tuple[str, ...] = ("validation",)
         self.results: dict[str, dict[str, float]] = {}
-        self._losses = [m for m in objective.modules() if isinstance(m, HasSideLosses)]
-        self._reports = [m for m in objective.modules() if isinstance(m, HasSideMetrics)]
-        modules = list(objective.modules())
+        self.probe = probe
+        self.embeddings: dict[str, float] = {}
+        modules = list(dict.fromkeys(trained_modules(objective)))
+        self._losses = [m for m in modules if isinstance(m, HasSideLosses)]
+        self._reports = [m for m in modules if isinstance(m, HasSideMetrics)]
         self._paced: list[HasProgress] = [m for m in modules if isinstance(m, HasProgress)]
         self._followers: list[HasAfterOptimizerStep] = [m for m in modules if isinstance(m, HasAfterOptimizerStep)]
         self._decay = getattr(schedule, "weight_decay", None)
@@ -168,10 +181,21 @@ class Loop(L.LightningModule):
             raise RunFailed(f"the loss became {read['train/loss']} by step {step}; a lower learning rate may help")
         self.record(step, read)
 
+    def on_validation_epoch_start(self) -> None:
+        """Fit the probe to what the encoder makes of labelled training examples now."""
+        if self.probe is not None:
+            embeddings_ND, labels_N = labelled_embeddings(self.objective, self.task, self.device)
+            self.probe.fit(embeddings_ND, labels_N)
+            self.embeddings = diagnostics(embeddings_ND)
+            step = self.steps if self.trainer.testing else self.global_step
+            self.record(step, {f"embedding/{name}": value for name, value in self.embeddings.items()})
+
+    on_test_epoch_start = on_validation_epoch_start
+
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Add this batch to the sums of its split."""
         outputs = self.objective(batch)
-        for name, (total, count) in judge(self.objective, self.task, outputs, batch).items():
+        for name, (total, count) in judge(self.objective, self.task, outputs, batch, self.probe).items():
             sums = self._totals.setdefault(dataloader_idx, {}).setdefault(
                 name, [torch.zeros_like(total), torch.zeros_like(count)]
             )

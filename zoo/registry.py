@@ -30,6 +30,7 @@ KINDS: dict[str, str] = {
     "objective": "heads and a loss over a backbone: batch -> {'loss': ...}",
     "task": "data and the metric that judges it",
     "family": "a published family of models: its weights become ours, and back",
+    "probe": "judges embeddings: fitted to labelled ones, (N, D) -> logits (N, C)",
     "optimizer": "named parameter groups -> torch.optim.Optimizer",
     "schedule": "step -> a multiplier of the learning rate",
 }
@@ -48,6 +49,7 @@ FACTS: dict[str, frozenset[str]] = {
     "objective": _PLACE | _DATA,
     "task": frozenset(),
     "family": frozenset(),
+    "probe": frozenset({"classes"}),
     "optimizer": frozenset({"parameters"}),
     "schedule": frozenset({"steps"}),
 }

@@ -19,6 +19,7 @@ from zoo.assembly import (
     facts_of,
     implementations,
     make_objective,
+    make_probe,
     make_task,
     start,
     user_error,
@@ -31,7 +32,7 @@ from zoo.identity import code_hashes
 from zoo.judging import asks, metric
 from zoo.loggers import MetricsFile, finish_logger, make_logger
 from zoo.loop import Held, Loop, Stream
-from zoo.measure import choices, flops, memory, weights
+from zoo.measure import choices, embeddings, flops, memory, weights
 
 Row = dict[str, Any]
 
@@ -51,6 +52,7 @@ class Session:
         self.peak = memory.Peak(self.chosen["accelerator"])
         self.task = make_task(config)
         self.objective = make_objective(config, self.task)
+        self.probe = make_probe(config, self.objective, self.task)
         if config.get("start_from") is not None:
             start(self.objective, Path(config["start_from"]))
         self.implementations = implementations(self.objective, self.chosen["accelerator"], self.chosen["precision"])
@@ -129,6 +131,7 @@ class Session:
             config["seed"],
             config["log_every"],
             self._record,
+            self.probe,
         )
 
     def _trainer(self) -> L.Trainer:
@@ -175,6 +178,11 @@ class Session:
             self.keeper.load_state_dict(keeper_state(saved))
         return self.peak.read()
 
+    def _embedding(self) -> Row | None:
+        """Measures of the embeddings that the probe judged at the end, and whether they collapsed."""
+        found = self.loop.embeddings
+        return {**found, "collapse": embeddings.collapse(found, self.config["dim"])} if found else None
+
     def _row(self, results: dict[str, dict[str, float]], peak: int | None) -> Row:
         task, seconds, own_question = self.task, self.keeper.trained_seconds, bool(asks(self.objective))
         tokens, length = self.step_tokens * self.steps, task.facts()["max_len"]
@@ -182,6 +190,7 @@ class Session:
             **self.facts,
             "status": "finished",
             "asks": asks(self.objective),
+            "embedding": self._embedding(),
             "metric": metric(self.objective, task),
             "higher_is_better": task.higher_is_better,
             "solved": None if own_question else task.solved,

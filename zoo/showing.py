@@ -22,7 +22,7 @@ def show(overrides: Sequence[str]) -> None:
         f"[bold]{config['label']}[/bold]  "
         + " ".join(f"{key}={config[key]}" for key in ("dim", "layers", "steps", "seed"))
     )
-    for key in ("task", "objective", "optimizer", "schedule"):
+    for key in ("task", "objective", "probe", "optimizer", "schedule"):
         _grow(tree, key, config[key])
     console.print(tree)
     facts, parts = measure(config)

@@ -40,6 +40,7 @@ CHECKS: dict[str, list[Check]] = {
     ],
     "norm": [others.norm_keeps_shape],
     "position": [others.position_goes_on_at_an_offset],
+    "probe": [others.probe_reads_off_what_is_plain],
     "family": [others.family_gives_back_what_it_was_given],
     "optimizer": [others.optimizer_lowers_a_loss],
     "schedule": [others.schedule_stays_between_zero_and_one],

@@ -69,6 +69,23 @@ def family_gives_back_what_it_was_given(name: str) -> None:
         assert found == expected, f"the {made} of the config that came back: {found}, expected {expected}"
 
 
+def probe_reads_off_what_is_plain(name: str) -> None:
+    """Embeddings in one heap a class are told apart, those without a sign of it are not; ``none`` builds nothing."""
+    probe = parts.factory("probe", name)(classes=3)
+    if probe is None:
+        return
+    source = torch.Generator().manual_seed(0)
+    labels_N = torch.randint(0, 3, (300,), generator=source)
+    noise_ND = torch.randn(300, 8, generator=source)
+    heaps_ND = noise_ND + 20 * torch.nn.functional.one_hot(labels_N, 8)
+    for embeddings_ND, low, high in ((heaps_ND, 0.99, 1.0), (noise_ND, 0.15, 0.55)):
+        probe.fit(embeddings_ND[:200], labels_N[:200])
+        logits_NC = probe(embeddings_ND[200:])
+        assert logits_NC.shape == (100, 3)
+        right = (logits_NC.argmax(1) == labels_N[200:]).double().mean().item()
+        assert low <= right <= high, f"{right:.2f} of labels were right, expected {low} to {high}"
+
+
 def optimizer_lowers_a_loss(name: str) -> None:
     """Two hundred steps at the default learning rate lower the loss of a small regression by a tenth."""
     from zoo.optimization import parameter_groups

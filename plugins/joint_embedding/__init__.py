@@ -1,0 +1,1 @@
+"""Predicting embeddings of what is hidden, and the rival that predicts the inputs themselves."""

@@ -1,0 +1,127 @@
+"""Predict the embeddings of what is hidden from the embeddings of what is seen."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from zoo import register
+
+from .masks import block_split, span_split
+from .parts import Encoder, Predictor, Teacher, take
+from .regularisers import sigreg, variance_covariance
+
+
+@register("objective", "jepa")
+class JEPA(nn.Module):
+    """Predict embeddings of hidden regions from what is seen (I-JEPA), for any encoder.
+
+    Assran et al. 2023, arXiv:2301.08243. Of images ``blocks`` rectangles are targets, each predicted by itself; of
+    sequences spans, a share of ``hidden``. The encoder reads the visible places alone; the teacher, a moving average of
+    it, reads everything, and its outputs, each normalised, are what is to be predicted. ``averaged_layers`` takes the
+    mean of the teacher's last layers (Baevski et al. 2022, arXiv:2202.03555, data2vec). With ``teacher=none`` the
+    encoder is its own teacher, and ``regulariser`` keeps it from collapsing: ``variance_covariance`` (Bardes et al.
+    2021, arXiv:2105.04906) or ``sigreg`` (Balestriero and LeCun 2025, arXiv:2511.08544) on the mean over visible
+    places, weighed by ``regulariser_weight``. It gives embeddings; a ``probe`` judges them.
+    """
+
+    needs = ("inputs",)
+    gives = ()
+
+    def __init__(
+        self,
+        dim: int,
+        stem,
+        backbone,
+        predictor_backbone,
+        precise_linear,
+        teacher: Literal["average", "none"] = "average",
+        momentum: float = 0.99,
+        loss: Literal["smooth_l1", "l2"] = "smooth_l1",
+        regulariser: Literal["none", "variance_covariance", "sigreg"] = "none",
+        regulariser_weight: float = 1.0,
+        averaged_layers: int = 1,
+        blocks: int = 4,
+        target_scale: list[float] = [0.15, 0.2],  # noqa: B006
+        target_aspect: list[float] = [0.75, 1.5],  # noqa: B006
+        context_scale: list[float] = [0.85, 1.0],  # noqa: B006
+        hidden: float = 0.5,
+        span: int = 8,
+        predictor_dim: int = 32,
+        predictor_layers: int = 2,
+    ) -> None:
+        super().__init__()
+        if teacher == "none" and regulariser == "none":
+            raise ValueError(
+                "objective.teacher=none with objective.regulariser=none collapses to one embedding for everything; "
+                "choose objective.regulariser=sigreg or variance_covariance"
+            )
+        if averaged_layers < 1 or blocks < 1 or not 0 < hidden < 1:
+            raise ValueError(
+                f"objective.averaged_layers={averaged_layers}, blocks={blocks}, hidden={hidden}: expected at least 1, "
+                f"at least 1, and a share between 0 and 1"
+            )
+        self.encoder = Encoder(stem, backbone)
+        self.grid = getattr(self.encoder.stem, "grid", None)
+        if self.grid is not None and self.grid[0]:
+            raise ValueError("objective=jepa needs patches alone: use stem.class_token=false and stem.registers=0")
+        if averaged_layers > len(self.encoder.backbone.blocks):
+            raise ValueError(f"objective.averaged_layers={averaged_layers}: the encoder has fewer layers")
+        self.predictor = Predictor(
+            dim, dim, predictor_dim, predictor_layers, predictor_backbone, precise_linear, self.encoder.stem
+        )
+        self.teacher = Teacher(self.encoder, momentum) if teacher == "average" else None
+        self.error = F.smooth_l1_loss if loss == "smooth_l1" else F.mse_loss
+        self.regulariser, self.regulariser_weight, self.averaged_layers = (
+            regulariser,
+            regulariser_weight,
+            averaged_layers,
+        )
+        self.blocks, self.scales = blocks, (tuple(target_scale), tuple(target_aspect), tuple(context_scale))
+        self.hidden, self.span = hidden, span
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """``loss``: the error of the predicted embeddings, and what keeps them apart."""
+        return {"loss": self.loss(batch["inputs"])}
+
+    def embed(self, inputs: Tensor) -> Tensor:
+        """(B, D): the mean over places of what the encoder, or its teacher, makes of the whole input."""
+        return (self.encoder if self.teacher is None else self.teacher)(inputs).mean(1)
+
+    def loss(self, inputs: Tensor) -> Tensor:
+        """A scalar; in evaluation of the same places every time."""
+        source = None if self.training else torch.Generator(inputs.device).manual_seed(0)
+        context_BS, target_BMT = self.split(inputs, source)
+        M = target_BMT.shape[1]
+        seen_BSD = self.encoder(inputs, context_BS)
+        wanted_BLD = self.targets(inputs)
+        asked_NT = target_BMT.flatten(0, 1)
+        predicted_NTD = self.predictor(seen_BSD.repeat_interleave(M, 0), context_BS.repeat_interleave(M, 0), asked_NT)
+        loss = self.error(predicted_NTD.float(), take(wanted_BLD.repeat_interleave(M, 0), asked_NT))
+        if self.regulariser == "none":
+            return loss
+        mean_BD = seen_BSD.float().mean(1)
+        spread = sigreg(mean_BD) if self.regulariser == "sigreg" else sum(variance_covariance(mean_BD))
+        return loss + self.regulariser_weight * spread
+
+    def targets(self, inputs: Tensor) -> Tensor:
+        """What is to be predicted, (B, L, D): each place normalised, without a gradient where a teacher gives it."""
+        encoder = self.encoder if self.teacher is None else self.teacher.module
+        with torch.set_grad_enabled(self.teacher is None and torch.is_grad_enabled()):
+            layers = encoder.layers(inputs, self.averaged_layers)
+            normal = [F.layer_norm(x_BLD.float(), x_BLD.shape[-1:]) for x_BLD in layers]
+            return torch.stack(normal).mean(0)
+
+    def split(self, inputs: Tensor, source: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """Visible places (B, S) and targets (B, M, T)."""
+        if self.grid is not None:
+            _, rows, columns = self.grid
+            return block_split(len(inputs), rows, columns, self.blocks, *self.scales, inputs.device, source)
+        context_BS, target_BT = span_split(*inputs.shape[:2], self.hidden, self.span, inputs.device, source)
+        return context_BS, target_BT.unsqueeze(1)
+
+    def after_optimizer_step(self, step: int, steps: int) -> None:
+        """The teacher follows."""
+        if self.teacher is not None:
+            self.teacher.follow(self.encoder, step, steps)

@@ -1,0 +1,108 @@
+"""Which places are context and which are targets: disjoint, exact in number, drawn on the device."""
+
+import torch
+from torch import Tensor
+
+from zoo.nn import spans
+
+ARRANGEMENTS = 4
+
+
+def random_split(batch_size: int, length: int, kept: float, device: torch.device, source=None) -> tuple[Tensor, Tensor]:
+    """A share of the places at random, and all others: (B, S) and (B, L - S), both rising.
+
+    Raises:
+        ValueError: one of the two would be empty.
+    """
+    count = round(kept * length)
+    if not 0 < count < length:
+        raise ValueError(
+            f"objective.visible={kept} of {length} places: expected at least one place seen and one hidden"
+        )
+    order_BL = torch.rand(batch_size, length, device=device, generator=source).argsort(1)
+    return order_BL[:, :count].sort(1).values, order_BL[:, count:].sort(1).values
+
+
+def span_split(
+    batch_size: int, length: int, hidden: float, span: int, device: torch.device, source=None
+) -> tuple[Tensor, Tensor]:
+    """Spans of neighbours as targets, and all other places as context, both rising.
+
+    Raises:
+        ValueError: one of the two would be empty.
+    """
+    count = max(1, round(hidden * length))
+    target_BT = spans(batch_size, length, count, min(span, count), device, source)
+    seen_BL = torch.ones(batch_size, length, dtype=torch.bool, device=device).scatter(1, target_BT, False)
+    if target_BT.shape[1] >= length:
+        raise ValueError(f"objective.hidden={hidden} of {length} places: expected at least one place seen")
+    return _places(seen_BL, length - target_BT.shape[1]), target_BT
+
+
+def block_split(
+    batch_size: int,
+    rows: int,
+    columns: int,
+    blocks: int,
+    scale: tuple[float, float],
+    aspect: tuple[float, float],
+    kept: tuple[float, float],
+    device: torch.device,
+    source=None,
+) -> tuple[Tensor, Tensor]:
+    """Rectangles of a grid as targets, and a larger rectangle without them as context (I-JEPA).
+
+    Assran et al. 2023, arXiv:2301.08243, section 3: sizes are drawn for the whole batch, places for each image, here of
+    four arrangements the one that leaves most to see. Returns context (B, S) and targets (B, blocks, T), rising; S is
+    the smallest context of the batch, to which the others are cut at random.
+
+    Raises:
+        ValueError: the targets leave nothing to see.
+    """
+    draw = torch.rand(3, generator=source if source is not None and source.device.type == "cpu" else None).tolist()
+    share, ratio, whole = (low + (high - low) * x for (low, high), x in zip((scale, aspect, kept), draw, strict=True))
+    height, width = _sides(share, ratio, rows, columns)
+    many = (batch_size, ARRANGEMENTS, blocks, rows * columns)
+    target_BAML = _rectangles(batch_size * ARRANGEMENTS * blocks, rows, columns, height, width, device, source).view(
+        many
+    )
+    seen_BL = _rectangles(batch_size, rows, columns, *_sides(whole, 1.0, rows, columns), device, source)
+    context_BAL = seen_BL.unsqueeze(1) & ~target_BAML.any(2)
+    best_B = context_BAL.sum(2).argmax(1)
+    row_B = torch.arange(batch_size, device=device)
+    context_BL, target_BML = context_BAL[row_B, best_B], target_BAML[row_B, best_B]
+    count = int(context_BL.sum(1).min())
+    if not count:
+        raise ValueError(
+            f"objective.blocks={blocks}, objective.target_scale={list(scale)}: the targets leave nothing of {rows} x "
+            f"{columns} places to see; fewer or smaller ones would"
+        )
+    rank_BL = torch.rand(context_BL.shape, device=device, generator=source) + context_BL  # context first, at random
+    return rank_BL.topk(count, dim=1).indices.sort(1).values, _places(target_BML, height * width)
+
+
+def _places(inside: Tensor, count: int) -> Tensor:
+    """Where a mask is true, (..., count), rising; as many as there are in every row, which nobody waits for."""
+    length = inside.shape[-1]
+    first = inside.long() * length - torch.arange(length, device=inside.device)
+    return first.topk(count, dim=-1).indices.sort(-1).values
+
+
+def _sides(share: float, ratio: float, rows: int, columns: int) -> tuple[int, int]:
+    """Whole sides of a rectangle of this share of the grid, higher than wide by the ratio."""
+    area = share * rows * columns
+    height, width = round((area * ratio) ** 0.5), round((area / ratio) ** 0.5)
+    return min(max(1, height), rows), min(max(1, width), columns)
+
+
+def _rectangles(
+    count: int, rows: int, columns: int, height: int, width: int, device: torch.device, source=None
+) -> Tensor:
+    """One rectangle in each row of (count, rows * columns), anywhere."""
+    corner = torch.rand(count, 2, device=device, generator=source)
+    top_N1 = (corner[:, :1] * (rows - height + 1)).long()
+    left_N1 = (corner[:, 1:] * (columns - width + 1)).long()
+    row_R, column_C = torch.arange(rows, device=device), torch.arange(columns, device=device)
+    inside_NR = (row_R >= top_N1) & (row_R < top_N1 + height)
+    inside_NC = (column_C >= left_N1) & (column_C < left_N1 + width)
+    return (inside_NR.unsqueeze(2) & inside_NC.unsqueeze(1)).flatten(1)

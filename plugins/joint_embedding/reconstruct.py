@@ -1,0 +1,66 @@
+"""Predict the hidden inputs themselves: the rival of predicting embeddings."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from zoo import register
+
+from .masks import random_split
+from .parts import Encoder, Predictor, take
+
+
+@register("objective", "reconstruct")
+class Reconstruct(nn.Module):
+    """Predict the pixels of hidden patches, or the hidden tokens, from what is seen (masked autoencoder).
+
+    He et al. 2021, arXiv:2111.06377: the encoder reads ``visible`` of the places alone, a narrow decoder says what is
+    hidden; pixels of each patch are normalised, and the loss is their squared error, or the cross-entropy of tokens. It
+    gives embeddings; a ``probe`` judges them.
+    """
+
+    needs = ("inputs",)
+    gives = ()
+
+    def __init__(
+        self,
+        dim: int,
+        stem,
+        backbone,
+        predictor_backbone,
+        precise_linear,
+        vocab_size: int | None = None,
+        visible: float = 0.25,
+        predictor_dim: int = 32,
+        predictor_layers: int = 2,
+    ) -> None:
+        super().__init__()
+        self.encoder, self.visible = Encoder(stem, backbone), visible
+        self.patch_size = getattr(self.encoder.stem, "patch_size", None)
+        if self.encoder.before:
+            raise ValueError("objective=reconstruct needs patches alone: stem.class_token=false stem.registers=0")
+        if self.patch_size is None and vocab_size is None:
+            raise ValueError("objective=reconstruct needs a task of images or of tokens")
+        wanted = vocab_size if self.patch_size is None else self.encoder.stem.projection.in_features
+        self.predictor = Predictor(
+            dim, wanted, predictor_dim, predictor_layers, predictor_backbone, precise_linear, self.encoder.stem
+        )
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """``loss``; in evaluation of the same places every time."""
+        inputs = batch["inputs"]
+        source = None if self.training else torch.Generator(inputs.device).manual_seed(0)
+        length = self.encoder.stem.max_len if self.patch_size is not None else inputs.shape[1]
+        context_BS, hidden_BT = random_split(len(inputs), length, self.visible, inputs.device, source)
+        said_BTF = self.predictor(self.encoder(inputs, context_BS), context_BS, hidden_BT).float()
+        if self.patch_size is None:
+            loss = F.cross_entropy(said_BTF.flatten(0, 1), inputs.gather(1, hidden_BT).flatten())
+        else:
+            wanted_BLF = self.encoder.stem.cut(inputs).float()
+            wanted_BLF = F.layer_norm(wanted_BLF, wanted_BLF.shape[-1:], eps=1e-6)
+            loss = F.mse_loss(said_BTF, take(wanted_BLF, hidden_BT))
+        return {"loss": loss}
+
+    def embed(self, inputs: Tensor) -> Tensor:
+        """(B, D): the mean over places of what the encoder makes of the whole input."""
+        return self.encoder(inputs).mean(1)

@@ -1,0 +1,32 @@
+"""An encoder as it starts: what learning must beat."""
+
+import torch
+from torch import Tensor, nn
+
+from zoo import register
+
+from .parts import Encoder
+
+
+@register("objective", "untrained")
+class Untrained(nn.Module):
+    """An encoder that learns nothing, a strong control: a probe of random features knows much already.
+
+    Its loss is that of a number which starts and stays at zero, so that the run is like any other.
+    """
+
+    needs = ("inputs",)
+    gives = ()
+
+    def __init__(self, stem, backbone) -> None:
+        super().__init__()
+        self.encoder = Encoder(stem, backbone).requires_grad_(False)
+        self.nothing = nn.Parameter(torch.zeros(()))
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """``loss``: zero."""
+        return {"loss": self.nothing.square()}
+
+    def embed(self, inputs: Tensor) -> Tensor:
+        """(B, D): the mean over places of what the encoder makes of the input, but for what is before them."""
+        return self.encoder(inputs)[:, self.encoder.before :].mean(1)

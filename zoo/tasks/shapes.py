@@ -1,0 +1,100 @@
+"""Images of shapes among nuisances, made as they are needed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zoo.contracts import Batch, Task
+from zoo.errors import ZooError
+from zoo.registry import register
+from zoo.seeds import generator
+from zoo.tasks._metrics import Ratios, label_accuracy
+
+KINDS = ("disk", "ring", "square", "triangle", "plus", "bar", "pole", "dots")
+
+
+@register("task", "shapes", stem="patches", objective="classify")
+class Shapes(Task):
+    """Which of eight shapes is in a small image, whatever its place, size, brightness and the noise.
+
+    Disk, ring, square, triangle, plus, lying bar, standing bar and two dots; place, size, contrast and its sign,
+    brightness and ``noise`` are drawn for each image and say nothing of the shape. Images are standardised one by one,
+    fresh at each step, and made on the device. What predicts pixels spends itself on the nuisances.
+    """
+
+    gives, metric = ("inputs", "labels"), "accuracy"
+
+    def __init__(self, size: int = 16, noise: float = 0.1, batch_size: int = 64, test_size: int = 1000) -> None:
+        for name, value, least in (("size", size, 12), ("batch_size", batch_size, 1), ("test_size", test_size, 1)):
+            if value < least:
+                raise ZooError(f"task.{name}={value}: expected at least {least}")
+        if noise < 0:
+            raise ZooError(f"task.noise={noise}: expected at least 0")
+        self.size, self.noise, self.batch_size, self.test_size = size, noise, batch_size, test_size
+
+    def facts(self) -> dict[str, Any]:
+        """Images in, classes out."""
+        return {"image_size": self.size, "channels": 1, "classes": len(KINDS), "max_len": self.size**2}
+
+    def train_batch(self, step: int, seed: int, device: torch.device) -> Batch:
+        """Fresh images for this step and seed."""
+        return self._make(self.batch_size, generator(device, "shapes", "train", seed, step))
+
+    def held_out(self, split: str) -> list[Batch]:
+        """Fixed images."""
+        source = generator("cpu", "shapes", split)
+        return [self._make(min(250, self.test_size - first), source) for first in range(0, self.test_size, 250)]
+
+    def judge(self, outputs: Mapping[str, Tensor], batch: Batch) -> Ratios:
+        """Accuracy."""
+        return label_accuracy(outputs, batch["labels"])
+
+    def chance(self) -> dict[str, float]:
+        """Guessing."""
+        return {"guessing": 1 / len(KINDS)}
+
+    def tokens(self, batch: Batch) -> int:
+        """Images count as one each."""
+        return len(batch["inputs"])
+
+    def _make(self, count: int, source: torch.Generator) -> Batch:
+        device, size = source.device, self.size
+
+        def uniform(low: float, high: float) -> Tensor:
+            return low + (high - low) * torch.rand(count, 1, 1, generator=source, device=device)
+
+        label_B = torch.randint(0, len(KINDS), (count,), generator=source, device=device)
+        radius, across, down = (
+            uniform(low * size / 16, high * size / 16) for low, high in ((3.4, 5.2), (-3, 3), (-3, 3))
+        )
+        axis = torch.arange(size, device=device) - (size - 1) / 2
+        x, y = (axis[None, None, :] - across) / radius, (axis[None, :, None] - down) / radius
+        distance_B8HW = torch.stack(torch.broadcast_tensors(*_distances(x, y)), 1)
+        distance_BHW = distance_B8HW[torch.arange(count, device=device), label_B] * radius
+        sign = torch.where(uniform(0, 1) < 0.5, -1.0, 1.0)
+        image_BHW = (-2.5 * distance_BHW).sigmoid() * sign * uniform(0.6, 1.2) + uniform(-0.2, 0.2)
+        image_BHW = image_BHW + self.noise * torch.randn(count, size, size, generator=source, device=device)
+        mean, deviation = image_BHW.mean((1, 2), keepdim=True), image_BHW.std((1, 2), keepdim=True)
+        return {"inputs": ((image_BHW - mean) / deviation).unsqueeze(1), "labels": label_B}
+
+
+def _distances(x: Tensor, y: Tensor) -> list[Tensor]:
+    """How far each point is outside of each shape of radius about 1, negative inside; in the order of the names."""
+    round_, wide, high = (x * x + y * y).sqrt(), x.abs(), y.abs()
+    slope = 0.866 * wide + 0.5 * y
+    dots = torch.minimum(((x - 0.6) ** 2 + y * y).sqrt(), ((x + 0.6) ** 2 + y * y).sqrt())
+    cross = torch.minimum(torch.maximum(wide - 0.28, high - 1), torch.maximum(high - 0.28, wide - 1))
+    return [
+        round_ - 0.85,
+        (round_ - 0.75).abs() - 0.25,
+        torch.maximum(wide, high) - 0.8,
+        torch.maximum(-y - 0.5, slope - 0.5),
+        cross,
+        torch.maximum(wide - 1.05, high - 0.32),
+        torch.maximum(high - 1.05, wide - 0.32),
+        dots - 0.4,
+    ]
