@@ -456,3 +456,34 @@ def test_shapes_can_be_told_apart(here):
 def test_a_number_that_cannot_be_is_refused():
     with pytest.raises(ValueError, match=r"objective\.averaged_layers=0"):
         jepa("objective.averaged_layers=0")
+
+
+def test_a_collapsed_run_is_marked_in_tables_and_page(here):
+    from zoo.comparison.ledger import read_ledger
+    from zoo.comparison.page import write_page
+    from zoo.files import read_json, write_json
+
+    words = [
+        *SMALL[:4],
+        "objective=untrained",
+        "probe=linear",
+        "task.test_size=20",
+        "steps=1",
+        "trainer.progress=false",
+        "trainer.accelerator=cpu",
+        "experiment=marked",
+    ]
+    row = train(zoo.compose(*words))
+    assert row["embedding"]["collapse"] == ""
+    assert row["effective_rank"] == row["embedding"]["effective_rank"]
+    assert row["chance"] == {"guessing": 1 / 8}
+    folder = here / "runs" / "marked"
+    assert read_ledger(folder).standings[0].collapsed() == ""
+    path = folder / row["id"] / "result.json"
+    found = read_json(path)
+    found["embedding"]["collapse"] = "complete"
+    write_json(path, found)
+    ledger = read_ledger(folder)
+    assert ledger.tasks == ["shapes (linear probe)"]
+    assert ledger.standings[0].collapsed() == "1/1 collapsed (complete)"
+    assert "1/1 collapsed (complete)" in write_page(ledger).read_text()

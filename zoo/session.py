@@ -184,13 +184,15 @@ class Session:
         return {**found, "collapse": embeddings.collapse(found, self.config["dim"])} if found else None
 
     def _row(self, results: dict[str, dict[str, float]], peak: int | None) -> Row:
-        task, seconds, own_question = self.task, self.keeper.trained_seconds, bool(asks(self.objective))
+        task, seconds = self.task, self.keeper.trained_seconds
+        own_question = self.probe is None and bool(asks(self.objective))
         tokens, length = self.step_tokens * self.steps, task.facts()["max_len"]
         return {
             **self.facts,
             "status": "finished",
             "asks": asks(self.objective),
             "embedding": self._embedding(),
+            "effective_rank": self.loop.embeddings.get("effective_rank"),
             "metric": metric(self.objective, task),
             "higher_is_better": task.higher_is_better,
             "solved": None if own_question else task.solved,

@@ -24,6 +24,7 @@ COSTS = {
     "tokens_per_second": "tokens per second",
     "state_bytes": "state bytes",
     "peak_memory_bytes": "peak memory bytes",
+    "effective_rank": "effective rank of embeddings",
 }
 
 
@@ -65,6 +66,12 @@ class Standing:
         bar, sign = self.rows[0]["solved"], 1 if self.rows[0]["higher_is_better"] else -1
         count = sum(sign * value >= sign * bar for value in self.by_seed().values())
         return f"{count}/{len(self.rows) + len(self.failed)}"
+
+    def collapsed(self) -> str:
+        """How many runs ended with embeddings that are alike, or fill hardly any dimensions; empty where none did."""
+        kinds = [row["embedding"]["collapse"] for row in self.rows if row.get("embedding")]
+        found = sorted({kind for kind in kinds if kind})
+        return f"{sum(map(bool, kinds))}/{len(kinds)} collapsed ({', '.join(found)})" if found else ""
 
     def cost(self, key: str) -> float | None:
         """The mean of a cost over the reported runs."""
@@ -218,7 +225,7 @@ def _part_by_question(standings: list[Standing]) -> None:
     """Who was asked another question than the task's, such as masked tokens, is no rival of those who were not."""
     for standing in standings:
         if standing.rows and standing.rows[0].get("asks"):
-            standing.task = f"{standing.task} ({standing.rows[0]['asks']})"
+            standing.task = f"{standing.task} ({standing.rows[0]['asks'].replace('_', ' ')})"
 
 
 def _compare_to(standings: list[Standing], baseline: str | None) -> None:

@@ -106,6 +106,8 @@ def _table(ledger: Ledger, task: str) -> Table:
     names = [metric, "n", *(f"at {name}" for name in harder), "solved", "failed"]
     names += [f"vs {ledger.baseline}"] if ledger.baseline else []
     names += ["learning rate", "parameters", "B/weight", "FLOPs", "seconds", "state B"]
+    ranked = any(standing.cost("effective_rank") is not None for standing in standings)
+    names += ["rank"] if ranked else []
     table.add_column("", no_wrap=True)
     table.add_column("contestant", overflow="fold", min_width=min(20, max(len(s.contestant) for s in standings)))
     for name in names:
@@ -114,7 +116,8 @@ def _table(ledger: Ledger, task: str) -> Table:
     if rules:
         table.caption = "without a model: " + ", ".join(f"{name} {value:.4f}" for name, value in rules.items())
     for place, standing in enumerate(standings, 1):
-        table.add_row(*_cells(place, standing, harder, ledger.baseline is not None))
+        rank = [quantity(standing.cost("effective_rank"))] if ranked else []
+        table.add_row(*_cells(place, standing, harder, ledger.baseline is not None), *rank)
     return table
 
 
@@ -128,7 +131,7 @@ def _cells(place: int, standing: Standing, harder: list[str], baseline: bool) ->
     return [
         str(place) if score else "-",
         standing.contestant,
-        f"{score.mean:.4f}{half}" if score else standing.absent(),
+        f"{score.mean:.4f}{half} {standing.collapsed()}".strip() if score else standing.absent(),
         str(score.n if score else 0),
         *(f"{longer[name].mean:.4f}" if name in longer else "" for name in harder),
         standing.solved(),
