@@ -487,3 +487,25 @@ def test_a_collapsed_run_is_marked_in_tables_and_page(here):
     assert ledger.tasks == ["shapes (linear probe)"]
     assert ledger.standings[0].collapsed() == "1/1 collapsed (complete)"
     assert "1/1 collapsed (complete)" in write_page(ledger).read_text()
+
+
+def test_a_run_with_a_probe_is_exported_and_looked_into(zoo_main):
+    words = [
+        *SMALL,
+        "objective=jepa",
+        "probe=linear",
+        "task.test_size=40",
+        "steps=3",
+        "trainer.progress=false",
+        "trainer.accelerator=cpu",
+    ]
+    status, out, err = zoo_main("train", *words)
+    assert status == 0, err
+    line, run = out.strip().splitlines()
+    score = line.split()[2]
+    status, out, err = zoo_main("export", run)
+    assert status == 0, err
+    assert f"test linear_probe_accuracy {score}; as trained {score}" in out
+    status, out, err = zoo_main("inspect", run)
+    assert status == 0, err
+    assert "linear_probe_accuracy" in out

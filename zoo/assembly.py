@@ -16,6 +16,7 @@ from zoo.composition import Config
 from zoo.contracts import HasEmbedding, HasImplementations, HasInactiveParameters, PackedWeight, Probe, Task
 from zoo.errors import ZooError
 from zoo.factory import build
+from zoo.judging import labelled_embeddings
 from zoo.seeds import derive
 
 
@@ -90,6 +91,16 @@ def make_probe(config: Config, objective: Any, task: Task) -> Probe | None:
         )
     objective.asks = f"{name}_probe"  # type: ignore[attr-defined]
     return cast(Probe, probe)
+
+
+def fitted_probe(config: Config, objective: Any, task: Task) -> Probe | None:
+    """The probe of a finished run, fitted to its trained encoder as it was at the end; none where the run had none."""
+    if config.get("probe") is None:
+        return None
+    probe = make_probe(config, objective, task)
+    if probe is not None:
+        probe.fit(*labelled_embeddings(objective, task, torch.device("cpu")))
+    return probe
 
 
 def _name(config: Config, kind: str) -> str:
