@@ -302,8 +302,9 @@ def test_the_predictor_is_told_where_its_targets_stand():
 
 
 @pytest.mark.parametrize("words", [["arch=mamba", "position=sinusoidal_2d"], ["arch=lstm"], ["arch=mixtral"], ["arch=ternary"], ["arch=switch"], ["arch=vit", "stem.class_token=false"]], ids=" ".join)  # fmt: skip
-@pytest.mark.parametrize("kind", ["jepa", "jepa_pairs"])
-def test_any_encoder_learns_by_predicting(words, kind, here):
+def test_any_encoder_learns_by_predicting(words, here, monkeypatch):
+    monkeypatch.setattr("zoo.judging.EXAMPLES", 64)
+    kind = "jepa_pairs" if words == ["arch=lstm"] else "jepa"
     predictor = ["objective.predictor_dim=16"] if kind == "jepa" else []
     row = train(
         zoo.compose(
