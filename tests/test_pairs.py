@@ -195,7 +195,7 @@ def test_other_mistakes_with_files_of_pairs(tmp_path):
 def test_pairs_from_datasets_must_be_texts(tmp_path):
     from datasets import Dataset, DatasetDict
 
-    from zoo.tasks.pairs import read_pairs
+    from zoo.tasks._pair_files import read_pairs
 
     rows = {"source": WORDS, "target": WORDS}
     folder = tmp_path / "set"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any, cast
@@ -14,13 +13,11 @@ from zoo.composition import compose, prepare
 from zoo.contracts import Batch, Correspondence, Family
 from zoo.errors import RunFailed, ZooError
 from zoo.factory import build
-from zoo.files import atomic
+from zoo.huggingface import Tensors, read, reason, write
 from zoo.identity import code_hashes
 from zoo.registry import entries, target
 from zoo.saved import described, load, save
 
-Tensors = dict[str, Tensor]
-SHARDS = "model.safetensors.index.json"
 LONGEST_COMPARED = 1024
 """Tokens on which two models are compared; whatever looks further back is refused by its family's table."""
 
@@ -34,7 +31,7 @@ def from_huggingface(source: Any) -> nn.Module:
     Raises:
         ZooError: it is none of the registered families, or its tensors do not fit.
     """
-    return adopt(*_read(source), str(source) if isinstance(source, str | Path) else type(source).__name__)[0]
+    return adopt(*read(source), str(source) if isinstance(source, str | Path) else type(source).__name__)[0]
 
 
 def import_huggingface(source: str, to: Path | None) -> Path:
@@ -44,7 +41,7 @@ def import_huggingface(source: str, to: Path | None) -> Path:
         ZooError: it cannot be read, is none of the registered families, or there is no writing there.
         RunFailed: what was written does not read back to the bit; no file is left.
     """
-    model, about = adopt(*_read(source), source)
+    model, about = adopt(*read(source), source)
     path = to or Path(Path(source).resolve().name + ".safetensors")
     if path.is_dir() or path.resolve().parent == Path(source).resolve():
         raise ZooError(f"{path}: expected the name of a file that is not in {source}, such as --to model.safetensors")
@@ -80,21 +77,16 @@ def to_huggingface(source: Path, folder: Path) -> str:
             tensors = family.finish(theirs_of(family.correspondences(config), model.state_dict()), config)
             found, _ = adopt(config | {"model_type": family.model_type}, tensors, name)
         except (ZooError, ValueError, AttributeError, KeyError, TypeError, RuntimeError) as error:
-            reasons.append(f"{name}: {_reason(error)}")
+            reasons.append(f"{name}: {reason(error)}")
             continue
         batch = _example(about["facts"])
         if not torch.allclose(_outputs(found, batch), _outputs(model, batch), rtol=1e-4, atol=1e-5):
             reasons.append(f"{name}: it would compute something else")
             continue
         full = {**config, "model_type": family.model_type, "architectures": [family.architecture]}
-        _write(folder, full, tensors)
+        write(folder, full, tensors)
         return f"{folder}\n{family.architecture}: transformers.{family.architecture}.from_pretrained('{folder}')"
     raise ZooError(f"{source} is of no published family:\n  " + "\n  ".join(reasons))
-
-
-def _reason(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return f"it is built of other parts ({text})" if isinstance(error, AttributeError | KeyError) else text
 
 
 def _families() -> dict[str, Family]:
@@ -125,7 +117,7 @@ def adopt(config: dict[str, Any], tensors: Tensors, source: str) -> tuple[nn.Mod
     except KeyError as error:
         raise ZooError(f"{source}: its config has no {error}, which the family {name} needs") from error
     except (ZooError, ValueError, TypeError, AttributeError, ArithmeticError, RuntimeError) as error:
-        raise ZooError(f"{source}: its config is no {name} that can be built: {_reason(error)}") from error
+        raise ZooError(f"{source}: its config is no {name} that can be built: {reason(error)}") from error
     renamed = _renamed(family, tensors, {row.theirs for row in rows})
     ours = _ours(rows, family, family.prepare(renamed, config), model.state_dict(), source)
     if any(tensor.dtype == torch.float64 for tensor in ours.values()):
@@ -204,74 +196,6 @@ def theirs_of(rows: list[Correspondence], own: Tensors) -> Tensors:
         whole = whole.t() if row.transposed else whole
         found[row.theirs] = (whole if row.shape is None else whole.reshape(row.shape)).contiguous()
     return found
-
-
-def _read(source: Any) -> tuple[dict[str, Any], Tensors]:
-    """Config and tensors, from memory, a folder or the hub."""
-    if not isinstance(source, str | Path):
-        try:
-            return source.config.to_dict(), {name: tensor.detach() for name, tensor in source.state_dict().items()}
-        except AttributeError as error:
-            raise ZooError(f"{type(source).__name__} is no model of Hugging Face's: {error}") from error
-    folder = Path(source).expanduser()
-    if not folder.is_dir():
-        folder = _download(str(source))
-    try:
-        config = json.loads((folder / "config.json").read_text())
-    except (OSError, ValueError) as error:
-        raise ZooError(f"{folder}: no config.json that can be read ({error})") from error
-    if isinstance(config, dict) and "mask_token_id" not in config and (folder / "vocab.txt").is_file():
-        words = (folder / "vocab.txt").read_bytes().split(b"\n")
-        config |= {"mask_token_id": words.index(b"[MASK]")} if b"[MASK]" in words else {}
-    return config, _tensors(folder)
-
-
-def _tensors(folder: Path) -> Tensors:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    files = [folder / "model.safetensors"]
-    if (folder / SHARDS).is_file():
-        try:
-            names = json.loads((folder / SHARDS).read_text())["weight_map"].values()
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ZooError(f"{folder / SHARDS} has no weight_map that can be read ({_reason(error)})") from error
-        files = [folder / Path(name).name for name in sorted(set(names))]
-    found: Tensors = {}
-    for path in files:
-        try:
-            found |= load_file(path)
-        except (OSError, SafetensorError) as error:
-            pickled = " (a pickle, pytorch_model.bin, is not read: it may run anything)"
-            hint = pickled if (folder / "pytorch_model.bin").exists() else ""
-            raise ZooError(f"{path} cannot be read: {error}{hint}") from error
-    return found
-
-
-def _download(name: str) -> Path:
-    if name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise ZooError(f"there is no folder {name}; expected one with config.json and model.safetensors")
-    try:
-        from huggingface_hub import snapshot_download
-    except ImportError as error:
-        raise ZooError(f'{name} is no folder here; to read it as a name on the hub: pip install "zoo[hub]"') from error
-    try:
-        return Path(snapshot_download(name, allow_patterns=["config.json", "*.safetensors", SHARDS, "vocab.txt"]))
-    except Exception as error:  # of several libraries: no network, no such name, no permission
-        raise ZooError(f"{name} is no folder here, and the hub: {type(error).__name__}: {_reason(error)}") from error
-
-
-def _write(folder: Path, config: dict[str, Any], tensors: Tensors) -> None:
-    from safetensors.torch import save as to_bytes
-
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with atomic(folder / "model.safetensors") as file:
-            file.write(to_bytes(tensors, {"format": "pt"}))
-        with atomic(folder / "config.json") as file:
-            file.write((json.dumps(config, indent=2, sort_keys=True) + "\n").encode())
-    except OSError as error:
-        raise ZooError(f"{folder} cannot be written: {error.strerror or error}") from error
 
 
 def _example(facts: dict[str, Any]) -> Batch:

@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import math
-import warnings
-from collections.abc import Iterator, Mapping
-from functools import lru_cache
-from hashlib import md5, sha256
-from pathlib import Path
+from collections.abc import Mapping
+from hashlib import sha256
 from typing import Any
 
 import torch
@@ -21,11 +15,9 @@ from zoo.errors import ZooError
 from zoo.registry import register
 from zoo.seeds import generator
 from zoo.tasks._corpus import SPLITS
-from zoo.tasks._files import load_hub, read
 from zoo.tasks._metrics import Ratios, nats, token_accuracy
+from zoo.tasks._pair_files import read_pairs
 from zoo.tasks._pairs import FIRST, PairTask, pair_batch
-
-Pair = tuple[bytes, bytes]
 
 
 @register("task", "pairs")
@@ -122,118 +114,3 @@ class Pairs(PairTask):
             self._held[key] = tuple(tensor.to(rows.device) for tensor in sides)
         source, source_N, target, target_N = self._held[key]
         return pair_batch(source[rows], source_N[rows], target[rows], target_N[rows])
-
-
-@lru_cache(maxsize=4)
-def read_pairs(source: str, config: str | None, columns: tuple[str, str], max_bytes: int) -> dict[str, list[Pair]]:
-    """The pairs of each split, in the order of their hashes.
-
-    Raises:
-        ZooError: there is no such file, it holds no pairs, or too few to split.
-    """
-    path = Path(source).expanduser()
-    if path.is_file():
-        found = list(_from_file(path, columns))
-    elif path.is_dir():
-        found = list(_from_datasets(str(path), config, columns))
-    elif source.startswith((".", "/", "~")) or source.endswith((".tsv", ".csv", ".jsonl", ".txt")):
-        raise ZooError(f"task.source={source}: no such file (looked in {Path.cwd()})")
-    else:
-        found = list(_from_datasets(source, config, columns))
-    fitting = sorted({(_hash(a), a, b) for a, b in found if 0 < len(a) <= max_bytes and 0 < len(b) <= max_bytes})
-    left_out = sum(not (0 < len(a) <= max_bytes and 0 < len(b) <= max_bytes) for a, b in found)
-    if left_out:
-        warnings.warn(
-            f"{left_out} of {len(found)} pairs are empty or longer than task.max_bytes={max_bytes}, and left out",
-            stacklevel=2,
-        )
-    splits: dict[str, list[Pair]] = {split: [] for split in SPLITS}
-    for draw, a, b in fitting:
-        splits["validation" if draw % 20 == 0 else "test" if draw % 20 == 1 else "train"].append((a, b))
-    for split, pairs in splits.items():
-        if not pairs:
-            raise ZooError(
-                f"task.source={source}: of {len(fitting)} pairs that fit none falls into the {split} split; give more"
-            )
-    return splits
-
-
-def _hash(text: bytes) -> int:
-    return int.from_bytes(md5(text).digest(), "big")
-
-
-def _from_file(path: Path, columns: tuple[str, str]) -> Iterator[Pair]:
-    try:
-        text = read(path).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ZooError(f"task.source={path}: not a file of text in UTF-8 ({error.reason} at {error.start})") from error
-    rows = _csv(text, path) if path.suffix == ".csv" else _lines(text, path)
-    for place, row in rows:
-        if not isinstance(row, Mapping):
-            yield _encoded(row[0], place), _encoded(row[1], place)
-            continue
-        for column in columns:
-            if column not in row:
-                raise ZooError(
-                    f"{place}: expected texts under {' and '.join(columns)}, found {', '.join(map(str, row))}; "
-                    f"name them with task.columns=[...,...]"
-                )
-        yield _encoded(row[columns[0]], place), _encoded(row[columns[1]], place)
-
-
-def _encoded(value: Any, place: str) -> bytes:
-    """A text's bytes.
-
-    Raises:
-        ZooError: it is none.
-    """
-    if not isinstance(value, str):
-        raise ZooError(f"{place}: expected a text, found {value!r}")
-    try:
-        return value.encode()
-    except UnicodeEncodeError as error:
-        raise ZooError(f"{place}: {value[:40]!r} is no text that UTF-8 can write ({error.reason})") from error
-
-
-def _csv(text: str, path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Rows by the names of the header."""
-    number = 1
-    try:
-        for row in csv.DictReader(io.StringIO(text, newline="")):
-            number += 1
-            yield f"task.source={path}, row {number}", row
-    except csv.Error as error:
-        raise ZooError(f"task.source={path}, after row {number}: {error}") from error
-
-
-def _lines(text: str, path: Path) -> Iterator[tuple[str, Any]]:
-    """Lines of JSON objects, or of texts with tabs between them; empty lines do not count."""
-    for number, line in enumerate(text.split("\n"), 1):  # splitlines() would also cut within texts
-        line = line.removesuffix("\r")
-        place = f"task.source={path}, line {number}"
-        if not line.strip():
-            continue
-        if path.suffix != ".jsonl":
-            parts = line.split("\t")
-            if len(parts) < 2:
-                raise ZooError(f"{place}: expected two texts with a tab between, got {line[:60]!r}")
-            yield place, parts
-            continue
-        try:
-            value = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise ZooError(f"{place}: not JSON ({error})") from error
-        if not isinstance(value, dict):
-            raise ZooError(f"{place}: expected an object, got {line[:60]!r}")
-        yield place, value
-
-
-def _from_datasets(name: str, config: str | None, columns: tuple[str, str]) -> Iterator[Pair]:
-    loaded = load_hub(name, config)
-    for part in loaded.values():
-        missing = [column for column in columns if column not in part.column_names]
-        if missing:
-            raise ZooError(f"task.columns: {name} has the columns {', '.join(part.column_names)}, not {missing[0]}")
-        for number, (a, b) in enumerate(zip(part[columns[0]], part[columns[1]], strict=True)):
-            place = f"task.source={name}, row {number}"
-            yield _encoded(a, place), _encoded(b, place)

@@ -1,0 +1,98 @@
+"""Folders of Hugging Face's, and names on their hub: a config and tensors, read and written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from zoo.errors import ZooError
+from zoo.files import atomic
+
+Tensors = dict[str, Tensor]
+SHARDS = "model.safetensors.index.json"
+
+
+def read(source: Any) -> tuple[dict[str, Any], Tensors]:
+    """Config and tensors, from memory, a folder or the hub.
+
+    Raises:
+        ZooError: there is nothing that can be read.
+    """
+    if not isinstance(source, str | Path):
+        try:
+            return source.config.to_dict(), {name: tensor.detach() for name, tensor in source.state_dict().items()}
+        except AttributeError as error:
+            raise ZooError(f"{type(source).__name__} is no model of Hugging Face's: {error}") from error
+    folder = Path(source).expanduser()
+    if not folder.is_dir():
+        folder = _download(str(source))
+    try:
+        config = json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError) as error:
+        raise ZooError(f"{folder}: no config.json that can be read ({error})") from error
+    if isinstance(config, dict) and "mask_token_id" not in config and (folder / "vocab.txt").is_file():
+        words = (folder / "vocab.txt").read_bytes().split(b"\n")
+        config |= {"mask_token_id": words.index(b"[MASK]")} if b"[MASK]" in words else {}
+    return config, _tensors(folder)
+
+
+def _tensors(folder: Path) -> Tensors:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    files = [folder / "model.safetensors"]
+    if (folder / SHARDS).is_file():
+        try:
+            names = json.loads((folder / SHARDS).read_text())["weight_map"].values()
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ZooError(f"{folder / SHARDS} has no weight_map that can be read ({reason(error)})") from error
+        files = [folder / Path(name).name for name in sorted(set(names))]
+    found: Tensors = {}
+    for path in files:
+        try:
+            found |= load_file(path)
+        except (OSError, SafetensorError) as error:
+            pickled = " (a pickle, pytorch_model.bin, is not read: it may run anything)"
+            hint = pickled if (folder / "pytorch_model.bin").exists() else ""
+            raise ZooError(f"{path} cannot be read: {error}{hint}") from error
+    return found
+
+
+def _download(name: str) -> Path:
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise ZooError(f"there is no folder {name}; expected one with config.json and model.safetensors")
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError as error:
+        raise ZooError(f'{name} is no folder here; to read it as a name on the hub: pip install "zoo[hub]"') from error
+    try:
+        return Path(snapshot_download(name, allow_patterns=["config.json", "*.safetensors", SHARDS, "vocab.txt"]))
+    except Exception as error:  # of several libraries: no network, no such name, no permission
+        raise ZooError(f"{name} is no folder here, and the hub: {type(error).__name__}: {reason(error)}") from error
+
+
+def write(folder: Path, config: dict[str, Any], tensors: Tensors) -> None:
+    """``config.json`` and ``model.safetensors``.
+
+    Raises:
+        ZooError: there is no writing there.
+    """
+    from safetensors.torch import save as to_bytes
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with atomic(folder / "model.safetensors") as file:
+            file.write(to_bytes(tensors, {"format": "pt"}))
+        with atomic(folder / "config.json") as file:
+            file.write((json.dumps(config, indent=2, sort_keys=True) + "\n").encode())
+    except OSError as error:
+        raise ZooError(f"{folder} cannot be written: {error.strerror or error}") from error
+
+
+def reason(error: Exception) -> str:
+    """What went wrong, in one line."""
+    text = " ".join(str(error).split())
+    return f"it is built of other parts ({text})" if isinstance(error, AttributeError | KeyError) else text
