@@ -22,6 +22,7 @@ MISTAKES = [
     (["seed=one"], "expected int"),
     (["steps="], "steps=:"),
     (["trainer.progress=perhaps"], "trainer.progress=perhaps:"),
+    (["family=gpt2"], "family=gpt2: a family is no part of a run (zoo import hf and zoo export --hf use it)"),
     (["ffn.activation=tanh"], "ffn.activation=tanh: expected one of silu, gelu, gelu_tanh, sigmoid, relu"),
     (["backbone.mixer=lstm"], "choose it with mixer=lstm, or for this place alone with mixer@backbone.mixer=lstm"),
     (["mixer.linear=dense"], "choose it with linear=dense"),

@@ -15,7 +15,7 @@ from zoo.composition import hydra_ready
 from zoo.errors import ZooError, close, unknown
 from zoo.nodes import COMPONENT
 from zoo.registry import KINDS, entry
-from zoo.schema import SITES
+from zoo.schema import OUTSIDE, SITES
 
 
 @contextmanager
@@ -162,6 +162,8 @@ class _Checker:
         if item.is_delete() and not item.key_or_group.startswith("hydra"):
             return f"{item.input_line}: a run needs its {item.key_or_group}; choose another one"
         group, options = item.key_or_group, self.groups[item.key_or_group]
+        if group in OUTSIDE:
+            return f"{item.input_line}: a {group} is no part of a run ({OUTSIDE[group]}); choose arch=NAME"
         for value in self._values(item):
             if value not in options and not (value == "None" and group.startswith("hydra")):
                 shown = f"{group}@{item.package}" if item.package else group

@@ -77,7 +77,10 @@ class RunConfig:
     compare: CompareConfig = field(default_factory=CompareConfig)
 
 
-ROOT_KEYS = (*KINDS, *SITES)
+OUTSIDE = {"family": "zoo import hf and zoo export --hf use it"}
+"""Kinds that are no part of a run, and what they are for."""
+
+ROOT_KEYS = (*(kind for kind in KINDS if kind not in OUTSIDE), *SITES)
 """The keys of the root under which components sit."""
 
 
