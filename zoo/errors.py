@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 
@@ -37,3 +37,9 @@ def unknown(what: str, given: str, options: Iterable[str], prefix: str = "") -> 
     hint = f" Did you mean {' or '.join(prefix + name for name in near)}?" if near else ""
     exists = ", ".join(pool) if pool else "nothing"
     return f"There is no {what} called '{given}'.{hint} There is: {exists}."
+
+
+def first_of(problems: Sequence[str]) -> str:
+    """Three problems in one line, and how many more there are."""
+    more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
+    return "; ".join(problems[:3]) + more

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from zoo.composition import compose, prepare
 from zoo.contracts import Batch, Correspondence, Family
-from zoo.errors import RunFailed, ZooError
+from zoo.errors import RunFailed, ZooError, first_of
 from zoo.factory import build
 from zoo.huggingface import Tensors, read, reason, write
 from zoo.identity import code_hashes
 from zoo.registry import entries, target
-from zoo.saved import described, load, save
+from zoo.saved import described, filled, load, save, with_tied
 
 LONGEST_COMPARED = 1024
 """Tokens on which two models are compared; whatever looks further back is refused by its family's table."""
@@ -120,14 +120,7 @@ def adopt(config: dict[str, Any], tensors: Tensors, source: str) -> tuple[nn.Mod
         raise ZooError(f"{source}: its config is no {name} that can be built: {reason(error)}") from error
     renamed = _renamed(family, tensors, {row.theirs for row in rows})
     ours = _ours(rows, family, family.prepare(renamed, config), model.state_dict(), source)
-    if any(tensor.dtype == torch.float64 for tensor in ours.values()):
-        model = model.double()
-    own = model.state_dict(keep_vars=True)
-    tied = {id(own[name]) for name in ours}
-    missing = [name for name in own if id(own[name]) not in tied]
-    if missing:
-        raise ZooError(f"the family {name} does not say what {', '.join(missing)} is; its plugin is at fault")
-    model.load_state_dict(ours, strict=False)
+    model = filled(model, with_tied(model, ours), f"the table of the family {name}")
     about = {"layout": None, "objective": composed["objective"], "facts": facts, "label": f"{name} {source}"}
     about |= {"id": None, "task": None, "seed": None, "code": code_hashes({"objective": composed["objective"]})}
     return model.eval(), about
@@ -176,8 +169,7 @@ def _ours(rows: list[Correspondence], family: Family, tensors: Tensors, own: Ten
         elif not torch.equal(tensors[name], tensors[str(same)]):
             problems.append(f"{name} is not {same}, which its config says it is")
     if problems:
-        more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise ZooError(f"{source} does not fit: {'; '.join(problems[:3])}{more}")
+        raise ZooError(f"{source} does not fit: {first_of(problems)}")
     return found
 
 

@@ -15,7 +15,7 @@ from torch import nn
 from zoo.checkpoint import keeper_state
 from zoo.checkpoint import load as load_checkpoint
 from zoo.composition import Config, prepare
-from zoo.errors import ZooError
+from zoo.errors import ZooError, first_of
 from zoo.factory import build
 from zoo.files import atomic, read_json, read_yaml
 from zoo.identity import CORE, code_hashes
@@ -44,7 +44,7 @@ class Finished:
             raise ZooError(f"{self.folder} was made by an earlier version; make it again: {self.command()}")
         prepare()
         _note_changes(self.row["code"], self.config["objective"], str(self.folder))
-        return _filled(_built(self.config["objective"], self.row["facts"]), self.weights(), str(self.folder)).eval()
+        return filled(_built(self.config["objective"], self.row["facts"]), self.weights(), str(self.folder)).eval()
 
     def weights(self) -> dict[str, torch.Tensor]:
         """The objective's tensors by name, from the last checkpoint.
@@ -109,12 +109,19 @@ def fill(model: nn.Module, tensors: dict[str, torch.Tensor], source: str) -> Non
         if own[name].shape != tensors[name].shape
     ]
     if problems:
-        more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise ZooError(f"{source} does not fit this model: {'; '.join(sorted(problems)[:3])}{more}")
+        raise ZooError(f"{source} does not fit this model: {first_of(sorted(problems))}")
     model.load_state_dict(tensors)
 
 
-def _filled(model: nn.Module, tensors: dict[str, torch.Tensor], source: str) -> nn.Module:
+def with_tied(model: nn.Module, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """These tensors, and again under each name that the model ties to one of theirs."""
+    own = model.state_dict(keep_vars=True)
+    known = {id(own[name]): tensor for name, tensor in tensors.items() if name in own}
+    missing = [name for name in own if name not in tensors and id(own[name]) in known]
+    return tensors | {name: known[id(own[name])] for name in missing}
+
+
+def filled(model: nn.Module, tensors: dict[str, torch.Tensor], source: str) -> nn.Module:
     """As :func:`fill`, in the precision of the tensors."""
     if any(tensor.dtype == torch.float64 for tensor in tensors.values()):
         model = model.double()
@@ -191,10 +198,7 @@ def described(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     model = _built(about["objective"], about["facts"])
     if about["layout"] is not None:
         pack_(model, about["layout"])
-    own = model.state_dict(keep_vars=True)
-    tied = {id(own[name]): tensor for name, tensor in tensors.items() if name in own}
-    missing = [name for name in own if name not in tensors and id(own[name]) in tied]
-    return _filled(model, tensors | {name: tied[id(own[name])] for name in missing}, str(path)).eval(), about
+    return filled(model, with_tied(model, tensors), str(path)).eval(), about
 
 
 def _built(objective: Config, facts: dict[str, Any]) -> nn.Module:

@@ -98,11 +98,8 @@ class Attention(Heads):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None, dict | None]:
         """Queries, all keys and values that they may see, who sees whom, and the next state."""
         L = x_BLD.shape[1]
-        q_BHLK = self.split(self.query(x_BLD), self.heads)
-        k_BGMK, v_BGMK = (self.split(part(x_BLD), self.kv_heads) for part in (self.key, self.value))
-        offset, plain_BHLK = 0 if state is None else state["seen"], q_BHLK
-        if self.position is not None:
-            q_BHLK, k_BGMK = self.position.rotate(q_BHLK, k_BGMK, offset if places_BL is None else places_BL)
+        offset = 0 if state is None else state["seen"]
+        q_BHLK, k_BGMK, v_BGMK, plain_BHLK = self.project(x_BLD, offset if places_BL is None else places_BL)
         first, padding_B = 0, None
         if state is None and mask_BL is not None and self.absolute:
             padding_B = mask_BL.byte().argmax(1)
@@ -123,6 +120,14 @@ class Attention(Heads):
             if mask is not None:
                 mask = pad(mask, (self.sinks, 0), value=1 if mask.dtype == torch.bool else 0)
         return q_BHLK, k_BGMK, v_BGMK, mask, state
+
+    def project(self, x_BLD: Tensor, offset: int | Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Queries and keys turned by their positions, values, and the queries as they were before."""
+        plain_BHLK = q_BHLK = self.split(self.query(x_BLD), self.heads)
+        k_BGLK, v_BGLK = (self.split(part(x_BLD), self.kv_heads) for part in (self.key, self.value))
+        if self.position is not None:
+            q_BHLK, k_BGLK = self.position.rotate(q_BHLK, k_BGLK, offset)
+        return q_BHLK, k_BGLK, v_BGLK, plain_BHLK
 
     def _with_sinks(
         self, q_BHLK: Tensor, plain_BHLK: Tensor, k_BGMK: Tensor, v_BGMK: Tensor

@@ -105,10 +105,7 @@ class SparseAttention(Attention):
 
     def flex(self, x_BLD: Tensor, attention) -> Tensor:
         """What heads make of a whole sequence, (B, H, L, K), by this form of FlexAttention."""
-        q_BHLK = self.split(self.query(x_BLD), self.heads)
-        k_BGLK, v_BGLK = (self.split(part(x_BLD), self.kv_heads) for part in (self.key, self.value))
-        if self.position is not None:
-            q_BHLK, k_BGLK = self.position.rotate(q_BHLK, k_BGLK, 0)
+        q_BHLK, k_BGLK, v_BGLK, _ = self.project(x_BLD, 0)
         blocks = _block_mask(self.pattern, x_BLD.shape[1], x_BLD.device)
         return attention(q_BHLK, k_BGLK, v_BGLK, block_mask=blocks, enable_gqa=self.heads != self.kv_heads)
 

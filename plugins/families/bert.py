@@ -7,7 +7,7 @@ from torch import Tensor
 
 from zoo import Correspondence, Family, register
 
-from .common import ACTIVATIONS, activation, both, depth, layernorm, plain_attention, size
+from .common import ACTIVATIONS, activation, both, depth, layernorm, plain_attention, size, token_facts
 
 TYPES = "bert.embeddings.token_type_embeddings.weight"
 PLACES = "bert.embeddings.position_embeddings.weight"
@@ -63,8 +63,7 @@ class Bert(Family):
 
     def facts(self, config: dict[str, Any]) -> dict[str, Any]:
         """Tokens in, tokens out."""
-        symbols = config["vocab_size"]
-        return {"vocab_size": symbols, "classes": symbols, "max_len": config["max_position_embeddings"]}
+        return token_facts(config, "max_position_embeddings")
 
     def correspondences(self, config: dict[str, Any]) -> list[Correspondence]:
         """One for one, but for the types of tokens, which :meth:`prepare` takes away."""

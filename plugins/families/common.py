@@ -27,6 +27,12 @@ def size(config: dict[str, Any], dim: str, layers: str, heads: str) -> list[str]
     return [f"dim={config[dim]}", f"layers={config[layers]}", f"mixer.heads={config[heads]}"]
 
 
+def token_facts(config: dict[str, Any], longest: str) -> dict[str, Any]:
+    """Facts of a model of tokens in and out, whose longest sequence is read under this name."""
+    symbols = config["vocab_size"]
+    return {"vocab_size": symbols, "classes": symbols, "max_len": config[longest]}
+
+
 def both(theirs: str, *ours: str, transposed: bool = False, bias: bool = True) -> list[Correspondence]:
     """Weight, and bias unless there is none, of one module of theirs and of ours."""
     rows = [Correspondence(theirs + ".weight", tuple(name + ".weight" for name in ours), transposed)]

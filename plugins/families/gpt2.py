@@ -4,7 +4,7 @@ from typing import Any
 
 from zoo import Correspondence, Family, register
 
-from .common import ACTIVATIONS, activation, both, depth, layernorm, plain_attention, size
+from .common import ACTIVATIONS, activation, both, depth, layernorm, plain_attention, size, token_facts
 
 
 @register("family", "gpt2")
@@ -44,8 +44,7 @@ class GPT2(Family):
 
     def facts(self, config: dict[str, Any]) -> dict[str, Any]:
         """Tokens in, tokens out."""
-        symbols = config["vocab_size"]
-        return {"vocab_size": symbols, "classes": symbols, "max_len": config["n_positions"]}
+        return token_facts(config, "n_positions")
 
     def correspondences(self, config: dict[str, Any]) -> list[Correspondence]:
         """Its matrices are stored (in, out), and queries, keys and values in one."""

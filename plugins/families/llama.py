@@ -6,7 +6,7 @@ from torch import nn
 
 from zoo import Correspondence, Family, register
 
-from .common import both, depth, plain_attention, size
+from .common import both, depth, plain_attention, size, token_facts
 
 
 @register("family", "llama")
@@ -54,8 +54,7 @@ class Llama(Family):
 
     def facts(self, config: dict[str, Any]) -> dict[str, Any]:
         """Tokens in, tokens out."""
-        symbols = config["vocab_size"]
-        return {"vocab_size": symbols, "classes": symbols, "max_len": config["max_position_embeddings"]}
+        return token_facts(config, "max_position_embeddings")
 
     def correspondences(self, config: dict[str, Any]) -> list[Correspondence]:
         """One for one."""

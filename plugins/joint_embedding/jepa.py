@@ -64,8 +64,7 @@ class JEPA(nn.Module):
             )
         self.encoder = Encoder(stem, backbone)
         self.grid = getattr(self.encoder.stem, "grid", None)
-        if self.grid is not None and self.grid[0]:
-            raise ValueError("objective=jepa needs patches alone: use stem.class_token=false and stem.registers=0")
+        self.encoder.patches_alone("jepa")
         if averaged_layers > len(self.encoder.backbone.blocks):
             raise ValueError(f"objective.averaged_layers={averaged_layers}: the encoder has fewer layers")
         self.predictor = Predictor(
@@ -73,11 +72,8 @@ class JEPA(nn.Module):
         )
         self.teacher = Teacher(self.encoder, momentum) if teacher == "average" else None
         self.error = F.smooth_l1_loss if loss == "smooth_l1" else F.mse_loss
-        self.regulariser, self.regulariser_weight, self.averaged_layers = (
-            regulariser,
-            regulariser_weight,
-            averaged_layers,
-        )
+        self.regulariser, self.regulariser_weight = regulariser, regulariser_weight
+        self.averaged_layers = averaged_layers
         self.blocks, self.scales = blocks, (tuple(target_scale), tuple(target_aspect), tuple(context_scale))
         self.hidden, self.span = hidden, span
 
@@ -87,7 +83,7 @@ class JEPA(nn.Module):
 
     def embed(self, inputs: Tensor) -> Tensor:
         """(B, D): the mean over places of what the encoder, or its teacher, makes of the whole input."""
-        return (self.encoder if self.teacher is None else self.teacher)(inputs).mean(1)
+        return self._wise().embed(inputs)
 
     def loss(self, inputs: Tensor) -> Tensor:
         """A scalar; in evaluation of the same places every time."""
@@ -107,11 +103,15 @@ class JEPA(nn.Module):
 
     def targets(self, inputs: Tensor) -> Tensor:
         """What is to be predicted, (B, L, D): each place normalised, without a gradient where a teacher gives it."""
-        encoder = self.encoder if self.teacher is None else self.teacher.module
+        encoder = self._wise()
         with torch.set_grad_enabled(self.teacher is None and torch.is_grad_enabled()):
             layers = encoder.layers(inputs, self.averaged_layers)
             normal = [F.layer_norm(x_BLD.float(), x_BLD.shape[-1:]) for x_BLD in layers]
             return torch.stack(normal).mean(0)
+
+    def _wise(self) -> Encoder:
+        """The encoder whose embeddings are predicted and judged: the teacher's, if there is one."""
+        return self.encoder if self.teacher is None else self.teacher.module
 
     def split(self, inputs: Tensor, source: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """Visible places (B, S) and targets (B, M, T)."""

@@ -24,6 +24,19 @@ class Encoder(nn.Module):
             return self.backbone(x_BLD)[0]
         return self.backbone(take(x_BLD, places_BS), places_BL=places_BS)[0]
 
+    def embed(self, inputs: Tensor) -> Tensor:
+        """(B, D): the mean over places of a whole input, but for what stands before them."""
+        return self(inputs)[:, self.before :].mean(1)
+
+    def patches_alone(self, objective: str) -> None:
+        """Refuse what stands before the places, where an objective hides and predicts these.
+
+        Raises:
+            ValueError: the stem has a class token or registers.
+        """
+        if self.before:
+            raise ValueError(f"objective={objective} needs patches alone: stem.class_token=false stem.registers=0")
+
     def layers(self, inputs: Tensor, count: int) -> list[Tensor]:
         """What the last ``count`` layers of the backbone make of an input, (B, L, D) each; the last one's is normed."""
         kept: list[Tensor] = []
@@ -60,11 +73,6 @@ class Teacher(nn.Module):
     def train(self, mode: bool = True) -> "Teacher":
         """Stay in evaluation mode."""
         return super().train(False)
-
-    @torch.no_grad()
-    def forward(self, *arguments, **named):
-        """What the copy makes of it, without a gradient."""
-        return self.module(*arguments, **named)
 
     @torch.no_grad()
     def follow(self, student: nn.Module, step: int, steps: int) -> None:

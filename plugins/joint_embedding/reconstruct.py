@@ -37,8 +37,7 @@ class Reconstruct(nn.Module):
         super().__init__()
         self.encoder, self.visible = Encoder(stem, backbone), visible
         self.patch_size = getattr(self.encoder.stem, "patch_size", None)
-        if self.encoder.before:
-            raise ValueError("objective=reconstruct needs patches alone: stem.class_token=false stem.registers=0")
+        self.encoder.patches_alone("reconstruct")
         if self.patch_size is None and vocab_size is None:
             raise ValueError("objective=reconstruct needs a task of images or of tokens")
         wanted = vocab_size if self.patch_size is None else self.encoder.stem.projection.in_features
@@ -63,4 +62,4 @@ class Reconstruct(nn.Module):
 
     def embed(self, inputs: Tensor) -> Tensor:
         """(B, D): the mean over places of what the encoder makes of the whole input."""
-        return self.encoder(inputs).mean(1)
+        return self.encoder.embed(inputs)

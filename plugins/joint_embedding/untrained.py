@@ -29,4 +29,4 @@ class Untrained(nn.Module):
 
     def embed(self, inputs: Tensor) -> Tensor:
         """(B, D): the mean over places of what the encoder makes of the input, but for what is before them."""
-        return self.encoder(inputs)[:, self.encoder.before :].mean(1)
+        return self.encoder.embed(inputs)
