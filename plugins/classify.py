@@ -40,13 +40,13 @@ class Classify(nn.Module):
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """``loss``, and ``logits`` (B, C)."""
-        logits_BC = widened(self.head(self.embed(batch["inputs"])))
+        logits_BC = widened(self.head(self.embed(batch["inputs"]).mean(1)))
         loss = F.cross_entropy(logits_BC, batch["labels"], label_smoothing=self.label_smoothing)
         return {"loss": loss, "logits": logits_BC}
 
     def embed(self, inputs: Tensor) -> Tensor:
-        """(B, D), of which the head reads the label."""
+        """(B, L, D), of whose mean the head reads the label; (B, 1, D) where it reads one place."""
         x_BLD, _ = self.backbone(self.stem(inputs))
         if self.pool == "mean":
-            return x_BLD[:, self.before :].mean(1)
-        return x_BLD[:, 0 if self.pool == "first" else -1]
+            return x_BLD[:, self.before :]
+        return x_BLD[:, :1] if self.pool == "first" else x_BLD[:, -1:]

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo import register
-from zoo.nn import at_least_zero_below_one, places, spans, tie_, widened
+from zoo.nn import at_least_zero_below_one, places, spans, take, tie_, widened
 
 
 class Transform(nn.Module):
@@ -78,8 +78,7 @@ class MaskedToken(nn.Module):
         inputs_BL, mask_BL = batch["inputs"], batch.get("inputs_mask")
         hidden_BL, positions_BS = self.hide(inputs_BL)
         x_BLD, _ = self.backbone(self.stem(hidden_BL), **({} if mask_BL is None else {"mask_BL": mask_BL}))
-        x_BSD = x_BLD.gather(1, positions_BS.unsqueeze(-1).expand(-1, -1, x_BLD.shape[-1]))
-        logits_BSC = widened(self.head(self.transform(x_BSD)))
+        logits_BSC = widened(self.head(self.transform(take(x_BLD, positions_BS))))
         targets_BS = inputs_BL.gather(1, positions_BS)
         if mask_BL is not None:
             targets_BS = targets_BS.masked_fill(~mask_BL.gather(1, positions_BS), -100)
@@ -104,4 +103,8 @@ class MaskedToken(nn.Module):
 
     def predict(self, inputs_BL: Tensor) -> Tensor:
         """Logits (B, L, C) at every place, with nothing hidden but what the caller has put the mask token for."""
-        return widened(self.head(self.transform(self.backbone(self.stem(inputs_BL))[0])))
+        return widened(self.head(self.transform(self.embed(inputs_BL))))
+
+    def embed(self, inputs_BL: Tensor) -> Tensor:
+        """(B, L, D): what the encoder makes of tokens of which none is hidden."""
+        return self.backbone(self.stem(inputs_BL))[0]

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo import register
-from zoo.nn import at_least_zero_below_one, places, tie_, widened
+from zoo.nn import at_least_zero_below_one, at_positions, places, tie_, widened
 
 
 @register("objective", "next_token")
@@ -19,6 +19,7 @@ class NextToken(nn.Module):
 
     needs = ("inputs", "targets")
     gives = ("logits",)
+    one_way = True
 
     def __init__(
         self, dim: int, classes: int, stem, backbone, precise_linear, tied: bool = False, label_smoothing: float = 0.0
@@ -34,15 +35,15 @@ class NextToken(nn.Module):
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """``loss``, and ``logits`` (B, S, C) beside the batch's targets (B, S)."""
-        x_BLD, _ = self.backbone(self.stem(batch["inputs"]))
-        if "positions" in batch:
-            index_BSD = batch["positions"].unsqueeze(-1).expand(-1, -1, x_BLD.shape[-1])
-            x_BLD = x_BLD.gather(1, index_BSD)
-        logits_BSC = widened(self.head(x_BLD))
+        logits_BSC = widened(self.head(at_positions(self.embed(batch["inputs"]), batch)))
         loss = F.cross_entropy(
             logits_BSC.flatten(0, 1), batch["targets"].flatten(), label_smoothing=self.label_smoothing
         )
         return {"loss": loss, "logits": logits_BSC}
+
+    def embed(self, inputs_BL: Tensor) -> Tensor:
+        """(B, L, D), of which the head reads what comes next."""
+        return self.backbone(self.stem(inputs_BL))[0]
 
     def init_state(self, batch_size: int, max_len: int, device: torch.device, dtype: torch.dtype):
         """The empty state of the whole model."""

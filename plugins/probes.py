@@ -1,4 +1,4 @@
-"""What embeddings know, judged by the simplest thing that can read it off them."""
+"""What embeddings know, judged by simple readers of them: frozen, fitted to labels, and tested on others."""
 
 import torch
 from torch import Tensor
@@ -15,28 +15,33 @@ def none() -> None:
     """No probe: the objective answers the task itself."""
 
 
+class Standardised:
+    """Embeddings with mean 0 and deviation 1 in each dimension, as those were that a probe was fitted to."""
+
+    def __init__(self, known: Tensor) -> None:
+        flat_ND = known.double().flatten(0, -2)
+        self.mean_D, self.deviation_D = flat_ND.mean(0), flat_ND.std(0).clamp(min=1e-8)
+
+    def __call__(self, embeddings: Tensor) -> Tensor:
+        """The same shape, in float64."""
+        return (embeddings.double() - self.mean_D) / self.deviation_D
+
+
 @register("probe", "linear")
 class LinearProbe:
     """A linear classifier on frozen embeddings, in closed form.
 
     Ridge regression of one-hot labels on standardised embeddings; the penalty is chosen on the last fifth of the
-    labelled examples, and the probe then fitted to all of them. ``labels_each`` uses so many examples of each class
-    alone.
+    labelled examples, and the probe then fitted to all of them.
     """
 
-    def __init__(self, classes: int, labels_each: int | None = None) -> None:
-        if labels_each is not None and labels_each < 2:
-            raise ValueError(f"probe.labels_each={labels_each}: expected at least 2, or null for all")
-        self.classes, self.labels_each = classes, labels_each
+    def __init__(self, classes: int) -> None:
+        self.classes = classes
 
     def fit(self, embeddings_ND: Tensor, labels_N: Tensor) -> None:
         """Fit to labelled examples."""
-        if self.labels_each is not None:
-            kept = _first_of_each(labels_N, self.classes, self.labels_each)
-            embeddings_ND, labels_N = embeddings_ND[kept], labels_N[kept]
-        self.mean_D = embeddings_ND.double().mean(0)
-        self.deviation_D = embeddings_ND.double().std(0).clamp(min=1e-8)
-        x_ND, y_NC = self._standard(embeddings_ND), F.one_hot(labels_N, self.classes).double()
+        self.standard = Standardised(embeddings_ND)
+        x_ND, y_NC = self._features(embeddings_ND), F.one_hot(labels_N, self.classes).double()
         cut = max(1, len(x_ND) * 4 // 5)
         scores = []
         for ridge in RIDGES:
@@ -45,11 +50,67 @@ class LinearProbe:
         self.weight_DC = _ridge(x_ND, y_NC, RIDGES[max(range(len(RIDGES)), key=lambda i: scores[i])])
 
     def __call__(self, embeddings_ND: Tensor) -> Tensor:
-        """Logits (N, C)."""
-        return (self._standard(embeddings_ND) @ self.weight_DC).float()
+        """Scores (N, C); the largest is the answer, and none is a probability."""
+        return (self._features(embeddings_ND) @ self.weight_DC).float()
 
-    def _standard(self, embeddings_ND: Tensor) -> Tensor:
-        return F.pad((embeddings_ND.double() - self.mean_D) / self.deviation_D, (0, 1), value=1.0)
+    def _features(self, embeddings_ND: Tensor) -> Tensor:
+        return F.pad(self.standard(embeddings_ND), (0, 1), value=1.0)
+
+
+@register("probe", "few_labels")
+class FewLabelsProbe(LinearProbe):
+    """A linear probe that is told ``labels_each`` labels of each class alone."""
+
+    def __init__(self, classes: int, labels_each: int = 10) -> None:
+        if labels_each < 2:
+            raise ValueError(f"probe.labels_each={labels_each}: expected at least 2")
+        super().__init__(classes)
+        self.labels_each = labels_each
+
+    def fit(self, embeddings_ND: Tensor, labels_N: Tensor) -> None:
+        """Fit to the first examples of each class, in the order in which they come."""
+        order_NC = F.one_hot(labels_N, self.classes).cumsum(0)
+        kept_N = order_NC.gather(1, labels_N[:, None]).squeeze(1) <= self.labels_each
+        super().fit(embeddings_ND[kept_N], labels_N[kept_N])
+
+
+@register("probe", "logistic")
+class LogisticProbe:
+    """Multinomial logistic regression on frozen embeddings: a linear probe whose answers are probabilities.
+
+    At most ``iterations`` of L-BFGS from zero, on standardised embeddings, with ``penalty / 2`` times the squared
+    weights added to the mean cross-entropy. For labels that are judged by likelihood, such as the next token.
+    """
+
+    probabilities = True
+
+    def __init__(self, classes: int, penalty: float = 1e-3, iterations: int = 50) -> None:
+        if penalty < 0 or iterations < 1:
+            raise ValueError(f"probe.penalty={penalty}, probe.iterations={iterations}: expected at least 0 and 1")
+        self.classes, self.penalty, self.iterations = classes, penalty, iterations
+
+    @torch.inference_mode(False)
+    @torch.enable_grad()
+    def fit(self, embeddings_ND: Tensor, labels_N: Tensor) -> None:
+        """Fit to labelled examples."""
+        self.standard = Standardised(embeddings_ND.clone())
+        x_ND, labels_N = self.standard(embeddings_ND.clone()).float(), labels_N.clone()
+        weight_DC = x_ND.new_zeros(x_ND.shape[1], self.classes).requires_grad_()
+        bias_C = x_ND.new_zeros(self.classes).requires_grad_()
+        search = torch.optim.LBFGS([weight_DC, bias_C], max_iter=self.iterations, line_search_fn="strong_wolfe")
+
+        def closure() -> Tensor:
+            search.zero_grad()
+            loss = F.cross_entropy(x_ND @ weight_DC + bias_C, labels_N) + self.penalty / 2 * weight_DC.square().sum()
+            loss.backward()
+            return loss
+
+        search.step(closure)
+        self.weight_DC, self.bias_C = weight_DC.detach(), bias_C.detach()
+
+    def __call__(self, embeddings_ND: Tensor) -> Tensor:
+        """Logits (N, C)."""
+        return self.standard(embeddings_ND).float() @ self.weight_DC + self.bias_C
 
 
 @register("probe", "neighbours")
@@ -58,6 +119,8 @@ class NeighboursProbe:
 
     Wu et al. 2018, arXiv:1805.01978, section 3.4.
     """
+
+    probabilities = True
 
     def __init__(self, classes: int, neighbours: int = 20, temperature: float = 0.07) -> None:
         if neighbours < 1 or not temperature > 0:
@@ -83,9 +146,3 @@ class NeighboursProbe:
 def _ridge(x_ND: Tensor, y_NC: Tensor, ridge: float) -> Tensor:
     identity_DD = torch.eye(x_ND.shape[1], dtype=x_ND.dtype, device=x_ND.device)
     return torch.linalg.solve(x_ND.mT @ x_ND + ridge * len(x_ND) * identity_DD, x_ND.mT @ y_NC)
-
-
-def _first_of_each(labels_N: Tensor, classes: int, count: int) -> Tensor:
-    """The first examples of each class, in the order in which they come."""
-    order_NC = F.one_hot(labels_N, classes).cumsum(0)
-    return order_NC.gather(1, labels_N[:, None]).squeeze(1) <= count

@@ -10,8 +10,8 @@ from torch import nn
 from torch.nn import functional as F
 
 import zoo
-from zoo.assembly import facts_of, make_objective, make_probe, make_task
-from zoo.judging import labelled_embeddings, trained_modules
+from zoo.assembly import facts_of, make_objective, make_probes, make_task
+from zoo.judging import labelled, trained_modules
 from zoo.loop import Loop
 from zoo.measure import flops
 from zoo.measure.embeddings import collapse, diagnostics
@@ -200,14 +200,14 @@ def test_the_targets_are_the_teachers_normalised_layers():
 
 
 def regularisers():
-    return parts_of(jepa()[0])
+    return parts_of(objective_of("task=shapes", "objective=jepa_pairs", "dim=16")[0])
 
 
 def test_sigreg_is_the_integral_and_about_one_for_normal_embeddings():
     laws, source = regularisers(), torch.Generator().manual_seed(0)
     for count in (64, 256, 1024):  # whatever the number of embeddings
-        found = [laws.sigreg(torch.randn(count, 16, generator=source), 256).item() for _ in range(20)]
-        assert sum(found) / 20 == pytest.approx(2 * (math.sqrt(math.pi / 2) - math.sqrt(math.pi / 6)), rel=0.1)
+        found = [laws.sigreg(torch.randn(count, 16, generator=source), 256, source=source).item() for _ in range(100)]
+        assert sum(found) / 100 == pytest.approx(2 * (math.sqrt(math.pi / 2) - math.sqrt(math.pi / 6)), rel=0.1)
     z, many = torch.randn(50, 3, generator=source), 7
     directions = F.normalize(torch.randn(3, many, generator=torch.Generator().manual_seed(5)), dim=0)
     t, total = torch.linspace(0, 3, 17), 0.0
@@ -364,19 +364,17 @@ def test_probes_are_fitted_to_training_data_that_no_run_trains_with():
     config = zoo.compose(*SMALL[:4], "objective=untrained", "probe=linear")
     task = make_task(config)
     ours = make_objective(config, task)
-    embeddings, labels = labelled_embeddings(ours, task, CPU)
-    again, _ = labelled_embeddings(ours, task, CPU)
-    assert torch.equal(embeddings, again)
-    assert embeddings.shape == (2048, 16)
+    known = labelled(ours, task, CPU)
+    assert all(torch.equal(*both) for both in zip(known, labelled(ours, task, CPU), strict=True))
+    assert known.embeddings_NLD.shape == (2048, 16, 16)
     held = torch.cat([ours.embed(batch["inputs"]) for split in task.splits() for batch in task.held_out(split)])
-    assert torch.cdist(embeddings, held).min() > 0
-    probe = make_probe(config, ours, task)
-    probe.fit(embeddings, labels)
+    assert torch.cdist(known.embeddings_NLD.flatten(1), held.flatten(1)).min() > 0
+    assert [*make_probes(config, ours, task)] == ["linear"]
     assert ours.asks == "linear_probe"
 
 
-def test_a_linear_probe_with_few_labels_uses_few():
-    probe = factory("probe", "linear", "probe.labels_each=3")(classes=2)
+def test_a_probe_with_few_labels_uses_few():
+    probe = factory("probe", "few_labels", "probe.labels_each=3")(classes=2)
     labels = torch.tensor([0, 1] * 50)
     embeddings = torch.randn(100, 4, generator=torch.Generator().manual_seed(0)) + 9 * labels[:, None]
     probe.fit(embeddings, labels)
@@ -402,10 +400,10 @@ def test_the_untrained_encoder_stays_as_it_is(here):
 
 
 @pytest.mark.parametrize(("words", "says"), [
-    (["task=shapes", "objective=jepa"], "add one, such as probe=linear"), (["task=text", "probe=linear"], "probe=linear judges embeddings by labels"),
+    (["task=shapes", "objective=jepa"], "add one, such as probe=linear"), (["task=text", "probe=linear"], "choose another, such as probe=logistic"),
     (["task=text", "objective=jepa", "probe=linear"], "gives none"), (["task=shapes", "objective=jepa", "probe=linear", "stem.class_token=true"], "patches alone"),
     (["task=shapes", "objective=jepa", "objective.teacher=none", "probe=linear"], "collapses to one embedding"), (["task=shapes", "objective=reconstruct", "objective.visible=1", "probe=linear"], "objective.visible=1"),
-    (["task=shapes", "probe=linear", "probe.labels_each=1"], "probe.labels_each=1"), (["task=shapes", "objective=jepa", "objective.momentum=2", "probe=linear"], "objective.momentum=2"),
+    (["task=shapes", "probe=few_labels", "probe.labels_each=1"], "probe.labels_each=1"), (["task=shapes", "objective=jepa", "objective.momentum=2", "probe=linear"], "objective.momentum=2"),
     (["task=shapes", "objective=jepa", "objective.averaged_layers=9", "probe=linear"], "fewer layers"), (["task=shapes", "task.size=4"], "task.size=4"),
 ], ids=lambda words: " ".join(words) if isinstance(words, list) else "")  # fmt: skip
 def test_what_cannot_be_learned_is_said(words, says, zoo_main):

@@ -69,20 +69,20 @@ def test_every_task_is_a_function_of_seed_and_step(name, tmp_path, shapes):
 @pytest.mark.parametrize("name", [e.name for e in entries("task")])
 def test_perfect_answers_are_judged_perfect(name, tmp_path, shapes):
     one = task(f"task={name}", *(w.format(tmp=tmp_path) for w in EXTRA.get(name, [])))
-    if one.judges != ("logits",):
+    if one.judges not in (("logits",), ("label_logits",)):
         batch = one.held_out("test")[0]
         total, count = one.judge({one.judges[0]: batch["targets"]}, batch)[one.metric]
         assert total == 0 < count
         return
-    classes, lower = one.facts()["classes"], ("bits_per_byte", "nats")
+    classes, lower = one.facts().get("label_classes", one.facts()["classes"]), ("bits_per_byte", "nats")
     for split in one.splits():
         batch = one.held_out(split)[0]
-        answers = batch.get("targets", batch.get("labels"))
+        answers = next(batch[key] for key in ("token_labels", "targets", "labels") if key in batch)
         right = torch.nn.functional.one_hot(answers.clamp(min=0), classes) * 50.0
-        for metric, (total, count) in one.judge({"logits": right}, batch).items():
+        for metric, (total, count) in one.judge({one.judges[0]: right}, batch).items():
             assert (total / count).item() == pytest.approx(0 if metric in lower else 1, abs=1e-6)
         wrong = torch.nn.functional.one_hot((answers + 1) % classes, classes) * 50.0
-        total, count = one.judge({"logits": wrong}, batch)[one.metric]
+        total, count = one.judge({one.judges[0]: wrong}, batch)[one.metric]
         assert (total / count > 1) if one.metric == "bits_per_byte" else (total == 0)
 
 
@@ -367,3 +367,54 @@ def test_clusters_have_a_network_each():
     assert right > 0.6 * len(x), "the nearest centre is most often the right one"
     zeros = task.judge({"predictions": torch.zeros_like(batch["targets"]) + y.mean(0)}, batch)["error"]
     assert (zeros[0] / zeros[1]).item() == pytest.approx(1)
+
+
+def test_letters_of_python_are_what_the_syntax_tree_says():
+    """Names, keywords and strings by ``ast``, which knows where each node stands; comments by what is left of a line."""
+    import ast
+
+    from zoo.tasks._lexer import letter_classes
+
+    source = b"import os  # a comment of letters\nfor name in os.environ:\n    other = 'a string' + name  # more\n"
+    found = letter_classes(source)
+    expected = {}
+    starts = [0]
+    for line in source.splitlines(keepends=True):
+        starts.append(starts[-1] + len(line))
+    for node in ast.walk(ast.parse(source)):
+        kind = {ast.Name: 1, ast.Constant: 2}.get(type(node))
+        if kind:
+            first = starts[node.lineno - 1] + node.col_offset
+            expected |= dict.fromkeys(range(first, starts[node.end_lineno - 1] + node.end_col_offset), kind)
+    for text, kind in ((b"import", 0), (b"for", 0), (b" in ", 0), (b"# a comment of letters", 3), (b"# more", 3)):
+        first = source.index(text)
+        expected |= dict.fromkeys(range(first, first + len(text)), kind)
+    letters = {i for i, byte in enumerate(source) if 97 <= byte <= 122}
+    for index in letters & expected.keys():
+        assert found[index] == expected[index], source[index:].decode()
+    assert all(found[i] == -100 for i in range(len(source)) if i not in letters)
+    assert all(found[i] >= 0 for i in letters)
+    assert letter_classes("é = 1".encode()) is None
+    assert letter_classes(b"(") is None
+
+
+def test_a_letter_and_its_label_stay_together():
+    one = task("task=code", "task.length=64")
+    whole = bytes(one.corpus.test).decode()
+    for batch in one.held_out("test")[:2]:
+        for inputs, labels in zip(batch["inputs"], batch["token_labels"], strict=True):
+            text = bytes(inputs.tolist()).decode()
+            where = whole.index(text)
+            assert labels.tolist() == one.labels["test"][where : where + 64].tolist()
+
+
+def test_a_shape_that_moved_is_the_same_shape_elsewhere():
+    """Without noise the later frame is a shift of the first, up to its light; standing still, it is the same."""
+    still = task("task=moving_shapes", "task.speed=0", "task.noise=0").train_batch(0, 0, torch.device("cpu"))
+    torch.testing.assert_close(still["inputs"], still["later"], rtol=1e-3, atol=1e-3)
+    moving = task("task=moving_shapes", "task.noise=0").train_batch(0, 0, torch.device("cpu"))
+    assert not torch.allclose(moving["inputs"], moving["later"], atol=0.5)
+    for first, later in zip(moving["inputs"][:16, 0], moving["later"][:16, 0], strict=True):
+        shifts = [first.roll((a, b), (0, 1)).flatten() for a in range(-4, 5) for b in range(-4, 5)]
+        best = max(torch.nn.functional.cosine_similarity(later.flatten(), shift, dim=0).item() for shift in shifts)
+        assert best > 0.85

@@ -16,7 +16,7 @@ from zoo.composition import Config
 from zoo.contracts import HasEmbedding, HasImplementations, HasInactiveParameters, PackedWeight, Probe, Task
 from zoo.errors import ZooError
 from zoo.factory import build
-from zoo.judging import labelled_embeddings
+from zoo.judging import fit, labelled, labels_key, trained_modules
 from zoo.seeds import derive
 
 
@@ -74,33 +74,54 @@ def make_objective(config: Config, task: Task) -> nn.Module:
     return objective
 
 
-def make_probe(config: Config, objective: Any, task: Task) -> Probe | None:
-    """The run's probe, if it has one; the objective is then asked for what the probe reads off its embeddings.
+def make_probes(config: Config, objective: Any, task: Task) -> dict[str, Probe]:
+    """The run's probes by name, the one that ranks first; the objective is then asked for what that one reads.
 
     Raises:
         ZooError: the objective has no embedding, or the task no labels.
     """
-    name = config["probe"]["_component_"].split("/")[1]
-    probe = user_error(build, config["probe"], **facts_of(config, task))
-    if probe is None:
-        return None
-    if not isinstance(objective, HasEmbedding) or "labels" not in task.gives:
+    nodes = {_name(config, "probe"): config["probe"], **config.get("more_probes", {})}
+    facts = facts_of(config, task)
+    facts["classes"] = facts.get("label_classes", facts["classes"])
+    probes = {name: user_error(build, node, **facts) for name, node in nodes.items()}
+    probes = {name: cast(Probe, probe) for name, probe in probes.items() if probe is not None}
+    if not probes:
+        return {}
+    ranks = next(iter(probes))
+    if _name(config, "probe") not in probes:
         raise ZooError(
-            f"probe={name} judges embeddings by labels, and objective={_name(config, 'objective')} with "
+            f"more_probes={list(probes)} stand beside the probe that ranks; choose that one too: probe={ranks}"
+        )
+    if not isinstance(objective, HasEmbedding) or labels_key(objective, task) is None:
+        raise ZooError(
+            f"probe={ranks} judges embeddings by labels, and objective={_name(config, 'objective')} with "
             f"task={_name(config, 'task')} gives none; choose another objective or task, or probe=none"
         )
-    objective.asks = f"{name}_probe"  # type: ignore[attr-defined]
-    return cast(Probe, probe)
+    for name, probe in probes.items():
+        if not task.higher_is_better and not getattr(probe, "probabilities", False):
+            raise ZooError(
+                f"probe={name} gives scores, and task={_name(config, 'task')} is judged by {task.metric}, which needs "
+                f"probabilities; choose another, such as probe=logistic"
+            )
+    if labels_key(objective, task) != "labels":
+        for name, probe in probes.items():
+            if getattr(probe, "reads_places", False):
+                raise ZooError(
+                    f"probe={name} reads all places of an input to label the whole, and task="
+                    f"{_name(config, 'task')} labels each place; choose another, such as probe=linear"
+                )
+    objective.asks = f"{ranks}_probe"  # type: ignore[attr-defined]
+    return probes
 
 
-def fitted_probe(config: Config, objective: Any, task: Task) -> Probe | None:
-    """The probe of a finished run, fitted to its trained encoder as it was at the end; none where the run had none."""
+def fitted_probes(config: Config, objective: Any, task: Task) -> dict[str, Probe]:
+    """The probes of a finished run, fitted to its trained encoder as they were at the end; none where it had none."""
     if config.get("probe") is None:
-        return None
-    probe = make_probe(config, objective, task)
-    if probe is not None:
-        probe.fit(*labelled_embeddings(objective, task, torch.device("cpu")))
-    return probe
+        return {}
+    probes = make_probes(config, objective, task)
+    if probes:
+        fit(probes, labelled(objective, task, torch.device("cpu")))
+    return probes
 
 
 def _name(config: Config, kind: str) -> str:
@@ -148,10 +169,17 @@ def implementations(objective: nn.Module, accelerator: str, precision: str) -> d
     return found
 
 
+def parameters(objective: nn.Module) -> int:
+    """How many parameters there are, each counted once, without frozen copies of others (a teacher)."""
+    own = (p for module in trained_modules(objective) for p in module.parameters(recurse=False))
+    return sum(p.numel() for p in dict.fromkeys(own))
+
+
 def active_parameters(objective: nn.Module) -> int:
     """How many parameters one token meets: all, but for the experts that it is not sent to."""
-    inactive = sum(m.inactive_parameters() for m in objective.modules() if isinstance(m, HasInactiveParameters))
-    return sum(p.numel() for p in objective.parameters()) - inactive
+    modules = trained_modules(objective)
+    inactive = sum(m.inactive_parameters() for m in modules if isinstance(m, HasInactiveParameters))
+    return parameters(objective) - inactive
 
 
 def decoding_place(accelerator: str, precision: str) -> tuple[torch.device, torch.dtype]:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from zoo.errors import ZooError, unknown
-from zoo.nodes import COMPONENT
+from zoo.nodes import COMPONENT, default
 from zoo.plugins import load_plugins
 from zoo.registry import Entry, entry
 from zoo.schema import ROOT_KEYS, store_schemas
@@ -16,8 +16,8 @@ from zoo.schema import ROOT_KEYS, store_schemas
 Config = dict[str, Any]
 """A resolved run: plain numbers, strings, lists and dicts, each component with its hyperparameters in place."""
 
-NOT_THE_MODEL = ("seed", "steps", "task", "probe", "optimizer", "schedule", "trainer", "logger", "runs", "experiment",
-                 "arch", "evaluate_every", "log_every", "hydra", "compare")  # fmt: skip
+NOT_THE_MODEL = ("seed", "steps", "task", "probe", "more_probes", "optimizer", "schedule", "trainer", "logger", "runs",
+                 "experiment", "arch", "evaluate_every", "log_every", "hydra", "compare")  # fmt: skip
 
 
 def prepare() -> None:
@@ -92,7 +92,17 @@ def resolve(cfg: Any, choices: Mapping[str, Any], overrides: Sequence[str]) -> C
     plain |= {"arch": arch, "label": " ".join([arch, *variant]), "overrides": list(overrides)}
     for key in ("objective", "task", "probe", "optimizer", "schedule"):
         plain[key] = _fill(roots[key], key, roots, ())
+    plain["more_probes"] = {
+        name: _fill(_probe(name), f"more_probes.{name}", roots, ()) for name in plain["more_probes"]
+    }
     return plain
+
+
+def _probe(name: str) -> Config:
+    try:
+        return default(entry("probe", name))
+    except ZooError as error:
+        raise ZooError(f"more_probes: {error}") from error
 
 
 def key_of(override: str) -> str:

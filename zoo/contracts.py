@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 Batch = dict[str, Tensor]
 """``inputs`` (B, L) or (B, channels, height, width); ``targets`` (B, S), -100 where nothing is asked;
-``positions`` (B, S), where each target is read off, absent when S = L; or ``labels`` (B,)."""
+``positions`` (B, S), where each target is read off, absent when S = L; ``labels`` (B,) of whole inputs; or
+``token_labels`` (B, L), -100 where nothing is asked."""
 
 State = Any
 """A nest of dicts, lists and tuples of tensors and ints: all that a mixer remembers of the past. Every tensor has the
@@ -279,10 +280,14 @@ class Optimizer(Protocol):
 
 
 class Probe(Protocol):
-    """Judges frozen embeddings: fitted to labelled ones, it says what others are. Nothing when the run has none."""
+    """Judges frozen embeddings: fitted to labelled ones, it says what others are. Nothing when the run has none.
+
+    Optional: ``reads_places = True`` asks for all places of an input, (N, L, D), instead of their mean.
+    ``probabilities = True`` says that the softmax of its logits are such, as metrics of likelihood need.
+    """
 
     def fit(self, embeddings_ND: Tensor, labels_N: Tensor) -> None:
-        """Fit to labelled examples of the training data."""
+        """Fit to labelled examples of the training data; whether gradients are recorded is its own affair."""
         ...
 
     def __call__(self, embeddings_ND: Tensor) -> Tensor:
@@ -334,10 +339,13 @@ class HasChoices(Protocol):
 
 @runtime_checkable
 class HasEmbedding(Protocol):
-    """An objective whose encoder makes one vector of an input, which a probe may judge."""
+    """An objective whose encoder makes a vector of each place of an input, which a probe may judge.
+
+    Optional: ``one_way = True`` says that each looks back only, so that the next token may be asked of it.
+    """
 
     def embed(self, inputs: Tensor) -> Tensor:
-        """(B, D)."""
+        """(B, L, D), without what a stem puts before the places; a probe of whole inputs takes their mean."""
         ...
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zoo.assembly import fitted_probe, implementations, make_task
+from zoo.assembly import fitted_probes, implementations, make_task
 from zoo.contracts import HasLowBitWeight, Probe, Task
 from zoo.errors import RunFailed, ZooError
 from zoo.judging import judge
@@ -77,7 +77,7 @@ def _test(model: nn.Module, path: Path, config: dict[str, Any], metric: str) -> 
     for key, value in before.items():
         if not _same(value, after[key]):
             raise RunFailed(f"what was written does not give back {key} to the bit; please report this")
-    return again, score(again, task, "test", fitted_probe(config, again, task))[metric]
+    return again, score(again, task, "test", fitted_probes(config, again, task))[metric]
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
@@ -85,11 +85,11 @@ def _same(a: Tensor, b: Tensor) -> bool:
 
 
 @torch.no_grad()
-def score(model: nn.Module, task: Task, split: str, probe: Probe | None = None) -> dict[str, float]:
+def score(model: nn.Module, task: Task, split: str, probes: dict[str, Probe] | None = None) -> dict[str, float]:
     """The metrics of a held-out split."""
     totals: dict[str, Tensor] = {}
     for batch in task.held_out(split):
-        for name, parts in judge(model, task, model(batch), batch, probe).items():
+        for name, parts in judge(model, task, model(batch), batch, probes).items():
             both = torch.stack([part.double() for part in parts])
             totals[name] = totals[name] + both if name in totals else both
     return {name: (total / count).item() for name, (total, count) in totals.items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from zoo.assembly import make_task, user_error
 from zoo.contracts import Task
@@ -38,7 +38,7 @@ def run_generate(folder: Path, wish: Wish) -> None:
     run = finished(folder)
     model, task = run.model(), make_task(run.config)
     name = run.config["objective"]["_component_"].split("/")[1]
-    if not hasattr(model, "step") or not task.writes:
+    if not hasattr(model, "step") or "logits" not in cast(Any, model).gives or not task.writes:
         raise ZooError(
             f"{folder} was trained with objective={name} on task={run.row['task']}, and writes nothing; expected a run "
             f"with objective=next_token or sequence_to_sequence on text or on a task of two sequences"

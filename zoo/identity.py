@@ -15,7 +15,8 @@ from zoo.composition import Config, components_of
 from zoo.errors import ZooError
 from zoo.files import read_json
 
-DETERMINING = ("dim", "layers", "steps", "seed", "gradient_clip", "objective", "task", "probe", "optimizer", "schedule")
+DETERMINING = ("dim", "layers", "steps", "seed", "gradient_clip", "objective", "task", "probe", "more_probes",
+               "optimizer", "schedule")  # fmt: skip
 TRAINER = ("accelerator", "precision", "compile", "accumulate")
 CORE = ("zoo.assembly", "zoo.contracts", "zoo.factory", "zoo.judging", "zoo.loop", "zoo.optimization", "zoo.seeds")
 """Modules of the core whose code a result depends on, besides the components' own."""

@@ -22,7 +22,7 @@ from zoo.contracts import (
 )
 from zoo.errors import RunFailed
 from zoo.factory import Factory
-from zoo.judging import judge, labelled_embeddings, trained_modules
+from zoo.judging import fit, judge, labelled, trained_modules
 from zoo.measure.embeddings import diagnostics
 from zoo.optimization import parameter_groups
 from zoo.seeds import reseed
@@ -80,7 +80,7 @@ class Loop(L.LightningModule):
         seed: int,
         log_every: int,
         record: Callable[[int, dict[str, float]], None],
-        probe: Probe | None = None,
+        probes: dict[str, Probe] | None = None,
     ) -> None:
         super().__init__()
         self.objective, self.task = objective, task
@@ -88,7 +88,7 @@ class Loop(L.LightningModule):
         self.seed, self.log_every, self.record = seed, log_every, record
         self.splits: tuple[str, ...] = ("validation",)
         self.results: dict[str, dict[str, float]] = {}
-        self.probe = probe
+        self.probes = probes or {}
         self.embeddings: dict[str, float] = {}
         modules = list(dict.fromkeys(trained_modules(objective)))
         self._losses = [m for m in modules if isinstance(m, HasSideLosses)]
@@ -182,11 +182,11 @@ class Loop(L.LightningModule):
         self.record(step, read)
 
     def on_validation_epoch_start(self) -> None:
-        """Fit the probe to what the encoder makes of labelled training examples now."""
-        if self.probe is not None:
-            embeddings_ND, labels_N = labelled_embeddings(self.objective, self.task, self.device)
-            self.probe.fit(embeddings_ND, labels_N)
-            self.embeddings = diagnostics(embeddings_ND)
+        """Fit the probes to what the encoder makes of labelled training examples now."""
+        if self.probes:
+            known = labelled(self.objective, self.task, self.device)
+            fit(self.probes, known)
+            self.embeddings = diagnostics(known.embeddings_NLD.mean(1), known.labels_N, known.places_N)
             step = self.steps if self.trainer.testing else self.global_step
             self.record(step, {f"embedding/{name}": value for name, value in self.embeddings.items()})
 
@@ -195,7 +195,7 @@ class Loop(L.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Add this batch to the sums of its split."""
         outputs = self.objective(batch)
-        for name, (total, count) in judge(self.objective, self.task, outputs, batch, self.probe).items():
+        for name, (total, count) in judge(self.objective, self.task, outputs, batch, self.probes).items():
             sums = self._totals.setdefault(dataloader_idx, {}).setdefault(
                 name, [torch.zeros_like(total), torch.zeros_like(count)]
             )

@@ -40,6 +40,15 @@ def store(entry: Entry) -> None:
     ConfigStore.instance().store(group=entry.kind, name=entry.name, node=node, provider=entry.provider)
 
 
+def default(entry: Entry) -> dict[str, Any]:
+    """The plain node of a component that nobody configures."""
+    node: dict[str, Any] = {COMPONENT: f"{entry.kind}/{entry.name}", **dict.fromkeys(entry.components())}
+    for parameter in entry.hyperparameters():
+        value = "???" if parameter.default is REQUIRED else copy.deepcopy(parameter.default)
+        node[parameter.name] = list(value) if isinstance(value, tuple) else value
+    return node
+
+
 def _fresh(default: Any) -> Any:
     if isinstance(default, list | dict):
         return field(default_factory=lambda: copy.deepcopy(default))

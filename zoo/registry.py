@@ -36,7 +36,7 @@ KINDS: dict[str, str] = {
 }
 
 _PLACE = frozenset({"dim", "layer", "depth", "causal", "max_len", "grid"})
-_DATA = frozenset({"vocab_size", "classes", "image_size", "channels"})
+_DATA = frozenset({"vocab_size", "classes", "label_classes", "image_size", "channels"})
 FACTS: dict[str, frozenset[str]] = {
     "mixer": _PLACE,
     "cross": _PLACE,
@@ -49,7 +49,7 @@ FACTS: dict[str, frozenset[str]] = {
     "objective": _PLACE | _DATA,
     "task": frozenset(),
     "family": frozenset(),
-    "probe": frozenset({"classes"}),
+    "probe": frozenset({"classes", "dim"}),
     "optimizer": frozenset({"parameters"}),
     "schedule": frozenset({"steps"}),
 }

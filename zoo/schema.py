@@ -67,6 +67,7 @@ class RunConfig:
     seed: int = 0
     gradient_clip: float | None = 1.0
     start_from: str | None = None
+    more_probes: list[str] = field(default_factory=list)
     log_every: int = 25
     evaluate_every: int | None = None
     runs: str = "runs"

@@ -19,8 +19,9 @@ from zoo.assembly import (
     facts_of,
     implementations,
     make_objective,
-    make_probe,
+    make_probes,
     make_task,
+    parameters,
     start,
     user_error,
 )
@@ -52,7 +53,7 @@ class Session:
         self.peak = memory.Peak(self.chosen["accelerator"])
         self.task = make_task(config)
         self.objective = make_objective(config, self.task)
-        self.probe = make_probe(config, self.objective, self.task)
+        self.probes = make_probes(config, self.objective, self.task)
         if config.get("start_from") is not None:
             start(self.objective, Path(config["start_from"]))
         self.implementations = implementations(self.objective, self.chosen["accelerator"], self.chosen["precision"])
@@ -131,7 +132,7 @@ class Session:
             config["seed"],
             config["log_every"],
             self._record,
-            self.probe,
+            self.probes,
         )
 
     def _trainer(self) -> L.Trainer:
@@ -185,7 +186,7 @@ class Session:
 
     def _row(self, results: dict[str, dict[str, float]], peak: int | None) -> Row:
         task, seconds = self.task, self.keeper.trained_seconds
-        own_question = self.probe is None and bool(asks(self.objective))
+        own_question = not self.probes and bool(asks(self.objective))
         tokens, length = self.step_tokens * self.steps, task.facts()["max_len"]
         return {
             **self.facts,
@@ -200,7 +201,7 @@ class Session:
             "validation": results.pop("validation"),
             "test": results.pop("test"),
             "test_harder": {name.split("/", 1)[1]: values for name, values in results.items()},
-            "parameters": sum(p.numel() for p in self.objective.parameters()),
+            "parameters": parameters(self.objective),
             "active_parameters": active_parameters(self.objective),
             **self.stored,
             "choices": choices.specialisation(self.objective, task, next(self.objective.parameters()).device),

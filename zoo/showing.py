@@ -87,6 +87,7 @@ def measure(config: Config) -> tuple[dict[str, str], list[tuple[str, int, float,
         implementations,
         make_objective,
         make_task,
+        parameters,
     )
     from zoo.comparison.terminal import quantity
     from zoo.measure import flops, memory, weights
@@ -102,13 +103,13 @@ def measure(config: Config) -> tuple[dict[str, str], list[tuple[str, int, float,
     stored = weights.stored(objective, *decoding_place(chosen["accelerator"], chosen["precision"]))
     parts = []
     for name, module in objective.named_modules():
-        parameters = sum(p.numel() for p in module.parameters())
-        if parameters and name and name.count(".") in (0, 3):  # the model's parts, and those of each block
+        size = sum(p.numel() for p in module.parameters())
+        if size and name and name.count(".") in (0, 3):  # the model's parts, and those of each block
             inside = [part for part in stored if f"{part.name}.".startswith(f"{name}.")]
             bits = 8 * sum(part.disk_bytes for part in inside) / max(1, sum(part.weights for part in inside))
-            parts.append((name, parameters, bits, counts.get(name, 0) / tokens))
+            parts.append((name, size, bits, counts.get(name, 0) / tokens))
     length = task.facts()["max_len"]
-    total, active = sum(p.numel() for p in objective.parameters()), active_parameters(objective)
+    total, active = parameters(objective), active_parameters(objective)
     state = memory.decoding_state_bytes(objective, task.facts(), torch.device("cpu"))
     facts = {
         "parameters": f"{total:,}" + (f", of which a token meets {active:,}" if active != total else ""),

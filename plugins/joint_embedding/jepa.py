@@ -7,10 +7,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo import register
+from zoo.nn import take
 
 from .masks import block_split, span_split
-from .parts import Encoder, Predictor, Teacher, take
-from .regularisers import sigreg, variance_covariance
+from .parts import Encoder, Predictor, Teacher
+from .regularisers import kept_apart
 
 
 @register("objective", "jepa")
@@ -82,32 +83,23 @@ class JEPA(nn.Module):
         return {"loss": self.loss(batch["inputs"])}
 
     def embed(self, inputs: Tensor) -> Tensor:
-        """(B, D): the mean over places of what the encoder, or its teacher, makes of the whole input."""
+        """(B, L, D): what the encoder, or its teacher, makes of the whole input."""
         return self._wise().embed(inputs)
 
     def loss(self, inputs: Tensor) -> Tensor:
         """A scalar; in evaluation of the same places every time."""
         source = None if self.training else torch.Generator(inputs.device).manual_seed(0)
         context_BS, target_BMT = self.split(inputs, source)
-        M = target_BMT.shape[1]
         seen_BSD = self.encoder(inputs, context_BS)
-        wanted_BLD = self.targets(inputs)
-        asked_NT = target_BMT.flatten(0, 1)
-        predicted_NTD = self.predictor(seen_BSD.repeat_interleave(M, 0), context_BS.repeat_interleave(M, 0), asked_NT)
-        loss = self.error(predicted_NTD.float(), take(wanted_BLD.repeat_interleave(M, 0), asked_NT))
-        if self.regulariser == "none":
-            return loss
-        mean_BD = seen_BSD.float().mean(1)
-        spread = sigreg(mean_BD) if self.regulariser == "sigreg" else sum(variance_covariance(mean_BD))
-        return loss + self.regulariser_weight * spread
+        wanted_BMTD = take(self.targets(inputs), target_BMT.flatten(1)).view(*target_BMT.shape, -1)
+        loss = self.error(self.predictor.of_each(seen_BSD, context_BS, target_BMT).float(), wanted_BMTD)
+        return loss + self.regulariser_weight * kept_apart(self.regulariser, seen_BSD.mean(1))
 
     def targets(self, inputs: Tensor) -> Tensor:
         """What is to be predicted, (B, L, D): each place normalised, without a gradient where a teacher gives it."""
         encoder = self._wise()
         with torch.set_grad_enabled(self.teacher is None and torch.is_grad_enabled()):
-            layers = encoder.layers(inputs, self.averaged_layers)
-            normal = [F.layer_norm(x_BLD.float(), x_BLD.shape[-1:]) for x_BLD in layers]
-            return torch.stack(normal).mean(0)
+            return encoder.normalised(inputs, self.averaged_layers)
 
     def _wise(self) -> Encoder:
         """The encoder whose embeddings are predicted and judged: the teacher's, if there is one."""

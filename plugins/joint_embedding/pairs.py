@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from zoo import register
 
 from .parts import Encoder
-from .regularisers import info_nce, sigreg, variance_covariance
+from .regularisers import gathered, info_nce, sigreg, variance_covariance
 from .views import cropped, halves, shifted
 
 
@@ -19,11 +19,11 @@ class JEPAPairs(nn.Module):
     ``loss`` says what keeps them apart: ``info_nce`` tells each pair from all others of the batch (van den Oord et al.
     2018, arXiv:1807.03748; SimCLR, arXiv:2002.05709); ``variance_covariance`` asks for spread (VICReg, Bardes et al.
     2021, arXiv:2105.04906, weights 25, 25, 1); ``sigreg`` for a normal distribution, ``(1 - w) invariance + w
-    regulariser`` with ``regulariser_weight`` w (LeJEPA, Balestriero and LeCun 2025, arXiv:2511.08544). Losses read a
-    projection of ``projection_dim`` channels; the encoder's own output is the embedding, which a ``probe`` judges.
+    regulariser`` with ``regulariser_weight`` w (LeJEPA, Balestriero and LeCun 2025, arXiv:2511.08544). ``views=later``
+    takes the pairs that a task gives: an observation, and one of the same thing later. Losses read a projection of
+    ``projection_dim`` channels; the encoder's own output is the embedding, which a ``probe`` judges.
     """
 
-    needs = ("inputs",)
     gives = ()
 
     def __init__(
@@ -33,7 +33,7 @@ class JEPAPairs(nn.Module):
         backbone,
         precise_linear,
         loss: Literal["sigreg", "info_nce", "variance_covariance"] = "sigreg",
-        views: Literal["shift", "crop"] = "shift",
+        views: Literal["shift", "crop", "later"] = "shift",
         regulariser_weight: float = 0.05,
         temperature: float = 0.1,
         projection_dim: int = 32,
@@ -45,7 +45,8 @@ class JEPAPairs(nn.Module):
                 f"projection_dim={projection_dim}: expected a share between 0 and 1, more than 0, and at least 1"
             )
         self.encoder = Encoder(stem, backbone)
-        self.kind, self.view = loss, {"shift": shifted, "crop": cropped}[views]
+        self.kind, self.view = loss, {"shift": shifted, "crop": cropped}.get(views)
+        self.needs = ("inputs", "later") if self.view is None else ("inputs",)
         self.regulariser_weight, self.temperature = regulariser_weight, temperature
         self.projector = nn.Sequential(
             precise_linear(in_features=dim, out_features=4 * dim, bias=False),
@@ -58,12 +59,14 @@ class JEPAPairs(nn.Module):
         """``loss``; in evaluation of the same views every time."""
         inputs = batch["inputs"]
         source = None if self.training else torch.Generator(inputs.device).manual_seed(0)
-        if inputs.is_floating_point():
+        if self.view is None:
+            pair = inputs, batch["later"]
+        elif inputs.is_floating_point():
             pair = self.view(inputs, source), self.view(inputs, source)
         else:
             pair = halves(inputs)
-        embeddings_2BD = self.embed(torch.cat(pair))
-        a_BP, b_BP = self.projector(embeddings_2BD).float().chunk(2)
+        a_BP, b_BP = self.projector(self.embed(torch.cat(pair)).mean(1)).float().chunk(2)
+        a_BP, b_BP = gathered(a_BP), gathered(b_BP)
         return {"loss": self._loss(a_BP, b_BP)}
 
     def _loss(self, a_BP: Tensor, b_BP: Tensor) -> Tensor:
@@ -79,5 +82,5 @@ class JEPAPairs(nn.Module):
         return (1 - self.regulariser_weight) * apart + self.regulariser_weight * spread
 
     def embed(self, inputs: Tensor) -> Tensor:
-        """(B, D): the mean over places of what the encoder makes of the input, but for what is before them."""
+        """(B, L, D): what the encoder makes of the input, but for what is before its places."""
         return self.encoder.embed(inputs)

@@ -4,17 +4,18 @@ import copy
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from zoo.nn import places
+from zoo.nn import places, take
 
 
 class Encoder(nn.Module):
     """Stem and backbone of an encoder, of all of an input or of a few of its places."""
 
-    def __init__(self, stem, backbone, **facts) -> None:
+    def __init__(self, stem, backbone, causal: bool = False) -> None:
         super().__init__()
-        self.stem = stem(**facts)
-        self.backbone = backbone(causal=False, **places(self.stem))
+        self.stem = stem()
+        self.backbone = backbone(causal=causal, **places(self.stem))
         self.before = getattr(self.stem, "grid", (0,))[0]
 
     def forward(self, inputs: Tensor, places_BS: Tensor | None = None) -> Tensor:
@@ -25,8 +26,8 @@ class Encoder(nn.Module):
         return self.backbone(take(x_BLD, places_BS), places_BL=places_BS)[0]
 
     def embed(self, inputs: Tensor) -> Tensor:
-        """(B, D): the mean over places of a whole input, but for what stands before them."""
-        return self(inputs)[:, self.before :].mean(1)
+        """(B, L, D) of a whole input, but for what stands before its places."""
+        return self(inputs)[:, self.before :]
 
     def patches_alone(self, objective: str) -> None:
         """Refuse what stands before the places, where an objective hides and predicts these.
@@ -49,10 +50,10 @@ class Encoder(nn.Module):
                 handle.remove()
         return [*kept, last_BLD]
 
-
-def take(x_BLD: Tensor, places_BS: Tensor) -> Tensor:
-    """The vectors at these places, (B, S, D)."""
-    return x_BLD.gather(1, places_BS.unsqueeze(-1).expand(-1, -1, x_BLD.shape[-1]))
+    def normalised(self, inputs: Tensor, count: int = 1) -> Tensor:
+        """The mean of these last layers, each vector normalised, (B, L, D) in float32: what is to be predicted."""
+        normal = [F.layer_norm(x_BLD.float(), x_BLD.shape[-1:]) for x_BLD in self.layers(inputs, count)]
+        return torch.stack(normal).mean(0)
 
 
 class Teacher(nn.Module):
@@ -105,11 +106,20 @@ class Predictor(nn.Module):
 
     def forward(self, context_BSD: Tensor, context_BS: Tensor, target_BT: Tensor) -> Tensor:
         """(B, T, out_features) at the targets, from the context (B, S, D) at its places."""
+        return self._predict(self.into(context_BSD), context_BS, target_BT)
+
+    def of_each(self, context_BSD: Tensor, context_BS: Tensor, target_BMT: Tensor) -> Tensor:
+        """The same for M groups of targets, each predicted by itself, (B, M, T, out_features)."""
+        M = target_BMT.shape[1]
         x_BSD = self.into(context_BSD)
+        seen_NSD, where_NS = (x.unsqueeze(1).expand(-1, M, *x.shape[1:]).flatten(0, 1) for x in (x_BSD, context_BS))
+        return self._predict(seen_NSD, where_NS, target_BMT.flatten(0, 1)).unflatten(0, (-1, M))
+
+    def _predict(self, x_BSD: Tensor, context_BS: Tensor, target_BT: Tensor) -> Tensor:
         asked_BTD = self.hidden_D.to(x_BSD.dtype).expand(*target_BT.shape, -1)
-        places_BL = torch.cat([context_BS, target_BT], 1)
-        order_BL = places_BL.argsort(1)
+        places_BL, order_BL = torch.cat([context_BS, target_BT], 1).sort(1)
         x_BLD = take(torch.cat([x_BSD, asked_BTD], 1), order_BL)
-        x_BLD = self.backbone(x_BLD, places_BL=places_BL.gather(1, order_BL))[0]
-        back_BL = order_BL.argsort(1)[:, context_BS.shape[1] :]
-        return self.out(take(x_BLD, back_BL))
+        x_BLD = self.backbone(x_BLD, places_BL=places_BL)[0]
+        rank_L = torch.arange(order_BL.shape[1], device=order_BL.device)
+        back_BL = torch.empty_like(order_BL).scatter_(1, order_BL, rank_L.expand_as(order_BL))
+        return self.out(take(x_BLD, back_BL[:, context_BS.shape[1] :]))

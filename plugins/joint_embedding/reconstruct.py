@@ -5,9 +5,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo import register
+from zoo.nn import take
 
 from .masks import random_split
-from .parts import Encoder, Predictor, take
+from .parts import Encoder, Predictor
 
 
 @register("objective", "reconstruct")
@@ -61,5 +62,5 @@ class Reconstruct(nn.Module):
         return {"loss": loss}
 
     def embed(self, inputs: Tensor) -> Tensor:
-        """(B, D): the mean over places of what the encoder makes of the whole input."""
+        """(B, L, D): what the encoder makes of the whole input."""
         return self.encoder.embed(inputs)

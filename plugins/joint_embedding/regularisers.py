@@ -5,6 +5,24 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
+def kept_apart(kind: str, z_ND: Tensor) -> Tensor:
+    """The penalty of this name: ``sigreg``, ``variance_covariance`` or ``none``, of the batch of all processes."""
+    if kind == "none":
+        return z_ND.new_zeros(())
+    z_ND = gathered(z_ND)
+    return sigreg(z_ND) if kind == "sigreg" else sum(variance_covariance(z_ND), start=z_ND.new_zeros(()))
+
+
+def gathered(z_ND: Tensor) -> Tensor:
+    """The rows of all processes, in the order of their ranks, (N * processes, D), with gradients to all of them.
+
+    Statistics of a batch are then those of the whole batch; averaging gradients over processes gives its gradient.
+    """
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return z_ND
+    return torch.cat(torch.distributed.nn.functional.all_gather(z_ND.contiguous()))
+
+
 def variance_covariance(z_ND: Tensor) -> tuple[Tensor, Tensor]:
     """How far standard deviations stay below 1, and how far dimensions go together (VICReg).
 

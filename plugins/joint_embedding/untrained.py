@@ -28,5 +28,5 @@ class Untrained(nn.Module):
         return {"loss": self.nothing.square()}
 
     def embed(self, inputs: Tensor) -> Tensor:
-        """(B, D): the mean over places of what the encoder makes of the input, but for what is before them."""
+        """(B, L, D): what the encoder makes of the input, but for what is before its places."""
         return self.encoder.embed(inputs)

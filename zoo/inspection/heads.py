@@ -15,6 +15,7 @@ from zoo.inspection.maps import Map, attention_maps, layers_with_heads
 from zoo.judging import judge, metric
 
 Head = tuple[str, int]
+Probes = dict[str, Probe] | None
 
 
 @dataclass
@@ -55,36 +56,36 @@ def without(objective: nn.Module, removed: set[Head]) -> Iterator[None]:
 
 
 @torch.no_grad()
-def measure(objective: nn.Module, task: Task, batches: list[Batch], probe: Probe | None = None) -> tuple[float, float]:
+def measure(objective: nn.Module, task: Task, batches: list[Batch], probes: Probes = None) -> tuple[float, float]:
     """The mean loss over these batches, and the metric that ranks."""
     losses, totals = [], torch.zeros(2, dtype=torch.float64)
     for batch in batches:
         outputs = objective(batch)
         losses.append((outputs["loss"].double(), len(next(iter(batch.values())))))
-        total, count = judge(objective, task, outputs, batch, probe)[metric(objective, task)]
+        total, count = judge(objective, task, outputs, batch, probes)[metric(objective, task)]
         totals += torch.stack([total.double(), count.double()])
     loss = sum(loss * rows for loss, rows in losses) / sum(rows for _, rows in losses)
     return float(loss), float(totals[0] / totals[1])
 
 
-def one_by_one(objective: nn.Module, task: Task, batches: list[Batch], probe: Probe | None = None) -> dict[Head, float]:
+def one_by_one(objective: nn.Module, task: Task, batches: list[Batch], probes: Probes = None) -> dict[Head, float]:
     """The loss without each head alone."""
     found = {}
     for name, module in layers_with_heads(objective):
         for head in range(module.heads):
             with without(objective, {(name, head)}):
-                found[name, head] = measure(objective, task, batches, probe)[0]
+                found[name, head] = measure(objective, task, batches, probes)[0]
     return found
 
 
 def one_after_another(
-    objective: nn.Module, task: Task, order: list[Head], batches: list[Batch], probe: Probe | None = None
+    objective: nn.Module, task: Task, order: list[Head], batches: list[Batch], probes: Probes = None
 ) -> list[tuple[float, float]]:
     """Loss and metric with none of these heads removed, with the first of them, with the first two, and so on."""
     found = []
     for count in range(len(order) + 1):
         with without(objective, set(order[:count])):
-            found.append(measure(objective, task, batches, probe))
+            found.append(measure(objective, task, batches, probes))
     return found
 
 

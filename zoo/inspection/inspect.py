@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from zoo.assembly import fitted_probe, make_task
+from zoo.assembly import fitted_probes, make_task
 from zoo.contracts import Batch, Task
 from zoo.errors import ZooError
 from zoo.files import write_json
@@ -44,11 +44,11 @@ def inspect(folder: Path, wish: Wish) -> Path:
     if batch["inputs"].shape[1] <= LONGEST_RECEPTIVE_FIELD or batch["inputs"].is_floating_point():
         maps += receptive_fields(model, batch)
     tuned, tested = (_first(task.held_out(split), wish.judged_by) for split in ("validation", "test"))
-    probe = fitted_probe(run.config, model, task)
-    whole = heads.measure(model, task, tuned, probe)[0]
-    alone = heads.one_by_one(model, task, tuned, probe)
+    probes = fitted_probes(run.config, model, task)
+    whole = heads.measure(model, task, tuned, probes)[0]
+    alone = heads.one_by_one(model, task, tuned, probes)
     order = sorted(alone, key=lambda head: alone[head])
-    curve = heads.one_after_another(model, task, order, tested, probe) if order else []
+    curve = heads.one_after_another(model, task, order, tested, probes) if order else []
     found: dict[str, Any] = {
         "run": run.row["id"],
         "label": run.row["label"],

@@ -9,7 +9,9 @@ from zoo.nn.counting import is_recomputing as is_recomputing
 from zoo.nn.init import rescale_ as rescale_
 from zoo.nn.init import scale_residual_ as scale_residual_
 from zoo.nn.masking import spans as spans
+from zoo.nn.places import at_positions as at_positions
 from zoo.nn.places import places as places
+from zoo.nn.places import take as take
 from zoo.nn.precision import compute_dtype as compute_dtype
 from zoo.nn.precision import widened as widened
 from zoo.nn.projection import project as project
@@ -23,6 +25,7 @@ __all__ = [
     "Bidirectional",
     "ShortConvolution",
     "at_least_zero_below_one",
+    "at_positions",
     "compute_dtype",
     "counting",
     "is_counting",
@@ -35,6 +38,7 @@ __all__ = [
     "spans",
     "state_bytes",
     "straight_through",
+    "take",
     "tensors_of",
     "tie_",
     "widened",

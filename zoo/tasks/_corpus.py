@@ -87,25 +87,40 @@ def _folder(root: Path) -> Iterator[tuple[str, bytes]]:
             yield path.relative_to(root).as_posix(), data + b"\n"
 
 
-def _from_documents(documents: Iterator[tuple[str, bytes]], max_bytes: int) -> Corpus:
-    """Split by document, by a hash of its name, 18 to 1 to 1; few documents are cut by blocks instead."""
+def documents(source: str) -> Iterator[tuple[str, bytes]]:
+    """The Python files of the standard library or of a folder, by name, in the order of a hash of it."""
+    found = _stdlib() if source == "stdlib" else (d for d in _folder(Path(source).expanduser()) if d[0].endswith(".py"))
+    return iter(sorted(found, key=lambda document: md5(b"order " + document[0].encode()).digest()))
+
+
+def split_documents(
+    found: Iterator[tuple[str, bytes]], max_bytes: int, parts: int = 20
+) -> tuple[dict[str, list[bytes]], int]:
+    """Documents by split, by a hash of the name, without duplicates, and how many: a part each validates and tests."""
     streams: dict[str, list[bytes]] = {split: [] for split in SPLITS}
     seen: set[bytes] = set()
     total = 0
-    for name, data in documents:
+    for name, data in found:
         digest = sha256(data).digest()
         if digest in seen:
             continue
         seen.add(digest)
-        draw = int.from_bytes(md5(name.encode()).digest(), "big") % 20
+        draw = int.from_bytes(md5(name.encode()).digest(), "big") % parts
         streams["validation" if draw == 0 else "test" if draw == 1 else "train"].append(data)
         total += len(data)
         if total >= max_bytes:
             break
+    return streams, len(seen)
+
+
+def _from_documents(found: Iterator[tuple[str, bytes]], max_bytes: int) -> Corpus:
+    """Split by document; few documents are cut by blocks instead."""
+    streams, count = split_documents(found, max_bytes)
     joined = {split: b"".join(parts) for split, parts in streams.items()}
+    total = sum(map(len, joined.values()))
     if any(len(data) < total / 100 for data in joined.values()):
-        return _from_blocks(b"".join(joined.values()), len(seen))
-    return Corpus(joined["train"], joined["validation"], joined["test"], len(seen))
+        return _from_blocks(b"".join(joined.values()), count)
+    return Corpus(joined["train"], joined["validation"], joined["test"], count)
 
 
 def _from_blocks(data: bytes, documents: int) -> Corpus:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -14,6 +14,8 @@ from zoo.registry import register
 from zoo.seeds import generator
 from zoo.tasks._metrics import Ratios, label_accuracy
 
+RADII, PLACES = (3.4, 5.2), (-3.0, 3.0)
+"""Sizes of shapes, and how far their middles lie from that of an image, in pixels of one of 16 x 16."""
 KINDS = ("disk", "ring", "square", "triangle", "plus", "bar", "pole", "dots")
 
 
@@ -26,7 +28,9 @@ class Shapes(Task):
     fresh at each step, and made on the device. What predicts pixels spends itself on the nuisances.
     """
 
-    gives, metric = ("inputs", "labels"), "accuracy"
+    gives: ClassVar[tuple[str, ...]] = ("inputs", "labels")
+    metric = "accuracy"
+    stream = "shapes"
 
     def __init__(self, size: int = 16, noise: float = 0.1, batch_size: int = 64, test_size: int = 1000) -> None:
         for name, value, least in (("size", size, 12), ("batch_size", batch_size, 1), ("test_size", test_size, 1)):
@@ -42,11 +46,11 @@ class Shapes(Task):
 
     def train_batch(self, step: int, seed: int, device: torch.device) -> Batch:
         """Fresh images for this step and seed."""
-        return self._make(self.batch_size, generator(device, "shapes", "train", seed, step))
+        return self._make(self.batch_size, generator(device, self.stream, "train", seed, step))
 
     def held_out(self, split: str) -> list[Batch]:
         """Fixed images."""
-        source = generator("cpu", "shapes", split)
+        source = generator("cpu", self.stream, split)
         return [self._make(min(250, self.test_size - first), source) for first in range(0, self.test_size, 250)]
 
     def judge(self, outputs: Mapping[str, Tensor], batch: Batch) -> Ratios:
@@ -62,24 +66,32 @@ class Shapes(Task):
         return len(batch["inputs"])
 
     def _make(self, count: int, source: torch.Generator) -> Batch:
-        device, size = source.device, self.size
-
-        def uniform(low: float, high: float) -> Tensor:
-            return low + (high - low) * torch.rand(count, 1, 1, generator=source, device=device)
-
-        label_B = torch.randint(0, len(KINDS), (count,), generator=source, device=device)
+        label_B = torch.randint(0, len(KINDS), (count,), generator=source, device=source.device)
         radius, across, down = (
-            uniform(low * size / 16, high * size / 16) for low, high in ((3.4, 5.2), (-3, 3), (-3, 3))
+            uniform(count, source, low * self.size / 16, high * self.size / 16) for low, high in (RADII, PLACES, PLACES)
         )
+        sign = torch.where(uniform(count, source, 0, 1) < 0.5, -1.0, 1.0)
+        return {"inputs": self._draw(label_B, radius, across, down, sign, source), "labels": label_B}
+
+    def _draw(
+        self, label_B: Tensor, radius: Tensor, across: Tensor, down: Tensor, sign: Tensor, source: torch.Generator
+    ) -> Tensor:
+        """Images (B, 1, H, W) of these shapes, light or dark by ``sign``; sizes and places are (B, 1, 1)."""
+        count, device, size = len(label_B), source.device, self.size
         axis = torch.arange(size, device=device) - (size - 1) / 2
         x, y = (axis[None, None, :] - across) / radius, (axis[None, :, None] - down) / radius
         distance_B8HW = torch.stack(torch.broadcast_tensors(*_distances(x, y)), 1)
         distance_BHW = distance_B8HW[torch.arange(count, device=device), label_B] * radius
-        sign = torch.where(uniform(0, 1) < 0.5, -1.0, 1.0)
-        image_BHW = (-2.5 * distance_BHW).sigmoid() * sign * uniform(0.6, 1.2) + uniform(-0.2, 0.2)
+        contrast, brightness = uniform(count, source, 0.6, 1.2), uniform(count, source, -0.2, 0.2)
+        image_BHW = (-2.5 * distance_BHW).sigmoid() * sign * contrast + brightness
         image_BHW = image_BHW + self.noise * torch.randn(count, size, size, generator=source, device=device)
         mean, deviation = image_BHW.mean((1, 2), keepdim=True), image_BHW.std((1, 2), keepdim=True)
-        return {"inputs": ((image_BHW - mean) / deviation).unsqueeze(1), "labels": label_B}
+        return ((image_BHW - mean) / deviation).unsqueeze(1)
+
+
+def uniform(count: int, source: torch.Generator, low: float, high: float) -> Tensor:
+    """A number for each image, (count, 1, 1)."""
+    return low + (high - low) * torch.rand(count, 1, 1, generator=source, device=source.device)
 
 
 def _distances(x: Tensor, y: Tensor) -> list[Tensor]:

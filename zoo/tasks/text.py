@@ -61,17 +61,15 @@ class Text(Task):
 
     def train_batch(self, step: int, seed: int, device: torch.device) -> Batch:
         """Windows that start anywhere, drawn by this step and seed."""
-        stream = self._stream("train", device)
-        source = generator(device, "text", "train", seed, step)
-        starts_B = torch.randint(0, len(stream) - self.length, (self.batch_size,), generator=source, device=device)
-        return self._cut(stream, starts_B)
+        source, last = generator(device, "text", "train", seed, step), len(self.corpus.train) - self.length
+        starts_B = torch.randint(0, last, (self.batch_size,), generator=source, device=device)
+        return self._cut("train", starts_B)
 
     def held_out(self, split: str) -> list[Batch]:
         """The same windows every time."""
-        stream = self._stream(split, torch.device("cpu"))
-        windows = (len(stream) - 1) // self.length
+        windows = (len(getattr(self.corpus, split)) - 1) // self.length
         chosen = torch.linspace(0, windows - 1, min(windows, self.test_windows)).long() * self.length
-        return [self._cut(stream, starts_B) for starts_B in chosen.split(max(1, 8192 // self.length))]
+        return [self._cut(split, starts_B) for starts_B in chosen.split(max(1, 8192 // self.length))]
 
     def judge(self, outputs: Mapping[str, Tensor], batch: Batch) -> Ratios:
         """Bits per byte, and how often the likeliest byte was right."""
@@ -102,7 +100,7 @@ class Text(Task):
             self._streams[key] = data.to(device)
         return self._streams[key]
 
-    def _cut(self, stream: Tensor, starts_B: Tensor) -> Batch:
-        offsets_M = torch.arange(self.length + 1, device=stream.device)
-        window_BM = stream[starts_B[:, None] + offsets_M].long()
+    def _cut(self, split: str, starts_B: Tensor) -> Batch:
+        offsets_M = torch.arange(self.length + 1, device=starts_B.device)
+        window_BM = self._stream(split, starts_B.device)[starts_B[:, None] + offsets_M].long()
         return {"inputs": window_BM[:, :-1], "targets": window_BM[:, 1:]}

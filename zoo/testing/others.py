@@ -71,16 +71,20 @@ def family_gives_back_what_it_was_given(name: str) -> None:
 
 def probe_reads_off_what_is_plain(name: str) -> None:
     """Embeddings in one heap a class are told apart, those without a sign of it are not; ``none`` builds nothing."""
-    probe = parts.factory("probe", name)(classes=3)
+    probe = parts.factory("probe", name)(classes=3, dim=8)
     if probe is None:
         return
     source = torch.Generator().manual_seed(0)
     labels_N = torch.randint(0, 3, (300,), generator=source)
-    noise_ND = torch.randn(300, 8, generator=source)
-    heaps_ND = noise_ND + 20 * torch.nn.functional.one_hot(labels_N, 8)
-    for embeddings_ND, low, high in ((heaps_ND, 0.99, 1.0), (noise_ND, 0.15, 0.55)):
-        probe.fit(embeddings_ND[:200], labels_N[:200])
-        logits_NC = probe(embeddings_ND[200:])
+    noise = torch.randn(300, 8, generator=source)
+    heaps = noise + 20 * torch.nn.functional.one_hot(labels_N, 8)
+    if getattr(probe, "reads_places", False):  # the sign is at the second of four places
+        around_NLD = torch.randn(300, 4, 8, generator=source)
+        heaps, noise = around_NLD.index_copy(1, torch.tensor([1]), heaps.unsqueeze(1)), around_NLD
+    for embeddings, low, high in ((heaps, 0.99, 1.0), (noise, 0.15, 0.55)):
+        with torch.inference_mode():  # as a run's evaluation does
+            probe.fit(embeddings[:200], labels_N[:200])
+            logits_NC = probe(embeddings[200:])
         assert logits_NC.shape == (100, 3)
         right = (logits_NC.argmax(1) == labels_N[200:]).double().mean().item()
         assert low <= right <= high, f"{right:.2f} of labels were right, expected {low} to {high}"

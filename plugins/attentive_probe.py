@@ -1,0 +1,76 @@
+"""A probe that learns where in an input to look."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from zoo import register
+
+
+class Pool(nn.Module):
+    """One learned query attends over the places of an input, and a linear layer reads what it finds."""
+
+    def __init__(self, dim: int, heads: int, classes: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query_HK = nn.Parameter(torch.randn(heads, dim // heads) * 0.02)
+        self.key_value = nn.Linear(dim, 2 * dim)
+        self.out = nn.Linear(dim, classes)
+
+    def forward(self, x_BLD: Tensor) -> Tensor:
+        """Logits (B, C)."""
+        B, L, _ = x_BLD.shape
+        k_BHLK, v_BHLK = self.key_value(x_BLD).view(B, L, 2, self.heads, -1).permute(2, 0, 3, 1, 4)
+        q_BH1K = self.query_HK[:, None].expand(B, -1, -1, -1)
+        return self.out(F.scaled_dot_product_attention(q_BH1K, k_BHLK, v_BHLK).flatten(1))
+
+
+@register("probe", "attentive")
+class AttentiveProbe:
+    """Attention over an input's frozen embeddings with one learned query, and a linear classifier of what it finds.
+
+    The reader of Assran et al. 2023, arXiv:2301.08243, and Bardes et al. 2024, arXiv:2404.08471, who pool so where the
+    mean over places would hide what stands at few of them. ``steps`` of AdamW on 256 of the labelled examples
+    each, its rate falling to zero along a cosine; weights and order are drawn from a seed of their own.
+    """
+
+    reads_places = probabilities = True
+
+    def __init__(self, dim: int, classes: int, heads: int = 4, steps: int = 300, lr: float = 3e-3) -> None:
+        if heads < 1 or steps < 1 or not lr > 0:
+            raise ValueError(
+                f"probe.heads={heads}, probe.steps={steps}, probe.lr={lr}: expected at least 1, 1, and more than 0"
+            )
+        if dim % heads:
+            raise ValueError(f"probe.heads={heads}: expected a divisor of dim={dim}")
+        self.classes, self.heads, self.steps, self.lr = classes, heads, steps, lr
+
+    @torch.inference_mode(False)
+    @torch.enable_grad()
+    def fit(self, embeddings_NLD: Tensor, labels_N: Tensor) -> None:
+        """Fit to labelled examples."""
+        known_NLD, labels_N = embeddings_NLD.float().clone(), labels_N.clone()
+        N, _, D = known_NLD.shape
+        self.mean_D = known_NLD.mean((0, 1))
+        self.deviation_D = known_NLD.std((0, 1)).clamp(min=1e-8)
+        x_NLD, device = self._standard(known_NLD), known_NLD.device
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(0)
+            self.pool = Pool(D, self.heads, self.classes).to(device)
+            passes = -(-self.steps * 256 // N)
+            order_M = torch.cat([torch.randperm(N, device=device) for _ in range(passes)])[: self.steps * 256]
+        optimizer = torch.optim.AdamW(self.pool.parameters(), lr=self.lr, weight_decay=0.05)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.steps)
+        for part_B in order_M.split(256):
+            optimizer.zero_grad()
+            F.cross_entropy(self.pool(x_NLD[part_B]), labels_N[part_B]).backward()
+            optimizer.step()
+            schedule.step()
+
+    def __call__(self, embeddings_NLD: Tensor) -> Tensor:
+        """Logits (N, C)."""
+        with torch.no_grad():
+            return self.pool(self._standard(embeddings_NLD.float()))  # type: ignore[no-any-return]
+
+    def _standard(self, x_NLD: Tensor) -> Tensor:
+        return (x_NLD - self.mean_D) / self.deviation_D

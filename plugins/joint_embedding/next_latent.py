@@ -1,0 +1,173 @@
+"""Predict the embeddings of what comes in a sequence, beside the next token or instead of it."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from zoo import register
+from zoo.nn import at_positions, take, widened
+
+from .masks import span_split
+from .parts import Encoder, Predictor, Teacher
+from .regularisers import info_nce, kept_apart
+
+COMPARED = 1024
+"""So many predictions of a batch, drawn at random, are told apart or kept apart: each is compared with every other."""
+
+
+@register("objective", "next_latent")
+class NextLatent(nn.Module):
+    """Predict embeddings in a causal model, beside the next token or instead of it.
+
+    Their loss is added to that of the next token with ``weight``; with ``tokens=false`` it is alone. ``latent=next``
+    predicts, from the embedding of each place, that of the places ``ahead`` of it, by a small network for each (van den
+    Oord et al. 2018, arXiv:1807.03748, whose loss is ``info_nce``; Teoh et al. 2025, arXiv:2511.05963, who also tell it
+    the next token).
+    ``latent=spans`` predicts hidden spans from the visible places alone, which are read once more, as
+    ``objective=jepa`` does (beside the loss of tokens, with other views: Huang et al. 2025, arXiv:2509.14252). What is
+    to be predicted are normalised embeddings of the whole sequence: those of a teacher, a moving average; or with
+    ``teacher=none`` the model's own, to which no gradient goes while tokens keep it from collapse. Without tokens and
+    without a teacher ``loss=info_nce`` or a ``regulariser`` must do that. With tokens the model is judged by them as
+    any other; a ``probe`` may judge its embeddings.
+    """
+
+    one_way = True
+
+    def __init__(
+        self,
+        dim: int,
+        classes: int,
+        stem,
+        backbone,
+        predictor_backbone,
+        precise_linear,
+        weight: float = 1.0,
+        tokens: bool = True,
+        latent: Literal["next", "spans"] = "next",
+        ahead: list[int] = [1],  # noqa: B006
+        teacher: Literal["average", "none"] = "average",
+        momentum: float = 0.99,
+        loss: Literal["smooth_l1", "l2", "info_nce"] = "smooth_l1",
+        temperature: float = 0.1,
+        regulariser: Literal["none", "variance_covariance", "sigreg"] = "none",
+        regulariser_weight: float = 1.0,
+        hidden: float = 0.5,
+        span: int = 8,
+        predictor_dim: int = 32,
+        predictor_layers: int = 2,
+    ) -> None:
+        super().__init__()
+        if weight < 0 or not ahead or min(ahead) < 1 or not 0 < hidden < 1 or not temperature > 0:
+            raise ValueError(
+                f"objective.weight={weight}, ahead={list(ahead)}, hidden={hidden}, temperature={temperature}: expected "
+                f"at least 0, numbers of at least 1, a share between 0 and 1, and more than 0"
+            )
+        if teacher == "none" and not tokens and regulariser == "none" and loss != "info_nce":
+            raise ValueError(
+                "objective.tokens=false with objective.teacher=none collapses to one embedding for everything; choose "
+                "objective.loss=info_nce, or objective.regulariser=sigreg or variance_covariance"
+            )
+        self.needs = ("inputs", "targets") if tokens else ("inputs",)
+        self.gives = ("logits",) if tokens else ()
+        self.weight, self.latent, self.ahead, self.hidden, self.span = weight, latent, list(ahead), hidden, span
+        self.error, self.temperature = loss, temperature
+        self.regulariser, self.regulariser_weight = regulariser, regulariser_weight
+        self.encoder = Encoder(stem, backbone, causal=True)
+        self.encoder.patches_alone("next_latent")
+        self.head = precise_linear(in_features=dim, out_features=classes, bias=False) if tokens else None
+        if latent == "spans":
+            self.predictor = Predictor(
+                dim, dim, predictor_dim, predictor_layers, predictor_backbone, precise_linear, self.encoder.stem
+            )
+        else:
+            self.predictors = nn.ModuleList(_network(dim, predictor_dim, precise_linear) for _ in self.ahead)
+        self.teacher = Teacher(self.encoder, momentum) if teacher == "average" else None
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """``loss``; and with tokens ``logits`` (B, S, C) beside the batch's targets (B, S)."""
+        inputs = batch["inputs"]
+        x_BLD = self.encoder(inputs)
+        loss = self.weight * self.latent_loss(inputs, x_BLD) if self.weight else x_BLD.new_zeros(())
+        if self.head is None:
+            return {"loss": loss}
+        logits_BSC = widened(self.head(at_positions(x_BLD, batch)))
+        told = F.cross_entropy(logits_BSC.flatten(0, 1), batch["targets"].flatten())
+        return {"loss": told + loss, "logits": logits_BSC}
+
+    def latent_loss(self, inputs: Tensor, x_BLD: Tensor) -> Tensor:
+        """A scalar, given what the encoder makes of the inputs; in evaluation of the same places every time."""
+        source = None if self.training else torch.Generator(inputs.device).manual_seed(0)
+        wanted_BLD = self.targets(inputs, x_BLD)
+        if self.latent == "spans":
+            context_BS, target_BT = span_split(*x_BLD.shape[:2], self.hidden, self.span, inputs.device, source)
+            said_BTD = self.predictor(self.encoder(inputs, context_BS), context_BS, target_BT)
+            loss = self._compare(said_BTD, take(wanted_BLD, target_BT), source)
+        else:
+            near = [k for k in self.ahead if k < x_BLD.shape[1]]
+            if not near:
+                raise ValueError(
+                    f"objective.ahead={self.ahead}: expected less than the {x_BLD.shape[1]} tokens there are"
+                )
+            parts = [
+                self._compare(network(x_BLD[:, :-k]), wanted_BLD[:, k:], source)
+                for k, network in zip(self.ahead, self.predictors, strict=True)
+                if k in near
+            ]
+            loss = torch.stack(parts).mean()
+        if self.regulariser == "none":
+            return loss
+        sample_ND = _sample(source, x_BLD)[0]
+        return loss + self.regulariser_weight * kept_apart(self.regulariser, sample_ND)
+
+    def targets(self, inputs: Tensor, x_BLD: Tensor) -> Tensor:
+        """What is to be predicted, (B, L, D)."""
+        if self.teacher is not None:
+            with torch.no_grad():
+                return self.teacher.module.normalised(inputs)
+        wanted_BLD = F.layer_norm(x_BLD.float(), x_BLD.shape[-1:])
+        return wanted_BLD if self.head is None else wanted_BLD.detach()
+
+    def _compare(self, said_BTD: Tensor, wanted_BTD: Tensor, source: torch.Generator | None) -> Tensor:
+        if self.error == "info_nce":
+            return info_nce(*_sample(source, said_BTD, wanted_BTD), self.temperature)
+        error = F.smooth_l1_loss if self.error == "smooth_l1" else F.mse_loss
+        return error(said_BTD.float(), wanted_BTD)
+
+    def embed(self, inputs: Tensor) -> Tensor:
+        """(B, L, D): what the model makes of each place and what is before it; without tokens, its teacher."""
+        return (self.encoder if self.teacher is None or self.head is not None else self.teacher.module).embed(inputs)
+
+    def after_optimizer_step(self, step: int, steps: int) -> None:
+        """The teacher follows."""
+        if self.teacher is not None:
+            self.teacher.follow(self.encoder, step, steps)
+
+    def init_state(self, batch_size: int, max_len: int, device: torch.device, dtype: torch.dtype):
+        """The empty state of the whole model."""
+        return self.encoder.backbone.init_state(batch_size, max_len, device, dtype)
+
+    def step(self, inputs_BL: Tensor, state, mask_BL: Tensor | None = None) -> tuple[Tensor, object]:
+        """Logits (B, L, C) for these further tokens, and the state after them; padding stands in front."""
+        padding = {} if mask_BL is None else {"mask_BL": mask_BL}
+        x_BLD, state = self.encoder.backbone(self.encoder.stem(inputs_BL), state, **padding)
+        return widened(self.head(x_BLD)), state
+
+
+def _network(dim: int, width: int, linear) -> nn.Sequential:
+    return nn.Sequential(
+        linear(in_features=dim, out_features=width, bias=True),
+        nn.GELU(),
+        linear(in_features=width, out_features=dim, bias=True),
+    )
+
+
+def _sample(source: torch.Generator | None, *tensors_BTD: Tensor) -> list[Tensor]:
+    """The same places of each, (N, D), at most so many as are compared."""
+    flat = [x_BTD.flatten(0, 1) for x_BTD in tensors_BTD]
+    count, device = len(flat[0]), flat[0].device
+    if count <= COMPARED:
+        return flat
+    kept_N = torch.randperm(count, device=device, generator=source)[:COMPARED]
+    return [x_ND[kept_N] for x_ND in flat]

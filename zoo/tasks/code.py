@@ -1,0 +1,107 @@
+"""Python source, each letter labelled by what it is part of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from zoo.contracts import Batch
+from zoo.errors import ZooError
+from zoo.registry import register
+from zoo.tasks._corpus import SPLITS, Corpus, documents, split_documents
+from zoo.tasks._lexer import CLASSES, letter_classes
+from zoo.tasks._metrics import Ratios
+from zoo.tasks.text import Text
+
+
+@lru_cache(maxsize=2)
+def _labelled(source: str, max_bytes: int) -> tuple[Corpus, dict[str, NDArray[np.int64]]]:
+    """Source split by document, and the class of each of its bytes."""
+    readable = ((name, data) for name, data in documents(source) if letter_classes(data) is not None)
+    splits, count = split_documents(readable, max_bytes, parts=8)
+    streams = {split: b"".join(splits[split]) for split in SPLITS}
+    labels = {
+        split: np.concatenate([letter_classes(data) for data in splits[split]] or [np.zeros(0, np.int64)])
+        for split in SPLITS
+    }
+    return Corpus(streams["train"], streams["validation"], streams["test"], count), labels
+
+
+@register("task", "code", objective="classify_tokens")
+class Code(Text):
+    """Say of each lower-case letter of Python source whether it is in a keyword, a name, a string or a comment.
+
+    The labels are those of Python's own tokenizer; a letter alone says little of them, and what is around it much.
+    ``source`` is ``stdlib`` (the standard library as installed) or a folder of Python files, of which the first
+    ``max_bytes`` in an order without meaning are read; files that are not ASCII are left out. Split by file, 6 to
+    1 to 1. Where an objective asks for ``targets``, they are the next bytes, as in ``text``.
+    """
+
+    gives: ClassVar[tuple[str, ...]] = ("inputs", "targets", "token_labels")
+    judges: ClassVar[tuple[str, ...]] = ("label_logits",)
+    metric, higher_is_better, writes = "accuracy", True, False
+
+    def __init__(
+        self,
+        source: str = "stdlib",
+        length: int = 128,
+        batch_size: int = 32,
+        test_windows: int = 256,
+        max_bytes: int = 2_000_000,
+    ) -> None:
+        for name, value in (("length", length), ("batch_size", batch_size), ("test_windows", test_windows)):
+            if value < 1:
+                raise ZooError(f"task.{name}={value}: expected at least 1")
+        if source != "stdlib" and not Path(source).expanduser().is_dir():
+            raise ZooError(f"task.source={source}: expected stdlib, or a folder of Python files")
+        self.length, self.batch_size, self.test_windows = length, batch_size, test_windows
+        self.corpus, self.labels = _labelled(source, max_bytes)
+        shortest = min(map(len, self.labels.values()))
+        if shortest <= length:
+            raise ZooError(f"task.length={length}: the smallest split of {source} has {shortest} bytes of Python")
+        self._streams: dict[tuple[str, str], Tensor] = {}
+
+    def facts(self) -> dict[str, Any]:
+        """Bytes in; bytes out, or a class of each letter."""
+        return {**super().facts(), "label_classes": len(CLASSES)}
+
+    def fingerprint(self) -> str:
+        """The hash of the source and of its labels, for Python's tokenizer may change."""
+        return sha256(self.corpus.hash.encode() + b"".join(self.labels[s].tobytes() for s in SPLITS)).hexdigest()[:16]
+
+    def judge(self, outputs: Mapping[str, Tensor], batch: Batch) -> Ratios:
+        """Accuracy over letters, and that of each class."""
+        labels_BL = batch["token_labels"]
+        right_BL = outputs["label_logits"].argmax(-1) == labels_BL
+        found = {"accuracy": (right_BL.sum(), (labels_BL >= 0).sum())}
+        for index, name in enumerate(CLASSES):
+            found[f"{name}_accuracy"] = (right_BL[labels_BL == index].sum(), (labels_BL == index).sum())
+        return found
+
+    def chance(self) -> dict[str, float]:
+        """Always the commonest class, and the commonest class of each letter, both of the training text."""
+        counts_LC = np.zeros((256, len(CLASSES)))
+        bytes_, labels = np.frombuffer(self.corpus.train, np.uint8), self.labels["train"]
+        np.add.at(counts_LC, (bytes_[labels >= 0], labels[labels >= 0]), 1)
+        asked = self.labels["test"] >= 0
+        letters, wanted = np.frombuffer(self.corpus.test, np.uint8)[asked], self.labels["test"][asked]
+        guesses = {"commonest class": counts_LC.sum(0).argmax(), "each letter alone": counts_LC.argmax(1)[letters]}
+        return {name: float((guess == wanted).mean()) for name, guess in guesses.items()}
+
+    def _cut(self, split: str, starts_B: Tensor) -> Batch:
+        key = (f"{split} labels", str(starts_B.device))
+        if key not in self._streams:
+            self._streams[key] = torch.from_numpy(self.labels[split]).to(starts_B.device)
+        offsets_L = torch.arange(self.length, device=starts_B.device)
+        return {
+            **super()._cut(split, starts_B),
+            "token_labels": self._streams[key][starts_B[:, None] + offsets_L],
+        }

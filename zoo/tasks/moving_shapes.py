@@ -1,0 +1,56 @@
+"""Two frames of a shape that moves: pairs in time, without an augmentation."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from zoo.contracts import Batch
+from zoo.errors import ZooError
+from zoo.registry import register
+from zoo.tasks.shapes import KINDS, PLACES, RADII, Shapes, uniform
+
+
+@register("task", "moving_shapes", stem="patches", objective="classify")
+class MovingShapes(Shapes):
+    """Which of eight shapes is in a frame; ``later`` is a frame in which it has moved, with noise and light of its own.
+
+    As ``shapes``, whose kinds, sizes and nuisances these are. From one frame to the other a shape moves by up to
+    ``speed`` pixels each way (of an image of 16 x 16; more in a larger one) and turns back at the bounds of its place;
+    kind, size and whether it is light or dark stay. What is asked is the kind in the first frame.
+    """
+
+    gives: ClassVar[tuple[str, ...]] = ("inputs", "later", "labels")
+    stream = "moving_shapes"
+
+    def __init__(
+        self, size: int = 16, noise: float = 0.1, speed: float = 3.0, batch_size: int = 64, test_size: int = 1000
+    ) -> None:
+        super().__init__(size, noise, batch_size, test_size)
+        if not 0 <= speed <= PLACES[1] - PLACES[0]:
+            raise ZooError(f"task.speed={speed}: expected from 0 to {PLACES[1] - PLACES[0]:g}")
+        self.speed = speed
+
+    def _make(self, count: int, source: torch.Generator) -> Batch:
+        scale = self.size / 16
+        label_B = torch.randint(0, len(KINDS), (count,), generator=source, device=source.device)
+        radius, across, down = (uniform(count, source, *bounds) * scale for bounds in (RADII, PLACES, PLACES))
+        sign = torch.where(uniform(count, source, 0, 1) < 0.5, -1.0, 1.0)
+        beside, below = (
+            _reflected(place + uniform(count, source, -self.speed, self.speed) * scale, scale)
+            for place in (across, down)
+        )
+        return {
+            "inputs": self._draw(label_B, radius, across, down, sign, source),
+            "later": self._draw(label_B, radius, beside, below, sign, source),
+            "labels": label_B,
+        }
+
+
+def _reflected(place: Tensor, scale: float) -> Tensor:
+    """What goes beyond a bound comes back as far."""
+    low, high = (bound * scale for bound in PLACES)
+    place = torch.where(place < low, 2 * low - place, place)
+    return torch.where(place > high, 2 * high - place, place)
