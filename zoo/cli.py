@@ -161,8 +161,12 @@ def _is_sweep(word: str) -> bool:
 
 def _one_run(config: dict[str, object], multirun: bool) -> float | None:
     """Train one config and say what came out; the number goes to Hydra's sweepers."""
+    from zoo.budget import describe, settle
     from zoo.run import folder_of, train
 
+    config = settle(config)
+    if config.get("budget_met"):
+        print(describe(config), flush=True)
     if multirun:
         print(f"{config['label']}, seed {config['seed']}", flush=True)
     row = train(config)

@@ -17,7 +17,7 @@ Config = dict[str, Any]
 """A resolved run: plain numbers, strings, lists and dicts, each component with its hyperparameters in place."""
 
 NOT_THE_MODEL = ("seed", "steps", "task", "probe", "more_probes", "optimizer", "schedule", "trainer", "logger", "runs",
-                 "experiment", "arch", "evaluate_every", "log_every", "hydra", "compare")  # fmt: skip
+                 "experiment", "arch", "budget", "evaluate_every", "log_every", "hydra", "compare")  # fmt: skip
 
 
 def prepare() -> None:

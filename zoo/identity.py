@@ -30,13 +30,18 @@ def run_id(config: Config) -> str:
     Code counts: editing a component's module (not its comments or docstrings) gives a new id, so a stale result is
     never taken for a fresh one. What cannot change the result (loggers, folders, progress) does not count.
     """
-    basis = {key: config[key] for key in DETERMINING}
-    basis["trainer"] = {key: config["trainer"][key] for key in TRAINER}
-    basis["code"] = code_hashes(config)
-    if config.get("start_from") is not None:
-        basis["start_from"] = _started_from(Path(config["start_from"]))
     task = config["task"]["_component_"].split("/")[1]
-    return f"{config['arch']}-{task}-{config['seed']}-{digest(basis)}"
+    return f"{config['arch']}-{task}-{config['seed']}-{digest(basis(config))}"
+
+
+def basis(config: Config) -> dict[str, Any]:
+    """All that determines the result of a run."""
+    found = {key: config[key] for key in DETERMINING}
+    found["trainer"] = {key: config["trainer"][key] for key in TRAINER}
+    found["code"] = code_hashes(config)
+    if config.get("start_from") is not None:
+        found["start_from"] = _started_from(Path(config["start_from"]))
+    return found
 
 
 def _started_from(folder: Path) -> list[str]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from zoo.budget import settle
 from zoo.composition import Config, prepare
 from zoo.errors import RunFailed, ZooError
 from zoo.files import read_json, write_json, write_yaml
@@ -36,6 +37,7 @@ def train(config: Config, beat: Callable[[int], None] | None = None) -> Row:
         RunFailed: it started and failed; the row and ``error.txt`` say why.
     """
     prepare()
+    config = settle(config)
     folder = folder_of(config)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -125,4 +127,6 @@ def quiet() -> None:
     for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"lightning\..*")
-    warnings.filterwarnings("ignore", message=r".*does not have many workers.*|.*isinstance\(treespec.*")
+    warnings.filterwarnings(
+        "ignore", message=r".*does not have many workers.*|.*isinstance\(treespec.*|.*no `val_data.*"
+    )

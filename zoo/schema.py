@@ -58,6 +58,25 @@ class CompareConfig:
 
 
 @dataclass
+class BudgetConfig:
+    """What a run may cost: the width (or ``by`` what else) is solved for its size, the steps for its length.
+
+    ``of`` with ``target`` is another way to say the one, so that two may be given.
+    """
+
+    of: str = "none"
+    target: float | None = None
+    parameters: float | None = None
+    active_parameters: float | None = None
+    state_bytes: float | None = None
+    tokens: float | None = None
+    flops: float | None = None
+    seconds: float | None = None
+    by: str = "auto"
+    tolerance: float = 0.02
+
+
+@dataclass
 class RunConfig:
     """A run's own choices; components join it as one key a kind."""
 
@@ -74,6 +93,7 @@ class RunConfig:
     experiment: str = "train"
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
+    budget: BudgetConfig = field(default_factory=BudgetConfig)
     settings: dict[str, dict[str, Any]] = field(default_factory=dict)
     compare: CompareConfig = field(default_factory=CompareConfig)
 

@@ -28,12 +28,14 @@ from zoo.assembly import (
 from zoo.callbacks import AtomicCheckpointIO, Heartbeat, Keeper, Progress, Signals
 from zoo.checkpoint import keeper_state, load
 from zoo.composition import Config
+from zoo.contracts import Probe, Task
 from zoo.factory import Factory, build
 from zoo.identity import code_hashes
 from zoo.judging import asks, metric
 from zoo.loggers import MetricsFile, finish_logger, make_logger
 from zoo.loop import Held, Loop, Stream
-from zoo.measure import choices, embeddings, flops, memory, weights
+from zoo.measure import choices, embeddings, memory, weights
+from zoo.measure.costs import per_token
 
 Row = dict[str, Any]
 
@@ -59,7 +61,9 @@ class Session:
         self.implementations = implementations(self.objective, self.chosen["accelerator"], self.chosen["precision"])
         self.stored = self._stored()
         self.model_facts = facts_of(config, self.task)
-        self._count_costs(settings["accumulate"])
+        self.forward_flops, self.training_flops = per_token(self.objective, self.task)
+        batch = self.task.train_batch(0, 0, torch.device("cpu"))
+        self.step_tokens = self.task.tokens(batch) * settings["accumulate"]
         self.checkpoint = folder / "checkpoints" / "last.ckpt"
         identity = {"data_hash": data_hash, **{key: str(value) for key, value in self.chosen.items()}}
         self.reached = reached(self.checkpoint, identity)
@@ -77,8 +81,8 @@ class Session:
         self.logger = make_logger(config, folder, folder.name)
         if self.chosen["compile"]:
             self.objective.compile()  # in place: names in checkpoints stay what they are
-        self.loop = self._loop()
-        self.trainer = self._trainer()
+        self.loop = make_loop(config, self.objective, self.task, self._record, self.probes)
+        self.trainer = make_trainer(config, self.chosen, [*self.bars, self.keeper], folder)
 
     def run(self) -> Row:
         """Train from where the last checkpoint left it, evaluate every held-out split, and return the whole row."""
@@ -105,58 +109,12 @@ class Session:
             "bytes_per_weight": disk / max(1, count),
         }
 
-    def _count_costs(self, accumulate: int) -> None:
-        """FLOPs of one token, counted on two examples, and tokens of one optimizer step."""
-        batch = self.task.train_batch(0, 0, torch.device("cpu"))
-        small = {key: value[:2] for key, value in batch.items()}
-        forward, training = flops.count(self.objective, small)
-        tokens = self.task.tokens(small)
-        self.forward_flops, self.training_flops = forward / tokens, training / tokens
-        self.step_tokens = self.task.tokens(batch) * accumulate
-
     def _record(self, step: int, values: dict[str, float]) -> None:
         self.metrics.write(step, self.keeper.trained_seconds, values)
         if self.logger is not None:
             self.logger.log_metrics(values, step)
         for watcher in self.watchers:
             watcher.update(step, values)
-
-    def _loop(self) -> Loop:
-        config = self.config
-        return Loop(
-            self.objective,
-            self.task,
-            Factory(config["optimizer"]),
-            user_error(build, config["schedule"], steps=self.steps),
-            self.steps,
-            config["seed"],
-            config["log_every"],
-            self._record,
-            self.probes,
-        )
-
-    def _trainer(self) -> L.Trainer:
-        settings, accelerator = self.config["trainer"], self.chosen["accelerator"]
-        every = min(self.config["evaluate_every"] or -(-self.steps // 10), self.steps)
-        return L.Trainer(
-            accelerator="gpu" if accelerator == "cuda" else accelerator,
-            devices=settings["devices"],
-            precision=self.chosen["precision"],
-            max_steps=self.steps,
-            accumulate_grad_batches=settings["accumulate"],
-            gradient_clip_val=self.config["gradient_clip"],
-            val_check_interval=every * settings["accumulate"] or None,
-            check_val_every_n_epoch=None,
-            num_sanity_val_steps=0,
-            callbacks=[*self.bars, self.keeper],
-            plugins=[AtomicCheckpointIO()],
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            use_distributed_sampler=False,
-            default_root_dir=self.folder,
-        )
 
     def _evaluate(self) -> None:
         self.loop.splits = self.task.splits()
@@ -208,6 +166,7 @@ class Session:
             "forward_flops_per_token": self.forward_flops,
             "training_flops": self.training_flops * tokens,
             "tokens": tokens,
+            "budget": self.config.get("budget_met", {}),
             "state_bytes": memory.decoding_state_bytes(self.objective, task.facts(), self.loop.device),
             "state_length": length,
             "peak_memory_bytes": peak,
@@ -225,6 +184,45 @@ class Session:
             "data_hash": self.data_hash,
             "facts": self.model_facts,
         }
+
+
+def make_loop(
+    config: Config,
+    objective: torch.nn.Module,
+    task: Task,
+    record: Callable[[int, dict[str, float]], None],
+    probes: dict[str, Probe] | None = None,
+) -> Loop:
+    """The loop of a run, with its optimizer and schedule."""
+    steps = config["steps"]
+    schedule = user_error(build, config["schedule"], steps=steps)
+    optimizer = Factory(config["optimizer"])
+    return Loop(objective, task, optimizer, schedule, steps, config["seed"], config["log_every"], record, probes)
+
+
+def make_trainer(config: Config, chosen: Row, callbacks: list[Any], folder: Path | str) -> L.Trainer:
+    """Lightning's trainer of a run, which writes nothing by itself."""
+    settings, accelerator, steps = config["trainer"], chosen["accelerator"], config["steps"]
+    every = min(config["evaluate_every"] or -(-steps // 10), steps)
+    return L.Trainer(
+        accelerator="gpu" if accelerator == "cuda" else accelerator,
+        devices=settings["devices"],
+        precision=chosen["precision"],
+        max_steps=steps,
+        accumulate_grad_batches=settings["accumulate"],
+        gradient_clip_val=config["gradient_clip"],
+        val_check_interval=every * settings["accumulate"] or None,
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        callbacks=callbacks,
+        plugins=[AtomicCheckpointIO()],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        default_root_dir=folder,
+    )
 
 
 def reached(checkpoint: Path, identity: dict[str, str]) -> int:

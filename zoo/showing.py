@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from zoo.budget import describe, settle
 from zoo.composition import Config, compose
 from zoo.nodes import COMPONENT
 
@@ -16,7 +17,7 @@ def show(overrides: Sequence[str]) -> None:
     from rich.table import Table
     from rich.tree import Tree
 
-    config = compose(*overrides)
+    config = settle(compose(*overrides), keep=False)
     console = Console(highlight=False)
     tree = Tree(
         f"[bold]{config['label']}[/bold]  "
@@ -25,6 +26,8 @@ def show(overrides: Sequence[str]) -> None:
     for key in ("task", "objective", "probe", "optimizer", "schedule"):
         _grow(tree, key, config[key])
     console.print(tree)
+    if "budget_met" in config:
+        console.print(describe(config))
     facts, parts = measure(config)
     title = "cost, measured: bits per weight as packed, FLOPs of a token's forward pass"
     table = Table(title=title, title_justify="left", box=None, padding=(0, 2))

@@ -7,6 +7,7 @@ import time
 from collections import deque
 from typing import Any, Protocol
 
+from zoo.budget import key_of, wanted
 from zoo.comparison.plan import Cell, Job, Plan, describe
 from zoo.comparison.pool import Flight, Pool
 from zoo.composition import Config
@@ -43,8 +44,9 @@ class Execution:
 
         from zoo import hardware
 
-        self.chosen = {id(cell): hardware.choose(cell.base["trainer"], cell.base["steps"]) for cell in plan.cells}
-        cores, on_cpu = cpu_count(), all(chosen["accelerator"] == "cpu" for chosen in self.chosen.values())
+        self.choose = hardware.choose
+        chosen = [hardware.choose(cell.base["trainer"], cell.base["steps"]) for cell in plan.cells]
+        cores, on_cpu = cpu_count(), all(each["accelerator"] == "cpu" for each in chosen)
         self.workers = max(1, min(plan.workers or (cores if on_cpu else 1), self.total, MOST_WORKERS))
         self.threads = max(1, cores // self.workers)
 
@@ -52,6 +54,7 @@ class Execution:
         """Run everything. Ctrl-C lets the runs in flight save themselves, and passes on."""
         with Pool(self.workers, self.threads) as pool:
             watcher.update(self, pool)
+            self._settle(pool)
             self._hash_data(pool)
             for cell in self.plan.cells:
                 self._enqueue(cell.tuning() or cell.reporting())
@@ -71,11 +74,28 @@ class Execution:
             job.config["trainer"] |= {"progress": False, "threads": job.config["trainer"]["threads"] or self.threads}
             row = read_json(folder_of(job.config) / "result.json")
             data_hash = self.hashes.get(_task_key(job.config))
-            if row and row["status"] == "finished" and is_current(row, data_hash, self.chosen[id(job.cell)]):
+            chosen = self.choose(job.config["trainer"], job.config["steps"])
+            if row and row["status"] == "finished" and is_current(row, data_hash, chosen):
                 self.skipped += 1
                 self._count(job, row)
             else:
                 self.queue.append(job)
+
+    def _settle(self, pool: Pool) -> None:
+        """Solve the budgets of every run, in the workers and with all of them at work, as the runs themselves are.
+
+        Raises:
+            ZooError: one cannot be met.
+        """
+        configs: dict[str, Config] = {}
+        for cell in self.plan.cells:
+            for setting in cell.grid if wanted(cell.base) else ():
+                config = cell.at(setting, cell.seeds[0])
+                config["trainer"] |= {"progress": False, "threads": config["trainer"]["threads"] or self.threads}
+                configs[key_of(config)] = config
+        found = pool.solutions(list(configs.values()))
+        for cell in self.plan.cells:
+            cell.budgets.update(zip(configs, found, strict=True))
 
     def _hash_data(self, pool: Pool) -> None:
         """Finished runs may be skipped only while their data is what it was."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from zoo.budget import settled, wanted
 from zoo.composition import Config, compose_checked, hydra_ready, key_of
 from zoo.errors import ZooError, unknown
 from zoo.identity import run_id
@@ -44,6 +45,8 @@ class Cell:
     tried: dict[Setting, list[float | None]] = field(default_factory=dict)
     """Validation scores by setting; ``None`` for a run that failed."""
     higher_is_better: bool = True
+    budgets: dict[str, Config] = field(default_factory=dict)
+    """How the budgets of the comparison's runs are met, shared by its cells and known once they were solved."""
 
     def __post_init__(self) -> None:
         if len(self.grid) == 1:
@@ -82,7 +85,7 @@ class Cell:
         config["seed"] = seed
         config["overrides"] = [*self.base["overrides"], *words, f"seed={seed}"]
         config["label"] = self.contestant
-        return config
+        return settled(config, self.budgets)
 
     def choose(self) -> None:
         """Take the setting with the best mean validation score.
@@ -160,8 +163,9 @@ def make_plan(name: str | None, overrides: Sequence[str]) -> Plan:
         rules["tune"] = {key: values for key, values in rules["tune"].items() if values}
         _check_rules(rules)
         contestants = [*rules["archs"], *rules["also"]]
+        budgets: dict[str, Config] = {}
         cells = [
-            _cell(contestant, task, [*rules["overrides"], *words_of_task, *mine], rules)
+            _cell(contestant, task, [*rules["overrides"], *words_of_task, *mine], rules, budgets)
             for task, words_of_task in rules["tasks"].items()
             if rules["only"] is None or task in rules["only"]
             for contestant in contestants
@@ -206,7 +210,7 @@ def _check_published(figure: Mapping[str, Any], tasks: Mapping[str, Any]) -> Non
         raise ZooError("compare.published: " + unknown("task in this comparison", figure["task"], tasks))
 
 
-FIXED = ("task", "seed", "steps", "runs", "experiment", "trainer", "logger", "compare")
+FIXED = ("task", "seed", "steps", "runs", "experiment", "trainer", "logger", "compare", "budget")
 """What a contestant may not set for itself."""
 
 
@@ -220,7 +224,7 @@ def _check_distinct(cells: Sequence[Cell]) -> None:
         seen[name] = cell.name
 
 
-def _cell(contestant: str, task: str, words: list[str], rules: Mapping[str, Any]) -> Cell:
+def _cell(contestant: str, task: str, words: list[str], rules: Mapping[str, Any], budgets: dict[str, Config]) -> Cell:
     chosen = contestant.split()
     if "=" not in chosen[0]:
         chosen[0] = f"arch={chosen[0]}"
@@ -238,7 +242,8 @@ def _cell(contestant: str, task: str, words: list[str], rules: Mapping[str, Any]
         raise ZooError(f"{where}: {error}") from error
     base |= {"experiment": rules["name"], "label": contestant}
     grid = [tuple(zip(rules["tune"], values, strict=True)) for values in itertools.product(*rules["tune"].values())]
-    return Cell(contestant, task, base, grid, list(rules["tune_seeds"]), list(rules["seeds"]))
+    wanted(base)  # refuses what cannot be
+    return Cell(contestant, task, base, grid, list(rules["tune_seeds"]), list(rules["seeds"]), budgets=budgets)
 
 
 def describe(plan: Plan) -> dict[str, Any]:
@@ -259,6 +264,7 @@ def describe(plan: Plan) -> dict[str, Any]:
                 "tried": [{"setting": dict(s), "validation": v} for s, v in cell.tried.items()],
                 "chosen": dict(cell.chosen) if cell.chosen is not None else None,
                 "edge": cell.on_edge(),
+                "budget": cell.at(cell.chosen or cell.grid[0], cell.seeds[0]).get("budget_met", {}),
                 "tune_seeds": cell.tune_seeds,
                 "seeds": cell.seeds,
                 "tuning": [run_id(job.config) for job in cell.tuning()],

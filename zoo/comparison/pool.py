@@ -59,6 +59,14 @@ def _fingerprint(config: Config) -> str:
     return fingerprint(config)
 
 
+def _solution(config: Config) -> Config:
+    """In a worker: how a run's budgets are met."""
+    from zoo.budget import solution
+
+    prepare()
+    return solution(config)
+
+
 @dataclass
 class Flight:
     """A job under way."""
@@ -105,6 +113,22 @@ class Pool:
         """The data's hash for each config; none where the task cannot be made."""
         futures = [self.pool.submit(_fingerprint, None, config) for config in configs]
         return [None if future.exception() else future.result() for future in futures]
+
+    def solutions(self, configs: list[Config]) -> list[Config]:
+        """How each config's budgets are met.
+
+        Raises:
+            ZooError: one of them cannot be.
+        """
+        futures = [self.pool.submit(_solution, None, config) for config in configs]
+        wait(futures)
+        for config, future in zip(configs, futures, strict=True):
+            error = future.exception()
+            if error is not None:
+                raise ZooError(
+                    f"{config['label']} on {config['task']['_component_'].split('/')[1]}: {error}"
+                ) from error
+        return [future.result() for future in futures]
 
     def fill(self, queue: deque[Job]) -> None:
         """Give every idle worker a job from the queue."""

@@ -1,0 +1,181 @@
+"""Equal budgets: the width, the depth or the steps by which a run meets what it may cost, found by counting."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from filelock import FileLock
+
+from zoo.composition import Config
+from zoo.errors import ZooError, unknown
+from zoo.files import read_json, write_json
+from zoo.identity import basis, digest
+
+SIZES = ("parameters", "active_parameters", "state_bytes")
+DURATIONS = ("tokens", "flops", "seconds")
+GRAINS = (8, 4, 2, 1)
+"""Widths are tried in multiples of the first, then of the next, until one meets the budget."""
+
+
+def wanted(config: Config) -> dict[str, tuple[float, str]]:
+    """The budgets of a run, each with its target and with what is to be solved for: ``dim``, ``layers`` or ``steps``.
+
+    Raises:
+        ZooError: a target is no positive number, or two budgets are to be met by the same number.
+    """
+    settings = config["budget"]
+    by = settings["by"]
+    if by not in ("auto", "dim", "layers", "steps"):
+        raise ZooError(f"budget.by={by}: expected auto, dim, layers or steps")
+    of, names = settings["of"], (*SIZES, *DURATIONS)
+    if of != "none" and of not in names:
+        raise ZooError("budget.of: " + unknown("budget", of, names))
+    if (of == "none") != (settings["target"] is None):
+        raise ZooError("a budget needs both, a quantity and a target: budget=flops budget.target=1e12")
+    found: dict[str, tuple[float, str]] = {}
+    for name in names:
+        target = settings["target"] if name == of else settings[name]
+        if target is None:
+            continue
+        if not target > 0:
+            raise ZooError(f"budget.{name}={target}: expected more than 0")
+        variable = "dim" if name in SIZES else "steps"
+        if by in ("dim", "layers") and name in (*SIZES, "flops"):
+            variable = by
+        found[name] = (float(target), variable)
+    variables = [variable for _, variable in found.values()]
+    if len(set(variables)) < len(variables):
+        raise ZooError(
+            f"budget has {' and '.join(found)}, which are all to be met by {variables[0]}; give one of the size "
+            f"({', '.join(SIZES)}) and one of the length ({', '.join(DURATIONS)})"
+        )
+    return found
+
+
+def key_of(config: Config) -> str:
+    """What the solution depends on: all that determines a run, but for seed, optimizer and what is solved for."""
+    free = {variable for _, variable in wanted(config).values()}
+    kept = {
+        name: value for name, value in basis(config).items() if name not in {"seed", "optimizer", "schedule", *free}
+    }
+    return digest(kept | {"budget": config["budget"]})
+
+
+def settle(config: Config, keep: bool = True) -> Config:
+    """The run with its budgets met: ``dim``, ``layers`` or ``steps`` replaced, and ``budget_met`` saying how well.
+
+    What was found is kept in ``budgets.json`` beside the experiment's runs, so that the same command goes on with the
+    same run: seconds differ between two measurements. ``keep=False`` writes nothing.
+
+    Raises:
+        ZooError: no number meets a budget within ``budget.tolerance``.
+    """
+    if not wanted(config):
+        return config
+    path, key = Path(config["runs"], config["experiment"], "budgets.json"), key_of(config)
+    found = (read_json(path) or {}).get(key)
+    if found is None:
+        found = _solve(config)
+        if keep:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(f"{path}.lock"):
+                write_json(path, (read_json(path) or {}) | {key: found})
+    return {**config, **found}
+
+
+def solution(config: Config) -> Config:
+    """What :func:`settle` replaces."""
+    whole = settle(config)
+    return {name: whole[name] for name in ("dim", "layers", "steps", "budget_met")}
+
+
+def settled(config: Config, known: Mapping[str, Config]) -> Config:
+    """The run as :func:`settle` would make it, where the solution is known; else as it is."""
+    return {**config, **known.get(key_of(config), {})} if wanted(config) else config
+
+
+def describe(config: Config) -> str:
+    """How a settled run meets its budgets, in one line."""
+    parts = []
+    for name, met in config.get("budget_met", {}).items():
+        error = f"{100 * (met['reached'] / met['target'] - 1):+.2f} %"
+        about = " as timed before" if name == "seconds" else ""
+        parts.append(f"{met['by']}={config[met['by']]} for {name}={met['target']:g} ({error}{about})")
+    return ", ".join(parts)
+
+
+def _solve(config: Config) -> Config:
+    found: Config = {"budget_met": {}}
+    order = sorted(wanted(config).items(), key=lambda item: item[1][1] == "steps")  # the size first: steps depend on it
+    for name, (target, variable) in order:
+        solve = _steps if variable == "steps" else _size
+        value, reached = solve({**config, **found}, name, target, variable)
+        tolerance, error = config["budget"]["tolerance"], abs(reached / target - 1)
+        if error > tolerance:
+            raise ZooError(
+                f"budget.{name}={target:g} cannot be met: {variable}={value} comes nearest, with {reached:g} "
+                f"({100 * error:.2g} % off, and budget.tolerance={tolerance:g} allows {100 * tolerance:g} %); choose "
+                f"another target, or budget.by=dim, layers or steps"
+            )
+        found[variable] = value
+        found["budget_met"][name] = {"target": target, "reached": reached, "by": variable}
+    return found
+
+
+def _steps(config: Config, name: str, target: float, variable: str) -> tuple[int, float]:
+    """The number of optimizer steps nearest to the target, and what they cost."""
+    from zoo.measure.costs import seconds_per_step, step_costs
+
+    each = seconds_per_step(config) if name == "seconds" else step_costs(config)[name]
+    steps = max(1, round(target / each))
+    return steps, steps * each
+
+
+def _size(config: Config, name: str, target: float, variable: str) -> tuple[int, float]:
+    """The width or depth nearest to the target, and what the model then has; widths that cannot be built are passed."""
+    from zoo.measure.costs import size_of
+
+    known: dict[int, float | None] = {}
+
+    def cost(value: int) -> float | None:
+        if value not in known:
+            try:
+                known[value] = size_of({**config, variable: value}, name)
+            except (ValueError, ZooError):
+                known[value] = None
+        return known[value]
+
+    if cost(config[variable]) is None:
+        size_of(config, name)  # the complaint is about the config itself
+    best: tuple[int, float] | None = None
+    for grain in GRAINS if variable == "dim" else (1,):
+        for value in _around(cost, target, grain):
+            reached = known[value]
+            if reached and (best is None or abs(reached / target - 1) < abs(best[1] / target - 1)):
+                best = value, reached
+        if best and abs(best[1] / target - 1) <= config["budget"]["tolerance"]:
+            break
+    if best is None:
+        raise ZooError(f"budget.{name}={target:g}: no {variable} gives a model that has {name}")
+    return best
+
+
+def _around(cost: Callable[[int], float | None], target: float, grain: int) -> list[int]:
+    """The multiples of the grain that can be built next to the target, on either side."""
+
+    def legal(index: int, towards: int) -> int:
+        for candidate in range(index, index + towards * 17, towards):
+            if candidate < 1 or cost(candidate * grain) is not None:
+                return candidate
+        return index
+
+    low, high = 1, 2
+    while (cost(legal(high, 1) * grain) or 0) < target and high * grain < 1_000_000:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        value = cost(legal(middle, 1) * grain)
+        low, high = (middle, high) if value is not None and value < target else (low, middle)
+    near = {legal(low, -1), legal(low, 1), legal(high, 1)}
+    return [index * grain for index in near if index >= 1 and cost(index * grain) is not None]
