@@ -36,7 +36,7 @@ class AttentiveProbe:
 
     reads_places = probabilities = True
 
-    def __init__(self, dim: int, classes: int, heads: int = 4, steps: int = 300, lr: float = 3e-3) -> None:
+    def __init__(self, dim: int, classes: int, heads: int = 4, steps: int = 300, lr: float = 1e-2) -> None:
         if heads < 1 or steps < 1 or not lr > 0:
             raise ValueError(
                 f"probe.heads={heads}, probe.steps={steps}, probe.lr={lr}: expected at least 1, 1, and more than 0"

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -96,7 +97,16 @@ def two_processes(function, *arguments):
     ranks = [context.Process(target=function, args=(rank, port, results, *arguments)) for rank in range(2)]
     for process in ranks:
         process.start()
-    found = [results.get(), results.get()]
+    found = []
+    while len(found) < 2:  # a queue would wait forever for a process that died
+        if not results.empty():
+            found.append(results.get())
+        elif any(process.exitcode for process in ranks):
+            for process in ranks:
+                process.kill()
+            raise RuntimeError(f"a process died, with exit codes {[process.exitcode for process in ranks]}")
+        else:
+            time.sleep(0.02)
     for process in ranks:
         process.join()
     return found

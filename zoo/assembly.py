@@ -175,6 +175,11 @@ def parameters(objective: nn.Module) -> int:
     return sum(p.numel() for p in dict.fromkeys(own))
 
 
+def trains(objective: nn.Module) -> bool:
+    """Whether there is anything to learn: a control of random features has nothing."""
+    return any(parameter.requires_grad for parameter in objective.parameters())
+
+
 def active_parameters(objective: nn.Module) -> int:
     """How many parameters one token meets: all, but for the experts that it is not sent to."""
     modules = trained_modules(objective)

@@ -109,6 +109,8 @@ def _solve(config: Config) -> Config:
     found: Config = {"budget_met": {}}
     order = sorted(wanted(config).items(), key=lambda item: item[1][1] == "steps")  # the size first: steps depend on it
     for name, (target, variable) in order:
+        if variable == "steps" and not _trains(config):
+            continue  # it takes no step, and costs nothing
         solve = _steps if variable == "steps" else _size
         value, reached = solve({**config, **found}, name, target, variable)
         tolerance, error = config["budget"]["tolerance"], abs(reached / target - 1)
@@ -121,6 +123,12 @@ def _solve(config: Config) -> Config:
         found[variable] = value
         found["budget_met"][name] = {"target": target, "reached": reached, "by": variable}
     return found
+
+
+def _trains(config: Config) -> bool:
+    from zoo.assembly import make_objective, make_task, trains
+
+    return trains(make_objective(config, make_task(config)))
 
 
 def _steps(config: Config, name: str, target: float, variable: str) -> tuple[int, float]:

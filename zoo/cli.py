@@ -135,8 +135,8 @@ def _train(words: list[str]) -> int:
     def job(cfg: object) -> float | None:
         prepare()  # a launcher may have put this job into a process of its own
         settings = HydraConfig.get()
-        config = resolve(cfg, dict(settings.runtime.choices), list(settings.overrides.task))
         try:
+            config = resolve(cfg, dict(settings.runtime.choices), list(settings.overrides.task))
             return _one_run(config, multirun)
         except ZooError as error:
             if multirun:

@@ -23,6 +23,7 @@ from zoo.assembly import (
     make_task,
     parameters,
     start,
+    trains,
     user_error,
 )
 from zoo.callbacks import AtomicCheckpointIO, Heartbeat, Keeper, Progress, Signals
@@ -56,6 +57,9 @@ class Session:
         self.task = make_task(config)
         self.objective = make_objective(config, self.task)
         self.probes = make_probes(config, self.objective, self.task)
+        if not trains(self.objective):
+            self.config = config = {**config, "steps": 0}  # a control that learns nothing
+            self.steps = 0
         if config.get("start_from") is not None:
             start(self.objective, Path(config["start_from"]))
         self.implementations = implementations(self.objective, self.chosen["accelerator"], self.chosen["precision"])
@@ -148,6 +152,7 @@ class Session:
         tokens, length = self.step_tokens * self.steps, task.facts()["max_len"]
         return {
             **self.facts,
+            "steps": self.steps,
             "status": "finished",
             "asks": asks(self.objective),
             "embedding": self._embedding(),

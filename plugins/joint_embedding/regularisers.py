@@ -20,7 +20,25 @@ def gathered(z_ND: Tensor) -> Tensor:
     """
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return z_ND
-    return torch.cat(torch.distributed.nn.functional.all_gather(z_ND.contiguous()))
+    return _Gather.apply(z_ND.contiguous())
+
+
+class _Gather(torch.autograd.Function):
+    """Rows of all processes; the gradient of each row is summed over the processes that used it."""
+
+    @staticmethod
+    def forward(context, z_ND: Tensor) -> Tensor:
+        """(N, D) of this process to (N * processes, D)."""
+        parts = [torch.empty_like(z_ND) for _ in range(torch.distributed.get_world_size())]
+        torch.distributed.all_gather(parts, z_ND)
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(context, gradient_MD: Tensor) -> Tensor:
+        """Its own rows of the sum."""
+        total_MD = gradient_MD.contiguous().clone()
+        torch.distributed.all_reduce(total_MD)
+        return total_MD.chunk(torch.distributed.get_world_size())[torch.distributed.get_rank()]
 
 
 def variance_covariance(z_ND: Tensor) -> tuple[Tensor, Tensor]:

@@ -65,7 +65,7 @@ def register_formulas() -> None:
 
 
 def count(objective: nn.Module, batch: Batch) -> tuple[int, int]:
-    """FLOPs of one forward pass, and of forward and backward together, on this batch.
+    """FLOPs of one forward pass, and of forward and backward together, on this batch; of training none if none learns.
 
     Gradients are cleared afterwards and the mode restored; random numbers are drawn from a stream of its own.
     """
@@ -75,10 +75,12 @@ def count(objective: nn.Module, batch: Batch) -> tuple[int, int]:
         with FlopCounterMode(display=False) as forward:
             loss = objective.train()(batch)["loss"]
         with FlopCounterMode(display=False) as backward:
-            loss.backward()
+            if loss.requires_grad:
+                loss.backward()
     objective.zero_grad(set_to_none=True)
     objective.train(training)
-    return forward.get_total_flops(), forward.get_total_flops() + backward.get_total_flops()
+    whole = forward.get_total_flops() + backward.get_total_flops() if loss.requires_grad else 0
+    return forward.get_total_flops(), whole
 
 
 def by_module(objective: nn.Module, batch: Batch) -> dict[str, int]:
