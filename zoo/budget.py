@@ -152,10 +152,11 @@ def _size(config: Config, name: str, target: float, variable: str) -> tuple[int,
                 known[value] = size_of({**config, variable: value}, name)
             except (ValueError, ZooError):
                 known[value] = None
+            else:
+                if known[value] is None:
+                    raise ZooError(f"budget.{name}={target:g}: this model has no {name}, for it does not decode")
         return known[value]
 
-    if cost(config[variable]) is None:
-        size_of(config, name)  # the complaint is about the config itself
     best: tuple[int, float] | None = None
     for grain in GRAINS if variable == "dim" else (1,):
         for value in _around(cost, target, grain):
@@ -165,7 +166,8 @@ def _size(config: Config, name: str, target: float, variable: str) -> tuple[int,
         if best and abs(best[1] / target - 1) <= config["budget"]["tolerance"]:
             break
     if best is None:
-        raise ZooError(f"budget.{name}={target:g}: no {variable} gives a model that has {name}")
+        size_of(config, name)  # no width can be built, so the complaint is about something else
+        raise ZooError(f"budget.{name}={target:g}: no {variable} next to it can be built")
     return best
 
 

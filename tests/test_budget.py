@@ -1,0 +1,183 @@
+"""Equal budgets: what is solved for, how near it comes, and what is refused."""
+
+import json
+
+import pytest
+
+import zoo
+from zoo.assembly import make_objective, make_task, parameters
+from zoo.budget import describe, settle, wanted
+from zoo.errors import ZooError
+from zoo.measure import costs
+from zoo.run import train
+
+QUIET = ["trainer.progress=false", "trainer.accelerator=cpu"]
+RECALL = [
+    "task=recall",
+    "task.length=32",
+    "task.pairs=4",
+    "task.test_size=20",
+    "task.test_lengths=[]",
+    "task.batch_size=4",
+]
+
+
+def count(config):
+    return parameters(make_objective(config, make_task(config)))
+
+
+@pytest.mark.parametrize("arch", ["transformer", "mamba", "lstm", "linear_attention", "ternary", "gru"])
+def test_a_width_of_so_many_parameters(arch, here):
+    config = settle(zoo.compose(f"arch={arch}", *RECALL, "budget=parameters", "budget.target=300000"))
+    met = config["budget_met"]["parameters"]
+    assert met["reached"] == count(config)
+    assert abs(met["reached"] / 300_000 - 1) <= 0.02
+    assert describe(config).startswith(f"dim={config['dim']} for parameters=300000 (")
+
+
+def test_the_width_is_the_nearest_there_is(here):
+    config = zoo.compose(*RECALL, "budget.parameters=20000", "budget.tolerance=1", "mixer.heads=3", "position=learned")
+    solved = settle(config)
+    sizes = {}
+    for dim in range(3, 100, 3):  # what three heads allow
+        sizes[dim] = count(zoo.compose(*RECALL, f"dim={dim}", "mixer.heads=3", "position=learned"))
+    coarse = {dim: size for dim, size in sizes.items() if dim % 8 == 0}
+    assert solved["dim"] == min(coarse, key=lambda dim: abs(sizes[dim] / 20_000 - 1))
+    tight = settle({**config, "budget": {**config["budget"], "tolerance": 0.12}})
+    assert tight["dim"] == min(sizes, key=lambda dim: abs(sizes[dim] / 20_000 - 1))
+
+
+def test_layers_are_solved_for_too(here):
+    config = settle(zoo.compose(*RECALL, "budget.parameters=300000", "budget.by=layers", "budget.tolerance=0.1"))
+    sizes = [count(zoo.compose(*RECALL, f"layers={layers}")) for layers in range(1, 12)]
+    assert config["layers"] == 1 + min(range(11), key=lambda i: abs(sizes[i] / 300_000 - 1))
+    assert config["dim"] == 64
+
+
+def test_parameters_that_a_token_meets(here):
+    config = settle(zoo.compose("arch=mixtral", *RECALL, "budget.active_parameters=300000", "budget.tolerance=0.1"))
+    assert config["budget_met"]["active_parameters"]["reached"] < count(config)
+
+
+def test_the_state_has_so_many_bytes(here):
+    config = settle(zoo.compose("arch=mamba", *RECALL, "budget=state", "budget.target=40000"))
+    row = train({**config, "steps": 1, "trainer": {**config["trainer"], "progress": False, "accelerator": "cpu"}})
+    assert abs(row["state_bytes"] / 40_000 - 1) <= 0.02
+
+
+def test_steps_of_so_many_tokens_and_flops(here):
+    tokens = settle(zoo.compose(*RECALL, "budget=tokens", "budget.target=12800", "trainer.accumulate=2"))
+    assert tokens["steps"] == 12_800 // (4 * 32 * 2)
+    row = train(zoo.compose(*RECALL, *QUIET, "dim=16", "budget=flops", "budget.target=3e8"))
+    assert abs(row["training_flops"] / 3e8 - 1) <= 0.02
+    assert row["budget"]["flops"] == {"target": 3e8, "reached": pytest.approx(row["training_flops"]), "by": "steps"}
+    assert row["steps"] > 1
+
+
+def test_a_size_and_a_length_at_once(here):
+    config = settle(zoo.compose(*RECALL, "budget.parameters=200000", "budget.flops=5e9"))
+    found = config["budget_met"]
+    assert found["parameters"]["reached"] == count(config)
+    each = costs.step_costs(config)["flops"]
+    assert found["flops"]["reached"] == pytest.approx(each * config["steps"])
+    assert abs(found["flops"]["reached"] / 5e9 - 1) <= 0.02
+
+
+def test_the_width_may_be_solved_for_flops(here):
+    config = settle(
+        zoo.compose(*RECALL, "steps=50", "budget=flops", "budget.target=3e9", "budget.by=dim", "budget.tolerance=0.05")
+    )
+    assert config["steps"] == 50
+    assert abs(costs.step_costs(config)["flops"] * 50 / 3e9 - 1) <= 0.05
+
+
+def test_flops_of_masks_that_chance_draws_are_a_mean(here):
+    config = zoo.compose("task=shapes", "stem.patch_size=4", "objective=jepa", "probe=linear", "dim=16")
+    found = costs.step_costs(config)["flops"]
+    assert found == costs.step_costs(config)["flops"]
+    import torch
+
+    from zoo.measure import flops
+
+    task = make_task(config)
+    ours = make_objective(config, task)
+    batch = {key: value[:2] for key, value in task.train_batch(0, 0, torch.device("cpu")).items()}
+    single = []
+    for seed in range(16):
+        torch.manual_seed(seed)
+        single.append(flops.count(ours, batch)[1])
+    assert len(set(single)) > 1
+    assert found == pytest.approx(sum(single) / 16 / 2 * 64)
+
+
+def test_seconds_are_timed_once_and_kept(here, monkeypatch):
+    times = iter([0.5, 0.1])
+    monkeypatch.setattr(costs, "seconds_per_step", lambda config: next(times))
+    words = [*RECALL, *QUIET, "dim=16", "budget=seconds", "budget.target=2"]
+    assert settle(zoo.compose(*words), keep=False)["steps"] == 4
+    monkeypatch.setattr(costs, "seconds_per_step", lambda config: 0.25)
+    first = train(zoo.compose(*words))
+    assert first["steps"] == 8
+    monkeypatch.setattr(costs, "seconds_per_step", lambda config: 1 / 0)
+    assert train(zoo.compose(*words))["skipped"]
+    assert settle(zoo.compose(*words, "optimizer.lr=0.1", "seed=5"))["steps"] == 8  # another seed and rate: as long
+    with pytest.raises(ZeroDivisionError):
+        settle(zoo.compose(*words, "layers=1"))
+
+
+def test_a_step_is_timed_as_it_is_trained(here, monkeypatch):
+    monkeypatch.setattr(costs, "LEAST_SECONDS", 0.0)
+    monkeypatch.setattr(costs, "LEAST_STEPS", 3)
+    assert 0 < costs.seconds_per_step(zoo.compose(*RECALL, *QUIET, "dim=16", "layers=1")) < 5
+
+
+def test_what_learns_nothing_takes_no_step(here):
+    words = ["task=shapes", "stem.patch_size=4", "objective=untrained", "probe=linear", "task.test_size=20", "dim=16"]
+    row = train(zoo.compose(*words, *QUIET, "budget=seconds", "budget.target=1000"))
+    assert row["steps"] == row["tokens"] == row["training_flops"] == 0
+
+
+@pytest.mark.parametrize(("words", "says"), [
+    (["budget=seconds"], "a budget needs both"), (["budget.target=3"], "a budget needs both"),
+    (["budget=flops", "budget.target=-1"], "budget.flops=-1"),
+    (["budget.flops=1e9", "budget.tokens=1e5"], "one of the size"), (["budget.by=width"], "budget.by=width"),
+    (["budget=parameters", "budget.target=100"], "budget.parameters=100 cannot be met: dim="),
+    (["budget=flops", "budget.target=10"], "steps=1 comes nearest"),
+    (["budget=parameters", "budget.target=3e5", "mixer.head_dim=5"], "head_dim"),
+    (["budget=state", "budget.target=100", "objective=masked_token"], "budget.state_bytes=100"),
+    (["budget=flopz"], "Did you mean budget=flops"),
+], ids=lambda words: " ".join(words) if isinstance(words, list) else "")  # fmt: skip
+def test_what_cannot_be_met_is_said(words, says, zoo_main):
+    status, _, err = zoo_main("train", *RECALL, *QUIET, *words)
+    assert status in (1, 2)
+    assert says in err
+    assert "Traceback" not in err
+
+
+def test_contestants_are_compared_at_equal_flops(zoo_main, here):
+    words = ["compare", "smoke", "compare.only=[parity]", "budget=flops", "budget.target=5e8"]
+    status, _, err = zoo_main(*words)
+    assert status == 0, err
+    rows = [json.loads(path.read_text()) for path in here.glob("runs/smoke/*/result.json")]
+    assert len({row["steps"] for row in rows}) == 2  # one number for each contestant
+    assert all(abs(row["training_flops"] / 5e8 - 1) <= 0.02 for row in rows)
+    described = json.loads((here / "runs/smoke/comparison.json").read_text())
+    assert all(cell["budget"]["flops"]["target"] == 5e8 for cell in described["cells"])
+    status, out, err = zoo_main(*words)
+    assert status == 0, err
+    assert f"{len(rows)} of {len(rows)} runs were finished before" in out
+
+
+def test_a_contestant_may_not_have_a_budget_of_its_own(zoo_main):
+    status, _, err = zoo_main("compare", "smoke", "compare.also=['lstm budget.flops=1e9']")
+    assert status == 2
+    assert "the same for every contestant" in err
+
+
+def test_nothing_is_solved_for_a_run_without_a_budget(here):
+    config = zoo.compose(*RECALL)
+    assert wanted(config) == {}
+    assert settle(config) is config
+    assert not (here / "runs").exists()
+    with pytest.raises(ZooError, match="budget"):
+        wanted({**config, "budget": {**config["budget"], "of": "money", "target": 1.0}})
