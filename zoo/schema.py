@@ -54,6 +54,7 @@ class CompareConfig:
     tune_seeds: list[int] = field(default_factory=lambda: [1000])
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
     published: list[dict[str, Any]] = field(default_factory=list)
+    claims: list[dict[str, str]] = field(default_factory=list)
     workers: int | None = None
 
 

@@ -77,7 +77,7 @@ class JEPAPairs(nn.Module):
             variance, covariance = (sum(parts) for parts in zip(*spreads, strict=True))
             return 25 * (a_BP - b_BP).square().mean() + 12.5 * variance + covariance
         mean_BP = (a_BP + b_BP) / 2
-        apart = ((a_BP - mean_BP).square().sum(1) + (b_BP - mean_BP).square().sum(1)).mean() / 2
+        apart = ((a_BP - mean_BP).square().mean() + (b_BP - mean_BP).square().mean()) / 2  # over channels, as its code
         spread = (sigreg(a_BP) + sigreg(b_BP)) / 2
         return (1 - self.regulariser_weight) * apart + self.regulariser_weight * spread
 

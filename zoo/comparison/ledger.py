@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from zoo.comparison.claims import Finding, judge_claims
 from zoo.comparison.statistics import Estimate, estimate, paired_difference, verdict
 from zoo.composition import key_of
 from zoo.errors import ZooError
@@ -83,6 +84,21 @@ class Standing:
         names = self.rows[0]["test_harder"] if self.rows else {}
         return {name: estimate([row["test_harder"][name][self.metric] for row in self.rows]) for name in names}
 
+    def further(self) -> dict[str, Estimate]:
+        """The other metrics on the test, those that every reported run has."""
+        names = [name for name in self.rows[0]["test"] if name != self.metric] if self.rows else []
+        kept = [name for name in names if all(row["test"].get(name) is not None for row in self.rows)]
+        return {name: estimate([row["test"][name] for row in self.rows]) for name in kept}
+
+    def budget(self) -> str:
+        """How its runs meet a budget, if they have one."""
+        met = self.rows[0].get("budget") if self.rows else None
+        parts = [
+            f"{name} {value['target']:g} ({value['reached'] / value['target'] - 1:+.2%})"
+            for name, value in (met or {}).items()
+        ]
+        return ", ".join(parts)
+
     def at(self, name: str | None) -> Estimate | None:
         """The score on the test, or on the harder test of this name, where it was measured."""
         return self.score() if name is None else self.harder().get(name)
@@ -117,6 +133,7 @@ class Ledger:
     failures: list[Row]
     command: str
     published: list[Published] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
 
     @property
     def tasks(self) -> list[str]:
@@ -161,7 +178,8 @@ def read_ledger(folder: Path) -> Ledger:
         " ".join(["zoo compare", *map(_quote, _command_words(rules["overrides"]))]) if rules else f"zoo report {folder}"
     )
     published = _published(rules.get("published", []), standings) if rules else []
-    return Ledger(folder.name, folder, baseline, standings, rows, failures, words, published)
+    findings = judge_claims(rules.get("claims", []), standings) if rules else []
+    return Ledger(folder.name, folder, baseline, standings, rows, failures, words, published, findings)
 
 
 def _published(figures: list[dict[str, Any]], standings: list[Standing]) -> list[Published]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.comparison.ledger import COSTS, Ledger, Standing
-from zoo.comparison.terminal import quantity
+from zoo.comparison.terminal import interval, quantity
 from zoo.files import atomic
 
 TEMPLATE = "report.html.j2"
@@ -23,7 +23,7 @@ def write_page(ledger: Ledger) -> Path:
     environment = Environment(
         loader=PackageLoader("zoo.comparison", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    environment.filters |= {"quantity": quantity, "short": _short}
+    environment.filters |= {"quantity": quantity, "short": _short, "interval": interval}
     charts = dict(_charts(ledger))
     html = environment.get_template(TEMPLATE).render(
         ledger=ledger,

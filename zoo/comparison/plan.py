@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.budget import settled, wanted
+from zoo.comparison.claims import check_claims
 from zoo.composition import Config, compose_checked, hydra_ready, key_of
 from zoo.errors import ZooError, unknown
 from zoo.identity import run_id
@@ -127,6 +128,8 @@ class Plan:
     overrides: list[str]
     published: list[dict[str, Any]] = field(default_factory=list)
     """Figures of others that the report sets beside ours: contestant, task, value, source; and at, settings."""
+    claims: list[dict[str, str]] = field(default_factory=list)
+    """What is to be tested: says, better, than."""
 
     @property
     def folder(self) -> Path:
@@ -174,7 +177,17 @@ def make_plan(name: str | None, overrides: Sequence[str]) -> Plan:
     baseline = rules["baseline"] or contestants[0]
     if baseline not in contestants:
         raise ZooError(f"compare.baseline={baseline}: expected one of {', '.join(contestants)}")
-    return Plan(rules["name"], baseline, cells, cfg.runs, rules["workers"], list(words), rules["published"])
+    check_claims(rules["claims"], contestants)
+    return Plan(
+        rules["name"],
+        baseline,
+        cells,
+        cfg.runs,
+        rules["workers"],
+        list(words),
+        rules["published"],
+        rules["claims"],
+    )
 
 
 def _check_rules(rules: Mapping[str, Any]) -> None:
@@ -254,6 +267,7 @@ def describe(plan: Plan) -> dict[str, Any]:
         "baseline": plan.baseline,
         "overrides": plan.overrides,
         "published": plan.published,
+        "claims": plan.claims,
         "cells": [
             {
                 "contestant": cell.contestant,

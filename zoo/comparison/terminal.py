@@ -13,6 +13,7 @@ from rich.text import Text
 from zoo.comparison.execute import Execution
 from zoo.comparison.ledger import Ledger, Standing
 from zoo.comparison.pool import Pool
+from zoo.comparison.statistics import Estimate
 
 
 def clock(seconds: float | None) -> str:
@@ -74,7 +75,32 @@ def tables(ledger: Ledger) -> list[Table]:
         found.append(_table(ledger, task))
         if any(figure.task == task for figure in ledger.published):
             found.append(_published(ledger, task))
+    if ledger.findings:
+        found.append(_findings(ledger))
     return found
+
+
+def _findings(ledger: Ledger) -> Table:
+    title = "what was to be tested: differences of the metric, paired by seed, with their 95 % interval"
+    table = Table(title=title, title_justify="left")
+    for name in ("claim", "task", "difference", "outcome"):
+        table.add_column(name, overflow="fold")
+    for finding in ledger.findings:
+        table.add_row(
+            f"{finding.says}: {finding.better} > {finding.than}",
+            finding.task,
+            interval(finding.difference),
+            finding.outcome,
+        )
+    return table
+
+
+def interval(difference: Estimate | None) -> str:
+    """A signed difference with half of its interval."""
+    if difference is None:
+        return ""
+    half = "" if difference.half_width is None else f" ± {difference.half_width:.4f}"
+    return f"{difference.mean:+.4f}{half}"
 
 
 def _published(ledger: Ledger, task: str) -> Table:
