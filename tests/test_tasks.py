@@ -418,3 +418,36 @@ def test_a_shape_that_moved_is_the_same_shape_elsewhere():
         shifts = [first.roll((a, b), (0, 1)).flatten() for a in range(-4, 5) for b in range(-4, 5)]
         best = max(torch.nn.functional.cosine_similarity(later.flatten(), shift, dim=0).item() for shift in shifts)
         assert best > 0.85
+
+
+@pytest.mark.parametrize("group", ["S3", "S4", "A4", "A5", "Z7"])
+@pytest.mark.parametrize("generators", [False, True])
+def test_word_problems_are_products_of_permutations(group, generators):
+    """Applied to things in a row, one permutation after the other, in plain Python."""
+    from zoo.tasks.word_problem import elements
+
+    one = task("task=word_problem", f"task.group={group}", f"task.generators={generators}", "task.length=9")
+    found = elements(group)
+    sizes = {"S3": 6, "S4": 24, "A4": 12, "A5": 60, "Z7": 7}
+    assert len(set(found)) == sizes[group]
+    assert found[0] == tuple(range(len(found[0])))
+    batch = one.train_batch(0, 0, torch.device("cpu"))
+    for inputs, targets in zip(batch["inputs"][:20].tolist(), batch["targets"][:20].tolist(), strict=True):
+        where = list(range(len(found[0])))  # the place of each thing
+        for token, target in zip(inputs, targets, strict=True):
+            step = found[one.tokens_V[token]]
+            where = [step[place] for place in where]
+            assert tuple(where) == found[target]
+    if generators:
+        assert one.facts()["vocab_size"] == (1 if group == "Z7" else 2)
+        assert {t for b in one.held_out("test/32") for t in b["targets"].flatten().tolist()} == set(range(sizes[group]))
+
+
+def test_the_word_problem_of_two_is_parity():
+    batch = task("task=word_problem", "task.group=Z2").train_batch(3, 1, torch.device("cpu"))
+    assert torch.equal(batch["targets"], batch["inputs"].cumsum(1) % 2)
+
+
+def test_a_group_that_is_none_is_refused():
+    with pytest.raises(ZooError, match="Did you mean S5"):
+        task("task=word_problem", "task.group=S55")

@@ -226,10 +226,28 @@ def _print_report(folder: Path) -> None:
 
 
 def _report(words: list[str]) -> int:
-    _, folders = _split(words, set())
-    if len(folders) != 1:
-        raise ZooError("name one folder of runs, such as: zoo report runs/families")
+    flags, folders = _split(words, {"--to"}, {"--to"})
+    if len(folders) not in (1, 2) or (len(folders) == 2 and flags):
+        raise ZooError(
+            "name one folder of runs, such as: zoo report runs/families (with --to figures.csv, .md, .tex or .parquet, "
+            "also as a file), or two to set side by side: zoo report runs/a runs/b"
+        )
+    if len(folders) == 2:
+        from rich.console import Console
+
+        from zoo.comparison.differences import compare
+        from zoo.comparison.ledger import read_ledger
+
+        Console(highlight=False).print(compare(*(read_ledger(Path(folder)) for folder in folders)))
+        return 0
     _print_report(Path(folders[0]))
+    if flags:
+        from zoo.comparison.export import write
+        from zoo.comparison.ledger import read_ledger
+
+        to = Path("=".join(flags).split("=", 1)[1])
+        write(read_ledger(Path(folders[0])), to)
+        print(to)
     return 0
 
 

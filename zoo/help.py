@@ -32,6 +32,7 @@ zoo train [-m] [OVERRIDE ...]: one run, or with -m one for each combination of c
   trainer=auto         cpu, gpu, or what is there                  logger=wandb      or tensorboard, besides metrics.csv
   runs=runs experiment=train    results go to runs/train/<id>
   start_from=runs/train/<id>    begin with the weights of a finished run
+  budget=flops budget.target=1e12    parameters, active_parameters, state: solves for dim; tokens, flops, seconds: for steps
 
 A run that is finished is not made again; one that was interrupted goes on where it stopped.
 Hydra's own options work: --cfg job, --info, --multirun, --package, --resolve; hydra/launcher=... with -m.
@@ -47,12 +48,17 @@ zoo compare [NAME] [OVERRIDE ...]: a whole comparison (zoo list compare), by def
   compare.tune={optimizer.lr:[1e-3,1e-2]} the grid, tuned on validation with seeds of its own; it may have several
                                           keys, and a key with [] is not tuned
   compare.workers=2                       processes
+  budget=seconds budget.target=60         the same budget for all: parameters, state, tokens, flops, seconds
   steps=1000 dim=128 ...                  any other override applies to every run
 
 Finished runs are skipped, interrupted ones resumed. It exits with 1 if any run failed, and names it.
 """
 
-REPORT_HELP = "zoo report FOLDER: print the tables of a folder of runs (runs/families) and write its report.html\n"
+REPORT_HELP = """zoo report FOLDER [--to FILE]: print the tables of a folder of runs and write its report.html
+zoo report FOLDER OTHER: set two folders side by side, paired by seed
+
+  --to FILE   the figures also as .csv, .md, .tex or .parquet
+"""
 EXPORT_HELP = """\
 zoo export RUN [--packed[=LAYOUT]] [--to FILE]: the model of a finished run (runs/train/<id>) as one safetensors file
 

@@ -12,7 +12,7 @@ from zoo.contracts import Batch
 from zoo.errors import ZooError
 from zoo.registry import register
 from zoo.tasks._generated import Generated
-from zoo.tasks._metrics import Ratios, token_accuracy
+from zoo.tasks._metrics import Ratios, running_accuracy
 
 
 @register("task", "parity")
@@ -49,10 +49,7 @@ class Parity(Generated):
 
     def judge(self, outputs: Mapping[str, Tensor], batch: Batch) -> Ratios:
         """Accuracy over positions, over whole sequences, and at the last position."""
-        targets_BL = batch["targets"]
-        last = (outputs["logits"][:, -1].argmax(-1) == targets_BL[:, -1]).sum()
-        examples = torch.tensor(len(targets_BL), device=targets_BL.device)
-        return {**token_accuracy(outputs, targets_BL), "last_accuracy": (last, examples)}
+        return running_accuracy(outputs, batch["targets"])
 
     def chance(self) -> dict[str, float]:
         """A coin."""

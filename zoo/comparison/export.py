@@ -1,0 +1,142 @@
+"""A ledger's figures as a file: CSV, Markdown, LaTeX or Parquet, one line for each contestant on each task."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from zoo.comparison.ledger import COSTS, Ledger, Standing
+from zoo.errors import ZooError
+from zoo.files import atomic
+
+Line = dict[str, Any]
+
+
+def lines(ledger: Ledger) -> list[Line]:
+    """Every standing as plain values, in the order of the ranks; none where a figure was not measured."""
+    return [_line(rank, s) for task in ledger.tasks for rank, s in enumerate(ledger.ranked(task), 1)]
+
+
+def _line(rank: int, standing: Standing) -> Line:
+    score, difference = standing.score(), standing.difference
+    return {
+        "task": standing.task,
+        "rank": rank if score else None,
+        "contestant": standing.contestant,
+        "metric": standing.metric or None,
+        "mean": score.mean if score else None,
+        "low_95": score.low if score else None,
+        "high_95": score.high if score else None,
+        "seeds": score.n if score else 0,
+        "failed": len(standing.failed),
+        "solved": standing.solved() or None,
+        "collapsed": standing.collapsed() or None,
+        "difference": difference.mean if difference else None,
+        "difference_low_95": difference.low if difference else None,
+        "difference_high_95": difference.high if difference else None,
+        "verdict": standing.verdict or None,
+        "setting": " ".join(f"{key}={value}" for key, value in standing.chosen.items()) or None,
+        "steps": standing.cost("steps"),
+        **{key: standing.cost(key) for key in COSTS},
+    }
+
+
+def write(ledger: Ledger, path: Path) -> None:
+    """Write the figures; the file's ending says how.
+
+    Raises:
+        ZooError: the ending is unknown, or Parquet's library is not installed.
+    """
+    makers: dict[str, Callable[[Ledger], bytes]] = {
+        ".csv": _csv, ".md": _markdown, ".tex": _latex, ".parquet": _parquet,
+    }  # fmt: skip
+    if path.suffix not in makers:
+        raise ZooError(f"--to {path}: expected a file that ends in {', '.join(makers)}")
+    content = makers[path.suffix](ledger)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic(path) as file:
+            file.write(content)
+    except OSError as error:
+        raise ZooError(f"--to {path}: {error.strerror or error}") from error
+
+
+def _csv(ledger: Ledger) -> bytes:
+    rows, text = lines(ledger), io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()
+
+
+def _short(ledger: Ledger) -> list[tuple[str, list[list[str]]]]:
+    """For people: by task, the rank, who, the score with half of its interval, how many seeds, and the verdict."""
+    found = []
+    for task in ledger.tasks:
+        rows = []
+        for rank, standing in enumerate(ledger.ranked(task), 1):
+            score = standing.score()
+            half = f" ± {score.half_width:.4f}" if score and score.half_width is not None else ""
+            said = f"{score.mean:.4f}{half}" if score else standing.absent()
+            seeds = f"{score.n if score else 0}" + (f" ({len(standing.failed)} failed)" if standing.failed else "")
+            rows.append([str(rank) if score else "", standing.contestant, said, seeds, standing.verdict])
+        found.append((task, rows))
+    return found
+
+
+def _titles(ledger: Ledger) -> list[str]:
+    return ["", "contestant", "test", "seeds", f"vs {ledger.baseline}" if ledger.baseline else ""]
+
+
+def _markdown(ledger: Ledger) -> bytes:
+    def row(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+    parts = []
+    for task, rows in _short(ledger):
+        parts += [
+            f"### {task}: test {_metric(ledger, task)}",
+            "",
+            row(_titles(ledger)),
+            "|---|---|---|---|---|",
+            *map(row, rows),
+            "",
+        ]
+    return "\n".join(parts).encode()
+
+
+LATEX = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+         "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$"}  # fmt: skip
+
+
+def _latex(ledger: Ledger) -> bytes:
+    """A ``tabular`` for each task, with the rules of the package booktabs."""
+
+    def row(cells: Sequence[str]) -> str:
+        return " & ".join("".join(LATEX.get(letter, letter) for letter in cell) for cell in cells) + r" \\"
+
+    parts = []
+    for task, rows in _short(ledger):
+        title = row([f"{task}: test {_metric(ledger, task)}"]).removesuffix(r" \\")
+        parts += [f"% {title}", r"\begin{tabular}{rlrrl}", r"\toprule", row(_titles(ledger)), r"\midrule"]
+        parts += [*map(row, rows), r"\bottomrule", r"\end{tabular}", ""]
+    return "\n".join(parts).encode()
+
+
+def _metric(ledger: Ledger, task: str) -> str:
+    found = next((s.metric for s in ledger.standings if s.task == task and s.rows), "score")
+    return found.replace("_", " ")
+
+
+def _parquet(ledger: Ledger) -> bytes:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise ZooError('--to FILE.parquet needs pyarrow: pip install "zoo[parquet]"') from error
+    sink = pyarrow.BufferOutputStream()
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(lines(ledger)), sink)
+    return bytes(sink.getvalue().to_pybytes())
