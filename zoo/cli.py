@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from zoo.help import (
     IMPORT_HELP,
     INSPECT_HELP,
     LIST_HELP,
+    MEASURE_HELP,
     REPORT_HELP,
     SHOW_HELP,
     TRAIN_HELP,
@@ -251,6 +252,23 @@ def _report(words: list[str]) -> int:
     return 0
 
 
+def _lengths(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(","))
+
+
+def _measure(words: list[str]) -> int:
+    rest, given = _values(words, {"--lengths": _lengths, "--rounds": int, "--on": str, "--to": str})
+    from zoo.measuring import Wish, measure
+
+    names = {"--lengths": "lengths", "--rounds": "rounds", "--on": "accelerator", "--to": "to"}
+    settings = {names[name]: found[-1] for name, found in given.items()}
+    if "to" in settings:
+        settings["to"] = Path(settings["to"])
+    contestants = tuple(word for word in rest if " " in word or "=" not in word)
+    measure(Wish(contestants, tuple(word for word in rest if word not in contestants), **settings))
+    return 0
+
+
 def _list(words: list[str]) -> int:
     _, kinds = _split(words, set())
     from zoo.catalogue import show_list
@@ -297,9 +315,15 @@ def _export(words: list[str]) -> int:
 
 def _options(words: list[str], known: dict[str, type], example: str) -> tuple[str, dict[str, list[Any]]]:
     """The one folder or file that a command is about, and the values of its options, each of its type."""
-    flags, rest = _split(words, set(known), set(known))
+    rest, values = _values(words, known)
     if len(rest) != 1:
         raise ZooError(f"name one, such as: {example}")
+    return rest[0], values
+
+
+def _values(words: list[str], known: Mapping[str, Callable[[str], Any]]) -> tuple[list[str], dict[str, list[Any]]]:
+    """What is no option, and the values of the options, each as its reader makes it."""
+    flags, rest = _split(words, set(known), set(known))
     values: dict[str, list[Any]] = {}
     given = iter(flags)
     for word in given:
@@ -308,9 +332,9 @@ def _options(words: list[str], known: dict[str, type], example: str) -> tuple[st
         try:
             values.setdefault(name, []).append(known[name](text))
         except ValueError as error:
-            kind = {"int": "a whole number", "float": "a number"}.get(known[name].__name__, "a text")
-            raise ZooError(f"{name}={text}: expected {kind}") from error
-    return rest[0], values
+            kinds = {"int": "a whole number", "float": "a number", "_lengths": "whole numbers with commas, 128,512"}
+            raise ZooError(f"{name}={text}: expected {kinds.get(known[name].__name__, 'a text')}") from error
+    return rest, values
 
 
 def _generate(words: list[str]) -> int:
@@ -377,6 +401,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "generate": (_generate, GENERATE_HELP),
     "export": (_export, EXPORT_HELP),
     "inspect": (_inspect, INSPECT_HELP),
+    "measure": (_measure, MEASURE_HELP),
     "import": (_import, IMPORT_HELP),
     "list": (_list, LIST_HELP),
     "show": (_show, SHOW_HELP),

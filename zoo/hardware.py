@@ -12,6 +12,7 @@ import torch
 from zoo.composition import Config
 from zoo.errors import ZooError
 
+ACCELERATORS = ("auto", "cpu", "gpu", "cuda")
 COMPILE_STEPS = 1000
 """From how many steps on a GPU compiling pays for itself, a minute or so, when the run leaves the choice open."""
 
@@ -23,6 +24,8 @@ def choose(trainer: Config, steps: int) -> dict[str, Any]:
         ZooError: a device or precision is named that this machine does not have.
     """
     accelerator = trainer["accelerator"]
+    if accelerator not in ACCELERATORS:
+        raise ZooError(f"trainer.accelerator={accelerator}: expected one of {', '.join(ACCELERATORS)}")
     if accelerator == "auto":
         accelerator = "cuda" if torch.cuda.is_available() else "cpu"
     if accelerator in ("gpu", "cuda") and not torch.cuda.is_available():

@@ -7,6 +7,7 @@ zoo: which sequence architecture should I use?
   zoo train [-m] [OVERRIDE ...]       one run, or with -m a sweep
   zoo report FOLDER                   tables and a page from runs that are there
   zoo generate RUN [--prompt TEXT]    what a trained model writes
+  zoo measure [NAME ...]              the cost of use against the length of the context: time, state, crossings
   zoo inspect RUN                     a page: attention maps, what each head is worth, how far a mixer reaches
   zoo export RUN [--packed]           a trained model as one file, low-bit weights in a bit or two each
   zoo import hf SOURCE                GPT-2, Llama, BERT or ViT of Hugging Face's as a model here
@@ -32,7 +33,7 @@ zoo train [-m] [OVERRIDE ...]: one run, or with -m one for each combination of c
   trainer=auto         cpu, gpu, or what is there                  logger=wandb      or tensorboard, besides metrics.csv
   runs=runs experiment=train    results go to runs/train/<id>
   start_from=runs/train/<id>    begin with the weights of a finished run
-  budget=flops budget.target=1e12    parameters, active_parameters, state: solves for dim; tokens, flops, seconds: for steps
+  budget=flops budget.target=1e12    or parameters, active_parameters, state (solves dim), tokens, seconds (steps)
 
 A run that is finished is not made again; one that was interrupted goes on where it stopped.
 Hydra's own options work: --cfg job, --info, --multirun, --package, --resolve; hydra/launcher=... with -m.
@@ -58,6 +59,18 @@ REPORT_HELP = """zoo report FOLDER [--to FILE]: print the tables of a folder of 
 zoo report FOLDER OTHER: set two folders side by side, paired by seed
 
   --to FILE   the figures also as .csv, .md, .tex or .parquet
+"""
+MEASURE_HELP = """\
+zoo measure [NAME ...] [OVERRIDE ...]: what it costs to read a context and to write a token, by the context's length
+
+  NAME                       a preset, or one with overrides: transformer 'transformer mixer.kv_heads=1' mamba2
+  dim=256 layers=4 ...       overrides that apply to all
+  --lengths 128,512,2048     lengths of the context
+  --rounds 7                 how often each is timed, by turns in a drawn order; medians are shown
+  --on cpu                   or cuda; by default what is there
+  --to FILE                  where the figures go, by default runs/measure/inference.json
+
+On a processor it is the processor's own time with one thread, so other work on the machine matters little.
 """
 EXPORT_HELP = """\
 zoo export RUN [--packed[=LAYOUT]] [--to FILE]: the model of a finished run (runs/train/<id>) as one safetensors file

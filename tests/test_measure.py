@@ -1,0 +1,120 @@
+"""The cost of use: fits and crossings on times that are known, and the command."""
+
+import json
+
+import pytest
+import torch
+
+import zoo
+from zoo.measure.inference import Curve, Point, crossings, decoder, measure
+from zoo.nn import state_bytes
+
+CPU = torch.device("cpu")
+LENGTHS = (64, 128, 256, 512, 1024, 2048)
+
+
+def curve(name, function):
+    """Times that are exactly this function of the length, with a little that is not, the same above and below."""
+    points = [
+        Point(n, [function(n) * x for x in (0.9, 1, 1.1)], [function(n) * x for x in (0.8, 1, 1.3)]) for n in LENGTHS
+    ]
+    return Curve(name, 1, points)
+
+
+def test_a_fit_finds_what_the_times_were_made_of():
+    found = curve("a", lambda n: 1e-3 + 2e-6 * n + 3e-9 * n * n).fit("prefill")
+    assert found == pytest.approx((1e-3, 2e-6, 3e-9), rel=1e-6)
+    assert min(curve("b", lambda n: 5e-3 - 1e-6 * n).fit("decode")) >= 0  # nothing takes negative time
+
+
+def test_exponents_are_slopes():
+    assert curve("a", lambda n: 4e-9 * n**2).exponent("prefill") == pytest.approx(2)
+    assert curve("b", lambda n: 1e-6 * n).exponent("decode") == pytest.approx(1)
+    assert curve("c", lambda n: 1e-3).exponent("decode") == pytest.approx(0)
+    short = curve("d", lambda n: n)
+    short.points = short.points[:2]
+    assert short.exponent("decode") is None
+
+
+def test_crossings_are_where_the_times_are_equal():
+    attention, recurrent = curve("attention", lambda n: 1e-8 * n * n), curve("recurrent", lambda n: 1e-5 * n)
+    (found,) = crossings([attention, recurrent], "prefill")
+    assert found.length == pytest.approx(1000, rel=1e-4)
+    assert found.ahead == "recurrent"
+    (turned,) = crossings([recurrent, attention], "prefill")
+    assert turned.ahead == "recurrent"
+    (never,) = crossings([curve("slow", lambda n: 1e-3), curve("fast", lambda n: 1e-4)], "decode")
+    assert never.length is None
+    assert never.ahead == "fast"
+
+
+def test_models_are_timed_by_turns_and_their_states_measured(monkeypatch):
+    models = {
+        name: decoder([f"arch={name}", "task=text", "dim=16", "layers=1"], 48) for name in ("transformer", "lstm")
+    }
+    seen = []
+    for name, model in models.items():
+        original = model.step
+        monkeypatch.setattr(
+            model,
+            "step",
+            lambda x, state, name=name, original=original: (seen.append((name, x.shape[1])), original(x, state))[1],
+        )
+    found = measure(models, (8, 32), rounds=4, vocab_size=256, device=CPU)
+    assert [[len(point.prefill) for point in each.points] for each in found] == [[4, 4], [4, 4]]
+    assert all(seconds > 0 for each in found for point in each.points for seconds in (*point.prefill, *point.decode))
+    contexts = [turn for turn in seen if turn[1] > 1]
+    assert len(contexts) == 5 * 4  # one round warms up
+    for start in range(0, 20, 4):  # every round has each contestant at each length, not all of one after another
+        assert sorted(contexts[start : start + 4]) == [
+            ("lstm", 8),
+            ("lstm", 32),
+            ("transformer", 8),
+            ("transformer", 32),
+        ]
+    assert len({tuple(contexts[start : start + 4]) for start in range(0, 20, 4)}) > 1
+    for each in found:
+        for point in each.points:
+            assert point.state_bytes == state_bytes(
+                models[each.contestant].init_state(1, point.length, CPU, torch.float32)
+            )
+    attention, lstm = ([point.state_bytes for point in each.points] for each in found)
+    assert attention[1] == 4 * attention[0]
+    assert lstm[0] == lstm[1]
+
+
+def test_zoo_measure(zoo_main, here):
+    words = [
+        "transformer mixer.kv_heads=1 mixer.heads=2",
+        "gru",
+        "dim=16",
+        "layers=1",
+        "--lengths",
+        "8,16,32",
+        "--rounds=3",
+    ]
+    status, out, err = zoo_main("measure", *words, "--to", "found/figures.json")
+    assert status == 0, err
+    assert "decode: " in out
+    assert "faster than" in out
+    found = json.loads((here / "found/figures.json").read_text())
+    assert [each["contestant"] for each in found["curves"]] == ["transformer mixer.kv_heads=1 mixer.heads=2", "gru"]
+    assert found["curves"][0]["points"][2]["length"] == 32
+    assert found["overrides"] == ["dim=16", "layers=1"]
+
+
+@pytest.mark.parametrize(("words", "says"), [
+    (["--lengths", "8"], "at least two, rising"), (["--lengths", "32,8"], "at least two, rising"), (["--lengths", "a,b"], "whole numbers with commas"),
+    (["--rounds", "2"], "at least 3"), (["nobody"], "no arch called 'nobody'"), (["bert"], "does not write one token after another"),
+    (["--length", "8,16"], "Did you mean --lengths"), (["--on", "abacus"], "abacus"), (["lstm", "dim=x"], "dim"),
+], ids=lambda words: " ".join(words) if isinstance(words, list) else "")  # fmt: skip
+def test_what_cannot_be_measured_is_said(words, says, zoo_main):
+    status, _, err = zoo_main("measure", *words)
+    assert status == 2
+    assert says in err
+    assert "Traceback" not in err
+
+
+def test_a_model_that_reads_a_source_is_refused():
+    with pytest.raises(zoo.ZooError, match="does not write"):
+        decoder(["arch=vaswani", "task=reverse", "dim=16", "layers=1"], 32)
