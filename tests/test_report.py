@@ -119,7 +119,7 @@ def test_two_ledgers_side_by_side(smoke, zoo_main, tmp_path, monkeypatch):  # no
     status, out, err = zoo_main("report", "runs/smoke", "runs/other")
     assert status == 0, err
     out = " ".join(out.split())
-    assert out.count("+0.2500 ± 0.0000") == 4
+    assert out.count("+0.2500 ± 0.0000") == 4, out
     assert out.count("better") == 4
     assert "version of torch" in out
     from zoo.comparison.differences import difference
@@ -154,3 +154,86 @@ def test_claims_are_judged_by_paired_differences(smoke):  # noqa: F811
     for wrong, says in (({**claim, "than": "nobody"}, "nobody"), ({"says": "x"}, "expected says, better and than")):
         with pytest.raises(ZooError, match=says):
             check_claims([wrong], names)
+
+
+LAWS = ((1.69, 406.4, 0.34, 410.7, 0.28), (1.0, 30.0, 0.4, 200.0, 0.45))
+
+
+def points_of(law, noise=0.005, sizes=6, lengths=6, span=150.0):
+    import numpy as np
+
+    E, A, a, B, b = law
+    n, d = (
+        x.ravel() for x in np.meshgrid(np.geomspace(3e3, 3e3 * span, sizes), np.geomspace(1e5, 1e5 * span, lengths))
+    )
+    error = np.exp(noise * np.random.default_rng(0).standard_normal(len(n)))
+    return n, d, (E + A / n**a + B / d**b) * error
+
+
+@pytest.mark.parametrize("law", LAWS)
+def test_a_law_is_found_again(law):
+    from zoo.comparison.scaling import fit
+
+    found = fit(*points_of(law), draws=60)
+    assert found.parameters_exponent == pytest.approx(law[2], abs=0.03)
+    assert found.tokens_exponent == pytest.approx(law[4], abs=0.03)
+    low, high = found.intervals["parameters_exponent"]
+    assert low - 0.02 <= law[2] <= high + 0.02
+    assert found.doubts == ()
+    assert found.worst < 0.03
+    exact = fit(*points_of(law, noise=0.0), draws=2)
+    assert exact.floor == pytest.approx(law[0], rel=0.01)
+    assert exact.loss(1e6, 1e8) == pytest.approx(law[0] + law[1] / 1e6 ** law[2] + law[3] / 1e8 ** law[4], rel=1e-3)
+
+
+def test_the_best_size_for_a_compute_is_the_best():
+    from zoo.comparison.scaling import fit
+
+    law = fit(*points_of(LAWS[0], noise=0.0), draws=2)
+    n, d, loss = law.best(1e15, 6.0)
+    assert 6 * n * d == pytest.approx(1e15)
+    assert loss == pytest.approx(law.loss(n, d))
+    assert all(law.loss(n * x, d / x) > loss for x in (0.5, 0.9, 1.1, 2))
+
+
+def test_what_must_not_be_extrapolated_says_why():
+    from zoo.comparison.scaling import fit
+
+    narrow = fit(*points_of(LAWS[0], span=3.0), draws=30)
+    assert any("range over a factor of 3 alone" in doubt for doubt in narrow.doubts)
+    noisy = fit(*points_of(LAWS[0], noise=0.3), draws=30)
+    assert any(doubt.startswith("the exponent of") for doubt in noisy.doubts)
+    with pytest.raises(ValueError, match="4 points"):
+        fit([1, 2, 3, 4], [1, 2, 3, 4], [4, 3, 2, 1])
+
+
+def test_one_law_overtakes_another_where_it_does():
+    from zoo.comparison.scaling import Fitted, fit, overtakes
+
+    first = Fitted("small", fit(*points_of((2.0, 5.0, 0.3, 5.0, 0.3), 0), draws=2), 6.0, (1e8, 1e16), 36)
+    second = Fitted("large", fit(*points_of((1.0, 50.0, 0.3, 50.0, 0.3), 0), draws=2), 6.0, (1e8, 1e16), 36)
+    says = overtakes(first, second)
+    assert says.startswith("large is ahead from ")
+    where = float(says.split()[4])
+    ahead = [each.law.best(where, 6.0)[2] for each in (first, second)]
+    assert ahead[0] == pytest.approx(ahead[1], rel=0.02)
+    assert overtakes(first, Fitted("none", None, 6.0, (1, 2), 3)) == "too few runs"
+    assert overtakes(first, Fitted("other", second.law, 6.0, (1e17, 1e18), 36)) == "no compute in common"
+
+
+def test_a_comparison_of_sizes_and_lengths_gets_a_law(zoo_main, here):
+    common = '"task=text","task.length=16","task.batch_size=2","task.test_windows=8","layers=1"'
+    tasks = ",".join(
+        f'd{dim}t{tokens}:[{common},"dim={dim}","budget.tokens={tokens}"]'
+        for dim in (8, 16, 32)
+        for tokens in (64, 128)
+    )
+    names = ",".join(f"d{dim}t{tokens}" for dim in (8, 16, 32) for tokens in (64, 128))
+    words = ["compare.name=laws", "compare.archs=[lstm]", "compare.scaling=true", "compare.seeds=[0]", "compare.baseline=lstm",
+             f"compare.tasks={{{tasks}}}", "compare.tune={optimizer.lr:[]}", f"compare.only=[{names}]"]  # fmt: skip
+    status, out, err = zoo_main("compare", *words, "evaluate_every=1000")
+    assert status == 0, err
+    assert "scaling: loss = E + A" in out
+    assert "no: " in out  # six runs of a few steps are nothing to extrapolate from
+    page = (here / "runs/laws/report.html").read_text()
+    assert 'id="scaling"' in page

@@ -210,15 +210,19 @@ def _compare(words: list[str]) -> int:
     return 0
 
 
-def _print_report(folder: Path) -> None:
+def _console() -> Any:
+    """Wide where nobody's terminal bounds it."""
     from rich.console import Console
 
+    return Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+
+
+def _print_report(folder: Path) -> None:
     from zoo.comparison.ledger import read_ledger
     from zoo.comparison.page import write_page
     from zoo.comparison.terminal import tables
 
-    ledger = read_ledger(folder)
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    ledger, console = read_ledger(folder), _console()
     for table in tables(ledger):
         console.print(table)
     if ledger.failures:
@@ -234,12 +238,10 @@ def _report(words: list[str]) -> int:
             "also as a file), or two to set side by side: zoo report runs/a runs/b"
         )
     if len(folders) == 2:
-        from rich.console import Console
-
         from zoo.comparison.differences import compare
         from zoo.comparison.ledger import read_ledger
 
-        Console(highlight=False).print(compare(*(read_ledger(Path(folder)) for folder in folders)))
+        _console().print(compare(*(read_ledger(Path(folder)) for folder in folders)))
         return 0
     _print_report(Path(folders[0]))
     if flags:

@@ -41,8 +41,11 @@ def compare(first: Ledger, second: Ledger) -> Table:
         ZooError: they have none in common.
     """
     table = Table(title=f"{second.folder} against {first.folder}, paired by seed, 95 % intervals", title_justify="left")
-    for name in ("task", "contestant", str(first.folder), str(second.folder), "difference", "", "what differs"):
+    for name in ("task", "contestant"):
         table.add_column(name, overflow="fold")
+    for name in (str(first.folder), str(second.folder), "difference", ""):
+        table.add_column(name, justify="right", min_width=16 if name else 13)
+    table.add_column("what differs", overflow="fold")
     for ours, theirs in pairs(first, second):
         found, says = difference(ours, theirs)
         scores = [interval(s.score()).lstrip("+") if s.rows else s.absent() for s in (ours, theirs)]

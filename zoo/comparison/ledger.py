@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.comparison.claims import Finding, judge_claims
+from zoo.comparison.scaling import Fitted, fits
 from zoo.comparison.statistics import Estimate, estimate, paired_difference, verdict
 from zoo.composition import key_of
 from zoo.errors import ZooError
@@ -134,6 +135,7 @@ class Ledger:
     command: str
     published: list[Published] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
+    laws: list[Fitted] = field(default_factory=list)
 
     @property
     def tasks(self) -> list[str]:
@@ -179,7 +181,8 @@ def read_ledger(folder: Path) -> Ledger:
     )
     published = _published(rules.get("published", []), standings) if rules else []
     findings = judge_claims(rules.get("claims", []), standings) if rules else []
-    return Ledger(folder.name, folder, baseline, standings, rows, failures, words, published, findings)
+    laws = fits(standings) if rules and rules.get("scaling") else []
+    return Ledger(folder.name, folder, baseline, standings, rows, failures, words, published, findings, laws)
 
 
 def _published(figures: list[dict[str, Any]], standings: list[Standing]) -> list[Published]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 from zoo.comparison.ledger import COSTS, Ledger, Standing
+from zoo.comparison.scaling import overtakes
 from zoo.comparison.terminal import interval, quantity
 from zoo.files import atomic
 
@@ -30,6 +32,7 @@ def write_page(ledger: Ledger) -> Path:
         costs=COSTS,
         time=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         charts=charts,
+        overtakes=[(a, b, overtakes(a, b)) for a, b in combinations(ledger.laws, 2)],
         specs=json.dumps(charts).replace("</", "<\\/"),
         library=vl_convert.javascript_bundle().replace("</script", "<\\/script"),  # type: ignore[call-arg]
         machines=_machines(ledger),
@@ -56,6 +59,8 @@ def _machines(ledger: Ledger) -> list[dict[str, Any]]:
 
 
 def _charts(ledger: Ledger) -> Iterator[tuple[str, dict[str, Any]]]:
+    if ledger.laws:
+        yield "scaling", _scaling(ledger)
     for task in ledger.tasks:
         standings = [s for s in ledger.ranked(task) if s.rows]
         if standings:
@@ -65,6 +70,34 @@ def _charts(ledger: Ledger) -> Iterator[tuple[str, dict[str, Any]]]:
             yield from _named(f"{task}-choices", _choices(standings))
             if standings[0].harder():
                 yield f"{task}-harder", _harder(standings)
+
+
+def _scaling(ledger: Ledger) -> dict[str, Any]:
+    """Every run's loss against its compute, and the best that each law allows within the range that was run."""
+    import altair as alt
+    import numpy as np
+
+    runs = [
+        {"contestant": s.contestant, "FLOPs": row["training_flops"], "loss": row["test"][row["metric"]], "task": s.task,
+         "parameters": row["parameters"], "tokens": row["tokens"]}
+        for s in ledger.standings for row in s.rows
+    ]  # fmt: skip
+    best = [
+        {"contestant": each.contestant, "FLOPs": float(c), "loss": each.law.best(float(c), each.each)[2]}
+        for each in ledger.laws
+        if each.law is not None
+        for c in np.geomspace(*each.compute, 40)
+    ]
+    color = _color(ledger.standings)
+    x = alt.X("FLOPs:Q", scale=alt.Scale(type="log"), title="training FLOPs", axis=alt.Axis(format="~e"))
+    y = alt.Y("loss:Q", scale=alt.Scale(zero=False), title="test loss")
+    tips = ["contestant:N", "task:N", "FLOPs:Q", "loss:Q", "parameters:Q", "tokens:Q"]
+    points = (
+        alt.Chart(alt.Data(values=runs)).mark_point(filled=True, size=45).encode(x=x, y=y, color=color, tooltip=tips)
+    )
+    lines = alt.Chart(alt.Data(values=best)).mark_line(strokeDash=[4, 3]).encode(x=x, y=y, color=color)
+    title = "Loss against compute; dashed: the best that each law allows"
+    return _spec(alt.layer(points, lines).properties(width=420, height=280, title=title))
 
 
 def _spec(chart: Any) -> dict[str, Any]:

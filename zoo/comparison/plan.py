@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from zoo.budget import key_of as budget_key
 from zoo.budget import settled, wanted
 from zoo.comparison.claims import check_claims
 from zoo.composition import Config, compose_checked, hydra_ready, key_of
@@ -130,6 +131,8 @@ class Plan:
     """Figures of others that the report sets beside ours: contestant, task, value, source; and at, settings."""
     claims: list[dict[str, str]] = field(default_factory=list)
     """What is to be tested: says, better, than."""
+    scaling: bool = False
+    """Whether its tasks are one task at several sizes and lengths, to which the report fits a law."""
 
     @property
     def folder(self) -> Path:
@@ -187,6 +190,7 @@ def make_plan(name: str | None, overrides: Sequence[str]) -> Plan:
         list(words),
         rules["published"],
         rules["claims"],
+        rules["scaling"],
     )
 
 
@@ -231,7 +235,8 @@ def _check_distinct(cells: Sequence[Cell]) -> None:
     """Two contestants that are the same runs would be one, listed twice."""
     seen: dict[str, str] = {}
     for cell in cells:
-        name = run_id(cell.at(cell.grid[0], cell.seeds[0]))
+        config = cell.at(cell.grid[0], cell.seeds[0])
+        name = f"{run_id(config)} {budget_key(config)}"
         if name in seen:
             raise ZooError(f"{cell.name} is the same run as {seen[name]}; leave one of them out")
         seen[name] = cell.name
@@ -268,6 +273,7 @@ def describe(plan: Plan) -> dict[str, Any]:
         "overrides": plan.overrides,
         "published": plan.published,
         "claims": plan.claims,
+        "scaling": plan.scaling,
         "cells": [
             {
                 "contestant": cell.contestant,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from itertools import combinations
 from typing import Any
 
 from rich.console import Console
@@ -13,6 +14,7 @@ from rich.text import Text
 from zoo.comparison.execute import Execution
 from zoo.comparison.ledger import Ledger, Standing
 from zoo.comparison.pool import Pool
+from zoo.comparison.scaling import overtakes
 from zoo.comparison.statistics import Estimate
 
 
@@ -75,9 +77,34 @@ def tables(ledger: Ledger) -> list[Table]:
         found.append(_table(ledger, task))
         if any(figure.task == task for figure in ledger.published):
             found.append(_published(ledger, task))
+    if ledger.laws:
+        found.append(_laws(ledger))
     if ledger.findings:
         found.append(_findings(ledger))
     return found
+
+
+def _laws(ledger: Ledger) -> Table:
+    table = Table(
+        title="scaling: loss = E + A / parameters^a + B / tokens^b, with 95 % intervals", title_justify="left"
+    )
+    for name in ("contestant", "runs", "E", "a", "b", "worst error", "to be extrapolated?"):
+        table.add_column(name, overflow="fold")
+    for each in ledger.laws:
+        if each.law is None:
+            table.add_row(each.contestant, str(each.rows), "", "", "", "", "no: too few runs")
+            continue
+        numbers = [
+            f"{getattr(each.law, key):.3g} ({each.law.intervals[key][0]:.3g} to {each.law.intervals[key][1]:.3g})"
+            for key in ("floor", "parameters_exponent", "tokens_exponent")
+        ]
+        doubts = f"no: {'; '.join(each.law.doubts)}" if each.law.doubts else "a little beyond its range"
+        table.add_row(each.contestant, str(each.rows), *numbers, f"{each.law.worst:.1%}", doubts)
+    table.caption = "; ".join(
+        f"{a.contestant} and {b.contestant}: {overtakes(a, b)}" for a, b in combinations(ledger.laws, 2)
+    )
+    table.caption_justify = "left"
+    return table
 
 
 def _findings(ledger: Ledger) -> Table:

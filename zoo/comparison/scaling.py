@@ -1,0 +1,183 @@
+"""Scaling laws: how the loss falls with parameters and tokens, fitted to runs of several sizes and lengths."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+DELTA = 1e-3
+"""Where Huber's loss of logarithms turns from square to linear."""
+LEAST_POINTS, LEAST_RANGE, MOST_SPREAD = 6, 8.0, 3.0
+"""Fewer points, a smaller range of parameters or tokens, or ends of an exponent's interval that differ by a larger
+factor: nothing may be extrapolated."""
+
+
+@dataclass(frozen=True)
+class Law:
+    """``L(N, D) = E + A / N^alpha + B / D^beta`` (Hoffmann et al. 2022, arXiv:2203.15556, equation 2), in nats or bits.
+
+    Each interval is of the 2.5th to the 97.5th percentile of refits to sizes and lengths drawn with replacement.
+    """
+
+    floor: float
+    parameters_factor: float
+    parameters_exponent: float
+    tokens_factor: float
+    tokens_exponent: float
+    intervals: dict[str, tuple[float, float]]
+    points: int
+    worst: float
+    """The largest relative error of the fit on its own points."""
+    doubts: tuple[str, ...]
+    """Why it must not be extrapolated; empty where nothing speaks against it."""
+
+    def loss(self, parameters: float, tokens: float) -> float:
+        """What the law says."""
+        first = self.parameters_factor * parameters**-self.parameters_exponent
+        return float(self.floor + first + self.tokens_factor * tokens**-self.tokens_exponent)
+
+    def best(self, compute: float, each: float) -> tuple[float, float, float]:
+        """Parameters, tokens and loss of the best run of this compute, at ``each`` FLOPs a parameter and token."""
+        a, b = self.parameters_exponent, self.tokens_exponent
+        product = compute / each
+        ratio = (a * self.parameters_factor) / (b * self.tokens_factor)
+        parameters = (ratio * product**b) ** (1 / (a + b))
+        return parameters, product / parameters, self.loss(parameters, product / parameters)
+
+
+def fit(parameters: Sequence[float], tokens: Sequence[float], losses: Sequence[float], draws: int = 200) -> Law:
+    """The joint law, by Huber's loss of the logarithm from many starts (Hoffmann et al. 2022, section 3.3).
+
+    Raises:
+        ValueError: there are fewer points than it has numbers.
+    """
+    if len(losses) < 5:
+        raise ValueError(f"{len(losses)} points: a law of five numbers needs at least as many")
+    n, d, y = (np.log(np.asarray(values, dtype=np.float64)) for values in (parameters, tokens, losses))
+    lowest = float(y.min())
+    grid = itertools.product((0.0, 7.0, 15.0), (0.2, 0.5, 1.0), (0.0, 7.0, 15.0), (0.2, 0.5, 1.0), (-1.5, -0.5, -0.1))
+    starts = [np.array([a, alpha, b, beta, lowest + e]) for a, alpha, b, beta, e in grid]
+    best = _descend(starts, n, d, y)
+    source = np.random.default_rng(0)
+    refits = []
+    cells = np.unique(np.stack([n, d], 1), axis=0, return_inverse=True)[1].ravel()
+    members = [np.flatnonzero(cells == cell) for cell in range(cells.max() + 1)]
+    for _ in range(draws):  # seeds of one size and length are drawn together, for they say one thing
+        chosen = np.concatenate([members[i] for i in source.integers(0, len(members), len(members))])
+        refits.append(_descend([best], n[chosen], d[chosen], y[chosen]))
+    names = ("parameters_factor", "parameters_exponent", "tokens_factor", "tokens_exponent", "floor")
+    values = np.array([_plain(theta) for theta in refits])
+    low, high = np.percentile(values, [2.5, 97.5], axis=0)
+    intervals = {name: (float(a), float(b)) for name, a, b in zip(names, low, high, strict=True)}
+    error = np.abs(np.exp(_predict(best, n, d) - y) - 1).max()
+    found = dict(zip(names, map(float, _plain(best)), strict=True))
+    return Law(**found, intervals=intervals, points=len(y), worst=float(error), doubts=_doubts(n, d, intervals))
+
+
+def _doubts(n: Floats, d: Floats, intervals: dict[str, tuple[float, float]]) -> tuple[str, ...]:
+    found = []
+    if len(n) < LEAST_POINTS:
+        found.append(f"{len(n)} points")
+    for name, values in (("parameters", n), ("tokens", d)):
+        span = math.exp(float(values.max() - values.min()))
+        if span < LEAST_RANGE:
+            found.append(f"{name} range over a factor of {span:.3g} alone")
+        low, high = intervals[f"{name}_exponent"]
+        if low <= 0 or high / low > MOST_SPREAD:
+            found.append(f"the exponent of {name} is between {low:.2g} and {high:.2g}")
+    return tuple(found)
+
+
+def _plain(theta: Floats) -> Floats:
+    """A, alpha, B, beta and E of the logarithms that are fitted."""
+    return np.array(
+        [math.exp(min(theta[0], 700)), theta[1], math.exp(min(theta[2], 700)), theta[3], math.exp(theta[4])]
+    )
+
+
+def _parts(theta: Floats, n: Floats, d: Floats) -> Floats:
+    return np.stack([theta[0] - theta[1] * n, theta[2] - theta[3] * d, np.full_like(n, theta[4])])
+
+
+def _predict(theta: Floats, n: Floats, d: Floats) -> Floats:
+    from scipy.special import logsumexp
+
+    result: Floats = logsumexp(_parts(theta, n, d), axis=0)
+    return result
+
+
+def _descend(starts: Sequence[Floats], n: Floats, d: Floats, y: Floats) -> Floats:
+    """The best end of L-BFGS from these starts."""
+    from scipy.optimize import minimize
+
+    def objective(theta: Floats) -> tuple[float, Floats]:
+        parts = _parts(theta, n, d)
+        top = parts.max(0)
+        whole = np.exp(parts - top)
+        total = whole.sum(0)
+        error = top + np.log(total) - y
+        small = np.abs(error) <= DELTA
+        loss = np.where(small, error**2 / 2, DELTA * (np.abs(error) - DELTA / 2)).sum() / DELTA**2
+        slope = np.where(small, error, DELTA * np.sign(error)) / DELTA**2
+        share = slope * whole / total
+        gradient = np.array(
+            [share[0].sum(), -(share[0] * n).sum(), share[1].sum(), -(share[1] * d).sum(), share[2].sum()]
+        )
+        return float(loss), gradient
+
+    bounds = [(-20, 60), (0, 3), (-20, 60), (0, 3), (-12, float(y.min()))]
+    options = {"maxiter": 5000, "ftol": 1e-14, "gtol": 1e-9}
+    ends = [minimize(objective, s, jac=True, method="L-BFGS-B", bounds=bounds, options=options) for s in starts]
+    result: Floats = min(ends, key=lambda end: end.fun).x
+    return result
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A contestant's law, the FLOPs that a parameter and token cost it, and the range that was run."""
+
+    contestant: str
+    law: Law | None
+    each: float
+    compute: tuple[float, float]
+    rows: int
+
+
+def fits(standings: Sequence[Any]) -> list[Fitted]:
+    """A law for each contestant, over the runs of all its tasks, which differ in size and length alone."""
+    found = []
+    for name in dict.fromkeys(standing.contestant for standing in standings):
+        rows = [row for s in standings if s.contestant == name for row in s.rows]
+        rows = [row for row in rows if not row["higher_is_better"] and row["tokens"]]
+        if not rows:
+            continue
+        n, d = [row["parameters"] for row in rows], [row["tokens"] for row in rows]
+        compute = [row["training_flops"] for row in rows]
+        each = float(np.median([c / (a * b) for a, b, c in zip(n, d, compute, strict=True)]))
+        losses = [row["test"][row["metric"]] for row in rows]
+        law = fit(n, d, losses) if len(rows) >= 5 else None
+        found.append(Fitted(name, law, each, (min(compute), max(compute)), len(rows)))
+    return found
+
+
+def overtakes(one: Fitted, other: Fitted) -> str:
+    """Where, within the compute that both ran, one contestant's best loss passes the other's."""
+    if one.law is None or other.law is None:
+        return "too few runs"
+    low, high = max(one.compute[0], other.compute[0]), min(one.compute[1], other.compute[1])
+    if low >= high:
+        return "no compute in common"
+    grid = np.geomspace(low, high, 200)
+    ahead = [one.law.best(c, one.each)[2] < other.law.best(c, other.each)[2] for c in grid]
+    changes = [i for i in range(1, 200) if ahead[i] != ahead[i - 1]]
+    last = one.contestant if ahead[-1] else other.contestant
+    if not changes:
+        return f"{last} is ahead throughout"
+    return f"{last} is ahead from {grid[changes[-1]]:.2g} FLOPs on"
