@@ -303,3 +303,34 @@ def test_rows_of_another_schema_are_left_out(smoke, tmp_path):
 def test_no_folder_is_a_zoo_error(tmp_path):
     with pytest.raises(ZooError):
         read_ledger(tmp_path / "x")
+
+
+def test_the_expected_best_is_the_mean_over_all_subsets():
+    from itertools import combinations
+    from statistics import fmean
+
+    from zoo.comparison.statistics import expected_best
+
+    scores = [0.3, 0.1, 0.9, 0.4, 0.4]
+    for trials in range(1, 6):
+        assert expected_best(scores, trials, True) == pytest.approx(
+            fmean(max(part) for part in combinations(scores, trials))
+        )
+        assert expected_best(scores, trials, False) == pytest.approx(
+            fmean(min(part) for part in combinations(scores, trials))
+        )
+    with pytest.raises(ValueError, match="6 trials of 5 scores"):
+        expected_best(scores, 6, True)
+
+
+def test_a_share_has_an_interval_that_is_never_empty():
+    """Beside scipy's own."""
+    from scipy.stats import binomtest
+
+    from zoo.comparison.statistics import share_interval
+
+    for count, n in ((0, 3), (3, 3), (1, 2), (7, 10)):
+        expected = binomtest(count, n).proportion_ci(method="wilson")
+        assert share_interval(count, n) == pytest.approx((expected.low, expected.high), abs=1e-9)
+        low, high = share_interval(count, n)
+        assert 0 <= low < high <= 1

@@ -8,7 +8,7 @@ from typing import Any
 
 from zoo.comparison.claims import Finding, judge_claims
 from zoo.comparison.scaling import Fitted, fits
-from zoo.comparison.statistics import Estimate, estimate, paired_difference, verdict
+from zoo.comparison.statistics import Estimate, estimate, expected_best, paired_difference, share_interval, verdict
 from zoo.composition import key_of
 from zoo.errors import ZooError
 from zoo.files import read_json
@@ -68,6 +68,22 @@ class Standing:
         bar, sign = self.rows[0]["solved"], 1 if self.rows[0]["higher_is_better"] else -1
         count = sum(sign * value >= sign * bar for value in self.by_seed().values())
         return f"{count}/{len(self.rows) + len(self.failed)}"
+
+    def solved_share(self) -> str:
+        """The interval of the share of runs that solve it, as a reader is told; empty where that is not asked."""
+        text = self.solved()
+        if not text:
+            return ""
+        low, high = share_interval(*map(int, text.split("/")))
+        return f"{low:.0%} to {high:.0%}"
+
+    def best_of(self) -> list[float]:
+        """The validation score that the best of 1, 2, ... settings reaches on average; empty where one failed."""
+        scores = [value for trial in self.tried for value in trial["validation"][:1]]
+        if not self.rows or any(score is None for score in scores):
+            return []
+        higher = bool(self.rows[0]["higher_is_better"])
+        return [expected_best(scores, count, higher) for count in range(1, len(scores) + 1)]
 
     def collapsed(self) -> str:
         """How many runs ended with embeddings that are alike, or fill hardly any dimensions; empty where none did."""
