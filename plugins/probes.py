@@ -59,7 +59,11 @@ class LinearProbe:
 
 @register("probe", "few_labels")
 class FewLabelsProbe(LinearProbe):
-    """A linear probe that is told ``labels_each`` labels of each class alone."""
+    """A linear probe that is told ``labels_each`` labels of each class alone.
+
+    They are drawn at random once, the same for every encoder and seed: figures compare encoders, and their interval
+    leaves out which labels were drawn.
+    """
 
     def __init__(self, classes: int, labels_each: int = 10) -> None:
         if labels_each < 2:
@@ -68,10 +72,14 @@ class FewLabelsProbe(LinearProbe):
         self.labels_each = labels_each
 
     def fit(self, embeddings_ND: Tensor, labels_N: Tensor) -> None:
-        """Fit to the first examples of each class, in the order in which they come."""
-        order_NC = F.one_hot(labels_N, self.classes).cumsum(0)
-        kept_N = order_NC.gather(1, labels_N[:, None]).squeeze(1) <= self.labels_each
-        super().fit(embeddings_ND[kept_N], labels_N[kept_N])
+        """Fit to a few examples of each class; by turns, so that the last fifth has all classes as well."""
+        mixed_N = torch.randperm(len(labels_N), generator=torch.Generator().manual_seed(0)).to(labels_N.device)
+        labels_N = labels_N[mixed_N]
+        turn_N = F.one_hot(labels_N, self.classes).cumsum(0).gather(1, labels_N[:, None]).squeeze(1)
+        order_N = turn_N.argsort(stable=True)
+        kept_M = order_N[turn_N[order_N] <= self.labels_each]
+        self.kept_M = mixed_N[kept_M]
+        super().fit(embeddings_ND[self.kept_M], labels_N[kept_M])
 
 
 @register("probe", "logistic")

@@ -379,8 +379,10 @@ def test_a_probe_with_few_labels_uses_few():
     embeddings = torch.randn(100, 4, generator=torch.Generator().manual_seed(0)) + 9 * labels[:, None]
     probe.fit(embeddings, labels)
     first = probe(embeddings)
-    changed = embeddings.clone()
-    changed[6:] = 1e6
+    by_turns = labels[probe.kept_M].view(3, 2)
+    assert (by_turns.sum(1) == 1).all()  # one of each class in every turn
+    changed = torch.full_like(embeddings, 1e6)
+    changed[probe.kept_M] = embeddings[probe.kept_M]
     probe.fit(changed, labels)
     assert torch.equal(probe(embeddings), first)
     assert (first.argmax(1) == labels).all()

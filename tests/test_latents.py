@@ -199,7 +199,7 @@ def test_an_encoder_that_says_only_where_it_is_has_collapsed():
     (["task=text", "objective=jepa", "probe=logistic"], "gives none"),
     (["task=code", "objective=jepa", "probe=attentive"], "labels each place"),
     (["task=code", "objective=jepa"], "add one, such as probe=linear"),
-    (["task=shapes", "more_probes=[linear]"], "choose that one too: probe=linear"),
+    (["task=shapes", "more_probes=[linear]"], "choose that one too: probe=linear"), (["task=shapes", "probe=linear", "more_probes=[linear]"], "others than none"),
     (["task=shapes", "probe=linear", "more_probes=[linaer]"], "There is no probe called 'linaer'. Did you mean probe=linear?"),
     (["task=text", "objective=next_latent", "objective.tokens=false", "objective.teacher=none", "probe=logistic"], "collapses to one"),
     (["task=text", "objective=next_latent", "objective.ahead=[0]"], "ahead=[0]"),

@@ -151,7 +151,14 @@ def test_claims_are_judged_by_paired_differences(smoke):  # noqa: F811
     assert {f.outcome for f in judge_claims([turned], ledger.standings)} == {"contradicted"}
     sides[names[0]].rows.clear()
     assert judge_claims([claim], ledger.standings)[-1].outcome == "not tested"
-    for wrong, says in (({**claim, "than": "nobody"}, "nobody"), ({"says": "x"}, "expected says, better and than")):
+    check_claims([{**claim, "than": "nobody"}], names)  # contestants may be left out
+    assert {f.outcome for f in judge_claims([{**claim, "than": "nobody"}], ledger.standings)} == {"not tested"}
+    neither = {**claim, "better": "nobody", "than": "no one"}
+    for wrong, says in (
+        (neither, "nobody"),
+        ({"says": "x"}, "expected says, better and than"),
+        ({**claim, "than": names[0]}, "of two"),
+    ):
         with pytest.raises(ZooError, match=says):
             check_claims([wrong], names)
 
@@ -237,3 +244,26 @@ def test_a_comparison_of_sizes_and_lengths_gets_a_law(zoo_main, here):
     assert "no: " in out  # six runs of a few steps are nothing to extrapolate from
     page = (here / "runs/laws/report.html").read_text()
     assert 'id="scaling"' in page
+
+
+def test_who_failed_stays_among_those_that_were_asked_the_same():
+    """A failed run says nothing of its question; its rivals do. Claims and published figures find both."""
+    from zoo.comparison.claims import judge_claims
+    from zoo.comparison.ledger import Standing, _part_by_question, _published
+
+    def row(value):
+        return {"metric": "linear_probe_accuracy", "test": {"linear_probe_accuracy": value}, "asks": "linear_probe",
+                "seed": 0, "higher_is_better": True, "solved": None}  # fmt: skip
+
+    standings = [
+        Standing("a", "shapes", [row(0.5)]),
+        Standing("b", "shapes", [], [{"error": "bad luck"}]),
+        Standing("c", "text", []),
+    ]
+    _part_by_question(standings)
+    assert [s.task for s in standings] == ["shapes (linear probe)", "shapes (linear probe)", "text"]
+    (finding,) = [f for f in judge_claims([{"says": "x", "better": "a", "than": "b"}], standings) if f.task == "shapes"]
+    assert finding.outcome == "not tested"
+    (figure,) = _published([{"contestant": "a", "task": "shapes", "value": 0.5, "source": "somebody"}], standings)
+    assert figure.task == "shapes (linear probe)"
+    assert figure.ours.mean == 0.5

@@ -439,7 +439,7 @@ def test_word_problems_are_products_of_permutations(group, generators):
             where = [step[place] for place in where]
             assert tuple(where) == found[target]
     if generators:
-        assert one.facts()["vocab_size"] == (1 if group == "Z7" else 2)
+        assert one.facts()["vocab_size"] == (2 if group == "Z7" else 3)
         assert {t for b in one.held_out("test/32") for t in b["targets"].flatten().tolist()} == set(range(sizes[group]))
 
 

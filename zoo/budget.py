@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import platform
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from filelock import FileLock
 
 from zoo.composition import Config
+from zoo.composition import key_of as override_key
 from zoo.errors import ZooError, unknown
 from zoo.files import read_json, write_json
 from zoo.identity import basis, digest
 
 SIZES = ("parameters", "active_parameters", "state_bytes")
 DURATIONS = ("tokens", "flops", "seconds")
+MOST = 16_384
+"""The largest width and depth that are tried."""
 GRAINS = (8, 4, 2, 1)
 """Widths are tried in multiples of the first, then of the next, until one meets the budget."""
 
@@ -28,29 +32,47 @@ def wanted(config: Config) -> dict[str, tuple[float, str]]:
     by = settings["by"]
     if by not in ("auto", "dim", "layers", "steps"):
         raise ZooError(f"budget.by={by}: expected auto, dim, layers or steps")
-    of, names = settings["of"], (*SIZES, *DURATIONS)
+    of, names, target = settings["of"], (*SIZES, *DURATIONS), settings["target"]
+    if of == "none" and "budget=none" in config["overrides"]:
+        target = None  # a preset's budget is turned off
     if of != "none" and of not in names:
         raise ZooError("budget.of: " + unknown("budget", of, names))
-    if (of == "none") != (settings["target"] is None):
+    if (of == "none") != (target is None):
         raise ZooError("a budget needs both, a quantity and a target: budget=flops budget.target=1e12")
     found: dict[str, tuple[float, str]] = {}
     for name in names:
-        target = settings["target"] if name == of else settings[name]
-        if target is None:
+        if name == of and settings[name] is not None:
+            raise ZooError(f"budget={name} and budget.{name} are one; give budget.{name} alone")
+        wish = target if name == of else settings[name]
+        if wish is None:
             continue
-        if not target > 0:
-            raise ZooError(f"budget.{name}={target}: expected more than 0")
+        if not 0 < wish < 1e18:
+            raise ZooError(f"budget.{name}={wish}: expected more than 0, and a number that can be reached")
         variable = "dim" if name in SIZES else "steps"
         if by in ("dim", "layers") and name in (*SIZES, "flops"):
             variable = by
-        found[name] = (float(target), variable)
+        found[name] = (float(wish), variable)
     variables = [variable for _, variable in found.values()]
     if len(set(variables)) < len(variables):
         raise ZooError(
             f"budget has {' and '.join(found)}, which are all to be met by {variables[0]}; give one of the size "
             f"({', '.join(SIZES)}) and one of the length ({', '.join(DURATIONS)})"
         )
+    if not 0 <= settings["tolerance"] < 1e6:
+        raise ZooError(f"budget.tolerance={settings['tolerance']}: expected at least 0")
+    if found and by not in ("auto", *variables):
+        raise ZooError(f"budget.by={by}: {' and '.join(found)} cannot be met by that; leave it out")
+    _unspoken(config["overrides"], variables)
     return found
+
+
+def _unspoken(overrides: Sequence[str], variables: Sequence[str]) -> None:
+    """Refuse a number that is given after the budget that solves for it; one from before (a preset's) is replaced."""
+    keys = [override_key(word) for word in overrides]
+    last = max((index for index, key in enumerate(keys) if key.split(".")[0] == "budget"), default=len(keys))
+    for word, key in list(zip(overrides, keys, strict=True))[last:]:
+        if key in variables:
+            raise ZooError(f"{word}: the budget solves for {key}; leave that out, or add budget=none")
 
 
 def key_of(config: Config) -> str:
@@ -59,6 +81,9 @@ def key_of(config: Config) -> str:
     kept = {
         name: value for name, value in basis(config).items() if name not in {"seed", "optimizer", "schedule", *free}
     }
+    if "seconds" in wanted(config):  # what a step takes depends on more than its result does
+        kept |= {"threads": config["trainer"]["threads"], "optimizer": config["optimizer"]["_component_"]}
+        kept |= {"machine": platform.node()}
     return digest(kept | {"budget": config["budget"]})
 
 
@@ -73,6 +98,9 @@ def settle(config: Config, keep: bool = True) -> Config:
     """
     if not wanted(config):
         return config
+    from zoo.assembly import check_numbers
+
+    check_numbers(config)
     path, key = Path(config["runs"], config["experiment"], "budgets.json"), key_of(config)
     found = (read_json(path) or {}).get(key)
     if found is None:
@@ -80,7 +108,9 @@ def settle(config: Config, keep: bool = True) -> Config:
         if keep:
             path.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(f"{path}.lock"):
-                write_json(path, (read_json(path) or {}) | {key: found})
+                known = read_json(path) or {}
+                found = known.get(key, found)  # another process was quicker
+                write_json(path, known | {key: found})
     return {**config, **found}
 
 
@@ -109,7 +139,7 @@ def _solve(config: Config) -> Config:
     found: Config = {"budget_met": {}}
     order = sorted(wanted(config).items(), key=lambda item: item[1][1] == "steps")  # the size first: steps depend on it
     for name, (target, variable) in order:
-        if variable == "steps" and not _trains(config):
+        if name in DURATIONS and not _trains(config):
             continue  # it takes no step, and costs nothing
         solve = _steps if variable == "steps" else _size
         value, reached = solve({**config, **found}, name, target, variable)
@@ -121,7 +151,7 @@ def _solve(config: Config) -> Config:
                 f"another target, or budget.by=dim, layers or steps"
             )
         found[variable] = value
-        found["budget_met"][name] = {"target": target, "reached": reached, "by": variable}
+        found["budget_met"][name] = {"target": target, "reached": reached, "by": variable, "value": value}
     return found
 
 
@@ -181,7 +211,7 @@ def _around(cost: Callable[[int], float | None], target: float, grain: int) -> l
         return index
 
     low, high = 1, 2
-    while (cost(legal(high, 1) * grain) or 0) < target and high * grain < 1_000_000:
+    while (cost(legal(high, 1) * grain) or 0) < target and high * grain < MOST:
         low, high = high, 2 * high
     while high - low > 1:
         middle = (low + high) // 2

@@ -138,6 +138,11 @@ class Keeper(L.Callback):
         """The weights are saved by now, so the final evaluation may stop anywhere."""
         self.signals.check()
 
+    def on_test_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """A run that took no step has its weights too."""
+        if not self.path.exists():
+            self.save(trainer)
+
     def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """The last checkpoint."""
         if module.device.type == "cuda":

@@ -214,7 +214,7 @@ def _console() -> Any:
     """Wide where nobody's terminal bounds it."""
     from rich.console import Console
 
-    return Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+    return Console(width=None if sys.stdout.isatty() else 180, highlight=False, markup=False)
 
 
 def _print_report(folder: Path) -> None:
@@ -231,8 +231,8 @@ def _print_report(folder: Path) -> None:
 
 
 def _report(words: list[str]) -> int:
-    flags, folders = _split(words, {"--to"}, {"--to"})
-    if len(folders) not in (1, 2) or (len(folders) == 2 and flags):
+    folders, given = _values(words, {"--to": str})
+    if len(folders) not in (1, 2) or (len(folders) == 2 and given):
         raise ZooError(
             "name one folder of runs, such as: zoo report runs/families (with --to figures.csv, .md, .tex or .parquet, "
             "also as a file), or two to set side by side: zoo report runs/a runs/b"
@@ -244,11 +244,10 @@ def _report(words: list[str]) -> int:
         _console().print(compare(*(read_ledger(Path(folder)) for folder in folders)))
         return 0
     _print_report(Path(folders[0]))
-    if flags:
+    for to in map(Path, given.get("--to", [])):
         from zoo.comparison.export import write
         from zoo.comparison.ledger import read_ledger
 
-        to = Path("=".join(flags).split("=", 1)[1])
         write(read_ledger(Path(folders[0])), to)
         print(to)
     return 0

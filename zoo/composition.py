@@ -92,6 +92,13 @@ def resolve(cfg: Any, choices: Mapping[str, Any], overrides: Sequence[str]) -> C
     plain |= {"arch": arch, "label": " ".join([arch, *variant]), "overrides": list(overrides)}
     for key in ("objective", "task", "probe", "optimizer", "schedule"):
         plain[key] = _fill(roots[key], key, roots, ())
+    taken = (
+        {"none", plain["probe"][COMPONENT].split("/")[1]} & set(plain["more_probes"]) if plain["more_probes"] else set()
+    )
+    if taken:
+        raise ZooError(
+            f"more_probes has {', '.join(sorted(taken))}: expected others than none and than the one that ranks"
+        )
     plain["more_probes"] = {
         name: _fill(_probe(name), f"more_probes.{name}", roots, ()) for name in plain["more_probes"]
     }

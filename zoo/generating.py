@@ -41,7 +41,7 @@ def run_generate(folder: Path, wish: Wish) -> None:
     if not hasattr(model, "step") or "logits" not in cast(Any, model).gives or not task.writes:
         raise ZooError(
             f"{folder} was trained with objective={name} on task={run.row['task']}, and writes nothing; expected a run "
-            f"with objective=next_token or sequence_to_sequence on text or on a task of two sequences"
+            f"with objective=next_token, next_latent or sequence_to_sequence on text or on a task of two sequences"
         )
     if wish.prompts:
         prompts = [user_error(task.encode, text) for text in wish.prompts]

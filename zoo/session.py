@@ -106,7 +106,7 @@ class Session:
         """What the weights take, as ``zoo export --packed`` would write them and as a decoder here would hold them."""
         device, dtype = decoding_place(self.chosen["accelerator"], self.chosen["precision"])
         found = weights.stored(self.objective, device, dtype)
-        disk, count = sum(part.disk_bytes for part in found), sum(p.numel() for p in self.objective.parameters())
+        disk, count = sum(part.disk_bytes for part in found), parameters(self.objective)
         return {
             "weight_bytes": disk,
             "weight_memory_bytes": sum(part.memory_bytes for part in found),

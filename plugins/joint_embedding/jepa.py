@@ -58,11 +58,21 @@ class JEPA(nn.Module):
                 "objective.teacher=none with objective.regulariser=none collapses to one embedding for everything; "
                 "choose objective.regulariser=sigreg or variance_covariance"
             )
-        if averaged_layers < 1 or blocks < 1 or not 0 < hidden < 1:
+        if min(averaged_layers, blocks, span) < 1 or not 0 < hidden < 1 or regulariser_weight < 0:
             raise ValueError(
-                f"objective.averaged_layers={averaged_layers}, blocks={blocks}, hidden={hidden}: expected at least 1, "
-                f"at least 1, and a share between 0 and 1"
+                f"objective.averaged_layers={averaged_layers}, blocks={blocks}, span={span}, hidden={hidden}, "
+                f"regulariser_weight={regulariser_weight}: expected at least 1 each, a share, and at least 0"
             )
+        bounds = {
+            "target_scale": (target_scale, 1),
+            "target_aspect": (target_aspect, 100),
+            "context_scale": (context_scale, 1),
+        }
+        for name, (values, most) in bounds.items():
+            if len(values) != 2 or not 0 < values[0] <= values[1] <= most:
+                raise ValueError(
+                    f"objective.{name}={list(values)}: expected two numbers, rising, above 0 and at most {most}"
+                )
         self.encoder = Encoder(stem, backbone)
         self.grid = getattr(self.encoder.stem, "grid", None)
         self.encoder.patches_alone("jepa")

@@ -11,7 +11,7 @@ from zoo.nn import at_positions, take, widened
 
 from .masks import span_split
 from .parts import Encoder, Predictor, Teacher
-from .regularisers import info_nce, kept_apart
+from .regularisers import gathered, info_nce, kept_apart
 
 COMPARED = 1024
 """So many predictions of a batch, drawn at random, are told apart or kept apart: each is compared with every other."""
@@ -59,11 +59,13 @@ class NextLatent(nn.Module):
         predictor_layers: int = 2,
     ) -> None:
         super().__init__()
-        if weight < 0 or not ahead or min(ahead) < 1 or not 0 < hidden < 1 or not temperature > 0:
+        if min(weight, regulariser_weight) < 0 or not ahead or min(*ahead, span) < 1 or not 0 < hidden < 1:
             raise ValueError(
-                f"objective.weight={weight}, ahead={list(ahead)}, hidden={hidden}, temperature={temperature}: expected "
-                f"at least 0, numbers of at least 1, a share between 0 and 1, and more than 0"
+                f"objective.weight={weight}, regulariser_weight={regulariser_weight}, ahead={list(ahead)}, "
+                f"span={span}, hidden={hidden}: expected at least 0 each, at least 1 each, and a share between 0 and 1"
             )
+        if not temperature > 0:
+            raise ValueError(f"objective.temperature={temperature}: expected more than 0")
         if teacher == "none" and not tokens and regulariser == "none" and loss != "info_nce":
             raise ValueError(
                 "objective.tokens=false with objective.teacher=none collapses to one embedding for everything; choose "
@@ -131,7 +133,8 @@ class NextLatent(nn.Module):
 
     def _compare(self, said_BTD: Tensor, wanted_BTD: Tensor, source: torch.Generator | None) -> Tensor:
         if self.error == "info_nce":
-            return info_nce(*_sample(source, said_BTD, wanted_BTD), self.temperature)
+            said_ND, wanted_ND = _sample(source, said_BTD, wanted_BTD)
+            return info_nce(gathered(said_ND), gathered(wanted_ND), self.temperature)
         error = F.smooth_l1_loss if self.error == "smooth_l1" else F.mse_loss
         return error(said_BTD.float(), wanted_BTD)
 

@@ -36,6 +36,8 @@ class Reconstruct(nn.Module):
         predictor_layers: int = 2,
     ) -> None:
         super().__init__()
+        if not 0 < visible < 1:
+            raise ValueError(f"objective.visible={visible}: expected a share between 0 and 1")
         self.encoder, self.visible = Encoder(stem, backbone), visible
         self.patch_size = getattr(self.encoder.stem, "patch_size", None)
         self.encoder.patches_alone("reconstruct")

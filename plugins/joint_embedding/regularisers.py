@@ -49,10 +49,16 @@ def variance_covariance(z_ND: Tensor) -> tuple[Tensor, Tensor]:
     """
     z_ND = z_ND.float() - z_ND.float().mean(0)
     N, D = z_ND.shape
+    _several(N)
     deviation_D = (z_ND.square().sum(0) / (N - 1) + 1e-4).sqrt()
     covariance_DD = z_ND.mT @ z_ND / (N - 1)
     off = covariance_DD.square().sum() - covariance_DD.diagonal().square().sum()
     return F.relu(1 - deviation_D).mean(), off / D
+
+
+def _several(count: int) -> None:
+    if count < 2:
+        raise ValueError("one example has nothing to be kept apart from; expected task.batch_size of at least 2")
 
 
 def sigreg(z_ND: Tensor, slices: int = 256, knots: int = 17, source: torch.Generator | None = None) -> Tensor:
@@ -60,9 +66,10 @@ def sigreg(z_ND: Tensor, slices: int = 256, knots: int = 17, source: torch.Gener
 
     The mean over ``slices`` random directions of Epps and Pulley's statistic ``N * integral |phi_N(t) - exp(-t^2/2)|^2
     exp(-t^2/2) dt`` (Balestriero and LeCun 2025, arXiv:2511.08544), by the trapezoid rule on [0, 3], doubled. About
-    1.06 for normal embeddings, whatever N; it grows with N where they are not.
+    1.05 for normal embeddings, whatever N; it grows with N where they are not.
     """
     z_ND = z_ND.float()
+    _several(len(z_ND))
     direction_DS = F.normalize(torch.randn(z_ND.shape[1], slices, device=z_ND.device, generator=source), dim=0)
     t_K = torch.linspace(0, 3, knots, device=z_ND.device)
     weight_K = torch.full_like(t_K, 2 * 3 / (knots - 1))
@@ -78,6 +85,7 @@ def info_nce(a_ND: Tensor, b_ND: Tensor, temperature: float) -> Tensor:
 
     Van den Oord et al. 2018, arXiv:1807.03748, equation 4; ``log N`` for embeddings that are all alike.
     """
+    _several(len(a_ND))
     a_ND, b_ND = F.normalize(a_ND.float(), dim=-1), F.normalize(b_ND.float(), dim=-1)
     scores_NN = a_ND @ b_ND.mT / temperature
     own_N = torch.arange(len(a_ND), device=a_ND.device)

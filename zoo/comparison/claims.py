@@ -28,31 +28,33 @@ class Finding:
 def check_claims(claims: Sequence[Mapping[str, Any]], contestants: Sequence[str]) -> None:
     """Refuse a claim that this comparison cannot test.
 
+    One of whose two sides does not compete is kept, for contestants may be left out; the report says that it was not
+    tested.
+
     Raises:
-        ZooError: it lacks a part, or names who does not compete.
+        ZooError: it lacks a part, or none of its sides competes.
     """
     for claim in claims:
-        if set(claim) != {"says", "better", "than"}:
-            raise ZooError(f"compare.claims has {dict(claim)}; expected says, better and than")
-        for key in ("better", "than"):
-            if claim[key] not in contestants:
-                raise ZooError(f"compare.claims.{key}: " + unknown("contestant", claim[key], contestants))
+        if set(claim) != {"says", "better", "than"} or claim["better"] == claim["than"]:
+            raise ZooError(f"compare.claims has {dict(claim)}; expected says, better and than, of two contestants")
+        absent = [claim[key] for key in ("better", "than") if claim[key] not in contestants]
+        if len(absent) == 2:
+            raise ZooError("compare.claims: " + unknown("contestant", absent[0], contestants))
 
 
 def judge_claims(claims: Sequence[Mapping[str, Any]], standings: Sequence[Any]) -> list[Finding]:
     """Each claim on each task that both sides were tested on."""
     findings = []
     for claim in claims:
-        for task in dict.fromkeys(standing.task for standing in standings):
-            sides = [
-                next((s for s in standings if s.task == task and s.contestant == claim[key]), None)
+        for task in dict.fromkeys(standing.of for standing in standings):
+            first, second = (
+                next((s for s in standings if s.of == task and s.contestant == claim[key]), None)
                 for key in ("better", "than")
-            ]
-            if None in sides:
-                continue
-            first, second = (side for side in sides if side is not None)
-            difference = paired_difference(first.by_seed(), second.by_seed()) if first.rows and second.rows else None
-            higher = bool(first.rows[0]["higher_is_better"]) if first.rows else True
+            )
+            difference, higher = None, True
+            if first and second and first.rows and second.rows and first.metric == second.metric:
+                difference = paired_difference(first.by_seed(), second.by_seed())
+                higher = bool(first.rows[0]["higher_is_better"])
             outcome = WORDS[verdict(difference, higher)]
             findings.append(Finding(claim["says"], claim["better"], claim["than"], task, difference, higher, outcome))
     return findings

@@ -10,6 +10,7 @@ from rich.table import Table
 from zoo.comparison.ledger import Ledger, Standing
 from zoo.comparison.statistics import Estimate, paired_difference, verdict
 from zoo.comparison.terminal import interval
+from zoo.composition import key_of
 from zoo.errors import ZooError
 
 
@@ -67,4 +68,11 @@ def _what_differs(first: Standing, second: Standing) -> str:
         return {**kept, **row["hardware"]}
 
     ours, theirs = values(a), values(b)
-    return ", ".join(key for key in ours | theirs if ours.get(key) != theirs.get(key))
+    words = [_words(row) for row in (a, b)]
+    apart = sorted(words[0] ^ words[1])
+    return ", ".join([*(key for key in ours | theirs if ours.get(key) != theirs.get(key)), *apart])
+
+
+def _words(row: dict[str, Any]) -> set[str]:
+    """The overrides that say what was run, not where it is kept."""
+    return {word for word in row["overrides"] if key_of(word) not in ("seed", "runs", "experiment")}

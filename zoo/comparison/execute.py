@@ -8,11 +8,12 @@ from collections import deque
 from typing import Any, Protocol
 
 from zoo.budget import key_of, wanted
-from zoo.comparison.plan import Cell, Job, Plan, describe
+from zoo.comparison.plan import Cell, Job, Plan, check_distinct, describe
 from zoo.comparison.pool import Flight, Pool
 from zoo.composition import Config
+from zoo.errors import ZooError
 from zoo.files import read_json, write_json
-from zoo.run import folder_of, is_current
+from zoo.run import base_row, folder_of, is_current
 
 MOST_WORKERS = 16
 """Each worker holds torch and its data: about half a gigabyte."""
@@ -40,6 +41,7 @@ class Execution:
         self.done = self.skipped = 0
         self.seconds: dict[str, list[float]] = {}
         self.hashes: dict[str, str | None] = {}
+        self.unmet: dict[str, str] = {}
         from joblib import cpu_count  # knows affinity and containers' quotas
 
         from zoo import hardware
@@ -71,7 +73,14 @@ class Execution:
         """Queue these jobs of one cell; those that are finished already count at once."""
         self.waiting[id(jobs[0].cell)] = len(jobs)
         for job in jobs:
+            unmet = self.unmet.get(key_of(job.config)) if wanted(job.config) else None
             job.config["trainer"] |= {"progress": False, "threads": job.config["trainer"]["threads"] or self.threads}
+            if unmet is not None:
+                self.failures.append(f"{job.cell.name}: {unmet}")
+                failed = {**base_row(job.config), "status": "failed", "error": unmet}
+                write_json(folder_of(job.config) / "result.json", failed)
+                self._count(job, None)
+                continue
             row = read_json(folder_of(job.config) / "result.json")
             data_hash = self.hashes.get(_task_key(job.config))
             chosen = self.choose(job.config["trainer"], job.config["steps"])
@@ -82,20 +91,26 @@ class Execution:
                 self.queue.append(job)
 
     def _settle(self, pool: Pool) -> None:
-        """Solve the budgets of every run, in the workers and with all of them at work, as the runs themselves are.
+        """Solve the budgets of every run, in the workers; the runs of one that cannot be met fail, and others go on.
 
         Raises:
-            ZooError: one cannot be met.
+            ZooError: two contestants are made the same by a budget, or none can meet theirs.
         """
         configs: dict[str, Config] = {}
         for cell in self.plan.cells:
             for setting in cell.grid if wanted(cell.base) else ():
                 config = cell.at(setting, cell.seeds[0])
+                key = key_of(config)  # of what was asked for; the threads are this machine's
                 config["trainer"] |= {"progress": False, "threads": config["trainer"]["threads"] or self.threads}
-                configs[key_of(config)] = config
-        found = pool.solutions(list(configs.values()))
+                configs[key] = config
+        found = dict(zip(configs, pool.solutions(list(configs.values())), strict=True))
+        self.unmet = {key: reason for key, reason in found.items() if isinstance(reason, str)}
+        if found and len(self.unmet) == len(found):
+            raise ZooError(next(iter(self.unmet.values())))
         for cell in self.plan.cells:
-            cell.budgets.update(zip(configs, found, strict=True))
+            cell.budgets.update({key: each for key, each in found.items() if not isinstance(each, str)})
+        if found:
+            check_distinct(self.plan.cells)
 
     def _hash_data(self, pool: Pool) -> None:
         """Finished runs may be skipped only while their data is what it was."""

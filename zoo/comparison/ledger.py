@@ -43,6 +43,8 @@ class Standing:
     edge: list[str] = field(default_factory=list)
     difference: Estimate | None = None
     verdict: str = ""
+    of: str = ""
+    """The task as the comparison calls it, without what was asked."""
 
     @property
     def metric(self) -> str:
@@ -109,7 +111,9 @@ class Standing:
 
     def budget(self) -> str:
         """How its runs meet a budget, if they have one."""
-        met = self.rows[0].get("budget") if self.rows else None
+        met = dict(self.rows[0].get("budget") or {}) if self.rows else {}
+        if "seconds" in met:  # what it came to, not what was foreseen
+            met["seconds"] = {**met["seconds"], "reached": self.cost("training_seconds")}
         parts = [
             f"{name} {value['target']:g} ({value['reached'] / value['target'] - 1:+.2%})"
             for name, value in (met or {}).items()
@@ -122,7 +126,7 @@ class Standing:
 
     def commands(self) -> list[str]:
         """What to type to make each reported run again."""
-        return [f"zoo train {' '.join(map(_quote, row['overrides']))}" for row in [*self.rows, *self.failed]]
+        return [f"zoo train {' '.join(map(_quote, _solved(row)))}" for row in [*self.rows, *self.failed]]
 
 
 @dataclass(frozen=True)
@@ -203,14 +207,18 @@ def read_ledger(folder: Path) -> Ledger:
 
 def _published(figures: list[dict[str, Any]], standings: list[Standing]) -> list[Published]:
     """Figures of others on what was compared here; those of contestants that did not compete are left out."""
-    found = {(standing.contestant, standing.task): standing for standing in standings}
+    found = {(standing.contestant, standing.of): standing for standing in standings}
     published = []
     for figure in figures:
         name, task = figure["contestant"], figure["task"]
         if (name, task) in found:
             at = None if figure.get("at") is None else str(figure["at"])
             ours, settings = found[name, task].at(at), str(figure.get("settings", ""))
-            published.append(Published(name, task, float(figure["value"]), str(figure["source"]), settings, at, ours))
+            published.append(
+                Published(
+                    name, found[name, task].task, float(figure["value"]), str(figure["source"]), settings, at, ours
+                )
+            )
     return published
 
 
@@ -260,9 +268,20 @@ def _from_rows(rows: list[Row]) -> list[Standing]:
 
 def _part_by_question(standings: list[Standing]) -> None:
     """Who was asked another question than the task's, such as masked tokens, is no rival of those who were not."""
+    asked: dict[str, set[str]] = {}
     for standing in standings:
-        if standing.rows and standing.rows[0].get("asks"):
-            standing.task = f"{standing.task} ({standing.rows[0]['asks'].replace('_', ' ')})"
+        if standing.rows:
+            asked.setdefault(standing.task, set()).add(standing.rows[0].get("asks") or "")
+    for standing in standings:
+        found = asked.get(standing.task, {""})
+        # who has no finished run was asked what all others were, if that is one thing
+        question = (
+            (standing.rows[0].get("asks") or "") if standing.rows else next(iter(found)) if len(found) == 1 else ""
+        )
+        standing.of, standing.task = (
+            standing.task,
+            f"{standing.task} ({question.replace('_', ' ')})" if question else standing.task,
+        )
 
 
 def _compare_to(standings: list[Standing], baseline: str | None) -> None:
@@ -272,6 +291,14 @@ def _compare_to(standings: list[Standing], baseline: str | None) -> None:
             continue
         standing.difference = paired_difference(standing.by_seed(), base.by_seed())
         standing.verdict = verdict(standing.difference, standing.rows[0]["higher_is_better"])
+
+
+def _solved(row: Row) -> list[str]:
+    """A run's overrides, with what its budgets were met by in their place: seconds are not the same again."""
+    met = (row.get("budget") or {}).values()
+    values = {each["by"]: each["value"] for each in met}
+    kept = [word for word in row["overrides"] if not (values and key_of(word).split(".")[0] in ("budget", *values))]
+    return [*kept, *(f"{name}={value}" for name, value in values.items())]
 
 
 def _command_words(overrides: list[str]) -> list[str]:

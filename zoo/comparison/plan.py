@@ -176,7 +176,7 @@ def make_plan(name: str | None, overrides: Sequence[str]) -> Plan:
             if rules["only"] is None or task in rules["only"]
             for contestant in contestants
         ]
-    _check_distinct(cells)
+    check_distinct(cells)
     baseline = rules["baseline"] or contestants[0]
     if baseline not in contestants:
         raise ZooError(f"compare.baseline={baseline}: expected one of {', '.join(contestants)}")
@@ -203,6 +203,9 @@ def _check_rules(rules: Mapping[str, Any]) -> None:
             raise ZooError(unknown("task in this comparison", task, rules["tasks"]))
     if not [*rules["archs"], *rules["also"]]:
         raise ZooError("compare.archs is empty; name at least one contestant, such as compare.archs=[transformer,lstm]")
+    for key in ("seeds", "tune_seeds"):
+        if len(set(rules[key])) < len(rules[key]):
+            raise ZooError(f"compare.{key}={rules[key]}: expected each seed once")
     shared = set(rules["seeds"]) & set(rules["tune_seeds"])
     if shared and any(len(values) > 1 for values in rules["tune"].values()):
         raise ZooError(
@@ -231,12 +234,12 @@ FIXED = ("task", "seed", "steps", "runs", "experiment", "trainer", "logger", "co
 """What a contestant may not set for itself."""
 
 
-def _check_distinct(cells: Sequence[Cell]) -> None:
+def check_distinct(cells: Sequence[Cell]) -> None:
     """Two contestants that are the same runs would be one, listed twice."""
     seen: dict[str, str] = {}
     for cell in cells:
         config = cell.at(cell.grid[0], cell.seeds[0])
-        name = f"{run_id(config)} {budget_key(config)}"
+        name = run_id(config) if "budget_met" in config else f"{run_id(config)} {budget_key(config)}"
         if name in seen:
             raise ZooError(f"{cell.name} is the same run as {seen[name]}; leave one of them out")
         seen[name] = cell.name

@@ -114,21 +114,11 @@ class Pool:
         futures = [self.pool.submit(_fingerprint, None, config) for config in configs]
         return [None if future.exception() else future.result() for future in futures]
 
-    def solutions(self, configs: list[Config]) -> list[Config]:
-        """How each config's budgets are met.
-
-        Raises:
-            ZooError: one of them cannot be.
-        """
+    def solutions(self, configs: list[Config]) -> list[Config | str]:
+        """How each config's budgets are met, or why they cannot be."""
         futures = [self.pool.submit(_solution, None, config) for config in configs]
         wait(futures)
-        for config, future in zip(configs, futures, strict=True):
-            error = future.exception()
-            if error is not None:
-                raise ZooError(
-                    f"{config['label']} on {config['task']['_component_'].split('/')[1]}: {error}"
-                ) from error
-        return [future.result() for future in futures]
+        return [str(future.exception()) if future.exception() else future.result() for future in futures]
 
     def fill(self, queue: deque[Job]) -> None:
         """Give every idle worker a job from the queue."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from itertools import pairwise
 from statistics import mean
 from typing import Any
 
@@ -57,32 +58,37 @@ def step_costs(config: Config) -> dict[str, float]:
 
 
 def per_token(objective: nn.Module, task: Task) -> tuple[float, float]:
-    """FLOPs of one token, forward and in training, counted on two examples; the mean where chance decides on them.
+    """FLOPs of one token, forward and in training, counted on two examples where these stand for all.
 
-    A mask of another size is other work: where two seeds differ, ``DRAWS`` are counted.
+    A mask of another size is other work, as are comparisons within a batch: where another seed, or twice as many
+    examples, cost otherwise, whole batches are counted, ``DRAWS`` of them where chance decides.
     """
-    small = {key: value[:2] for key, value in task.train_batch(0, 0, torch.device("cpu")).items()}
+    batch = task.train_batch(0, 0, torch.device("cpu"))
 
-    def count(seed: int) -> tuple[int, int]:
+    def count(examples: int | None, seed: int) -> tuple[float, float]:
+        part = {key: value[:examples] for key, value in batch.items()}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return flops.count(objective, small)
+            forward, training = flops.count(objective, part)
+        return forward / task.tokens(part), training / task.tokens(part)
 
-    counts = [count(0), count(1)]
-    if counts[0] != counts[1]:
-        counts += [count(seed) for seed in range(2, DRAWS)]
-    tokens = task.tokens(small) * len(counts)
-    forward, training = (sum(part) for part in zip(*counts, strict=True))
-    return forward / tokens, training / tokens
+    first, other, more = count(2, 0), count(2, 1), count(4, 0)
+    if first == other == more:
+        return first
+    counts = [count(None, seed) for seed in range(DRAWS if first != other else 1)]
+    forward, training = (sum(part) / len(counts) for part in zip(*counts, strict=True))
+    return forward, training
 
 
 class _Clock(L.Callback):
-    """Notes when each batch ended, and stops when enough were seen."""
+    """Notes when each optimizer step ended, and stops when enough were seen."""
 
     def __init__(self, accelerator: str) -> None:
         self.accelerator, self.marks = accelerator, [time.perf_counter()]
 
     def on_train_batch_end(self, trainer: L.Trainer, *rest: Any) -> None:
+        if trainer.global_step < len(self.marks):
+            return  # gradients still accumulate
         if self.accelerator == "cuda":
             torch.cuda.synchronize()
         self.marks.append(time.perf_counter())
@@ -98,8 +104,7 @@ def seconds_per_step(config: Config) -> float:
     from zoo.session import make_loop, make_trainer
 
     quiet()
-    accumulate = config["trainer"]["accumulate"]
-    steps = (WARM_UP + MOST_STEPS) * accumulate
+    steps = WARM_UP + MOST_STEPS
     chosen = hardware.choose(config["trainer"], config["steps"])
     hardware.set_up(chosen["accelerator"], config["trainer"]["threads"])
     task = make_task(config)
@@ -107,11 +112,9 @@ def seconds_per_step(config: Config) -> float:
     if chosen["compile"]:
         objective.compile()
     clock = _Clock(chosen["accelerator"])
-    stream = Stream(task, config["seed"], torch.device(chosen["accelerator"]), steps)
+    stream = Stream(task, config["seed"], torch.device(chosen["accelerator"]), steps * config["trainer"]["accumulate"])
     with tempfile.TemporaryDirectory() as folder:
         loop = make_loop({**config, "steps": steps}, objective, task, lambda step, values: None)
         make_trainer({**config, "steps": steps}, chosen, [clock], folder).fit(loop, stream)
-    spans = sorted(
-        later - earlier for earlier, later in zip(clock.marks[WARM_UP:], clock.marks[WARM_UP + 1 :], strict=False)
-    )
-    return float(mean(spans[: max(1, len(spans) * 9 // 10)]) * accumulate)
+    spans = sorted(later - earlier for earlier, later in pairwise(clock.marks[WARM_UP:]))
+    return float(mean(spans[: max(1, len(spans) * 9 // 10)]))

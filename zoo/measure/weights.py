@@ -28,13 +28,14 @@ def stored(model: nn.Module, device: torch.device, dtype: torch.dtype) -> list[S
     """Every module that has tensors of its own, each tensor once; low-bit ones as :func:`pack_` would pack them.
 
     In memory a packed layer also holds what the kernel that decodes on this device in this dtype has made of its codes.
-    Its weights are those of the matrix; what goes with it (a scale, a bias) counts in its bytes alone.
+    A frozen copy of others (a teacher) is left out. The weights of a packed layer are those of the matrix; what goes
+    with it (a scale, a bias) counts in its bytes alone.
     """
     return list(_walk(model, "", set(), device, dtype))
 
 
 def _walk(module: nn.Module, name: str, seen: set[int], device: torch.device, dtype: torch.dtype) -> Iterator[Stored]:
-    if id(module) in seen:
+    if id(module) in seen or getattr(module, "frozen", False):
         return
     seen.add(id(module))
     packed = _pack(module, "planes") if isinstance(module, HasLowBitWeight) else None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -74,8 +73,8 @@ class Code(Text):
         return {**super().facts(), "label_classes": len(CLASSES)}
 
     def fingerprint(self) -> str:
-        """The hash of the source and of its labels, for Python's tokenizer may change."""
-        return sha256(self.corpus.hash.encode() + b"".join(self.labels[s].tobytes() for s in SPLITS)).hexdigest()[:16]
+        """A hash of the source, of its labels, for Python's tokenizer may change, and of how it is cut."""
+        return self._cut_hash(self.corpus.hash.encode() + b"".join(self.labels[s].tobytes() for s in SPLITS))
 
     def judge(self, outputs: Mapping[str, Tensor], batch: Batch) -> Ratios:
         """Accuracy over letters, and that of each class."""

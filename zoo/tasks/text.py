@@ -5,6 +5,7 @@ from __future__ import annotations
 import lzma
 import math
 from collections.abc import Mapping
+from hashlib import sha256
 from typing import Any
 
 import torch
@@ -56,8 +57,12 @@ class Text(Task):
         return {"vocab_size": 256, "classes": 256, "max_len": self.length}
 
     def fingerprint(self) -> str:
-        """The hash of the text itself."""
-        return self.corpus.hash
+        """A hash of the text, and of how it is cut."""
+        return self._cut_hash(self.corpus.hash.encode())
+
+    def _cut_hash(self, data: bytes) -> str:
+        cut = f"{self.length} {self.batch_size} {self.test_windows}".encode()
+        return sha256(data + cut).hexdigest()[:16]
 
     def train_batch(self, step: int, seed: int, device: torch.device) -> Batch:
         """Windows that start anywhere, drawn by this step and seed."""

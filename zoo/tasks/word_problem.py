@@ -54,9 +54,9 @@ class WordProblem(Generated):
 
     Merrill et al. 2024, arXiv:2404.08819: for S5 and A5, which are not solvable, a recurrent layer tracks the state at
     any length, and attention or a linear state space of fixed depth cannot. ``group`` is S3, S4, S5, A4, A5, or Z2 to
-    Z120 (Z2 is parity). Each token is any element, or with ``generators`` one of the fewest that make all others.
-    Trained at ``length``, tested there and at each of ``test_lengths``. ``last_accuracy`` is the accuracy at the last
-    position alone.
+    Z120 (Z2 is parity). Each token is any element, or with ``generators`` the identity or one of the fewest that make
+    all others. Trained at ``length``, tested there and at each of ``test_lengths``. ``last_accuracy`` is that at the
+    last position alone.
     """
 
     stream = "word_problem"
@@ -80,7 +80,7 @@ class WordProblem(Generated):
         self.test_lengths = list(test_lengths)
         self.table_NN = table(group)
         whole = list(range(len(self.table_NN)))
-        self.tokens_V = torch.tensor(_generators(self.table_NN) if generators else whole)
+        self.tokens_V = torch.tensor([0, *_generators(self.table_NN)] if generators else whole)
 
     def facts(self) -> dict[str, Any]:
         """Elements in, elements out."""
