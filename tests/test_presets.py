@@ -6,6 +6,7 @@ import pytest
 from conftest import ROOT, TINY
 
 import zoo
+from zoo.budget import settle
 from zoo.comparison.plan import make_plan
 from zoo.run import train
 
@@ -48,12 +49,36 @@ def test_a_preset_trains_on_a_task(arch, task, here):
     assert row["arch"] == arch
 
 
-@pytest.mark.parametrize("name", COMPARISONS)
+DERIVED = {"representation_flops": "representation", "representation_steps": "representation"}
+
+
+@pytest.mark.parametrize("name", DERIVED)
+def test_a_comparison_at_another_budget_has_the_same_contestants_and_tasks(name):
+    ours, theirs = (make_plan(each, []) for each in (name, DERIVED[name]))
+    assert [(cell.contestant, cell.task) for cell in ours.cells] == [
+        (cell.contestant, cell.task) for cell in theirs.cells
+    ]
+    assert [cell.base["objective"] for cell in ours.cells] == [cell.base["objective"] for cell in theirs.cells]
+    assert ours.claims == theirs.claims
+    assert ours.cells[0].base["budget"] != theirs.cells[0].base["budget"]
+
+
+def test_the_comparison_of_sizes_and_lengths_meets_them(here):
+    plan = make_plan("scaling", [])
+    assert plan.scaling
+    assert len(plan.cells) == 60
+    tokens = {settle(cell.base)["steps"] * 4 * 128 for cell in plan.cells if cell.contestant == "lstm"}
+    assert all(min(abs(each / target - 1) for target in (1e5, 2e5, 4e5, 8e5)) <= 0.02 for each in tokens)
+    assert len(tokens) == 4
+    assert {cell.base["dim"] for cell in plan.cells} == {8, 16, 32, 64, 96}
+
+
+@pytest.mark.parametrize("name", sorted(set(COMPARISONS) - {*DERIVED, "scaling"}))
 def test_a_comparison_runs_two_steps_of_each_contestant_and_of_each_task(name, here, monkeypatch):
     monkeypatch.setattr("zoo.judging.EXAMPLES", 64)
     small = [] if name == "recall_width" else ["dim=16"]  # which has widths of its own
     small += ["layers=2" if name == "experts" else "layers=1"]
-    plan = make_plan(name, ["steps=2", "trainer.progress=false", "trainer.accelerator=cpu", *small])
+    plan = make_plan(name, ["steps=2", "budget=none", "trainer.progress=false", "trainer.accelerator=cpu", *small])
     assert plan.total() == len(plan.cells) * (len(plan.cells[0].tuning()) + len(plan.cells[0].seeds))
     contestants, tasks = (
         list(dict.fromkeys(getattr(cell, key) for cell in plan.cells)) for key in ("contestant", "task")

@@ -39,7 +39,8 @@ def measure(wish: Wish) -> None:
         raise ZooError(f"--lengths {','.join(map(str, wish.lengths))}: expected at least two, rising, such as 128,512")
     if wish.rounds < 3:
         raise ZooError(f"--rounds {wish.rounds}: expected at least 3, for a median")
-    names = wish.contestants or ("transformer", "mamba", "lstm")
+    plain = compose("task=text", *wish.overrides)
+    names = wish.contestants or (plain["arch"],)
     words = {name: [*_words(name), "task=text", *wish.overrides] for name in names}
     config = compose(*words[names[0]])
     chosen = hardware.choose(config["trainer"] | {"accelerator": wish.accelerator}, 1)
