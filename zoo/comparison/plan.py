@@ -180,7 +180,7 @@ def make_plan(name: str | None, overrides: Sequence[str]) -> Plan:
     baseline = rules["baseline"] or contestants[0]
     if baseline not in contestants:
         raise ZooError(f"compare.baseline={baseline}: expected one of {', '.join(contestants)}")
-    check_claims(rules["claims"], contestants)
+    check_claims(rules["claims"])
     return Plan(
         rules["name"],
         baseline,
