@@ -56,6 +56,19 @@ def zoo_main(here, capsys):
     return run
 
 
+def objective_of(*words):
+    """The objective that these overrides choose, with weights from a fixed seed, and its task."""
+    import torch
+
+    import zoo
+    from zoo.assembly import facts_of, make_task
+
+    config = zoo.compose(*words)
+    task = make_task(config)
+    torch.manual_seed(0)
+    return zoo.build(config["objective"], **facts_of(config, task)), task
+
+
 def whole_and_resumed(words, monkeypatch, batch):
     """The weights of a run, and of the same that was interrupted within this batch and went on."""
     import torch

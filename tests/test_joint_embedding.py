@@ -4,13 +4,13 @@ import math
 
 import pytest
 import torch
-from conftest import TINY, whole_and_resumed
+from conftest import TINY, objective_of, whole_and_resumed
 from scans import F64
 from torch import nn
 from torch.nn import functional as F
 
 import zoo
-from zoo.assembly import facts_of, make_objective, make_probes, make_task
+from zoo.assembly import make_objective, make_probes, make_task
 from zoo.judging import labelled, trained_modules
 from zoo.loop import Loop
 from zoo.measure import flops
@@ -27,13 +27,6 @@ SMALL = [
     "objective.predictor_dim=16",
     "objective.predictor_layers=1",
 ]
-
-
-def objective_of(*words):
-    config = zoo.compose(*words)
-    task = make_task(config)
-    torch.manual_seed(0)
-    return zoo.build(config["objective"], **facts_of(config, task)), task
 
 
 def jepa(*words):

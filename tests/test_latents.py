@@ -4,12 +4,11 @@ import math
 
 import pytest
 import torch
-from conftest import TINY, join_group, two_processes
+from conftest import TINY, join_group, objective_of, two_processes
 from sklearn.linear_model import LogisticRegression
 from torch.nn import functional as F
 
 import zoo
-from zoo.assembly import facts_of, make_task
 from zoo.measure.embeddings import collapse, diagnostics
 from zoo.run import train
 from zoo.testing.parts import factory
@@ -17,13 +16,6 @@ from zoo.testing.parts import factory
 CPU = torch.device("cpu")
 TEXT = ["task=text", "task.length=32", "task.batch_size=4", "dim=16", "layers=2"]
 QUIET = ["trainer.progress=false", "trainer.accelerator=cpu"]
-
-
-def objective_of(*words):
-    config = zoo.compose(*words)
-    task = make_task(config)
-    torch.manual_seed(0)
-    return zoo.build(config["objective"], **facts_of(config, task)), task
 
 
 def latent(*words):

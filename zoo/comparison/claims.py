@@ -21,7 +21,6 @@ class Finding:
     than: str
     task: str
     difference: Estimate | None
-    higher_is_better: bool
     outcome: str
 
 
@@ -52,5 +51,5 @@ def judge_claims(claims: Sequence[Mapping[str, Any]], standings: Sequence[Any]) 
                 difference = paired_difference(first.by_seed(), second.by_seed())
                 higher = bool(first.rows[0]["higher_is_better"])
             outcome = WORDS[verdict(difference, higher)]
-            findings.append(Finding(claim["says"], claim["better"], claim["than"], task, difference, higher, outcome))
+            findings.append(Finding(claim["says"], claim["better"], claim["than"], task, difference, outcome))
     return findings

@@ -7,6 +7,7 @@ from typing import ClassVar
 import torch
 
 from zoo.contracts import Batch, Task
+from zoo.errors import ZooError
 from zoo.seeds import generator
 
 
@@ -47,3 +48,16 @@ class Generated(Task):
     def _held_out_batch_size(self, length: int) -> int:
         """About 16,000 tokens a batch."""
         return max(1, min(250, 16_384 // length))
+
+
+def at_least_one(**sizes: int | list[int]) -> None:
+    """Refuse a size of a task, or one of a list of them, that is below one.
+
+    Raises:
+        ZooError: by name.
+    """
+    for name, value in sizes.items():
+        if isinstance(value, int) and value < 1:
+            raise ZooError(f"task.{name}={value}: expected at least 1")
+        if not isinstance(value, int) and value and min(value) < 1:
+            raise ZooError(f"task.{name}={list(value)}: expected at least 1 each")

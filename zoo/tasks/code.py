@@ -16,6 +16,7 @@ from zoo.contracts import Batch
 from zoo.errors import ZooError
 from zoo.registry import register
 from zoo.tasks._corpus import SPLITS, Corpus, documents, split_documents
+from zoo.tasks._generated import at_least_one
 from zoo.tasks._lexer import CLASSES, letter_classes
 from zoo.tasks._metrics import Ratios
 from zoo.tasks.text import Text
@@ -56,9 +57,7 @@ class Code(Text):
         test_windows: int = 256,
         max_bytes: int = 2_000_000,
     ) -> None:
-        for name, value in (("length", length), ("batch_size", batch_size), ("test_windows", test_windows)):
-            if value < 1:
-                raise ZooError(f"task.{name}={value}: expected at least 1")
+        at_least_one(length=length, batch_size=batch_size, test_windows=test_windows)
         if source != "stdlib" and not Path(source).expanduser().is_dir():
             raise ZooError(f"task.source={source}: expected stdlib, or a folder of Python files")
         self.length, self.batch_size, self.test_windows = length, batch_size, test_windows

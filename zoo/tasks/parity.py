@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from zoo.contracts import Batch
-from zoo.errors import ZooError
 from zoo.registry import register
-from zoo.tasks._generated import Generated
+from zoo.tasks._generated import Generated, at_least_one
 from zoo.tasks._metrics import Ratios, running_accuracy
 
 
@@ -35,11 +34,7 @@ class Parity(Generated):
         test_lengths: list[int] = [64, 128, 256],
         test_size: int = 500,
     ) -> None:
-        for name, value in (("length", length), ("batch_size", batch_size), ("test_size", test_size)):
-            if value < 1:
-                raise ZooError(f"task.{name}={value}: expected at least 1")
-        if test_lengths and min(test_lengths) < 1:
-            raise ZooError(f"task.test_lengths={list(test_lengths)}: expected at least 1 each")
+        at_least_one(length=length, batch_size=batch_size, test_size=test_size, test_lengths=test_lengths)
         self.length, self.batch_size, self.test_size = length, batch_size, test_size
         self.test_lengths = list(test_lengths)
 

@@ -16,6 +16,7 @@ from zoo.errors import ZooError
 from zoo.registry import register
 from zoo.seeds import generator
 from zoo.tasks._corpus import SPLITS, read_corpus
+from zoo.tasks._generated import at_least_one
 from zoo.tasks._metrics import Ratios, nats, token_accuracy
 
 
@@ -42,9 +43,7 @@ class Text(Task):
         test_windows: int = 512,
         max_bytes: int = 200_000_000,
     ) -> None:
-        for name, value in (("length", length), ("batch_size", batch_size), ("test_windows", test_windows)):
-            if value < 1:
-                raise ZooError(f"task.{name}={value}: expected at least 1")
+        at_least_one(length=length, batch_size=batch_size, test_windows=test_windows)
         self.length, self.batch_size, self.test_windows = length, batch_size, test_windows
         self.corpus = read_corpus(source, config, column, max_bytes)
         shortest = min(len(getattr(self.corpus, split)) for split in SPLITS)

@@ -13,7 +13,7 @@ from torch import Tensor
 from zoo.contracts import Batch
 from zoo.errors import ZooError, unknown
 from zoo.registry import register
-from zoo.tasks._generated import Generated
+from zoo.tasks._generated import Generated, at_least_one
 from zoo.tasks._metrics import Ratios, running_accuracy
 
 Permutation = tuple[int, ...]
@@ -71,11 +71,7 @@ class WordProblem(Generated):
         test_lengths: list[int] = [32, 64],
         test_size: int = 500,
     ) -> None:
-        for name, value in (("length", length), ("batch_size", batch_size), ("test_size", test_size)):
-            if value < 1:
-                raise ZooError(f"task.{name}={value}: expected at least 1")
-        if test_lengths and min(test_lengths) < 1:
-            raise ZooError(f"task.test_lengths={list(test_lengths)}: expected at least 1 each")
+        at_least_one(length=length, batch_size=batch_size, test_size=test_size, test_lengths=test_lengths)
         self.group, self.length, self.batch_size, self.test_size = group, length, batch_size, test_size
         self.test_lengths = list(test_lengths)
         self.table_NN = table(group)
