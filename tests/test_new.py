@@ -82,16 +82,16 @@ def test_a_broken_law_is_named(zoo_command, tmp_path):
     done = zoo_command("check", "./peeking.py", "mixer.scale=2.0")
     assert done.returncode == 1
     broken = [line for line in done.stdout.splitlines() if line.startswith("broken")]
-    assert "broken mixer=peeking: does not see the future" in broken
-    assert "broken mixer=peeking: obeys the law of splitting" in broken
+    assert "broken  mixer=peeking: does not see the future" in broken
+    assert "broken  mixer=peeking: obeys the law of splitting" in broken
     assert "the law: No output moves when a later input does, nor has a gradient to one." in done.stdout
-    assert "holds  mixer=peeking: treats each example alone" in done.stdout
+    assert "holds   mixer=peeking: treats each example alone" in done.stdout
     assert f"{len(broken)} laws are broken" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
 
 
 def test_what_a_component_says_it_cannot_is_known(zoo_command, tmp_path):
-    laws = ("mixer_does_not_see_the_future", "mixer_obeys_the_law_of_splitting", "mixer_state_follows_its_sequences")
+    laws = ("mixer_does_not_see_the_future", "mixer_obeys_the_law_of_splitting", "mixer_goes_on_beyond_its_length")
     known = dict.fromkeys(laws, "it peeks, on purpose")
     (tmp_path / "peeking.py").write_text(BROKEN.replace("KNOWN", f"known_failures = {known!r}"))
     done = zoo_command("check", "./peeking.py")
@@ -113,7 +113,7 @@ def test_overrides_reach_what_is_checked(zoo_main):
     assert status == 0
     assert "norm=rmsnorm: keeps shape" in out
     outcomes = {v.law: v.outcome for v in verdicts("mixer", "attention", ["mixer.heads=5"])}
-    assert set(outcomes.values()) == {"broken"}, "32 channels have no 5 heads"
+    assert set(outcomes.values()) <= {"broken", "skipped"}, "32 channels have no 5 heads"
 
 
 @pytest.mark.parametrize(

@@ -6,22 +6,31 @@ import inspect
 import os
 import tempfile
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+from unittest import SkipTest
 
 from zoo.composition import compose, prepare
 from zoo.errors import RunFailed, ZooError, unknown
 from zoo.registry import KINDS, entries, entry
 from zoo.schema import OUTSIDE
 
+if TYPE_CHECKING:
+    from zoo.testing.common import Check
+
 SMALL = ("steps=2", "dim=32", "layers=1", "trainer.progress=false", "trainer.accelerator=cpu", "budget=none")
 """A run that says whether a component works where it belongs, and nothing else."""
+LENGTHS = (1, 2, 3, 4, 6, 8, 12, 16)
+"""Sequences on which a broken law is tried again, to find the smallest that breaks it."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of one law: ``holds``, ``broken``, or ``known`` where the component says itself why it fails."""
+    """What became of one law: it ``holds``, is ``broken``, is ``known`` to fail as the component says itself, or was
+    ``skipped``, for this machine or this call cannot tell. ``says`` is why, or what else was seen."""
 
     kind: str
     name: str
@@ -49,11 +58,14 @@ def check(words: Sequence[str]) -> int:
     if "=" not in first:
         os.environ["ZOO_PLUGINS"] = ",".join(filter(None, [os.environ.get("ZOO_PLUGINS"), first]))
     prepare()
-    broken = 0
+    found: Counter[str] = Counter()
     for kind, name in [_component(first)] if "=" in first else _of_module(first):
         for verdict in verdicts(kind, name, overrides):
             print(_line(verdict), flush=True)
-            broken += verdict.outcome == "broken"
+            found[verdict.outcome] += 1
+    broken, skipped = found["broken"], found["skipped"]
+    if skipped:
+        print(f"{skipped} could not be asked here")
     print("every law holds" if not broken else f"{broken} laws are broken" if broken > 1 else "1 law is broken")
     return int(bool(broken))
 
@@ -65,18 +77,38 @@ def verdicts(kind: str, name: str, overrides: Sequence[str] = ()) -> Iterator[Ve
 
     known = known_failures(kind, name)
     for law in laws_of(kind, name):
-        says = ""
+        says = note = ""
         with with_overrides(overrides), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
-                law(name)
+                note = law(name) or ""
             except ZooError:
                 raise
+            except SkipTest as error:
+                yield Verdict(kind, name, law.__name__, "skipped", str(error))
+                continue
             except Exception as error:
-                says = _reason(error, inspect.getdoc(law) or "")
-        yield Verdict(kind, name, law.__name__, *_outcome(says, known.get(law.__name__)))
+                says = _reason(*_smallest(law, name, error), inspect.getdoc(law) or "")
+        outcome, says = _outcome(says, known.get(law.__name__))
+        yield Verdict(kind, name, law.__name__, outcome, says or note)
     if kind not in OUTSIDE:
         yield _run(kind, name, overrides)
+
+
+def _smallest(law: Check, name: str, error: Exception) -> tuple[Exception, str]:
+    """The failure on the smallest input that breaks the law, and which input that is; none where the law has one size."""
+    from zoo.testing.parts import at_most
+
+    if not getattr(law, "sized", False):
+        return error, ""
+    sizes = [(rows, length) for length in LENGTHS for rows in (1, 2, 3)]
+    for rows, length in sorted(sizes, key=lambda size: size[0] * size[1]):
+        try:
+            with at_most(rows, length):
+                law(name)
+        except Exception as smaller:
+            return smaller, f"B={rows}, L={length}"
+    return error, ""
 
 
 def _outcome(says: str, reason: str | None) -> tuple[str, str]:
@@ -85,10 +117,11 @@ def _outcome(says: str, reason: str | None) -> tuple[str, str]:
     return ("known", reason) if says else ("broken", f"it holds now; take it out of known_failures ({reason})")
 
 
-def _reason(error: Exception, law: str) -> str:
+def _reason(error: Exception, smallest: str, law: str) -> str:
     kind = "" if isinstance(error, AssertionError) else f"{type(error).__name__}: "
     said = "\n".join(line for line in str(error).splitlines() if line.strip())
-    return f"{kind}{said or 'no message'}\nthe law: {law.splitlines()[0]}"
+    where = f"\nthe smallest input that breaks it: {smallest}" if smallest else ""
+    return f"{kind}{said or 'no message'}{where}\nthe law: {law.splitlines()[0]}"
 
 
 def _run(kind: str, name: str, overrides: Sequence[str]) -> Verdict:
@@ -126,5 +159,7 @@ def _of_module(word: str) -> list[tuple[str, str]]:
 
 def _line(verdict: Verdict) -> str:
     law = verdict.law.removeprefix(f"{verdict.kind}_").replace("_", " ")
-    text = f"{verdict.outcome:6} {verdict.kind}={verdict.name}: {law}"
-    return text + "".join(f"\n       {line}" for line in verdict.says.splitlines())
+    text = f"{verdict.outcome:7} {verdict.kind}={verdict.name}: {law}"
+    if verdict.outcome in ("holds", "skipped"):
+        return text + (f" ({verdict.says})" if verdict.says else "")
+    return text + "".join(f"\n        {line}" for line in verdict.says.splitlines())

@@ -4,34 +4,55 @@ from __future__ import annotations
 
 import inspect
 import random
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from zoo.nn import select_rows, tensors_of
 from zoo.testing import parts
-from zoo.testing.common import DEVICE, close, inputs
+from zoo.testing.common import DEVICE, close, inputs, sized
 from zoo.testing.parts import DIM, LENGTH
 
 
 def _cuts(length: int, rng: random.Random) -> list[int]:
     """Lengths of the pieces of a sequence that is cut at random, sometimes into single tokens."""
-    if rng.random() < 0.25:
+    if rng.random() < 0.25 or length < 3:
         return [1] * length
-    places = sorted(rng.sample(range(1, length), rng.randint(1, 4)))
+    places = sorted(rng.sample(range(1, length), rng.randint(1, min(4, length - 1))))
     return [b - a for a, b in zip([0, *places], [*places, length], strict=True)]
 
 
+def _decoded(mixer: Any, x_BLD: Tensor, cuts: list[int], state: Any = None) -> Tensor:
+    """The outputs of a sequence that is fed in pieces, with the state carried over."""
+    state = mixer.init_state(x_BLD.shape[0], LENGTH, DEVICE, x_BLD.dtype) if state is None else state
+    pieces = []
+    for piece_BLD in x_BLD.split(cuts, dim=1):
+        y_BLD, state = mixer(piece_BLD, state)
+        pieces.append(y_BLD)
+    return torch.cat(pieces, 1)
+
+
+@sized
 def mixer_keeps_shape(name: str) -> None:
     """(B, L, D) in, (B, L, D) and no state out, also for a single token and a batch of one."""
     mixer = parts.part("mixer", name)
-    for batch, length in ((2, LENGTH), (1, 1), (3, 7)):
-        y_BLD, state = mixer(inputs(batch, length))
-        assert y_BLD.shape == (batch, length, DIM), (
-            f"given (B={batch}, L={length}, D={DIM}), returned {tuple(y_BLD.shape)}"
-        )
+    for x_BLD in (inputs(2), inputs(1, 1), inputs(3, min(7, parts.length()))):
+        y_BLD, state = mixer(x_BLD)
+        assert y_BLD.shape == x_BLD.shape, f"given {tuple(x_BLD.shape)}, returned {tuple(y_BLD.shape)}"
         assert state is None, "without a state, nothing may be kept"
 
 
+def mixer_takes_no_tokens(name: str) -> None:
+    """A piece of no tokens gives none and leaves the state as it was."""
+    mixer = parts.part("mixer", name, dtype=torch.float64)
+    empty_BLD, x_BLD = inputs(2, 0, torch.float64), inputs(2, dtype=torch.float64)
+    assert mixer(empty_BLD)[0].shape == (2, 0, DIM), "without a state"
+    whole = _decoded(mixer, x_BLD, [5, LENGTH - 5])
+    close(_decoded(mixer, x_BLD, [5, 0, LENGTH - 5, 0]), whole, 1e-10, "5 tokens, none, the others, none: ")
+
+
+@sized
 def mixer_obeys_the_law_of_splitting(name: str) -> None:
     """Whole, or cut anywhere with the state carried over: the same outputs."""
     rng = random.Random(0)
@@ -41,33 +62,51 @@ def mixer_obeys_the_law_of_splitting(name: str) -> None:
             x_BLD = inputs(batch, dtype=dtype, seed=batch)
             whole, _ = mixer(x_BLD)
             for _ in range(6):
-                pieces, state, cuts = [], mixer.init_state(batch, LENGTH, DEVICE, dtype), _cuts(LENGTH, rng)
-                for piece in x_BLD.split(cuts, dim=1):
-                    y_BLD, state = mixer(piece, state)
-                    pieces.append(y_BLD)
-                where = f"batch {batch}, {dtype}, pieces of {cuts} tokens: "
-                close(torch.cat(pieces, 1), whole, tolerance, where)
+                cuts = _cuts(x_BLD.shape[1], rng)
+                where = f"batch {x_BLD.shape[0]}, {dtype}, pieces of {cuts} tokens: "
+                close(_decoded(mixer, x_BLD, cuts), whole, tolerance, where)
 
 
+@sized
 def mixer_does_not_see_the_future(name: str) -> None:
     """No output moves when a later input does, nor has a gradient to one."""
     mixer = parts.part("mixer", name, dtype=torch.float64)
     x_BLD = inputs(dtype=torch.float64)
-    for cut in (1, LENGTH // 2, LENGTH - 1):
+    length = x_BLD.shape[1]
+    for cut in sorted({1, length // 2, length - 1} & set(range(1, length))):
         changed = x_BLD.clone()
         changed[:, cut:] = inputs(dtype=torch.float64, seed=9)[:, cut:]
-        torch.testing.assert_close(mixer(changed)[0][:, :cut], mixer(x_BLD)[0][:, :cut], rtol=1e-12, atol=1e-12)
+        where = f"outputs before token {cut}, when tokens from there on are others: "
+        close(mixer(changed)[0][:, :cut], mixer(x_BLD)[0][:, :cut], 1e-12, where)
         leaf = x_BLD.clone().requires_grad_()
         mixer(leaf)[0][:, :cut].square().sum().backward()
         assert leaf.grad is not None
         assert not leaf.grad[:, cut:].any(), f"outputs before {cut} have a gradient to inputs after it"
 
 
+@sized
 def mixer_treats_each_example_alone(name: str) -> None:
     """An example's output does not depend on what else is in the batch."""
     mixer = parts.part("mixer", name, dtype=torch.float64)
     x_BLD = inputs(4, dtype=torch.float64)
-    torch.testing.assert_close(mixer(x_BLD)[0][1:2], mixer(x_BLD[1:2])[0], rtol=1e-10, atol=1e-10)
+    last = x_BLD.shape[0] - 1
+    close(mixer(x_BLD)[0][last:], mixer(x_BLD[last:])[0], 1e-10, f"example {last} of {last + 1}, and alone: ")
+
+
+@sized
+def mixer_goes_on_beyond_its_length(name: str) -> None:
+    """A sequence longer than any that it was told of changes nothing at its beginning, or is refused in words."""
+    mixer = parts.part("mixer", name)
+    x_BLD = torch.cat([inputs(2), inputs(2, 2 * LENGTH, seed=1)], 1)
+    length = parts.length()
+    try:
+        longer, _ = mixer(x_BLD)
+    except ValueError as error:
+        assert str(error), "refused without a word"
+        return
+    assert longer.shape == x_BLD.shape
+    assert longer.isfinite().all(), f"outputs for {x_BLD.shape[1]} tokens are not finite"
+    close(longer[:, :length], mixer(x_BLD[:, :length])[0], 1e-4, f"the first {length} of {x_BLD.shape[1]} tokens: ")
 
 
 def mixer_state_is_bounded_by_what_it_says(name: str) -> None:
@@ -77,7 +116,8 @@ def mixer_state_is_bounded_by_what_it_says(name: str) -> None:
     before = sum(t.numel() for t in tensors_of(state))
     for piece in inputs().split(5, dim=1):
         _, state = mixer(piece, state)
-    assert sum(t.numel() for t in tensors_of(state)) == before
+    after = sum(t.numel() for t in tensors_of(state))
+    assert after == before, f"a new state holds {before:,} numbers, and {after:,} after {LENGTH} tokens"
     for tensor in tensors_of(state):
         held = tensor.untyped_storage().nbytes()
         assert held == tensor.numel() * tensor.element_size(), (
@@ -89,7 +129,7 @@ def mixer_state_follows_its_sequences(name: str) -> None:
     """A state from which some sequences are taken, in another order, goes on as those sequences do."""
     mixer = parts.part("mixer", name, dtype=torch.float64)
     x_BLD = inputs(3, dtype=torch.float64)
-    whole, _ = mixer(x_BLD)
+    whole = _decoded(mixer, x_BLD, [10, LENGTH - 10])
     index_B = torch.tensor([2, 0, 0, 1])
     _, state = mixer(x_BLD[:, :10], mixer.init_state(3, LENGTH, DEVICE, torch.float64))
     firsts = {tensor.shape[0] for tensor in tensors_of(state)}
@@ -98,14 +138,14 @@ def mixer_state_follows_its_sequences(name: str) -> None:
     close(later, whole[index_B, 10:], 1e-10, "sequences 2, 0, 0, 1 of a batch of 3: ")
 
 
-def mixer_leaves_no_trace_of_padding(name: str) -> None:
+def mixer_leaves_no_trace_of_padding(name: str) -> str | None:
     """Padding in front, under a mask, changes nothing: not in one call, nor cut anywhere and decoded from.
 
     A mixer that takes no ``mask_BL`` does not claim it.
     """
     mixer = parts.part("mixer", name, dtype=torch.float64)
     if "mask_BL" not in inspect.signature(mixer.forward).parameters:
-        return
+        return "it takes no mask_BL, so it claims nothing"
     pads, prompt = (0, 3, 8), LENGTH - 4
     x_BLD = inputs(len(pads), dtype=torch.float64)
     alone = [mixer(x_BLD[row : row + 1, pad:])[0][0] for row, pad in enumerate(pads)]
@@ -123,3 +163,4 @@ def mixer_leaves_no_trace_of_padding(name: str) -> None:
         where = f"{pad} tokens of padding in front: "
         close(whole[row, pad:], alone[row][: prompt - pad], 1e-6, where)
         close(decoded[row, pad:], alone[row], 1e-6, where + "with the state, ")
+    return None

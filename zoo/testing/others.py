@@ -7,10 +7,11 @@ import torch
 from zoo.composition import compose
 from zoo.factory import build
 from zoo.testing import parts
-from zoo.testing.common import inputs
+from zoo.testing.common import inputs, sized
 from zoo.testing.parts import LENGTH
 
 
+@sized
 def ffn_treats_each_token_alone(name: str) -> None:
     """A token's output does not depend on the tokens around it; none at all is allowed too."""
     ffn = parts.part("ffn", name, dtype=torch.float64)

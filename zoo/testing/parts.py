@@ -28,6 +28,27 @@ FACTS: dict[str, dict[str, Any]] = {
 
 
 _overrides: ContextVar[tuple[str, ...]] = ContextVar("overrides", default=())
+_limits: ContextVar[tuple[int, int]] = ContextVar("limits", default=(64, LENGTH))
+
+
+@contextmanager
+def at_most(rows: int, length: int) -> Iterator[None]:
+    """Within it, no check uses more sequences or longer ones: so the smallest that breaks a law is found."""
+    token = _limits.set((rows, length))
+    try:
+        yield
+    finally:
+        _limits.reset(token)
+
+
+def rows(wanted: int) -> int:
+    """How many sequences a check uses that would like so many."""
+    return min(wanted, _limits.get()[0])
+
+
+def length() -> int:
+    """How long the sequences of a check are."""
+    return _limits.get()[1]
 
 
 @contextmanager
@@ -38,6 +59,16 @@ def with_overrides(words: Sequence[str]) -> Iterator[None]:
         yield
     finally:
         _overrides.reset(token)
+
+
+def overrides() -> tuple[str, ...]:
+    """Those that are in force."""
+    return _overrides.get()
+
+
+def composed(*words: str) -> Config:
+    """The config of a run with these words and the overrides that are in force; kept, so it must not be changed."""
+    return _composed((*words, *_overrides.get()), generation())
 
 
 def factory(kind: str, name: str, *overrides: str) -> Factory:

@@ -1,0 +1,136 @@
+"""Each law is proved by a component that is wrong in that alone: the whole suite of its kind fails exactly there."""
+
+import inspect
+from unittest import SkipTest
+
+import pytest
+import torch
+import wrong
+
+from zoo.checking import _smallest
+from zoo.testing import CHECKS, parts
+from zoo.testing import objectives as objective_laws
+from zoo.testing import tasks as task_laws
+
+MODULES = {"mixer": wrong.Mixer, "cross": wrong.Cross, "ffn": wrong.FeedForward, "norm": wrong.Norm, "linear": wrong.Linear}
+ELSEWHERE = {"agrees_on_cuda"}  # tests/gpu has the wrong one
+PROVED = {  # laws that hold for several kinds in the same words are proved for one
+    kind: [
+        check.__name__
+        for check in CHECKS[kind]
+        if not any(check.__name__.endswith(name) for name in ELSEWHERE)
+        and (kind == "mixer" or check.__module__ != "zoo.testing.modules")
+    ]
+    for kind in MODULES
+}
+
+
+def outcomes(kind):
+    """The names of the laws of a kind that are broken."""
+    broken = {}
+    for check in CHECKS[kind]:
+        try:
+            check("wrong")
+        except SkipTest:
+            continue
+        except Exception as error:
+            broken[check.__name__] = error
+    return broken
+
+
+def place(monkeypatch, make):
+    """Let every check find what ``make`` makes."""
+
+    def part(kind, name, *overrides, dtype=torch.float32, **facts):
+        torch.manual_seed(0)
+        named = {key: value for key, value in facts.items() if key in inspect.signature(make).parameters}
+        return make(**named).to(dtype).eval()
+
+    monkeypatch.setattr(parts, "part", part)
+
+
+@pytest.mark.parametrize(("kind", "law"), [(kind, law) for kind, laws in PROVED.items() for law in laws])
+def test_a_wrong_module_fails_its_law_and_no_other(kind, law, monkeypatch):
+    make = wrong.Padded if law == "mixer_leaves_no_trace_of_padding" else MODULES[kind]
+    place(monkeypatch, lambda bias=True: make(law, bias) if kind == "linear" else make(law))
+    assert set(outcomes(kind)) == {law}, outcomes(kind)
+
+
+@pytest.mark.parametrize(("kind", "make"), [*MODULES.items(), ("mixer", wrong.Padded)])
+def test_a_sound_module_fails_none(kind, make, monkeypatch):
+    place(monkeypatch, lambda bias=True: make(None, bias) if kind == "linear" else make(None))
+    assert not outcomes(kind)
+    for check in CHECKS[kind]:
+        if getattr(check, "sized", False):
+            for rows, length in ((1, 1), (1, 2), (3, 1), (2, 3), (1, 16)):
+                with parts.at_most(rows, length):
+                    check("sound")
+
+
+def test_a_wrong_position_optimizer_schedule_or_probe_fails(monkeypatch):
+    place(monkeypatch, lambda: wrong.Places())
+    assert not outcomes("position")
+    place(monkeypatch, lambda: wrong.Places("offset"))
+    assert set(outcomes("position")) == {"position_goes_on_at_an_offset"}
+    factories = {"optimizer": wrong.Ascent, "schedule": lambda steps: lambda step: 1.5, "probe": lambda classes, dim: Guess()}
+    monkeypatch.setattr(parts, "factory", lambda kind, name, *words: factories[kind])
+    for kind in factories:
+        assert len(outcomes(kind)) == len(CHECKS[kind]) == 1
+
+
+class Guess:
+    """The first class, whatever it sees."""
+
+    def fit(self, embeddings, labels):
+        pass
+
+    def __call__(self, embeddings):
+        return torch.tensor([1.0, 0, 0]).expand(len(embeddings), 3)
+
+
+def test_a_family_that_changes_a_tensor_fails(monkeypatch):
+    from zoo.plugins import load_plugins
+    from zoo.registry import entries, target
+
+    load_plugins()
+    name = entries("family")[0].name
+    prepare = target("family", name).prepare
+    changed = lambda self, tensors, config: {key: value + 1 for key, value in prepare(self, tensors, config).items()}  # noqa: E731
+    monkeypatch.setattr(target("family", name), "prepare", changed)
+    with pytest.raises(AssertionError, match="came back changed"):
+        CHECKS["family"][0](name)
+
+
+@pytest.mark.parametrize("law", [None, *(check.__name__ for check in CHECKS["task"])])
+def test_a_wrong_task_fails_its_law_and_no_other(law, monkeypatch):
+    monkeypatch.setattr(task_laws, "_task", lambda name: wrong.Count(law))
+    assert set(outcomes("task")) == ({law} if law else set())
+
+
+@pytest.mark.parametrize("law", [None, *(check.__name__ for check in CHECKS["objective"])])
+def test_a_wrong_objective_fails_its_law_and_no_other(law, monkeypatch):
+    def objective(name):
+        torch.manual_seed(0)
+        source = torch.Generator().manual_seed(0)
+        inputs, answers = torch.randint(2, (2, 4, 8), generator=source)
+        return wrong.Predict(law), {"inputs": inputs, "targets": answers, "labels": answers[:, 0]}
+
+    monkeypatch.setattr(objective_laws, "_objective", objective)
+    assert set(outcomes("objective")) == ({law} if law else set())
+
+
+def test_the_smallest_input_that_breaks_a_law_is_found(monkeypatch):
+    class Late(wrong.Mixer):
+        """Looks at the next token from the sixth on."""
+
+        def spoiled(self, x, y, whole):
+            later = torch.cat([x[:, 1:], x[:, :1]], 1)
+            return y + torch.where(torch.arange(x.shape[1])[:, None] >= 5, later, 0) if whole else y
+
+    place(monkeypatch, Late)
+    future = next(check for check in CHECKS["mixer"] if check.__name__ == "mixer_does_not_see_the_future")
+    with pytest.raises(AssertionError) as caught:
+        future("wrong")
+    error, size = _smallest(future, "wrong", caught.value)
+    assert size == "B=1, L=8", "of the lengths that are tried, the first in which a sixth token has a next one"
+    assert "from there on are others" in str(error)

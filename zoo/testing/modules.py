@@ -1,0 +1,242 @@
+"""The laws of every kind that is a module: gradients, saving, precision, compiling, memory, devices, cost, learning."""
+
+from __future__ import annotations
+
+import copy
+import io
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest import SkipTest
+
+import torch
+from torch import Tensor, nn
+
+from zoo.contracts import HasInactiveParameters
+from zoo.testing import parts
+from zoo.testing.common import Check, call, close, inputs
+
+
+def _law(body: Callable[[str, str], str | None]) -> Callable[[str], Check]:
+    """A law that holds for several kinds: called with one, it gives the check of that kind."""
+
+    def of(kind: str) -> Check:
+        def check(name: str) -> str | None:
+            return body(kind, name)
+
+        check.__name__, check.__doc__ = body.__name__.replace("module", kind, 1), body.__doc__
+        return check
+
+    of.__name__, of.__doc__ = body.__name__, body.__doc__
+    return of
+
+
+@_law
+def module_trains_every_parameter(kind: str, name: str) -> None:
+    """A gradient that is finite and somewhere not zero reaches every parameter."""
+    module = parts.part(kind, name).train()
+    call(kind, module, inputs()).square().sum().backward()
+    for parameter_name, parameter in module.named_parameters():
+        assert parameter.grad is not None, f"{parameter_name} has no gradient"
+        assert parameter.grad.isfinite().all(), f"{parameter_name} has a gradient that is not finite"
+        assert parameter.grad.any(), f"the gradient of {parameter_name} is zero everywhere"
+
+
+@_law
+def module_is_deterministic(kind: str, name: str) -> None:
+    """In evaluation, the same input gives the same output, to the bit."""
+    module, x_BLD = parts.part(kind, name), inputs()
+    close(call(kind, module, x_BLD), call(kind, module, x_BLD), 0, "the same input twice: ")
+
+
+@_law
+def module_saves(kind: str, name: str) -> None:
+    """Weights that are saved and loaded into another copy give the same output, to the bit."""
+    module, x_BLD = parts.part(kind, name), inputs()
+    file = io.BytesIO()
+    torch.save(module.state_dict(), file)
+    file.seek(0)
+    other = parts.part(kind, name)
+    for parameter in other.parameters():
+        parameter.data.add_(1)
+    other.load_state_dict(torch.load(file, weights_only=True))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        first = call(kind, module, x_BLD)
+        torch.manual_seed(1)  # a module that draws is not this law's affair
+        close(call(kind, other, x_BLD), first, 0, "a loaded copy: ")
+
+
+@_law
+def module_runs_in_bfloat16(kind: str, name: str) -> None:
+    """Autocast to bfloat16 gives a finite output close to float32's."""
+    module, x_BLD = parts.part(kind, name), inputs()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        with torch.autocast("cpu", torch.bfloat16):
+            low = call(kind, module, x_BLD)
+        torch.manual_seed(1)
+        close(low.float(), call(kind, module, x_BLD), 0.1, "under autocast to bfloat16: ")
+
+
+@contextmanager
+def _poisoned_memory() -> Iterator[None]:
+    """Within it, memory that torch hands out without values holds NaN."""
+    settings = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    filled = torch.utils.deterministic.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(settings[0], warn_only=settings[1])
+        torch.utils.deterministic.fill_uninitialized_memory = filled
+
+
+def _outputs(kind: str, name: str) -> list[Tensor]:
+    """What a component makes of an input: whole, its gradient, and of a mixer also piece by piece with a state."""
+    module, x_BLD = parts.part(kind, name), inputs().requires_grad_()
+    y_BLD = call(kind, module, x_BLD)
+    found = [y_BLD.detach(), *torch.autograd.grad(y_BLD.square().sum(), x_BLD)]
+    if kind == "mixer":
+        state = module.init_state(x_BLD.shape[0], x_BLD.shape[1], x_BLD.device, x_BLD.dtype)
+        with torch.no_grad():
+            for piece_BLD in x_BLD.split(5, dim=1):
+                piece_BLD, state = module(piece_BLD, state)
+                found.append(piece_BLD)
+    return found
+
+
+@_law
+def module_reads_no_stray_memory(kind: str, name: str) -> None:
+    """Memory that nobody has written may hold anything, NaN above all: it changes no output, state or gradient."""
+    with _poisoned_memory():
+        poisoned = _outputs(kind, name)
+    for given in poisoned:
+        assert given.isfinite().all(), "NaN from memory that was never written (torch.empty) reached an output"
+
+
+@_law
+def module_compiles(kind: str, name: str) -> str:
+    """``torch.compile`` gives the same outputs and gradients; where it breaks the graph, that is reported."""
+    from torch._dynamo.utils import counters
+
+    module, x_BLD = parts.part(kind, name).train(), inputs()
+    other = copy.deepcopy(module)
+    torch._dynamo.reset()
+    counters.clear()
+    # the compiler's front end and its autograd, with PyTorch's own kernels behind them
+    compiled = torch.compile(lambda x: call(kind, other, x), backend="aot_eager")
+    results = []
+    for function in (lambda x: call(kind, module, x), compiled):
+        leaf = x_BLD.clone().requires_grad_()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(1)
+            y_BLD = function(leaf)
+        results.append((y_BLD, *torch.autograd.grad(y_BLD.square().sum(), leaf)))
+    breaks = dict(counters["graph_break"])
+    torch._dynamo.reset()
+    for what, plain, made in zip(("output", "gradient"), *results, strict=True):
+        close(made, plain, 1e-4, f"compiled, its {what}: ")
+    reasons = "; ".join(reason.strip().split("\n")[0] for reason in breaks)
+    return f"{sum(breaks.values())} graph breaks: {reasons}" if breaks else "in one graph"
+
+
+@_law
+def module_agrees_on_cuda(kind: str, name: str) -> None:
+    """CPU and CUDA give the same output and gradient, in float32."""
+    if not torch.cuda.is_available():
+        raise SkipTest("there is no CUDA device here")
+    results = []
+    for device in ("cpu", "cuda"):
+        module, leaf = parts.part(kind, name).to(device), inputs().to(device).requires_grad_()
+        y_BLD = call(kind, module, leaf)
+        results.append((y_BLD, *torch.autograd.grad(y_BLD.square().sum(), leaf)))
+    for what, here, there in zip(("output", "gradient"), *results, strict=True):
+        close(there.cpu(), here, 2e-3, f"on CUDA, its {what}: ")
+
+
+def _weights(module: nn.Module) -> int:
+    """How many weights of matrices each token meets."""
+    inactive = sum(m.inactive_parameters() for m in module.modules() if isinstance(m, HasInactiveParameters))
+    return sum(p.numel() for p in module.parameters() if p.ndim >= 2) - inactive
+
+
+@_law
+def module_counts_its_operations(kind: str, name: str) -> str:
+    """Of what it computes the counter sees at least a multiplication and an addition for each weight and token.
+
+    Where a class says by hand what it computes, ``forward_flops(batch_size, length)``, the two agree within 1 %.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from zoo.measure.flops import register_formulas
+    from zoo.nn import counting
+
+    register_formulas()
+    module, x_BLD = parts.part(kind, name), inputs()
+    rows, length = x_BLD.shape[:2]
+    with torch.no_grad(), counting(), FlopCounterMode(display=False) as counter:
+        call(kind, module, x_BLD)
+    counted, least = counter.get_total_flops(), 2 * _weights(module) * rows * length
+    if kind == "cross":
+        least = 0  # some of its weights read the memory, whose length is another
+    hint = "a custom operator needs a formula: torch.utils.flop_counter.register_flop_formula"
+    assert counted >= 0.99 * least, (
+        f"{counted:,} operations counted for {rows} x {length} tokens, where its weights alone need {least:,}; {hint}"
+    )
+    by_hand = getattr(module, "forward_flops", None)
+    if by_hand is not None:
+        said = by_hand(rows, length)
+        assert abs(counted - said) <= 0.01 * said, f"{counted:,} operations counted, by hand {said:,}; {hint}"
+        return f"{counted:,} operations for {rows} x {length} tokens, as counted by hand"
+    return f"{counted:,} operations for {rows} x {length} tokens"
+
+
+@_law
+def module_learns(kind: str, name: str) -> str | None:
+    """Within sixty steps of Adam it comes closer to a copy of itself whose weights were moved: its gradients point down."""
+    student = parts.part(kind, name).train()
+    learned = [p for p in student.parameters() if p.requires_grad]
+    if not learned:
+        return "it has nothing to learn"
+    source = torch.Generator().manual_seed(3)
+    teacher = copy.deepcopy(student)
+    with torch.no_grad():
+        for parameter in teacher.parameters():
+            spread = parameter.std() if parameter.numel() > 1 else parameter.abs().mean()
+            parameter += (0.5 * spread + 0.1) * torch.randn(parameter.shape, generator=source)
+    optimizer = torch.optim.Adam(learned, lr=1e-2)
+    losses = []
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        for step in range(60):
+            x_BLD = inputs(8, seed=step)
+            with torch.no_grad():
+                wanted = call(kind, teacher, x_BLD)
+            loss = (call(kind, student, x_BLD) - wanted).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+    before, after = sum(losses[:3]) / 3, sum(losses[-5:]) / 5
+    assert after < 0.9 * before, f"its distance was {before:.3g} at first and {after:.3g} after 60 steps"
+    return f"its distance fell from {before:.3g} to {after:.3g}"
+
+
+def laws(kind: str) -> list[Any]:
+    """The checks of all modules, for one kind."""
+    return [
+        law(kind)
+        for law in (
+            module_trains_every_parameter,
+            module_is_deterministic,
+            module_saves,
+            module_runs_in_bfloat16,
+            module_reads_no_stray_memory,
+            module_compiles,
+            module_agrees_on_cuda,
+            module_counts_its_operations,
+            module_learns,
+        )
+    ]

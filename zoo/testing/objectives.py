@@ -1,0 +1,142 @@
+"""The laws of objectives, each built on a small task that it can read."""
+
+from __future__ import annotations
+
+import copy
+import io
+from functools import lru_cache
+from typing import Any
+from unittest import SkipTest
+
+import torch
+from torch import Tensor
+
+from zoo.assembly import make_objective, make_probes, make_task
+from zoo.composition import Config
+from zoo.contracts import Batch
+from zoo.errors import ZooError
+from zoo.judging import trained_modules
+from zoo.registry import generation, target
+from zoo.testing import parts
+from zoo.testing.common import DEVICE, close
+
+TASKS = ("parity", "digits", "reverse", "clusters", "shapes", "compression", "moving_shapes", "code", "facts")
+"""Tasks to try, in this order, where no override names one."""
+SIZE = ("dim=32", "layers=2")
+
+
+@lru_cache(maxsize=16)
+def _fitting(name: str, words: tuple[str, ...], generation: int) -> Config:
+    """The config of a run with this objective, on the first task that fits it."""
+    reasons = ["none gives what it needs"]
+    needs = set(getattr(target("objective", name), "needs", ()))  # of some only an object knows it
+    readable = [task for task in TASKS if needs <= set(target("task", task).gives)]  # type: ignore[attr-defined]
+    for task in [None] if any(word.startswith("task=") for word in words) else readable:
+        for probe in ([], ["probe=linear"]):
+            chosen = [f"objective={name}", *([f"task={task}"] if task else []), *probe]
+            try:
+                config = parts.composed(*SIZE, *chosen)
+                made = make_task(config)
+                make_probes(config, make_objective(config, made), made)
+            except ZooError as error:
+                reasons.append(str(error))
+            else:
+                return config
+    raise SkipTest(f"no task here fits it; name one: task=NAME ({reasons[-1]})")
+
+
+def _objective(name: str) -> tuple[Any, Batch]:
+    """The objective, in training, from a fixed seed, and a batch of four."""
+    config = _fitting(name, parts.overrides(), generation())
+    task = make_task(config)
+    return make_objective(config, task).train(), _rows(task.train_batch(0, 0, DEVICE), slice(0, 4))
+
+
+def _rows(batch: Batch, which: slice) -> Batch:
+    return {key: tensor[which] for key, tensor in batch.items()}
+
+
+def _seeded(objective: Any, batch: Batch) -> dict[str, Tensor]:
+    """One pass, in which what is drawn is drawn from a fixed seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        outputs: dict[str, Tensor] = objective(batch)
+    return outputs
+
+
+def objective_gives_what_it_says(name: str) -> None:
+    """It reads what ``needs`` says and no more, and gives a finite scalar ``loss`` and all that ``gives`` says."""
+    objective, batch = _objective(name)
+    extra = {key: value for key, value in batch.items() if key in (*objective.needs, "positions", "inputs_mask")}
+    for mode in (True, False):
+        outputs = _seeded(objective.train(mode), extra)
+        assert "loss" in outputs, f"its output has {', '.join(outputs)}, and no loss"
+        assert outputs["loss"].ndim == 0, f"its loss has the shape {tuple(outputs['loss'].shape)}, expected a scalar"
+        assert outputs["loss"].isfinite(), f"its loss is {outputs['loss'].item()}"
+        missing = set(objective.gives) - set(outputs)
+        assert not missing, f"its output lacks {', '.join(sorted(missing))}, which gives = {objective.gives} promises"
+
+
+def objective_trains_every_parameter(name: str) -> str | None:
+    """Every parameter that is not frozen gets a finite gradient from the loss."""
+    objective, batch = _objective(name)
+    learned = {
+        name: parameter for name, parameter in objective.named_parameters() if parameter.requires_grad
+    }
+    if not learned:
+        return "it has nothing to learn"
+    _seeded(objective, batch)["loss"].backward()
+    alive = {id(p) for module in trained_modules(objective) for p in module.parameters(recurse=False)}
+    for parameter_name, parameter in learned.items():
+        if id(parameter) in alive:
+            assert parameter.grad is not None, f"{parameter_name} has no gradient"
+            assert parameter.grad.isfinite().all(), f"{parameter_name} has a gradient that is not finite"
+    return None
+
+
+def objective_is_a_function_of_its_seed(name: str) -> None:
+    """What it draws comes from torch's default generator: the same seed gives the same loss, to the bit."""
+    objective, batch = _objective(name)
+    close(_seeded(objective, batch)["loss"], _seeded(objective, batch)["loss"], 0, "the same seed twice: ")
+
+
+def objective_saves(name: str) -> None:
+    """Its weights, saved and loaded into another copy, give the same loss, to the bit."""
+    objective, batch = _objective(name)
+    file = io.BytesIO()
+    torch.save(objective.state_dict(), file)
+    file.seek(0)
+    other = copy.deepcopy(objective)
+    for parameter in other.parameters():
+        parameter.data.add_(1)
+    other.load_state_dict(torch.load(file, weights_only=True))
+    first = _seeded(objective.eval(), batch)["loss"]
+    close(_seeded(other.eval(), batch)["loss"], first, 0, "a loaded copy: ")
+
+
+def objective_does_not_read_the_answer(name: str) -> str | None:
+    """No logits depend on the answer that they are asked for, nor on later ones: the last answer changes none."""
+    objective, batch = _objective(name)
+    if "logits" not in objective.gives or "targets" in objective.gives:
+        return "it gives no logits for the task's own answers"
+    objective.eval()
+    whole = _seeded(objective, batch)["logits"]
+    answers = [key for key in ("targets", "labels", "token_labels") if key in batch and key in objective.needs]
+    for key in answers:
+        changed = batch[key].clone()
+        flat = changed.unsqueeze(1) if changed.ndim == 1 else changed
+        flat[:, -1] = torch.where(flat[:, -1] > 0, 0, 1).to(flat.dtype)
+        where = f"logits, when the last of {key} is another: "
+        close(_seeded(objective, {**batch, key: changed})["logits"], whole, 1e-5, where)
+    return None
+
+
+def objective_answers_each_example_alone(name: str) -> str | None:
+    """In evaluation an example's logits do not depend on the others in its batch."""
+    objective, batch = _objective(name)
+    if "logits" not in objective.gives or "targets" in objective.gives:
+        return "it gives no logits for the task's own answers"
+    objective.eval()
+    whole, alone = (_seeded(objective, each)["logits"] for each in (batch, _rows(batch, slice(2, 3))))
+    close(alone, whole[2:3], 1e-4, "example 2 of 4, and alone: ")
+    return None
