@@ -10,7 +10,7 @@ import torch
 import zoo
 from zoo.assembly import make_task
 from zoo.errors import ZooError
-from zoo.tasks._generated import hashed
+from zoo.seeds import tenth_of
 from zoo.tasks._pairs import END, joined
 
 CPU = torch.device("cpu")
@@ -145,7 +145,7 @@ def test_hanois_problems_with_other_names_of_the_pegs_stand_in_one_split():
 
 def test_hashes_spread_evenly_and_stay():
     numbers = torch.stack(torch.meshgrid(torch.arange(100), torch.arange(100), indexing="ij"), -1).view(-1, 2)
-    parts = hashed(numbers)
+    parts = tenth_of(numbers)
     assert (parts.bincount(minlength=10) / len(parts) - 0.1).abs().max() < 0.01
     assert parts[:12].tolist() == HASHES
 

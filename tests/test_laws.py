@@ -12,7 +12,13 @@ from zoo.testing import CHECKS, parts
 from zoo.testing import objectives as objective_laws
 from zoo.testing import tasks as task_laws
 
-MODULES = {"mixer": wrong.Mixer, "cross": wrong.Cross, "ffn": wrong.FeedForward, "norm": wrong.Norm, "linear": wrong.Linear}
+MODULES = {
+    "mixer": wrong.Mixer,
+    "cross": wrong.Cross,
+    "ffn": wrong.FeedForward,
+    "norm": wrong.Norm,
+    "linear": wrong.Linear,
+}
 ELSEWHERE = {"agrees_on_cuda"}  # tests/gpu has the wrong one
 PROVED = {  # laws that hold for several kinds in the same words are proved for one
     kind: [
@@ -67,12 +73,22 @@ def test_a_sound_module_fails_none(kind, make, monkeypatch):
                     check("sound")
 
 
-def test_a_wrong_position_optimizer_schedule_or_probe_fails(monkeypatch):
+@pytest.mark.parametrize("law", [None, *(check.__name__ for check in CHECKS["optimizer"])])
+def test_a_wrong_optimizer_fails_its_law_and_no_other(law, monkeypatch):
+    make = lambda parameters: wrong.Momentum(parameters, law)  # noqa: E731
+    monkeypatch.setattr(parts, "factory", lambda kind, name, *words: make)
+    assert set(outcomes("optimizer")) == ({law} if law else set())
+
+
+def test_a_wrong_position_schedule_or_probe_fails(monkeypatch):
     place(monkeypatch, lambda: wrong.Places())
     assert not outcomes("position")
     place(monkeypatch, lambda: wrong.Places("offset"))
     assert set(outcomes("position")) == {"position_goes_on_at_an_offset"}
-    factories = {"optimizer": wrong.Ascent, "schedule": lambda steps: lambda step: 1.5, "probe": lambda classes, dim: Guess()}
+    factories = {
+        "schedule": lambda steps: lambda step: 1.5,
+        "probe": lambda classes, dim: Guess(),
+    }
     monkeypatch.setattr(parts, "factory", lambda kind, name, *words: factories[kind])
     for kind in factories:
         assert len(outcomes(kind)) == len(CHECKS[kind]) == 1

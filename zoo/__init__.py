@@ -14,6 +14,7 @@ from zoo.factory import build as build
 from zoo.registry import register as register
 
 if TYPE_CHECKING:
+    from zoo.comparison.comparing import compare as compare
     from zoo.composition import compose as compose
     from zoo.contracts import Correspondence as Correspondence
     from zoo.contracts import Family as Family
@@ -22,17 +23,22 @@ if TYPE_CHECKING:
     from zoo.exchange import from_huggingface as from_huggingface
     from zoo.run import train as train
     from zoo.saved import load as load
+    from zoo.seeds import generator as generator
+    from zoo.seeds import tenth_of as tenth_of
 
 __version__ = "0.1.0"
 
 _LAZY = {
+    "compare": "zoo.comparison.comparing",
     "compose": "zoo.composition",
     "Correspondence": "zoo.contracts",
     "Family": "zoo.contracts",
     "from_huggingface": "zoo.exchange",
+    "generator": "zoo.seeds",
     "load": "zoo.saved",
     "Position": "zoo.contracts",
     "Task": "zoo.contracts",
+    "tenth_of": "zoo.seeds",
     "train": "zoo.run",
 }
 
@@ -44,10 +50,13 @@ __all__ = [
     "Task",
     "ZooError",
     "build",
+    "compare",
     "compose",
     "from_huggingface",
+    "generator",
     "load",
     "register",
+    "tenth_of",
     "train",
 ]
 

@@ -15,6 +15,7 @@ from unittest import SkipTest
 
 from zoo.composition import compose, prepare
 from zoo.errors import RunFailed, ZooError, unknown
+from zoo.plugins import modules_of
 from zoo.registry import KINDS, entries, entry
 from zoo.schema import OUTSIDE
 
@@ -66,7 +67,8 @@ def check(words: Sequence[str]) -> int:
     broken, skipped = found["broken"], found["skipped"]
     if skipped:
         print(f"{skipped} could not be asked here")
-    print("every law holds" if not broken else f"{broken} laws are broken" if broken > 1 else "1 law is broken")
+    holds = "every law holds" + (" but those that are known not to" if found["known"] else "")
+    print(holds if not broken else f"{broken} laws are broken" if broken > 1 else "1 law is broken")
     return int(bool(broken))
 
 
@@ -76,6 +78,8 @@ def verdicts(kind: str, name: str, overrides: Sequence[str] = ()) -> Iterator[Ve
     from zoo.testing.parts import with_overrides
 
     known = known_failures(kind, name)
+    with with_overrides(overrides):
+        _builds(kind, name)
     for law in laws_of(kind, name):
         says = note = ""
         with with_overrides(overrides), warnings.catch_warnings():
@@ -95,8 +99,21 @@ def verdicts(kind: str, name: str, overrides: Sequence[str] = ()) -> Iterator[Ve
         yield _run(kind, name, overrides)
 
 
+def _builds(kind: str, name: str) -> None:
+    """Build it once.
+
+    Raises:
+        ZooError: its constructor refuses the settings, which is no law's affair.
+    """
+    from zoo.assembly import user_error
+    from zoo.testing import parts
+
+    if kind in parts.FACTS:
+        user_error(parts.part, kind, name)
+
+
 def _smallest(law: Check, name: str, error: Exception) -> tuple[Exception, str]:
-    """The failure on the smallest input that breaks the law, and which input that is; none where the law has one size."""
+    """The failure on the smallest input that breaks the law, and which that is; none where the law has one size."""
     from zoo.testing.parts import at_most
 
     if not getattr(law, "sized", False):
@@ -148,9 +165,11 @@ def _component(word: str) -> tuple[str, str]:
 
 def _of_module(word: str) -> list[tuple[str, str]]:
     """What this module or file, or a module within this package, registers."""
-    module = Path(word).stem if word.endswith(".py") or os.sep in word else word
+    modules = modules_of(word)
     found = [
-        (each.kind, each.name) for each in entries() if each.module == module or each.module.startswith(module + ".")
+        (each.kind, each.name)
+        for each in entries()
+        if any(each.module == module or each.module.startswith(module + ".") for module in modules)
     ]
     if not found:
         raise ZooError(f"{word} registers nothing; expected a module or a file with @zoo.register(kind, name)")

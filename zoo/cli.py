@@ -120,8 +120,9 @@ def _split(words: list[str], flags: set[str], takes_value: set[str] = frozenset(
 def _train(words: list[str]) -> int:
     flags, overrides = _split(words, HYDRA_FLAGS, TAKES_VALUE)
     from zoo.composition import hydra_ready
-    from zoo.overrides import check, explained
+    from zoo.overrides import check, explained, refuse_repeated
 
+    refuse_repeated(overrides)
     multirun = bool({"-m", "--multirun"} & set(flags))
     with hydra_ready():
         checked = check(overrides)
@@ -282,8 +283,10 @@ def _list(words: list[str]) -> int:
 
 def _show(words: list[str]) -> int:
     _, overrides = _split(words, set())
+    from zoo.overrides import refuse_repeated
     from zoo.showing import show
 
+    refuse_repeated(overrides)
     show(overrides)
     return 0
 
@@ -297,8 +300,10 @@ def _new(words: list[str]) -> int:
     kind, name = rest
     paths = make(kind, name, package=bool(flags))
     print("\n".join(map(str, paths)))
-    if flags:
-        print(f"then: cd {paths[0].parent} && pip install -e . && zoo check {kind}={name}")
+    if kind == "comparison":
+        print(f"then: zoo compare ./{paths[0]} --dry-run")
+    elif flags:
+        print(f"then: cd {paths[0].parent.parent} && pip install -e . && zoo check {kind}={name}")
     else:
         print(f"then: zoo check ./{paths[0]}, and ZOO_PLUGINS=./{paths[0]} zoo train {kind}={name}")
     return 0

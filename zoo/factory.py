@@ -76,6 +76,10 @@ class Factory:
                     )
             else:
                 arguments[name] = self.config[name]
+        if self.kind == "position" and "heads" in facts and "dim" not in facts and self.target.additive:  # type: ignore[attr-defined]
+            from zoo.contracts import Position
+
+            return Position()  # the backbone has added it; within a mixer there is nothing left to say
         return self.target(**arguments)
 
 

@@ -31,19 +31,20 @@ test = ["pytest"]
 $name = "zoo_$name"
 
 [tool.setuptools]
-py-modules = ["zoo_$name"]
+packages = ["zoo_$name"]
+
+[tool.setuptools.package-data]
+zoo_$name = ["conf/**/*.yaml"] # presets in conf/arch, comparisons in conf/compare
 """
 TEST = '''\
 """$title keeps the laws of its kind."""
 
-from zoo.checking import verdicts
-from zoo.composition import prepare
+from zoo.testing import parametrize_with_checks
 
 
-def test_every_law_holds():
-    prepare()
-    broken = [verdict for verdict in verdicts("$kind", "$name") if verdict.outcome == "broken"]
-    assert not broken, broken
+@parametrize_with_checks("$kind", names=["$name"])
+def test_a_law_holds(name, check):
+    check(name)
 '''
 README = """\
 # $title
@@ -51,8 +52,26 @@ README = """\
 ```
 pip install -e ".[test]" && pytest
 zoo check $kind=$name
-zoo train $kind=$name task=parity steps=200
+zoo train $kind=$name$more steps=200
 ```
+"""
+COMPARISON = """\
+# @package compare
+# Say in one line what is compared, and how long it takes.
+name: $name # runs and report go to runs/$name
+archs: [transformer, lstm] # presets, or overrides: "transformer mixer.window=16"
+baseline: transformer # differences are taken to it
+tasks: # each with the overrides that belong to it
+  recall: [task=recall, task.rung=tiny, steps=100]
+  parity: [task=parity, steps=100]
+overrides: [dim=32, layers=2] # of every run
+tune: # the grid, the same for all, on validation data; key: [] is not tuned
+  optimizer.lr: [0.003, 0.01]
+extend: 0 # how many values a grid may grow by at an edge, for everybody
+tune_seeds: [1000] # of tuning alone
+seeds: [0, 1, 2] # that are reported
+# claims: [{says: a recurrence keeps a parity that attention does not, better: lstm, than: transformer}]
+# published: [{contestant: lstm, task: parity, value: 1.0, source: "Whom 2025, table 1"}]
 """
 
 
@@ -68,8 +87,10 @@ def make(kind: str, name: str, package: bool, folder: Path | None = None) -> lis
     Raises:
         ZooError: there is no skeleton of this kind, the name cannot be or is taken, or a file is there already.
     """
-    if kind not in kinds():
-        raise ZooError(unknown("kind with a skeleton", kind, kinds(), prefix="zoo new "))
+    if kind not in (*kinds(), "comparison"):
+        raise ZooError(unknown("kind with a skeleton", kind, [*kinds(), "comparison"], prefix="zoo new "))
+    if kind == "comparison" and package:
+        raise ZooError("a comparison is one file; put it into conf/compare of a package that you have")
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
         raise ZooError(f"'{name}' cannot be a name; expected small letters, digits and _, such as my_{kind}")
     prepare()
@@ -80,21 +101,30 @@ def make(kind: str, name: str, package: bool, folder: Path | None = None) -> lis
     words = {
         "kind": kind,
         "name": name,
+        "more": "" if kind in ("task", "objective") else " task=parity",
         "title": title[0].upper() + title[1:],
         "dashed": name.replace("_", "-"),
         "class_name": "".join(part[:1].upper() + part[1:] for part in name.split("_")),
     }
-    source = (resources.files("zoo.skeletons") / f"{kind}.txt").read_text()
     here = folder or Path()
+    if kind == "comparison":
+        return _write({here / f"{name}.yaml": COMPARISON}, words)
+    source = (resources.files("zoo.skeletons") / f"{kind}.txt").read_text()
     files = {here / f"{name}.py": source}
     if package:
         root = here / f"zoo-{words['dashed']}"
+        module = root / f"zoo_{name}"
         files = {
-            root / f"zoo_{name}.py": source,
+            module / f"{name}.py": source,
+            module / "__init__.py": '"""$title for the zoo."""\n',
             root / "pyproject.toml": PYPROJECT,
             root / "README.md": README,
             root / "tests" / f"test_{name}.py": TEST,
         }
+    return _write(files, words)
+
+
+def _write(files: dict[Path, str], words: dict[str, str]) -> list[Path]:
     for path in files:
         if path.exists():
             raise ZooError(f"{path} is there already; move it away, or choose another name")

@@ -9,14 +9,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from functools import lru_cache
 from typing import Any
 
-from zoo.composition import hydra_ready
+from zoo.composition import hydra_ready, key_of
+from zoo.deprecations import modern
 from zoo.errors import ZooError, close, unknown
 from zoo.nodes import COMPONENT
 from zoo.registry import KINDS, entry, generation
-from zoo.schema import OUTSIDE, SITES
+from zoo.schema import OUTSIDE, SITES, CompareConfig, RunConfig
 
 
 @contextmanager
@@ -40,9 +42,22 @@ def _reason(error: BaseException) -> str:
     if lines[0].startswith("Error merging override ") and cause is not None:
         override = lines[0].removeprefix("Error merging override ")
         return f"{override}: {_cause(cause)}"
-    if cause is not None and "raised while composing" in lines[0]:
-        return f"{lines[0].split(':')[0]}: {_cause(cause)}"
+    if "raised while composing" in lines[0]:
+        where = lines[0].split(":")[0].removeprefix("In ").strip("'")
+        return f"{where}: {_in_file(lines[1:])}" if cause is None else f"{where}: {_cause(cause)}"
     return lines[0]
+
+
+def _in_file(lines: Sequence[str]) -> str:
+    """What is wrong with a key of a config file, with what was meant."""
+    key = next((line.split("full_key:")[1].strip() for line in lines if "full_key:" in line), "")
+    if lines and lines[0].startswith("Key '"):
+        group, _, name = key.rpartition(".")
+        known = {"compare": CompareConfig, "": RunConfig}.get(group)
+        return unknown("key", name, [field.name for field in fields(known)]) if known else lines[0]
+    if "is not a ListConfig" in "".join(lines[:1]):
+        return f"{key}: expected a list, such as [a, b]"
+    return f"{key}: {lines[0] if lines else 'it cannot be read'}"
 
 
 def _cause(cause: BaseException) -> str:
@@ -63,6 +78,20 @@ def check(overrides: Sequence[str], config_name: str = "config", types: bool = T
     """
     with hydra_ready() as loader:
         return _Checker(loader, config_name).run(overrides, types)
+
+
+def refuse_repeated(words: Sequence[str]) -> None:
+    """A choice or a value that is typed twice is a mistake, of which one would be lost in silence.
+
+    Raises:
+        ZooError: by name.
+    """
+    seen: dict[str, str] = {}
+    for word in words:
+        key = key_of(word)
+        if "=" in word and key in seen:
+            raise ZooError(f"{seen[key]} and {word} are both given; leave one of them out")
+        seen[key] = word
 
 
 def _not_an_override(text: str) -> str:
@@ -112,6 +141,7 @@ class _Checker:
         from hydra.core.override_parser.overrides_parser import OverridesParser
         from hydra.errors import HydraException
 
+        overrides = [modern(text) for text in overrides]
         parser, parsed = OverridesParser.create(), []
         problems: list[str | None] = []
         for text in overrides:

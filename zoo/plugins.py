@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import tomllib
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -63,19 +64,47 @@ def _wanted() -> Iterator[tuple[str, str, str]]:
     for ep in sorted(points.values(), key=lambda ep: (ep.name not in CORE, ep.name)):
         yield ep.name, ep.value, f"{ep.dist.name} {ep.dist.version}" if ep.dist else "an unknown distribution"
     for word in filter(None, os.environ.get("ZOO_PLUGINS", "").split(",")):
-        path = Path(word)
-        if word.endswith(".py") or os.sep in word:
-            if not path.is_file():
-                raise ZooError(f"ZOO_PLUGINS names the file {word}, which does not exist (looked in {Path.cwd()})")
-            folder, word = str(path.parent.resolve()), path.stem
-            known = find_spec(word)
-            if known is not None and known.origin and Path(known.origin).resolve() != path.resolve():
-                raise ZooError(f"ZOO_PLUGINS: a module called {word} exists already ({known.origin}); rename {path}")
-        else:
-            folder = str(Path.cwd())
-        if folder not in sys.path:
-            sys.path.append(folder)
-        yield word, word, "ZOO_PLUGINS"
+        for name in modules_of(word):
+            yield name, name, "ZOO_PLUGINS"
+
+
+def modules_of(word: str) -> list[str]:
+    """The modules that a word of ``ZOO_PLUGINS`` means, made importable.
+
+    It is a module or package by name, a file, the folder of a package, or that of a project, whose ``pyproject.toml``
+    says its entry points.
+
+    Raises:
+        ZooError: there is no such file or folder, it is none of these, or another module has its name.
+    """
+    path = Path(word)
+    if not word.endswith(".py") and os.sep not in word and not path.is_dir():
+        return [_importable(word, Path.cwd(), None)]
+    if path.is_file():
+        return [_importable(path.stem, path.parent, path)]
+    if (path / "pyproject.toml").is_file():
+        points = tomllib.loads((path / "pyproject.toml").read_text()).get("project", {}).get("entry-points", {})
+        if GROUP not in points:
+            raise ZooError(f'{path / "pyproject.toml"} has no [project.entry-points."{GROUP}"]')
+        source = path / "src" if (path / "src").is_dir() else path
+        return [_importable(module, source, None) for module in points[GROUP].values()]
+    if (path / "__init__.py").is_file():
+        return [_importable(path.resolve().name, path.resolve().parent, path / "__init__.py")]
+    if path.is_dir():
+        raise ZooError(f"{word} is a folder with neither __init__.py nor pyproject.toml; expected a plugin")
+    raise ZooError(f"there is no plugin {word} (looked in {Path.cwd()}); expected a module, a file or a folder")
+
+
+def _importable(module: str, folder: Path, file: Path | None) -> str:
+    known = find_spec(module) if file is not None else None
+    if file is not None and known is not None and known.origin and Path(known.origin).resolve() != file.resolve():
+        raise ZooError(
+            f"{file}: a module called {module} exists already ({known.origin}); rename yours, or where that is an "
+            f"installed copy of it, uninstall that or install yours with pip install -e"
+        )
+    if str(folder.resolve()) not in sys.path:
+        sys.path.append(str(folder.resolve()))
+    return module
 
 
 def _load(name: str, module: str, provider: str) -> Plugin:
@@ -153,16 +182,18 @@ def _check_conf(plugins: list[Plugin]) -> None:
     """A plugin's ``conf/`` adds presets and comparisons; it never replaces one."""
     core = find_spec("zoo_conf")
     assert core is not None
-    owners: dict[Path, str] = {}
+    owners: dict[Path, tuple[str, Path]] = {}
     folders = [(Path(folder), "the zoo") for folder in core.submodule_search_locations or ()]
     folders += [(plugin.conf, plugin.provider) for plugin in plugins if plugin.conf]
     for folder, owner in folders:
         for path in sorted(folder.rglob("*.yaml")):
             name = path.relative_to(folder)
+            if owners.get(name, (None, None))[1] == path.resolve():
+                continue  # one plugin, found in two ways
             if name in owners:
                 option = f"{name.parent}={name.stem}"
-                raise NameTaken(f"the config {option} is claimed twice: by {owners[name]} and by {owner} ({path})")
-            owners[name] = owner
+                raise NameTaken(f"the config {option} is claimed twice: by {owners[name][0]} and by {owner} ({path})")
+            owners[name] = (owner, path.resolve())
 
 
 def _register_conf(plugins: list[Plugin]) -> None:
@@ -170,7 +201,8 @@ def _register_conf(plugins: list[Plugin]) -> None:
     from hydra.core.plugins import Plugins
     from hydra.plugins.search_path_plugin import SearchPathPlugin
 
-    folders = {plugin.name: plugin.conf for plugin in plugins if plugin.conf}
+    folders = {plugin.name: plugin.conf for plugin in reversed(plugins) if plugin.conf}
+    folders = {name: folder for folder, name in {folder: name for name, folder in folders.items()}.items()}
 
     class PluginConf(SearchPathPlugin):
         """Lets a plugin package ship presets and comparisons."""

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from zoo.deprecations import renamed
 from zoo.errors import NameTaken, ZooError, unknown
 from zoo.signature import Parameter, from_callable
 
@@ -56,6 +58,13 @@ FACTS: dict[str, frozenset[str]] = {
 """What the place where a component sits tells it at build time; a signature asks for the subset that it needs."""
 
 
+_NAME = r"[A-Z][\w'-]+"
+_CITATION = re.compile(
+    rf"((?:van den )?{_NAME}(?: et al\.|(?:, {_NAME})* (?:and|&) {_NAME})?,? (?:19|20)\d\d)"
+    r"(?:,[^.;:()]*?(arXiv:\d{4}\.\d{4,5}))?"
+)
+
+
 @dataclass(frozen=True)
 class Entry:
     """What is known of a component without importing it."""
@@ -79,6 +88,24 @@ class Entry:
     def summary(self) -> str:
         """The first line of the docstring."""
         return self.doc.strip().split("\n")[0] if self.doc else ""
+
+    @property
+    def citation(self) -> str:
+        """The first paper that the docstring names, as it does: ``Gu and Dao 2023, arXiv:2312.00752``, or nothing."""
+        found = _CITATION.search(" ".join(self.doc.split()))
+        plainly = re.search(r"arXiv:\d{4}\.\d{4,5}", self.doc)
+        return ", ".join(filter(None, found.groups())) if found else plainly[0] if plainly else ""
+
+    def said_of(self, parameter: str) -> str:
+        """What the docstring says of a parameter: its line under ``Args``, or the sentences that name it in quotes."""
+        listed = re.search(
+            rf"^ *{parameter}(?: \([^)]*\))?: (.+(?:\n(?! *\w+(?: \([^)]*\))?:|\s*\n).+)*)", self.doc, re.M
+        )
+        if listed:
+            return " ".join(listed[1].split())
+        text = " ".join(self.doc.split())
+        sentences = re.split(r"(?<=[.;])(?<!al\.)(?<!\be\.g\.) +", text)
+        return " ".join(part for part in sentences if re.search(rf"``{parameter}(?:=[^`]*)?``", part))
 
     def components(self) -> dict[str, str]:
         """Parameters that are components themselves, with the kind of each."""
@@ -183,7 +210,7 @@ def entry(kind: str, name: str) -> Entry:
     Raises:
         ZooError: no such component; the message names close matches and what exists.
     """
-    found = _entries.get((kind, name))
+    found = _entries.get((kind, name)) or _entries.get((kind, renamed(kind, name)))
     if found is None:
         raise ZooError(unknown(kind, name, [e.name for e in entries(kind)], prefix=f"{kind}="))
     return found

@@ -7,8 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from zoo.budget import describe, settle
-from zoo.composition import Config, compose
+from zoo.catalogue import show_component
+from zoo.composition import Config, compose, prepare
 from zoo.nodes import COMPONENT
+from zoo.registry import KINDS, entry
+from zoo.schema import OUTSIDE
 
 
 def show(overrides: Sequence[str]) -> None:
@@ -17,6 +20,13 @@ def show(overrides: Sequence[str]) -> None:
     from rich.table import Table
     from rich.tree import Tree
 
+    prepare()
+    named = [word.partition("=") for word in overrides if word.partition("=")[0] in KINDS]
+    if len(overrides) == 1 and named:
+        kind, _, name = named[0]
+        show_component(entry(kind, name))
+        if kind in OUTSIDE:
+            return
     config = settle(compose(*overrides), keep=False)
     console = Console(highlight=False)
     tree = Tree(

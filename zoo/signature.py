@@ -98,8 +98,11 @@ def _convert(node: ast.expr) -> Any:
         if name == "Literal":
             kinds = {type(value) for value in _literal(ast.unparse(node))}
             return kinds.pop() if len(kinds) == 1 else Any
-        if name == "list":
-            inner = _convert(node.slice)
+        if name in ("list", "tuple", "Sequence"):
+            part = node.slice
+            if isinstance(part, ast.Tuple):  # tuple[int, ...]; one of several types is anything
+                part = part.elts[0] if ast.unparse(part.elts[-1]) == "..." else ast.Name("Any")
+            inner = _convert(part)
             return list[inner] if inner in (int, float, bool, str) else Any  # type: ignore[valid-type]
     return Any
 

@@ -49,7 +49,7 @@ class Attention(Heads):
         if sinks < 0:
             raise ValueError(f"mixer.sinks={sinks}: expected at least 0")
         self.causal, self.window, self.sinks, self.patterned = causal, window, sinks, window is not None
-        self.position = None if position.target.additive else position(heads=self.heads, head_dim=self.head_dim)
+        self.position = position(heads=self.heads, head_dim=self.head_dim)
         if sinks:
             shape = (self.kv_heads, sinks, self.head_dim)
             self.sink_keys_GNK, self.sink_values_GNK = (
@@ -125,8 +125,7 @@ class Attention(Heads):
         """Queries and keys turned by their positions, values, and the queries as they were before."""
         plain_BHLK = q_BHLK = self.split(self.query(x_BLD), self.heads)
         k_BGLK, v_BGLK = (self.split(part(x_BLD), self.kv_heads) for part in (self.key, self.value))
-        if self.position is not None:
-            q_BHLK, k_BGLK = self.position.rotate(q_BHLK, k_BGLK, offset)
+        q_BHLK, k_BGLK = self.position.rotate(q_BHLK, k_BGLK, offset)
         return q_BHLK, k_BGLK, v_BGLK, plain_BHLK
 
     def _with_sinks(
@@ -167,7 +166,7 @@ class Attention(Heads):
 
     def _mask_of(self, places_BL: Tensor, dtype: torch.dtype) -> Tensor | None:
         """Which of a few tokens sees which, by where they stand."""
-        bias_BHLM = None if self.position is None else self.position.bias(places_BL, places_BL)
+        bias_BHLM = self.position.bias(places_BL, places_BL)
         if bias_BHLM is None and not self.patterned and not self.causal:
             return None
         seen = self.sees(places_BL[:, None, :, None], places_BL[:, None, None, :])
@@ -186,7 +185,7 @@ class Attention(Heads):
         """Which keys each query sees, with any bias; none where the plain causal mask says it all."""
         query_L = torch.arange(offset, offset + length, device=x_BLD.device)
         key_M = torch.arange(first, first + memory, device=x_BLD.device)
-        bias_HLM = None if self.position is None else self.position.bias(query_L, key_M)
+        bias_HLM = self.position.bias(query_L, key_M)
         unmasked = not self.causal or length == 1 or (offset == 0 and not self.sinks)
         if bias_HLM is None and real_BM is None and not self.patterned and unmasked:
             return None

@@ -117,7 +117,7 @@ class SparseAttention(Attention):
             return "FlexAttention trains on CUDA only"
         if self.sinks:
             return "trained sinks stand before the sequence"
-        if self.position is not None and type(self.position).bias is not Position.bias:
+        if type(self.position).bias is not Position.bias:
             return "its positions are a bias on the scores"
         return ""
 

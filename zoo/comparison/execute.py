@@ -28,6 +28,13 @@ class Watcher(Protocol):
         ...
 
 
+class Silent:
+    """Nobody watches."""
+
+    def update(self, execution: Execution, pool: Pool | None) -> None:
+        """Say nothing."""
+
+
 class Execution:
     """A comparison under way: which jobs wait, which ended, and how long they took.
 

@@ -6,7 +6,7 @@ import copy
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,11 @@ from zoo.comparison.claims import check_claims
 from zoo.comparison.grid import Setting, edges
 from zoo.composition import Config, compose_checked, hydra_ready, key_of
 from zoo.errors import ZooError, unknown
+from zoo.files import read_yaml
 from zoo.identity import run_id
 from zoo.nodes import COMPONENT
-from zoo.overrides import check, explained
+from zoo.overrides import check, explained, refuse_repeated
+from zoo.schema import CompareConfig
 
 
 @dataclass
@@ -152,8 +154,12 @@ def make_plan(name: str | None, overrides: Sequence[str]) -> Plan:
     from hydra import compose
     from omegaconf import OmegaConf
 
+    refuse_repeated(overrides)
     words = [*([f"compare={name}"] if name else []), *overrides]
+    file = Path(name) if name and name.endswith((".yaml", ".yml")) else None
     with hydra_ready():
+        if file is not None:
+            words[0] = f"compare={_stored(file)}"
         checked = check(words, "comparison")
         with explained(checked):
             cfg = compose("comparison", checked)
@@ -177,6 +183,8 @@ def make_plan(name: str | None, overrides: Sequence[str]) -> Plan:
         ]
     check_distinct(cells)
     baseline = rules["baseline"] or contestants[0]
+    if baseline not in contestants and not any(key_of(word) == "compare.baseline" for word in checked):
+        baseline = contestants[0]  # the preset's own does not compete
     if baseline not in contestants:
         raise ZooError(f"compare.baseline={baseline}: expected one of {', '.join(contestants)}")
     check_claims(rules["claims"])
@@ -186,12 +194,37 @@ def make_plan(name: str | None, overrides: Sequence[str]) -> Plan:
         cells,
         cfg.runs,
         rules["workers"],
-        list(words),
+        [*([name] if name else []), *overrides],
         rules["published"],
         rules["claims"],
         rules["extend"],
         rules["scaling"],
     )
+
+
+def _stored(file: Path) -> str:
+    """Make a file of one's own an option of the group ``compare``; its name there.
+
+    Raises:
+        ZooError: it cannot be read, is no mapping, or has the name of a comparison that exists.
+    """
+    from hydra.core.config_store import ConfigStore
+
+    rules = read_yaml(file)
+    if not isinstance(rules, dict):
+        raise ZooError(f"{file}: there is no such file" if not file.exists() else f"{file} is no comparison in YAML")
+    known = [field.name for field in fields(CompareConfig)]
+    wrong = [str(key) for key in rules if key not in known]
+    if wrong:
+        raise ZooError(f"{file}: " + unknown("key", wrong[0], known))
+    with hydra_ready() as loader:
+        store = ConfigStore.instance()
+        if file.stem in loader.get_group_options("compare") and f"{file.stem}.yaml" not in store.repo.get(
+            "compare", {}
+        ):
+            raise ZooError(f"{file}: a comparison called {file.stem} exists already; rename the file")
+        store.store(group="compare", name=file.stem, node={"name": file.stem, **rules}, provider=str(file))
+    return file.stem
 
 
 def _check_rules(rules: Mapping[str, Any]) -> None:

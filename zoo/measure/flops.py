@@ -8,7 +8,9 @@ recurrence is no such operation, and its plugin registers what it costs.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
+from math import log2, prod
 from typing import Any
 
 import torch
@@ -47,6 +49,15 @@ def register_formulas() -> None:
             return 2 * a[0] * a[1] * b[-1]  # every row meets one group
         return 2 * a[1] * a[2] * b[-1] * (a[0] if len(b) == 3 else 1)
 
+    def triangular(a: Shape, b: Shape, *rest: Any, out_shape: Any = None, **more: Any) -> int:
+        rows, columns = b[-2:]
+        return prod(b[:-2]) * rows * rows * columns  # half of a product's, for half of the matrix is zero
+
+    def real_fft(x: Shape, dims: Sequence[int], *rest: Any, out_shape: Any = None, **more: Any) -> int:
+        # 5 N log2 N for complex numbers, half of it for real ones (Cooley and Tukey's count, by radix 2)
+        signal = max(prod(shape[dim] for dim in dims) for shape in (x, out_shape))
+        return int(2.5 * max(prod(x), prod(out_shape)) * log2(max(signal, 2)))
+
     formulas = {
         "_scaled_dot_product_flash_attention_for_cpu": attention,
         "_scaled_dot_product_flash_attention_for_cpu_backward": attention_backward,
@@ -54,6 +65,10 @@ def register_formulas() -> None:
         "mkldnn_rnn_layer_backward": lstm_backward,
         "_grouped_mm": grouped,
         "_scaled_grouped_mm": grouped,
+        "linalg_solve_triangular": triangular,
+        "_fft_r2c": real_fft,
+        "_fft_c2r": real_fft,
+        "_fft_c2c": lambda x, dims, *rest, out_shape=None, **more: 2 * real_fft(x, dims, out_shape=out_shape),
         "_int_mm": lambda a, b, *rest, out_shape=None, **more: 2 * a[0] * a[1] * b[1],
     }
     from torch.utils.flop_counter import flop_registry

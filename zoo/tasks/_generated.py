@@ -9,7 +9,7 @@ from torch import Tensor
 
 from zoo.contracts import Batch, Task
 from zoo.errors import ZooError
-from zoo.seeds import generator
+from zoo.seeds import generator, tenth_of
 
 
 class Generated(Task):
@@ -83,7 +83,7 @@ class Problems(Generated):
 
     def _part(self, problems: Tensor) -> Tensor:
         """0 to 9 for each problem (..., W): 0 validates, 1 tests, the others train."""
-        return hashed(*self._identity(problems))
+        return tenth_of(*self._identity(problems))
 
     def train_batch(self, step: int, seed: int, device: torch.device) -> Batch:
         """Problems of this step and seed, none of which is held out."""
@@ -107,17 +107,6 @@ class Problems(Generated):
             raise ZooError(f"there are too few problems of {low} to {length} for a test; expected larger ones")
         problems_NW = torch.tensor(list(found)[: self.test_size])
         return [self._pose(part, length) for part in problems_NW.split(250)]
-
-
-def hashed(numbers: Tensor, many: Tensor | None = None) -> Tensor:
-    """0 to 9 by a hash of the numbers (..., W), or of the first ``many`` (...), the same on every machine."""
-    mixed = torch.full_like(numbers[..., 0], 12_345)
-    for place in range(numbers.shape[-1]):
-        further = (mixed * 1_000_003 + numbers[..., place] * 7_919 + 1) % 2_147_483_647
-        mixed = further if many is None else torch.where(place < many, further, mixed)
-    for multiplier in (48_271, 69_621, 16_807):  # three steps of a multiplicative generator, so near ones part
-        mixed = ((mixed >> 15) ^ mixed) * multiplier % 2_147_483_647
-    return (mixed >> 8) % 10
 
 
 def in_parts(total: int, size: int) -> list[int]:

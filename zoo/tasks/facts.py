@@ -25,6 +25,7 @@ class Facts(Task):
     """
 
     metric, solved = "accuracy", 0.99
+    known_failures = {"task_tests_what_it_did_not_train": "it asks what was learned by heart"}
 
     def __init__(self, count: int = 6000, symbols: int = 96, values: int = 64, batch_size: int = 1024) -> None:
         for name, value in (("count", count), ("symbols", symbols), ("values", values), ("batch_size", batch_size)):

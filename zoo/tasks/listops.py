@@ -13,9 +13,9 @@ from torch import Tensor
 from zoo.contracts import Batch, Task
 from zoo.errors import ZooError
 from zoo.registry import register
-from zoo.seeds import derive
+from zoo.seeds import derive, tenth_of
 from zoo.tasks._expressions import END, FIRST, OPERATORS, PAD, Integers, grow
-from zoo.tasks._generated import at_least_one, hashed, in_parts
+from zoo.tasks._generated import at_least_one, in_parts
 from zoo.tasks._metrics import Ratios, token_accuracy
 
 LEAST_SHARE, TRIED = 1e-4, 100_000
@@ -124,7 +124,7 @@ class ListOps(Task):
             tried += len(trees.lengths)
             wanted = (trees.lengths > self.min_length) & (trees.lengths < self.max_length)
             tokens = trees.tokens(wanted, self.max_length - 1)
-            inside = np.isin(hashed(torch.from_numpy(tokens)).numpy(), parts)
+            inside = np.isin(tenth_of(torch.from_numpy(tokens)).numpy(), parts)
             found += zip(tokens[inside], trees.values[wanted][inside], strict=True)
             missing = count - len(found)
             if tried > TRIED and len(found) < LEAST_SHARE * tried:

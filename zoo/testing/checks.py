@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+from zoo.composition import prepare
 from zoo.errors import ZooError, unknown
-from zoo.plugins import load_plugins
 from zoo.registry import entries, target
 from zoo.testing import crosses, linears, mixers, modules, objectives, others, tasks
 from zoo.testing.common import Check, laws_in
@@ -22,7 +23,12 @@ CHECKS: dict[str, list[Check]] = {
     "task": laws_in(tasks),
     "probe": [others.probe_reads_off_what_is_plain],
     "family": [others.family_gives_back_what_it_was_given],
-    "optimizer": [others.optimizer_lowers_a_loss],
+    "optimizer": [
+        others.optimizer_lowers_a_loss,
+        others.optimizer_steps_as_torch_says,
+        others.optimizer_resumes,
+        others.optimizer_heeds_its_groups,
+    ],
     "schedule": [others.schedule_stays_between_zero_and_one],
 }
 for _kind in _MODULES:
@@ -51,17 +57,24 @@ def known_failures(kind: str, name: str) -> dict[str, str]:
     return known
 
 
-def parametrize_with_checks(*kinds: str) -> Any:
-    """A pytest decorator: every check of these kinds over every registered component.
+def parametrize_with_checks(*kinds: str, names: Sequence[str] | None = None) -> Any:
+    """A pytest decorator: every check of these kinds over every registered component, or over those of these names.
 
     The test receives ``name`` and ``check``. A check that a component says it fails is expected to fail.
+
+    Raises:
+        ZooError: no component of these kinds has one of the names.
     """
     import pytest
 
-    load_plugins()
+    prepare()
+    known_names = [entry.name for kind in kinds for entry in entries(kind)]
+    for name in names or ():
+        if name not in known_names:
+            raise ZooError(unknown("component", name, known_names))
     cases = []
     for kind in kinds:
-        for entry in entries(kind):
+        for entry in [each for each in entries(kind) if names is None or each.name in names]:
             known = known_failures(kind, entry.name)
             for law in laws_of(kind, entry.name):
                 reason = known.get(law.__name__)

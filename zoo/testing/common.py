@@ -19,7 +19,7 @@ DEVICE = torch.device("cpu")
 
 
 def sized(check: Check) -> Check:
-    """Mark a check that asks :mod:`parts` how many sequences to use and how long: its smallest failure is looked for."""
+    """Mark a check that asks :mod:`parts` how many sequences to use and how long: the smallest failure is sought."""
     check.sized = True  # type: ignore[attr-defined]
     return check
 
@@ -30,9 +30,7 @@ def laws_in(module: ModuleType) -> list[Check]:
     return [each for name, each in found if isfunction(each) and each.__module__ == module.__name__ and name[0] != "_"]
 
 
-def inputs(
-    batch: int = 2, length: int | None = None, dtype: torch.dtype = torch.float32, seed: int = 0
-) -> Tensor:
+def inputs(batch: int = 2, length: int | None = None, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
     """Random vectors, (B, L, D); of a check that is ``sized`` within its limits, unless the length is given."""
     size = (parts.rows(batch), parts.length() if length is None else length, DIM)
     return torch.randn(size, dtype=dtype, generator=torch.Generator().manual_seed(seed))

@@ -81,7 +81,10 @@ def mixer_does_not_see_the_future(name: str) -> None:
         leaf = x_BLD.clone().requires_grad_()
         mixer(leaf)[0][:, :cut].square().sum().backward()
         assert leaf.grad is not None
-        assert not leaf.grad[:, cut:].any(), f"outputs before {cut} have a gradient to inputs after it"
+        later, earlier = (part.abs().max().item() for part in (leaf.grad[:, cut:], leaf.grad[:, :cut]))
+        assert later <= 1e-10 * earlier, (  # a Fourier transform rounds what is zero
+            f"outputs before token {cut} have a gradient of {later:.2g} to inputs from there on, not 0"
+        )
 
 
 @sized
@@ -102,7 +105,8 @@ def mixer_goes_on_beyond_its_length(name: str) -> None:
     try:
         longer, _ = mixer(x_BLD)
     except ValueError as error:
-        assert str(error), "refused without a word"
+        if not str(error):
+            raise AssertionError("refused without a word") from error
         return
     assert longer.shape == x_BLD.shape
     assert longer.isfinite().all(), f"outputs for {x_BLD.shape[1]} tokens are not finite"

@@ -83,14 +83,15 @@ def module_runs_in_bfloat16(kind: str, name: str) -> None:
 def _poisoned_memory() -> Iterator[None]:
     """Within it, memory that torch hands out without values holds NaN."""
     settings = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    filled = torch.utils.deterministic.fill_uninitialized_memory
+    deterministic: Any = torch.utils.deterministic  # a module whose setting is a property
+    filled = deterministic.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = True
+    deterministic.fill_uninitialized_memory = True
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(settings[0], warn_only=settings[1])
-        torch.utils.deterministic.fill_uninitialized_memory = filled
+        deterministic.fill_uninitialized_memory = filled
 
 
 def _outputs(kind: str, name: str) -> list[Tensor]:
@@ -195,7 +196,10 @@ def module_counts_its_operations(kind: str, name: str) -> str:
 
 @_law
 def module_learns(kind: str, name: str) -> str | None:
-    """Within sixty steps of Adam it comes closer to a copy of itself whose weights were moved: its gradients point down."""
+    """In sixty steps of Adam it learns by heart what a copy of itself with other weights makes of one input, to a half.
+
+    So its gradients point down, whatever it computes.
+    """
     student = parts.part(kind, name).train()
     learned = [p for p in student.parameters() if p.requires_grad]
     if not learned:
@@ -207,20 +211,21 @@ def module_learns(kind: str, name: str) -> str | None:
             spread = parameter.std() if parameter.numel() > 1 else parameter.abs().mean()
             parameter += (0.5 * spread + 0.1) * torch.randn(parameter.shape, generator=source)
     optimizer = torch.optim.Adam(learned, lr=1e-2)
-    losses = []
+    losses, x_BLD = [], inputs(4)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        for step in range(60):
-            x_BLD = inputs(8, seed=step)
-            with torch.no_grad():
-                wanted = call(kind, teacher, x_BLD)
+        with torch.no_grad():
+            wanted = call(kind, teacher, x_BLD)
+        for _ in range(60):
             loss = (call(kind, student, x_BLD) - wanted).square().mean()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             losses.append(loss.item())
-    before, after = sum(losses[:3]) / 3, sum(losses[-5:]) / 5
-    assert after < 0.9 * before, f"its distance was {before:.3g} at first and {after:.3g} after 60 steps"
+    before, after = losses[0], sum(losses[-5:]) / 5
+    assert after < 0.5 * before, (
+        f"its distance was {before:.3g} at first and {after:.3g} after 60 steps; expected less than half"
+    )
     return f"its distance fell from {before:.3g} to {after:.3g}"
 
 

@@ -80,9 +80,7 @@ def objective_gives_what_it_says(name: str) -> None:
 def objective_trains_every_parameter(name: str) -> str | None:
     """Every parameter that is not frozen gets a finite gradient from the loss."""
     objective, batch = _objective(name)
-    learned = {
-        name: parameter for name, parameter in objective.named_parameters() if parameter.requires_grad
-    }
+    learned = {name: parameter for name, parameter in objective.named_parameters() if parameter.requires_grad}
     if not learned:
         return "it has nothing to learn"
     _seeded(objective, batch)["loss"].backward()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
+from collections.abc import Callable
+
 import torch
 
 from zoo.composition import compose
 from zoo.factory import build
 from zoo.testing import parts
-from zoo.testing.common import inputs, sized
+from zoo.testing.common import close, inputs, sized
 from zoo.testing.parts import LENGTH
 
 
@@ -106,6 +109,83 @@ def optimizer_lowers_a_loss(name: str) -> None:
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.9 * losses[0], (losses[0], losses[-1])
+
+
+def _regression() -> tuple[torch.nn.Linear, Callable[[], torch.Tensor]]:
+    torch.manual_seed(0)
+    model, x = torch.nn.Linear(4, 1), torch.randn(64, 4)
+
+    def loss() -> torch.Tensor:
+        error: torch.Tensor = model(x) - x.sum(1, keepdim=True)
+        return error.square().mean()
+
+    return model, loss
+
+
+def optimizer_steps_as_torch_says(name: str) -> None:
+    """``step()`` and ``step(closure)`` move alike, the closure's loss comes back, and who has no gradient stays."""
+    from zoo.optimization import parameter_groups
+
+    moved = []
+    for closed in (False, True):
+        model, loss = _regression()
+        idle = torch.nn.Parameter(torch.ones(2, 2))
+        model.register_parameter("idle", idle)
+        optimizer = parts.factory("optimizer", name)(parameters=parameter_groups(model))
+
+        def closure(loss: Callable[[], torch.Tensor] = loss, model: torch.nn.Module = model) -> torch.Tensor:
+            model.zero_grad()
+            value = loss()
+            value.backward()
+            return value
+
+        if closed:
+            given = optimizer.step(closure)
+            assert given is not None, "step(closure) returns the closure's loss, and this one nothing"
+        else:
+            closure()
+            optimizer.step()
+        assert torch.equal(idle, torch.ones(2, 2)), "a parameter without a gradient moved"
+        moved.append(model.weight.detach().clone())
+    close(moved[1], moved[0], 0, "a step with a closure, and one without: ")
+
+
+def optimizer_resumes(name: str) -> None:
+    """From its ``state_dict``, saved and loaded, it goes on as if it had never stopped, to the bit."""
+    from zoo.optimization import parameter_groups
+
+    results = []
+    for stops in (False, True):
+        model, loss = _regression()
+        optimizer = parts.factory("optimizer", name)(parameters=parameter_groups(model))
+        for step in range(8):
+            if stops and step == 4:
+                file = io.BytesIO()
+                torch.save(optimizer.state_dict(), file)
+                file.seek(0)
+                optimizer = parts.factory("optimizer", name)(parameters=parameter_groups(model))
+                optimizer.load_state_dict(torch.load(file, weights_only=True))
+            optimizer.zero_grad()
+            loss().backward()
+            optimizer.step()
+        results.append(model.weight.detach().clone())
+    close(results[1], results[0], 0, "stopped after 4 of 8 steps, and not stopped: ")
+
+
+def optimizer_heeds_its_groups(name: str) -> None:
+    """A group's own ``lr`` is what its parameters move by, also when it changes between steps: none, no move."""
+    from zoo.optimization import parameter_groups
+
+    model, loss = _regression()
+    optimizer = parts.factory("optimizer", name)(parameters=parameter_groups(model))
+    for group in optimizer.param_groups:
+        assert "lr" in group, "a group has no 'lr', which schedules set"
+        group["lr"] = 0.0 if group["name"] == "no_decay" else group["lr"]
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    loss().backward()
+    optimizer.step()
+    assert torch.equal(model.bias, before["bias"]), "with a learning rate of 0 a parameter moved"
+    assert not torch.equal(model.weight, before["weight"]), "a parameter of the other group did not move"
 
 
 def schedule_stays_between_zero_and_one(name: str) -> None:

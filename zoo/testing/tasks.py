@@ -56,7 +56,7 @@ def task_is_a_function_of_seed_and_step(name: str) -> None:
 
 
 def task_holds_out_the_same_data(name: str) -> None:
-    """Held-out data is the same in every process, on the CPU, and is not another split's; there are validation and test."""
+    """Held-out data is the same in every copy, on the CPU; validation and test are there, and not the same."""
     one, other = _task(name), _task(name)
     splits = one.splits()
     assert {"validation", "test"} <= set(splits), f"splits are {splits}, expected validation and test among them"
@@ -69,13 +69,35 @@ def task_holds_out_the_same_data(name: str) -> None:
     assert not _same(one.held_out("validation")[0], one.held_out("test")[0]), "validation and test are the same data"
 
 
+def task_tests_what_it_did_not_train(name: str) -> str:
+    """What validation and test ask was not trained on: hardly an example of theirs is in training batches.
+
+    A task that asks what was learned by heart says so in ``known_failures``.
+    """
+    task = _task(name)
+    keys = [key for key in ("inputs", *ANSWERS) if key in task.held_out("test")[0]]
+
+    def examples(batch: Batch) -> set[bytes]:
+        columns = [batch[key].flatten(1) if batch[key].ndim > 1 else batch[key].unsqueeze(1) for key in keys]
+        return {b"".join(row.numpy().tobytes() for row in rows) for rows in zip(*columns, strict=True)}
+
+    trained = set().union(*(examples(task.train_batch(step, seed, DEVICE)) for seed in (0, 1) for step in range(16)))
+    said = []
+    for split in ("validation", "test"):
+        asked = set().union(*(examples(batch) for batch in task.held_out(split)))
+        share = len(asked & trained) / len(asked)
+        assert share < 0.02, f"{share:.0%} of the examples of {split} are in the first 16 training batches of two seeds"
+        said.append(f"{share:.1%} of {split}")
+    return f"in 32 training batches: {' and '.join(said)}"
+
+
 def task_keeps_to_its_facts(name: str) -> None:
     """Every batch has what ``gives`` says, in shapes that stay, of at most ``max_len`` tokens within the vocabulary."""
     task = _task(name)
     facts = task.facts()
     training = [task.train_batch(step, 0, DEVICE) for step in (0, 1)]
     shapes = [{key: tuple(tensor.shape) for key, tensor in batch.items()} for batch in training]
-    assert shapes[0] == shapes[1], f"the shapes of training batches change, {shapes[0]} to {shapes[1]}: nothing compiles"
+    assert shapes[0] == shapes[1], f"the shapes of training batches change, {shapes[0]} to {shapes[1]}"
     named = [("training", batch) for batch in training]
     named += [(split, batch) for split in task.splits() for batch in task.held_out(split)]
     for where, batch in named:
@@ -126,5 +148,5 @@ def task_tells_right_from_wrong(name: str) -> str | None:
                 f"{split}: right answers score {task.metric} {good[task.metric]:.4g}, {label} {other:.4g}"
             )
         if task.solved is not None:
-            assert sign * good[task.metric] >= sign * task.solved, f"right answers do not count as {task.solved}, solved"
+            assert sign * good[task.metric] >= sign * task.solved, f"right answers do not reach solved, {task.solved}"
     return None

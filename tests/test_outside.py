@@ -1,0 +1,173 @@
+"""What people who write components of their own meet: paths, names, types, renames, and the same from Python."""
+
+import pytest
+
+import zoo
+from zoo import deprecations
+from zoo.composition import prepare
+from zoo.deprecations import Renamed
+from zoo.errors import ZooError
+from zoo.registry import Entry, entries, entry
+from zoo.signature import Parameter
+from zoo.testing import parametrize_with_checks
+
+NORM = '''
+from torch import nn
+from zoo import register
+
+
+@register("norm", "{name}")
+class Norm(nn.RMSNorm):
+    """Scale to unit root mean square (Zhang and Sennrich 2019, arXiv:1910.07467), for a test.
+
+    Args:
+        eps: what is added
+            under the root.
+    """
+
+    def __init__(self, dim: int, eps: float = 1e-6) -> None:
+        super().__init__(dim, eps)
+'''
+PROJECT = '[project]\nname = "zoo-norm"\n[project.entry-points."zoo.plugins"]\nany = "zoo_norm"\n'
+
+
+@pytest.mark.parametrize("word", ["./zoo-norm", "zoo-norm/zoo_norm", "./zoo-norm/zoo_norm/norm.py", "src-norm"])
+def test_a_plugin_is_named_by_the_path_of_its_project_package_or_file(word, zoo_command, tmp_path):
+    package = tmp_path / "zoo-norm" / "zoo_norm"
+    (package / "conf/arch").mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "norm.py").write_text(NORM.format(name="mine"))
+    (package / "conf/arch/mine.yaml").write_text("# @package _global_\n# Mine.\ndefaults:\n  - override /norm: mine\n")
+    (tmp_path / "zoo-norm/pyproject.toml").write_text(PROJECT)
+    if word == "src-norm":
+        (tmp_path / "src-norm/src").mkdir(parents=True)
+        package.rename(tmp_path / "src-norm/src/zoo_norm")
+        (tmp_path / "zoo-norm/pyproject.toml").rename(tmp_path / "src-norm/pyproject.toml")
+    listed = zoo_command("list", "norm", "arch", env={"ZOO_PLUGINS": word})
+    assert "norm=mine" in listed.stdout, listed.stderr
+    assert ("arch=mine" in listed.stdout) == (not word.endswith(".py"))
+    twice = zoo_command("list", "norm", env={"ZOO_PLUGINS": f"{word},{word}"})
+    assert (twice.returncode, twice.stderr) == (0, ""), "one plugin that is found in two ways is no conflict"
+
+
+@pytest.mark.parametrize(
+    ("word", "says"),
+    [
+        ("./empty", "neither __init__.py nor pyproject.toml"),
+        ("./other", "no [project.entry-points"),
+        ("./none.py", "there is no plugin ./none.py"),
+    ],
+)
+def test_a_path_that_is_no_plugin_is_explained(word, says, zoo_command, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/pyproject.toml").write_text('[project]\nname = "other"\n')
+    done = zoo_command("list", env={"ZOO_PLUGINS": word})
+    assert done.returncode == 2
+    assert says in done.stderr
+
+
+def test_list_and_show_say_paper_type_default_and_what_a_parameter_is(zoo_command, tmp_path):
+    (tmp_path / "shown.py").write_text(NORM.format(name="shown"))
+    env = {"ZOO_PLUGINS": "./shown.py"}
+    assert "Zhang and Sennrich 2019, arXiv:1910.07467" in zoo_command("list", "norm", env=env).stdout
+    shown = zoo_command("show", "norm=shown", env=env).stdout
+    line = next(line for line in shown.splitlines() if line.split()[:2] == ["eps", "float"])
+    assert "1e-06" in line
+    assert "norm.eps=..." in line
+    assert "what is added under the root." in line
+    assert "family=gpt2" in zoo_command("show", "family=gpt2").stdout
+
+
+def test_what_a_docstring_says_of_a_parameter_is_found():
+    doc = "One.\n\nWith ``a`` it is so (Who et al. 2020). Otherwise ``b=x`` does; nobody knows.\n\nArgs:\n    c: a thing,\n        and more.\n    d (int): other."
+    found = Entry("norm", "x", "m", "X", (), doc)
+    assert found.said_of("a") == "With ``a`` it is so (Who et al. 2020)."
+    assert found.said_of("b") == "Otherwise ``b=x`` does;"
+    assert (found.said_of("c"), found.said_of("d"), found.said_of("e")) == ("a thing, and more.", "other.", "")
+    assert found.citation == "Who et al. 2020"
+
+
+def test_a_choice_that_is_typed_twice_is_refused(zoo_main):
+    for words in (["task=parity", "task=recall"], ["steps=1", "steps=2"]):
+        status, _, err = zoo_main("train", *words)
+        assert (status, "are both given" in err) == (2, True), err
+    assert zoo_main("show", "linear@ffn.linear=dense", "linear=dense")[0] == 0
+
+
+@pytest.mark.parametrize("annotation", ["tuple[int, ...]", "Sequence[int]", "list[int]"])
+def test_sequences_are_typed(annotation):
+    assert Parameter("x", annotation).type() == list[int]
+    assert Parameter("x", "tuple[int, str]").type() != list[int]
+
+
+def test_checks_of_ones_own_components_alone():
+    mark = parametrize_with_checks("norm", names=["rmsnorm"]).mark
+    assert {case.values[0] for case in mark.args[1]} == {"rmsnorm"}
+    with pytest.raises(ZooError, match="Did you mean rmsnorm"):
+        parametrize_with_checks("norm", names=["rmsnom"])
+
+
+def test_a_renamed_component_and_option_work_with_a_warning(zoo_main, monkeypatch):
+    table = (Renamed("mixer=lsmt", "mixer=lstm", "9.0"), Renamed("task.size", "task.length", "9.0"))
+    monkeypatch.setattr(deprecations, "ALIASES", table)
+    words = ["task=parity", "dim=16", "layers=1", "--cfg", "job", "-p", "task"]
+    status, out, err = zoo_main("train", "mixer=lsmt", "task.size=12", *words)
+    assert status == 0, err
+    assert "length: 12" in out
+    assert "mixer=lsmt is called mixer=lstm now; the old name works until version 9.0" in err
+    with pytest.warns(UserWarning, match="task.size is called task.length now"):
+        assert zoo.compose("task=parity", "task.size=12")["task"]["length"] == 12
+    with pytest.warns(UserWarning, match="is called mixer=lstm"):
+        assert entry("mixer", "lsmt").name == "lstm", "an exported model that names it is still read"
+
+
+def test_every_former_name_leads_somewhere_and_has_a_term():
+    prepare()
+    for alias in deprecations.ALIASES:
+        kind, is_choice, name = alias.new.partition("=")
+        assert not is_choice or name in [each.name for each in entries(kind)], alias
+        assert tuple(map(int, alias.until.split("."))) > tuple(map(int, zoo.__version__.split(".")[:2])), alias
+
+
+def test_a_comparison_of_ones_own_is_a_file(zoo_main, here):
+    assert zoo_main("new", "comparison", "mine")[0] == 0
+    status, out, err = zoo_main("compare", "./mine.yaml", "--dry-run")
+    assert (status, "20 runs into runs/mine" in out) == (0, True), err
+    text = (here / "mine.yaml").read_text()
+    for wrong, says in (("basline: lstm\n", "Did you mean baseline?"), ("archs: lstm\n", "archs: expected a list")):
+        (here / "wrong.yaml").write_text(wrong)
+        status, _, err = zoo_main("compare", "./wrong.yaml", "--dry-run")
+        assert (status, says in err) == (2, True), err
+    (here / "smoke.yaml").write_text(text)
+    assert "exists already; rename the file" in zoo_main("compare", "./smoke.yaml")[2]
+    assert "no such file" in zoo_main("compare", "./nothing.yaml")[2]
+
+
+def test_a_baseline_that_does_not_compete_gives_way_to_the_first():
+    from zoo.comparison.plan import make_plan
+
+    assert make_plan("smoke", ["compare.archs=[gru,lstm]"]).baseline == "gru"
+    with pytest.raises(ZooError, match="expected one of gru, lstm"):
+        make_plan("smoke", ["compare.archs=[gru,lstm]", "compare.baseline=transformer"])
+
+
+def test_python_compares_as_the_command_line_does(here):
+    words = ("smoke", "compare.only=[parity]", "compare.tune={optimizer.lr:[]}", "compare.seeds=[0]", "steps=2")
+    ledger = zoo.compare(*words, "compare.name=from_python")
+    assert [standing.contestant for standing in ledger.standings] == ["transformer", "lstm"]
+    assert not ledger.failures
+    assert (here / "runs/from_python/report.html").exists()
+    model = zoo.load(here / "runs/from_python" / ledger.rows[0]["id"])
+    assert isinstance(model, __import__("torch").nn.Module)
+
+
+def test_positions_that_are_added_say_nothing_within_a_mixer():
+    from zoo.testing.parts import factory
+
+    learned = factory("position", "learned")
+    learned.facts = {"dim": 16, "max_len": 16}
+    inside = learned(heads=2, head_dim=8)
+    assert type(inside) is zoo.Position
+    assert not list(inside.parameters())
+    assert list(learned(dim=16).parameters())

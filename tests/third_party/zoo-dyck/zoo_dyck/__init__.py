@@ -1,0 +1,1 @@
+"""Nested brackets of bounded depth, for the zoo: ``task=dyck`` and ``zoo compare brackets``."""

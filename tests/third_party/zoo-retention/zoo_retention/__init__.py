@@ -1,0 +1,5 @@
+"""Retentive networks for the zoo: the mixer ``retention`` and the preset ``arch=retnet``."""
+
+from zoo_retention.retention import Retention, retain
+
+__all__ = ["Retention", "retain"]

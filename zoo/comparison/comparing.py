@@ -1,0 +1,36 @@
+"""A whole comparison from Python, as ``zoo compare`` makes it."""
+
+from __future__ import annotations
+
+from zoo.comparison.execute import Execution, Silent, Watcher
+from zoo.comparison.ledger import Ledger, read_ledger
+from zoo.comparison.page import write_page
+from zoo.comparison.plan import make_plan
+from zoo.errors import ZooError
+
+
+def compare(*words: str, watcher: Watcher | None = None) -> Ledger:
+    """Make every run of a comparison that is not made yet, write its page, and return what a report shows.
+
+    ``zoo.compare("smoke", "compare.seeds=[0,1,2]")`` is ``zoo compare smoke compare.seeds=[0,1,2]``. Runs are made in
+    processes of their own, so a script calls it under ``if __name__ == "__main__":``.
+
+    Args:
+        words: the name of a comparison or a ``.yaml`` file of your own, and overrides; without a name, ``families``.
+        watcher: told how it goes, about twice a second.
+
+    Returns:
+        The ledger: ``standings`` (one for each contestant on each task), ``ranked(task)``, ``overall()``, ``rows``, and
+        ``failures``, the runs that failed, which are counted and not raised.
+
+    Raises:
+        ZooError: a word names what does not exist, or cannot be meant.
+    """
+    names = [word for word in words if "=" not in word]
+    if len(names) > 1:
+        raise ZooError(f"expected one comparison, given {', '.join(names)}")
+    plan = make_plan(names[0] if names else None, [word for word in words if "=" in word])
+    Execution(plan).run(watcher or Silent())
+    ledger = read_ledger(plan.folder)
+    write_page(ledger)
+    return ledger
