@@ -210,6 +210,17 @@ def test_an_interrupted_comparison_goes_on(tmp_path, signum, zoo_command):
     assert sum(row["resumed_at"] > 0 for row in rows) == 1, "and went on where it had stopped"
 
 
+def test_a_comparison_is_made_by_one_process_at_a_time(zoo_main, here):
+    from filelock import FileLock
+
+    (here / "runs/mine").mkdir(parents=True)
+    with FileLock(here / "runs/mine/lock"):
+        status, _, err = zoo_main("compare", "smoke", "compare.name=mine")
+    assert status == 2
+    assert "another process is making this comparison right now" in err
+    assert not list(here.glob("runs/mine/*/result.json"))
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

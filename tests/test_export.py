@@ -17,6 +17,8 @@ from zoo.run import folder_of, train
 from zoo.testing.parts import part
 
 SMALL = ("task=parity", "task.test_size=8", *TINY)
+FAILED_ROW = {"id": "a", "status": "failed", "arch": "a", "label": "a", "task": "t", "seed": 1, "overrides": []}
+FAILED_ROW["error"] = "no luck"
 
 
 def integers(linear, x):
@@ -273,7 +275,7 @@ def test_what_cannot_be_exported_is_explained(words, message, run, zoo_main):
     failed = folder_of(run).with_name("failed")
     failed.mkdir()
     (failed / "config.yaml").write_text("{overrides: [seed=1], experiment: a, runs: b}")
-    (failed / "result.json").write_text(json.dumps({"status": "failed", "error": "no luck"}))
+    (failed / "result.json").write_text(json.dumps(FAILED_ROW))
     started = folder_of(run).with_name("started")
     started.mkdir()
     (started / "config.yaml").write_text("{overrides: [seed=1], experiment: a, runs: b}")

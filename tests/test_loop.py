@@ -1,5 +1,6 @@
 """The loop: deterministic, resumable bit for bit, honest about failure, and the same for every architecture."""
 
+import io
 import math
 import os
 import signal
@@ -240,6 +241,40 @@ def test_a_loss_that_is_not_a_number_fails_the_run(zoo_main, here):
     row = read_json(next(here.glob("runs/train/*/result.json")))
     assert row["status"] == "failed"
     assert "the loss became" in row["error"]
+    assert 1 <= row["diverged_at"] <= 40
+    assert f"at step {row['diverged_at']};" in row["error"]
+
+
+def test_the_step_that_diverged_and_every_spike_are_known():
+    from zoo.errors import Diverged
+    from zoo.losses import LossWatch
+
+    watch, losses = LossWatch(), [2.0] * 30 + [2.6, 2.0, 2.4] + [1.0] * 20 + [3.0, 1.0]
+    for step, loss in enumerate(losses, 1):
+        for part in (loss - 0.1, loss + 0.1):  # micro-batches
+            watch.add(torch.tensor(part))
+        watch.end_step()
+        if step == 40:  # stopped and gone on, between two readings
+            state, watch = watch.state_dict(), LossWatch()
+            watch.load_state_dict(torch.load(io.BytesIO(saved(state)), weights_only=True))
+        if step % 25 == 0:
+            assert watch.read(step) == pytest.approx(sum(losses[step - 25 : step]) / 25)
+    watch.read(len(losses))
+    assert [spike["step"] for spike in watch.spikes] == [31, 54]
+    assert watch.spiked == 2
+    for loss in (1.0, float("nan"), float("inf")):
+        watch.add(torch.tensor(loss))
+        watch.end_step()
+    with pytest.raises(Diverged, match="nan at step 57") as caught:
+        watch.read(58)
+    assert caught.value.step == 57
+
+
+def saved(state):
+    """What a checkpoint would hold of it."""
+    file = io.BytesIO()
+    torch.save(state, file)
+    return file.getvalue()
 
 
 def test_a_full_disk_leaves_the_last_checkpoint_and_says_so(here, monkeypatch, zoo_main):

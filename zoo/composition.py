@@ -10,7 +10,7 @@ from typing import Any
 from zoo.errors import ZooError, unknown
 from zoo.nodes import COMPONENT, default
 from zoo.plugins import load_plugins
-from zoo.registry import Entry, entry
+from zoo.registry import KINDS, Entry, entry
 from zoo.schema import ROOT_KEYS, store_schemas
 
 Config = dict[str, Any]
@@ -155,6 +155,31 @@ def _check(found: Entry, node: Config, path: str) -> None:
         if options and value not in options:
             listed = ", ".join(str(option) for option in options)
             raise ZooError(f"{path}.{parameter.name}={value}: expected one of {listed}")
+
+
+def refuse_foreign(node: Any, source: str, path: str = "") -> None:
+    """Refuse a config that would build something that nobody registered.
+
+    Raises:
+        ZooError: it has a ``_target_``, or a ``_component_`` that is not registered here; the message names both.
+    """
+    if isinstance(node, dict):
+        for key, value in node.items():
+            where = f"{path}.{key}" if path else str(key)
+            if key in ("_target_", "_partial_", "_args_", "_recursive_"):
+                raise ZooError(f"{source}: {where}={value!r}: only registered components are ever built; take it out")
+            if key == COMPONENT:
+                kind, sign, name = str(value).partition("/")
+                if not sign or kind not in KINDS:
+                    raise ZooError(f"{source}: {where}={value!r}: expected kind/name, such as mixer/attention")
+                try:
+                    entry(kind, name)
+                except ZooError as error:
+                    raise ZooError(f"{source}: {where}={value!r}: {error}") from error
+            refuse_foreign(value, source, where)
+    elif isinstance(node, list):
+        for index, value in enumerate(node):
+            refuse_foreign(value, source, f"{path}[{index}]")
 
 
 def components_of(config: Config) -> dict[str, Entry]:

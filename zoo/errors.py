@@ -18,6 +18,17 @@ class RunFailed(ZooError):
     """A run started and did not finish; its folder says why. Exit status 1."""
 
 
+class Diverged(RunFailed):
+    """The loss of a step is not a number any more, or infinite."""
+
+    def __init__(self, step: int, loss: float) -> None:
+        super().__init__(
+            f"diverged: the loss became {loss} at step {step}; a lower learning rate (optimizer.lr), a smaller "
+            f"gradient_clip or a warm-up (schedule.warmup) may help"
+        )
+        self.step = step
+
+
 def close(word: str, options: Iterable[str], most: int = 3) -> list[str]:
     """The options that look or read like ``word``, best first."""
     pool = sorted(set(options))

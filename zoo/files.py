@@ -57,6 +57,30 @@ def read_yaml(path: Path) -> Any:
         return None
 
 
+def read_row(path: Path) -> dict[str, Any] | None:
+    """A run's result, or ``None`` where there is none that can be relied on: not JSON, cut off, or of another form.
+
+    A finished row has its metrics, and every row has what tells it apart: a file that lacks them is damaged.
+    """
+    row = read_json(path)
+    if not isinstance(row, dict) or not IN_EVERY_ROW.items() <= _kinds(row).items():
+        return None
+    if row["status"] == "finished":
+        sound = IN_A_FINISHED_ROW.items() <= _kinds(row).items()
+        scores = [row[split].get(row["metric"]) for split in ("validation", "test")] if sound else [None]
+        return row if all(isinstance(score, float | int) for score in scores) else None
+    return row
+
+
+IN_EVERY_ROW = {"id": str, "status": str, "arch": str, "label": str, "task": str, "seed": int, "overrides": list}
+IN_A_FINISHED_ROW = {"metric": str, "validation": dict, "test": dict, "test_harder": dict, "data_hash": str,
+                     "parameters": int, "hardware": dict, "versions": dict, "code": dict, "facts": dict}  # fmt: skip
+
+
+def _kinds(row: dict[str, Any]) -> dict[str, type]:
+    return {key: type(value) for key, value in row.items()}
+
+
 def read_json(path: Path) -> Any:
     """What the file holds, or ``None`` where there is none or it is not JSON."""
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -20,9 +19,9 @@ from zoo.contracts import (
     Schedule,
     Task,
 )
-from zoo.errors import RunFailed
 from zoo.factory import Factory
 from zoo.judging import asks, fit, judge, labelled, trained_modules
+from zoo.losses import LossWatch
 from zoo.measure.decay import Tally
 from zoo.measure.embeddings import diagnostics
 from zoo.optimization import parameter_groups
@@ -97,8 +96,8 @@ class Loop(L.LightningModule):
         self._paced: list[HasProgress] = [m for m in modules if isinstance(m, HasProgress)]
         self._followers: list[HasAfterOptimizerStep] = [m for m in modules if isinstance(m, HasAfterOptimizerStep)]
         self._decay = getattr(schedule, "weight_decay", None)
-        self._sum: Tensor | None = None
-        self._summed, self._done = 0, 0
+        self.losses = LossWatch()
+        self._done = 0
         self._totals: dict[int, dict[str, list[Tensor]]] = {}
         self._counts_mistakes = task.chained and not self.probes and not asks(objective)
         self._tallies: dict[int, Tally] = {}
@@ -129,9 +128,7 @@ class Loop(L.LightningModule):
         for module in self._losses:
             for term in module.side_losses().values():
                 loss = loss + term
-        detached = loss.detach()
-        self._sum = detached if self._sum is None else self._sum + detached
-        self._summed += 1
+        self.losses.add(loss)
         return loss
 
     def configure_gradient_clipping(
@@ -160,30 +157,37 @@ class Loop(L.LightningModule):
         if step == self._done:
             return  # gradients still accumulate
         self._done = step
+        self.losses.end_step()
         for follower in self._followers:
             follower.after_optimizer_step(step, self.steps)
         if step % self.log_every == 0 or step == self.steps:
             self.flush(step)
 
     def flush(self, step: int) -> None:
-        """Read the accumulated loss and the modules' own metrics, and record them.
+        """Read the losses of the steps since the last time and the modules' own metrics, and record them.
 
         Raises:
-            RunFailed: the loss is not finite any more.
+            Diverged: the loss of one of them is not finite.
         """
-        if self._sum is None:
+        loss = self.losses.read(step)
+        if loss is None:
             return
-        values = {"train/loss": self._sum / self._summed}
         named: dict[str, list[Tensor]] = {}
         for module in self._reports:
             for name, value in module.side_metrics().items():
                 named.setdefault(name, []).append(value)
-        values |= {f"train/{name}": torch.stack(parts).float().mean() for name, parts in named.items()}
-        read = dict(zip(values, torch.stack([v.float() for v in values.values()]).tolist(), strict=True))
-        self._sum, self._summed = None, 0
-        if not math.isfinite(read["train/loss"]):
-            raise RunFailed(f"the loss became {read['train/loss']} by step {step}; a lower learning rate may help")
-        self.record(step, read)
+        values = {f"train/{name}": torch.stack(parts).float().mean() for name, parts in named.items()}
+        read = torch.stack(list(values.values())).tolist() if values else []
+        self.record(step, {"train/loss": loss, **dict(zip(values, read, strict=True))})
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """What was seen of the losses goes with the weights."""
+        checkpoint["losses"] = self.losses.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on watching them."""
+        if "losses" in checkpoint:
+            self.losses.load_state_dict(checkpoint["losses"])
 
     def on_validation_epoch_start(self) -> None:
         """Fit the probes to what the encoder makes of labelled training examples now."""

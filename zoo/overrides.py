@@ -81,7 +81,8 @@ def check(overrides: Sequence[str], config_name: str = "config", types: bool = T
 
 
 def refuse_repeated(words: Sequence[str]) -> None:
-    """A choice or a value that is typed twice is a mistake, of which one would be lost in silence.
+    """A choice of two options for one place is a mistake, of which one would be lost in silence. (Of a value the last
+    counts, as Hydra has it.)
 
     Raises:
         ZooError: by name.
@@ -89,7 +90,9 @@ def refuse_repeated(words: Sequence[str]) -> None:
     seen: dict[str, str] = {}
     for word in words:
         key = key_of(word)
-        if "=" in word and key in seen:
+        if key.split("@")[0] not in (*KINDS, "arch"):
+            continue
+        if seen.get(key, word) != word:
             raise ZooError(f"{seen[key]} and {word} are both given; leave one of them out")
         seen[key] = word
 

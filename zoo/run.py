@@ -14,8 +14,8 @@ from filelock import FileLock, Timeout
 
 from zoo.budget import settle
 from zoo.composition import Config, prepare
-from zoo.errors import RunFailed, ZooError
-from zoo.files import read_json, write_json, write_yaml
+from zoo.errors import Diverged, RunFailed, ZooError
+from zoo.files import read_row, write_json, write_yaml
 from zoo.identity import run_id
 
 Row = dict[str, Any]
@@ -56,8 +56,8 @@ def train(config: Config, beat: Callable[[int], None] | None = None) -> Row:
 
 
 def _train(config: Config, folder: Path, beat: Callable[[int], None] | None) -> Row:
-    old = read_json(folder / "result.json")
-    finished = bool(old) and old["status"] == "finished"
+    old = read_row(folder / "result.json")
+    finished = old is not None and old["status"] == "finished"
     try:
         import lightning  # noqa: F401  (it sets its loggers' levels when imported)
 
@@ -66,7 +66,11 @@ def _train(config: Config, folder: Path, beat: Callable[[int], None] | None) -> 
 
         quiet()
         data_hash = fingerprint(config)
-        if finished and is_current(old, data_hash, hardware.choose(config["trainer"], config["steps"])):
+        if (
+            old is not None
+            and finished
+            and is_current(old, data_hash, hardware.choose(config["trainer"], config["steps"]))
+        ):
             return {**old, "skipped": True}
         finished = False  # from here on the old result does not hold
         from zoo.session import Session
@@ -79,7 +83,8 @@ def _train(config: Config, folder: Path, beat: Callable[[int], None] | None) -> 
         known = isinstance(error, ZooError)
         reason = str(error) if known else f"{type(error).__name__}: {error}"
         if not finished:  # a finished result is not lost because its data cannot be read today
-            _write_failure(config, folder, reason, traceback.format_exc())
+            at = {"diverged_at": error.step} if isinstance(error, Diverged) else {}
+            _write_failure(config, folder, reason, traceback.format_exc(), at)
         if known:
             raise
         where = folder / "error.txt"
@@ -114,10 +119,10 @@ def base_row(config: Config) -> Row:
     }
 
 
-def _write_failure(config: Config, folder: Path, reason: str, trace: str) -> None:
+def _write_failure(config: Config, folder: Path, reason: str, trace: str, more: Row) -> None:
     try:
         (folder / "error.txt").write_text(trace)
-        write_json(folder / "result.json", {**base_row(config), "status": "failed", "error": reason})
+        write_json(folder / "result.json", {**base_row(config), "status": "failed", "error": reason, **more})
     except OSError as error:  # a full disk must not hide the first reason
         logging.getLogger("zoo").warning("the failure of %s cannot be recorded: %s", folder, error)
 

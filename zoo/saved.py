@@ -14,10 +14,10 @@ from torch import nn
 
 from zoo.checkpoint import keeper_state
 from zoo.checkpoint import load as load_checkpoint
-from zoo.composition import Config, prepare
+from zoo.composition import Config, prepare, refuse_foreign
 from zoo.errors import ZooError, first_of
 from zoo.factory import build
-from zoo.files import atomic, read_json, read_yaml
+from zoo.files import atomic, read_row, read_yaml
 from zoo.identity import CORE, code_hashes
 from zoo.measure.weights import pack_
 
@@ -85,12 +85,16 @@ def finished(folder: Path) -> Finished:
     Raises:
         ZooError: there is none, or it is not finished.
     """
-    row, config = read_json(folder / "result.json"), read_yaml(folder / "config.yaml")
-    if not isinstance(config, dict) or "overrides" not in config:
+    row, config = read_row(folder / "result.json"), read_yaml(folder / "config.yaml")
+    if not isinstance(config, dict) or not {"overrides", "experiment", "runs"} <= set(config):
         raise ZooError(f"{folder} is not a run; expected a folder such as runs/train/<id>, as zoo train prints it")
+    prepare()
+    refuse_foreign(config, str(folder / "config.yaml"))
     if not row or row["status"] != "finished":
-        state = f"it failed: {row['error']}" if row and row["status"] == "failed" else "it was started only"
+        state = f"it failed: {row.get('error')}" if row and row["status"] == "failed" else "it was started only"
         raise ZooError(f"{folder} is not a finished run ({state}); finish it: {_command(config)}")
+    if "objective" not in config:
+        raise ZooError(f"{folder / 'config.yaml'} has no objective; make the run again: {_command(config)}")
     return Finished(folder, config, row)
 
 
@@ -191,9 +195,12 @@ def described(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
         raise ZooError(f"there is no file {path}; zoo export writes one") from error
     except (SafetensorError, KeyError, ValueError) as error:
         raise ZooError(f"{path} is not a model that zoo export wrote ({type(error).__name__}: {error})") from error
+    if not isinstance(about, dict) or not {"schema", "objective", "facts", "code", "layout"} <= set(about):
+        raise ZooError(f"{path} is not a model that zoo export wrote: what its metadata should say is missing")
     if about["schema"] != SCHEMA:
         raise ZooError(f"{path} has schema {about['schema']}, this version reads {SCHEMA}; export the run again")
     prepare()
+    refuse_foreign(about["objective"], str(path))
     _note_changes(about["code"], about["objective"], str(path))
     model = _built(about["objective"], about["facts"])
     if about["layout"] is not None:

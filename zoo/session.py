@@ -178,6 +178,7 @@ class Session:
             "budget": self.config.get("budget_met", {}),
             "state_bytes": memory.decoding_state_bytes(self.objective, task.facts(), self.loop.device),
             "state_length": length,
+            "loss_spikes": {"count": self.loop.losses.spiked, "largest": self.loop.losses.spikes},
             "peak_memory_bytes": peak,
             "training_seconds": round(seconds, 3),
             "tokens_per_second": tokens / seconds if seconds else None,

@@ -5,7 +5,11 @@ from __future__ import annotations
 import json
 import time
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
+
+from filelock import FileLock, Timeout
 
 from zoo.budget import key_of, wanted
 from zoo.comparison.grid import beyond, further
@@ -13,7 +17,7 @@ from zoo.comparison.plan import Cell, Job, Plan, check_distinct, describe
 from zoo.comparison.pool import Flight, Pool
 from zoo.composition import Config
 from zoo.errors import ZooError
-from zoo.files import read_json, write_json
+from zoo.files import read_row, write_json
 from zoo.run import base_row, folder_of, is_current
 
 MOST_WORKERS = 16
@@ -65,8 +69,12 @@ class Execution:
         self.threads = max(1, cores // self.workers)
 
     def run(self, watcher: Watcher) -> None:
-        """Run everything. Ctrl-C lets the runs in flight save themselves, and passes on."""
-        with Pool(self.workers, self.threads) as pool:
+        """Run everything. Ctrl-C lets the runs in flight save themselves, and passes on.
+
+        Raises:
+            ZooError: another process is making this comparison.
+        """
+        with self._alone(), Pool(self.workers, self.threads) as pool:
             watcher.update(self, pool)
             self._settle(pool)
             self._hash_data(pool)
@@ -83,6 +91,25 @@ class Execution:
         write_json(self.plan.folder / "comparison.json", describe(self.plan))
         watcher.update(self, None)
 
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """One process at a time makes a comparison: two would tune on each other's halves."""
+        try:
+            self.plan.folder.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.plan.folder / "lock")
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise ZooError(
+                f"{self.plan.folder}: another process is making this comparison right now; wait for it, or give this "
+                f"one another name: compare.name=NAME"
+            ) from error
+        except OSError as error:
+            raise ZooError(f"runs={self.plan.runs}: cannot write to {self.plan.folder}: {error.strerror}") from error
+        try:
+            yield
+        finally:
+            lock.release()
+
     def _enqueue(self, jobs: list[Job]) -> None:
         """Queue these jobs of one cell; those that are finished already count at once."""
         self.waiting[id(jobs[0].cell)] = len(jobs)
@@ -95,7 +122,7 @@ class Execution:
                 write_json(folder_of(job.config) / "result.json", failed)
                 self._count(job, None)
                 continue
-            row = read_json(folder_of(job.config) / "result.json")
+            row = read_row(folder_of(job.config) / "result.json")
             data_hash = self.hashes.get(_task_key(job.config))
             chosen = self.choose(job.config["trainer"], job.config["steps"])
             if row and row["status"] == "finished" and is_current(row, data_hash, chosen):

@@ -14,7 +14,7 @@ from zoo.comparison.standing import Row, Standing
 from zoo.comparison.statistics import Estimate, paired_difference, verdict
 from zoo.composition import key_of
 from zoo.errors import ZooError
-from zoo.files import read_json
+from zoo.files import read_json, read_row
 from zoo.run import SCHEMA
 
 
@@ -79,7 +79,7 @@ def read_ledger(folder: Path) -> Ledger:
     if not folder.is_dir():
         raise ZooError(f"there is no folder {folder}; run zoo compare first, or name one that holds runs")
     rows = [
-        row for path in sorted(folder.glob("*/result.json")) if (row := read_json(path)) and row.get("schema") == SCHEMA
+        row for path in sorted(folder.glob("*/result.json")) if (row := read_row(path)) and row.get("schema") == SCHEMA
     ]
     if not rows:
         raise ZooError(f"{folder} holds no results; run zoo compare first, or name a folder such as runs/families")
