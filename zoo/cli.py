@@ -119,68 +119,10 @@ def _split(words: list[str], flags: set[str], takes_value: set[str] = frozenset(
 
 def _train(words: list[str]) -> int:
     flags, overrides = _split(words, HYDRA_FLAGS, TAKES_VALUE)
-    from zoo.composition import hydra_ready
-    from zoo.overrides import check, explained, refuse_repeated
+    from zoo.sweeping import sweep
 
-    refuse_repeated(overrides)
-    multirun = bool({"-m", "--multirun"} & set(flags))
-    with hydra_ready():
-        checked = check(overrides)
-    swept = [word for word in checked if _is_sweep(word)]
-    if swept and not multirun and not {"--cfg", "-c", "--info", "-i", "--hydra-help"} & set(flags):
-        raise ZooError(f"{swept[0]} has several values; add -m to sweep them: zoo train -m {' '.join(overrides)}")
-    import hydra
-    from hydra.core.hydra_config import HydraConfig
-
-    from zoo.composition import prepare, resolve
-
-    failures: list[BaseException] = []
-
-    def job(cfg: object) -> float | None:
-        prepare()  # a launcher may have put this job into a process of its own
-        settings = HydraConfig.get()
-        try:
-            config = resolve(cfg, dict(settings.runtime.choices), list(settings.overrides.task))
-            return _one_run(config, multirun)
-        except ZooError as error:
-            if multirun:
-                raise  # so that launchers and sweepers see it; the other runs go on
-            failures.append(error)  # said once, by us
-            return None
-
-    sys.argv = ["zoo train", *flags, *checked]
-    application = hydra.main(version_base="1.3", config_path="pkg://zoo_conf", config_name="config")(job)
-    with explained(checked):
-        application()
-    if failures:
-        raise failures[0]
+    sweep(flags, overrides)
     return 0
-
-
-def _is_sweep(word: str) -> bool:
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
-    return bool(OverridesParser.create().parse_override(word).is_sweep_override())
-
-
-def _one_run(config: dict[str, object], multirun: bool) -> float | None:
-    """Train one config and say what came out; the number goes to Hydra's sweepers."""
-    from zoo.budget import describe, settle
-    from zoo.run import folder_of, train
-
-    config = settle(config)
-    if config.get("budget_met"):
-        print(describe(config), flush=True)
-    if multirun:
-        print(f"{config['label']}, seed {config['seed']}", flush=True)
-    row = train(config)
-    folder = folder_of(config)
-    score = row["test"][row["metric"]]
-    state = "finished before" if row.get("skipped") else f"{row['training_seconds']:.1f} s of training"
-    harder = "".join(f", {name}: {values[row['metric']]:.4f}" for name, values in row["test_harder"].items())
-    print(f"test {row['metric']} {score:.4f}{harder} ({state}; {row['parameters']:,} parameters)\n{folder}")
-    value: float = row["validation"][row["metric"]]
-    return value
 
 
 def _compare(words: list[str]) -> int:
@@ -418,6 +360,12 @@ def _completion(words: list[str]) -> int:
     return 0
 
 
+def _launch(words: list[str]) -> int:
+    from zoo.comparison.elsewhere import launch
+
+    return launch(words)
+
+
 def _complete(words: list[str]) -> int:
     from zoo.completion import candidates
 
@@ -440,4 +388,5 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "new": (_new, NEW_HELP),
     "completion": (_completion, COMPLETION_HELP),
     "_complete": (_complete, ""),
+    "_launch": (_launch, ""),
 }

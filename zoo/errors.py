@@ -26,7 +26,11 @@ class Diverged(RunFailed):
             f"diverged: the loss became {loss} at step {step}; a lower learning rate (optimizer.lr), a smaller "
             f"gradient_clip or a warm-up (schedule.warmup) may help"
         )
-        self.step = step
+        self.step, self.loss = step, loss
+
+    def __reduce__(self) -> tuple[type[Diverged], tuple[int, float]]:
+        """It is sent between processes as what it was made of."""
+        return Diverged, (self.step, self.loss)
 
 
 def close(word: str, options: Iterable[str], most: int = 3) -> list[str]:

@@ -135,6 +135,16 @@ def _tree(config_name: str, chosen: tuple[str, ...], generation: int) -> Mapping
     return found
 
 
+EXTRAS = {
+    ("hydra/launcher", "joblib"): "joblib",
+    ("hydra/launcher", "submitit_local"): "slurm",
+    ("hydra/launcher", "submitit_slurm"): "slurm",
+    ("hydra/launcher", "ray"): "ray",
+    ("hydra/sweeper", "optuna"): "optuna",
+}
+"""Options of Hydra's that other packages bring, and the extra that installs each."""
+
+
 class _Checker:
     def __init__(self, loader: Any, config_name: str) -> None:
         self.loader, self.config_name = loader, config_name
@@ -222,6 +232,9 @@ class _Checker:
         for value in self._values(item):
             if value not in options and not (value == "None" and group.startswith("hydra")):
                 shown = f"{group}@{item.package}" if item.package else group
+                if (group, value) in EXTRAS:
+                    extra = EXTRAS[group, value]
+                    return f'{item.input_line}: it is not installed; type: pip install "zoo[{extra}]"'
                 return f"{item.input_line}: " + unknown(group, value, options, prefix=f"{shown}=")
         return None
 

@@ -22,7 +22,7 @@ Row = dict[str, Any]
 SCHEMA = 1
 
 
-def train(config: Config, beat: Callable[[int], None] | None = None) -> Row:
+def train(config: Config, beat: Callable[[int], None] | None = None, wait: bool = False) -> Row:
     """Train and test one run, or return the row of an equal run that is finished already.
 
     The run's folder is ``runs/experiment/id``: ``config.yaml``, ``metrics.csv``, ``checkpoints/last.ckpt`` and, at
@@ -31,6 +31,7 @@ def train(config: Config, beat: Callable[[int], None] | None = None) -> Row:
     Args:
         config: from :func:`zoo.compose`.
         beat: told the step about once a second.
+        wait: for another process that is making the same run, whose row is returned then; else that is refused.
 
     Raises:
         ZooError: the config cannot work; nothing was run, and the row says so.
@@ -43,7 +44,7 @@ def train(config: Config, beat: Callable[[int], None] | None = None) -> Row:
         folder.mkdir(parents=True, exist_ok=True)
         write_yaml(folder / "config.yaml", config)
         lock = FileLock(folder / "lock")
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=-1 if wait else 0)
     except Timeout as error:
         raise RunFailed(f"{folder.name}: another process is making this run right now") from error
     except OSError as error:

@@ -16,6 +16,7 @@ from zoo.comparison.grid import beyond, further
 from zoo.comparison.plan import Cell, Job, Plan, check_distinct, describe
 from zoo.comparison.pool import Flight, Pool
 from zoo.composition import Config
+from zoo.composition import key_of as key_of_override
 from zoo.errors import ZooError
 from zoo.files import read_row, write_json
 from zoo.run import base_row, folder_of, is_current
@@ -74,7 +75,7 @@ class Execution:
         Raises:
             ZooError: another process is making this comparison.
         """
-        with self._alone(), Pool(self.workers, self.threads) as pool:
+        with self._alone(), self._pool() as pool:
             watcher.update(self, pool)
             self._settle(pool)
             self._hash_data(pool)
@@ -83,13 +84,21 @@ class Execution:
                     self.reporting.add(id(cell))
                 self._enqueue(cell.tuning() or cell.reporting())
             write_json(self.plan.folder / "comparison.json", describe(self.plan))
-            while self.queue or pool.flights:
+            while self.queue or pool.flights or pool.busy():
                 pool.fill(self.queue)
                 for flight, outcome in pool.landed(timeout=0.5):
                     self._land(flight, outcome)
                 watcher.update(self, pool)
         write_json(self.plan.folder / "comparison.json", describe(self.plan))
         watcher.update(self, None)
+
+    def _pool(self) -> Pool:
+        """Processes here, or a launcher elsewhere where the plan names one."""
+        if not any(key_of_override(word) == "hydra/launcher" for word in self.plan.launcher):
+            return Pool(self.workers, self.threads)
+        from zoo.comparison.elsewhere import Elsewhere
+
+        return Elsewhere(self.threads, self.plan.launcher, self.plan.folder)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -109,13 +118,15 @@ class Execution:
             yield
         finally:
             lock.release()
+            (self.plan.folder / "lock").unlink(missing_ok=True)
 
     def _enqueue(self, jobs: list[Job]) -> None:
         """Queue these jobs of one cell; those that are finished already count at once."""
         self.waiting[id(jobs[0].cell)] = len(jobs)
         for job in jobs:
             unmet = self.unmet.get(key_of(job.config)) if wanted(job.config) else None
-            job.config["trainer"] |= {"progress": False, "threads": job.config["trainer"]["threads"] or self.threads}
+            threads = job.config["trainer"]["threads"] or (None if self.plan.launcher else self.threads)
+            job.config["trainer"] |= {"progress": False, "threads": threads}
             if unmet is not None:
                 self.failures.append(f"{job.cell.name}: {unmet}")
                 failed = {**base_row(job.config), "status": "failed", "error": unmet}

@@ -132,6 +132,8 @@ class Plan:
     """What is to be tested: says, better, than."""
     extend: int = 0
     """How many values a grid may grow by at an edge where some contestant's best lies, for every contestant."""
+    launcher: list[str] = field(default_factory=list)
+    """Hydra's own overrides, which say who makes the runs if not processes here: hydra/launcher=submitit_slurm."""
     scaling: bool = False
     """Whether its tasks are one task at several sizes and lengths, to which the report fits a law."""
 
@@ -164,7 +166,8 @@ def make_plan(name: str | None, overrides: Sequence[str]) -> Plan:
         with explained(checked):
             cfg = compose("comparison", checked)
         rules: dict[str, Any] = OmegaConf.to_container(cfg.compare, resolve=True)  # type: ignore[assignment]
-        mine = [word for word in checked if not key_of(word).startswith("compare")]
+        launcher = [word for word in checked if key_of(word).split(".")[0].split("/")[0] == "hydra"]
+        mine = [word for word in checked if not key_of(word).startswith("compare") and word not in launcher]
         taken = [word for word in mine if key_of(word) in ("arch", "task", "seed", *rules["tune"])]
         if taken:
             raise ZooError(
@@ -194,10 +197,11 @@ def make_plan(name: str | None, overrides: Sequence[str]) -> Plan:
         cells,
         cfg.runs,
         rules["workers"],
-        [*([name] if name else []), *overrides],
+        [*([name] if name else []), *(word for word in overrides if word not in launcher)],
         rules["published"],
         rules["claims"],
         rules["extend"],
+        launcher,
         rules["scaling"],
     )
 

@@ -29,7 +29,7 @@ def _start(threads: int) -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
-def _run(config: Config, name: str) -> Outcome:
+def make_run(config: Config, name: str, wait: bool = False) -> Outcome:
     """In a worker: one run, whatever becomes of it. ``name`` is its id as the parent knows it."""
     from zoo.callbacks import Interrupted
 
@@ -42,7 +42,7 @@ def _run(config: Config, name: str) -> Outcome:
         pulse.write_text(str(step))
 
     try:
-        return {"status": "finished", "row": train(config, beat)}
+        return {"status": "finished", "row": train(config, beat, wait)}
     except Interrupted:
         return {"status": "interrupted", "error": "interrupted"}
     except ZooError as error:
@@ -124,7 +124,11 @@ class Pool:
         """Give every idle worker a job from the queue."""
         while queue and len(self.flights) < self.workers:
             job = queue.popleft()
-            self.flights[self.pool.submit(_run, None, job.config, run_id(job.config))] = Flight(job)
+            self.flights[self.pool.submit(make_run, None, job.config, run_id(job.config))] = Flight(job)
+
+    def busy(self) -> bool:
+        """Whether more is to come than what is queued and in flight."""
+        return False
 
     def landed(self, timeout: float) -> Iterator[tuple[Flight, Outcome]]:
         """Runs that ended within ``timeout`` seconds, and how."""
@@ -135,7 +139,13 @@ class Pool:
             if error is None:
                 yield flight, future.result()
             else:
-                yield flight, {"status": "failed", "error": _death(flight.job.config, error)}
+                code = getattr(error, "exitcode", None)
+                how = (
+                    f"the worker process died (exit code {code}); out of memory?"
+                    if code is not None
+                    else f"{type(error).__name__}: {error}"
+                )
+                yield flight, {"status": "failed", "error": record_death(flight.job.config, how)}
 
     def _let_save(self) -> None:
         """Ask every run in flight to stop and save, and wait for it a while."""
@@ -145,16 +155,10 @@ class Pool:
         wait(self.flights, timeout=20)
 
 
-def _death(config: Config, error: BaseException) -> str:
+def record_death(config: Config, how: str) -> str:
     """Write the row that a worker could not write, for it died."""
     from zoo.files import write_json
 
-    code = getattr(error, "exitcode", None)
-    how = (
-        f"the worker process died (exit code {code}); out of memory?"
-        if code is not None
-        else f"{type(error).__name__}: {error}"
-    )
     folder = folder_of(config)
     with suppress(OSError):  # a full disk is said on the terminal all the same
         write_json(folder / "result.json", {**base_row(config), "status": "failed", "error": how})

@@ -1,0 +1,172 @@
+"""``zoo train``: one run, or with ``-m`` a sweep by whichever of Hydra's launchers and sweepers, here or elsewhere."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import sys
+import uuid
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from zoo.composition import Config, hydra_ready, key_of, prepare, resolve
+from zoo.errors import RunFailed, ZooError, first_of
+from zoo.files import read_json, write_json
+from zoo.identity import run_id
+from zoo.overrides import check, explained, refuse_repeated
+
+ONLY_LOOKS = {"--cfg", "-c", "--info", "-i", "--hydra-help"}
+"""Options with which nothing is run."""
+
+
+def sweep(flags: Sequence[str], overrides: Sequence[str]) -> None:
+    """Make the run or the runs that these words ask for, as Hydra's application would.
+
+    Raises:
+        ZooError: a word cannot be meant, or several values are given without ``-m``.
+        RunFailed: a run failed, or the worker of one was lost; all others were made.
+    """
+    refuse_repeated(overrides)
+    multirun, looks = bool({"-m", "--multirun"} & set(flags)), bool(ONLY_LOOKS & set(flags))
+    with hydra_ready():
+        checked = check(overrides)
+    counts = {word: _values(word) for word in checked}
+    swept = [word for word, count in counts.items() if count != 1]
+    if swept and not multirun and not looks:
+        raise ZooError(f"{swept[0]} has several values; add -m to sweep them: zoo train -m {' '.join(overrides)}")
+    import hydra
+
+    runs = next((word.partition("=")[2] for word in reversed(checked) if key_of(word) == "runs"), "runs")
+    job = _Job(multirun, os.getcwd(), str(Path(runs, ".sweeps", uuid.uuid4().hex)))
+    sys.argv = ["zoo train", *flags, *checked]
+    with explained(checked):
+        try:
+            hydra.main(version_base="1.3", config_path="pkg://zoo_conf", config_name="config")(job.run)()
+        except ZooError:
+            raise
+        except Exception as error:
+            if not job.outcomes():  # it did not come to running anything
+                raise
+            job.stopped = f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
+        finally:
+            outcomes = job.outcomes()
+            shutil.rmtree(job.folder, ignore_errors=True)
+            with suppress(OSError):  # another sweep is under way
+                Path(job.folder).parent.rmdir()
+    if not looks:
+        expected = math.prod(counts.values()) if all(counts.values()) and job.counted(checked) else len(outcomes)
+        _say(outcomes, expected, job)
+
+
+def _say(outcomes: list[dict[str, Any]], expected: int, job: _Job) -> None:
+    """Sum a sweep up, and fail if a run of it did.
+
+    Raises:
+        RunFailed: one did, or nothing is known of one.
+        ZooError: the one run that there was cannot work.
+    """
+    failed = [outcome for outcome in outcomes if outcome["error"]]
+    if not job.multirun:
+        for outcome in failed:
+            raise (RunFailed if outcome["failed"] else ZooError)(outcome["error"])
+        return
+    lost = expected - len(outcomes)
+    experiments = sorted({outcome["experiment"] for outcome in outcomes})
+    print(
+        f"{len(outcomes) - len(failed)} of {expected} runs finished; "
+        + " ".join(f"zoo report {e}" for e in experiments)
+    )
+    if lost > 0:
+        said = f"{lost} runs are missing, for their workers were lost{' (' + job.stopped + ')' if job.stopped else ''}"
+        raise RunFailed(f"{said}; the same command makes them, and goes on where they stopped")
+    if failed:
+        raise RunFailed(f"{len(failed)} of {expected} runs: {first_of([outcome['error'] for outcome in failed])}")
+    if job.stopped:
+        raise RunFailed(job.stopped)
+
+
+def _values(word: str) -> int:
+    """How many values a word sweeps over: 1 of a plain one, 0 where only a sweeper can tell."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.core.override_parser.types import Glob, IntervalSweep
+
+    item = OverridesParser.create().parse_override(word)
+    if not item.is_sweep_override():
+        return 1
+    return 0 if isinstance(item.value(), Glob | IntervalSweep) else len(list(item.sweep_string_iterator()))
+
+
+@dataclass
+class _Job:
+    """What each job of a sweep does, in whatever process: its run, and a file that says what became of it."""
+
+    multirun: bool
+    here: str
+    folder: str
+    stopped: str = ""
+
+    def run(self, cfg: Any) -> float | None:
+        """Hydra's task: one run. It raises only for sweepers that must know, which search among the results."""
+        from hydra.core.hydra_config import HydraConfig
+
+        if Path(self.here).is_dir():
+            os.chdir(self.here)  # where relative paths are meant, also on another node
+        prepare()  # a launcher may have put this job into a process of its own
+        settings = HydraConfig.get()
+        config = resolve(cfg, dict(settings.runtime.choices), list(settings.overrides.task))
+        number = settings.job.num if self.multirun else 0
+        outcome = {"error": "", "failed": False, "experiment": str(Path(config["runs"], config["experiment"]))}
+        value: float | None = None
+        try:
+            value = one_run(config, self.multirun)
+        except ZooError as error:
+            name, said = run_id(config), str(error)
+            said = said if name in said or not self.multirun else f"{name}: {said}"
+            outcome |= {"error": said, "failed": isinstance(error, RunFailed)}
+            self._write(number, outcome)
+            if self.multirun:
+                print(f"failed: {error}", file=sys.stderr, flush=True)
+                if not _is_basic(settings.sweeper):
+                    raise
+            return None
+        self._write(number, outcome)
+        return value
+
+    def _write(self, number: int, outcome: dict[str, Any]) -> None:
+        write_json(Path(self.folder, f"{number}.json"), outcome)
+
+    def outcomes(self) -> list[dict[str, Any]]:
+        """Those that are there, in the order of the jobs."""
+        paths = sorted(Path(self.folder).glob("*.json"), key=lambda path: int(path.stem))
+        return [outcome for path in paths if (outcome := read_json(path))]
+
+    def counted(self, checked: Sequence[str]) -> bool:
+        """Whether the number of jobs follows from the overrides: a search decides for itself."""
+        return not any(key_of(word) == "hydra/sweeper" for word in checked)
+
+
+def _is_basic(sweeper: Any) -> bool:
+    return str(sweeper.get("_target_", "")).endswith("BasicSweeper")
+
+
+def one_run(config: Config, multirun: bool) -> float | None:
+    """Train one config and say what came out; the number goes to Hydra's sweepers."""
+    from zoo.budget import describe, settle
+    from zoo.run import folder_of, train
+
+    config = settle(config)
+    if config.get("budget_met"):
+        print(describe(config), flush=True)
+    if multirun:
+        print(f"{config['label']}, seed {config['seed']}", flush=True)
+    row = train(config)
+    score = row["test"][row["metric"]]
+    state = "finished before" if row.get("skipped") else f"{row['training_seconds']:.1f} s of training"
+    harder = "".join(f", {name}: {values[row['metric']]:.4f}" for name, values in row["test_harder"].items())
+    print(f"test {row['metric']} {score:.4f}{harder} ({state}; {row['parameters']:,} parameters)\n{folder_of(config)}")
+    value: float = row["validation"][row["metric"]]
+    return value
