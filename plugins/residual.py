@@ -111,6 +111,10 @@ class Residual(nn.Module):
             state["memory"] = [block.cross.init_state(batch_size, 0, device, dtype) for block in self.blocks]
         return state
 
+    def shards(self) -> list[nn.Module]:
+        """Its blocks, each of which computes by itself; with a reader not, for a memory is read ahead of them."""
+        return [] if self.blocks[0].cross is not None else list(self.blocks)
+
     def read(self, memory_BMD: Tensor, mask_BM: Tensor | None = None) -> list:
         """What each block makes of a memory, once: for ``forward``, or a state's ``memory``."""
         if self.blocks[0].cross is None:

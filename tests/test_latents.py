@@ -229,7 +229,7 @@ def laws_of():
 
 
 def of_batch(laws, kind, z):
-    z = laws.gathered(z)
+    z = zoo.nn.gather_over_processes(z)
     if kind == "info_nce":
         return laws.info_nce(z[:, :3], z[:, 3:], 0.5)
     return laws.sigreg(z) if kind == "sigreg" else sum(laws.variance_covariance(z))

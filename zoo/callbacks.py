@@ -83,6 +83,10 @@ class Signals:
             raise Interrupted(self.noted)
 
 
+CONSENSUS_STEPS = 16
+"""How often several processes ask each other whether to save or to stop, for which they wait for each other."""
+
+
 class Keeper(L.Callback):
     """Saves ``last.ckpt`` every so many seconds and at the end, keeps the clock, and stops gracefully on a signal.
 
@@ -116,10 +120,23 @@ class Keeper(L.Callback):
         self._tick = now
         if batch_idx % self.accumulate:
             return
-        if self.signals.noted is not None or now - self._saved >= self.seconds:
+        save, noted = self._agreed(trainer, now - self._saved >= self.seconds)
+        if save or noted is not None:
             if trainer.global_step:
                 self.save(trainer)
-            self.signals.check()
+            if noted is not None:
+                raise Interrupted(noted)
+
+    def _agreed(self, trainer: L.Trainer, save: bool) -> tuple[bool, int | None]:
+        """Whether to save now and by which signal to stop; of several processes, all at the same step."""
+        if trainer.world_size == 1:
+            return save, self.signals.noted
+        if trainer.global_step % CONSENSUS_STEPS:
+            return False, None
+        said = torch.tensor([int(save), self.signals.noted or 0], device=trainer.strategy.root_device)
+        torch.distributed.all_reduce(said, torch.distributed.ReduceOp.MAX)
+        wish, noted = said.tolist()
+        return bool(wish), noted or None
 
     def on_validation_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Stop the clock: training speed does not include evaluation."""

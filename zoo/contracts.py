@@ -432,6 +432,15 @@ class HasAfterOptimizerStep(Protocol):
 
 
 @runtime_checkable
+class HasShards(Protocol):
+    """A module whose parts may hold their weights whole one after the other, when weights are spread over processes."""
+
+    def shards(self) -> list[nn.Module]:
+        """Parts that compute with their own weights alone, and only when they are called."""
+        ...
+
+
+@runtime_checkable
 class PackedWeight(Protocol):
     """A linear for inference, whose state is bytes of packed codes, their scale and true shape.
 

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from zoo.composition import Config
-from zoo.errors import ZooError
+from zoo.errors import ZooError, unknown
+from zoo.processes import STRATEGIES, count
 
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda")
 COMPILE_STEPS = 1000
@@ -32,11 +33,8 @@ def choose(trainer: Config, steps: int) -> dict[str, Any]:
         raise ZooError(
             f"trainer.accelerator={accelerator}: torch finds no CUDA device here; use trainer=auto or trainer=cpu"
         )
-    if trainer["devices"] != 1:
-        raise ZooError(
-            f"trainer.devices={trainer['devices']}: a run uses one device; run several at once with compare.workers"
-        )
     cuda = accelerator in ("gpu", "cuda")
+    _check_processes(trainer, cuda)
     precision = trainer["precision"]
     if precision == "auto":
         precision = "bf16-mixed" if cuda and torch.cuda.is_bf16_supported() else "32-true"
@@ -48,6 +46,19 @@ def choose(trainer: Config, steps: int) -> dict[str, Any]:
         raise ZooError(f"trainer.compile={trainer['compile']}: expected auto, true or false")
     compile_it = wanted == "true" or (wanted == "auto" and cuda and steps >= COMPILE_STEPS)
     return {"accelerator": "cuda" if cuda else accelerator, "precision": precision, "compile": compile_it}
+
+
+def _check_processes(trainer: Config, cuda: bool) -> None:
+    devices, strategy = trainer["devices"], trainer["strategy"]
+    if strategy not in STRATEGIES:
+        raise ZooError(unknown("strategy", strategy, STRATEGIES, prefix="trainer.strategy="))
+    if devices < 1:
+        raise ZooError(f"trainer.devices={devices}: expected at least 1")
+    if devices == 1 and strategy != "auto":
+        raise ZooError(f"trainer.strategy={strategy} is for several processes; add trainer.devices=2, or leave it out")
+    here = torch.cuda.device_count() if cuda else devices
+    if devices > here and count() == 1:
+        raise ZooError(f"trainer.devices={devices}: this machine has {here} CUDA devices")
 
 
 def set_up(accelerator: str, threads: int | None) -> None:

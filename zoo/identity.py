@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import json
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
@@ -14,6 +15,7 @@ from typing import Any
 from zoo.composition import Config, components_of
 from zoo.errors import ZooError
 from zoo.files import read_json
+from zoo.registry import Entry, target
 
 DETERMINING = ("dim", "layers", "steps", "seed", "gradient_clip", "objective", "task", "probe", "more_probes",
                "optimizer", "schedule")  # fmt: skip
@@ -38,6 +40,8 @@ def basis(config: Config) -> dict[str, Any]:
     """All that determines the result of a run."""
     found = {key: config[key] for key in DETERMINING}
     found["trainer"] = {key: config["trainer"][key] for key in TRAINER}
+    if config["trainer"]["devices"] > 1:  # sums are taken in another order
+        found["trainer"] |= {key: config["trainer"][key] for key in ("devices", "strategy")}
     found["code"] = code_hashes(config)
     if config.get("start_from") is not None:
         found["start_from"] = _started_from(Path(config["start_from"]))
@@ -63,12 +67,22 @@ def digest(value: Any) -> str:
 def code_hashes(config: Mapping[str, Any]) -> dict[str, str]:
     """A hash of the code of every module that the run's components live in, of what these import of their own
     package or of the zoo's shared ones, and of the core's loop."""
-    modules, wanted = set(CORE), {entry.module for entry in components_of(dict(config)).values()}
+    components = components_of(dict(config)).values()
+    modules, wanted = set(CORE), {entry.module for entry in components if entry.module != "__main__"}
     while wanted:
         module = wanted.pop()
         modules.add(module)
         wanted |= _module(module)[1] - modules
-    return {module: _module(module)[0] for module in sorted(modules)}
+    found = {module: _module(module)[0] for module in sorted(modules)}
+    return found | {entry.path: _of_a_cell(entry) for entry in components if entry.module == "__main__"}
+
+
+def _of_a_cell(entry: Entry) -> str:
+    """The hash of a component that a script or a notebook's cell defines: of its own source, if that is known."""
+    try:
+        return sha256(inspect.getsource(target(entry.kind, entry.name)).encode()).hexdigest()[:12]
+    except (OSError, TypeError):
+        return "unknown"
 
 
 @lru_cache(maxsize=1024)

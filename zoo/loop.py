@@ -19,6 +19,7 @@ from zoo.contracts import (
     Schedule,
     Task,
 )
+from zoo.errors import ZooError
 from zoo.factory import Factory
 from zoo.judging import asks, fit, judge, labelled, trained_modules
 from zoo.losses import LossWatch
@@ -26,13 +27,17 @@ from zoo.measure.decay import Tally
 from zoo.measure.embeddings import diagnostics
 from zoo.optimization import parameter_groups
 from zoo.seeds import reseed
+from zoo.sharding import shard_
 
 
 class Stream:
     """Training batches as a function of seed and position; ``position`` moves when a run is resumed."""
 
-    def __init__(self, task: Task, seed: int, device: torch.device, length: int) -> None:
+    def __init__(
+        self, task: Task, seed: int, device: torch.device, length: int, part: tuple[int, int] = (0, 1)
+    ) -> None:
         self.task, self.seed, self.device, self.length, self.position = task, seed, device, length, 0
+        self.part = part
 
     def __len__(self) -> int:
         """Batches of the whole run."""
@@ -41,7 +46,18 @@ class Stream:
     def __iter__(self) -> Iterator[Batch]:
         """Batches from ``position`` on."""
         for position in range(self.position, self.length):
-            yield self.task.train_batch(position, self.seed, self.device)
+            yield self._mine(self.task.train_batch(position, self.seed, self.device))
+
+    def _mine(self, batch: Batch) -> Batch:
+        """This process's rows: all processes together have the batch that one alone would have."""
+        number, processes = self.part
+        if processes == 1:
+            return batch
+        rows = len(batch["inputs"])
+        if rows % processes:
+            raise ZooError(f"a batch of {rows} cannot be dealt out to {processes} processes evenly; change its size")
+        size = rows // processes
+        return {key: value[number * size : (number + 1) * size] for key, value in batch.items()}
 
 
 class Held:
@@ -97,11 +113,18 @@ class Loop(L.LightningModule):
         self._followers: list[HasAfterOptimizerStep] = [m for m in modules if isinstance(m, HasAfterOptimizerStep)]
         self._decay = getattr(schedule, "weight_decay", None)
         self.losses = LossWatch()
+        self._sharded = False
         self._done = 0
         self._totals: dict[int, dict[str, list[Tensor]]] = {}
         self._counts_mistakes = task.chained and not self.probes and not asks(objective)
         self._tallies: dict[int, Tally] = {}
         self.mistakes: dict[str, dict[str, Any]] = {}
+
+    def configure_model(self) -> None:
+        """Under FSDP, give each process its part of every weight; once, for Lightning asks before each of its loops."""
+        if self.device_mesh is not None and not self._sharded:
+            self._sharded = True
+            shard_(self.objective, self.device_mesh["data_parallel"])
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """The run's optimizer over named groups; the schedule scales each group's own learning rate."""
@@ -121,7 +144,7 @@ class Loop(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One forward pass; returns the loss with every side loss added."""
-        reseed(self.device, self.seed, "dropout", batch_idx)
+        reseed(self.device, self.seed, "dropout", batch_idx, *([self.global_rank] if self.global_rank else []))
         for paced in self._paced:
             paced.set_progress(self.global_step, self.steps)
         loss: Tensor = self.objective(batch)["loss"]

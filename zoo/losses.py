@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from zoo.errors import Diverged
+from zoo.nn import processes, sum_over_processes
 
 WINDOW = 100
 """Steps whose median says what the loss is at the time."""
@@ -52,7 +53,8 @@ class LossWatch:
         """
         if not self._unread:
             return None
-        values = torch.stack([loss.to(self._unread[-1].device) for loss in self._unread]).float().tolist()
+        losses = torch.stack([loss.to(self._unread[-1].device) for loss in self._unread]).float()
+        values = (sum_over_processes(losses) / processes()).tolist()
         self._unread = []
         for at, value in enumerate(values, step - len(values) + 1):
             if not math.isfinite(value):

@@ -17,6 +17,7 @@ from zoo.composition import Config, prepare
 from zoo.errors import Diverged, RunFailed, ZooError
 from zoo.files import read_row, write_json, write_yaml
 from zoo.identity import run_id
+from zoo.processes import count, launch, rank
 
 Row = dict[str, Any]
 SCHEMA = 1
@@ -42,9 +43,11 @@ def train(config: Config, beat: Callable[[int], None] | None = None, wait: bool 
     folder = folder_of(config)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_yaml(folder / "config.yaml", config)
+        if rank() == 0:
+            write_yaml(folder / "config.yaml", config)
         lock = FileLock(folder / "lock")
-        lock.acquire(timeout=-1 if wait else 0)
+        if rank() == 0:
+            lock.acquire(timeout=-1 if wait else 0)
     except Timeout as error:
         raise RunFailed(f"{folder.name}: another process is making this run right now") from error
     except OSError as error:
@@ -52,8 +55,9 @@ def train(config: Config, beat: Callable[[int], None] | None = None, wait: bool 
     try:
         return _train(config, folder, beat)
     finally:
-        lock.release()
-        (folder / "lock").unlink(missing_ok=True)
+        if rank() == 0:
+            lock.release()
+            (folder / "lock").unlink(missing_ok=True)
 
 
 def _train(config: Config, folder: Path, beat: Callable[[int], None] | None) -> Row:
@@ -74,11 +78,14 @@ def _train(config: Config, folder: Path, beat: Callable[[int], None] | None) -> 
         ):
             return {**old, "skipped": True}
         finished = False  # from here on the old result does not hold
-        from zoo.session import Session
-
-        row = Session(config, folder, base_row(config), data_hash, beat).run()
-        write_json(folder / "result.json", row)
-        (folder / "error.txt").unlink(missing_ok=True)
+        devices = config["trainer"]["devices"]
+        if devices > 1 and count() == 1:
+            row: Row = launch(devices, session, config, folder, data_hash)
+        else:
+            row = session(config, folder, data_hash, beat)
+        if rank() == 0:
+            write_json(folder / "result.json", row)
+            (folder / "error.txt").unlink(missing_ok=True)
         return row
     except Exception as error:
         known = isinstance(error, ZooError)
@@ -90,6 +97,17 @@ def _train(config: Config, folder: Path, beat: Callable[[int], None] | None) -> 
             raise
         where = folder / "error.txt"
         raise RunFailed(f"{folder.name}: {reason.splitlines()[0]} (the traceback is in {where})") from error
+
+
+def session(config: Config, folder: Path, data_hash: str, beat: Callable[[int], None] | None = None) -> Row:
+    """The run itself, in this process or in each of several."""
+    prepare()
+    import lightning  # noqa: F401
+
+    quiet()
+    from zoo.session import Session
+
+    return Session(config, folder, base_row(config), data_hash, beat).run()
 
 
 def is_current(row: Row, data_hash: str | None, chosen: Row) -> bool:
@@ -121,6 +139,8 @@ def base_row(config: Config) -> Row:
 
 
 def _write_failure(config: Config, folder: Path, reason: str, trace: str, more: Row) -> None:
+    if rank() != 0:
+        return
     try:
         (folder / "error.txt").write_text(trace)
         write_json(folder / "result.json", {**base_row(config), "status": "failed", "error": reason, **more})
@@ -133,6 +153,7 @@ def quiet() -> None:
     for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"lightning\..*")
+    warnings.filterwarnings("ignore", message=r"FSDP2-wrapped module .* returned a view tensor")  # nobody writes to it
     warnings.filterwarnings(
         "ignore", message=r".*does not have many workers.*|.*isinstance\(treespec.*|.*no `val_data.*"
     )

@@ -20,6 +20,7 @@ class TrainerConfig:
 
     accelerator: str = "auto"
     devices: int = 1
+    strategy: str = "auto"
     precision: str = "auto"
     compile: bool | str = "auto"
     accumulate: int = 1

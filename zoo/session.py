@@ -38,6 +38,7 @@ from zoo.loggers import MetricsFile, finish_logger, make_logger
 from zoo.loop import Held, Loop, Stream
 from zoo.measure import choices, embeddings, memory, weights
 from zoo.measure.costs import per_token
+from zoo.processes import count, local_count, rank
 
 Row = dict[str, Any]
 
@@ -73,17 +74,26 @@ class Session:
         identity = {"data_hash": data_hash, **{key: str(value) for key, value in self.chosen.items()}}
         self.reached = reached(self.checkpoint, identity)
         device = torch.device(self.chosen["accelerator"])
-        self.stream = Stream(self.task, config["seed"], device, self.steps * settings["accumulate"])
+        self.rank, self.processes = rank(), count()
+        self.stream = Stream(
+            self.task,
+            config["seed"],
+            device,
+            self.steps * settings["accumulate"],
+            (self.rank, self.processes),
+        )
         seconds = settings["checkpoint_seconds"]
         self.signals = Signals()
         accumulate = settings["accumulate"]
         self.keeper = Keeper(self.checkpoint, seconds, self.stream, accumulate, identity, self.signals)
         self.bars = (
-            [Progress(config["label"], self.steps, metric(self.objective, self.task))] if settings["progress"] else []
+            [Progress(config["label"], self.steps, metric(self.objective, self.task))]
+            if settings["progress"] and self.rank == 0
+            else []
         )
         self.watchers: list[Any] = [*self.bars, *([Heartbeat(beat)] if beat else [])]
-        self.metrics = MetricsFile(folder / "metrics.csv", self.reached)
-        self.logger = make_logger(config, folder, folder.name)
+        self.metrics = MetricsFile(folder / "metrics.csv", self.reached) if self.rank == 0 else None
+        self.logger = make_logger(config, folder, folder.name) if self.rank == 0 else None
         if self.chosen["compile"]:
             self.objective.compile()  # in place: names in checkpoints stay what they are
         self.loop = make_loop(config, self.objective, self.task, self._record, self.probes)
@@ -100,7 +110,8 @@ class Session:
             summary = {f"test/{name}": value for name, value in row["test"].items()}
             return row
         finally:
-            self.metrics.close()
+            if self.metrics is not None:
+                self.metrics.close()
             finish_logger(self.logger, summary or {}, failed=summary is None)
 
     def _stored(self) -> Row:
@@ -115,6 +126,8 @@ class Session:
         }
 
     def _record(self, step: int, values: dict[str, float]) -> None:
+        if self.metrics is None:
+            return  # the first process says it
         self.metrics.write(step, self.keeper.trained_seconds, values)
         if self.logger is not None:
             self.logger.log_metrics(values, step)
@@ -188,7 +201,7 @@ class Session:
             "precision": self.chosen["precision"],
             "compiled": self.chosen["compile"],
             "implementations": self.implementations,
-            "hardware": hardware.describe(self.chosen["accelerator"]),
+            "hardware": hardware.describe(self.chosen["accelerator"]) | {"processes": self.processes},
             "versions": hardware.versions(),
             "code": code_hashes(self.config),
             "data_hash": self.data_hash,
@@ -213,10 +226,13 @@ def make_loop(
 def make_trainer(config: Config, chosen: Row, callbacks: list[Any], folder: Path | str) -> L.Trainer:
     """Lightning's trainer of a run, which writes nothing by itself."""
     settings, accelerator, steps = config["trainer"], chosen["accelerator"], config["steps"]
+    processes = count()
     every = min(config["evaluate_every"] or -(-steps // 10), steps)
     return L.Trainer(
         accelerator="gpu" if accelerator == "cuda" else accelerator,
-        devices=settings["devices"],
+        devices=settings["devices"] if processes == 1 else local_count(),
+        num_nodes=max(1, processes // local_count()),
+        strategy=make_strategy(settings["strategy"], accelerator, processes),
         precision=chosen["precision"],
         max_steps=steps,
         accumulate_grad_batches=settings["accumulate"],
@@ -233,6 +249,25 @@ def make_trainer(config: Config, chosen: Row, callbacks: list[Any], folder: Path
         use_distributed_sampler=False,
         default_root_dir=folder,
     )
+
+
+def make_strategy(name: str, accelerator: str, processes: int) -> Any:
+    """Lightning's strategy for so many processes, which are there already."""
+    if processes == 1:
+        return "auto"
+    backend = "nccl" if accelerator == "cuda" else "gloo"
+    if name == "fsdp":
+        from lightning.pytorch.strategies import ModelParallelStrategy
+
+        return ModelParallelStrategy(
+            data_parallel_size=processes,
+            tensor_parallel_size=1,
+            save_distributed_checkpoint=False,  # one file, which one process reads as well
+            process_group_backend=backend,
+        )
+    from lightning.pytorch.strategies import DDPStrategy
+
+    return DDPStrategy(process_group_backend=backend)
 
 
 def reached(checkpoint: Path, identity: dict[str, str]) -> int:

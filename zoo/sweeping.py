@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import os
 import shutil
+import signal
 import sys
 import uuid
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 from zoo.composition import Config, hydra_ready, key_of, prepare, resolve
@@ -18,6 +20,7 @@ from zoo.errors import RunFailed, ZooError, first_of
 from zoo.files import read_json, write_json
 from zoo.identity import run_id
 from zoo.overrides import check, explained, refuse_repeated
+from zoo.processes import count
 
 ONLY_LOOKS = {"--cfg", "-c", "--info", "-i", "--hydra-help"}
 """Options with which nothing is run."""
@@ -38,16 +41,26 @@ def sweep(flags: Sequence[str], overrides: Sequence[str]) -> None:
     swept = [word for word, count in counts.items() if count != 1]
     if swept and not multirun and not looks:
         raise ZooError(f"{swept[0]} has several values; add -m to sweep them: zoo train -m {' '.join(overrides)}")
+    if multirun and count() > 1:
+        raise ZooError(
+            "a sweep of runs that share processes: torchrun starts them for one run alone; leave it out, and add "
+            "trainer.devices=2, which starts processes for each run"
+        )
     import hydra
 
     runs = next((word.partition("=")[2] for word in reversed(checked) if key_of(word) == "runs"), "runs")
-    job = _Job(multirun, os.getcwd(), str(Path(runs, ".sweeps", uuid.uuid4().hex)))
+    elsewhere = multirun and not looks and any(key_of(word) == "hydra/launcher" for word in checked)
+    job = _Job(multirun, os.getcwd(), str(Path(runs, ".sweeps", uuid.uuid4().hex)), elsewhere)
+    expected = math.prod(counts.values()) if all(counts.values()) and job.counted(checked) else 0
     sys.argv = ["zoo train", *flags, *checked]
-    with explained(checked):
+    with explained(checked), _watched(job, expected):
         try:
             hydra.main(version_base="1.3", config_path="pkg://zoo_conf", config_name="config")(job.run)()
         except ZooError:
             raise
+        except KeyboardInterrupt:
+            if not job.stopped:
+                raise
         except Exception as error:
             if not job.outcomes():  # it did not come to running anything
                 raise
@@ -58,8 +71,31 @@ def sweep(flags: Sequence[str], overrides: Sequence[str]) -> None:
             with suppress(OSError):  # another sweep is under way
                 Path(job.folder).parent.rmdir()
     if not looks:
-        expected = math.prod(counts.values()) if all(counts.values()) and job.counted(checked) else len(outcomes)
-        _say(outcomes, expected, job)
+        _say(outcomes, expected or len(outcomes), job)
+
+
+@contextmanager
+def _watched(job: _Job, expected: int) -> Iterator[None]:
+    """Meanwhile, stop a launcher that waits for nothing but lost workers: not every cluster tells it that they are."""
+    ended = Event()
+    if job.elsewhere and expected:
+        Thread(target=_watch, args=(job, expected, ended), daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
+
+
+def _watch(job: _Job, expected: int, ended: Event) -> None:
+    from zoo.comparison.elsewhere import BEAT_SECONDS, LOST_SECONDS, Vigil
+
+    vigil = Vigil()
+    while not ended.wait(BEAT_SECONDS):
+        missing = [number for number in range(expected) if not job.outcome(number).exists()]
+        if missing and missing == [number for number in missing if vigil.silent(job.sign(number))]:
+            job.stopped = f"no sign of life for {LOST_SECONDS:.0f} s"
+            os.kill(os.getpid(), signal.SIGTERM)  # zoo makes it a KeyboardInterrupt of the main thread
+            return
 
 
 def _say(outcomes: list[dict[str, Any]], expected: int, job: _Job) -> None:
@@ -107,6 +143,7 @@ class _Job:
     multirun: bool
     here: str
     folder: str
+    elsewhere: bool = False
     stopped: str = ""
 
     def run(self, cfg: Any) -> float | None:
@@ -122,7 +159,8 @@ class _Job:
         outcome = {"error": "", "failed": False, "experiment": str(Path(config["runs"], config["experiment"]))}
         value: float | None = None
         try:
-            value = one_run(config, self.multirun)
+            with self._alive(number):
+                value = one_run(config, self.multirun)
         except ZooError as error:
             name, said = run_id(config), str(error)
             said = said if name in said or not self.multirun else f"{name}: {said}"
@@ -136,8 +174,24 @@ class _Job:
         self._write(number, outcome)
         return value
 
+    def outcome(self, number: int) -> Path:
+        """Where this job says what became of it."""
+        return Path(self.folder, f"{number}.json")
+
+    def sign(self, number: int) -> Path:
+        """Where this job says that it is alive."""
+        return Path(self.folder, f"{number}.alive")
+
+    def _alive(self, number: int) -> AbstractContextManager[None]:
+        if not self.elsewhere:
+            return nullcontext()
+        from zoo.comparison.elsewhere import alive
+
+        Path(self.folder).mkdir(parents=True, exist_ok=True)
+        return alive(self.sign(number))
+
     def _write(self, number: int, outcome: dict[str, Any]) -> None:
-        write_json(Path(self.folder, f"{number}.json"), outcome)
+        write_json(self.outcome(number), outcome)
 
     def outcomes(self) -> list[dict[str, Any]]:
         """Those that are there, in the order of the jobs."""

@@ -7,11 +7,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo import register
-from zoo.nn import at_positions, take, widened
+from zoo.nn import at_positions, gather_over_processes, take, widened
 
 from .masks import span_split
 from .parts import Encoder, Predictor, Teacher
-from .regularisers import gathered, info_nce, kept_apart
+from .regularisers import info_nce, kept_apart
 
 COMPARED = 1024
 """So many predictions of a batch, drawn at random, are told apart or kept apart: each is compared with every other."""
@@ -134,7 +134,7 @@ class NextLatent(nn.Module):
     def _compare(self, said_BTD: Tensor, wanted_BTD: Tensor, source: torch.Generator | None) -> Tensor:
         if self.error == "info_nce":
             said_ND, wanted_ND = _sample(source, said_BTD, wanted_BTD)
-            return info_nce(gathered(said_ND), gathered(wanted_ND), self.temperature)
+            return info_nce(gather_over_processes(said_ND), gather_over_processes(wanted_ND), self.temperature)
         error = F.smooth_l1_loss if self.error == "smooth_l1" else F.mse_loss
         return error(said_BTD.float(), wanted_BTD)
 

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from zoo import register
+from zoo.nn import gather_over_processes
 
 from .parts import Encoder
-from .regularisers import gathered, info_nce, sigreg, variance_covariance
+from .regularisers import info_nce, sigreg, variance_covariance
 from .views import cropped, halves, shifted
 
 
@@ -66,7 +67,7 @@ class JEPAPairs(nn.Module):
         else:
             pair = halves(inputs)
         a_BP, b_BP = self.projector(self.embed(torch.cat(pair)).mean(1)).float().chunk(2)
-        a_BP, b_BP = gathered(a_BP), gathered(b_BP)
+        a_BP, b_BP = gather_over_processes(a_BP), gather_over_processes(b_BP)
         return {"loss": self._loss(a_BP, b_BP)}
 
     def _loss(self, a_BP: Tensor, b_BP: Tensor) -> Tensor:

@@ -4,41 +4,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from zoo.nn import gather_over_processes
+
 
 def kept_apart(kind: str, z_ND: Tensor) -> Tensor:
     """The penalty of this name: ``sigreg``, ``variance_covariance`` or ``none``, of the batch of all processes."""
     if kind == "none":
         return z_ND.new_zeros(())
-    z_ND = gathered(z_ND)
+    z_ND = gather_over_processes(z_ND)
     return sigreg(z_ND) if kind == "sigreg" else sum(variance_covariance(z_ND), start=z_ND.new_zeros(()))
-
-
-def gathered(z_ND: Tensor) -> Tensor:
-    """The rows of all processes, in the order of their ranks, (N * processes, D), with gradients to all of them.
-
-    Statistics of a batch are then those of the whole batch; averaging gradients over processes gives its gradient.
-    """
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return z_ND
-    return _Gather.apply(z_ND.contiguous())
-
-
-class _Gather(torch.autograd.Function):
-    """Rows of all processes; the gradient of each row is summed over the processes that used it."""
-
-    @staticmethod
-    def forward(context, z_ND: Tensor) -> Tensor:
-        """(N, D) of this process to (N * processes, D)."""
-        parts = [torch.empty_like(z_ND) for _ in range(torch.distributed.get_world_size())]
-        torch.distributed.all_gather(parts, z_ND)
-        return torch.cat(parts)
-
-    @staticmethod
-    def backward(context, gradient_MD: Tensor) -> Tensor:
-        """Its own rows of the sum."""
-        total_MD = gradient_MD.contiguous().clone()
-        torch.distributed.all_reduce(total_MD)
-        return total_MD.chunk(torch.distributed.get_world_size())[torch.distributed.get_rank()]
 
 
 def variance_covariance(z_ND: Tensor) -> tuple[Tensor, Tensor]:

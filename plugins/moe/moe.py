@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo import register
-from zoo.nn import is_counting, is_recomputing
+from zoo.nn import is_counting, is_recomputing, sum_over_processes
 
 from .dispatch import Order, combine, count, dispatch, sort
 from .expert_choice import ExpertChoice
@@ -114,7 +114,7 @@ class Mixture(nn.Module):
     @torch.no_grad()
     def side_metrics(self) -> dict[str, Tensor]:
         """Of all tokens of all processes since the last report: how even the load is, who is dead, what was dropped."""
-        window_E, dropped = _of_all_processes(self.window_E), _of_all_processes(self.dropped)
+        window_E, dropped = sum_over_processes(self.window_E), sum_over_processes(self.dropped)
         self.window_E, self.dropped = torch.zeros_like(window_E), torch.zeros_like(dropped)
         total, experts = window_E.sum().clamp(min=1), self.router.experts
         share_E = window_E.double() / total
@@ -135,7 +135,7 @@ class Mixture(nn.Module):
     def after_optimizer_step(self, step: int, steps: int) -> None:
         """Move the selection's bias by the load of the whole step, over all processes."""
         if isinstance(self.router, Sigmoid):
-            self.router.move_bias(_of_all_processes(self.step_E))
+            self.router.move_bias(sum_over_processes(self.step_E))
         self.step_E = torch.zeros_like(self.step_E)
 
     def choices(self) -> Tensor | None:
@@ -152,13 +152,6 @@ class Mixture(nn.Module):
         return (
             sum(parameter.numel() for parameter in self.body.parameters()) * (experts - self.router.choices) // experts
         )
-
-
-def _of_all_processes(counts: Tensor) -> Tensor:
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        counts = counts.clone()
-        torch.distributed.all_reduce(counts)
-    return counts
 
 
 @register("ffn", "moe")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zoo.nn import project
+from zoo.nn import project, sum_over_processes
 
 from .balance import balance, coefficient_of_variation, load_of_noisy, logit_size
 from .dispatch import count
@@ -94,7 +94,7 @@ class Router(nn.Module):
 
     def _balance(self, routing: Routing, expert_NK: Tensor, real_N: Tensor | None) -> None:
         counted_NK = None if real_N is None else real_N.unsqueeze(1).expand_as(expert_NK).reshape(-1)
-        counts_E = count(expert_NK.reshape(-1), self.experts, counted_NK)
+        counts_E = sum_over_processes(count(expert_NK.reshape(-1), self.experts, counted_NK))
         routing.losses["balance"] = balance(routing.probability_NE, counts_E, real_N)
 
 
@@ -168,8 +168,8 @@ class Noisy(Router):
             load_NE = torch.zeros_like(gates_NE).scatter(1, routing.expert_NK, 1.0)
         if real_N is not None:
             gates_NE, load_NE = (t * real_N.unsqueeze(1) for t in (gates_NE, load_NE))
-        routing.losses["importance"] = coefficient_of_variation(gates_NE.sum(0))
-        routing.losses["load"] = coefficient_of_variation(load_NE.sum(0))
+        routing.losses["importance"] = coefficient_of_variation(sum_over_processes(gates_NE.sum(0)))
+        routing.losses["load"] = coefficient_of_variation(sum_over_processes(load_NE.sum(0)))
 
 
 class Sigmoid(Router):

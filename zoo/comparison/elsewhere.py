@@ -12,7 +12,7 @@ import uuid
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event, Thread
@@ -34,6 +34,26 @@ ATTEMPTS = 2
 
 
 @dataclass
+class Vigil:
+    """Listens to workers, by the files in which each says that it is alive."""
+
+    heard: dict[Path, tuple[str, float]] = field(default_factory=dict)
+    """The last sign of life of each that began, and when it was seen, by this machine's clock."""
+
+    def silent(self, path: Path) -> bool:
+        """Whether one that had begun has given no sign of life for too long; one that is still queued has not."""
+        try:
+            sign = path.read_text()
+        except OSError:
+            return False
+        before, now = self.heard.get(path), time.monotonic()
+        if before is None or before[0] != sign:
+            self.heard[path] = (sign, now)
+            return False
+        return now - before[1] > LOST_SECONDS
+
+
+@dataclass
 class Wave:
     """Jobs that were launched together, by a process that waits for them."""
 
@@ -41,8 +61,7 @@ class Wave:
     jobs: list[Job]
     launcher: subprocess.Popen[bytes]
     open: set[int] = field(default_factory=set)
-    heard: dict[int, tuple[str, float]] = field(default_factory=dict)
-    """The last sign of life of each job that began, and when it was seen, by this machine's clock."""
+    vigil: Vigil = field(default_factory=Vigil)
 
 
 class Elsewhere(Pool):
@@ -111,25 +130,13 @@ class Elsewhere(Pool):
             if written["status"] == "finished" and row is not None:
                 return {"status": "finished", "row": row}
             return {"status": "failed", "error": str(written.get("error"))}
-        if not ended and not self._silent(wave, index):
+        if not ended and not wave.vigil.silent(wave.folder / f"{index}.alive"):
             return None
         name = run_id(job.config)
         if self.attempts[name] < ATTEMPTS:
             return {"status": "lost"}
         said = "its worker was lost twice" if not ended else f"the launcher gave it up: {_last_line(wave.folder)}"
         return {"status": "failed", "error": record_death(job.config, said)}
-
-    def _silent(self, wave: Wave, index: int) -> bool:
-        """Whether a job that had begun has given no sign of life for too long; one that is still queued has not."""
-        try:
-            sign = (wave.folder / f"{index}.alive").read_text()
-        except OSError:
-            return False
-        before, now = wave.heard.get(index), time.monotonic()
-        if before is None or before[0] != sign:
-            wave.heard[index] = (sign, now)
-            return False
-        return now - before[1] > LOST_SECONDS
 
     def _end(self, wave: Wave) -> None:
         """Stop a launcher that waits for what will not come, and tidy up."""
@@ -185,17 +192,24 @@ def launched(cfg: Any) -> None:
         return  # the comparison has let go of it
     if Path(wish["here"]).is_dir():
         os.chdir(wish["here"])
-    done = Event()
-    beating = Thread(target=_beat, args=(folder / f"{index}.alive", done), daemon=True)
-    beating.start()
-    try:
-        outcome = make_run(wish["config"], wish["id"], wait=True)
-    except ZooError as error:
-        outcome = {"status": "failed", "error": str(error)}
-    finally:
-        done.set()
+    with alive(folder / f"{index}.alive"):
+        try:
+            outcome = make_run(wish["config"], wish["id"], wait=True)
+        except ZooError as error:
+            outcome = {"status": "failed", "error": str(error)}
     if outcome["status"] != "interrupted" and folder.is_dir():
         write_json(folder / f"{index}.json", {key: outcome[key] for key in ("status", "error") if key in outcome})
+
+
+@contextmanager
+def alive(path: Path) -> Iterator[None]:
+    """Say in this file, meanwhile, that this process is alive."""
+    done = Event()
+    Thread(target=_beat, args=(path, done), daemon=True).start()
+    try:
+        yield
+    finally:
+        done.set()
 
 
 def _beat(path: Path, done: Event) -> None:

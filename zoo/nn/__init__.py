@@ -14,6 +14,9 @@ from zoo.nn.places import places as places
 from zoo.nn.places import take as take
 from zoo.nn.precision import compute_dtype as compute_dtype
 from zoo.nn.precision import widened as widened
+from zoo.nn.processes import gather_over_processes as gather_over_processes
+from zoo.nn.processes import processes as processes
+from zoo.nn.processes import sum_over_processes as sum_over_processes
 from zoo.nn.projection import project as project
 from zoo.nn.state import select_rows as select_rows
 from zoo.nn.state import state_bytes as state_bytes
@@ -28,9 +31,11 @@ __all__ = [
     "at_positions",
     "compute_dtype",
     "counting",
+    "gather_over_processes",
     "is_counting",
     "is_recomputing",
     "places",
+    "processes",
     "project",
     "rescale_",
     "scale_residual_",
@@ -38,6 +43,7 @@ __all__ = [
     "spans",
     "state_bytes",
     "straight_through",
+    "sum_over_processes",
     "take",
     "tensors_of",
     "tie_",

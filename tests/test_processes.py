@@ -1,0 +1,163 @@
+"""One run on two processes computes what one process does, for each family, by DDP and by FSDP2; on the CPU, by gloo."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import TINY
+
+import zoo
+from zoo.composition import prepare
+from zoo.errors import RunFailed, ZooError
+from zoo.files import read_json
+from zoo.loggers import read_metrics
+
+FAMILIES = {
+    "transformer": ["arch=transformer", "task=parity"],
+    "state space": ["arch=mamba2", "task=parity"],
+    "low bit": ["arch=ternary", "task=parity"],
+    "mixture with a balance loss": ["arch=switch", "task=parity", "ffn.balance=0.5"],
+    "mixture with a bias": ["arch=deepseek_moe", "task=parity"],
+    "encoder and decoder": ["arch=vaswani", "task=reverse"],
+    "a teacher's masks": ["objective=jepa", "probe=linear", "task=shapes", "task.test_size=16"],
+}
+DRAWN = {"a teacher's masks"}  # each process draws its own masks, so only what both strategies do is compared
+SIZE = [
+    "dim=32",
+    "layers=2",
+    "steps=6",
+    "task.batch_size=8",
+    "log_every=1",
+    "evaluate_every=100",
+    "trainer.progress=false",
+]
+pytestmark = pytest.mark.xdist_group("processes")
+
+
+def losses(folder, strategies):
+    """Of each family under each strategy: the losses of its steps, its test score and some weights that were saved."""
+    from zoo.assembly import fingerprint
+    from zoo.run import session
+
+    prepare()
+    found = {}
+    for strategy in strategies:
+        for name, words in FAMILIES.items():
+            chosen = [f"trainer={strategy}"] if strategy else []
+            config = zoo.compose(*words, *SIZE, *chosen, "trainer.accelerator=cpu")
+            place = Path(folder, strategy or "one", name)
+            place.mkdir(parents=True, exist_ok=True)
+            row = session(config, place, fingerprint(config))
+            curve = [r["value"] for r in read_metrics(place / "metrics.csv") if r["name"] == "train/loss"]
+            found[strategy, name] = (curve, row["test"][row["metric"]], row["parameters"], row["tokens"])
+    return found
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    from zoo.processes import launch
+
+    folder = str(tmp_path_factory.mktemp("processes"))
+    return losses(folder, [""]) | launch(2, losses, folder, ["ddp", "fsdp"]), folder
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_two_processes_lose_what_one_does(name, strategy, results):
+    one, two = (results[0][key] for key in ((("ddp", name) if name in DRAWN else ("", name)), (strategy, name)))
+    # where answers differ in number from row to row, the mean of two means is not quite the mean of all
+    tolerance = 1e-2 if name == "encoder and decoder" else 2e-4
+    assert two[0] == pytest.approx(one[0], rel=tolerance)
+    assert two[1] == pytest.approx(one[1], abs=5e-3)
+    assert two[2:] == one[2:]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_both_strategies_save_the_weights_that_one_process_has(name, results):
+    _, folder = results
+    saved = [
+        torch.load(Path(folder, s, name, "checkpoints/last.ckpt"), weights_only=True) for s in ("one", "ddp", "fsdp")
+    ]
+    one, ddp, fsdp = (each["state_dict"] for each in saved)
+    assert one.keys() == ddp.keys() == fsdp.keys()
+    for key in one:
+        torch.testing.assert_close(
+            fsdp[key], ddp[key], rtol=2e-3, atol=2e-3, msg=lambda text, key=key: f"{key}: {text}"
+        )
+        if name not in DRAWN | {"encoder and decoder"}:
+            torch.testing.assert_close(
+                ddp[key], one[key], rtol=2e-3, atol=2e-3, msg=lambda text, key=key: f"{key}: {text}"
+            )
+    assert saved[0]["optimizer_states"][0]["state"].keys() == saved[2]["optimizer_states"][0]["state"].keys()
+
+
+def fails(number):
+    from zoo.processes import rank
+
+    if rank() == 1:
+        if number == 3:
+            os._exit(3)
+        raise ZooError("the second process cannot")
+    time.sleep(60)
+
+
+def test_what_one_process_raises_ends_all_and_is_raised_here():
+    from zoo.processes import launch
+
+    with pytest.raises(ZooError, match="the second process cannot"):
+        launch(2, fails, 0)
+    with pytest.raises(RunFailed, match=r"process 1 of 2 died \(exit code 3\)"):
+        launch(2, fails, 3)
+
+
+def test_a_run_on_two_processes_stops_and_goes_on(tmp_path):
+    words = ["task=parity", "trainer=ddp", "trainer.accelerator=cpu", *TINY, "steps=4000", "runs=runs"]
+    command = [sys.executable, "-m", "zoo", "train", *words]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    metrics = lambda: [path for path in tmp_path.glob("runs/train/*/metrics.csv") if path.stat().st_size > 200]  # noqa: E731
+    deadline = time.monotonic() + 90
+    while not metrics() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 143, errors
+    assert "Traceback" not in errors
+    checkpoint = next(tmp_path.glob("runs/train/*/checkpoints/last.ckpt"))
+    reached = torch.load(checkpoint, weights_only=True)["global_step"]
+    assert 0 < reached < 4000
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    row = read_json(next(tmp_path.glob("runs/train/*/result.json")))
+    assert (row["resumed_at"], row["hardware"]["processes"]) == (reached, 2)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["trainer.strategy=dpp"], "Did you mean trainer.strategy=ddp?"),
+        (["trainer.strategy=ddp"], "add trainer.devices=2"),
+        (["trainer.devices=0"], "expected at least 1"),
+        (
+            ["trainer=ddp", "task.batch_size=3", "trainer.accelerator=cpu"],
+            "a batch of 3 cannot be dealt out to 2 processes",
+        ),
+    ],
+)
+def test_what_cannot_be_is_explained(words, says, zoo_main):
+    status, _, err = zoo_main("train", "task=parity", *TINY, *words)
+    assert status in (1, 2)
+    assert says in err
+    assert "Traceback" not in err
+
+
+def test_a_sweep_under_torchrun_is_refused_with_the_reason(zoo_main, monkeypatch):
+    for key, value in {"TORCHELASTIC_RUN_ID": "x", "RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(key, value)
+    status, _, err = zoo_main("train", "-m", "task=parity", "seed=0,1")
+    assert status == 2
+    assert "add trainer.devices=2, which starts processes for each run" in err
