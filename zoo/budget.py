@@ -96,22 +96,56 @@ def settle(config: Config, keep: bool = True) -> Config:
     Raises:
         ZooError: no number meets a budget within ``budget.tolerance``.
     """
+    config = _with_batch(config, keep)
     if not wanted(config):
         return config
     from zoo.assembly import check_numbers
 
     check_numbers(config)
-    path, key = Path(config["runs"], config["experiment"], "budgets.json"), key_of(config)
-    found = (read_json(path) or {}).get(key)
+    return {**config, **_kept(config, key_of(config), lambda: _solve(config), keep)}
+
+
+def _kept(config: Config, key: str, solve: Callable[[], Config], keep: bool) -> Config:
+    """What was found for this key before, or is found now, and kept beside the experiment's runs."""
+    path = Path(config["runs"], config["experiment"], "budgets.json")
+    found: Config | None = _known(path).get(key)
     if found is None:
-        found = _solve(config)
+        found = solve()
         if keep:
             path.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(f"{path}.lock"):
-                known = read_json(path) or {}
+                known = _known(path)
                 found = known.get(key, found)  # another process was quicker
                 write_json(path, known | {key: found})
-    return {**config, **found}
+    return found
+
+
+def _known(path: Path) -> dict[str, Config]:
+    """What the file holds, if it is whole."""
+    known = read_json(path)
+    return known if isinstance(known, dict) and all(isinstance(each, dict) for each in known.values()) else {}
+
+
+def _with_batch(config: Config, keep: bool) -> Config:
+    """The run with the largest batch that fits, where ``task.batch_size=auto`` asks for it.
+
+    Raises:
+        ZooError: something else than auto is asked for.
+    """
+    if config["trainer"]["batch_size"] is None:
+        return config
+    if config["trainer"]["batch_size"] != "auto":
+        raise ZooError(f"trainer.batch_size={config['trainer']['batch_size']}: give a number as task.batch_size=64")
+    plain = {**config, "trainer": {**config["trainer"], "batch_size": None}}
+
+    def solve() -> Config:
+        from zoo.measure.batches import largest
+
+        return {"batch_size": largest(plain)}
+
+    kept = {name: value for name, value in basis(plain).items() if name != "seed"}
+    found = _kept(config, digest(kept | {"machine": platform.node(), "fits": "batch_size"}), solve, keep)
+    return {**plain, "task": {**plain["task"], **found}, "batch_found": found["batch_size"]}
 
 
 def solution(config: Config) -> Config:

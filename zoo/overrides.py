@@ -135,6 +135,9 @@ def _tree(config_name: str, chosen: tuple[str, ...], generation: int) -> Mapping
     return found
 
 
+AUTOMATIC = {"task.batch_size=auto": "trainer.batch_size=auto"}
+"""What is typed as a value of a component and is a wish to the run: the one is a number, the other finds it."""
+
 EXTRAS = {
     ("hydra/launcher", "joblib"): "joblib",
     ("hydra/launcher", "submitit_local"): "slurm",
@@ -154,7 +157,7 @@ class _Checker:
         from hydra.core.override_parser.overrides_parser import OverridesParser
         from hydra.errors import HydraException
 
-        overrides = [modern(text) for text in overrides]
+        overrides = [AUTOMATIC.get(text, modern(text)) for text in overrides]
         parser, parsed = OverridesParser.create(), []
         problems: list[str | None] = []
         for text in overrides:

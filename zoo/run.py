@@ -90,6 +90,8 @@ def _train(config: Config, folder: Path, beat: Callable[[int], None] | None) -> 
     except Exception as error:
         known = isinstance(error, ZooError)
         reason = str(error) if known else f"{type(error).__name__}: {error}"
+        if not known:
+            reason = _about_memory(error, config) or reason
         if not finished:  # a finished result is not lost because its data cannot be read today
             at = {"diverged_at": error.step} if isinstance(error, Diverged) else {}
             _write_failure(config, folder, reason, traceback.format_exc(), at)
@@ -97,6 +99,18 @@ def _train(config: Config, folder: Path, beat: Callable[[int], None] | None) -> 
             raise
         where = folder / "error.txt"
         raise RunFailed(f"{folder.name}: {reason.splitlines()[0]} (the traceback is in {where})") from error
+
+
+def _about_memory(error: Exception, config: Config) -> str | None:
+    """What to do where memory was not enough; nothing where the error is another."""
+    from zoo.measure.batches import explain, is_out_of_memory
+    from zoo.measure.memory import high_water
+
+    if not is_out_of_memory(error):
+        return None
+    peak = high_water()
+    error.__traceback__ = None  # which keeps the tensors of the step alive
+    return explain(config, peak)
 
 
 def session(config: Config, folder: Path, data_hash: str, beat: Callable[[int], None] | None = None) -> Row:

@@ -21,6 +21,7 @@ class TrainerConfig:
     accelerator: str = "auto"
     devices: int = 1
     strategy: str = "auto"
+    batch_size: str | None = None
     precision: str = "auto"
     compile: bool | str = "auto"
     accumulate: int = 1

@@ -213,6 +213,8 @@ def one_run(config: Config, multirun: bool) -> float | None:
     from zoo.run import folder_of, train
 
     config = settle(config)
+    if config.get("batch_found"):
+        print(f"task.batch_size={config['batch_found']} is the largest power of two that fits here", flush=True)
     if config.get("budget_met"):
         print(describe(config), flush=True)
     if multirun:

@@ -68,6 +68,13 @@ class Peak:
         return None
 
 
+def high_water() -> int | None:
+    """The most that this process held: on its GPU where it used one, else in all; or none where nobody tells."""
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return int(torch.cuda.max_memory_allocated())
+    return _status("VmHWM") if sys.platform == "linux" else None
+
+
 def _status(key: str) -> int:
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(key + ":"):
