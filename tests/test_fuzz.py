@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 from conftest import TINY
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 
 from zoo.composition import compose, prepare
@@ -27,7 +27,12 @@ from zoo.errors import NameTaken, ZooError
 pytestmark = pytest.mark.xdist_group("fuzz")  # one ledger for all
 
 FEW = settings(
-    max_examples=25, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+    max_examples=25,
+    derandomize=True,
+    deadline=None,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+    phases=(Phase.generate, Phase.shrink),  # to explain, it would trace every line
 )
 MORE, FEWER = settings(FEW, max_examples=60), settings(FEW, max_examples=10)
 
@@ -110,7 +115,19 @@ VALUES = (
     "{_component_:nope}", "{_component_:mixer/nope}", "{mixer/attention:{heads:2}}", "{mixer/attention:3}", "a=b", "\n",
     "\0", "\ud800", "%", "\\", "#", "<script>", "../..", "~", "+", "@", ":",
 )  # fmt: skip
-PLACES = ("", "", "", "@", "@x", "@_global_", "@ffn.linear", "@alternate_mixer", "@mixer", "@a:b", "@objective.backbone.mixer")
+PLACES = (
+    "",
+    "",
+    "",
+    "@",
+    "@x",
+    "@_global_",
+    "@ffn.linear",
+    "@alternate_mixer",
+    "@mixer",
+    "@a:b",
+    "@objective.backbone.mixer",
+)
 
 
 @st.composite
@@ -197,7 +214,9 @@ def test_any_rule_of_a_comparison_is_a_plan_or_is_refused(rule, value, more):
     [
         flaw("an empty choice of Hydra's own groups", ["hydra=null"], raises=ValueError),
         flaw("the same", ["hydra/job_logging=null"], raises=ValueError),
-        flaw("settings may smuggle _component_ in", ["settings={mixer/attention:{_component_:nope}}"], raises=TypeError),
+        flaw(
+            "settings may smuggle _component_ in", ["settings={mixer/attention:{_component_:nope}}"], raises=TypeError
+        ),
         flaw("the same, deeper", ["settings={mixer/attention:{linear:{_component_:nope}}}"], raises=TypeError),
         flaw("names of probes are not checked to be names", ["more_probes=[[a]]"], raises=TypeError),
     ],
@@ -361,7 +380,10 @@ def test_a_row_that_is_cut_or_random_is_no_row(ledger, data):
 
 
 @FEW
-@given(st.binary(max_size=200) | st.text(max_size=80).map(lambda s: ("step,seconds,name,value\n" + s).encode(errors="replace")))
+@given(
+    st.binary(max_size=200)
+    | st.text(max_size=80).map(lambda s: ("step,seconds,name,value\n" + s).encode(errors="replace"))
+)
 def test_any_curves_make_a_page(ledger, content):
     assume(not _undecodable(content))
     with holding(run_of(ledger) / "metrics.csv", content):
@@ -474,7 +496,11 @@ def test_rows_without_a_comparison_survive_garbage(ledger, tmp_path, key):
             assert read(folder)
 
 
-@pytest.mark.xfail(strict=True, reason="a row without a time, or without a hash in a failed one, is a KeyError", raises=(KeyError, TypeError))
+@pytest.mark.xfail(
+    strict=True,
+    reason="a row without a time, or without a hash in a failed one, is a KeyError",
+    raises=(KeyError, TypeError),
+)
 def test_rows_of_a_sweep_need_no_time(ledger, tmp_path):
     folder = Path(shutil.copytree(ledger, tmp_path / "sweep", ignore=shutil.ignore_patterns("checkpoints")))
     (folder / "comparison.json").unlink()
@@ -561,7 +587,9 @@ def test_rules_of_another_form_are_refused(ledger, rules):
         read(ledger)
 
 
-@pytest.mark.xfail(strict=True, reason="rules that are cut fall back to a sweep without a word: tuning runs stand as contestants")
+@pytest.mark.xfail(
+    strict=True, reason="rules that are cut fall back to a sweep without a word: tuning runs stand as contestants"
+)
 def test_a_comparison_whose_rules_are_cut_is_not_a_sweep(ledger):
     path = ledger / "comparison.json"
     with holding(path, path.read_bytes()[:-10]):
@@ -578,7 +606,16 @@ def test_any_config_beside_a_run_is_exported_or_refused(ledger, data):
     text = path.read_bytes()
     objective = text.index(b"\nobjective:")
     cut = st.integers(0, objective).map(lambda n: text[:n])
-    odd = (b"\0", b"a: b: c", b"!!python/object/apply:os.system [true]", b"&a [*a]", b"3", b"- 1", b"\xff\xfe", b"objective: 3\n")
+    odd = (
+        b"\0",
+        b"a: b: c",
+        b"!!python/object/apply:os.system [true]",
+        b"&a [*a]",
+        b"3",
+        b"- 1",
+        b"\xff\xfe",
+        b"objective: 3\n",
+    )
     with holding(path, data.draw(cut | st.binary(max_size=60) | st.sampled_from(odd))):
         for command in (["export", run, "--to", "x.safetensors"], ["generate", run], ["inspect", run]):
             status, _, err = run_main(*command)
@@ -625,7 +662,8 @@ RERUN_UNCHECKED = {"precision", "compiled", "hardware"}
 
 
 @pytest.mark.parametrize(
-    "key", [flaw("stuck for ever: an error that keeps the row", key) if key in RERUN_UNCHECKED else key for key in ROW_KEYS]
+    "key",
+    [flaw("stuck for ever: an error that keeps the row", key) if key in RERUN_UNCHECKED else key for key in ROW_KEYS],
 )
 def test_the_same_command_goes_on_whatever_its_row_holds(ledger, no_training, key):
     """A finished run is not made twice; what is not one is made again."""
@@ -722,7 +760,10 @@ def sources(draw):
         parts.insert(draw(st.integers(0, len(parts) - 1)), "*")
     if draw(st.integers(0, 9)) == 0:
         parts.append(draw(st.sampled_from(("*a", "**k"))))
-    kind, name = draw(st.sampled_from(("norm", "mixer", "schedule", "task", "nope"))), draw(st.sampled_from(("q", "é", "a-b")))
+    kind, name = (
+        draw(st.sampled_from(("norm", "mixer", "schedule", "task", "nope"))),
+        draw(st.sampled_from(("q", "é", "a-b"))),
+    )
     how = draw(st.sampled_from((f"@register('{kind}', '{name}')", f"@zoo.register('{kind}', name='{name}')",
                                 f"@register(kind='{kind}', name='{name}')", f"@register('{kind}', NAME)", "@register",
                                 f"@register('{kind}', '{name}', stem='tokens')", f"@register('{kind}')")))  # fmt: skip
@@ -769,7 +810,8 @@ def test_any_source_is_read_or_is_a_warning_and_agrees_with_what_it_makes(source
             except ZooError:
                 continue  # it does not import, which source alone cannot say
             assert tuple((p.name, repr(p.default)) for p in entry.parameters) == tuple(
-                (p.name, "required" if p.default is p.empty else repr(p.default)) for p in inspect.signature(live).parameters.values()
+                (p.name, "required" if p.default is p.empty else repr(p.default))
+                for p in inspect.signature(live).parameters.values()
             )
             if not any("'" in p.annotation or "." in p.annotation for p in from_callable(live, "it")):
                 assert from_callable(live, "it") == entry.parameters
@@ -855,7 +897,9 @@ def test_a_component_that_cannot_be_used_is_refused_by_name(more, body):
         "class F:\n    def __init__(self, dim, __a=1): ...",
     ],
 )
-@pytest.mark.xfail(strict=True, reason="source says the first __init__ as written; Python takes the last, mangled, after __new__")
+@pytest.mark.xfail(
+    strict=True, reason="source says the first __init__ as written; Python takes the last, mangled, after __new__"
+)
 def test_what_source_says_is_what_python_makes(body):
     from zoo import registry
 
@@ -865,7 +909,9 @@ def test_what_source_says_is_what_python_makes(body):
         assert [p.name for p in entry.parameters] == list(live.parameters)
 
 
-@pytest.mark.xfail(strict=True, reason="a component that Hydra refused stays in the registry: listed, and not to be chosen")
+@pytest.mark.xfail(
+    strict=True, reason="a component that Hydra refused stays in the registry: listed, and not to be chosen"
+)
 def test_what_cannot_be_chosen_is_not_listed():
     with plugin(ONE.format(more="", body="def f(dim, a: int = 'x'): ..."), Path.cwd()) as (error, _):
         assert error

@@ -32,7 +32,7 @@ zoo train [-m] [OVERRIDE ...]: one run, or with -m one for each combination of c
   mixer=NAME ...       swap one component (zoo list)               mixer.heads=4     set its parameter
   dim=64 layers=2      the size                                    steps=1000        the length of training
   optimizer.lr=3e-3    the learning rate                           seed=0            data order, initialisation, dropout
-  trainer=auto         cpu, gpu, or what is there                  logger=wandb      or tensorboard, besides metrics.csv
+  trainer=auto         cpu, gpu, ddp, fsdp                          logger=wandb      or tensorboard, besides metrics.csv
   runs=runs experiment=train    results go to runs/train/<id>
   start_from=runs/train/<id>    begin with the weights of a finished run
   budget=flops budget.target=1e12    or parameters, active_parameters, state (solves dim), tokens, seconds (steps)
@@ -42,7 +42,7 @@ Hydra's own options work: --cfg job, --info, --multirun, --package, --resolve; h
 """
 
 COMPARE_HELP = """\
-zoo compare [NAME] [OVERRIDE ...]: a whole comparison (zoo list compare), by default `families`
+zoo compare [NAME] [OVERRIDE ...]: a whole comparison (zoo list compare), by default `families`; or ./FILE.yaml of yours
 
   compare.archs=[transformer,lstm]        who competes; 'compare.archs=["mixer=gru"]' works too
   compare.also=[my_preset]                who competes besides
@@ -52,6 +52,7 @@ zoo compare [NAME] [OVERRIDE ...]: a whole comparison (zoo list compare), by def
                                           keys, and a key with [] is not tuned
   compare.extend=2                        the grid may grow by so many values at an edge, for everybody
   compare.workers=2                       processes
+  hydra/launcher=submitit_slurm           who makes the runs, if not processes here (docs/elsewhere.md)
   budget=seconds budget.target=60         the same budget for all: parameters, state, tokens, flops, seconds
   steps=1000 dim=128 ...                  any other override applies to every run
 
@@ -133,8 +134,9 @@ zoo check ./FILE.py [OVERRIDE ...]: the same of all that a file or a module regi
   zoo check mixer=attention mixer.heads=4 mixer.window=8
   zoo check objective=classify task=digits
 
-Shapes, splitting at random cuts, causality, gradients, state, padding, saving, bfloat16; and a run of two steps. A law
-that is broken is named, with what broke it, and the exit status is 1. A class may say what it cannot keep, and why:
+Shapes, splitting at random cuts, causality, gradients, state, padding, saving, bfloat16, compiling, cost, learning; and a
+run of two steps. A law that is broken is named, with what broke it and the smallest input that does, and the exit
+status is 1. FILE may be the folder of a package or of a project. A class may say what it cannot keep, and why:
 known_failures = {"mixer_runs_in_bfloat16": "its sums need float32"}.
 """
 
@@ -143,12 +145,14 @@ zoo new KIND NAME [--package]: the skeleton of a plugin of yours, which runs and
 
   zoo new mixer my_mixer              my_mixer.py, in this folder
   zoo new task my_task --package      zoo-my-task/, with pyproject.toml, a README and tests, to be installed
+  zoo new comparison mine             mine.yaml, for zoo compare ./mine.yaml
 
 Kinds: mixer, ffn, linear, norm, position, objective, task, optimizer, schedule.
 """
 
-LIST_HELP = "zoo list [KIND]: every component, preset and comparison with its first line, or those of one kind\n"
+LIST_HELP = "zoo list [KIND]: every component, preset and comparison: what it is, its paper, who provides it\n"
 SHOW_HELP = (
     "zoo show [OVERRIDE ...]: the components that a choice resolves to, parameters and FLOPs by part, bytes of state\n"
+    "zoo show KIND=NAME: besides, what it is, and each of its parameters with type, default and meaning\n"
 )
 COMPLETION_HELP = 'zoo completion bash|zsh|fish: a script; in bash: eval "$(zoo completion bash)"\n'

@@ -220,9 +220,12 @@ class _Checker:
         if item.is_delete():
             return []
         if item.is_sweep_override():
-            from hydra.core.override_parser.types import Glob
+            from hydra.core.override_parser.types import Glob, IntervalSweep
 
-            return [] if isinstance(item.value(), Glob) else list(item.sweep_string_iterator())
+            swept = item.value()
+            if isinstance(swept, IntervalSweep):  # which a search draws from
+                return [str(swept.start), str(swept.end)]
+            return [] if isinstance(swept, Glob) else list(item.sweep_string_iterator())
         value = item.value()
         return [str(v) for v in value] if isinstance(value, list) else [str(value)]
 

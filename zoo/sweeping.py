@@ -41,6 +41,11 @@ def sweep(flags: Sequence[str], overrides: Sequence[str]) -> None:
     swept = [word for word, count in counts.items() if count != 1]
     if swept and not multirun and not looks:
         raise ZooError(f"{swept[0]} has several values; add -m to sweep them: zoo train -m {' '.join(overrides)}")
+    draws = [word for word, number in counts.items() if not number and "interval(" in word]
+    if draws and not any(key_of(word) == "hydra/sweeper" for word in checked):
+        raise ZooError(
+            f"{draws[0]} is to be searched, not swept; add hydra/sweeper=optuna (or list its values: 1e-3,1e-2)"
+        )
     if multirun and count() > 1:
         raise ZooError(
             "a sweep of runs that share processes: torchrun starts them for one run alone; leave it out, and add "
