@@ -32,7 +32,7 @@ zoo train [-m] [OVERRIDE ...]: one run, or with -m one for each combination of c
   mixer=NAME ...       swap one component (zoo list)               mixer.heads=4     set its parameter
   dim=64 layers=2      the size                                    steps=1000        the length of training
   optimizer.lr=3e-3    the learning rate                           seed=0            data order, initialisation, dropout
-  trainer=auto         cpu, gpu, ddp, fsdp                          logger=wandb      or tensorboard, besides metrics.csv
+  trainer=auto         cpu, gpu, ddp, fsdp                         logger=wandb      or tensorboard, besides metrics.csv
   runs=runs experiment=train    results go to runs/train/<id>
   start_from=runs/train/<id>    begin with the weights of a finished run
   budget=flops budget.target=1e12    or parameters, active_parameters, state (solves dim), tokens, seconds (steps)
@@ -134,8 +134,8 @@ zoo check ./FILE.py [OVERRIDE ...]: the same of all that a file or a module regi
   zoo check mixer=attention mixer.heads=4 mixer.window=8
   zoo check objective=classify task=digits
 
-Shapes, splitting at random cuts, causality, gradients, state, padding, saving, bfloat16, compiling, cost, learning; and a
-run of two steps. A law that is broken is named, with what broke it and the smallest input that does, and the exit
+Shapes, splitting at random cuts, causality, gradients, state, padding, saving, bfloat16, compiling, cost, learning; and
+a run of two steps. A law that is broken is named, with what broke it and the smallest input that does, and the exit
 status is 1. FILE may be the folder of a package or of a project. A class may say what it cannot keep, and why:
 known_failures = {"mixer_runs_in_bfloat16": "its sums need float32"}.
 """

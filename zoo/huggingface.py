@@ -69,7 +69,7 @@ def _download(name: str) -> Path:
     except ImportError as error:
         raise ZooError(f'{name} is no folder here; to read it as a name on the hub: pip install "zoo[hub]"') from error
     try:
-        return Path(snapshot_download(name, allow_patterns=["config.json", "*.safetensors", SHARDS, "vocab.txt"]))
+        return Path(snapshot_download(name, allow_patterns=["config.json", "*.safetensors", SHARDS, "vocab.txt"]))  # nosec B615: the user names it
     except Exception as error:  # of several libraries: no network, no such name, no permission
         raise ZooError(f"{name} is no folder here, and the hub: {type(error).__name__}: {reason(error)}") from error
 

@@ -69,7 +69,7 @@ def launch(number: int, function: Callable[..., Any], *arguments: Any) -> Any:
         except ChildFailedError as error:
             said = sorted(Path(folder).glob("*.error"), key=lambda path: path.stat().st_mtime)
             if said:
-                raise pickle.loads(said[0].read_bytes()) from error
+                raise pickle.loads(said[0].read_bytes()) from error  # nosec B301: our own process wrote it just now
             first = next(iter(error.failures.values()))
             raise RunFailed(f"process {first.local_rank} of {number} died (exit code {first.exitcode})") from error
 
@@ -84,7 +84,7 @@ def _in_process(folder: str, function: Callable[..., Any], arguments: tuple[Any,
         error.add_note(traceback.format_exc())
         try:
             written = pickle.dumps(error)
-            pickle.loads(written)
+            pickle.loads(written)  # nosec B301: our own process wrote it just now
         except Exception:
             written = pickle.dumps(RunFailed(f"{type(error).__name__}: {error}"))
         partial = Path(folder, f"{rank()}.partial")

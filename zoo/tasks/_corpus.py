@@ -90,7 +90,9 @@ def _folder(root: Path) -> Iterator[tuple[str, bytes]]:
 def documents(source: str) -> Iterator[tuple[str, bytes]]:
     """The Python files of the standard library or of a folder, by name, in the order of a hash of it."""
     found = _stdlib() if source == "stdlib" else (d for d in _folder(Path(source).expanduser()) if d[0].endswith(".py"))
-    return iter(sorted(found, key=lambda document: md5(b"order " + document[0].encode()).digest()))
+    return iter(
+        sorted(found, key=lambda document: md5(b"order " + document[0].encode(), usedforsecurity=False).digest())
+    )
 
 
 def split_documents(
@@ -105,7 +107,7 @@ def split_documents(
         if digest in seen:
             continue
         seen.add(digest)
-        draw = int.from_bytes(md5(name.encode()).digest(), "big") % parts
+        draw = int.from_bytes(md5(name.encode(), usedforsecurity=False).digest(), "big") % parts
         streams["validation" if draw == 0 else "test" if draw == 1 else "train"].append(data)
         total += len(data)
         if total >= max_bytes:

@@ -91,7 +91,7 @@ class ImageTask(Task):
 
 def split_by_hash(names: list[str]) -> dict[str, NDArray[np.int64]]:
     """Train, validation and test, 8 to 1 to 1, by a hash of each image's name."""
-    draws = np.array([int.from_bytes(md5(name.encode()).digest(), "big") % 10 for name in names])
+    draws = np.array([int.from_bytes(md5(name.encode(), usedforsecurity=False).digest(), "big") % 10 for name in names])
     return {
         "train": np.flatnonzero(draws > 1),
         "validation": np.flatnonzero(draws == 0),

@@ -54,7 +54,7 @@ def read_pairs(source: str, config: str | None, columns: tuple[str, str], max_by
 
 
 def _hash(text: bytes) -> int:
-    return int.from_bytes(md5(text).digest(), "big")
+    return int.from_bytes(md5(text, usedforsecurity=False).digest(), "big")
 
 
 def _from_file(path: Path, columns: tuple[str, str]) -> Iterator[Pair]:
