@@ -17,7 +17,16 @@ from zoo.run import folder_of, train
 from zoo.testing.parts import part
 
 SMALL = ("task=parity", "task.test_size=8", *TINY)
-FAILED_ROW = {"id": "a", "status": "failed", "arch": "a", "label": "a", "task": "t", "seed": 1, "overrides": []}
+FAILED_ROW = {
+    "id": "a",
+    "status": "failed",
+    "arch": "a",
+    "label": "a",
+    "task": "t",
+    "seed": 1,
+    "overrides": [],
+    "time": "",
+}
 FAILED_ROW["error"] = "no luck"
 
 

@@ -460,7 +460,7 @@ def test_the_schedule_sets_the_learning_rate(here, monkeypatch):
         (["trainer.compile=maybe"], "trainer.compile=maybe: expected auto, true or false"),
         (["log_every=0"], "log_every=0: expected at least 1"),
         (["trainer.threads=0"], "trainer.threads=0: expected at least 1"),
-        (["trainer.devices=2"], "trainer.devices=2: a run uses one device"),
+        (["trainer.devices=0"], "trainer.devices=0: expected at least 1"),
         (["task.test_lengths=[0]"], "expected at least 1 each"),
         (["trainer.precision=8"], "trainer.precision=8: expected one of"),
         (["logger.name=wandbb"], "There is no logger called 'wandbb'. Did you mean logger=wandb?"),

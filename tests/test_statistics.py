@@ -177,6 +177,9 @@ class PoolOfRates:
     def solutions(self, configs):
         return []
 
+    def busy(self):
+        return False
+
     def fill(self, queue):
         from zoo.comparison.pool import Flight
 

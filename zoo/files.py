@@ -53,37 +53,61 @@ def read_yaml(path: Path) -> Any:
 
     try:
         return yaml.safe_load(path.read_bytes())
-    except (FileNotFoundError, NotADirectoryError, yaml.YAMLError):
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, RecursionError, ValueError, yaml.YAMLError):
         return None
 
 
 def read_row(path: Path) -> dict[str, Any] | None:
     """A run's result, or ``None`` where there is none that can be relied on: not JSON, cut off, or of another form.
 
-    A finished row has its metrics, and every row has what tells it apart: a file that lacks them is damaged.
+    Every row has what tells it apart; a finished one has its metrics, all of them numbers.
     """
     row = read_json(path)
-    if not isinstance(row, dict) or not IN_EVERY_ROW.items() <= _kinds(row).items():
+    if not isinstance(row, dict) or not all(isinstance(row.get(key), kind) for key, kind in IN_EVERY_ROW.items()):
         return None
-    if row["status"] == "finished":
-        sound = IN_A_FINISHED_ROW.items() <= _kinds(row).items()
-        scores = [row[split].get(row["metric"]) for split in ("validation", "test")] if sound else [None]
-        return row if all(isinstance(score, float | int) for score in scores) else None
-    return row
+    return row if row["status"] != "finished" or _is_sound(row) else None
 
 
-IN_EVERY_ROW = {"id": str, "status": str, "arch": str, "label": str, "task": str, "seed": int, "overrides": list}
-IN_A_FINISHED_ROW = {"metric": str, "validation": dict, "test": dict, "test_harder": dict, "data_hash": str,
-                     "parameters": int, "hardware": dict, "versions": dict, "code": dict, "facts": dict}  # fmt: skip
+IN_EVERY_ROW = {"id": str, "status": str, "arch": str, "label": str, "task": str, "seed": int, "overrides": list,
+                "time": str}  # fmt: skip
+TEXTS = ("metric", "data_hash", "precision", "asks")
+NUMBERS = ("steps", "parameters", "active_parameters", "weight_bytes", "weight_memory_bytes", "bytes_per_weight",
+           "training_flops", "tokens", "training_seconds", "wall_seconds", "cpu_seconds")  # fmt: skip
+NUMBERS_OR_NONE = ("solved", "guess", "learning_rate", "effective_rank", "state_bytes", "peak_memory_bytes",
+                   "tokens_per_second")  # fmt: skip
+METRICS = ("validation", "test", "chance")
+TABLES = ("test_harder", "decay", "budget", "hardware", "versions", "code", "facts")
 
 
-def _kinds(row: dict[str, Any]) -> dict[str, type]:
-    return {key: type(value) for key, value in row.items()}
+def _is_sound(row: dict[str, Any]) -> bool:
+    scores = [row.get(key) for key in METRICS]
+    harder = row.get("test_harder")
+    if not isinstance(row.get("higher_is_better"), bool) or not all(isinstance(row.get(key), str) for key in TEXTS):
+        return False
+    if not all(isinstance(row.get(key), dict) for key in TABLES) or not isinstance(harder, dict):
+        return False
+    if not all(isinstance(each, dict) and all(map(_is_number, each.values())) for each in (*scores, *harder.values())):
+        return False
+    if not isinstance(row.get("choices"), dict | list | None) or not isinstance(row.get("embedding"), dict | None):
+        return False
+    metric = row["metric"]
+    if not all(metric in each for each in (row["validation"], row["test"], *harder.values())):
+        return False
+    if not all(_is_number(row.get(key)) for key in NUMBERS):
+        return False
+    return all(row.get(key) is None or _is_number(row[key]) for key in NUMBERS_OR_NONE)
+
+
+def _is_number(value: Any) -> bool:
+    """A number that can be reckoned with; JSON has true, NaN and integers of any length besides."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return abs(value) < 1e300  # also false for NaN and infinity
 
 
 def read_json(path: Path) -> Any:
     """What the file holds, or ``None`` where there is none or it is not JSON."""
     try:
         return json.loads(path.read_bytes())
-    except (FileNotFoundError, NotADirectoryError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, RecursionError, ValueError):
         return None

@@ -37,9 +37,11 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     found = []
-    with path.open(newline="") as file:
-        for row in csv.DictReader(file):
+    with path.open(newline="", errors="replace") as file:
+        rows = csv.DictReader(file)
+        while True:
             try:
+                row = next(rows)
                 found.append(
                     {
                         "step": int(row["step"]),
@@ -48,9 +50,10 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
                         "value": float(row["value"]),
                     }
                 )
-            except (TypeError, ValueError):
+            except StopIteration:
+                return found
+            except (TypeError, ValueError, KeyError, csv.Error):
                 continue
-    return found
 
 
 def make_logger(config: Config, folder: Path, name: str) -> Any | None:

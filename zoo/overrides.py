@@ -7,6 +7,7 @@ misspelt key, which then silently does nothing. Both are refused here.
 from __future__ import annotations
 
 import re
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
@@ -34,6 +35,16 @@ def explained(overrides: Sequence[str]) -> Iterator[None]:
         raise ZooError(_reason(error)) from error
     except YAMLError as error:
         raise ZooError("a config is not YAML: " + " ".join(str(error).split())) from error
+    except (ValueError, TypeError, AssertionError, RuntimeError) as error:
+        if isinstance(error, ZooError) or not _is_hydras(error):
+            raise
+        raise ZooError(f"{' '.join(overrides)}: {(str(error) or type(error).__name__).splitlines()[0]}") from error
+
+
+def _is_hydras(error: BaseException) -> bool:
+    """Whether Hydra or OmegaConf raised it, of what it was given."""
+    last = list(traceback.walk_tb(error.__traceback__))[-1:]
+    return any(frame.f_globals.get("__name__", "").split(".")[0] in ("hydra", "omegaconf") for frame, _ in last)
 
 
 def _reason(error: BaseException) -> str:

@@ -83,11 +83,16 @@ def modules_of(word: str) -> list[str]:
     if path.is_file():
         return [_importable(path.stem, path.parent, path)]
     if (path / "pyproject.toml").is_file():
-        points = tomllib.loads((path / "pyproject.toml").read_text()).get("project", {}).get("entry-points", {})
-        if GROUP not in points:
-            raise ZooError(f'{path / "pyproject.toml"} has no [project.entry-points."{GROUP}"]')
+        project = path / "pyproject.toml"
+        try:
+            points = tomllib.loads(project.read_text())["project"]["entry-points"][GROUP]
+            modules = [module.strip() for module in points.values()]
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ZooError(f"{project} cannot be read: {error}") from error
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ZooError(f'{project} has no [project.entry-points."{GROUP}"]') from error
         source = path / "src" if (path / "src").is_dir() else path
-        return [_importable(module, source, None) for module in points[GROUP].values()]
+        return [_importable(module, source, None) for module in modules]
     if (path / "__init__.py").is_file():
         return [_importable(path.resolve().name, path.resolve().parent, path / "__init__.py")]
     if path.is_dir():
@@ -117,7 +122,7 @@ def _load(name: str, module: str, provider: str) -> Plugin:
             _read(child, path, provider)
         except NameTaken:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             errors.append(f"{child}: {type(error).__name__}: {error}")
     return _report(Plugin(name, module, provider, "; ".join(errors) or None, _conf(spec)))
 

@@ -147,6 +147,8 @@ def register(kind: str, name: str, **choices: str) -> Callable[[T], T]:
     """
     if kind not in KINDS:
         raise ZooError(unknown("kind", kind, KINDS))
+    if not isinstance(name, str) or not name:
+        raise ZooError(f"register({kind!r}, {name!r}): expected a name, such as my_{kind}")
 
     def decorate(target: T) -> T:
         found = from_callable(target, f"{kind}={name}")
@@ -188,6 +190,8 @@ def add(entry: Entry) -> None:
     global _generation
     from zoo.nodes import store
 
+    if any(parameter.name == "defaults" for parameter in entry.parameters):
+        raise ZooError(f"{entry.kind}={entry.name}: a parameter called 'defaults' is Hydra's; call it otherwise")
     old = _entries.get((entry.kind, entry.name))
     if old is not None and old.path != entry.path:
         raise NameTaken(

@@ -18,7 +18,7 @@ from zoo.composition import Config, prepare, refuse_foreign
 from zoo.errors import ZooError, first_of
 from zoo.factory import build
 from zoo.files import atomic, read_row, read_yaml
-from zoo.identity import CORE, code_hashes
+from zoo.identity import CORE, DETERMINING, code_hashes
 from zoo.measure.weights import pack_
 
 SCHEMA = 1
@@ -93,8 +93,11 @@ def finished(folder: Path) -> Finished:
     if not row or row["status"] != "finished":
         state = f"it failed: {row.get('error')}" if row and row["status"] == "failed" else "it was started only"
         raise ZooError(f"{folder} is not a finished run ({state}); finish it: {_command(config)}")
-    if "objective" not in config:
-        raise ZooError(f"{folder / 'config.yaml'} has no objective; make the run again: {_command(config)}")
+    missing = [key for key in DETERMINING if key not in config]
+    parts = [key for key in ("objective", "task") if not isinstance(config.get(key), dict)]
+    if missing or parts:
+        wrong = ", ".join(missing or parts)
+        raise ZooError(f"{folder / 'config.yaml'} is damaged ({wrong}); make the run again: {_command(config)}")
     return Finished(folder, config, row)
 
 

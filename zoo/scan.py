@@ -51,6 +51,8 @@ def _entry(call: ast.Call, node: ast.ClassDef | ast.FunctionDef, module: str, pr
         arguments = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
     except ValueError as error:
         raise NotStatic(f"line {call.lineno}: a name that is computed") from error
+    if any(keyword.arg is None for keyword in call.keywords):
+        raise NotStatic(f"line {call.lineno}: choices that are unpacked")
     kind, name = (*values, arguments.pop("kind", None), arguments.pop("name", None))[:2]
     if kind not in KINDS:
         raise ZooError(f"{module}, line {call.lineno} ({provider}): {unknown('kind', str(kind), KINDS)}")

@@ -117,6 +117,8 @@ def from_callable(target: Callable[..., Any], what: str) -> tuple[Parameter, ...
     for p in inspect.signature(target).parameters.values():
         if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD):
             raise ZooError(f"{what}: name every parameter; '{p}' hides what can be configured")
+        if p.kind is p.POSITIONAL_ONLY:
+            raise ZooError(f"{what}: '{p}' is positional only, and parameters are given by name")
         if isinstance(p.annotation, str):
             annotation = p.annotation
         else:
@@ -144,7 +146,7 @@ def from_source(node: ast.ClassDef | ast.FunctionDef) -> tuple[Parameter, ...]:
         function, skip = inits[0], 1
     assert isinstance(function, ast.FunctionDef)
     spec = function.args
-    if spec.vararg or spec.kwarg:
+    if spec.vararg or spec.kwarg or spec.posonlyargs:
         raise NotStatic(f"{node.name} takes *args or **kwargs")
     positional = (spec.posonlyargs + spec.args)[skip:]
     defaults: list[ast.expr | None] = [None] * (len(positional) - len(spec.defaults)) + list(spec.defaults)

@@ -10,7 +10,7 @@ import sys
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
@@ -150,6 +150,7 @@ class _Job:
     folder: str
     elsewhere: bool = False
     stopped: str = ""
+    here_known: dict[int, dict[str, Any]] = field(default_factory=dict)
 
     def run(self, cfg: Any) -> float | None:
         """Hydra's task: one run. It raises only for sweepers that must know, which search among the results."""
@@ -201,7 +202,8 @@ class _Job:
     def outcomes(self) -> list[dict[str, Any]]:
         """Those that are there, in the order of the jobs."""
         paths = sorted(Path(self.folder).glob("*.json"), key=lambda path: int(path.stem))
-        return [outcome for path in paths if (outcome := read_json(path))]
+        found = {int(path.stem): outcome for path in paths if (outcome := read_json(path))} | self.here_known
+        return [found[number] for number in sorted(found)]
 
     def counted(self, checked: Sequence[str]) -> bool:
         """Whether the number of jobs follows from the overrides: a search decides for itself."""

@@ -78,12 +78,43 @@ def read_ledger(folder: Path) -> Ledger:
     """
     if not folder.is_dir():
         raise ZooError(f"there is no folder {folder}; run zoo compare first, or name one that holds runs")
-    rows = [
-        row for path in sorted(folder.glob("*/result.json")) if (row := read_row(path)) and row.get("schema") == SCHEMA
-    ]
+    rows = []
+    for path in sorted(folder.glob("*/result.json")):
+        row = read_row(path)
+        if row is None:
+            rows.append(_damaged(path))
+        elif row.get("schema") == SCHEMA:
+            rows.append(row)
     if not rows:
         raise ZooError(f"{folder} holds no results; run zoo compare first, or name a folder such as runs/families")
     rules = read_json(folder / "comparison.json")
+    if rules is None and (folder / "comparison.json").exists():
+        raise ZooError(_broken_rules(folder, "it is no JSON"))
+    try:
+        return _ledger(folder, rules, rows)
+    except ZooError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        if rules is None:
+            raise
+        raise ZooError(_broken_rules(folder, f"{type(error).__name__}: {error}")) from error
+
+
+def _broken_rules(folder: Path, why: str) -> str:
+    return f"{folder / 'comparison.json'} is damaged ({why}); the zoo compare that made it makes it again"
+
+
+def _damaged(path: Path) -> Row:
+    """What stands for a result that cannot be read: a run that failed, so that it is counted."""
+    name = path.parent.name
+    known = {"id": name, "status": "failed", "arch": name, "label": name, "task": "a damaged result", "seed": 0}
+    why = "its result.json is damaged; the command that made it makes it again"
+    return known | {"schema": SCHEMA, "overrides": [], "time": "", "error": why}
+
+
+def _ledger(folder: Path, rules: Any, rows: list[Row]) -> Ledger:
+    if rules is not None and (not isinstance(rules, dict) or rules.get("schema") != 1):
+        raise ZooError(_broken_rules(folder, "it has no schema that this version reads"))
     if rules:
         standings, rows = _from_rules(rules, rows)
     else:

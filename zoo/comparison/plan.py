@@ -165,7 +165,7 @@ def make_plan(name: str | None, overrides: Sequence[str]) -> Plan:
         checked = check(words, "comparison")
         with explained(checked):
             cfg = compose("comparison", checked)
-        rules: dict[str, Any] = OmegaConf.to_container(cfg.compare, resolve=True)  # type: ignore[assignment]
+            rules: dict[str, Any] = OmegaConf.to_container(cfg.compare, resolve=True)  # type: ignore[assignment]
         launcher = [word for word in checked if key_of(word).split(".")[0].split("/")[0] == "hydra"]
         mine = [word for word in checked if not key_of(word).startswith("compare") and word not in launcher]
         if "trainer.batch_size=auto" in mine:
@@ -234,6 +234,21 @@ def _stored(file: Path) -> str:
 
 
 def _check_rules(rules: Mapping[str, Any]) -> None:
+    if not rules["name"] or rules["name"] in (".", "..") or set(rules["name"]) & set("/\\\0"):
+        raise ZooError(f"compare.name={rules['name']!r}: expected a name of a folder, without / in it")
+    for contestant in [*rules["archs"], *rules["also"]]:
+        if not isinstance(contestant, str) or not contestant.strip():
+            raise ZooError(f"compare.archs has {contestant!r}; expected presets, or overrides as one text")
+    if rules["workers"] is not None and rules["workers"] < 1:
+        raise ZooError(f"compare.workers={rules['workers']}: expected at least 1")
+    if rules["only"] is not None and not rules["only"]:
+        raise ZooError("compare.only is empty; name at least one of its tasks, or leave it out")
+    for key, values in rules["tune"].items():
+        if not isinstance(values, list) or not all(isinstance(v, str | int | float | None) for v in values):
+            raise ZooError(f"compare.tune.{key}={values}: expected a list of plain values")
+        numbers = [isinstance(v, int | float) for v in values]
+        if any(numbers) and (not all(numbers) or not all(math.isfinite(v) for v in values)):
+            raise ZooError(f"compare.tune.{key}={values}: expected numbers, or no number at all")
     for key in ("tasks", "seeds", "tune_seeds"):
         if not rules[key]:
             raise ZooError(f"compare.{key} is empty; a comparison needs at least one")
@@ -262,7 +277,8 @@ def _check_rules(rules: Mapping[str, Any]) -> None:
 
 def _check_published(figure: Mapping[str, Any], tasks: Mapping[str, Any]) -> None:
     needed, known = {"contestant", "task", "value", "source"}, {"at", "settings"}
-    if not needed <= set(figure) <= needed | known or not isinstance(figure["value"], int | float):
+    texts = all(isinstance(figure.get(key), str) for key in ("contestant", "task", "source"))
+    if not needed <= set(figure) <= needed | known or not isinstance(figure["value"], int | float) or not texts:
         raise ZooError(
             f"compare.published has {dict(figure)}; expected {', '.join(sorted(needed))} (a number), "
             f"and perhaps {', '.join(sorted(known))}"
