@@ -130,7 +130,7 @@ def test_a_sweep_is_hydras(zoo_main, here):
 
 def test_a_sweep_goes_on_after_a_failed_run_and_says_so(zoo_main, here):
     status, _, err = zoo_main("train", "-m", "mixer.heads=3,1", "task=parity", *TINY)
-    assert status == 2
+    assert status == 1
     assert "dim=16 is not divisible by mixer.heads=3" in err
     from zoo.files import read_json
 

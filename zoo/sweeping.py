@@ -43,9 +43,7 @@ def sweep(flags: Sequence[str], overrides: Sequence[str]) -> None:
         raise ZooError(f"{swept[0]} has several values; add -m to sweep them: zoo train -m {' '.join(overrides)}")
     draws = [word for word, number in counts.items() if not number and "interval(" in word]
     if draws and not any(key_of(word) == "hydra/sweeper" for word in checked):
-        raise ZooError(
-            f"{draws[0]} is to be searched, not swept; add hydra/sweeper=optuna (or list its values: 1e-3,1e-2)"
-        )
+        raise ZooError(f"{draws[0]} is for a search; add hydra/sweeper=optuna, or list its values, such as 1e-3,1e-2")
     if multirun and count() > 1:
         raise ZooError(
             "a sweep of runs that share processes: torchrun starts them for one run alone; leave it out, and add "
@@ -150,7 +148,7 @@ class _Job:
     folder: str
     elsewhere: bool = False
     stopped: str = ""
-    here_known: dict[int, dict[str, Any]] = field(default_factory=dict)
+    known: dict[int, dict[str, Any]] = field(default_factory=dict)
 
     def run(self, cfg: Any) -> float | None:
         """Hydra's task: one run. It raises only for sweepers that must know, which search among the results."""
@@ -197,12 +195,19 @@ class _Job:
         return alive(self.sign(number))
 
     def _write(self, number: int, outcome: dict[str, Any]) -> None:
-        write_json(self.outcome(number), outcome)
+        """Say it where the parent finds it: in a file, or, where that cannot be or the run is the only one, here."""
+        try:
+            if self.multirun:
+                write_json(Path(self.folder, f"{number}.json"), outcome)
+                return
+        except OSError:
+            pass
+        self.known[number] = outcome
 
     def outcomes(self) -> list[dict[str, Any]]:
         """Those that are there, in the order of the jobs."""
         paths = sorted(Path(self.folder).glob("*.json"), key=lambda path: int(path.stem))
-        found = {int(path.stem): outcome for path in paths if (outcome := read_json(path))} | self.here_known
+        found = {int(path.stem): outcome for path in paths if (outcome := read_json(path))} | self.known
         return [found[number] for number in sorted(found)]
 
     def counted(self, checked: Sequence[str]) -> bool:
