@@ -15,7 +15,7 @@ from zoo.loop import Loop
 from zoo.nn import straight_through
 from zoo.optimization import parameter_groups
 from zoo.run import folder_of, train
-from zoo.testing import CHECKS, common, linears, mixers, parts
+from zoo.testing import CHECKS, linears, mixers, modules, parts
 from zoo.testing.parts import factory, part
 
 VARIANTS = {
@@ -436,7 +436,7 @@ def test_a_mixer_of_ternary_weights_stays_causal(arch, monkeypatch):
     monkeypatch.setattr(parts, "part", lambda kind, name, **facts: part(kind, name, "linear=ternary", **facts))
     mixers.mixer_does_not_see_the_future(name)
     mixers.mixer_treats_each_example_alone(name)
-    common.module_trains_every_parameter("mixer")(name)
+    modules.module_trains_every_parameter("mixer")(name)
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")
