@@ -86,12 +86,15 @@ def _is_sound(row: dict[str, Any]) -> bool:
         return False
     if not all(isinstance(row.get(key), dict) for key in TABLES) or not isinstance(harder, dict):
         return False
-    if not all(isinstance(each, dict) and all(map(_is_number, each.values())) for each in (*scores, *harder.values())):
+    tables = (*scores, *harder.values())
+    if not all(isinstance(each, dict) and all(isinstance(v, int | float) for v in each.values()) for each in tables):
+        return False  # a metric that does not rank may be NaN, where nothing was asked for it
+    if not isinstance(row.get("compiled"), bool) or not isinstance(row["hardware"].get("accelerator"), str):
         return False
     if not isinstance(row.get("choices"), dict | list | None) or not isinstance(row.get("embedding"), dict | None):
         return False
     metric = row["metric"]
-    if not all(metric in each for each in (row["validation"], row["test"], *harder.values())):
+    if not all(_is_number(each.get(metric)) for each in (row["validation"], row["test"], *harder.values())):
         return False
     if not all(_is_number(row.get(key)) for key in NUMBERS):
         return False
