@@ -1,0 +1,894 @@
+"""Whatever is typed, whatever lies on disk, whatever a plugin's source holds: a config, a row, or one message."""
+
+import contextlib
+import copy
+import importlib
+import inspect
+import io
+import itertools
+import json
+import math
+import os
+import re
+import shutil
+import signal
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+from conftest import TINY
+from hypothesis import HealthCheck, Phase, assume, given, settings
+from hypothesis import strategies as st
+
+from zoo.composition import compose, prepare
+from zoo.errors import NameTaken, ZooError
+
+pytestmark = pytest.mark.xdist_group("fuzz")  # one ledger for all
+
+FEW = settings(
+    max_examples=25,
+    derandomize=True,
+    deadline=None,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+    phases=(Phase.generate,),  # to explain, it would trace every line
+)
+MORE, FEWER = settings(FEW, max_examples=40), settings(FEW, max_examples=6)
+
+
+def flaw(reason, *values, raises=None):
+    """A parameter that shows a real flaw; the test passes again once it is mended, and then says so."""
+    return pytest.param(*values, marks=pytest.mark.xfail(strict=True, reason=reason, raises=raises))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def apart(tmp_path_factory):
+    """A directory of our own, and plugins read before anything is mutated."""
+    before = os.getcwd()
+    os.chdir(tmp_path_factory.mktemp("fuzz"))
+    prepare()
+    yield
+    os.chdir(before)
+
+
+def run_main(*words):
+    """The command line in this process: exit status, what it printed, what it complained; the process as it was."""
+    from hydra.core.global_hydra import GlobalHydra
+
+    from zoo.cli import main
+
+    out, err = io.StringIO(), io.StringIO()
+    argv, show, term, environ = sys.argv, warnings.showwarning, signal.getsignal(signal.SIGTERM), dict(os.environ)
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            status = main([str(word) for word in words])
+    finally:
+        sys.argv, warnings.showwarning = argv, show
+        signal.signal(signal.SIGTERM, term)
+        os.environ.clear()
+        os.environ.update(environ)
+        GlobalHydra.instance().clear()
+    return status, out.getvalue(), err.getvalue()
+
+
+# --- (a) what is typed ------------------------------------------------------------------------------------------
+
+KNOWN = (
+    (TypeError, r"entry\(\) missing 1 required positional argument"),
+    (TypeError, r"unhashable type"),
+    (ValueError, r"range\(\) arg 3"),
+)
+"""Flaws that have a test of their own below, so that the search goes on behind them."""
+
+
+def known(error):
+    return any(isinstance(error, kind) and re.search(text, str(error)) for kind, text in KNOWN)
+
+
+GROUPS = {
+    "arch": ("lstm", "mamba", "jamba", "bert", "vit"), "mixer": ("lstm", "attention", "mamba2"), "ffn": ("moe", "glu"),
+    "linear": ("ternary", "dense"), "norm": ("rmsnorm",), "task": ("parity", "text", "digits", "pairs"),
+    "objective": ("next_token", "jepa", "classify"), "probe": ("none", "linear"), "optimizer": ("adamw",),
+    "schedule": ("wsd", "constant"), "backbone": ("residual",), "stem": ("tokens", "patches"), "trainer": ("cpu",),
+    "logger": ("csv",), "budget": ("none", "flops"), "hydra/launcher": ("basic",), "family": ("gpt2",),
+    "compare": ("smoke",),
+}  # fmt: skip
+KEYS = (
+    "dim", "layers", "steps", "seed", "gradient_clip", "start_from", "more_probes", "log_every", "runs", "experiment",
+    "trainer.accelerator", "trainer.compile", "trainer.threads", "logger.tags", "budget.target", "budget.of",
+    "settings", "settings.mixer/attention", "mixer.heads", "mixer.linear", "mixer._component_", "mixer._target_",
+    "_target_", "_component_", "task.length", "task.source", "backbone.pattern", "backbone.mixer", "optimizer.lr",
+    "compare.name", "compare.archs", "hydra.run.dir", "hydra.sweeper.params", "hydra.job.env_set", "hydra.mode", "",
+)  # fmt: skip
+VALUES = (
+    "", "null", "true", "0", "-1", "3", "1e30", "1e400", "nan", "-inf", "9" * 40, "0x10", "1_0", "a", "é", "\u0434", "a b",
+    "'", '"', "'a'", '"\\""', "[", "]", "[]", "[1,2]", "[[a]]", "[null]", "{", "}", "{}", "{a:1}", "{a:{b:[1]}}", "(", ")",
+    "1,2", "1,", ",", "a,b", "range(1,3)", "choice(1,2)", "glob(*)", "interval(0,1)", "sort(3,1)", "int(3)", "str(a)",
+    "tag(a,choice(1,2))", "shuffle([1,2])", "extend_list(1)", "${dim}", "${nope}", "${oc.env:HOME}", "${oc.env:NO_SUCH}",
+    "${oc.env:NO_SUCH,3}", "${hydra:runtime.cwd}", "${now:%Y}", "${nope:1}", "${", "$", "${oc.decode:'[1]'}",
+    "${oc.create:{a:1}}", "${oc.select:dim}", "${${dim}}", "${.dim}", "${..}", "{_target_:os.system}",
+    "{_component_:nope}", "{_component_:mixer/nope}", "{mixer/attention:{heads:2}}", "{mixer/attention:3}", "a=b", "\n",
+    "\0", "\ud800", "%", "\\", "#", "<script>", "../..", "~", "+", "@", ":",
+)  # fmt: skip
+PLACES = (
+    "",
+    "",
+    "",
+    "@",
+    "@x",
+    "@_global_",
+    "@ffn.linear",
+    "@alternate_mixer",
+    "@mixer",
+    "@a:b",
+    "@objective.backbone.mixer",
+)
+
+
+@st.composite
+def words(draw):
+    """One override, real or spoilt."""
+    prefix = draw(st.sampled_from(("", "", "", "", "+", "++", "~")))
+    if draw(st.booleans()):
+        group = draw(st.sampled_from(sorted(GROUPS)))
+        word = prefix + group + draw(st.sampled_from(PLACES)) + "="
+        word += draw(st.sampled_from((*GROUPS[group], *GROUPS[group], *VALUES)))
+    else:
+        word = prefix + draw(st.sampled_from(KEYS)) + "=" + draw(st.sampled_from(VALUES))
+    if draw(st.integers(0, 5)) == 0:  # a slip of the finger
+        at, letter = draw(st.integers(0, len(word))), draw(st.sampled_from("=.@/,'\"[]{}$~+ é\0x"))
+        word = word[:at] + letter + word[at + draw(st.integers(0, 1)) :]
+    return word
+
+
+OVERRIDES = st.lists(words(), min_size=1, max_size=2)
+
+
+@settings(FEW, max_examples=25)
+@given(OVERRIDES)
+def test_any_overrides_compose_or_are_refused(overrides):
+    try:
+        config = compose(*overrides)
+    except ZooError:
+        return
+    except Exception as error:
+        if known(error):
+            return
+        raise
+    assert isinstance(config["dim"], int)
+    assert "_target_" not in str(config)
+    for key in ("mixer", "stem"):
+        assert key not in config  # in its place, not at the root
+
+
+@settings(FEW, max_examples=10)
+@given(OVERRIDES, st.sampled_from(((), ("-m",), ("--resolve",))))
+def test_any_command_to_train_ends_in_a_status(overrides, flags):
+    assume(not any(word.startswith(("-", "hydra.")) for word in overrides))
+    try:
+        status, out, err = run_main("train", *overrides, "--cfg", "job", *flags)
+    except Exception as error:
+        if known(error):
+            return
+        raise
+    assert status in (0, 2), err
+    assert bool(err.strip()) == (status == 2) or "warning" in err
+    assert status == 2 or "dim:" in out
+
+
+RULES = ("archs", "also", "tasks", "only", "baseline", "overrides", "tune", "extend", "tune_seeds", "seeds", "published",
+         "claims", "scaling", "workers", "name")  # fmt: skip
+RULE_VALUES = (
+    "null", "[]", "{}", "3", "-1", "a", "[a]", "[1]", "[null]", "{a:1}", "{a:[1]}", "{a:[b]}", "[0,0]", "[lstm,lstm]",
+    "['mixer=lstm']", "['lstm dim=nan']", "['=']", "{x:['task=nope']}", "{optimizer.lr:3}", "{optimizer.lr:[x]}",
+    "{nope:[1,2]}", "{optimizer.lr:[nan,nan]}", "[{}]", "[{says:a}]", "[{says:a,better:b,than:c}]", "nan", "''", "${nope:1}",
+    "[{contestant:a,task:b,value:c,source:d}]", "['lstm seed=3']", "['lstm arch=gru']", "['[']",
+)  # fmt: skip
+
+
+@settings(FEW, max_examples=6)
+@given(st.sampled_from(RULES), st.sampled_from(RULE_VALUES), st.lists(words(), max_size=1))
+def test_any_rule_of_a_comparison_is_a_plan_or_is_refused(rule, value, more):
+    assume(not any(word.startswith(("-", "hydra.")) for word in more))
+    try:
+        status, out, err = run_main(
+            "compare", "smoke", "compare.archs=[lstm]", f"compare.{rule}={value}", *more, "--dry-run"
+        )
+    except Exception as error:
+        if known(error):
+            return
+        raise
+    assert status in (0, 2), err
+    assert bool(err.strip()) == (status == 2) or "warning" in err
+    assert status == 2 or " runs into " in out
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["hydra=null"],
+        ["hydra/job_logging=null"],
+        flaw(
+            "settings may smuggle _component_ in", ["settings={mixer/attention:{_component_:nope}}"], raises=TypeError
+        ),
+        flaw("the same, deeper", ["settings={mixer/attention:{linear:{_component_:nope}}}"], raises=TypeError),
+        flaw("names of probes are not checked to be names", ["more_probes=[[a]]"], raises=TypeError),
+    ],
+)
+def test_an_override_that_cannot_be_meant_is_refused(overrides):
+    with pytest.raises(ZooError):
+        compose(*overrides)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["train", "dim=nan", "--cfg", "job"],
+        ["compare", "smoke", "smoke", "--dry-run"],
+        ["train", "dim=8", "--cfg", "job", "-m"],
+        ["train", "--resolve"],
+        flaw("-p of no key ends the interpreter", ["train", "-p", "nope", "--cfg", "job"], raises=SystemExit),
+        flaw("a range without a step", ["train", "-m", "dim=range(1,5,0)"], raises=ValueError),
+        ["train", "-m", "dim=interval(0,1)"],
+        ["train", "-m", "steps=0", "hydra.launcher._target_=os.getcwd"],
+        ["train", "steps=0", "hydra.verbose={}"],
+        ["compare", "smoke", "compare.archs=[[lstm]]", "--dry-run"],
+        ["compare", "smoke", "compare.tune={optimizer.lr:[[1],[2]]}", "--dry-run"],
+        ["compare", "smoke", "compare.tune={optimizer.lr:[0.1,nan]}", "--dry-run"],
+        ["compare", "smoke", "compare.published=[{contestant:a,task:[p],value:1,source:x}]", "--dry-run"],
+        ["compare", "smoke", "compare.name=../../x", "--dry-run"],
+    ],
+)  # fmt: skip
+def test_a_command_that_cannot_be_meant_is_refused(command):
+    status, _, err = run_main(*command)
+    assert status == 2, err
+    assert err.strip()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"\xff\xfe\0",
+        b"- a",
+        b"nope: 1",
+        b"tasks: [a]",
+        b"a: &a [*a]",
+        b"archs: [lstm]\ntasks: {1: [task=parity]}",
+        b"archs: [lstm]\ntasks: {p: parity}",
+        b"archs: {a: 1}",
+        b"archs: [[lstm]]\ntasks: {p: ['task=parity']}",
+        b"archs: " + b"[" * 990 + b"]" * 990,
+        None,
+    ],
+)
+def test_a_file_of_rules_that_holds_none_is_refused(text, tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.mkdir() if text is None else path.write_bytes(text)
+    status, _, err = run_main("compare", path, "--dry-run")
+    assert status == 2
+    assert err.strip()
+
+
+# --- (b) what lies on disk --------------------------------------------------------------------------------------
+
+SMALL = ("task.test_size=8", "task.length=8", "task.test_lengths=[16]", "steps=2", *TINY[1:])
+
+
+@pytest.fixture(scope="module")
+def ledger(apart):
+    """A small comparison, tuned and reported, as ``zoo compare`` leaves it."""
+    from zoo.comparison.plan import describe, make_plan
+    from zoo.files import write_json
+    from zoo.run import train
+
+    plan = make_plan("smoke", ["compare.archs=[lstm,gru]", "compare.baseline=lstm", "compare.only=[parity]",
+                               "compare.name=small", *SMALL])  # fmt: skip
+    for cell in plan.cells:
+        for job in cell.tuning():
+            row = train(job.config)
+            cell.higher_is_better = row["higher_is_better"]
+            cell.tried.setdefault(job.setting, []).append(row["validation"][row["metric"]])
+        cell.choose()
+        for job in cell.reporting():
+            train(job.config)
+    write_json(plan.folder / "comparison.json", describe(plan))
+    return plan.folder.resolve()
+
+
+@pytest.fixture(autouse=True)
+def light(monkeypatch):
+    """Pages without the plotting library, of which a second is spent on each."""
+    monkeypatch.setattr("zoo.comparison.page.plotting_library", lambda: "")
+
+
+@contextlib.contextmanager
+def holding(path, content):
+    """A file that holds this for a while; ``None`` for no file, a mapping or anything else as JSON."""
+    before = path.read_bytes()
+    try:
+        if content is None:
+            path.unlink()
+        else:
+            path.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
+        yield
+    finally:
+        path.write_bytes(before)
+
+
+def run_of(ledger, contestant="gru", seed=0):
+    return next(ledger.glob(f"{contestant}-parity-{seed}-*"))
+
+
+def read(ledger, page=False):
+    """All that ``zoo report`` makes of a folder; none where it refuses."""
+    from rich.console import Console
+
+    from zoo.comparison.export import lines
+    from zoo.comparison.ledger import read_ledger
+    from zoo.comparison.page import write_page
+    from zoo.comparison.terminal import tables
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            found = read_ledger(ledger)
+            console = Console(width=180, file=io.StringIO())
+            for table in tables(found):
+                console.print(table)
+            figures = lines(found)
+            if page:
+                write_page(found)
+        except ZooError:
+            return None
+    return figures
+
+
+def scores(figures):
+    return {line["contestant"]: (line["mean"], line["seeds"]) for line in figures or ()}
+
+
+def test_the_ledger_is_whole(ledger):
+    figures = read(ledger, page=True)
+    assert [(line["seeds"], line["failed"]) for line in figures] == [(2, 0), (2, 0)]
+
+
+@FEW
+@given(st.data())
+def test_a_row_that_is_cut_or_random_is_no_row(ledger, data):
+    whole, path = scores(read(ledger)), run_of(ledger) / "result.json"
+    text = path.read_bytes()
+    cut = st.integers(0, len(text) - 3).map(lambda n: text[:n])
+    noise = st.binary(max_size=50) | st.sampled_from((b"[]", b"3", b"null", b'"x"', b"{}", b"NaN", b'{"schema": 1}'))
+    with holding(path, data.draw(cut | noise)):
+        found = scores(read(ledger))
+    assert found["lstm"] == whole["lstm"]
+    assert found["gru"][1] == 1
+
+
+@settings(FEW, max_examples=4)
+@given(
+    st.binary(max_size=200)
+    | st.text(max_size=80).map(lambda text: ("step,seconds,name,value\n" + text).encode(errors="replace"))
+)
+def test_any_curves_make_a_page(ledger, content):
+    with holding(run_of(ledger) / "metrics.csv", content):
+        assert read(ledger, page=True)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"step,seconds,name,value\n1,1,validation/accuracy,inf\n1,2",
+        b"step,seconds,name,value\n" + b"9" * 5000 + b",1,validation/accuracy,1\n",
+        b'step,seconds,name,value\n1,1,"validation',
+        b"\xff\xfe",
+        b"step,seconds,name,value\n1,1," + b"a" * 200_000 + b",1\n",
+        flaw("values as large as floats go", b"step,seconds,name,value\n1,1,validation/accuracy,1e308\n", raises=OverflowError),
+    ],
+)  # fmt: skip
+def test_curves_that_are_damaged_do_not_cost_the_report(ledger, content):
+    with holding(run_of(ledger) / "metrics.csv", content), holding(run_of(ledger, seed=1) / "metrics.csv", content):
+        assert read(ledger, page=True)
+
+
+GARBAGE = (None, True, 10**400, math.nan, "x", [], [[]], {}, {"a": 1})
+GONE = object()
+
+
+def spoilt(node, path):
+    """Copies of plain data with each kind of garbage at this path, and with nothing there."""
+    for value in (*GARBAGE, GONE):
+        found = copy.deepcopy(node)
+        inner = found
+        for key in path[:-1]:
+            inner = inner[key]
+        if value is GONE:
+            del inner[path[-1]]
+        else:
+            inner[path[-1]] = value
+        yield found
+
+
+ROW_KEYS = (
+    "schema", "id", "status", "arch", "label", "task", "seed", "steps", "learning_rate", "overrides", "time", "asks",
+    "embedding", "effective_rank", "metric", "higher_is_better", "solved", "chance", "guess", "validation", "test",
+    "test_harder", "decay", "parameters", "active_parameters", "weight_bytes", "weight_memory_bytes", "bytes_per_weight",
+    "choices", "forward_flops_per_token", "training_flops", "tokens", "budget", "state_bytes", "state_length",
+    "peak_memory_bytes", "training_seconds", "tokens_per_second", "wall_seconds", "cpu_seconds", "resumed_at",
+    "precision", "compiled", "implementations", "hardware", "versions", "code", "data_hash", "facts",
+)  # fmt: skip
+UNCHECKED = {"learning_rate", "embedding", "solved", "choices", "budget"}
+"""Of a finished row, keys whose values are reckoned with and not looked at before, or that may be missing."""
+ON_THE_PAGE_ALONE = {"choices", "budget", "hardware", "versions", "implementations"}
+
+
+@pytest.mark.parametrize(
+    "key", [flaw("its value is used unchecked", key) if key in UNCHECKED else key for key in ROW_KEYS]
+)
+def test_a_finished_row_with_garbage_in_it_never_ends_the_report(ledger, key):
+    from zoo.files import read_row
+
+    path = run_of(ledger) / "result.json"
+    for found in spoilt(json.loads(path.read_bytes()), [key]):
+        with holding(path, found):
+            if read_row(path):  # else it is no row, and another test's affair
+                read(ledger, page=key in ON_THE_PAGE_ALONE and found.get(key) == {"a": 1})
+
+
+DEEPER = (
+    ["chance", "guessing"], ["test_harder", "16"], ["test_harder", "16", "accuracy"], ["hardware", "accelerator"],
+    ["decay", "test"], *(["decay", "test", key] for key in ("lengths", "asked", "wrong", "share", "share_squared", "pairs", "squares")),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "path", [flaw("counts of mistakes are used unchecked", path) if path[0] == "decay" else path for path in DEEPER],
+    ids=lambda path: path[-1],
+)  # fmt: skip
+def test_a_finished_row_with_garbage_within_it_never_ends_the_report(ledger, path):
+    file = run_of(ledger) / "result.json"
+    for found in spoilt(json.loads(file.read_bytes()), path):
+        with holding(file, found):
+            read(ledger)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None, "0.5", [0.5], {},
+        True, math.nan, math.inf, 10**400,
+    ],
+)  # fmt: skip
+def test_a_score_that_is_no_number_is_no_score(ledger, value):
+    path = run_of(ledger) / "result.json"
+    row = json.loads(path.read_bytes())
+    row["test"]["accuracy"] = value
+    with holding(path, row):
+        assert scores(read(ledger))["gru"][1] == 1
+
+
+@pytest.mark.parametrize("key", ["id", "status", "seed", "label"])
+def test_rows_without_a_comparison_survive_garbage(ledger, tmp_path, key):
+    """A sweep's folder has no rules."""
+    folder = Path(shutil.copytree(ledger, tmp_path / "sweep", ignore=shutil.ignore_patterns("checkpoints")))
+    (folder / "comparison.json").unlink()
+    path = run_of(folder) / "result.json"
+    for found in spoilt(json.loads(path.read_bytes()), [key]):
+        with holding(path, found):
+            assert read(folder)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"time": None},
+        flaw("words of a run are not checked to be words", {"overrides": [3]}, raises=AttributeError),
+    ],
+)
+def test_a_row_of_a_sweep_that_lacks_something_costs_no_other(ledger, tmp_path, change):
+    folder = Path(shutil.copytree(ledger, tmp_path / "sweep", ignore=shutil.ignore_patterns("checkpoints")))
+    (folder / "comparison.json").unlink()
+    path = run_of(folder) / "result.json"
+    with holding(path, {**json.loads(path.read_bytes()), **change}):
+        assert read(folder)
+
+
+def test_a_damaged_row_is_said(ledger):
+    run = run_of(ledger)
+    with holding(run / "result.json", b"{"):
+        status, out, err = run_main("report", ledger)
+    assert status in (0, 1)
+    assert run.name in out + err
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"[" * 100_000,
+        None,
+    ],
+)
+def test_a_row_of_an_odd_kind_is_no_row(ledger, tmp_path, content):
+    folder = Path(shutil.copytree(ledger, tmp_path / "small", ignore=shutil.ignore_patterns("checkpoints")))
+    path = run_of(folder) / "result.json"
+    path.unlink()
+    path.mkdir() if content is None else path.write_bytes(content)
+    assert scores(read(folder))["gru"][1] == 1
+
+
+RULE_KEYS = ("schema", "name", "baseline", "overrides", "published", "claims", "scaling", "cells")
+CELL_KEYS = ("contestant", "task", "component", "grid", "tried", "chosen", "edge", "budget", "tune_seeds", "seeds",
+             "tuning", "reporting")  # fmt: skip
+TRUSTED = {"contestant", "task", "chosen", "edge"}
+"""Keys of ``comparison.json`` whose values are used as they are."""
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        flaw("used unchecked", path) if path[-1] in TRUSTED else path
+        for path in [*([key] for key in RULE_KEYS), *(["cells", 0, key] for key in CELL_KEYS)]
+    ],
+    ids=lambda path: path[-1],
+)
+def test_garbage_in_the_rules_of_a_comparison_is_refused(ledger, path):
+    rules = ledger / "comparison.json"
+    whole = json.loads(rules.read_bytes())
+    for found in spoilt(whole, path):
+        with holding(rules, found):
+            read(ledger, page=path[-1] == "edge")
+
+
+@FEW
+@given(st.data())
+def test_rules_that_are_cut_or_random_are_refused_or_left_out(ledger, data):
+    path = ledger / "comparison.json"
+    text = path.read_bytes()
+    cut = st.integers(0, len(text) - 3).map(lambda n: text[:n])
+    with holding(path, data.draw(cut | st.binary(max_size=50))):
+        assert all(seeds == 2 for _, seeds in scores(read(ledger)).values())
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        [1],
+        3,
+        {"schema": 99},
+    ],
+)
+def test_rules_of_another_form_are_refused(ledger, rules):
+    with holding(ledger / "comparison.json", rules):
+        read(ledger)
+
+
+def test_a_comparison_whose_rules_are_cut_is_not_a_sweep(ledger):
+    path = ledger / "comparison.json"
+    with holding(path, path.read_bytes()[:-10]):
+        status, out, err = run_main("report", ledger)
+    assert "comparison.json" in err
+    assert status == 2 or "1000" not in out
+
+
+@settings(FEW, max_examples=12)
+@given(st.data())
+def test_any_config_beside_a_run_is_exported_or_refused(ledger, data):
+    run = run_of(ledger)
+    path = run / "config.yaml"
+    text = path.read_bytes()
+    objective = text.index(b"\nobjective:")
+    cut = st.integers(0, objective).map(lambda n: text[:n])
+    odd = (
+        b"\0",
+        b"a: b: c",
+        b"!!python/object/apply:os.system [true]",
+        b"&a [*a]",
+        b"3",
+        b"- 1",
+        b"\xff\xfe",
+        b"objective: 3\n",
+    )
+    with holding(path, data.draw(cut | st.binary(max_size=60) | st.sampled_from(odd))):
+        for command in (["export", run, "--to", "x.safetensors"], ["generate", run], ["inspect", run]):
+            status, _, err = run_main(*command)
+            assert status == 2, err
+
+
+CONFIG_KEYS = ("dim", "objective", "task", "probe", "overrides", "experiment", "runs", "trainer", "seed")
+
+
+@pytest.mark.parametrize("key", [flaw("used unchecked", key) if key == "probe" else key for key in CONFIG_KEYS])
+@pytest.mark.parametrize("command", ["export"])
+def test_garbage_in_a_config_beside_a_run_is_refused(ledger, command, key):
+    import yaml
+
+    run = run_of(ledger)
+    more = ["--to", "x.safetensors"] if command == "export" else ["--examples", "1"]
+    for found in itertools.islice(spoilt(yaml.safe_load((run / "config.yaml").read_bytes()), [key]), 0, None, 3):
+        with holding(run / "config.yaml", yaml.safe_dump(found).encode()):
+            status, _, err = run_main(command, run, *more)
+            assert status in (0, 1, 2), err
+
+
+class Started(ZooError):
+    """Instead of a run."""
+
+
+@pytest.fixture
+def no_training(monkeypatch):
+    def session(*rest):
+        raise Started("a run would start")
+
+    monkeypatch.setattr("zoo.session.Session", session)
+
+
+READ_AGAIN = ("schema", "id", "status", "task", "metric", "precision", "test_harder", "data_hash", "parameters")
+
+
+@pytest.mark.parametrize("key", [*READ_AGAIN, "compiled", "hardware"])
+def test_the_same_command_goes_on_whatever_its_row_holds(ledger, no_training, key):
+    """A finished run is not made twice; what is not one is made again."""
+    from zoo.files import read_row
+    from zoo.run import train
+
+    run = run_of(ledger)
+    path, config = run / "result.json", config_of(run)
+    row = json.loads(path.read_bytes())
+    for found in spoilt(row, [key]):
+        with holding(path, found):
+            if read_row(path) is None:
+                continue  # it is no row, and another test's affair
+            try:
+                assert train(config)["status"] == "finished"
+            except Started:
+                assert json.loads(path.read_bytes())["status"] == "failed"
+
+
+def config_of(run):
+    import yaml
+
+    return yaml.safe_load((run / "config.yaml").read_bytes())
+
+
+@pytest.mark.parametrize(("key", "value"), [("training_seconds", "x"), ("test_harder", {"16": {}})])
+def test_what_is_said_of_a_run_that_was_finished_before_needs_no_more_than_it_has(ledger, no_training, key, value):
+    run = run_of(ledger)
+    row = json.loads((run / "result.json").read_bytes())
+    words = {word.split("=", 1)[0]: word for word in row["overrides"]}.values()
+    with holding(run / "result.json", {**row, key: value}):
+        status, _, err = run_main("train", *words, f"runs={ledger.parent}", "experiment=small")
+    assert status == 2
+    assert "a run would start" in err
+
+
+@FEWER
+@given(st.binary(max_size=60) | st.sampled_from((b"", b"{}", b"[]", b'{"schema": 1, "status": "finished"}')))
+def test_the_same_command_goes_on_beside_garbage(ledger, content):
+    from zoo.run import train
+
+    run = run_of(ledger)
+    with pytest.MonkeyPatch.context() as patch, holding(run / "result.json", content):
+        patch.setattr("zoo.session.Session", lambda *rest: (_ for _ in ()).throw(Started("a run would start")))
+        with pytest.raises(Started):
+            train(config_of(run))
+
+
+# --- (c) sources of plugins -------------------------------------------------------------------------------------
+
+COUNT = itertools.count()
+HEAD = "import zoo\nfrom zoo import register\nfrom typing import Literal, Any\nfrom collections.abc import Sequence\n"
+
+
+@contextlib.contextmanager
+def plugin(source, folder):
+    """This source as a plugin, read; yields what is wrong with it and its entries, and forgets all of it again."""
+    from hydra.core.config_store import ConfigStore
+
+    from zoo import plugins, registry
+
+    name = f"fuzzed_{os.getpid()}_{next(COUNT)}"
+    (folder / f"{name}.py").write_bytes(source if isinstance(source, bytes) else source.encode())
+    entries = dict(registry._entries)
+    repo = ConfigStore.instance().repo
+    stored = {group: dict(options) if isinstance(options, dict) else options for group, options in repo.items()}
+    sys.path.insert(0, str(folder))
+    importlib.invalidate_caches()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = plugins._load(name, name, "a test")
+        yield found.error, [each for key, each in registry._entries.items() if key not in entries]
+    finally:
+        sys.path.remove(str(folder))
+        sys.modules.pop(name, None)
+        for key in registry._entries.keys() - entries.keys():
+            registry._targets.pop(key, None)  # others were imported meanwhile, and stay
+        for own, before in ((registry._entries, entries), (repo, stored)):
+            own.clear()
+            own.update(before)
+        registry._generation += 1
+
+
+TYPES = ("", ": int", ": float", ": bool", ": str", ": list[int]", ": int | None", ": Literal['a', 'b']", ": 'int'",
+         ": Literal[1, 'a'] | None", ": tuple[int, ...]", ": Sequence[float]", ": Any", ": dict", ": nope.Such[1]")  # fmt: skip
+DEFAULTS = ("", " = 1", " = -1.5", " = None", " = 'a'", " = True", " = [1, 2]", " = (1,)", " = {'a': 1}", " = 1e999",
+            " = b'x'", " = ...", " = {1, 2}", " = 2 * 3", " = NOPE", " = [[1]]", " = 1j", " = '\\ud800'", " = \"é\"")  # fmt: skip
+NAMES = ("dim", "linear", "heads", "layer", "norm_first", "alternate_mixer", "x1", "é", "type", "causal", "bias")
+
+
+@st.composite
+def sources(draw):
+    """A module that registers something, in one of many ways."""
+    names = draw(st.lists(st.sampled_from(NAMES), unique=True, max_size=4))
+    parts = [name + draw(st.sampled_from(TYPES)) + draw(st.sampled_from(DEFAULTS)) for name in names]
+    if parts and draw(st.booleans()):
+        parts.insert(draw(st.integers(0, len(parts) - 1)), "*")
+    if draw(st.integers(0, 9)) == 0:
+        parts.append(draw(st.sampled_from(("*a", "**k"))))
+    kind, name = (
+        draw(st.sampled_from(("norm", "mixer", "schedule", "task", "nope"))),
+        draw(st.sampled_from(("q", "é", "a-b"))),
+    )
+    how = draw(st.sampled_from((f"@register('{kind}', '{name}')", f"@zoo.register('{kind}', name='{name}')",
+                                f"@register(kind='{kind}', name='{name}')", f"@register('{kind}', NAME)", "@register",
+                                f"@register('{kind}', '{name}', stem='tokens')", f"@register('{kind}')")))  # fmt: skip
+    doc = draw(st.sampled_from(("", "'''Doc.'''", "'''[/b] [red] ``x`` {y}'''", "'''\\ud800'''", "''")))
+    shape = draw(st.sampled_from(("def", "class", "nested", "loop", "inherits", "dataclass", "async")))
+    given = ", ".join(parts)
+    inner = ", ".join(["self", *parts])
+    text = HEAD + draw(st.sampled_from(("", "NAME = 'computed'\n", "nope = Any\n")))
+    if shape == "def":
+        text += f"{how}\ndef f({given}):\n    {doc or 'pass'}\n"
+    elif shape == "async":
+        text += f"{how}\nasync def f({given}):\n    {doc or 'pass'}\n"
+    elif shape == "class":
+        text += f"{how}\nclass F:\n    {doc or 'pass'}\n    def __init__({inner}): ...\n"
+    elif shape == "nested":
+        text += f"class Outer:\n    {how}\n    class F:\n        def __init__({inner}): ...\n"
+    elif shape == "loop":
+        text += f"for i in range(1):\n    {how}\n    def f({given}): ...\n"
+    elif shape == "inherits":
+        text += f"class B:\n    def __init__({inner}): ...\n{how}\nclass F(B):\n    {doc or 'pass'}\n"
+    else:
+        text += f"from dataclasses import dataclass\n{how}\n@dataclass\nclass F:\n    a: int = 1\n"
+    cut = draw(st.integers(0, 12))
+    return text[: draw(st.integers(0, len(text)))] if cut == 0 else text
+
+
+@MORE
+@given(sources())
+def test_any_source_is_read_or_is_a_warning_and_agrees_with_what_it_makes(source):
+    from zoo import registry
+    from zoo.signature import from_callable
+
+    with plugin(source, Path.cwd()) as (error, entries):
+        status, _, err = run_main("list", "norm", "mixer")
+        assert status == 0, err
+        if error:
+            return
+        for entry in entries:
+            for parameter in entry.parameters:
+                parameter.options()
+                parameter.type()
+            try:
+                live = registry.target(entry.kind, entry.name)
+            except ZooError:
+                continue  # it does not import, which source alone cannot say
+            assert tuple((p.name, repr(p.default)) for p in entry.parameters) == tuple(
+                (p.name, "required" if p.default is p.empty else repr(p.default))
+                for p in inspect.signature(live).parameters.values()
+            )
+            if not any("'" in p.annotation or "." in p.annotation for p in from_callable(live, "it")):
+                assert from_callable(live, "it") == entry.parameters
+
+
+@FEW
+@given(st.binary(max_size=80).map(lambda data: b"register\n" + data) | st.sampled_from((
+    b"# -*- coding: nope -*-\nregister", b"register\0", "register(é".encode("utf-16"), b"# register \xff",
+    b"register" + b"(" * 300, b"a = " + b"-" * 5000 + b"1\nregister()", b"x = " + b"9" * 5000 + b"\nregister(1)",
+    b"from zoo import register\nregister('norm', 'q')(3)", b"from zoo import register\nraise OSError(register)",
+    b"from zoo import register\nregister(['norm'], 'q')(print)", b"register\nreturn",
+    b"from zoo import register\n@register(*[], **{})\ndef f(): ...", b"import nope_such\nnope_such.register(1)",
+)))  # fmt: skip
+def test_any_bytes_are_a_plugin_or_a_warning(data):
+    with plugin(data, Path.cwd()):
+        status, _, err = run_main("list", "norm")
+    assert status == 0, err
+
+
+ONE = HEAD + "@register('norm', 'fuzzed'{more})\n{body}\n"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        ONE.format(more="", body="def f(dim, a: int = 'x'): ..."),
+        HEAD + "@register('norm', 'a b=c@d')\ndef f(dim): ...",
+        HEAD + "for n in 'q': register('norm', n)\nimport sys\nsys.exit(3)",
+        HEAD + "for n in [3]:\n    @register('norm', n)\n    def f(dim): ...",
+        flaw("rich reads a name as markup", HEAD + "@register('norm', '[/bold]')\ndef f(dim): ...", raises=Exception),
+    ],
+)  # fmt: skip
+def test_a_broken_plugin_is_a_warning(source):
+    with plugin(source, Path.cwd()):
+        status, _, err = run_main("list", "norm")
+    assert status == 0, err
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "nope", "x y", "a..b", "sys",
+        flaw("as the command zoo has it, __main__ has no spec", "__main__", raises=ValueError),
+ "[project\n", "[project]\nentry-points = 3\n", '[project.entry-points."zoo.plugins"]\na = 3\n',
+    ],
+)  # fmt: skip
+def test_a_word_that_names_no_plugin_is_a_message(word, tmp_path, monkeypatch):
+    from zoo.plugins import _load, modules_of
+
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)
+    if "\n" in word:
+        (tmp_path / "pyproject.toml").write_text(word)
+        word = str(tmp_path)
+    with warnings.catch_warnings(), contextlib.suppress(ZooError):
+        warnings.simplefilter("ignore")
+        for module in modules_of(word):
+            _load(module, module, "a test")
+
+
+@pytest.mark.parametrize(
+    ("more", "body"),
+    [
+        ("", "def f(dim, defaults: int = 3): ..."),
+        (", **{'stem': 'tokens'}", "def f(dim): ..."),
+        ("", "class F:\n    def __init__(self, dim, /, a=1): ..."),
+        flaw("what is built is no module", "", "def f(dim): ...", raises=TypeError),
+    ],
+)  # fmt: skip
+def test_a_component_that_cannot_be_used_is_refused_by_name(more, body):
+    with plugin(ONE.format(more=more, body=body), Path.cwd()) as (error, _):
+        status, _, err = run_main("show", "norm=fuzzed", "task=parity", "dim=8")
+        assert error or (status == 2 and "fuzzed" in err)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "class F:\n    def __init__(self, dim, a: int = 1): ...\n    def __init__(self, dim, b: int = 2): ...",
+        "class F:\n    def __new__(cls, dim, b=2): ...\n    def __init__(self, dim, a=1): ...",
+        "class F:\n    def __init__(self, dim, __a=1): ...",
+    ],
+)
+@pytest.mark.xfail(
+    strict=True, reason="source says the first __init__ as written; Python takes the last, mangled, after __new__"
+)
+def test_what_source_says_is_what_python_makes(body):
+    from zoo import registry
+
+    with plugin(ONE.format(more="", body=body), Path.cwd()) as (error, (entry,)):
+        live = inspect.signature(registry.target(entry.kind, entry.name))
+        assert error is None
+        assert [p.name for p in entry.parameters] == list(live.parameters)
+
+
+@pytest.mark.xfail(
+    strict=True, reason="a component that Hydra refused stays in the registry: listed, and not to be chosen"
+)
+def test_what_cannot_be_chosen_is_not_listed():
+    with plugin(ONE.format(more="", body="def f(dim, a: int = 'x'): ..."), Path.cwd()) as (error, _):
+        assert error
+        assert "fuzzed" not in run_main("list", "norm")[1]
+
+
+def test_a_taken_name_is_refused_and_nothing_of_it_stays():
+    from zoo import registry
+
+    with (
+        pytest.raises(NameTaken, match="rmsnorm is claimed twice"),
+        plugin(HEAD + "@register('norm', 'rmsnorm')\ndef f(dim): ...", Path.cwd()),
+    ):
+        pass
+    assert registry.entry("norm", "rmsnorm").module.startswith("zoo_plugins")
