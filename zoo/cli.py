@@ -129,12 +129,9 @@ def _train(words: list[str]) -> int:
 
 def _compare(words: list[str]) -> int:
     flags, rest = _split(words, {"--dry-run"})
-    names = [word for word in rest if "=" not in word]
-    if len(names) > 1:
-        raise ZooError(f"expected one comparison, given {', '.join(names)}")
-    from zoo.comparison.plan import make_plan
+    from zoo.comparison.plan import plan_of
 
-    plan = make_plan(names[0] if names else None, [word for word in rest if "=" in word])
+    plan = plan_of(rest)
     if flags:
         for cell in plan.cells:
             grid = ", ".join(" ".join(f"{k}={v}" for k, v in setting) for setting in cell.grid)

@@ -117,6 +117,11 @@ def key_of(override: str) -> str:
     return override.split("=", 1)[0].lstrip("+")
 
 
+def chooses(overrides: Sequence[str], key: str) -> bool:
+    """Whether one of these overrides is of this key."""
+    return any(key_of(override) == key for override in overrides)
+
+
 def _fill(node: Any, path: str, roots: Mapping[str, Any], above: tuple[str, ...]) -> Config:
     """Put the root's choice wherever a component's parameter was left ``null``; check what types cannot."""
     if not isinstance(node, dict) or COMPONENT not in node:

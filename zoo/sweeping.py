@@ -15,7 +15,8 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
-from zoo.composition import Config, hydra_ready, key_of, prepare, resolve
+from zoo import vigil
+from zoo.composition import Config, chooses, hydra_ready, key_of, prepare, resolve
 from zoo.errors import RunFailed, ZooError, first_of
 from zoo.files import read_json, write_json
 from zoo.identity import run_id
@@ -42,7 +43,8 @@ def sweep(flags: Sequence[str], overrides: Sequence[str]) -> None:
     if swept and not multirun and not looks:
         raise ZooError(f"{swept[0]} has several values; add -m to sweep them: zoo train -m {' '.join(overrides)}")
     draws = [word for word, number in counts.items() if not number and "interval(" in word]
-    if draws and not any(key_of(word) == "hydra/sweeper" for word in checked):
+    searches = chooses(checked, "hydra/sweeper")  # which decides for itself how many runs it makes
+    if draws and not searches:
         raise ZooError(f"{draws[0]} is for a search; add hydra/sweeper=optuna, or list its values, such as 1e-3,1e-2")
     if multirun and count() > 1:
         raise ZooError(
@@ -52,9 +54,9 @@ def sweep(flags: Sequence[str], overrides: Sequence[str]) -> None:
     import hydra
 
     runs = next((word.partition("=")[2] for word in reversed(checked) if key_of(word) == "runs"), "runs")
-    elsewhere = multirun and not looks and any(key_of(word) == "hydra/launcher" for word in checked)
+    elsewhere = multirun and not looks and chooses(checked, "hydra/launcher")
     job = _Job(multirun, os.getcwd(), str(Path(runs, ".sweeps", uuid.uuid4().hex)), elsewhere)
-    expected = math.prod(counts.values()) if all(counts.values()) and job.counted(checked) else 0
+    expected = math.prod(counts.values()) if all(counts.values()) and not searches else 0
     sys.argv = ["zoo train", *flags, *checked]
     with explained(checked), _watched(job, expected):
         try:
@@ -90,13 +92,11 @@ def _watched(job: _Job, expected: int) -> Iterator[None]:
 
 
 def _watch(job: _Job, expected: int, ended: Event) -> None:
-    from zoo.comparison.elsewhere import BEAT_SECONDS, LOST_SECONDS, Vigil
-
-    vigil = Vigil()
-    while not ended.wait(BEAT_SECONDS):
+    listening = vigil.Vigil()
+    while not ended.wait(vigil.BEAT_SECONDS):
         missing = [number for number in range(expected) if not job.outcome(number).exists()]
-        if missing and missing == [number for number in missing if vigil.silent(job.sign(number))]:
-            job.stopped = f"no sign of life for {LOST_SECONDS:.0f} s"
+        if missing and missing == [number for number in missing if listening.silent(job.sign(number))]:
+            job.stopped = f"no sign of life for {vigil.LOST_SECONDS:.0f} s"
             os.kill(os.getpid(), signal.SIGTERM)  # zoo makes it a KeyboardInterrupt of the main thread
             return
 
@@ -189,16 +189,14 @@ class _Job:
     def _alive(self, number: int) -> AbstractContextManager[None]:
         if not self.elsewhere:
             return nullcontext()
-        from zoo.comparison.elsewhere import alive
-
         Path(self.folder).mkdir(parents=True, exist_ok=True)
-        return alive(self.sign(number))
+        return vigil.alive(self.sign(number))
 
     def _write(self, number: int, outcome: dict[str, Any]) -> None:
         """Say it where the parent finds it: in a file, or, where that cannot be or the run is the only one, here."""
         try:
             if self.multirun:
-                write_json(Path(self.folder, f"{number}.json"), outcome)
+                write_json(self.outcome(number), outcome)
                 return
         except OSError:
             pass
@@ -209,10 +207,6 @@ class _Job:
         paths = sorted(Path(self.folder).glob("*.json"), key=lambda path: int(path.stem))
         found = {int(path.stem): outcome for path in paths if (outcome := read_json(path))} | self.known
         return [found[number] for number in sorted(found)]
-
-    def counted(self, checked: Sequence[str]) -> bool:
-        """Whether the number of jobs follows from the overrides: a search decides for itself."""
-        return not any(key_of(word) == "hydra/sweeper" for word in checked)
 
 
 def _is_basic(sweeper: Any) -> bool:

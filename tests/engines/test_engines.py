@@ -22,8 +22,8 @@ ray = pytest.mark.skipif(
 )
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("engines")]
 
-ZOO = f"""{sys.executable} -c 'import sys, zoo.comparison.elsewhere as elsewhere
-elsewhere.LOST_SECONDS = 20.0
+ZOO = f"""{sys.executable} -c 'import sys, zoo.vigil
+zoo.vigil.LOST_SECONDS = 20.0
 from zoo.cli import main
 sys.exit(main())'"""
 SMALL = "dim=16 layers=1 trainer.progress=false trainer.accelerator=cpu trainer.checkpoint_seconds=1"

@@ -5,8 +5,7 @@ from __future__ import annotations
 from zoo.comparison.execute import Execution, Silent, Watcher
 from zoo.comparison.ledger import Ledger, read_ledger
 from zoo.comparison.page import write_page
-from zoo.comparison.plan import make_plan
-from zoo.errors import ZooError
+from zoo.comparison.plan import plan_of
 
 
 def compare(*words: str, watcher: Watcher | None = None) -> Ledger:
@@ -26,10 +25,7 @@ def compare(*words: str, watcher: Watcher | None = None) -> Ledger:
     Raises:
         ZooError: a word names what does not exist, or cannot be meant.
     """
-    names = [word for word in words if "=" not in word]
-    if len(names) > 1:
-        raise ZooError(f"expected one comparison, given {', '.join(names)}")
-    plan = make_plan(names[0] if names else None, [word for word in words if "=" in word])
+    plan = plan_of(words)
     Execution(plan).run(watcher or Silent())
     ledger = read_ledger(plan.folder)
     write_page(ledger)

@@ -12,10 +12,9 @@ import uuid
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Event, Thread
 from typing import Any
 
 from zoo.comparison.plan import Job
@@ -24,33 +23,10 @@ from zoo.errors import ZooError
 from zoo.files import read_json, read_row, read_yaml, write_json, write_yaml
 from zoo.identity import run_id
 from zoo.run import folder_of
+from zoo.vigil import Vigil, alive
 
-BEAT_SECONDS = 2.0
-"""How often a worker says that it is alive."""
-LOST_SECONDS = 60.0
-"""How long a worker that had begun may be silent before it counts as lost."""
 ATTEMPTS = 2
 """How often a run is launched before it counts as failed: a lost worker is no fault of the run, which goes on."""
-
-
-@dataclass
-class Vigil:
-    """Listens to workers, by the files in which each says that it is alive."""
-
-    heard: dict[Path, tuple[str, float]] = field(default_factory=dict)
-    """The last sign of life of each that began, and when it was seen, by this machine's clock."""
-
-    def silent(self, path: Path) -> bool:
-        """Whether one that had begun has given no sign of life for too long; one that is still queued has not."""
-        try:
-            sign = path.read_text()
-        except OSError:
-            return False
-        before, now = self.heard.get(path), time.monotonic()
-        if before is None or before[0] != sign:
-            self.heard[path] = (sign, now)
-            return False
-        return now - before[1] > LOST_SECONDS
 
 
 @dataclass
@@ -199,25 +175,3 @@ def launched(cfg: Any) -> None:
             outcome = {"status": "failed", "error": str(error)}
     if outcome["status"] != "interrupted" and folder.is_dir():
         write_json(folder / f"{index}.json", {key: outcome[key] for key in ("status", "error") if key in outcome})
-
-
-@contextmanager
-def alive(path: Path) -> Iterator[None]:
-    """Say in this file, meanwhile, that this process is alive."""
-    done = Event()
-    Thread(target=_beat, args=(path, done), daemon=True).start()
-    try:
-        yield
-    finally:
-        done.set()
-
-
-def _beat(path: Path, done: Event) -> None:
-    """Say every now and then, in a file, that this process is alive; what is said only has to change."""
-    count = 0
-    while True:
-        with suppress(OSError):
-            path.write_text(f"{os.uname().nodename} {os.getpid()} {count}")
-        count += 1
-        if done.wait(BEAT_SECONDS):
-            return

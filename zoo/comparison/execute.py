@@ -15,8 +15,7 @@ from zoo.budget import key_of, wanted
 from zoo.comparison.grid import beyond, further
 from zoo.comparison.plan import Cell, Job, Plan, check_distinct, describe
 from zoo.comparison.pool import Flight, Pool
-from zoo.composition import Config
-from zoo.composition import key_of as key_of_override
+from zoo.composition import Config, chooses
 from zoo.errors import ZooError
 from zoo.files import read_row, write_json
 from zoo.run import base_row, folder_of, is_current
@@ -94,7 +93,7 @@ class Execution:
 
     def _pool(self) -> Pool:
         """Processes here, or a launcher elsewhere where the plan names one."""
-        if not any(key_of_override(word) == "hydra/launcher" for word in self.plan.launcher):
+        if not chooses(self.plan.launcher, "hydra/launcher"):
             return Pool(self.workers, self.threads)
         from zoo.comparison.elsewhere import Elsewhere
 

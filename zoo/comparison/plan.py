@@ -14,7 +14,7 @@ from zoo.budget import key_of as budget_key
 from zoo.budget import settled, wanted
 from zoo.comparison.claims import check_claims
 from zoo.comparison.grid import Setting, edges
-from zoo.composition import Config, compose_checked, hydra_ready, key_of
+from zoo.composition import Config, chooses, compose_checked, hydra_ready, key_of
 from zoo.errors import ZooError, unknown
 from zoo.files import read_yaml
 from zoo.identity import run_id
@@ -147,6 +147,18 @@ class Plan:
         return sum((len(c.grid) * len(c.tune_seeds) if len(c.grid) > 1 else 0) + len(c.seeds) for c in self.cells)
 
 
+def plan_of(words: Sequence[str]) -> Plan:
+    """:func:`make_plan` of what is typed after ``zoo compare``: at most one name, and overrides.
+
+    Raises:
+        ZooError: as there, or for several names.
+    """
+    names = [word for word in words if "=" not in word]
+    if len(names) > 1:
+        raise ZooError(f"expected one comparison, given {', '.join(names)}")
+    return make_plan(names[0] if names else None, [word for word in words if "=" in word])
+
+
 def make_plan(name: str | None, overrides: Sequence[str]) -> Plan:
     """Compose a comparison: ``compare.*`` overrides shape it, all others apply to every run.
 
@@ -188,7 +200,7 @@ def make_plan(name: str | None, overrides: Sequence[str]) -> Plan:
         ]
     check_distinct(cells)
     baseline = rules["baseline"] or contestants[0]
-    if baseline not in contestants and not any(key_of(word) == "compare.baseline" for word in checked):
+    if baseline not in contestants and not chooses(checked, "compare.baseline"):
         baseline = contestants[0]  # the preset's own does not compete
     if baseline not in contestants:
         raise ZooError(f"compare.baseline={baseline}: expected one of {', '.join(contestants)}")

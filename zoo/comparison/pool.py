@@ -139,13 +139,7 @@ class Pool:
             if error is None:
                 yield flight, future.result()
             else:
-                code = getattr(error, "exitcode", None)
-                how = (
-                    f"the worker process died (exit code {code}); out of memory?"
-                    if code is not None
-                    else f"{type(error).__name__}: {error}"
-                )
-                yield flight, {"status": "failed", "error": record_death(flight.job.config, how)}
+                yield flight, {"status": "failed", "error": record_death(flight.job.config, _how(error))}
 
     def _let_save(self) -> None:
         """Ask every run in flight to stop and save, and wait for it a while."""
@@ -153,6 +147,14 @@ class Pool:
             if child.pid:
                 os.kill(child.pid, signal.SIGTERM if not self.flights else signal.SIGINT)
         wait(self.flights, timeout=20)
+
+
+def _how(error: BaseException) -> str:
+    """What became of a worker that could not say it itself."""
+    code = getattr(error, "exitcode", None)
+    if code is None:
+        return f"{type(error).__name__}: {error}"
+    return f"the worker process died (exit code {code}); out of memory?"
 
 
 def record_death(config: Config, how: str) -> str:
