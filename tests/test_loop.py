@@ -324,6 +324,17 @@ def test_a_checkpoint_never_runs_code(here):
     assert not Path("owned").exists()
 
 
+def test_what_a_killed_writer_left_goes_when_the_run_goes_on(here):
+    config = zoo.compose("task=parity", *TINY)
+    folder = folder_of(config)
+    (folder / "checkpoints").mkdir(parents=True)
+    left = [folder / "result.json.partial-1", folder / "checkpoints/last.ckpt.partial-2"]
+    for path in left:
+        path.write_bytes(b"half")
+    train(config)
+    assert not any(path.exists() for path in left)
+
+
 def test_atomic_checkpoints_leave_nothing_behind(tmp_path):
     path = tmp_path / "a.ckpt"
     AtomicCheckpointIO().save_checkpoint({"a": 1}, path)

@@ -9,6 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+PARTIAL = ".partial-"
+"""Between a file's name and its writer's process, as long as it is not whole."""
+
 
 @contextmanager
 def atomic(path: Path) -> Iterator[IO[bytes]]:
@@ -17,7 +20,7 @@ def atomic(path: Path) -> Iterator[IO[bytes]]:
     Lightning's own move is a plain copy where ``$TMPDIR`` is another file system: kills left broken checkpoints.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
+    partial = path.with_name(f"{path.name}{PARTIAL}{os.getpid()}")
     try:
         with partial.open("wb") as file:
             yield file
@@ -31,6 +34,12 @@ def atomic(path: Path) -> Iterator[IO[bytes]]:
             os.close(folder)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what writers that were killed left half written in a folder whose lock is held, not in those within."""
+    for left in folder.glob(f"*{PARTIAL}*"):
+        left.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:

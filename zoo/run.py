@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from zoo.budget import settle
 from zoo.composition import Config, prepare
 from zoo.errors import Diverged, RunFailed, ZooError
-from zoo.files import read_row, write_json, write_yaml
+from zoo.files import read_row, sweep, write_json, write_yaml
 from zoo.identity import run_id
 from zoo.processes import count, launch, rank
 
@@ -43,11 +43,11 @@ def train(config: Config, beat: Callable[[int], None] | None = None, wait: bool 
     folder = folder_of(config)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if rank() == 0:
-            write_yaml(folder / "config.yaml", config)
         lock = FileLock(folder / "lock")
         if rank() == 0:
             lock.acquire(timeout=-1 if wait else 0)
+            sweep(folder), sweep(folder / "checkpoints")
+            write_yaml(folder / "config.yaml", config)
     except Timeout as error:
         raise RunFailed(f"{folder.name}: another process is making this run right now") from error
     except OSError as error:

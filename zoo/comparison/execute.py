@@ -17,7 +17,7 @@ from zoo.comparison.plan import Cell, Job, Plan, check_distinct, describe
 from zoo.comparison.pool import Flight, Pool
 from zoo.composition import Config, chooses
 from zoo.errors import ZooError
-from zoo.files import read_row, write_json
+from zoo.files import read_row, sweep, write_json
 from zoo.run import base_row, folder_of, is_current
 
 MOST_WORKERS = 16
@@ -106,6 +106,7 @@ class Execution:
             self.plan.folder.mkdir(parents=True, exist_ok=True)
             lock = FileLock(self.plan.folder / "lock")
             lock.acquire(timeout=0)
+            sweep(self.plan.folder)
         except Timeout as error:
             raise ZooError(
                 f"{self.plan.folder}: another process is making this comparison right now; wait for it, or give this "
