@@ -70,6 +70,7 @@ def main(rounds: int = 20) -> dict[str, Any]:
     for arch, layer in (("mamba", "Mamba1"), ("mamba2", "Mamba2")):
         makers: dict[str, Callable[[], Callable[[], None]]] = {
             f"{arch} fused": lambda arch=arch: ours(arch, "mamba_ssm", False),
+            **({"mamba Triton": lambda: ours("mamba", "triton", False)} if arch == "mamba" else {}),
             f"{arch} PyTorch": lambda arch=arch: ours(arch, "torch", False),
             f"{arch} PyTorch, compiled": lambda arch=arch: ours(arch, "torch", True),
             f"mamba-ssm's {layer}": lambda layer=layer: theirs(layer),

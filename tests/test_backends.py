@@ -45,7 +45,7 @@ def test_the_compiled_scan_gives_the_same_results(length, channels, states, thre
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        ours = values_and_gradients(lambda *tensors: selective_scan(*tensors, compiled=True), inputs)
+        ours = values_and_gradients(lambda *tensors: selective_scan(*tensors, form="native"), inputs)
     finally:
         torch.set_num_threads(before)
     exact = values_and_gradients(selective_scan, [tensor.double() for tensor in inputs])
@@ -60,11 +60,11 @@ def test_the_compiled_scan_does_not_depend_on_threads_and_passes_on_what_is_not_
     for threads in (1, 4):
         before = torch.get_num_threads()
         torch.set_num_threads(threads)
-        results.append(values_and_gradients(lambda *tensors: selective_scan(*tensors, compiled=True), inputs))
+        results.append(values_and_gradients(lambda *tensors: selective_scan(*tensors, form="native"), inputs))
         torch.set_num_threads(before)
     assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
     inputs[1][0, 7, 3] = float("nan")
-    y, _ = selective_scan(*inputs, compiled=True)
+    y, _ = selective_scan(*inputs, form="native")
     assert y[0, 7:, 3].isnan().all()
     assert y[0, :7].isfinite().all()
     assert y[1].isfinite().all()
@@ -73,7 +73,7 @@ def test_the_compiled_scan_does_not_depend_on_threads_and_passes_on_what_is_not_
 @needs_compiler
 def test_the_compiled_operator_keeps_torchs_rules():
     inputs = [t.requires_grad_() for t in scan_inputs(2, 9, 4, 3, torch.float32)]
-    torch.library.opcheck(torch.ops.zoo.selective_scan.default, (*inputs, True))
+    torch.library.opcheck(torch.ops.zoo.selective_scan.default, (*inputs, "native"))
 
 
 @pytest.mark.parametrize(

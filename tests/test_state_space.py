@@ -73,7 +73,7 @@ def test_gradients_are_right_by_finite_differences():
 
 def test_the_operator_keeps_torchs_rules():
     inputs = [t.float().requires_grad_() for t in scan_inputs(2, 9, 4, 3)]
-    torch.library.opcheck(torch.ops.zoo.selective_scan.default, (*inputs, False))
+    torch.library.opcheck(torch.ops.zoo.selective_scan.default, (*inputs, "torch"))
 
 
 @pytest.mark.parametrize("name", ["mamba1", "mamba2"])

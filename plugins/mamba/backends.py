@@ -1,4 +1,4 @@
-"""Which implementation runs: ours in PyTorch, ours in C++, or the published kernels; and why."""
+"""Which implementation runs: ours in PyTorch, C++ or Triton, or the published kernels; and why."""
 
 from functools import cache
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 from zoo.nn import ShortConvolution, is_counting
 
-from . import kernels, native
+from . import kernels, native, triton_scan
 
 
 @cache
@@ -19,20 +19,35 @@ def decide(wanted: str, kernel: str, device: str, dtype: torch.dtype, states: in
     """
     if wanted == "torch":
         return wanted, "as named"  # nothing else is even tried
-    if wanted == "native" or (wanted == "auto" and kernel == "scan" and device == "cpu"):
-        chosen, reason = (
-            "native",
-            native.why_not() if device == "cpu" else f"it is for processors, and this is {device}",
-        )
-        if dtype == torch.float64:
-            reason = "it computes in float32, and this is float64"
-    else:
-        chosen, reason = "mamba_ssm", kernels.why_not(kernel, device, dtype, states)
-    if reason is None:
-        return chosen, "as named" if wanted == chosen else "it works here"
-    if wanted == chosen:
-        raise ValueError(f"mixer.backend={wanted} cannot run: {reason}. Use mixer.backend=auto or torch")
-    return "torch", f"{chosen} cannot run: {reason}"
+    if wanted != "auto":
+        reason = _why_not(wanted, kernel, device, dtype, states)
+        if reason is not None:
+            raise ValueError(f"mixer.backend={wanted} cannot run: {reason}. Use mixer.backend=auto or torch")
+        return wanted, "as named"
+    reasons = []
+    for candidate in _candidates(kernel, device):
+        reason = _why_not(candidate, kernel, device, dtype, states)
+        if reason is None:
+            return candidate, "; ".join(["it works here", *reasons])
+        reasons.append(f"{candidate} cannot run: {reason}")
+    return "torch", "; ".join(reasons)
+
+
+def _candidates(kernel: str, device: str) -> tuple[str, ...]:
+    """The implementations to be tried there, the one that should be the fastest first."""
+    if kernel == "ssd":
+        return ("mamba_ssm",)
+    return ("native",) if device == "cpu" else ("mamba_ssm", "triton")
+
+
+def _why_not(name: str, kernel: str, device: str, dtype: torch.dtype, states: int) -> str | None:
+    if name == "mamba_ssm":
+        return kernels.why_not(kernel, device, dtype, states)
+    if name == "triton":
+        return triton_scan.why_not(device, dtype, states)
+    if device != "cpu":
+        return f"it is for processors, and this is {device}"
+    return native.why_not() if dtype != torch.float64 else "it computes in float32, and this is float64"
 
 
 @torch.compiler.assume_constant_result

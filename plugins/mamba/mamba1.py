@@ -31,8 +31,9 @@ class Mamba1(nn.Module):
     stay in full precision, and the state, dt and their sums in float32 or wider. Ablations: ``selective=false`` makes
     dt, B and C learned constants of each channel (S4D), ``gate=false`` and ``convolution=1`` leave these out.
 
-    ``backend`` is ``torch``, ``native`` (the same in C++, on a processor), ``mamba_ssm`` (the published kernels) or
-    ``auto``. The published scan starts from an empty state, so with a state it is PyTorch that runs.
+    ``backend`` is ``torch``, ``native`` (the same in C++, on a processor), ``triton`` (the same in Triton, on a GPU),
+    ``mamba_ssm`` (the published kernels) or ``auto``. The published scan starts from an empty state, so with a state it
+    is PyTorch that runs.
 
     The state is h, (B, E, N) for E = ``expand * dim``, and the inputs in the convolution's window; its size does not
     depend on the length.
@@ -56,7 +57,7 @@ class Mamba1(nn.Module):
         selective: bool = True,
         gate: bool = True,
         bias: bool = False,
-        backend: Literal["auto", "torch", "native", "mamba_ssm"] = "auto",
+        backend: Literal["auto", "torch", "native", "triton", "mamba_ssm"] = "auto",
     ) -> None:
         super().__init__()
         rank = math.ceil(dim / 16) if dt_rank is None else dt_rank
@@ -135,5 +136,6 @@ class Mamba1(nn.Module):
         if backend == "mamba_ssm" and memory is None:
             y_BLE, memory = fused_scan(u_BLE, dt_BLE, A_EN, B_BLN, C_BLN)
         else:
-            y_BLE, memory = selective_scan(u_BLE, dt_BLE, A_EN, B_BLN, C_BLN, memory, compiled=backend == "native")
+            backend = "torch" if backend == "mamba_ssm" else backend  # it cannot start from a state
+            y_BLE, memory = selective_scan(u_BLE, dt_BLE, A_EN, B_BLN, C_BLN, memory, form=backend)
         return torch.addcmul(y_BLE, D_E, u_BLE), memory

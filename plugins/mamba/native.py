@@ -39,9 +39,14 @@ def why_not() -> str | None:
         return f"{type(error).__name__}: {error}"
 
 
+def starts_shape(batch: int, length: int, channels: int, states: int) -> tuple[int, ...]:
+    """Of the states that are kept."""
+    return -(-length // CHUNK), batch, channels, states
+
+
 def forward(u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """y, the last state, and the state at the start of each chunk; contiguous float32 on the CPU."""
-    starts = u.new_empty(-(-u.shape[1] // CHUNK), *state.shape)
+    starts = u.new_empty(starts_shape(*u.shape, A.shape[1]))
     y, last = torch.empty_like(u), torch.empty_like(state)
     _call("selective_scan_forward", (u, dt, A, B, C, state), (y, last, starts))
     return y, last, starts

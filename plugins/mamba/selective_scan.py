@@ -13,12 +13,14 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from . import native
+from . import native, triton_scan
 
 CACHE_ELEMENTS = 262_144
 """Elements of a chunk's buffer, 1 MiB in float32, so that it stays in the processor's cache."""
 STEP_ELEMENTS = 16_384
 """Elements of one time step from which the cost of calling an operator does not matter any more."""
+KERNELS = {"native": native, "triton": triton_scan}
+"""Other forms than the one in PyTorch, ``torch``: each has the same forward and backward, and chunks of its own."""
 
 
 def selective_scan(
@@ -28,12 +30,12 @@ def selective_scan(
     B_BLN: Tensor,
     C_BLN: Tensor,
     state_BDN: Tensor | None = None,
-    compiled: bool = False,
+    form: str = "torch",
 ) -> tuple[Tensor, Tensor]:
     """``y`` (B, L, D) and the state (B, D, N) after the last token; all inputs share one dtype, float32 or float64.
 
-    ``A`` is negative and ``dt`` not. ``compiled`` runs the C++ form (:mod:`.native`), which must be there. First
-    derivatives of everything exist; second ones do not.
+    ``A`` is negative and ``dt`` not. ``form`` is ``torch``, or ``native`` (:mod:`.native`) or ``triton``
+    (:mod:`.triton_scan`), which must be able to run here. First derivatives of everything exist; second ones do not.
     """
     batch, length, channels = u_BLD.shape
     if state_BDN is None:
@@ -43,7 +45,7 @@ def selective_scan(
         state_BDN = torch.exp(dt_BD.unsqueeze(-1) * A_DN) * state_BDN + (dt_BD * u_BD).unsqueeze(-1) * B_BLN
         return torch.matmul(state_BDN, C_BLN.mT).mT, state_BDN
     inputs = (u_BLD, dt_BLD, A_DN, B_BLN, C_BLN, state_BDN)
-    y_BLD, state_BDN, _ = _operator(*(tensor.contiguous() for tensor in inputs), compiled)
+    y_BLD, state_BDN, _ = operator(*(tensor.contiguous() for tensor in inputs), form)
     return y_BLD, state_BDN
 
 
@@ -53,40 +55,37 @@ def _plan(batch: int, channels: int, states: int) -> tuple[int, int]:
     return rows, max(4, min(32, CACHE_ELEMENTS // (rows * channels * states)))
 
 
-def _chunk(batch: int, channels: int, states: int, compiled: bool) -> int:
-    return native.CHUNK if compiled else _plan(batch, channels, states)[1]
+def _starts_shape(batch: int, length: int, channels: int, states: int, form: str) -> tuple[int, ...]:
+    if form in KERNELS:
+        return KERNELS[form].starts_shape(batch, length, channels, states)
+    return -(-length // _plan(batch, channels, states)[1]), batch, channels, states
 
 
 @torch.library.custom_op("zoo::selective_scan", mutates_args=())
-def _operator(
-    u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tensor, compiled: bool
+def operator(
+    u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tensor, form: str
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """y, the last state, and the state at the start of each chunk (chunks, B, D, N)."""
-    if compiled:
-        return native.forward(u, dt, A, B, C, state)
+    """y, the last state, and the state at the start of each chunk, whose shape is the form's own affair."""
+    if form in KERNELS:
+        return KERNELS[form].forward(u, dt, A, B, C, state)
     batch, length, channels = u.shape
     rows, chunk = _plan(batch, channels, A.shape[1])
     y, last = torch.empty_like(u), torch.empty_like(state)
-    starts = u.new_empty(-(-length // chunk), batch, channels, A.shape[1])
+    starts = u.new_empty(_starts_shape(batch, length, channels, A.shape[1], "torch"))
     for first in range(0, batch, rows):
         part = slice(first, first + rows)
         _forward(u[part], dt[part], A, B[part], C[part], state[part], chunk, y[part], last[part], starts[:, part])
     return y, last, starts
 
 
-@_operator.register_fake
-def _(u, dt, A, B, C, state, compiled):
-    batch, length, channels = u.shape
-    chunk = _chunk(batch, channels, A.shape[1], compiled)
-    return (
-        torch.empty_like(u),
-        torch.empty_like(state),
-        u.new_empty(-(-length // chunk), batch, channels, A.shape[1]),
-    )
+@operator.register_fake
+def _(u, dt, A, B, C, state, form):
+    starts = u.new_empty(_starts_shape(*u.shape, A.shape[1], form))
+    return torch.empty_like(u), torch.empty_like(state), starts
 
 
 @torch.library.custom_op("zoo::selective_scan_backward", mutates_args=())
-def _backward_operator(
+def operator_backward(
     u: Tensor,
     dt: Tensor,
     A: Tensor,
@@ -95,11 +94,11 @@ def _backward_operator(
     starts: Tensor,
     grad_y: Tensor,
     grad_last: Tensor,
-    compiled: bool,
+    form: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of u, dt, A, B, C and the first state."""
-    if compiled:
-        return native.backward(u, dt, A, B, C, starts, grad_y, grad_last)
+    if form in KERNELS:
+        return KERNELS[form].backward(u, dt, A, B, C, starts, grad_y, grad_last)
     batch, _, channels = u.shape
     rows, chunk = _plan(batch, channels, A.shape[1])
     grads = [torch.empty_like(tensor) for tensor in (u, dt, B, C, grad_last)]
@@ -112,26 +111,26 @@ def _backward_operator(
     return grad_u, grad_dt, grad_A, grad_B, grad_C, grad_state
 
 
-@_backward_operator.register_fake
-def _(u, dt, A, B, C, starts, grad_y, grad_last, compiled):
+@operator_backward.register_fake
+def _(u, dt, A, B, C, starts, grad_y, grad_last, form):
     return tuple(torch.empty_like(tensor) for tensor in (u, dt, A, B, C, grad_last))
 
 
 def _setup(ctx, inputs, output):
-    *tensors, _, compiled = inputs
+    *tensors, _, form = inputs
     ctx.save_for_backward(*tensors, output[2])
-    ctx.compiled = compiled
+    ctx.form = form
     ctx.set_materialize_grads(False)
 
 
 def _derivative(ctx, grad_y, grad_last, _):
     u, dt, A, B, C, starts = ctx.saved_tensors
     grad_y = torch.zeros_like(u) if grad_y is None else grad_y.contiguous()
-    grad_last = torch.zeros_like(starts[0]) if grad_last is None else grad_last.contiguous()
-    return *_backward_operator(u, dt, A, B, C, starts, grad_y, grad_last, ctx.compiled), None
+    grad_last = u.new_zeros(u.shape[0], *A.shape) if grad_last is None else grad_last.contiguous()
+    return *operator_backward(u, dt, A, B, C, starts, grad_y, grad_last, ctx.form), None
 
 
-_operator.register_autograd(_derivative, setup_context=_setup)
+operator.register_autograd(_derivative, setup_context=_setup)
 
 
 def _decay_and_input(u, dt, B, A, decay, held) -> None:

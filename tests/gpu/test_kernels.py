@@ -2,9 +2,12 @@
 
 import pytest
 import torch
+from scans import scan_inputs, values_and_gradients
 
 from zoo.testing.parts import part
+from zoo_plugins.mamba import triton_scan
 from zoo_plugins.mamba.backends import decide
+from zoo_plugins.mamba.selective_scan import selective_scan
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device")]
 LAYERS = [("mamba1", "scan", []), ("mamba2", "ssd", ["mixer.head_dim=32", "mixer.groups=2", "mixer.state_size=32"])]
@@ -56,8 +59,26 @@ def test_decoding_after_a_fused_prefill_goes_on_as_ours(name, kernel, words):
 def test_a_missing_kernel_is_explained(name):
     kernel = {"mamba1": "scan", "mamba2": "ssd"}[name]
     chosen, why = decide("auto", kernel, "cuda")
-    assert chosen in ("torch", "mamba_ssm")
+    assert chosen in ("torch", "triton", "mamba_ssm")
     assert why
-    if chosen == "torch":
+    if chosen != "mamba_ssm":
         with pytest.raises(ValueError, match="mamba_ssm cannot run"):
             part("mixer", name, "mixer.backend=mamba_ssm").cuda()(torch.randn(1, 4, 32, device="cuda"))
+
+
+@pytest.mark.parametrize(
+    ("batch", "length", "channels", "states"), [(2, 1000, 96, 16), (3, 77, 33, 5), (1, 4096, 64, 32)]
+)
+def test_the_scan_in_triton_computes_what_the_definition_says(batch, length, channels, states):
+    inputs = [tensor.cuda() for tensor in scan_inputs(batch, length, channels, states, torch.float32)]
+    ours = values_and_gradients(lambda *tensors: selective_scan(*tensors, form="triton"), inputs)
+    again = values_and_gradients(lambda *tensors: selective_scan(*tensors, form="triton"), inputs)
+    exact = values_and_gradients(selective_scan, [tensor.double() for tensor in inputs])
+    for one, two, other in zip(ours, again, exact, strict=True):
+        assert (one - other).abs().max() <= 1e-4 * other.abs().max()
+        assert torch.equal(one, two), "a run can be repeated to the bit"
+
+
+def test_the_scan_in_triton_is_tried_and_runs():
+    assert triton_scan.why_not("cuda", torch.float32, 16) is None
+    assert decide("triton", "scan", "cuda")[0] == "triton"

@@ -1,0 +1,112 @@
+"""The kernels of :mod:`.triton_scan`. They are written for a GPU, and Triton's interpreter runs them on a processor.
+
+A program, which is one warp, has one sequence and a block of channels, a channel a thread. Its state, (N, D), stays in
+registers for all of time: sums over states need no exchange between threads. What goes over channels lies with these
+innermost, so that a warp reads it in one piece. Legend: D channels of a block, N states, of which those beyond
+``states`` pad it to a power of two; time steps beyond the end have ``dt = 0``, which changes nothing.
+"""
+
+# mypy: ignore-errors
+import triton
+import triton.language as tl
+
+# Knowing that a size is divisible by 16 Triton would give each thread several channels, and split states over threads.
+SIZES = ["length", "channels", "states", "chunks"]
+LOG2_E = tl.constexpr(1.4426950408889634)  # exp(x) is exp2(x LOG2_E), and exp2 is what the hardware computes
+
+
+@triton.jit(do_not_specialize=SIZES)
+def forward(
+    u, dt, A, B, C, first, y, starts, last, length, channels, states, chunks,
+    N: tl.constexpr, BLOCK: tl.constexpr, CHUNK: tl.constexpr, UNROLL: tl.constexpr,
+):  # fmt: skip
+    """y, the last state, and the state at the start of each chunk, (chunks, batch, states, channels)."""
+    row, batch = tl.program_id(0).to(tl.int64), tl.num_programs(0).to(tl.int64)
+    d_D = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    n_N = tl.arange(0, N)
+    here_ND = (n_N < states)[:, None] & (d_D < channels)[None, :]
+    place_ND = n_N[:, None] * channels + d_D[None, :]
+    A_ND = tl.load(A + place_ND, mask=here_ND, other=0.0) * LOG2_E
+    h_ND = tl.load(first + row * states * channels + place_ND, mask=here_ND, other=0.0)
+    for chunk in range(chunks):
+        tl.store(starts + (chunk * batch + row) * states * channels + place_ND, h_ND, mask=here_ND)
+        for part in range(CHUNK // UNROLL):
+            for k in tl.static_range(UNROLL):
+                t = chunk * CHUNK + part * UNROLL + k
+                now_D, now_N = d_D < tl.where(t < length, channels, 0), n_N < tl.where(t < length, states, 0)
+                at_D = (row * length + t) * channels + d_D
+                at_N = (row * length + t) * states + n_N
+                u_D = tl.load(u + at_D, mask=now_D, other=0.0)
+                dt_D = tl.load(dt + at_D, mask=now_D, other=0.0)
+                B_N = tl.load(B + at_N, mask=now_N, other=0.0)
+                C_N = tl.load(C + at_N, mask=now_N, other=0.0)
+                h_ND = tl.exp2(dt_D[None, :] * A_ND) * h_ND + B_N[:, None] * (dt_D * u_D)[None, :]
+                tl.store(y + at_D, tl.sum(h_ND * C_N[:, None], 0), mask=now_D)
+    tl.store(last + row * states * channels + place_ND, h_ND, mask=here_ND)
+
+
+@triton.jit(do_not_specialize=SIZES)
+def backward(
+    u, dt, A, B, C, starts, grad_y, grad_last, scratch,
+    grad_u, grad_dt, grad_A, grad_B, grad_C, grad_first, length, channels, states, chunks,
+    N: tl.constexpr, BLOCK: tl.constexpr, CHUNK: tl.constexpr, UNROLL: tl.constexpr,
+):  # fmt: skip
+    """The gradients, chunk by chunk from the last; those of A, B and C in parts, which are summed by who called.
+
+    ``grad_A`` is (batch, states, channels), ``grad_B`` and ``grad_C`` (blocks, batch, length, states): with a part for
+    each program, sums do not depend on which was first. ``scratch`` holds a chunk's states for each program.
+    """
+    row, batch = tl.program_id(0).to(tl.int64), tl.num_programs(0).to(tl.int64)
+    block = tl.program_id(1)
+    d_D = block * BLOCK + tl.arange(0, BLOCK)
+    n_N = tl.arange(0, N)
+    here_ND = (n_N < states)[:, None] & (d_D < channels)[None, :]
+    place_ND = n_N[:, None] * channels + d_D[None, :]
+    held = scratch + (row * tl.num_programs(1) + block) * CHUNK * N * BLOCK
+    own_ND = n_N[:, None] * BLOCK + tl.arange(0, BLOCK)[None, :]
+    A_ND = tl.load(A + place_ND, mask=here_ND, other=0.0) * LOG2_E
+    carried_ND = tl.load(grad_last + row * states * channels + place_ND, mask=here_ND, other=0.0)
+    grad_A_ND = tl.zeros((N, BLOCK), tl.float32)
+    for back in range(chunks):
+        chunk = chunks - 1 - back
+        h_ND = tl.load(starts + (chunk * batch + row) * states * channels + place_ND, mask=here_ND, other=0.0)
+        tl.debug_barrier()  # nobody writes what another thread of this program still reads
+        for part in range(CHUNK // UNROLL):  # the states again, each kept as it was before its step
+            for k in tl.static_range(UNROLL):
+                step = part * UNROLL + k
+                t = chunk * CHUNK + step
+                now_D, now_N = d_D < tl.where(t < length, channels, 0), n_N < tl.where(t < length, states, 0)
+                at_D = (row * length + t) * channels + d_D
+                tl.store(held + step * N * BLOCK + own_ND, h_ND)
+                u_D = tl.load(u + at_D, mask=now_D, other=0.0)
+                dt_D = tl.load(dt + at_D, mask=now_D, other=0.0)
+                B_N = tl.load(B + (row * length + t) * states + n_N, mask=now_N, other=0.0)
+                h_ND = tl.exp2(dt_D[None, :] * A_ND) * h_ND + B_N[:, None] * (dt_D * u_D)[None, :]
+        tl.debug_barrier()
+        for part in range(CHUNK // UNROLL):
+            for k in tl.static_range(UNROLL):
+                step = CHUNK - 1 - (part * UNROLL + k)
+                t = chunk * CHUNK + step
+                now_D, now_N = d_D < tl.where(t < length, channels, 0), n_N < tl.where(t < length, states, 0)
+                at_D = (row * length + t) * channels + d_D
+                at_N = (row * length + t) * states + n_N
+                u_D = tl.load(u + at_D, mask=now_D, other=0.0)
+                dt_D = tl.load(dt + at_D, mask=now_D, other=0.0)
+                B_N = tl.load(B + at_N, mask=now_N, other=0.0)
+                C_N = tl.load(C + at_N, mask=now_N, other=0.0)
+                grad_y_D = tl.load(grad_y + at_D, mask=now_D, other=0.0)
+                before_ND = tl.load(held + step * N * BLOCK + own_ND)
+                # the adjoint of h_t: g_t = C_t grad_y_t + exp(dt_{t+1} A) g_{t+1}
+                g_ND = carried_ND + C_N[:, None] * grad_y_D[None, :]
+                decay_ND = tl.exp2(dt_D[None, :] * A_ND)
+                own_N = ((block * batch + row) * length + t) * states + n_N
+                tl.store(grad_C + own_N, tl.sum(h_ND * grad_y_D[None, :], 1), mask=now_N)
+                tl.store(grad_B + own_N, tl.sum(g_ND * (dt_D * u_D)[None, :], 1), mask=now_N)
+                grad_product_D = tl.sum(g_ND * B_N[:, None], 0)
+                through_ND = g_ND * decay_ND * before_ND  # of dt A, through the exponential
+                tl.store(grad_u + at_D, grad_product_D * dt_D, mask=now_D)
+                tl.store(grad_dt + at_D, tl.sum(through_ND * A_ND, 0) / LOG2_E + grad_product_D * u_D, mask=now_D)
+                grad_A_ND += through_ND * dt_D[None, :]
+                carried_ND, h_ND = decay_ND * g_ND, before_ND
+    tl.store(grad_A + row * states * channels + place_ND, grad_A_ND, mask=here_ND)
+    tl.store(grad_first + row * states * channels + place_ND, carried_ND, mask=here_ND)
