@@ -15,7 +15,11 @@ import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 
 from zoo.files import atomic
+from zoo.graphs import PLAIN_STEPS
 from zoo.loop import Stream
+
+STARTING = PLAIN_STEPS + 2
+"""Batches in which compilers and libraries start, and a step may be recorded: they say nothing about speed."""
 
 
 class Interrupted(BaseException):
@@ -106,18 +110,26 @@ class Keeper(L.Callback):
     ) -> None:
         self.path, self.seconds, self.stream, self.accumulate = path, seconds, stream, accumulate
         self.identity, self.signals = identity or {}, signals or Signals()
-        self.trained_seconds = 0.0
+        self.trained_seconds = self.starting_seconds = 0.0
+        self.starting_batches = 0
+        self._begun = 0
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Start the clock."""
         self.signals.listen()
+        self._begun = 0
         self._saved = self._tick = time.monotonic()
 
     def on_train_batch_start(self, trainer: L.Trainer, module: L.LightningModule, batch: Any, batch_idx: int) -> None:
         """Between two steps: save if it is time or a signal was noted, and stop for the signal."""
+        if self._begun == STARTING and module.device.type == "cuda":
+            torch.cuda.synchronize()  # once, so that what starting took is known
         now = time.monotonic()
         self.trained_seconds += now - self._tick
-        self._tick = now
+        if 0 < self._begun <= STARTING:
+            self.starting_seconds += now - self._tick
+            self.starting_batches += 1
+        self._tick, self._begun = now, self._begun + 1
         if batch_idx % self.accumulate:
             return
         save, noted = self._agreed(trainer, now - self._saved >= self.seconds)
@@ -175,11 +187,14 @@ class Keeper(L.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """The clock, and what the weights were trained on."""
-        return {"trained_seconds": self.trained_seconds, "identity": self.identity}
+        starting = {"starting_seconds": self.starting_seconds, "starting_batches": self.starting_batches}
+        return {"trained_seconds": self.trained_seconds, "identity": self.identity, **starting}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on counting."""
         self.trained_seconds = float(state_dict["trained_seconds"])
+        self.starting_seconds = float(state_dict.get("starting_seconds", 0.0))
+        self.starting_batches = int(state_dict.get("starting_batches", 0))
 
     def on_save_checkpoint(self, trainer: L.Trainer, module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """A batch that was fetched and not begun is not done; else evaluations would come early after resuming."""

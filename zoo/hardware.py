@@ -48,6 +48,24 @@ def choose(trainer: Config, steps: int) -> dict[str, Any]:
     return {"accelerator": "cuda" if cuda else accelerator, "precision": precision, "compile": compile_it}
 
 
+def graph(trainer: Config, accelerator: str) -> str | None:
+    """Whether a step's passes ``auto`` may or ``true`` must be one CUDA graph; nothing where they are not.
+
+    Raises:
+        ZooError: they must be where that is not possible.
+    """
+    wanted = str(trainer["graph"]).lower()
+    if wanted not in ("auto", "true", "false"):
+        raise ZooError(f"trainer.graph={trainer['graph']}: expected auto, true or false")
+    possible = accelerator == "cuda" and trainer["devices"] == 1 and count() == 1
+    if wanted == "true" and not possible:
+        what = "several processes" if accelerator == "cuda" else accelerator
+        raise ZooError(
+            f"trainer.graph=true: a CUDA graph is for one CUDA device, and this is {what}; use trainer.graph=auto"
+        )
+    return wanted if possible and wanted != "false" else None
+
+
 def _check_processes(trainer: Config, cuda: bool) -> None:
     devices, strategy = trainer["devices"], trainer["strategy"]
     if strategy not in STRATEGIES:
@@ -69,6 +87,19 @@ def set_up(accelerator: str, threads: int | None) -> None:
         torch.set_float32_matmul_precision("high")
 
 
+def visible_devices() -> list[str]:
+    """What ``CUDA_VISIBLE_DEVICES`` would call each GPU that this process may use."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    count = torch.cuda.device_count()
+    return named.split(",")[:count] if named else [str(number) for number in range(count)]
+
+
+def runs_at_once() -> int:
+    """How many runs share this machine with the present one, which is one of them."""
+    said = os.environ.get("ZOO_RUNS_AT_ONCE", "")
+    return int(said) if said.isdigit() else 1
+
+
 def describe(accelerator: str) -> dict[str, Any]:
     """The machine, for a result's row."""
     cpu = platform.processor() or platform.machine()
@@ -84,6 +115,7 @@ def describe(accelerator: str) -> dict[str, Any]:
         "cpu": cpu,
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "runs_at_once": runs_at_once(),
         "system": platform.platform(),
     }
 

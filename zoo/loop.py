@@ -9,6 +9,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from zoo import graphs
 from zoo.contracts import (
     Batch,
     HasAfterOptimizerStep,
@@ -21,6 +22,7 @@ from zoo.contracts import (
 )
 from zoo.errors import ZooError
 from zoo.factory import Factory
+from zoo.graphs import StepGraph
 from zoo.judging import asks, fit, judge, labelled, trained_modules
 from zoo.losses import LossWatch
 from zoo.measure.decay import Tally
@@ -84,6 +86,7 @@ class Loop(L.LightningModule):
 
     Args:
         record: receives ``(step, {name: value})`` at each flush and each evaluation.
+        graph: ``auto`` or ``true`` where forward and backward may or must be one launch (:mod:`zoo.graphs`).
     """
 
     def __init__(
@@ -97,6 +100,7 @@ class Loop(L.LightningModule):
         log_every: int,
         record: Callable[[int, dict[str, float]], None],
         probes: dict[str, Probe] | None = None,
+        graph: str | None = None,
     ) -> None:
         super().__init__()
         self.objective, self.task = objective, task
@@ -113,6 +117,11 @@ class Loop(L.LightningModule):
         self._followers: list[HasAfterOptimizerStep] = [m for m in modules if isinstance(m, HasAfterOptimizerStep)]
         self._decay = getattr(schedule, "weight_decay", None)
         self.losses = LossWatch()
+        self.graph: StepGraph | None = None
+        if graph is not None:
+            self.graph = StepGraph(
+                self._loss, self._begin, objective, graphs.record_cuda, max(0, steps - 1), graph == "true"
+            )
         self._sharded = False
         self._done = 0
         self._totals: dict[int, dict[str, list[Tensor]]] = {}
@@ -144,14 +153,22 @@ class Loop(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One forward pass; returns the loss with every side loss added."""
+        self._begin(batch_idx)
+        loss = self._loss(batch) if self.graph is None else self.graph.loss(batch, batch_idx)
+        self.losses.add(loss)
+        return loss
+
+    def _begin(self, batch_idx: int) -> None:
+        """Seed what is drawn in a pass, and say how far training is."""
         reseed(self.device, self.seed, "dropout", batch_idx, *([self.global_rank] if self.global_rank else []))
         for paced in self._paced:
-            paced.set_progress(self.global_step, self.steps)
+            paced.set_progress(batch_idx // self.trainer.accumulate_grad_batches, self.steps)
+
+    def _loss(self, batch: Batch) -> Tensor:
         loss: Tensor = self.objective(batch)["loss"]
         for module in self._losses:
             for term in module.side_losses().values():
                 loss = loss + term
-        self.losses.add(loss)
         return loss
 
     def configure_gradient_clipping(

@@ -96,7 +96,8 @@ class Session:
         self.logger = make_logger(config, folder, folder.name) if self.rank == 0 else None
         if self.chosen["compile"]:
             self.objective.compile()  # in place: names in checkpoints stay what they are
-        self.loop = make_loop(config, self.objective, self.task, self._record, self.probes)
+        graph = hardware.graph(settings, self.chosen["accelerator"])
+        self.loop = make_loop(config, self.objective, self.task, self._record, self.probes, graph)
         self.trainer = make_trainer(config, self.chosen, [*self.bars, self.keeper], folder)
 
     def run(self) -> Row:
@@ -155,6 +156,21 @@ class Session:
             self.keeper.load_state_dict(keeper_state(saved))
         return self.peak.read()
 
+    def _speed(self) -> float | None:
+        """Tokens per second of training once it had started; of all of it where that was no more than starting."""
+        keeper = self.keeper
+        batches = self.steps * self.config["trainer"]["accumulate"] - keeper.starting_batches
+        seconds = keeper.trained_seconds - keeper.starting_seconds
+        if batches <= keeper.starting_batches:
+            batches, seconds = batches + keeper.starting_batches, keeper.trained_seconds
+        each = self.step_tokens / self.config["trainer"]["accumulate"]
+        return each * batches / seconds if seconds > 0 else None
+
+    def _launches(self) -> dict[str, str]:
+        """How the passes of a step are launched, where there is a choice."""
+        said = self.loop.graph.said if self.loop.graph is not None else None
+        return {"training step": said} if said else {}
+
     def _embedding(self) -> Row | None:
         """Measures of the embeddings that the probe judged at the end, and whether they collapsed."""
         found = self.loop.embeddings
@@ -194,13 +210,14 @@ class Session:
             "loss_spikes": {"count": self.loop.losses.spiked, "largest": self.loop.losses.spikes},
             "peak_memory_bytes": peak,
             "training_seconds": round(seconds, 3),
-            "tokens_per_second": tokens / seconds if seconds else None,
+            "starting_seconds": round(self.keeper.starting_seconds, 3),
+            "tokens_per_second": self._speed(),
             "wall_seconds": round(time.monotonic() - self.started, 3),
             "cpu_seconds": round(time.process_time() - self.cpu_started, 3),
             "resumed_at": self.reached,
             "precision": self.chosen["precision"],
             "compiled": self.chosen["compile"],
-            "implementations": self.implementations,
+            "implementations": self.implementations | self._launches(),
             "hardware": hardware.describe(self.chosen["accelerator"]) | {"processes": self.processes},
             "versions": hardware.versions(),
             "code": code_hashes(self.config),
@@ -215,12 +232,13 @@ def make_loop(
     task: Task,
     record: Callable[[int, dict[str, float]], None],
     probes: dict[str, Probe] | None = None,
+    graph: str | None = None,
 ) -> Loop:
     """The loop of a run, with its optimizer and schedule."""
     steps = config["steps"]
     schedule = user_error(build, config["schedule"], steps=steps)
     optimizer = Factory(config["optimizer"])
-    return Loop(objective, task, optimizer, schedule, steps, config["seed"], config["log_every"], record, probes)
+    return Loop(objective, task, optimizer, schedule, steps, config["seed"], config["log_every"], record, probes, graph)
 
 
 def make_trainer(config: Config, chosen: Row, callbacks: list[Any], folder: Path | str) -> L.Trainer:

@@ -67,8 +67,9 @@ class ExpertChoice(nn.Module):
             met_N = torch.zeros(logits_BLE.shape[:2].numel(), dtype=torch.int64, device=token_S.device)
             met_N = met_N.scatter_add(0, token_S, (gate_EBC.reshape(-1) > 0).to(torch.int64)) > 0
             real_N = torch.ones_like(met_N) if real_N is None else real_N
-            self.unserved = self.unserved.to(met_N.device) + (real_N & ~met_N).sum()
-            self.seen = self.seen.to(met_N.device) + real_N.sum()
+            self.unserved, self.seen = self.unserved.to(met_N.device), self.seen.to(met_N.device)
+            self.unserved += (real_N & ~met_N).sum()  # written into, not replaced: a recorded pass does so again
+            self.seen += real_N.sum()
 
     def side_losses(self) -> dict[str, Tensor]:
         """The z-loss of the last pass, weighted; asked for once."""
@@ -79,7 +80,8 @@ class ExpertChoice(nn.Module):
     def side_metrics(self) -> dict[str, Tensor]:
         """The share of tokens since the last report that no expert took."""
         share = self.unserved / self.seen.clamp(min=1)
-        self.unserved, self.seen = torch.zeros_like(self.unserved), torch.zeros_like(self.seen)
+        self.unserved.zero_()
+        self.seen.zero_()
         return {"moe/unserved": share, f"moe/layer{self.layer}/unserved": share.clone()}
 
     def inactive_parameters(self) -> int:

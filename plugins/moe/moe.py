@@ -101,10 +101,12 @@ class Mixture(nn.Module):
             counted_NK, counts_E = routing.counted_NK(real_N), order.counts_E
             if counted_NK is not None:
                 counts_E = count(routing.expert_NK.reshape(-1), self.router.experts, counted_NK.reshape(-1))
-            self.step_E = self.step_E.to(counts_E.device) + counts_E
-            self.window_E = self.window_E.to(counts_E.device) + counts_E
+            self.step_E, self.window_E = (total_E.to(counts_E.device) for total_E in (self.step_E, self.window_E))
+            self.step_E += counts_E  # written into, not replaced: a recorded pass does so again
+            self.window_E += counts_E
             if dropped is not None:
-                self.dropped = self.dropped.to(dropped.device) + dropped
+                self.dropped = self.dropped.to(dropped.device)
+                self.dropped += dropped
 
     def side_losses(self) -> dict[str, Tensor]:
         """Balance and z-loss of the last pass, weighted; asked for once, so that no graph is kept alive."""
@@ -114,8 +116,9 @@ class Mixture(nn.Module):
     @torch.no_grad()
     def side_metrics(self) -> dict[str, Tensor]:
         """Of all tokens of all processes since the last report: how even the load is, who is dead, what was dropped."""
-        window_E, dropped = sum_over_processes(self.window_E), sum_over_processes(self.dropped)
-        self.window_E, self.dropped = torch.zeros_like(window_E), torch.zeros_like(dropped)
+        window_E, dropped = sum_over_processes(self.window_E).clone(), sum_over_processes(self.dropped).clone()
+        self.window_E.zero_()
+        self.dropped.zero_()
         total, experts = window_E.sum().clamp(min=1), self.router.experts
         share_E = window_E.double() / total
         found = {
@@ -136,7 +139,7 @@ class Mixture(nn.Module):
         """Move the selection's bias by the load of the whole step, over all processes."""
         if isinstance(self.router, Sigmoid):
             self.router.move_bias(sum_over_processes(self.step_E))
-        self.step_E = torch.zeros_like(self.step_E)
+        self.step_E.zero_()
 
     def choices(self) -> Tensor | None:
         """The first choice of each token of the last pass in evaluation."""

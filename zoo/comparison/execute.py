@@ -22,6 +22,8 @@ from zoo.run import base_row, folder_of, is_current
 
 MOST_WORKERS = 16
 """Each worker holds torch and its data: about half a gigabyte."""
+RUNS_ON_A_GPU = 4
+"""Small models leave a GPU idle between launches, and each run needs a core to launch from."""
 
 
 class Watcher(Protocol):
@@ -65,7 +67,9 @@ class Execution:
         self.choose = hardware.choose
         chosen = [hardware.choose(cell.base["trainer"], cell.base["steps"]) for cell in plan.cells]
         cores, on_cpu = cpu_count(), all(each["accelerator"] == "cpu" for each in chosen)
-        self.workers = max(1, min(plan.workers or (cores if on_cpu else 1), self.total, MOST_WORKERS))
+        self.devices = [] if on_cpu else hardware.visible_devices()
+        packed = cores if on_cpu else min(cores, RUNS_ON_A_GPU * max(1, len(self.devices)))
+        self.workers = max(1, min(plan.workers or packed, self.total, MOST_WORKERS))
         self.threads = max(1, cores // self.workers)
 
     def run(self, watcher: Watcher) -> None:
@@ -94,7 +98,7 @@ class Execution:
     def _pool(self) -> Pool:
         """Processes here, or a launcher elsewhere where the plan names one."""
         if not chooses(self.plan.launcher, "hydra/launcher"):
-            return Pool(self.workers, self.threads)
+            return Pool(self.workers, self.threads, self.devices)
         from zoo.comparison.elsewhere import Elsewhere
 
         return Elsewhere(self.threads, self.plan.launcher, self.plan.folder)

@@ -23,10 +23,15 @@ Outcome = dict[str, Any]
 """``status`` (finished, failed or interrupted), and the ``row`` or the ``error``."""
 
 
-def _start(threads: int) -> None:
-    """In a new worker, before torch is imported."""
+def _start(threads: int, workers: int, devices: list[str], turn: Any) -> None:
+    """In a new worker, before torch is imported; of several GPUs it gets the next one as its own."""
     os.environ["OMP_NUM_THREADS"] = str(threads)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ["ZOO_RUNS_AT_ONCE"] = str(workers)  # for the row: what a step takes beside others is no speed of its own
+    if len(devices) > 1:
+        with turn.get_lock():
+            os.environ["CUDA_VISIBLE_DEVICES"] = devices[turn.value % len(devices)]
+            turn.value += 1
 
 
 def make_run(config: Config, name: str, wait: bool = False) -> Outcome:
@@ -46,9 +51,16 @@ def make_run(config: Config, name: str, wait: bool = False) -> Outcome:
     except Interrupted:
         return {"status": "interrupted", "error": "interrupted"}
     except ZooError as error:
-        return {"status": "failed", "error": str(error) if name in str(error) else f"{name}: {error}"}
+        said = str(error) if name in str(error) else f"{name}: {error}"
+        return {"status": "failed", "error": said, "crowded": _out_of_memory(error.__cause__)}
     finally:
         pulse.unlink(missing_ok=True)
+
+
+def _out_of_memory(error: BaseException | None) -> bool:
+    from zoo.measure.batches import is_out_of_memory
+
+    return error is not None and is_out_of_memory(error)
 
 
 def _fingerprint(config: Config) -> str:
@@ -73,6 +85,8 @@ class Flight:
 
     job: Job
     started: float = field(default_factory=time.monotonic)
+    alone: bool = False
+    """Whether no other run is under way meanwhile, for it needs the memory."""
 
     def fraction(self) -> float:
         """How much of it is done, as its heartbeat says."""
@@ -86,17 +100,23 @@ class Flight:
 class Pool:
     """``workers`` processes that import torch once each.
 
-    Use as a context manager; leaving it on Ctrl-C lets every run in flight save itself first.
+    A run for which there was not enough memory beside others is made once more when it is alone. Use as a context
+    manager; leaving it on Ctrl-C lets every run in flight save itself first.
     """
 
-    def __init__(self, workers: int, threads: int) -> None:
+    def __init__(self, workers: int, threads: int, devices: list[str] | None = None) -> None:
         from pebble import ProcessPool
 
         self.workers = workers
+        context = get_context("spawn")
         self.pool = ProcessPool(
-            max_workers=workers, context=get_context("spawn"), initializer=_start, initargs=(threads,)
+            max_workers=workers,
+            context=context,
+            initializer=_start,
+            initargs=(threads, workers, devices or [], context.Value("i", 0)),
         )
         self.flights: dict[Future[Outcome], Flight] = {}
+        self.crowded: deque[Job] = deque()
 
     def __enter__(self) -> Pool:
         return self
@@ -121,14 +141,21 @@ class Pool:
         return [str(future.exception()) if future.exception() else future.result() for future in futures]
 
     def fill(self, queue: deque[Job]) -> None:
-        """Give every idle worker a job from the queue."""
+        """Give every idle worker a job from the queue; when nothing else is left, those that want to be alone."""
+        if any(flight.alone for flight in self.flights.values()):
+            return
         while queue and len(self.flights) < self.workers:
-            job = queue.popleft()
-            self.flights[self.pool.submit(make_run, None, job.config, run_id(job.config))] = Flight(job)
+            self._submit(queue.popleft())
+        if self.crowded and not self.flights:
+            self._submit(self.crowded.popleft(), alone=True)
+
+    def _submit(self, job: Job, alone: bool = False) -> None:
+        future = self.pool.submit(make_run, None, job.config, run_id(job.config))
+        self.flights[future] = Flight(job, alone=alone)
 
     def busy(self) -> bool:
         """Whether more is to come than what is queued and in flight."""
-        return False
+        return bool(self.crowded)
 
     def landed(self, timeout: float) -> Iterator[tuple[Flight, Outcome]]:
         """Runs that ended within ``timeout`` seconds, and how."""
@@ -136,7 +163,10 @@ class Pool:
         for future in done:
             flight = self.flights.pop(future)
             error = future.exception()
-            if error is None:
+            killed = error is not None and getattr(error, "exitcode", None) == -signal.SIGKILL
+            if self.workers > 1 and not flight.alone and (killed or (error is None and future.result().get("crowded"))):
+                self.crowded.append(flight.job)
+            elif error is None:
                 yield flight, future.result()
             else:
                 yield flight, {"status": "failed", "error": record_death(flight.job.config, _how(error))}

@@ -114,7 +114,8 @@ def seconds_per_step(config: Config) -> float:
     clock = _Clock(chosen["accelerator"])
     stream = Stream(task, config["seed"], torch.device(chosen["accelerator"]), steps * config["trainer"]["accumulate"])
     with tempfile.TemporaryDirectory() as folder:
-        loop = make_loop({**config, "steps": steps}, objective, task, lambda step, values: None)
+        graph = hardware.graph(config["trainer"], chosen["accelerator"])
+        loop = make_loop({**config, "steps": steps}, objective, task, lambda step, values: None, graph=graph)
         make_trainer({**config, "steps": steps}, chosen, [clock], folder).fit(loop, stream)
     spans = sorted(later - earlier for earlier, later in pairwise(clock.marks[WARM_UP:]))
     return float(mean(spans[: max(1, len(spans) * 9 // 10)]))
