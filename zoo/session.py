@@ -37,6 +37,7 @@ from zoo.judging import asks, metric
 from zoo.loggers import MetricsFile, finish_logger, make_logger
 from zoo.loop import Held, Loop, Stream
 from zoo.measure import choices, embeddings, memory, weights
+from zoo.measure.ceiling import ceiling
 from zoo.measure.costs import per_token
 from zoo.processes import count, local_count, rank
 
@@ -166,6 +167,12 @@ class Session:
         each = self.step_tokens / self.config["trainer"]["accumulate"]
         return each * batches / seconds if seconds > 0 else None
 
+    def _share(self) -> Row:
+        """What the device can multiply in a second, and how much of that the training steps made use of."""
+        most, speed = ceiling(self.chosen["accelerator"], self.chosen["precision"]), self._speed()
+        share = speed * self.training_flops / (most * self.processes) if most and speed else None
+        return {"matmul_ceiling_flops_per_second": most, "matmul_share": share}
+
     def _launches(self) -> dict[str, str]:
         """How the passes of a step are launched, where there is a choice."""
         said = self.loop.graph.said if self.loop.graph is not None else None
@@ -212,6 +219,7 @@ class Session:
             "training_seconds": round(seconds, 3),
             "starting_seconds": round(self.keeper.starting_seconds, 3),
             "tokens_per_second": self._speed(),
+            **self._share(),
             "wall_seconds": round(time.monotonic() - self.started, 3),
             "cpu_seconds": round(time.process_time() - self.cpu_started, 3),
             "resumed_at": self.reached,

@@ -66,6 +66,7 @@ class Execution:
 
         self.choose = hardware.choose
         chosen = [hardware.choose(cell.base["trainer"], cell.base["steps"]) for cell in plan.cells]
+        self.chosen = {(each["accelerator"], each["precision"]) for each in chosen}
         cores, on_cpu = cpu_count(), all(each["accelerator"] == "cpu" for each in chosen)
         self.devices = [] if on_cpu else hardware.visible_devices()
         packed = cores if on_cpu else min(cores, RUNS_ON_A_GPU * max(1, len(self.devices)))
@@ -80,6 +81,7 @@ class Execution:
         """
         with self._alone(), self._pool() as pool:
             watcher.update(self, pool)
+            pool.measure_ceilings(self.chosen)
             self._settle(pool)
             self._hash_data(pool)
             for cell in self.plan.cells:

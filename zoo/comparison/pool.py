@@ -71,6 +71,15 @@ def _fingerprint(config: Config) -> str:
     return fingerprint(config)
 
 
+def _ceiling(accelerator: str, precision: str) -> None:
+    """In a worker, before runs share the device: what it can multiply in a second, kept for all of them."""
+    from zoo import hardware
+    from zoo.measure.ceiling import ceiling
+
+    hardware.set_up(accelerator, None)
+    ceiling(accelerator, precision, alone=True)
+
+
 def _solution(config: Config) -> Config:
     """In a worker: how a run's budgets are met."""
     from zoo.budget import solution
@@ -128,6 +137,12 @@ class Pool:
         else:
             self.pool.close()
         self.pool.join()
+
+    def measure_ceilings(self, chosen: set[tuple[str, str]]) -> None:
+        """Know what each device and precision is capable of; one that cannot be measured stays unknown."""
+        for accelerator, precision in sorted(chosen):
+            if accelerator == "cuda":
+                self.pool.submit(_ceiling, None, accelerator, precision).exception()
 
     def fingerprints(self, configs: list[Config]) -> list[str | None]:
         """The data's hash for each config; none where the task cannot be made."""

@@ -21,6 +21,7 @@ COSTS = {
     "training_flops": "training FLOPs",
     "training_seconds": "training seconds",
     "tokens_per_second": "tokens per second",
+    "matmul_share": "share of the matmul ceiling",
     "state_bytes": "state bytes",
     "peak_memory_bytes": "peak memory bytes",
     "effective_rank": "effective rank of embeddings",
