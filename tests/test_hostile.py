@@ -159,15 +159,27 @@ def test_markup_in_a_report_is_text(ledger, tmp_path, text, monkeypatch):
     assert "49" not in html.split("<body>")[1].split("<h2>")[0]
 
 
-@pytest.mark.xfail(
-    strict=True, reason="'<!--<script>' within a script makes browsers read on behind its end; escape every '<'"
-)
 def test_a_comment_in_data_does_not_swallow_the_page(ledger, tmp_path, monkeypatch):
     monkeypatch.setattr("zoo.comparison.page.plotting_library", lambda: "")
     html = page_of(ledger, tmp_path / "small", "<!--<script>")
     specs = html[html.index("const specs") :]
     assert "<!--" not in specs
     assert "<script" not in specs
+
+
+@pytest.mark.parametrize("text", [*PAYLOADS, "<!--<script>", "</SCRIPT >", "a < b", "\ud800"])
+def test_data_in_a_script_is_whole_and_no_markup(text):
+    from zoo.pages import script_data
+
+    data = script_data({text: [text]})
+    assert "<" not in data
+    assert json.loads(data) == {text: [text]}
+
+
+def test_half_a_character_does_not_cost_the_page(ledger, tmp_path, monkeypatch):
+    """JSON can hold what UTF-8 cannot."""
+    monkeypatch.setattr("zoo.comparison.page.plotting_library", lambda: "")
+    assert "gru \\ud800" in page_of(ledger, tmp_path / "small", "\ud800")
 
 
 def test_a_comparison_may_be_called_anything_that_a_folder_may(here, monkeypatch):
