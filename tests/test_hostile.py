@@ -399,19 +399,62 @@ def corpus_of(kind, folder):
     return task.corpus.train + task.corpus.validation + task.corpus.test
 
 
-LINKS_ARE_FOLLOWED = pytest.mark.xfail(
-    strict=True, reason="walk() gives links to files, and they are read wherever they lead"
-)
-
-
 @pytest.mark.parametrize("kind", ["text", "code"])
-@pytest.mark.parametrize("what", ["folder", pytest.param("file", marks=LINKS_ARE_FOLLOWED)])
+@pytest.mark.parametrize("what", ["folder", "file"])
 def test_a_link_that_leads_outside_is_not_read(folder, kind, what):
     suffix = ".txt" if kind == "text" else ".py"
     target = folder.parent / "outside"
     link = folder / ("link" if what == "folder" else f"link{suffix}")
     link.symlink_to(target if what == "folder" else target / f"secret{suffix}")
     assert b"SECRET" not in corpus_of(kind, folder)
+
+
+def test_a_link_that_stays_inside_is_read_and_others_are_named(folder):
+    from zoo.tasks._files import walk
+
+    (folder / "inside.txt").symlink_to("part0.txt")
+    (folder / "outside.txt").symlink_to("../outside/secret.txt")
+    (folder / "up").symlink_to("..")
+    os.mkfifo(folder / "pipe.txt")
+    (folder.parent / "name").symlink_to(folder)
+    with pytest.warns(UserWarning, match="not read") as said:
+        found = [path.name for path in walk(folder.parent / "name")]
+    assert "inside.txt" in found
+    assert not {"outside.txt", "pipe.txt"} & set(found)
+    assert len(found) == 49
+    (text,) = [str(each.message) for each in said]
+    assert all(
+        name in text for name in ("outside.txt is a link", "up is a link", "pipe.txt is no plain file", "cp -rL")
+    )
+
+
+def test_what_is_left_out_is_said_though_nobody_reads_on(folder):
+    from zoo.tasks._files import walk
+
+    (folder / "a.txt").symlink_to("../outside/secret.txt")
+    with pytest.warns(UserWarning, match=r"a\.txt is a link"):
+        assert next(walk(folder)).name == "part0.py"
+
+
+@pytest.mark.parametrize("what", ["link", "pipe"])
+def test_a_folder_for_datasets_with_what_it_must_not_read_is_refused(folder, what):
+    """The library would follow the link."""
+    (folder / "more").mkdir()
+    odd = folder / "more" / "train.jsonl"
+    os.mkfifo(odd) if what == "pipe" else odd.symlink_to("../../outside/secret.txt")
+    with pytest.raises(
+        ZooError, match=rf"task\.source=.*train\.jsonl is .*{what if what == 'link' else 'no plain file'}"
+    ):
+        zoo.assembly.make_task(zoo.compose("task=pairs", f"task.source={folder}", "task.columns=[a,b]"))
+
+
+@pytest.mark.parametrize("kind", ["text", "pairs"])
+@pytest.mark.parametrize("what", ["pipe", "device"])
+def test_a_source_that_is_no_plain_file_is_refused(here, kind, what):
+    path = here / "odd.txt"
+    os.mkfifo(path) if what == "pipe" else path.symlink_to("/dev/zero")
+    with pytest.raises(ZooError, match=r"task\.source: odd\.txt cannot be read: it is no plain file"), seconds(5):
+        zoo.assembly.make_task(zoo.compose(f"task={kind}", "task.source=odd.txt"))
 
 
 @pytest.mark.parametrize("kind", ["text", "code"])
@@ -422,7 +465,6 @@ def test_a_link_that_leads_nowhere_is_said(folder, kind):
 
 
 @pytest.mark.parametrize("what", ["pipe", "endless"])
-@pytest.mark.xfail(strict=True, reason="walk() gives what is no plain file: a pipe is waited for, /dev/zero never ends")
 def test_what_is_no_plain_file_is_not_read(folder, what):
     from zoo.tasks._files import walk
 
@@ -448,7 +490,7 @@ def images(folder, count=40):
             Image.new("L", (8, 8), i * 3).save(folder / name / f"{i}.png")
 
 
-@pytest.mark.parametrize("what", ["folder", pytest.param("file", marks=LINKS_ARE_FOLLOWED)])
+@pytest.mark.parametrize("what", ["folder", "file"])
 def test_a_link_among_images_that_leads_outside_is_not_read(here, what):
     from PIL import Image
 
@@ -668,9 +710,16 @@ def refusal(config):
     return ""
 
 
-KINDS = ("empty", "directory", "link to nowhere")
+KINDS = ("empty", "directory", "link to nowhere", "pipe")
 
 
+@pytest.fixture
+def no_waiting():
+    with seconds(60):
+        yield
+
+
+@pytest.mark.usefixtures("no_waiting")
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_result_of_an_odd_kind_is_made_again_or_said(run, zoo_main, kind):
     odd(run / "result.json", kind)
@@ -682,6 +731,7 @@ def test_a_result_of_an_odd_kind_is_made_again_or_said(run, zoo_main, kind):
     assert not said or "result.json" in said  # a directory is nobody's to remove
 
 
+@pytest.mark.usefixtures("no_waiting")
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_config_of_an_odd_kind_is_said_or_written_again(run, zoo_main, kind):
     config = config_of(run)
@@ -695,9 +745,7 @@ def test_a_config_of_an_odd_kind_is_said_or_written_again(run, zoo_main, kind):
     assert json.loads((run / "result.json").read_text())["status"] == "finished"
 
 
-@pytest.mark.parametrize(
-    "kind", ["empty", "directory", pytest.param("pipe", marks=pytest.mark.xfail(strict=True, reason="a pipe is waited for", raises=Hangs))]
-)  # fmt: skip
+@pytest.mark.parametrize("kind", ["empty", "directory", "pipe"])
 def test_a_checkpoint_of_an_odd_kind_is_said(run, zoo_main, kind):
     odd(run / "checkpoints" / "last.ckpt", kind)
     with seconds(2):
@@ -706,6 +754,7 @@ def test_a_checkpoint_of_an_odd_kind_is_said(run, zoo_main, kind):
     assert "last.ckpt" in err
 
 
+@pytest.mark.usefixtures("no_waiting")
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_run_beside_a_checkpoint_of_an_odd_kind_starts_again_or_says_so(run, kind):
     odd(run / "checkpoints" / "last.ckpt", kind)
@@ -714,6 +763,63 @@ def test_a_run_beside_a_checkpoint_of_an_odd_kind_starts_again_or_says_so(run, k
         warnings.simplefilter("ignore")
         said = refusal(config_of(run))
     assert not said or "last.ckpt" in said
+
+
+@pytest.mark.usefixtures("no_waiting")
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_metrics_and_errors_are_written_through_no_link_and_into_no_pipe(run, here, kind):
+    config = config_of(run)
+    (run / "result.json").unlink()
+    shutil.rmtree(run / "checkpoints")
+    (here / "mine").write_text("precious")
+    for name in ("metrics.csv", "error.txt"):
+        (run / name).unlink(missing_ok=True)
+        os.mkfifo(run / name) if kind == "pipe" else (run / name).symlink_to(here / "mine")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("zoo.session.Session.run", lambda *rest: 1 / 0)
+        assert "ZeroDivisionError" in refusal(config)
+    assert "ZeroDivisionError" in (run / "error.txt").read_text()
+    assert train(config)["status"] == "finished"
+    assert (run / "metrics.csv").read_text().startswith("step,")
+    assert (here / "mine").read_text() == "precious"
+
+
+@pytest.mark.usefixtures("no_waiting")
+@pytest.mark.parametrize("kind", ["directory", "pipe"])
+def test_metrics_of_an_odd_kind_do_not_cost_the_report(ledger, here, zoo_main, kind):
+    folder = Path(shutil.copytree(ledger, here / "small", ignore=shutil.ignore_patterns("checkpoints")))
+    odd(next(folder.glob("*/metrics.csv")), kind)
+    status, out, err = zoo_main("report", str(folder))
+    assert status == 0, err
+    assert "lstm" in out
+
+
+@pytest.mark.usefixtures("no_waiting")
+def test_a_pipe_is_no_model(here):
+    os.mkfifo("x.safetensors")
+    with pytest.raises(ZooError, match="no plain file"):
+        zoo.load("x.safetensors")
+    (here / "hf").mkdir()
+    os.mkfifo("hf/config.json")
+    with pytest.raises(ZooError, match="no plain file"):
+        zoo.from_huggingface("hf")
+    Path("hf/config.json").unlink()
+    Path("hf/config.json").write_text("{}")
+    os.mkfifo("hf/model.safetensors")
+    with pytest.raises(ZooError, match="no plain file"):
+        zoo.from_huggingface("hf")
+
+
+@pytest.mark.parametrize("kind", ["directory", "link to nowhere", "pipe"])
+def test_rules_of_an_odd_kind_are_refused(ledger, here, zoo_main, kind):
+    """A comparison whose rules are gone is no sweep."""
+    folder = Path(shutil.copytree(ledger, here / "small", ignore=shutil.ignore_patterns("checkpoints")))
+    (folder / "comparison.json").write_text("{}")
+    odd(folder / "comparison.json", kind)
+    with seconds(60):
+        status, _, err = zoo_main("report", str(folder))
+    assert status == 2
+    assert "comparison.json is damaged" in err
 
 
 def test_what_stands_where_a_lock_should_is_said(run):

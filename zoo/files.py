@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Iterator
@@ -47,10 +48,27 @@ def write_yaml(path: Path, value: Any) -> None:
         file.write(yaml.safe_dump(value, sort_keys=False, allow_unicode=True).encode())
 
 
+def is_odd(path: Path) -> bool:
+    """Whether something is there that is neither a file nor a folder: a pipe, a socket, a device."""
+    return os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
+
+
+def refuse_odd(path: Path) -> None:
+    """Stop before a pipe is waited for, or a device read without end.
+
+    Raises:
+        OSError: there is one of these.
+    """
+    if is_odd(path):
+        raise OSError(errno.EINVAL, "it is no plain file", str(path))
+
+
 def read_yaml(path: Path) -> Any:
     """What the file holds, or ``None`` where there is none or it is not YAML."""
     import yaml
 
+    if is_odd(path):
+        return None
     try:
         return yaml.safe_load(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError, RecursionError, ValueError, yaml.YAMLError):
@@ -110,6 +128,8 @@ def _is_number(value: Any) -> bool:
 
 def read_json(path: Path) -> Any:
     """What the file holds, or ``None`` where there is none or it is not JSON."""
+    if is_odd(path):
+        return None
     try:
         return json.loads(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError, RecursionError, ValueError):

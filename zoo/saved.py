@@ -17,7 +17,7 @@ from zoo.checkpoint import load as load_checkpoint
 from zoo.composition import Config, prepare, refuse_foreign
 from zoo.errors import ZooError, first_of
 from zoo.factory import build
-from zoo.files import atomic, read_row, read_yaml
+from zoo.files import atomic, read_row, read_yaml, refuse_odd
 from zoo.identity import CORE, DETERMINING, code_hashes
 from zoo.measure.weights import pack_
 
@@ -191,12 +191,13 @@ def described(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     from safetensors import SafetensorError, safe_open
 
     try:
+        refuse_odd(path)
         with safe_open(path, framework="pt") as file:
             about = json.loads((file.metadata() or {})[KEY])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (it has no iterator)
     except FileNotFoundError as error:
         raise ZooError(f"there is no file {path}; zoo export writes one") from error
-    except (SafetensorError, KeyError, ValueError) as error:
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise ZooError(f"{path} is not a model that zoo export wrote ({type(error).__name__}: {error})") from error
     if not isinstance(about, dict) or not {"schema", "objective", "facts", "code", "layout"} <= set(about):
         raise ZooError(f"{path} is not a model that zoo export wrote: what its metadata should say is missing")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -88,7 +89,7 @@ def read_ledger(folder: Path) -> Ledger:
     if not rows:
         raise ZooError(f"{folder} holds no results; run zoo compare first, or name a folder such as runs/families")
     rules = read_json(folder / "comparison.json")
-    if rules is None and (folder / "comparison.json").exists():
+    if rules is None and os.path.lexists(folder / "comparison.json"):
         raise ZooError(_broken_rules(folder, "it is no JSON"))
     try:
         return _ledger(folder, rules, rows)
