@@ -1,12 +1,15 @@
 """Files from strangers, names that are markup, disks that are full: nothing is run, nothing is lost, all of it is said."""
 
 import errno
+import gzip
 import json
+import math
 import os
 import pickle
 import shutil
 import signal
 import subprocess
+import tracemalloc
 import warnings
 from contextlib import contextmanager, suppress
 from html.parser import HTMLParser
@@ -18,6 +21,7 @@ import yaml
 from conftest import TINY
 
 import zoo
+import zoo.assembly
 from zoo.errors import ZooError
 from zoo.run import folder_of, train
 
@@ -510,7 +514,9 @@ def test_a_link_among_images_that_leads_outside_is_not_read(here, what):
     [
         ("bad.png", b"no image"),
         ("cut.png", None),
-        pytest.param("bomb.png", "bomb", marks=pytest.mark.xfail(strict=True, reason="Pillow's DecompressionBombError is no OSError")),
+        ("bomb.png", "bomb"),
+        ("script.png", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n"),
+        ("text.png", "text"),
     ],
 )  # fmt: skip
 def test_an_image_that_cannot_be_read_is_named(here, zoo_main, name, content):
@@ -529,12 +535,25 @@ def test_an_image_that_cannot_be_read_is_named(here, zoo_main, name, content):
             + struct.pack(">I", zlib.crc32(b"IHDR" + header))
             + whole[33:]
         )
-    (here / "data" / "a" / name).write_bytes(whole[:-20] if content is None else content)
+    if content == "text":  # a comment that unpacks to a hundred megabytes
+        data = b"zTXtComment\0\0" + zlib.compress(bytes(100_000_000), 9)
+        content = (
+            whole[:33] + struct.pack(">I", len(data) - 4) + data + struct.pack(">I", zlib.crc32(data)) + whole[33:]
+        )
+    (here / "data" / "a" / name).write_bytes(whole[: whole.index(b"IDAT") + 6] if content is None else content)
     status, _, err = zoo_main(
         "train", "task=images", f"task.source={here / 'data'}", "steps=1", "trainer.progress=false"
     )
     assert status == 2
-    assert "task.source" in err
+    assert f"task.source: {here / 'data' / 'a' / name} cannot be read" in err
+
+
+def idx(*shape, body=None):
+    content = b"\7" * math.prod(shape) if body is None else body
+    return bytes([0, 0, 8, len(shape)]) + b"".join(n.to_bytes(4, "big") for n in shape) + content
+
+
+PACKED = gzip.compress(idx(9, 2, 2), mtime=0)  # parameters are the same in every process of a test run
 
 
 @pytest.mark.parametrize(
@@ -542,24 +561,56 @@ def test_an_image_that_cannot_be_read_is_named(here, zoo_main, name, content):
     [
         ("a-idx3-ubyte", b""), ("a-idx3-ubyte", b"\0\0\x08\x03"), ("a-idx3-ubyte", b"\0\0\x08\xff" + b"\xff" * 2000),
         ("a-idx3-ubyte", b"\0\0\x08\x03" + b"\xff" * 12), ("a-idx3-ubyte.gz", b"no gzip"), ("a-idx3-ubyte.gz", b"\x1f\x8b"),
+        ("a-idx3-ubyte.gz", PACKED[:-9]), ("a-idx3-ubyte.gz", PACKED[:12] + b"\xff\xff" + PACKED[14:]),
+        ("a-idx3-ubyte.gz", gzip.compress(b"\0\0\x08\x03" + b"\xff" * 12, mtime=0)),
+        ("a-idx3-ubyte", b"\0\0\x08\0\7"), ("a-idx3-ubyte", idx(0, 2, 2)), ("a-idx3-ubyte", idx(9, 0, 0)), ("a-idx3-ubyte", idx(9)),
+        ("a-idx3-ubyte", idx(9, 2, 2, body=b"\7" * 37)),
     ],
     ids=str,
 )  # fmt: skip
-def test_an_idx_file_that_is_none_is_named(here, request, name, content):
-    if content in IDX_UNCHECKED:
-        request.applymarker(
-            pytest.mark.xfail(
-                strict=True, reason="a file that ends within its header: no message that names it, or an EOFError"
-            )
-        )
+def test_an_idx_file_that_is_none_is_named(here, name, content):
     (here / "data").mkdir()
-    for part in (name.replace("idx3", "images-idx3"), name.replace("idx3", "labels-idx1")):
-        (here / "data" / part).write_bytes(content)
-    with pytest.raises(ZooError, match=r"task\.source"):
+    labels = gzip.compress(idx(9)) if name.endswith("gz") else idx(9)
+    (here / "data" / name.replace("idx3", "images-idx3")).write_bytes(content)
+    (here / "data" / name.replace("idx3", "labels-idx1")).write_bytes(labels)
+    with pytest.raises(ZooError, match=r"task\.source: .*images-idx3"):
         zoo.assembly.make_task(zoo.compose("task=images", f"task.source={here / 'data'}"))
 
 
-IDX_UNCHECKED = (b"\0\0\x08\x03", b"\x1f\x8b")
+@pytest.mark.parametrize("labels", [idx(9, 1, 1), idx(8), b"", "link"], ids=str)
+def test_labels_that_are_none_are_named(here, labels):
+    (here / "data").mkdir()
+    (here / "data" / "a-images-idx3-ubyte").write_bytes(idx(9, 2, 2))
+    path = here / "data" / "a-labels-idx1-ubyte"
+    (here / "labels").write_bytes(idx(9))
+    path.symlink_to("../labels") if labels == "link" else path.write_bytes(labels)
+    with pytest.raises(ZooError, match=r"task\.source.*labels-idx1"):
+        zoo.assembly.make_task(zoo.compose("task=images", f"task.source={here / 'data'}"))
+
+
+def test_a_packed_file_that_holds_more_than_it_says_is_not_unpacked_to_its_end(here):
+    from zoo.tasks._idx import read_idx
+
+    (here / "a-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx(1, 2, 2, body=bytes(1 << 28)), 1))
+    (here / "a-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx(1)))
+    tracemalloc.start()
+    try:
+        with pytest.raises(ZooError, match="holds more than 4 bytes"):
+            read_idx(here, None)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 24
+    finally:
+        tracemalloc.stop()
+
+
+def test_images_of_unlike_sizes_in_idx_files_need_a_size(here):
+    from zoo.tasks._idx import read_idx
+
+    for name, shape in (("a", (4, 3, 2)), ("b", (4, 5, 5))):
+        (here / f"{name}-images-idx3-ubyte").write_bytes(idx(*shape))
+        (here / f"{name}-labels-idx1-ubyte").write_bytes(idx(4))
+    with pytest.raises(ZooError, match=r"task\.size: the images are 3 x 2, 5 x 5, not squares of one size"):
+        read_idx(here, None)
+    assert read_idx(here, 2)[0].shape == (8, 1, 2, 2)
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".tsv"])
