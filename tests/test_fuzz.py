@@ -752,17 +752,40 @@ def test_any_config_beside_a_run_is_exported_or_refused(ledger, data):
 CONFIG_KEYS = ("dim", "objective", "task", "probe", "overrides", "experiment", "runs", "trainer", "seed")
 
 
-@pytest.mark.parametrize("key", [flaw("used unchecked", key) if key == "probe" else key for key in CONFIG_KEYS])
+@pytest.mark.parametrize("key", [*CONFIG_KEYS, "more_probes", "optimizer", "gradient_clip", "steps"])
 @pytest.mark.parametrize("command", ["export"])
 def test_garbage_in_a_config_beside_a_run_is_refused(ledger, command, key):
     import yaml
 
     run = run_of(ledger)
     more = ["--to", "x.safetensors"] if command == "export" else ["--examples", "1"]
-    for found in itertools.islice(spoilt(yaml.safe_load((run / "config.yaml").read_bytes()), [key]), 0, None, 3):
+    step = 1 if key in ("task", "probe", "more_probes") else 3
+    for found in itertools.islice(spoilt(yaml.safe_load((run / "config.yaml").read_bytes()), [key]), 0, None, step):
         with holding(run / "config.yaml", yaml.safe_dump(found).encode()):
             status, _, err = run_main(command, run, *more)
             assert status in (0, 1, 2), err
+
+
+@pytest.mark.parametrize("key", ["objective", "task", "probe"])
+@pytest.mark.parametrize("what", ["another kind", "a part is missing", "a number is a text"])
+def test_a_config_that_cannot_be_built_of_is_refused(ledger, key, what):
+    import yaml
+
+    run = run_of(ledger)
+    config = yaml.safe_load((run / "config.yaml").read_bytes())
+    config["probe"] = compose("task=shapes", "objective=jepa", "probe=neighbours")["probe"]
+    first = next(name for name in config[key] if name != "_component_")
+    if what == "another kind":
+        config[key] = {"_component_": "schedule/constant"}
+    elif what == "a part is missing":
+        del config[key][first]
+    else:
+        config[key] |= dict.fromkeys(config[key].keys() - {"_component_"}, "x")
+    with holding(run / "config.yaml", yaml.safe_dump(config).encode()):
+        status, _, err = run_main("export", run, "--to", "x.safetensors")
+    assert status in (0, 2), err  # where the data is not here, the file is written and not tested
+    if status == 2:
+        assert "config" in err
 
 
 class Started(ZooError):
