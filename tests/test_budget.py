@@ -200,6 +200,16 @@ def test_a_contestant_that_cannot_meet_its_budget_fails_and_others_go_on(zoo_mai
     assert out.count("│ 1 │ lstm") == 1
 
 
+@pytest.mark.parametrize("damage", [[], {}, {"dim": "x", "budget_met": {}}, {"budget_met": {"parameters": 3}}], ids=str)
+def test_a_damaged_solution_is_found_anew(here, damage):
+    words = ("task=parity", "budget=parameters", "budget.target=20_000", "budget.tolerance=1")
+    first = settle(zoo.compose(*words))
+    path = here / "runs/train/budgets.json"
+    path.write_text(json.dumps(dict.fromkeys(json.loads(path.read_text()), damage)))
+    again = settle(zoo.compose(*words))
+    assert (again["dim"], again["budget_met"]) == (first["dim"], first["budget_met"])
+
+
 def test_contestants_that_a_budget_makes_one_are_refused(zoo_main):
     words = [
         "compare",

@@ -18,6 +18,7 @@ from zoo.testing.parts import part
 
 SMALL = ("task=parity", "task.test_size=8", *TINY)
 FAILED_ROW = {
+    "schema": 1,
     "id": "a",
     "status": "failed",
     "arch": "a",

@@ -386,9 +386,10 @@ def test_any_curves_make_a_page(ledger, content):
         b'step,seconds,name,value\n1,1,"validation',
         b"\xff\xfe",
         b"step,seconds,name,value\n1,1," + b"a" * 200_000 + b",1\n",
-        flaw("values as large as floats go", b"step,seconds,name,value\n1,1,validation/accuracy,1e308\n", raises=OverflowError),
+        b"step,seconds,name,value\n1,1,validation/accuracy,1e308\n",
+        b"step,seconds,name,value\n1,1,validation/accuracy,1.7e308\n1,1,train/odd,nan\n2,1,train/odd,inf\n",
     ],
-)  # fmt: skip
+)
 def test_curves_that_are_damaged_do_not_cost_the_report(ledger, content):
     with holding(run_of(ledger) / "metrics.csv", content), holding(run_of(ledger, seed=1) / "metrics.csv", content):
         assert read(ledger, page=True)
@@ -420,14 +421,10 @@ ROW_KEYS = (
     "peak_memory_bytes", "training_seconds", "tokens_per_second", "wall_seconds", "cpu_seconds", "resumed_at",
     "precision", "compiled", "implementations", "hardware", "versions", "code", "data_hash", "facts",
 )  # fmt: skip
-UNCHECKED = {"learning_rate", "embedding", "solved", "choices", "budget"}
-"""Of a finished row, keys whose values are reckoned with and not looked at before, or that may be missing."""
 ON_THE_PAGE_ALONE = {"choices", "budget", "hardware", "versions", "implementations"}
 
 
-@pytest.mark.parametrize(
-    "key", [flaw("its value is used unchecked", key) if key in UNCHECKED else key for key in ROW_KEYS]
-)
+@pytest.mark.parametrize("key", ROW_KEYS)
 def test_a_finished_row_with_garbage_in_it_never_ends_the_report(ledger, key):
     from zoo.files import read_row
 
@@ -444,15 +441,119 @@ DEEPER = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "path", [flaw("counts of mistakes are used unchecked", path) if path[0] == "decay" else path for path in DEEPER],
-    ids=lambda path: path[-1],
-)  # fmt: skip
+@pytest.mark.parametrize("path", [*DEEPER, *(["decay", "test", *p] for p in (["lengths", 0], ["lengths", 0, 0], ["pairs", 0], ["wrong", 0], ["share", 0]))], ids=str)  # fmt: skip
 def test_a_finished_row_with_garbage_within_it_never_ends_the_report(ledger, path):
     file = run_of(ledger) / "result.json"
     for found in spoilt(json.loads(file.read_bytes()), path):
         with holding(file, found):
             read(ledger)
+
+
+IN_SOME_ROWS = {
+    "embedding": {"collapse": "complete", "cosine": 1.0},
+    "choices": {"mixer": {"information": 0.5, "tokens": {"a": [0.5, 0.5]}}},
+    "budget": {"tokens": {"target": 100.0, "reached": 96, "by": "steps", "value": 2}},
+}
+WITHIN_SOME = (
+    ["embedding", "collapse"], ["choices", "mixer"], ["choices", "mixer", "information"], ["choices", "mixer", "tokens"],
+    ["choices", "mixer", "tokens", "a"], ["choices", "mixer", "tokens", "a", 0], ["budget", "tokens"],
+    *(["budget", "tokens", key] for key in ("target", "reached", "by", "value")),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("path", WITHIN_SOME, ids=str)
+def test_garbage_in_what_only_some_rows_have_never_ends_the_report(ledger, path):
+    from zoo.files import read_row
+
+    file = run_of(ledger) / "result.json"
+    whole = json.loads(file.read_bytes()) | IN_SOME_ROWS
+    taken = 0
+    for found in spoilt(whole, path):
+        with holding(file, found):
+            if read_row(file):
+                taken += 1
+                assert read(ledger, page=True)
+    assert taken < len(GARBAGE)
+    with holding(file, whole):
+        assert scores(read(ledger, page=taken == 0))["gru"][1] == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"lengths": [[99, 1, 1, 0]]}, "lengths has"),
+        ({"lengths": [[1, 0, 0, 0]]}, "lengths has"),
+        ({"lengths": [[1, 4, 5, 0]]}, "lengths has"),
+        ({"lengths": [[1, 4, 0, 5]]}, "lengths has"),
+        ({"lengths": [[1, 4, 4]]}, "lengths.0 is a list of 3, expected a list of 4"),
+        ({"asked": [1, 2, 3]}, "places in one list that are not in another"),
+        ({"wrong": [9]}, "more wrong tokens"),
+        ({"pairs": [[1, 2]]}, "pairs is a list of 1, expected a list of 2"),
+        ({"pairs": [[1, 2], [-1, 2]]}, "pairs.1.0 is -1, expected a whole number from 0 on"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_counts_that_cannot_be_are_a_damaged_row_that_says_where(ledger, change, said):
+    from zoo.comparison.ledger import read_ledger
+
+    file = run_of(ledger) / "result.json"
+    row = json.loads(file.read_bytes())
+    tally = {"lengths": [[1, 4, 4, 0]], "asked": [4], "wrong": [0], "share": [0.0], "share_squared": [0.0],
+             "pairs": [[0, 0], [0, 0]], "squares": 0.0}  # fmt: skip
+    with holding(file, row | {"decay": {"test": tally}}):
+        assert scores(read(ledger))["gru"][1] == 2
+    with holding(file, row | {"decay": {"test": tally | change}}):
+        assert scores(read(ledger))["gru"][1] == 1
+        (failed,) = read_ledger(ledger).failures
+    assert "decay.test" in failed["error"]
+    assert said in failed["error"]
+    assert "makes it again" in failed["error"]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"status": "odd"}, "error is missing"),
+        ({"status": "failed", "error": 3}, "error is 3, expected a text"),
+        ({"status": "failed", "error": "", "budget": "x"}, 'budget is "x", expected values by name'),
+        ({"status": "failed", "error": "", "data_hash": 3}, "data_hash is 3"),
+        ({"id": "../../elsewhere"}, 'id is "../../elsewhere", expected the name of a folder'),
+        ({"schema": None}, "schema is null"),
+        ({"solved": 10**400}, "solved is 1000000"),
+        ({"overrides": [3]}, "overrides.0 is 3, expected a text"),
+        ({"budget": {"tokens": {"target": 0, "reached": 1, "by": "steps", "value": 1}}}, "target is 0, expected a number above 0"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_row_that_is_damaged_counts_as_failed_and_says_where(ledger, tmp_path, change, said):
+    from zoo.comparison.ledger import read_ledger
+
+    folder = Path(shutil.copytree(ledger, tmp_path / "sweep", ignore=shutil.ignore_patterns("checkpoints")))
+    (folder / "comparison.json").unlink()
+    file = run_of(folder) / "result.json"
+    file.write_text(json.dumps({**json.loads(file.read_bytes()), **change}))
+    assert read(folder, page=True)
+    (failed,) = read_ledger(folder).failures
+    assert failed["id"] == file.parent.name
+    assert f"damaged ({said}" in failed["error"] or said in failed["error"].split("(")[1]
+
+
+def test_rows_that_the_zoo_writes_are_never_damaged(ledger):
+    """What does not rank may be NaN in every seed; a seed and a learning rate may be anything."""
+    with contextlib.ExitStack() as stack:
+        for seed in (0, 1):
+            file = run_of(ledger, seed=seed) / "result.json"
+            row = json.loads(file.read_bytes())
+            row["test"] |= {"of comments": math.nan, "worst": math.inf}
+            row |= {"learning_rate": math.inf, "effective_rank": math.nan, "seed": 10**30 + seed}
+            stack.enter_context(holding(file, row))
+        assert scores(read(ledger, page=True))["gru"][1] == 2
+
+
+def test_a_harder_test_that_one_seed_lacks_is_not_shown(ledger):
+    file = run_of(ledger, seed=1) / "result.json"
+    with holding(file, json.loads(file.read_bytes()) | {"test_harder": {}}):
+        assert scores(read(ledger, page=True))["gru"][1] == 2
 
 
 @pytest.mark.parametrize(
@@ -485,7 +586,7 @@ def test_rows_without_a_comparison_survive_garbage(ledger, tmp_path, key):
     "change",
     [
         {"time": None},
-        flaw("words of a run are not checked to be words", {"overrides": [3]}, raises=AttributeError),
+        {"overrides": [3]},
     ],
 )
 def test_a_row_of_a_sweep_that_lacks_something_costs_no_other(ledger, tmp_path, change):
@@ -522,16 +623,11 @@ def test_a_row_of_an_odd_kind_is_no_row(ledger, tmp_path, content):
 RULE_KEYS = ("schema", "name", "baseline", "overrides", "published", "claims", "scaling", "cells")
 CELL_KEYS = ("contestant", "task", "component", "grid", "tried", "chosen", "edge", "budget", "tune_seeds", "seeds",
              "tuning", "reporting")  # fmt: skip
-TRUSTED = {"contestant", "task", "chosen", "edge"}
-"""Keys of ``comparison.json`` whose values are used as they are."""
 
 
 @pytest.mark.parametrize(
     "path",
-    [
-        flaw("used unchecked", path) if path[-1] in TRUSTED else path
-        for path in [*([key] for key in RULE_KEYS), *(["cells", 0, key] for key in CELL_KEYS)]
-    ],
+    [*([key] for key in RULE_KEYS), *(["cells", 0, key] for key in CELL_KEYS)],
     ids=lambda path: path[-1],
 )
 def test_garbage_in_the_rules_of_a_comparison_is_refused(ledger, path):
@@ -540,6 +636,62 @@ def test_garbage_in_the_rules_of_a_comparison_is_refused(ledger, path):
     for found in spoilt(whole, path):
         with holding(rules, found):
             read(ledger, page=path[-1] == "edge")
+
+
+WITHIN_RULES = (
+    ["cells", 0], *(["cells", 0, *p] for p in (
+        ["chosen", "optimizer.lr"], ["tried", 0], ["tried", 0, "setting"], ["tried", 0, "setting", "optimizer.lr"],
+        ["tried", 0, "validation"], ["tried", 0, "validation", 0], ["edge", 0], ["reporting", 0], ["tuning", 0],
+    )),
+    ["overrides", 0], *(["published", 0, key] for key in ("contestant", "task", "value", "source", "at")),
+    ["published", 0], ["claims", 0], ["claims", 0, "says"],
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("path", WITHIN_RULES, ids=str)
+def test_garbage_deep_in_the_rules_is_refused_or_shown(ledger, path):
+    from zoo.comparison.rules import RULES
+
+    rules = ledger / "comparison.json"
+    whole = json.loads(rules.read_bytes())
+    first, second = (cell["contestant"] for cell in whole["cells"])
+    whole["cells"][0] |= {"edge": ["optimizer.lr"]}
+    whole |= {
+        "overrides": ["steps=2"],
+        "published": [{"contestant": first, "task": "parity", "value": 1, "source": "a", "at": "16", "settings": "b"}],
+        "claims": [{"says": "so", "better": first, "than": second}],
+    }
+    assert not RULES(whole)
+    for found in spoilt(whole, path):
+        if not RULES(found):  # else it is refused, as another test shows
+            with holding(rules, found):
+                assert read(ledger, page=True)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        (["cells", 0, "contestant"], None, "cells.0.contestant is null, expected a text"),
+        (["cells", 1, "task"], math.nan, "cells.1.task is NaN, expected a text"),
+        (["cells", 0, "chosen"], True, "cells.0.chosen is true, expected values by name"),
+        (["cells", 0, "edge"], None, "cells.0.edge is null, expected a list"),
+        (["cells", 0, "edge"], GONE, "cells.0.edge is missing"),
+        (["schema"], 2, "schema is 2, expected 1, which this version reads"),
+        (["scaling"], [], "scaling is a list of 0, expected true or false"),
+    ],
+    ids=str,
+)
+def test_damaged_rules_are_refused_with_the_place(ledger, path, value, said):
+    rules = ledger / "comparison.json"
+    found = json.loads(rules.read_bytes())
+    inner = found
+    for key in path[:-1]:
+        inner = inner[key]
+    inner.pop(path[-1]) if value is GONE else inner.update({path[-1]: value})
+    with holding(rules, found):
+        status, _, err = run_main("report", ledger)
+    assert status == 2
+    assert f"comparison.json is damaged ({said}); the zoo compare that made it makes it again" in err
 
 
 @FEW
@@ -600,17 +752,40 @@ def test_any_config_beside_a_run_is_exported_or_refused(ledger, data):
 CONFIG_KEYS = ("dim", "objective", "task", "probe", "overrides", "experiment", "runs", "trainer", "seed")
 
 
-@pytest.mark.parametrize("key", [flaw("used unchecked", key) if key == "probe" else key for key in CONFIG_KEYS])
+@pytest.mark.parametrize("key", [*CONFIG_KEYS, "more_probes", "optimizer", "gradient_clip", "steps"])
 @pytest.mark.parametrize("command", ["export"])
 def test_garbage_in_a_config_beside_a_run_is_refused(ledger, command, key):
     import yaml
 
     run = run_of(ledger)
     more = ["--to", "x.safetensors"] if command == "export" else ["--examples", "1"]
-    for found in itertools.islice(spoilt(yaml.safe_load((run / "config.yaml").read_bytes()), [key]), 0, None, 3):
+    step = 1 if key in ("task", "probe", "more_probes") else 3
+    for found in itertools.islice(spoilt(yaml.safe_load((run / "config.yaml").read_bytes()), [key]), 0, None, step):
         with holding(run / "config.yaml", yaml.safe_dump(found).encode()):
             status, _, err = run_main(command, run, *more)
             assert status in (0, 1, 2), err
+
+
+@pytest.mark.parametrize("key", ["objective", "task", "probe"])
+@pytest.mark.parametrize("what", ["another kind", "a part is missing", "a number is a text"])
+def test_a_config_that_cannot_be_built_of_is_refused(ledger, key, what):
+    import yaml
+
+    run = run_of(ledger)
+    config = yaml.safe_load((run / "config.yaml").read_bytes())
+    config["probe"] = compose("task=shapes", "objective=jepa", "probe=neighbours")["probe"]
+    first = next(name for name in config[key] if name != "_component_")
+    if what == "another kind":
+        config[key] = {"_component_": "schedule/constant"}
+    elif what == "a part is missing":
+        del config[key][first]
+    else:
+        config[key] |= dict.fromkeys(config[key].keys() - {"_component_"}, "x")
+    with holding(run / "config.yaml", yaml.safe_dump(config).encode()):
+        status, _, err = run_main("export", run, "--to", "x.safetensors")
+    assert status in (0, 2), err  # where the data is not here, the file is written and not tested
+    if status == 2:
+        assert "config" in err
 
 
 class Started(ZooError):

@@ -25,6 +25,22 @@ def test_the_interquartile_mean_is_the_mean_of_the_middle_half():
         interquartile_mean([])
 
 
+def test_numbers_at_the_end_of_what_floats_hold_are_estimated():
+    assert estimate([1e308, 1e308, 1e308]).mean == pytest.approx(1e308)
+    assert estimate([1e308, 1e308]).half_width == 0
+    wide = estimate([1.7e308, -1.7e308])
+    assert (wide.mean, wide.low, wide.high) == (0, -math.inf, math.inf)
+    assert over_strata([[1e200, 2e200], [0.5, 0.6]], interquartile_mean).mean > 0
+
+
+@pytest.mark.parametrize("odd", [math.nan, math.inf, -math.inf])
+def test_what_is_no_finite_number_has_no_interval(odd):
+    found = estimate([odd, 1.0, 2.0])
+    assert (found.low, found.n) == (None, 3)
+    assert found.mean == odd or math.isnan(found.mean)
+    assert math.isnan(estimate([math.inf, -math.inf]).mean)
+
+
 def coverage(make, interval, truth, trials):
     source, held = np.random.default_rng(0), 0
     for _ in range(trials):

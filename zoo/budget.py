@@ -12,7 +12,9 @@ from zoo.composition import Config
 from zoo.composition import key_of as override_key
 from zoo.errors import ZooError, unknown
 from zoo.files import read_json, write_json
+from zoo.forms import anything, count, either, record, table
 from zoo.identity import basis, digest
+from zoo.rows import BUDGETS
 
 SIZES = ("parameters", "active_parameters", "state_bytes")
 DURATIONS = ("tokens", "flops", "seconds")
@@ -20,6 +22,13 @@ MOST = 16_384
 """The largest width and depth that are tried."""
 GRAINS = (8, 4, 2, 1)
 """Widths are tried in multiples of the first, then of the next, until one meets the budget."""
+
+
+SOLUTION = either(
+    record({"budget_met": BUDGETS}, optional={"dim": count, "layers": count, "steps": count}),
+    record({"batch_size": count}),
+)
+"""What is kept of a run whose budgets, or whose batch, were solved for."""
 
 
 def wanted(config: Config) -> dict[str, tuple[float, str]]:
@@ -121,9 +130,9 @@ def _kept(config: Config, key: str, solve: Callable[[], Config], keep: bool) -> 
 
 
 def _known(path: Path) -> dict[str, Config]:
-    """What the file holds, if it is whole."""
+    """What the file holds, but for what is damaged, which is found anew."""
     known = read_json(path)
-    return known if isinstance(known, dict) and all(isinstance(each, dict) for each in known.values()) else {}
+    return {} if table(anything)(known) else {key: each for key, each in known.items() if not SOLUTION(each)}
 
 
 def _with_batch(config: Config, keep: bool) -> Config:

@@ -7,9 +7,17 @@ from typing import Any
 
 import torch
 
+from zoo.files import refuse_odd
+
 
 def load(checkpoint: Path) -> dict[str, Any]:
-    """A checkpoint's tensors and plain data; never its code."""
+    """A checkpoint's tensors and plain data; never its code.
+
+    Raises:
+        OSError: there is none, or what is there is no plain file.
+        Exception: of several kinds, where it is damaged, or would run code.
+    """
+    refuse_odd(checkpoint)
     saved: dict[str, Any] = torch.load(checkpoint, weights_only=True, map_location="cpu", mmap=True)
     return saved
 

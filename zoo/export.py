@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from zoo.assembly import fitted_probes, implementations, make_task
+from zoo.assembly import implementations
 from zoo.contracts import HasLowBitWeight, Probe, Task
 from zoo.errors import RunFailed, ZooError
 from zoo.judging import judge
 from zoo.measure import weights
-from zoo.saved import about_run, finished, load, save
+from zoo.saved import Finished, about_run, finished, load, save
 
 
 def export(folder: Path, layout: str | None, to: Path | None) -> Path:
@@ -41,7 +40,7 @@ def export(folder: Path, layout: str | None, to: Path | None) -> Path:
             save(model, about_run(run, layout), unchecked)
         except OSError as error:
             raise ZooError(f"{path} cannot be written: {error.strerror or error}") from error
-        tested = _test(model, unchecked, run.config, run.row["metric"])
+        tested = _test(model, unchecked, run)
         os.replace(unchecked, path)
     finally:
         unchecked.unlink(missing_ok=True)
@@ -59,7 +58,7 @@ def export(folder: Path, layout: str | None, to: Path | None) -> Path:
     return path
 
 
-def _test(model: nn.Module, path: Path, config: dict[str, Any], metric: str) -> tuple[nn.Module, float] | str:
+def _test(model: nn.Module, path: Path, run: Finished) -> tuple[nn.Module, float] | str:
     """The file, read back, and its score; where its data is not here, that it was not tested.
 
     Raises:
@@ -67,7 +66,7 @@ def _test(model: nn.Module, path: Path, config: dict[str, Any], metric: str) -> 
     """
     again = load(path)
     try:
-        task = make_task(config)
+        task = run.task()
         batches = task.held_out("test")
     except ZooError as error:
         return f"not tested, for its data is not here: {error}"
@@ -77,7 +76,7 @@ def _test(model: nn.Module, path: Path, config: dict[str, Any], metric: str) -> 
     for key, value in before.items():
         if not _same(value, after[key]):
             raise RunFailed(f"what was written does not give back {key} to the bit; please report this")
-    return again, score(again, task, "test", fitted_probes(config, again, task))[metric]
+    return again, score(again, task, "test", run.probes(again, task))[run.row["metric"]]
 
 
 def _same(a: Tensor, b: Tensor) -> bool:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
+
+from zoo.rows import flaw
 
 PARTIAL = ".partial-"
 """Between a file's name and its writer's process, as long as it is not whole."""
@@ -56,10 +59,27 @@ def write_yaml(path: Path, value: Any) -> None:
         file.write(yaml.safe_dump(value, sort_keys=False, allow_unicode=True).encode())
 
 
+def is_odd(path: Path) -> bool:
+    """Whether something is there that is neither a file nor a folder: a pipe, a socket, a device."""
+    return os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
+
+
+def refuse_odd(path: Path) -> None:
+    """Stop before a pipe is waited for, or a device read without end.
+
+    Raises:
+        OSError: there is one of these.
+    """
+    if is_odd(path):
+        raise OSError(errno.EINVAL, "it is no plain file", str(path))
+
+
 def read_yaml(path: Path) -> Any:
     """What the file holds, or ``None`` where there is none or it is not YAML."""
     import yaml
 
+    if is_odd(path):
+        return None
     try:
         return yaml.safe_load(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError, RecursionError, ValueError, yaml.YAMLError):
@@ -67,58 +87,15 @@ def read_yaml(path: Path) -> Any:
 
 
 def read_row(path: Path) -> dict[str, Any] | None:
-    """A run's result, or ``None`` where there is none that can be relied on: not JSON, cut off, or of another form.
-
-    Every row has what tells it apart; a finished one has its metrics, all of them numbers.
-    """
+    """A run's result, or ``None`` where there is none that can be relied on: not JSON, cut off, or of another form."""
     row = read_json(path)
-    if not isinstance(row, dict) or not all(isinstance(row.get(key), kind) for key, kind in IN_EVERY_ROW.items()):
-        return None
-    return row if row["status"] != "finished" or _is_sound(row) else None
-
-
-IN_EVERY_ROW = {"id": str, "status": str, "arch": str, "label": str, "task": str, "seed": int, "overrides": list,
-                "time": str}  # fmt: skip
-TEXTS = ("metric", "data_hash", "precision", "asks")
-NUMBERS = ("steps", "parameters", "active_parameters", "weight_bytes", "weight_memory_bytes", "bytes_per_weight",
-           "training_flops", "tokens", "training_seconds", "wall_seconds", "cpu_seconds")  # fmt: skip
-NUMBERS_OR_NONE = ("solved", "guess", "learning_rate", "effective_rank", "state_bytes", "peak_memory_bytes",
-                   "tokens_per_second")  # fmt: skip
-METRICS = ("validation", "test", "chance")
-TABLES = ("test_harder", "decay", "budget", "hardware", "versions", "code", "facts")
-
-
-def _is_sound(row: dict[str, Any]) -> bool:
-    scores = [row.get(key) for key in METRICS]
-    harder = row.get("test_harder")
-    if not isinstance(row.get("higher_is_better"), bool) or not all(isinstance(row.get(key), str) for key in TEXTS):
-        return False
-    if not all(isinstance(row.get(key), dict) for key in TABLES) or not isinstance(harder, dict):
-        return False
-    tables = (*scores, *harder.values())
-    if not all(isinstance(each, dict) and all(isinstance(v, int | float) for v in each.values()) for each in tables):
-        return False  # a metric that does not rank may be NaN, where nothing was asked for it
-    if not isinstance(row.get("compiled"), bool) or not isinstance(row["hardware"].get("accelerator"), str):
-        return False
-    if not isinstance(row.get("choices"), dict | list | None) or not isinstance(row.get("embedding"), dict | None):
-        return False
-    metric = row["metric"]
-    if not all(_is_number(each.get(metric)) for each in (row["validation"], row["test"], *harder.values())):
-        return False
-    if not all(_is_number(row.get(key)) for key in NUMBERS):
-        return False
-    return all(row.get(key) is None or _is_number(row[key]) for key in NUMBERS_OR_NONE)
-
-
-def _is_number(value: Any) -> bool:
-    """A number that can be reckoned with; JSON has true, NaN and integers of any length besides."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    return abs(value) < 1e300  # also false for NaN and infinity
+    return None if flaw(row) else row
 
 
 def read_json(path: Path) -> Any:
     """What the file holds, or ``None`` where there is none or it is not JSON."""
+    if is_odd(path):
+        return None
     try:
         return json.loads(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError, RecursionError, ValueError):

@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
-from zoo.assembly import make_task, user_error
+from zoo.assembly import user_error
 from zoo.contracts import Task
 from zoo.decoding import Scored, beam_search, generate
 from zoo.errors import ZooError
@@ -36,7 +36,7 @@ def run_generate(folder: Path, wish: Wish) -> None:
         ZooError: there is no such run, its model does not decode, or a prompt cannot be read.
     """
     run = finished(folder)
-    model, task = run.model(), make_task(run.config)
+    model, task = run.model(), run.task()
     name = run.config["objective"]["_component_"].split("/")[1]
     if not hasattr(model, "step") or "logits" not in cast(Any, model).gives or not task.writes:
         raise ZooError(

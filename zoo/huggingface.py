@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from zoo.errors import ZooError
-from zoo.files import atomic
+from zoo.files import atomic, refuse_odd
 
 Tensors = dict[str, Tensor]
 SHARDS = "model.safetensors.index.json"
@@ -30,6 +30,7 @@ def read(source: Any) -> tuple[dict[str, Any], Tensors]:
     if not folder.is_dir():
         folder = _download(str(source))
     try:
+        refuse_odd(folder / "config.json")
         config = json.loads((folder / "config.json").read_text())
     except (OSError, ValueError) as error:
         raise ZooError(f"{folder}: no config.json that can be read ({error})") from error
@@ -53,6 +54,7 @@ def _tensors(folder: Path) -> Tensors:
     found: Tensors = {}
     for path in files:
         try:
+            refuse_odd(path)
             found |= load_file(path)
         except (OSError, SafetensorError) as error:
             pickled = " (a pickle, pytorch_model.bin, is not read: it may run anything)"

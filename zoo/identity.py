@@ -14,7 +14,7 @@ from typing import Any
 
 from zoo.composition import Config, components_of
 from zoo.errors import ZooError
-from zoo.files import read_json
+from zoo.files import read_row
 from zoo.registry import Entry, target
 
 DETERMINING = ("dim", "layers", "steps", "seed", "gradient_clip", "objective", "task", "probe", "more_probes",
@@ -50,7 +50,7 @@ def basis(config: Config) -> dict[str, Any]:
 
 def _started_from(folder: Path) -> list[str]:
     """What determines the weights of the run that another starts from: its id, its data, and how it was computed."""
-    row = read_json(folder / "result.json")
+    row = read_row(folder / "result.json")
     if not row or row["status"] != "finished":
         raise ZooError(
             f"start_from={folder}: there is no finished run; expected a folder such as runs/train/<id>, as zoo train "

@@ -18,6 +18,7 @@ class MetricsFile:
 
     def __init__(self, path: Path, resume_step: int) -> None:
         kept = [row for row in read_metrics(path) if row["step"] <= resume_step] if resume_step else []
+        path.unlink(missing_ok=True)  # a new file: what is written goes through no link, and into no pipe
         self.file = path.open("w", newline="", buffering=1)
         self.writer = csv.writer(self.file)
         self.writer.writerow(FIELDS)
@@ -34,7 +35,7 @@ class MetricsFile:
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Rows of a ``metrics.csv``, with numbers as numbers; a half-written last row is left out."""
-    if not path.exists():
+    if not path.is_file():
         return []
     found = []
     with path.open(newline="", errors="replace") as file:

@@ -23,13 +23,16 @@ def write_html(
     html = environment.get_template(template).render(**data)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic(path) as file:
-        file.write(html.encode())
+        file.write(html.encode(errors="backslashreplace"))  # half a character, as JSON can hold, is shown as it is
     return path
 
 
 def script_data(data: Any) -> str:
-    """Plain data as JSON that may stand within a script."""
-    return json.dumps(data).replace("</", "<\\/")
+    """Plain data as JSON that may stand within a script.
+
+    No ``<`` is left: behind ``<!--<script>`` a browser reads over the script's end.
+    """
+    return json.dumps(data).replace("<", "\\u003c")
 
 
 def plotting_library() -> str:

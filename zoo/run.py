@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from zoo.budget import settle
 from zoo.composition import Config, prepare
 from zoo.errors import Diverged, RunFailed, ZooError
-from zoo.files import read_row, sweep, write_json, write_yaml
+from zoo.files import atomic, read_row, sweep, write_json, write_yaml
 from zoo.identity import run_id
 from zoo.processes import count, launch, rank
 
@@ -156,7 +156,8 @@ def _write_failure(config: Config, folder: Path, reason: str, trace: str, more: 
     if rank() != 0:
         return
     try:
-        (folder / "error.txt").write_text(trace)
+        with atomic(folder / "error.txt") as file:
+            file.write(trace.encode(errors="backslashreplace"))
         write_json(folder / "result.json", {**base_row(config), "status": "failed", "error": reason, **more})
     except OSError as error:  # a full disk must not hide the first reason
         logging.getLogger("zoo").warning("the failure of %s cannot be recorded: %s", folder, error)

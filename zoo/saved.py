@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shlex
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -15,10 +17,12 @@ from torch import nn
 from zoo.checkpoint import keeper_state
 from zoo.checkpoint import load as load_checkpoint
 from zoo.composition import Config, prepare, refuse_foreign
+from zoo.configs import ABOUT, COMMAND, CONFIG
+from zoo.contracts import Probe, Task
 from zoo.errors import ZooError, first_of
 from zoo.factory import build
-from zoo.files import atomic, read_row, read_yaml
-from zoo.identity import CORE, DETERMINING, code_hashes
+from zoo.files import atomic, read_row, read_yaml, refuse_odd
+from zoo.identity import CORE, code_hashes
 from zoo.measure.weights import pack_
 
 SCHEMA = 1
@@ -45,6 +49,28 @@ class Finished:
         prepare()
         _note_changes(self.row["code"], self.config["objective"], str(self.folder))
         return filled(_built(self.config["objective"], self.row["facts"]), self.weights(), str(self.folder)).eval()
+
+    def task(self) -> Task:
+        """What it was trained on.
+
+        Raises:
+            ZooError: its data is not here, or the config does not fit the code as it is now.
+        """
+        from zoo.assembly import make_task
+
+        with _as_code_is_now():
+            return make_task(self.config)
+
+    def probes(self, objective: nn.Module, task: Task) -> dict[str, Probe]:
+        """Its probes, fitted to this objective as they were at the end.
+
+        Raises:
+            ZooError: the config does not fit the code as it is now.
+        """
+        from zoo.assembly import fitted_probes
+
+        with _as_code_is_now():
+            return fitted_probes(self.config, objective, task)
 
     def weights(self) -> dict[str, torch.Tensor]:
         """The objective's tensors by name, from the last checkpoint.
@@ -86,18 +112,17 @@ def finished(folder: Path) -> Finished:
         ZooError: there is none, or it is not finished.
     """
     row, config = read_row(folder / "result.json"), read_yaml(folder / "config.yaml")
-    if not isinstance(config, dict) or not {"overrides", "experiment", "runs"} <= set(config):
+    if COMMAND(config):
         raise ZooError(f"{folder} is not a run; expected a folder such as runs/train/<id>, as zoo train prints it")
     prepare()
     refuse_foreign(config, str(folder / "config.yaml"))
     if not row or row["status"] != "finished":
         state = f"it failed: {row.get('error')}" if row and row["status"] == "failed" else "it was started only"
         raise ZooError(f"{folder} is not a finished run ({state}); finish it: {_command(config)}")
-    missing = [key for key in DETERMINING if key not in config]
-    parts = [key for key in ("objective", "task") if not isinstance(config.get(key), dict)]
-    if missing or parts:
-        wrong = ", ".join(missing or parts)
-        raise ZooError(f"{folder / 'config.yaml'} is damaged ({wrong}); make the run again: {_command(config)}")
+    if wrong := CONFIG(config):
+        raise ZooError(
+            f"{folder / 'config.yaml'} is damaged ({wrong.lstrip('. ')}); make the run again: {_command(config)}"
+        )
     return Finished(folder, config, row)
 
 
@@ -191,17 +216,18 @@ def described(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     from safetensors import SafetensorError, safe_open
 
     try:
+        refuse_odd(path)
         with safe_open(path, framework="pt") as file:
             about = json.loads((file.metadata() or {})[KEY])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (it has no iterator)
     except FileNotFoundError as error:
         raise ZooError(f"there is no file {path}; zoo export writes one") from error
-    except (SafetensorError, KeyError, ValueError) as error:
+    except (SafetensorError, OSError, KeyError, ValueError, RecursionError) as error:
         raise ZooError(f"{path} is not a model that zoo export wrote ({type(error).__name__}: {error})") from error
-    if not isinstance(about, dict) or not {"schema", "objective", "facts", "code", "layout"} <= set(about):
-        raise ZooError(f"{path} is not a model that zoo export wrote: what its metadata should say is missing")
-    if about["schema"] != SCHEMA:
+    if isinstance(about, dict) and about.get("schema", SCHEMA) != SCHEMA:
         raise ZooError(f"{path} has schema {about['schema']}, this version reads {SCHEMA}; export the run again")
+    if wrong := ABOUT(about):
+        raise ZooError(f"{path} is not a model that zoo export wrote: of its metadata, {wrong.lstrip('. ')}")
     prepare()
     refuse_foreign(about["objective"], str(path))
     _note_changes(about["code"], about["objective"], str(path))
@@ -212,11 +238,17 @@ def described(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
 
 
 def _built(objective: Config, facts: dict[str, Any]) -> nn.Module:
-    with torch.random.fork_rng(devices=[]):
-        try:
-            return cast(nn.Module, build(objective, **facts))
-        except (KeyError, TypeError, ValueError) as error:
-            raise ZooError(
-                f"the config of this model does not fit the code as it is now ({type(error).__name__}: {error}); "
-                f"train it again, or use the version that made it"
-            ) from error
+    with torch.random.fork_rng(devices=[]), _as_code_is_now():
+        return cast(nn.Module, build(objective, **facts))
+
+
+@contextmanager
+def _as_code_is_now() -> Iterator[None]:
+    """What is said where components that are registered cannot be built of what a config holds."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError, AssertionError) as error:
+        raise ZooError(
+            f"the config of this model does not fit the code as it is now ({type(error).__name__}: {error}); "
+            f"train it again, or use the version that made it"
+        ) from error

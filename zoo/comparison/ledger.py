@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,12 +10,14 @@ from typing import Any
 
 from zoo.comparison.claims import Finding, judge_claims
 from zoo.comparison.overall import Overall, overall
+from zoo.comparison.rules import RULES
 from zoo.comparison.scaling import Fitted, fits
 from zoo.comparison.standing import Row, Standing
 from zoo.comparison.statistics import Estimate, paired_difference, verdict
 from zoo.composition import key_of
 from zoo.errors import ZooError
 from zoo.files import read_json, read_row
+from zoo.rows import flaw
 from zoo.run import SCHEMA
 
 
@@ -74,7 +77,7 @@ def read_ledger(folder: Path) -> Ledger:
     """Read a folder of runs; of a comparison, also its rules.
 
     Raises:
-        ZooError: there is no such folder, or no result in it.
+        ZooError: there is no such folder, no result in it, or its rules are damaged.
     """
     if not folder.is_dir():
         raise ZooError(f"there is no folder {folder}; run zoo compare first, or name one that holds runs")
@@ -88,16 +91,11 @@ def read_ledger(folder: Path) -> Ledger:
     if not rows:
         raise ZooError(f"{folder} holds no results; run zoo compare first, or name a folder such as runs/families")
     rules = read_json(folder / "comparison.json")
-    if rules is None and (folder / "comparison.json").exists():
+    if rules is None and os.path.lexists(folder / "comparison.json"):
         raise ZooError(_broken_rules(folder, "it is no JSON"))
-    try:
-        return _ledger(folder, rules, rows)
-    except ZooError:
-        raise
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        if rules is None:
-            raise
-        raise ZooError(_broken_rules(folder, f"{type(error).__name__}: {error}")) from error
+    if rules is not None and (wrong := RULES(rules)):
+        raise ZooError(_broken_rules(folder, wrong.lstrip(". ")))
+    return _ledger(folder, rules, rows)
 
 
 def _broken_rules(folder: Path, why: str) -> str:
@@ -108,13 +106,11 @@ def _damaged(path: Path) -> Row:
     """What stands for a result that cannot be read: a run that failed, so that it is counted."""
     name = path.parent.name
     known = {"id": name, "status": "failed", "arch": name, "label": name, "task": "a damaged result", "seed": 0}
-    why = "its result.json is damaged; the command that made it makes it again"
+    why = f"its result.json is damaged ({flaw(read_json(path))}); the command that made it makes it again"
     return known | {"schema": SCHEMA, "overrides": [], "time": "", "error": why}
 
 
 def _ledger(folder: Path, rules: Any, rows: list[Row]) -> Ledger:
-    if rules is not None and (not isinstance(rules, dict) or rules.get("schema") != 1):
-        raise ZooError(_broken_rules(folder, "it has no schema that this version reads"))
     if rules:
         standings, rows = _from_rules(rules, rows)
     else:

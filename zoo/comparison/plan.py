@@ -14,6 +14,7 @@ from zoo.budget import key_of as budget_key
 from zoo.budget import settled, wanted
 from zoo.comparison.claims import check_claims
 from zoo.comparison.grid import Setting, edges
+from zoo.comparison.rules import PUBLISHED
 from zoo.composition import Config, chooses, compose_checked, hydra_ready, key_of
 from zoo.errors import ZooError, unknown
 from zoo.files import read_yaml
@@ -289,8 +290,7 @@ def _check_rules(rules: Mapping[str, Any]) -> None:
 
 def _check_published(figure: Mapping[str, Any], tasks: Mapping[str, Any]) -> None:
     needed, known = {"contestant", "task", "value", "source"}, {"at", "settings"}
-    texts = all(isinstance(figure.get(key), str) for key in ("contestant", "task", "source"))
-    if not needed <= set(figure) <= needed | known or not isinstance(figure["value"], int | float) or not texts:
+    if not needed <= set(figure) <= needed | known or PUBLISHED(figure):
         raise ZooError(
             f"compare.published has {dict(figure)}; expected {', '.join(sorted(needed))} (a number), "
             f"and perhaps {', '.join(sorted(known))}"

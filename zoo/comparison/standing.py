@@ -107,8 +107,9 @@ class Standing:
         return sum(values) / len(values) if values else None
 
     def harder(self) -> dict[str, Estimate]:
-        """The ranking metric on the task's harder tests."""
-        names = self.rows[0]["test_harder"] if self.rows else {}
+        """The ranking metric on the task's harder tests, those that every reported run has."""
+        names = list(self.rows[0]["test_harder"]) if self.rows else []
+        names = [name for name in names if all(self.metric in row["test_harder"].get(name, {}) for row in self.rows)]
         return {name: estimate([row["test_harder"][name][self.metric] for row in self.rows]) for name in names}
 
     def further(self) -> dict[str, Estimate]:

@@ -226,7 +226,7 @@ def _table(ledger: Ledger, task: str) -> Table:
 def _cells(place: int, standing: Standing, harder: list[str], baseline: bool) -> list[str]:
     score, longer = standing.score(), standing.harder()
     half = "" if score is None or score.half_width is None else f" ± {score.half_width:.4f}"
-    rate = standing.rows[0]["learning_rate"] if standing.rows else standing.chosen.get("optimizer.lr")
+    rate = _setting(standing.rows[0]["learning_rate"] if standing.rows else standing.chosen.get("optimizer.lr"))
     total, active = standing.cost("parameters"), standing.cost("active_parameters")
     parameters = quantity(total) if active in (None, total) else f"{quantity(active)}/{quantity(total)}"
     costs = ("bytes_per_weight", "training_flops", "training_seconds", "state_bytes")
@@ -239,7 +239,12 @@ def _cells(place: int, standing: Standing, harder: list[str], baseline: bool) ->
         standing.solved(),
         str(len(standing.failed)),
         *([standing.verdict] if baseline else []),
-        "" if rate is None else f"{rate:g}" + (" (edge)" if standing.edge else ""),
+        rate and rate + (" (edge)" if standing.edge else ""),
         parameters,
         *(quantity(standing.cost(key)) for key in costs),
     ]
+
+
+def _setting(value: Any) -> str:
+    """A value that was chosen: most often a number."""
+    return f"{value:g}" if isinstance(value, int | float) else "" if value is None else str(value)

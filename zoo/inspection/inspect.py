@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from zoo.assembly import fitted_probes, make_task
 from zoo.contracts import Batch, Task
 from zoo.errors import ZooError
 from zoo.files import write_json
@@ -38,13 +37,13 @@ def inspect(folder: Path, wish: Wish) -> Path:
         ZooError: there is no finished run, or no such example.
     """
     run = finished(folder)
-    model, task = run.model(), make_task(run.config)
+    model, task = run.model(), run.task()
     batch = _examples(task, wish.examples)
     maps = attention_maps(model, batch)
     if batch["inputs"].shape[1] <= LONGEST_RECEPTIVE_FIELD or batch["inputs"].is_floating_point():
         maps += receptive_fields(model, batch)
     tuned, tested = (_first(task.held_out(split), wish.judged_by) for split in ("validation", "test"))
-    probes = fitted_probes(run.config, model, task)
+    probes = run.probes(model, task)
     whole = heads.measure(model, task, tuned, probes)[0]
     alone = heads.one_by_one(model, task, tuned, probes)
     order = sorted(alone, key=lambda head: alone[head])

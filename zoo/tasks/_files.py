@@ -1,37 +1,75 @@
-"""Walking folders of data, in a fixed order, without passing over what may not be read."""
+"""Walking folders of data, in a fixed order, without passing over what may not be read, and never out of them."""
 
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from zoo.errors import ZooError
+from zoo.errors import ZooError, first_of
+from zoo.files import is_odd, refuse_odd
 
 
-def walk(root: Path, skipped: Collection[str] = ()) -> Iterator[Path]:
+def walk(root: Path, skipped: Collection[str] = (), say: bool = True) -> Iterator[Path]:
     """Every file below ``root``, sorted, but for hidden folders and those named in ``skipped``.
+
+    Left out, and said in a warning unless ``say`` is false: links that lead out of ``root``, behind which may be what
+    nobody meant to train on, and what is no plain file, such as a pipe.
 
     Raises:
         ZooError: a folder may not be read (``os.walk`` by itself would leave it out in silence).
     """
+
+    left_out = []
+    try:
+        for folders, files in _folders(root, skipped):
+            refused = {path: why for path in [*folders, *files] if (why := objection(path, root))}
+            left_out += [f"{path} is {why}" for path, why in refused.items()]
+            yield from (path for path in files if path not in refused)
+    finally:  # also where nobody wants to see the rest
+        if left_out and say:
+            warnings.warn(f"task.source={root}: not read: {first_of(left_out)}", stacklevel=2)
+
+
+def _folders(root: Path, skipped: Collection[str]) -> Iterator[tuple[list[Path], list[Path]]]:
+    """What is in each folder: folders, some of which may be links that are not followed, and all else."""
 
     def refuse(error: OSError) -> None:
         raise ZooError(f"task.source: {error.filename} cannot be read: {error.strerror}") from error
 
     for folder, folders, files in os.walk(root, onerror=refuse):
         folders[:] = sorted(name for name in folders if name not in skipped and not name.startswith("."))
-        yield from (Path(folder) / name for name in sorted(files) if not name.startswith("."))
+        kept = sorted(name for name in files if not name.startswith("."))
+        yield [Path(folder, name) for name in folders], [Path(folder, name) for name in kept]
 
 
-def read(path: Path) -> bytes:
+LEADS_OUT = "a link that leads out of it (cp -rL makes a copy that holds what links lead to)"
+
+
+def objection(path: Path, root: Path) -> str:
+    """Why nothing below ``root`` may be read at this path; nothing where it may be, or where there is nothing."""
+    if leads_out(path, root):
+        return LEADS_OUT
+    return "no plain file" if is_odd(path) else ""
+
+
+def leads_out(path: Path, root: Path) -> bool:
+    """Whether it is a link to what is not below ``root``, of which itself may be a link."""
+    return path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
+
+
+def read(path: Path, root: Path | None = None) -> bytes:
     """A file's bytes.
 
     Raises:
-        ZooError: it may not be read.
+        ZooError: it may not be read, is no plain file, or leads out of ``root``, if one is given.
     """
+    if root is not None and leads_out(path, root):
+        raise ZooError(f"task.source={root}: {path} is {LEADS_OUT}")
     try:
+        refuse_odd(path)
         return path.read_bytes()
     except OSError as error:
         raise ZooError(f"task.source: {path} cannot be read: {error.strerror}") from error
@@ -41,8 +79,14 @@ def load_hub(name: str, config: str | None) -> Any:
     """A data set of Hugging Face ``datasets``: a name where there is a network, or a local folder, all its splits.
 
     Raises:
-        ZooError: the library is not installed, or cannot load it.
+        ZooError: the library is not installed, or cannot load it; a folder holds links that lead out of it, which the
+            library would follow, or what is no plain file.
     """
+    folder = Path(name)
+    inside = (path for parts in _folders(folder, ()) for part in parts for path in part) if folder.is_dir() else ()
+    refused = [f"{path} is {why}" for path in inside if (why := objection(path, folder))]
+    if refused:
+        raise ZooError(f"task.source={name}: {first_of(refused)}")
     try:
         from datasets import load_dataset
     except ImportError as error:

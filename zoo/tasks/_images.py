@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,9 +18,12 @@ from zoo.contracts import Batch, Task
 from zoo.errors import ZooError
 from zoo.seeds import generator
 from zoo.tasks._files import load_hub, walk
+from zoo.tasks._idx import PATTERN, read_idx
 from zoo.tasks._metrics import Ratios, label_accuracy
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp"}
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP")
+"""Pillow goes by what is in a file, and would hand PostScript to an interpreter, whatever the file is called."""
 
 
 @dataclass(frozen=True)
@@ -109,10 +111,11 @@ def read_images(source: str, config: str | None, size: int | None, channels: int
     path = Path(source).expanduser()
     try:
         if path.is_dir():
-            if list(path.glob("*idx3-ubyte*")):
+            if list(path.glob(PATTERN)):
                 if channels not in (None, 1):
                     raise ZooError(f"task.channels={channels}: IDX images have 1")
-                return _from_idx(path, size)
+                pixels, labels, names = read_idx(path, size)
+                return Images(np.ascontiguousarray(pixels), labels, split_by_hash(names), int(labels.max()) + 1)
             return _from_folder(path, size, channels)
     except OSError as error:
         raise ZooError(f"task.source: {error.filename or path} cannot be read: {error.strerror or error}") from error
@@ -123,52 +126,31 @@ def read_images(source: str, config: str | None, size: int | None, channels: int
     return _from_datasets(source, config, size, channels)
 
 
-def _idx(path: Path) -> NDArray[np.uint8]:
-    data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    if len(data) < 4 or data[:3] != b"\0\0\x08":
-        raise ZooError(f"task.source: {path} is not an IDX file of bytes")
-    shape = np.frombuffer(data, ">i4", count=data[3], offset=4)
-    body = np.frombuffer(data, np.uint8, offset=4 + 4 * data[3])
-    if body.size != int(np.prod(shape)):
-        raise ZooError(f"task.source: {path} is cut short: it says {tuple(shape)} and holds {body.size} bytes")
-    return body.reshape(shape)
-
-
-def _from_idx(folder: Path, size: int | None) -> Images:
-    images, labels, names = [], [], []
-    for path in sorted(folder.glob("*idx3-ubyte*")):
-        partner = path.with_name(path.name.replace("images-idx3", "labels-idx1").replace("images.idx3", "labels.idx1"))
-        if partner == path or not partner.exists():
-            raise ZooError(f"task.source: {path} has no file of labels beside it (expected {partner.name})")
-        images.append(_idx(path))
-        labels.append(_idx(partner))
-        if len(images[-1]) != len(labels[-1]):
-            raise ZooError(
-                f"task.source: {path} has {len(images[-1])} images, and {partner.name} {len(labels[-1])} labels"
-            )
-        names += [f"{path.name} {i}" for i in range(len(images[-1]))]
-    pixels, marks = np.concatenate(images)[:, None], np.concatenate(labels).astype(np.int64)
-    if size and size != pixels.shape[-1]:
-        from PIL import Image
-
-        pixels = np.stack([np.asarray(Image.fromarray(image[0]).resize((size, size))) for image in pixels])[:, None]
-    return Images(np.ascontiguousarray(pixels), marks, split_by_hash(names), int(marks.max()) + 1)
-
-
 def _from_folder(folder: Path, size: int | None, channels: int | None) -> Images:
-    from PIL import Image
-
     found = [path for path in walk(folder) if path.suffix.lower() in SUFFIXES and path.parent != folder]
     classes = sorted({path.relative_to(folder).parts[0] for path in found})
     files = [(path, classes.index(path.relative_to(folder).parts[0])) for path in found]
     if len(classes) < 2 or not files:
         raise ZooError(f"task.source={folder}: expected IDX files, or at least two folders of images, one a class")
-    opened = []
-    for path, _ in files:
-        with Image.open(path) as image:  # lazy by itself: it would hold a descriptor for each file
-            opened.append(image.copy())
+    opened = [_opened(path) for path, _ in files]
     names = [path.relative_to(folder).as_posix() for path, _ in files]
     return _stack(opened, [label for _, label in files], names, size, channels, len(classes))
+
+
+def _opened(path: Path) -> Any:
+    """An image in memory: by itself Pillow reads it later, and would hold a descriptor for each file.
+
+    Raises:
+        ZooError: it cannot be read, or is so large that it may have been made to fill the memory.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            return image.copy()
+    except Exception as error:  # a damaged file is an OSError, a SyntaxError, a ValueError, ... by where it is damaged
+        reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
+        raise ZooError(f"task.source: {path} cannot be read: {reason}") from error
 
 
 def _from_datasets(name: str, config: str | None, size: int | None, channels: int | None) -> Images:

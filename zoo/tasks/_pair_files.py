@@ -27,10 +27,10 @@ def read_pairs(source: str, config: str | None, columns: tuple[str, str], max_by
         ZooError: there is no such file, it holds no pairs, or too few to split.
     """
     path = Path(source).expanduser()
-    if path.is_file():
-        found = list(_from_file(path, columns))
-    elif path.is_dir():
+    if path.is_dir():
         found = list(_from_datasets(str(path), config, columns))
+    elif path.exists():
+        found = list(_from_file(path, columns))
     elif source.startswith((".", "/", "~")) or source.endswith((".tsv", ".csv", ".jsonl", ".txt")):
         raise ZooError(f"task.source={source}: no such file (looked in {Path.cwd()})")
     else:
