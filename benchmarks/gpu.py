@@ -1,82 +1,80 @@
-"""Everything that only a GPU can tell, in one command: the GPU tests, the loop, the decoder, the fused state-space
-kernels, low-bit layers, mixtures of experts, transformers, and each family's speed.
+"""What only a GPU can tell, in one command and under ten minutes: speeds beside published implementations, by turns.
 
-python benchmarks/gpu.py [RESULT.json]
+    python benchmarks/gpu.py [--minutes 10] [--only SECTION ...] [--to gpu.json] [--toy]
+
+Prints a table with the bars that were promised and writes the figures as JSON. ``--toy`` runs all of it at sizes that
+say nothing, on any machine. The tests for a GPU are another command: ``pytest tests/gpu``.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-import subprocess
 import sys
-import tempfile
+import time
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from gpu_sections import SECTIONS, Line, Scale
 
-ROOT = Path(__file__).parents[1]
-FAMILIES = ["transformer", "linear_attention", "lstm", "hybrid", "mamba", "mamba2", "mamba3", "jamba", "ternary"]
+LEAST_SECONDS = 20
+"""What a section needs at least; one that would begin later is not begun."""
 
 
-def families() -> dict[str, dict[str, object]]:
-    """Tokens per second and peak memory of each preset at a size that fills a GPU, plain and compiled."""
-    import zoo
-
-    found: dict[str, dict[str, object]] = {}
-    with tempfile.TemporaryDirectory() as runs:
-        for arch in FAMILIES:
-            for compiled in ("false", "true"):
-                words = [
-                    f"arch={arch}",
-                    "task=text",
-                    "dim=512",
-                    "layers=6",
-                    "task.length=512",
-                    "task.batch_size=32",
-                    "steps=60",
-                ]
-                config = zoo.compose(
-                    *words, f"trainer.compile={compiled}", "trainer=gpu", f"runs={runs}", "trainer.progress=false"
-                )
-                row = zoo.train(config)
-                keys = ("tokens_per_second", "peak_memory_bytes", "precision", "parameters", "wall_seconds")
-                found[f"{arch} compile={compiled}"] = {key: row[key] for key in keys}
-                print(arch, compiled, json.dumps(found[f"{arch} compile={compiled}"]), flush=True)
+def run(scale: Scale, names: list[str], minutes: float) -> dict[str, list[Line]]:
+    """Each section's figures as they come; what fails or finds no time says so."""
+    end, found = time.monotonic() + 60 * minutes, {}
+    for name in names:
+        lines = found.setdefault(name, [])
+        if time.monotonic() > end - LEAST_SECONDS:
+            lines.append(Line(name, "not run: the time is over"))
+            continue
+        start = time.monotonic()
+        try:
+            for line in SECTIONS[name](scale):
+                lines.append(line)
+                print(f"  {line.name}: {line.value}", flush=True)
+        except Exception as error:  # one section's trouble must not cost the others' figures
+            lines.append(Line(name, f"failed: {type(error).__name__}: {str(error).splitlines()[0][:200]}", 0.0, 1.0))
+            print(f"  {lines[-1].value}", flush=True)
+        if not scale.toy:
+            torch.cuda.empty_cache()
+        print(f"{name}: {time.monotonic() - start:.0f} s", flush=True)
     return found
 
 
-def main() -> int:
-    """Run it all and write the figures; 1 if a GPU test fails, 2 without a GPU."""
-    if not torch.cuda.is_available():
-        print("torch finds no CUDA device here")
-        return 2
-    import decoder
-    import fused
-    import loop
-    import low_bit
-    import moe
-    import presets
-    import sparse
+def table(found: dict[str, list[Line]]) -> str:
+    """One line a figure: ratio, bar, whether it was met."""
+    lines = [f"{'figure':64} {'ratio':>7} {'bar':>7}"]
+    for line in (line for part in found.values() for line in part):
+        ratio = "" if line.ratio is None else f"{line.ratio:.3f}"
+        bar = "" if line.bar is None else ("<= " if line.most else ">= ") + f"{line.bar:g}"
+        verdict = {None: "", True: "met", False: "MISSED"}[line.met()]
+        lines.append(f"{line.name[:64]:64} {ratio:>7} {bar:>7} {verdict:6} {line.value}")
+    return "\n".join(lines)
 
-    tests = subprocess.run([sys.executable, "-m", "pytest", str(ROOT / "tests/gpu"), "-q"], cwd=ROOT)
-    results = {
-        "device": torch.cuda.get_device_name(),
-        "torch": torch.__version__,
-        "tests": tests.returncode,
-        "loop": loop.main(rounds=3, steps=200),
-        "decoder": decoder.main(),
-        "state space": fused.main(),
-        "low bit": low_bit.main(),
-        "mixtures of experts": moe.main(),
-        "presets": presets.main(),
-        "sparse attention": sparse.main(),
-        "families": families(),
-    }
-    target = Path(sys.argv[1] if len(sys.argv) > 1 else "gpu.json")
-    target.write_text(json.dumps(results, indent=1))
-    print(target)
-    return 1 if tests.returncode else 0
+
+def main(words: list[str]) -> int:
+    """Run it and write the figures; 1 if a bar is missed or a section fails, 2 without a GPU."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS))
+    parser.add_argument("--to", type=Path, default=Path("gpu.json"))
+    parser.add_argument("--toy", action="store_true")
+    wish = parser.parse_args(words)
+    if not wish.toy and not torch.cuda.is_available():
+        print("torch finds no CUDA device here; --toy shows that everything runs", file=sys.stderr)
+        return 2
+    torch.set_float32_matmul_precision("high")
+    found = run(Scale(wish.toy), wish.only, wish.minutes)
+    print(table(found))
+    figures = {name: [asdict(line) | {"met": line.met()} for line in lines] for name, lines in found.items()}
+    device = "cpu" if wish.toy else torch.cuda.get_device_name()
+    wish.to.write_text(json.dumps({"device": device, "torch": torch.__version__, "figures": figures}, indent=1))
+    print(wish.to)
+    return 1 if any(line.met() is False for lines in found.values() for line in lines) else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))
