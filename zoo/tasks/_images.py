@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from zoo.contracts import Batch, Task
-from zoo.errors import ZooError
+from zoo.errors import ZooError, needed
 from zoo.seeds import generator
 from zoo.tasks._files import load_hub, walk
 from zoo.tasks._metrics import Ratios, label_accuracy
@@ -149,14 +149,16 @@ def _from_idx(folder: Path, size: int | None) -> Images:
         names += [f"{path.name} {i}" for i in range(len(images[-1]))]
     pixels, marks = np.concatenate(images)[:, None], np.concatenate(labels).astype(np.int64)
     if size and size != pixels.shape[-1]:
-        from PIL import Image
+        with needed("pillow", "task.size"):
+            from PIL import Image
 
         pixels = np.stack([np.asarray(Image.fromarray(image[0]).resize((size, size))) for image in pixels])[:, None]
     return Images(np.ascontiguousarray(pixels), marks, split_by_hash(names), int(marks.max()) + 1)
 
 
 def _from_folder(folder: Path, size: int | None, channels: int | None) -> Images:
-    from PIL import Image
+    with needed("pillow", f"task.source={folder}, a folder of images,"):
+        from PIL import Image
 
     found = [path for path in walk(folder) if path.suffix.lower() in SUFFIXES and path.parent != folder]
     classes = sorted({path.relative_to(folder).parts[0] for path in found})
