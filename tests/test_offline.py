@@ -135,7 +135,6 @@ def test_one_command_installs_it_with_no_index(bundle, bare, tmp_path):
     assert "Nothing was installed." in said
 
     (venv / Path(sysconfig.get_path("purelib")).relative_to(sys.prefix) / "there.pth").write_text(f"{there}\n")
-    assert within(python, "-c", "import lightning, torch", cwd=tmp_path)[0] == 0
     assert within(python, "-c", "import hydra", cwd=tmp_path)[0] == 1
     status, said = within(bundle / "install.sh", "--python", python, cwd=tmp_path)
     assert status == 0, said

@@ -27,7 +27,7 @@ while [ $# -gt 0 ]; do
 done
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 found=$(command -v "$python") || fail "there is no interpreter '$python'; type: ./install.sh --python /path/to/python"
-python=$found
+python=$(cd "$(dirname "$found")" && pwd)/$(basename "$found")
 "$python" -m pip --version >/dev/null 2>&1 || fail "$python has no pip; type: $python -m ensurepip"
 
 (cd "$here" && sha256sum --check --quiet SHA256SUMS) || fail "this folder is not what was packed; unpack the archive again"
