@@ -300,7 +300,7 @@ def ledger(apart):
 @pytest.fixture(autouse=True)
 def light(monkeypatch):
     """Pages without the plotting library, of which a second is spent on each."""
-    monkeypatch.setattr("zoo.comparison.page.plotting_library", lambda: "")
+    monkeypatch.setattr("zoo.pages.plotting_library", lambda: "")
 
 
 @contextlib.contextmanager

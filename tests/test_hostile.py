@@ -154,7 +154,7 @@ def page_of(ledger, folder, text):
 
 @pytest.mark.parametrize("text", PAYLOADS)
 def test_markup_in_a_report_is_text(ledger, tmp_path, text, monkeypatch):
-    monkeypatch.setattr("zoo.comparison.page.plotting_library", lambda: "")
+    monkeypatch.setattr("zoo.pages.plotting_library", lambda: "")
     html = page_of(ledger, tmp_path / ("named " + text.replace("/", "")), text)
     page = assert_harmless(html, scripts=2)
     (specs,) = [script for script in page.scripts if "const specs" in script]
@@ -164,7 +164,7 @@ def test_markup_in_a_report_is_text(ledger, tmp_path, text, monkeypatch):
 
 
 def test_a_comment_in_data_does_not_swallow_the_page(ledger, tmp_path, monkeypatch):
-    monkeypatch.setattr("zoo.comparison.page.plotting_library", lambda: "")
+    monkeypatch.setattr("zoo.pages.plotting_library", lambda: "")
     html = page_of(ledger, tmp_path / "small", "<!--<script>")
     specs = html[html.index("const specs") :]
     assert "<!--" not in specs
@@ -218,7 +218,7 @@ def test_markup_in_the_page_of_measure_is_text(tmp_path, monkeypatch, text):
     from zoo.measure.inference import Curve, Point
     from zoo.measure.page import write_page
 
-    monkeypatch.setattr("zoo.measure.page.plotting_library", lambda: "")
+    monkeypatch.setattr("zoo.pages.plotting_library", lambda: "")
     curves = [Curve(name, 10, [Point(n, [1e-3] * 3, [1e-3] * 3, 8, 8) for n in (8, 16, 32)]) for name in (text, "b")]
     crossing = {"what": "prefill", "first": text, "second": "b", "ahead": text, "length": 12.0}
     found = {

@@ -59,12 +59,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except ModuleNotFoundError as error:
+        if not _is_left_out(error):
+            raise
+        needs = f"zoo {words[0]} needs a package that is not installed here: {error}"
+        return _say(f"error: {needs}; type: pip install -e . (without a network: docs/offline.md)", 2)
     except OSError as error:
         return _say(f"error: {error.filename or 'the system'}: {error.strerror or error}", 1)
     except BaseException as error:
         if type(error).__name__ == "Interrupted":
             return _say(f"{error}; the same command goes on where this one stopped", 128 + getattr(error, "signum", 2))
         raise
+
+
+def _is_left_out(error: ModuleNotFoundError) -> bool:
+    """Whether it was an import of another's package, from within the zoo: one that pyproject.toml asks for."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    inside = trace is not None and Path(trace.tb_frame.f_code.co_filename).is_relative_to(Path(__file__).parent)
+    return inside and str(error.name).partition(".")[0] not in ("zoo", "zoo_plugins", "zoo_conf")
 
 
 def _terminate(signum: int, frame: object) -> None:

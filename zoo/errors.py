@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 
 
@@ -31,6 +32,19 @@ class Diverged(RunFailed):
     def __reduce__(self) -> tuple[type[Diverged], tuple[int, float]]:
         """It is sent between processes as what it was made of."""
         return Diverged, (self.step, self.loss)
+
+
+@contextmanager
+def needed(package: str, feature: str) -> Iterator[None]:
+    """For imports that only this feature needs, of a package that may have been left out of an installation.
+
+    Raises:
+        ZooError: it is not there; the message names it, the feature, and what to type.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise ZooError(f"{feature} needs the package {package} ({error}); type: pip install {package}") from error
 
 
 def close(word: str, options: Iterable[str], most: int = 3) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.composition import Config
-from zoo.errors import ZooError, unknown
+from zoo.errors import ZooError, needed, unknown
 
 FIELDS = ("step", "seconds", "name", "value")
 
@@ -61,7 +61,7 @@ def make_logger(config: Config, folder: Path, name: str) -> Any | None:
     """The Lightning logger that ``logger=`` asks for, or ``None`` where the file is enough.
 
     Raises:
-        ZooError: there is no logger of that name.
+        ZooError: there is no logger of that name, or its package is not installed.
     """
     settings = config["logger"]
     if settings["name"] == "csv":
@@ -69,7 +69,8 @@ def make_logger(config: Config, folder: Path, name: str) -> Any | None:
     if settings["name"] == "tensorboard":
         from lightning.pytorch.loggers import TensorBoardLogger
 
-        return TensorBoardLogger(folder, name="tensorboard", version="")
+        with needed("tensorboardX", "logger=tensorboard"):
+            return TensorBoardLogger(folder, name="tensorboard", version="")
     if settings["name"] == "wandb":
         return _wandb(settings, config, folder, name)
     raise ZooError(unknown("logger", settings["name"], ("csv", "tensorboard", "wandb"), prefix="logger="))
@@ -77,7 +78,8 @@ def make_logger(config: Config, folder: Path, name: str) -> Any | None:
 
 def _wandb(settings: Config, config: Config, folder: Path, name: str) -> Any:
     """Weights and Biases: online with an account, else offline, in the run's folder (``wandb sync`` sends it later)."""
-    import wandb
+    with needed("wandb", "logger=wandb"):
+        import wandb
     from lightning.pytorch.loggers import WandbLogger
 
     os.environ.setdefault("WANDB_SILENT", "true")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +36,32 @@ def script_data(data: Any) -> str:
     return json.dumps(data).replace("<", "\\u003c")
 
 
-def plotting_library() -> str:
-    """Vega, as a script to stand in the page."""
-    import vl_convert
+def drawings(charts: Callable[[], Iterable[tuple[str, dict[str, Any]]]], again: str) -> dict[str, Any]:
+    """What a page with charts needs: their names, themselves, the library that draws them, and what is missing.
 
-    bundle: str = vl_convert.javascript_bundle()  # type: ignore[call-arg]
+    Without the packages that make and draw them there are none: the page says so, and how to get them.
+    """
+    try:
+        found, library, missing = dict(charts()), plotting_library(), None
+    except ImportError as error:
+        found, library = {}, ""
+        missing = (
+            f"no charts: they need the packages altair and vl-convert-python ({error}); "
+            f"type: pip install altair vl-convert-python, then {again}"
+        )
+        warnings.warn(missing, stacklevel=2)
+    return {"charts": list(found), "specs": script_data(found), "library": library, "missing": missing}
+
+
+def plotting_library() -> str:
+    """Vega, as a script to stand in the page: vl-convert's, which offline bundles carry as a file without the rest."""
+    kept = Path(__file__).with_name("vega.js")
+    if kept.exists():
+        bundle = kept.read_text()
+    else:
+        import vl_convert
+
+        bundle = vl_convert.javascript_bundle()  # type: ignore[call-arg]
     return bundle.replace("</script", "<\\/script")
 
 

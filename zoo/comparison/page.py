@@ -14,7 +14,7 @@ from zoo.comparison.scaling import overtakes
 from zoo.comparison.standing import COSTS
 from zoo.comparison.statistics import Estimate
 from zoo.comparison.terminal import interval, quantity
-from zoo.pages import plotting_library, script_data, write_html
+from zoo.pages import drawings, write_html
 
 TEMPLATE = "report.html.j2"
 
@@ -22,18 +22,15 @@ TEMPLATE = "report.html.j2"
 def write_page(ledger: Ledger) -> Path:
     """Write ``report.html`` into the ledger's folder and return its path."""
     filters = {"quantity": quantity, "short": _short, "interval": interval, "estimate": _estimate}
-    specs = dict(charts(ledger))
     data = {
         "ledger": ledger,
         "costs": COSTS,
         "time": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "charts": specs,
         "overall": ledger.overall(),
         "decays": {task: [(s.contestant, d) for s in ledger.ranked(task) for d in s.decays()] for task in ledger.tasks},
         "overtakes": [(a, b, overtakes(a, b)) for a, b in combinations(ledger.laws, 2)],
-        "specs": script_data(specs),
-        "library": plotting_library(),
         "machines": _machines(ledger),
+        **drawings(lambda: charts(ledger), f"zoo report {ledger.folder}"),
     }
     return write_html(ledger.folder / "report.html", "zoo.comparison", TEMPLATE, data, filters)
 

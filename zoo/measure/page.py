@@ -9,7 +9,7 @@ from statistics import quantiles
 from typing import Any
 
 from zoo.measure.inference import Curve
-from zoo.pages import plain_chart, plotting_library, script_data, write_html
+from zoo.pages import drawings, plain_chart, write_html
 
 TEMPLATE = "measure.html.j2"
 QUANTITIES = {"prefill": "seconds to read the context", "decode": "seconds to write one token after it"}
@@ -18,16 +18,13 @@ QUANTITIES = {"prefill": "seconds to read the context", "decode": "seconds to wr
 
 def write_page(path: Path, curves: Sequence[Curve], found: dict[str, Any], command: str) -> Path:
     """Write the page, with the plotting library inside, and return its path."""
-    charts = dict(_charts(curves))
     data = {
         "curves": curves,
         "found": found,
         "quantities": QUANTITIES,
         "command": command,
         "time": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "charts": list(charts),
-        "specs": script_data(charts),
-        "library": plotting_library(),
+        **drawings(lambda: _charts(curves), "measure once more"),
     }
     return write_html(path, "zoo.measure", TEMPLATE, data)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from zoo.errors import ZooError
+from zoo.errors import ZooError, needed
 from zoo.tasks._files import read
 
 PATTERN = "*idx3-ubyte*"
@@ -72,6 +72,7 @@ def _array(path: Path, dimensions: int) -> NDArray[np.uint8]:
 def _resized(images_NHW: NDArray[np.uint8], size: int | None) -> NDArray[np.uint8]:
     if not size or images_NHW.shape[1:] == (size, size):
         return images_NHW
-    from PIL import Image
+    with needed("pillow", "task.size"):
+        from PIL import Image
 
     return np.stack([np.asarray(Image.fromarray(image_HW).resize((size, size))) for image_HW in images_NHW])

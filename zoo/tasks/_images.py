@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from zoo.contracts import Batch, Task
-from zoo.errors import ZooError
+from zoo.errors import ZooError, needed
 from zoo.seeds import generator
 from zoo.tasks._files import load_hub, walk
 from zoo.tasks._idx import PATTERN, read_idx
@@ -127,6 +127,9 @@ def read_images(source: str, config: str | None, size: int | None, channels: int
 
 
 def _from_folder(folder: Path, size: int | None, channels: int | None) -> Images:
+    with needed("pillow", f"task.source={folder}, a folder of images,"):
+        import PIL  # noqa: F401
+
     found = [path for path in walk(folder) if path.suffix.lower() in SUFFIXES and path.parent != folder]
     classes = sorted({path.relative_to(folder).parts[0] for path in found})
     files = [(path, classes.index(path.relative_to(folder).parts[0])) for path in found]

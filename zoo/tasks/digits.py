@@ -6,13 +6,15 @@ from functools import lru_cache
 
 import numpy as np
 
+from zoo.errors import needed
 from zoo.registry import register
 from zoo.tasks._images import Images, ImageTask
 
 
 @lru_cache(maxsize=1)
 def _digits() -> Images:
-    from sklearn.datasets import load_digits
+    with needed("scikit-learn", "task=digits"):
+        from sklearn.datasets import load_digits
 
     pixels, labels = load_digits(return_X_y=True)
     order = np.random.RandomState(0).permutation(len(labels))  # this legacy generator is frozen across versions

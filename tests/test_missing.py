@@ -1,0 +1,100 @@
+"""A package that was left out of an installation is missed by what needs it, in words, and by nothing else."""
+
+import sys
+
+import pytest
+from conftest import TINY
+
+import zoo
+
+
+@pytest.fixture
+def without(monkeypatch):
+    """Makes an import of these modules fail, as if nobody had installed them."""
+
+    def hide(*names):
+        for module in [name for name in sys.modules if name.partition(".")[0] in names]:
+            monkeypatch.delitem(sys.modules, module)
+        for name in names:
+            monkeypatch.setitem(sys.modules, name, None)
+
+    return hide
+
+
+@pytest.mark.parametrize(
+    ("module", "package", "word"),
+    [
+        ("wandb", "wandb", "logger=wandb"),
+        ("sklearn", "scikit-learn", "task=digits"),
+        ("PIL", "pillow", "task.source="),
+    ],
+)
+def test_what_needs_a_missing_package_says_so(module, package, word, here, zoo_main, without):
+    for name in ("a", "b"):
+        (here / "images" / name).mkdir(parents=True)
+    choice = ["task=images", f"task.source={here}/images"] if module == "PIL" else [word]
+    without(module)
+    status, _, err = zoo_main("train", *(["task=parity"] if "logger" in word else []), *choice, *TINY)
+    assert status == 2
+    assert f"needs the package {package} (" in err
+    assert word in err
+    assert err.rstrip().endswith(f"type: pip install {package}")
+
+
+def test_tensorboards_package(here, zoo_main, monkeypatch):
+    import lightning.fabric.loggers.tensorboard as fabric
+
+    for name in ("_TENSORBOARD_AVAILABLE", "_TENSORBOARDX_AVAILABLE"):
+        monkeypatch.setattr(fabric, name, False)
+    status, _, err = zoo_main("train", "task=parity", "logger=tensorboard", *TINY)
+    assert status == 2
+    assert "logger=tensorboard needs the package tensorboardX (" in err
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Two runs."""
+    folder = tmp_path_factory.mktemp("missing")
+    for seed in (0, 1):
+        zoo.train(zoo.compose("arch=lstm", "task=parity", f"seed={seed}", f"runs={folder}", *TINY))
+    return folder / "train"
+
+
+@pytest.mark.parametrize("module", ["altair", "vl_convert"])
+def test_pages_without_charts(module, runs, zoo_main, without):
+    without(module, "wandb", "sklearn", "PIL", "tensorboardX")
+    status, _, err = zoo_main("report", str(runs))
+    assert status == 0, err
+    assert "warning: no charts: they need the packages altair and vl-convert-python (" in err
+    page = (runs / "report.html").read_text()
+    assert f"type: pip install altair vl-convert-python, then zoo report {runs}" in page
+    assert "vegaEmbed" not in page
+    status, _, err = zoo_main("measure", "lstm", "--lengths", "8,16,32", "--rounds", "3", *TINY[1:3])
+    assert status == 0, err
+    assert "then measure once more" in err
+
+
+def test_the_plotting_library_of_an_offline_bundle_is_enough(runs, zoo_main, without, monkeypatch, tmp_path):
+    (tmp_path / "vega.js").write_text("vegaOfTheBundle()")
+    monkeypatch.setattr("zoo.pages.__file__", str(tmp_path / "pages.py"))
+    without("vl_convert")
+    status, _, err = zoo_main("report", str(runs))
+    assert (status, err) == (0, "")
+    page = (runs / "report.html").read_text()
+    assert "vegaOfTheBundle()" in page
+    assert "vegaEmbed" in page
+
+
+def test_any_other_missing_package_is_named_on_one_line(runs, zoo_main, without):
+    without("scipy")
+    status, _, err = zoo_main("report", str(runs))
+    assert status == 2
+    assert err.splitlines()[-1].startswith("error: zoo report needs a package that is not installed here: ")
+    assert "scipy" in err
+    assert "docs/offline.md" in err
+
+
+def test_a_mistake_in_the_zoo_itself_keeps_its_traceback(here, zoo_main, monkeypatch):
+    monkeypatch.setitem(sys.modules, "zoo.catalogue", None)
+    with pytest.raises(ModuleNotFoundError):
+        zoo_main("list")
