@@ -1,4 +1,4 @@
-"""A GPT-2 in plain PyTorch, as a careful engineer would write it in an afternoon: what frameworks are measured against."""
+"""A GPT-2 in plain PyTorch, as a careful engineer would write it: what frameworks are measured against."""
 
 from __future__ import annotations
 

@@ -182,7 +182,7 @@ def test_data_in_a_script_is_whole_and_no_markup(text):
 
 def test_half_a_character_does_not_cost_the_page(ledger, tmp_path, monkeypatch):
     """JSON can hold what UTF-8 cannot."""
-    monkeypatch.setattr("zoo.comparison.page.plotting_library", lambda: "")
+    monkeypatch.setattr("zoo.pages.plotting_library", lambda: "")
     assert "gru \\ud800" in page_of(ledger, tmp_path / "small", "\ud800")
 
 
