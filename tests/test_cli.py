@@ -42,6 +42,31 @@ MISTAKES = [
     (["compare.seeds=[1]"], "only zoo compare reads compare.*"),
     (["compare.also=[mixer=gru,lstm]"], """'compare.also=["mixer=gru","lstm"]'"""),
     (["parity"], "'parity' is not an override; expected key=value"),
+    (["seed=1,2"], "seed=1,2 has several values, and one is expected; zoo train -m sweeps over several"),
+    (
+        ["settings={mixer/atention:{heads:2}}"],
+        "settings.mixer/atention: There is no mixer called 'atention'. Did you mean",
+    ),
+    (
+        ["settings={mixer/attention:{head:2}}", "mixer=lstm"],
+        "There is no hyperparameter called 'head'. Did you mean heads",
+    ),
+    (
+        ["settings={mixer/attention:{linear:dense}}"],
+        "choose it under defaults or on the command line: linear@mixer.linear=NAME",
+    ),
+    (["settings={mixer/attention:{heads:x}}"], "settings.mixer/attention.heads=x: Value 'x'"),
+    (
+        ["settings={ffn/glu@mixer:{ratio:2}}"],
+        "There is no place for a ffn called 'mixer'. There is: dense_ffn, expert_ffn, ffn",
+    ),
+    (["more_probes=[[linear]]"], "expected names, such as more_probes=[linear]"),
+    (
+        ["task=parity", "task.test_lengths=[[16]]"],
+        "task.test_lengths=[[16]]: expected list[int], each value alone",
+    ),
+    (["hydra.launcher._target_=os.getcwd"], "only registered components are ever built"),
+    (["hydra.launcher.ray.init.x=1"], "there is no key 'hydra.launcher.ray.init.x'"),
     (["mixer=lstmm", "task=recal"], "task=recal: There is no task"),
 ]
 
@@ -63,6 +88,27 @@ def test_a_mistake_is_explained(words, message):
         (["train", "--multirn"], "there is no option --multirn. Did you mean --multirun?"),
         (["train", "seed=1,2"], "add -m to sweep them: zoo train -m seed=1,2"),
         (["train", "-m", "seed=1,x"], "seed=x: Value 'x'"),
+        (["train", "-m", "seed=range(1,5,0)"], "seed=range(1,5,0): expected a step other than 0, such as range(1,9,2)"),
+        (["train", "-m", "seed=range(1,1)"], "seed=range(1,1) has no value: a range ends before its stop"),
+        (["train", "-m", "seed=range(0,inf)"], "expected a start, a stop and a step that are finite"),
+        (["train", "-m", "seed=range(10000000000)"], "has 10,000,000,000 values; expected at most 100,000"),
+        (
+            ["train", "-m", "seed=glob(*)"],
+            "a pattern chooses among the options of a group, such as arch, and seed is none",
+        ),
+        (
+            ["train", "-m", "task=glob(pary*)"],
+            "There is no task called 'pary*'. Did you mean parity or pairs? There is: arithmetic",
+        ),
+        (
+            ["train", "-p", "optimzer", "--cfg", "job"],
+            "called 'optimzer'. Did you mean optimizer? There is: alternate_mixer",
+        ),
+        (["train", "-p", "optimizer.lrr", "--cfg", "job"], "optimizer has no lrr. Did you mean optimizer.lr? It has: "),
+        (["train", "-p", "optimizer"], "--package says how a config is shown; add --cfg job"),
+        (["train", "-p", "--cfg", "job"], "--package needs a part of the config, such as"),
+        (["train", "-c", "jobs"], "--cfg=jobs: expected one of job, hydra, all"),
+        (["train", "-m", "-c", "job"], "--multirun makes runs, and --cfg only shows"),
         (["train", "-m", "arch=lstm,transfomer"], "Did you mean arch=transformer?"),
         (["list", "mixr"], "There is no kind called 'mixr'. Did you mean zoo list mixer?"),
         (["report"], "name one folder of runs"),
@@ -126,6 +172,64 @@ def test_a_sweep_is_hydras(zoo_main, here):
     assert len(list(here.glob("runs/train/*/result.json"))) == 4
     assert not (here / "multirun").exists()
     assert not (here / "outputs").exists()
+
+
+def test_a_part_of_a_config_is_shown(zoo_main):
+    assert zoo_main("train", "-p", "optimizer.lr", "--cfg", "job", "optimizer.lr=0.5") == (0, "0.5\n", "")
+    assert zoo_main("train", "--cfg=hydra", "--package=hydra.run")[1] == "# @package hydra.run\ndir: .\n"
+
+
+def test_a_pattern_is_swept_over(zoo_main, here):
+    status, _, err = zoo_main("train", "-m", "task=parity", "mixer=glob(lst*)", "seed=range(3,1,-1)", *TINY)
+    assert status == 0, err
+    assert len(list(here.glob("runs/train/transformer-parity-[23]-*/result.json"))) == 2
+
+
+def test_a_sweep_of_which_no_run_can_be_meant_is_a_mistake(zoo_main, here):
+    status, _, err = zoo_main("train", "-m", "mixer.heads=3,5", "task=parity", *TINY)
+    assert status == 2
+    assert "2 of 2 runs: " in err
+
+
+@pytest.mark.parametrize(
+    ("lost", "said"),
+    [
+        (
+            1,
+            "1 run is missing, for its worker was lost (killed); the same command makes it, and goes on where it stopped",
+        ),
+        (
+            2,
+            "2 runs are missing, for their workers were lost (killed); the same command makes them, and goes on where they",
+        ),
+    ],
+)
+def test_runs_that_are_lost_are_counted(lost, said, capsys):
+    from zoo.errors import RunFailed
+    from zoo.sweeping import _Job, _say
+
+    outcome = {"error": "", "failed": False, "experiment": "runs/train"}
+    with pytest.raises(RunFailed) as caught:
+        _say([outcome], 1 + lost, _Job(True, ".", "nowhere", stopped="killed"))
+    assert str(caught.value).startswith(said)
+
+
+@pytest.mark.parametrize("add", ["", "+", "++"])
+def test_what_a_launcher_hands_on_is_free(zoo_main, add):
+    """Ray's ``init`` and ``remote`` and SLURM's ``additional_parameters`` are mappings of the user's own keys."""
+    from hydra.core.config_store import ConfigStore
+
+    node = {"_target_": "hydra._internal.core_plugins.basic_launcher.BasicLauncher", "ray": {"init": {}, "remote": {}}}
+    ConfigStore.instance().store("like_ray", {**node, "additional_parameters": {"a": 1}}, "hydra/launcher")
+    words = [f"{add}hydra.launcher.ray.init.object_store_memory=null", f"{add}hydra.launcher.ray.remote.num_cpus=2",
+             f"{add}hydra.launcher.additional_parameters={{mail-user:me}}"]  # fmt: skip
+    status, out, err = zoo_main("train", "hydra/launcher=like_ray", *words, "--cfg", "hydra", "-p", "hydra.launcher")
+    assert status == 0, err
+    for text in ("object_store_memory: null", "num_cpus: 2", "mail-user: me", "a: 1"):
+        assert text in out
+    status, _, err = zoo_main("train", "hydra/launcher=like_ray", "hydra.launcher.ray.init._target_=os.getcwd")
+    assert status == 2
+    assert "only registered components are ever built" in err
 
 
 def test_a_sweep_goes_on_after_a_failed_run_and_says_so(zoo_main, here):

@@ -9,7 +9,6 @@ import itertools
 import json
 import math
 import os
-import re
 import shutil
 import signal
 import sys
@@ -74,18 +73,6 @@ def run_main(*words):
 
 
 # --- (a) what is typed ------------------------------------------------------------------------------------------
-
-KNOWN = (
-    (TypeError, r"entry\(\) missing 1 required positional argument"),
-    (TypeError, r"unhashable type"),
-    (ValueError, r"range\(\) arg 3"),
-)
-"""Flaws that have a test of their own below, so that the search goes on behind them."""
-
-
-def known(error):
-    return any(isinstance(error, kind) and re.search(text, str(error)) for kind, text in KNOWN)
-
 
 GROUPS = {
     "arch": ("lstm", "mamba", "jamba", "bert", "vit"), "mixer": ("lstm", "attention", "mamba2"), "ffn": ("moe", "glu"),
@@ -153,10 +140,6 @@ def test_any_overrides_compose_or_are_refused(overrides):
         config = compose(*overrides)
     except ZooError:
         return
-    except Exception as error:
-        if known(error):
-            return
-        raise
     assert isinstance(config["dim"], int)
     assert "_target_" not in str(config)
     for key in ("mixer", "stem"):
@@ -167,12 +150,7 @@ def test_any_overrides_compose_or_are_refused(overrides):
 @given(OVERRIDES, st.sampled_from(((), ("-m",), ("--resolve",))))
 def test_any_command_to_train_ends_in_a_status(overrides, flags):
     assume(not any(word.startswith(("-", "hydra.")) for word in overrides))
-    try:
-        status, out, err = run_main("train", *overrides, "--cfg", "job", *flags)
-    except Exception as error:
-        if known(error):
-            return
-        raise
+    status, out, err = run_main("train", *overrides, "--cfg", "job", *flags)
     assert status in (0, 2), err
     assert bool(err.strip()) == (status == 2) or "warning" in err
     assert status == 2 or "dim:" in out
@@ -192,14 +170,9 @@ RULE_VALUES = (
 @given(st.sampled_from(RULES), st.sampled_from(RULE_VALUES), st.lists(words(), max_size=1))
 def test_any_rule_of_a_comparison_is_a_plan_or_is_refused(rule, value, more):
     assume(not any(word.startswith(("-", "hydra.")) for word in more))
-    try:
-        status, out, err = run_main(
-            "compare", "smoke", "compare.archs=[lstm]", f"compare.{rule}={value}", *more, "--dry-run"
-        )
-    except Exception as error:
-        if known(error):
-            return
-        raise
+    status, out, err = run_main(
+        "compare", "smoke", "compare.archs=[lstm]", f"compare.{rule}={value}", *more, "--dry-run"
+    )
     assert status in (0, 2), err
     assert bool(err.strip()) == (status == 2) or "warning" in err
     assert status == 2 or " runs into " in out
@@ -210,11 +183,21 @@ def test_any_rule_of_a_comparison_is_a_plan_or_is_refused(rule, value, more):
     [
         ["hydra=null"],
         ["hydra/job_logging=null"],
-        flaw(
-            "settings may smuggle _component_ in", ["settings={mixer/attention:{_component_:nope}}"], raises=TypeError
-        ),
-        flaw("the same, deeper", ["settings={mixer/attention:{linear:{_component_:nope}}}"], raises=TypeError),
-        flaw("names of probes are not checked to be names", ["more_probes=[[a]]"], raises=TypeError),
+        ["settings={mixer/attention:{_component_:nope}}"],
+        ["settings={mixer/attention:{linear:{_component_:nope}}}"],
+        ["settings={mixer/attention:{linear:3}}"],
+        ["settings={mixer/attention:{dim:3}}"],
+        ["settings={mixer/attention:{head:3}}", "mixer=lstm"],
+        ["settings={mixer/nope:{heads:2}}"],
+        ["settings={nope:{heads:2}}"],
+        ["settings={mixer/attention@:{heads:2}}"],
+        ["settings={ffn/glu@mixer:{ratio:2}}"],
+        ["settings=null"],
+        ["more_probes=[[a]]"],
+        ["more_probes=[{a:1}]"],
+        ["more_probes=[neighbours,neighbours]", "probe=linear"],
+        ["logger.tags=[[a]]"],
+        ["task=parity", "task.test_lengths=[[16]]"],
     ],
 )
 def test_an_override_that_cannot_be_meant_is_refused(overrides):
@@ -229,8 +212,35 @@ def test_an_override_that_cannot_be_meant_is_refused(overrides):
         ["compare", "smoke", "smoke", "--dry-run"],
         ["train", "dim=8", "--cfg", "job", "-m"],
         ["train", "--resolve"],
-        flaw("-p of no key ends the interpreter", ["train", "-p", "nope", "--cfg", "job"], raises=SystemExit),
-        flaw("a range without a step", ["train", "-m", "dim=range(1,5,0)"], raises=ValueError),
+        ["train", "-p", "nope", "--cfg", "job"],
+        ["train", "-p", "optimizer.nope", "--cfg", "job"],
+        ["train", "-p", "evaluate_every", "--cfg", "job"],
+        ["train", "-p", "hydra", "--cfg", "job"],
+        ["train", "-p", "..", "--cfg", "job"],
+        ["train", "-p", "--cfg", "job"],
+        ["train", "-p", "optimizer"],
+        ["train", "--cfg"],
+        ["train", "--cfg", "nope"],
+        ["train", "--info=nope"],
+        ["train", "--resolve=1", "--cfg", "job"],
+        ["train", "--cfg", "job", "--info"],
+        ["train", "-m", "dim=range(1,5,0)"],
+        ["train", "-m", "dim=range(0.5,1,0)"],
+        ["train", "-m", "dim=shuffle(range(1,5,0))"],
+        ["train", "-m", "mixer=range(1,5,0)"],
+        ["train", "-m", "dim=range(1,0)"],
+        ["train", "-m", "dim=range(1,5,-1)"],
+        ["train", "-m", "dim=range(1,inf)"],
+        ["train", "-m", "dim=range(nan,1)"],
+        ["train", "-m", "dim=range(1,1000000000)"],
+        ["train", "-m", "dim=glob(*)"],
+        ["train", "-m", "task=glob(nope*)"],
+        ["train", "seed=range(1,2)"],
+        ["train", "-m", "hydra.sweeper.params={dim:'1,2'}"],
+        ["train", "-m", "hydra.sweeper.params.dim='1,2'"],
+        ["show", "seed=range(1,5,0)"],
+        ["compare", "smoke", "dim=range(1,5,0)", "--dry-run"],
+        ["compare", "smoke", "compare.seeds=range(1,5,0)", "--dry-run"],
         ["train", "-m", "dim=interval(0,1)"],
         ["train", "-m", "steps=0", "hydra.launcher._target_=os.getcwd"],
         ["train", "steps=0", "hydra.verbose={}"],

@@ -7,11 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from zoo.errors import ZooError, unknown
+from zoo.errors import ZooError
 from zoo.nodes import COMPONENT, default
 from zoo.plugins import load_plugins
 from zoo.registry import KINDS, Entry, entry
 from zoo.schema import ROOT_KEYS, store_schemas
+from zoo.settings import apply
 
 Config = dict[str, Any]
 """A resolved run: plain numbers, strings, lists and dicts, each component with its hyperparameters in place."""
@@ -73,16 +74,7 @@ def resolve(cfg: Any, choices: Mapping[str, Any], overrides: Sequence[str]) -> C
     given = {key_of(override) for override in overrides}
     with open_dict(cfg):
         cfg.pop("hydra", None)
-    for setting, values in cfg.settings.items():
-        component, _, site = setting.partition("@")  # of one place alone: ffn/glu@expert_ffn
-        if site and site not in ROOT_KEYS:
-            raise ZooError("settings." + setting + ": " + unknown("place", site, ROOT_KEYS))
-        for root in [site] if site else ROOT_KEYS:
-            node = cfg.get(root)
-            if node is not None and node.get(COMPONENT) == component:
-                for key, value in values.items():
-                    if f"{root}.{key}" not in given:
-                        OmegaConf.update(cfg, f"{root}.{key}", value)
+    apply(cfg, given)
     plain: Config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=False)  # type: ignore[assignment]
     roots = {key: plain.pop(key) for key in ROOT_KEYS}
     for key in ("settings", "compare"):
@@ -92,17 +84,27 @@ def resolve(cfg: Any, choices: Mapping[str, Any], overrides: Sequence[str]) -> C
     plain |= {"arch": arch, "label": " ".join([arch, *variant]), "overrides": list(overrides)}
     for key in ("objective", "task", "probe", "optimizer", "schedule"):
         plain[key] = _fill(roots[key], key, roots, ())
-    taken = (
-        {"none", plain["probe"][COMPONENT].split("/")[1]} & set(plain["more_probes"]) if plain["more_probes"] else set()
-    )
-    if taken:
-        raise ZooError(
-            f"more_probes has {', '.join(sorted(taken))}: expected others than none and than the one that ranks"
-        )
+    _check_names(plain["more_probes"], plain["probe"])
+    if not all(isinstance(tag, str) for tag in plain["logger"]["tags"]):
+        raise ZooError(f"logger.tags={plain['logger']['tags']}: expected texts, such as logger.tags=[first]")
     plain["more_probes"] = {
         name: _fill(_probe(name), f"more_probes.{name}", roots, ()) for name in plain["more_probes"]
     }
     return plain
+
+
+def _check_names(probes: list[Any], ranks: Config) -> None:
+    """Probes besides are names, each once; OmegaConf lets lists pass where texts are due."""
+    if not all(isinstance(name, str) for name in probes):
+        raise ZooError(f"more_probes={probes}: expected names, such as more_probes=[linear] (see: zoo list probe)")
+    taken = {"none", ranks[COMPONENT].split("/")[1]} & set(probes)
+    if taken:
+        raise ZooError(
+            f"more_probes has {', '.join(sorted(taken))}: expected others than none and than the one that ranks"
+        )
+    twice = sorted({name for name in probes if probes.count(name) > 1})
+    if twice:
+        raise ZooError(f"more_probes has {', '.join(twice)} more than once; leave the others out")
 
 
 def _probe(name: str) -> Config:
@@ -160,6 +162,9 @@ def _check(found: Entry, node: Config, path: str) -> None:
         if options and value not in options:
             listed = ", ".join(str(option) for option in options)
             raise ZooError(f"{path}.{parameter.name}={value}: expected one of {listed}")
+        inside = value if isinstance(value, list) and parameter.type() is not Any else ()
+        if any(isinstance(part, list | dict) for part in inside):  # which OmegaConf lets pass
+            raise ZooError(f"{path}.{parameter.name}={value}: expected {parameter.annotation}, each value alone")
 
 
 def refuse_foreign(node: Any, source: str, path: str = "") -> None:

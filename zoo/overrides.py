@@ -14,12 +14,13 @@ from dataclasses import fields
 from functools import lru_cache
 from typing import Any
 
-from zoo.composition import hydra_ready, key_of
+from zoo.composition import hydra_ready, key_of, refuse_foreign
 from zoo.deprecations import modern
 from zoo.errors import ZooError, close, unknown
 from zoo.nodes import COMPONENT
 from zoo.registry import KINDS, entry, generation
 from zoo.schema import OUTSIDE, SITES, CompareConfig, RunConfig
+from zoo.swept import ends, swept
 
 
 @contextmanager
@@ -35,7 +36,7 @@ def explained(overrides: Sequence[str]) -> Iterator[None]:
         raise ZooError(_reason(error)) from error
     except YAMLError as error:
         raise ZooError("a config is not YAML: " + " ".join(str(error).split())) from error
-    except (ValueError, TypeError, AssertionError, RuntimeError) as error:
+    except Exception as error:
         if isinstance(error, ZooError) or not _is_hydras(error):
             raise
         raise ZooError(f"{' '.join(overrides)}: {(str(error) or type(error).__name__).splitlines()[0]}") from error
@@ -56,6 +57,9 @@ def _reason(error: BaseException) -> str:
     if "raised while composing" in lines[0]:
         where = lines[0].split(":")[0].removeprefix("In ").strip("'")
         return f"{where}: {_in_file(lines[1:])}" if cause is None else f"{where}: {_cause(cause)}"
+    several = re.match(r"Sweep parameters '(.*)' requires|Ambiguous value for argument '(.*)'$", lines[0])
+    if several:
+        return f"{several[1] or several[2]} has several values, and one is expected; zoo train -m sweeps over several"
     return lines[0]
 
 
@@ -149,6 +153,17 @@ def _tree(config_name: str, chosen: tuple[str, ...], generation: int) -> Mapping
 AUTOMATIC = {"task.batch_size=auto": "trainer.batch_size=auto"}
 """What is typed as a value of a component and is a wish to the run: the one is a number, the other finds it."""
 
+FREE = (
+    "settings",
+    "compare.tasks",
+    "compare.tune",
+    "hydra.job.env_set",
+    "hydra.launcher.additional_parameters",
+    "hydra.launcher.ray.init",
+    "hydra.launcher.ray.remote",
+)
+"""Mappings of the user's own keys, where there are such: ours, and what Hydra's launchers hand on to a cluster."""
+
 EXTRAS = {
     ("hydra/launcher", "joblib"): "joblib",
     ("hydra/launcher", "submitit_local"): "slurm",
@@ -195,8 +210,9 @@ class _Checker:
                 line, problem = self._place(item, tree)
                 result.append(line)
             else:
-                added = self._free(item.key_or_group, tree) and not item.is_delete() and not item.is_add()
-                result.append(("+" if added else "") + str(item.input_line))
+                added = self._free(item.key_or_group, tree) and not item.is_delete()
+                line = str(item.input_line)
+                result.append("++" + line.lstrip("+") if added else line)  # whether or not it is there already
                 problem = self._key(item, tree)
             problems.append(problem)
         _raise(problems)
@@ -231,12 +247,8 @@ class _Checker:
         if item.is_delete():
             return []
         if item.is_sweep_override():
-            from hydra.core.override_parser.types import Glob, IntervalSweep
-
-            swept = item.value()
-            if isinstance(swept, IntervalSweep):  # which a search draws from
-                return [str(swept.start), str(swept.end)]
-            return [] if isinstance(swept, Glob) else list(item.sweep_string_iterator())
+            found = swept(item, self.groups.get(item.key_or_group))
+            return list(map(str, ends(item))) if found is None else found  # of an interval a search draws from
         value = item.value()
         return [str(v) for v in value] if isinstance(value, list) else [str(value)]
 
@@ -285,6 +297,8 @@ class _Checker:
         parent = key.rpartition(".")[0]
         if key.split(".")[0] == "compare" and self.config_name == "config":
             return f"{line}: only zoo compare reads compare.*"
+        if key.startswith("hydra.sweeper.params"):  # null in every sweeper, and Hydra merges nothing into null
+            return f"{line}: give what a sweep goes over as words of their own, such as dim=32,64"
         if COMPONENT in key:
             return f"{line}: which component it is cannot be overridden; choose it with {key.split('.')[0]}=NAME"
         if known and self._is_component(key, tree):
@@ -295,7 +309,7 @@ class _Checker:
             site = f", or for this place alone with {kind}@{key}={value}" if "." in key else ""
             return f"{line}: {key} holds a component; choose it with {kind}={value}{site}"
         if known or self._free(parent, tree):
-            return None
+            return self._builds(item)
         if self._is_component(parent, tree) and tree.get(parent) is None:
             kind = self._kind(parent, tree)
             last = parent.rpartition(".")[2]
@@ -335,8 +349,16 @@ class _Checker:
 
     def _free(self, parent: str, tree: Mapping[str, Any]) -> bool:
         """Whether the parent is a mapping of the user's own keys."""
-        free = ("settings", "compare.tasks", "compare.tune", "hydra.job.env_set", "hydra.sweeper.params")
-        return any(parent == key or parent.startswith(key + ".") for key in free)
+        return any(isinstance(tree.get(key), dict) and (parent == key or parent.startswith(key + ".")) for key in FREE)
+
+    def _builds(self, item: Any) -> str | None:
+        """A key of the user's own must not make Hydra call something: it instantiates its launchers and sweepers."""
+        value = None if item.is_sweep_override() else item.value()
+        try:
+            refuse_foreign({item.key_or_group.rpartition(".")[2]: value}, str(item.input_line))
+        except ZooError as error:
+            return str(error)
+        return None
 
     def _types(self, parsed: Sequence[Any], result: list[str]) -> None:
         """Compose once with every plain override, and once for each value of a sweep."""

@@ -20,11 +20,10 @@ from zoo.composition import Config, chooses, hydra_ready, key_of, prepare, resol
 from zoo.errors import RunFailed, ZooError, first_of
 from zoo.files import read_json, write_json
 from zoo.identity import run_id
+from zoo.looking import ONLY_LOOKS, check_package, given
 from zoo.overrides import check, explained, refuse_repeated
 from zoo.processes import count
-
-ONLY_LOOKS = {"--cfg", "-c", "--info", "-i", "--hydra-help"}
-"""Options with which nothing is run."""
+from zoo.swept import how_many
 
 
 def sweep(flags: Sequence[str], overrides: Sequence[str]) -> None:
@@ -35,14 +34,18 @@ def sweep(flags: Sequence[str], overrides: Sequence[str]) -> None:
         RunFailed: a run failed, or the worker of one was lost; all others were made.
     """
     refuse_repeated(overrides)
-    multirun, looks = bool({"-m", "--multirun"} & set(flags)), bool(ONLY_LOOKS & set(flags))
-    with hydra_ready():
+    options = given(flags)
+    multirun, looks = "--multirun" in options, bool(ONLY_LOOKS & set(options))
+    with hydra_ready() as loader:
         checked = check(overrides)
-    counts = {word: _values(word) for word in checked}
-    swept = [word for word, count in counts.items() if count != 1]
-    if swept and not multirun and not looks:
-        raise ZooError(f"{swept[0]} has several values; add -m to sweep them: zoo train -m {' '.join(overrides)}")
-    draws = [word for word, number in counts.items() if not number and "interval(" in word]
+        numbers = {word: how_many(word, loader) for word in checked}
+        counts = {word: number for word, number in numbers.items() if number is not None}
+        if counts and not multirun:
+            add = f"add -m to sweep them: zoo train -m {' '.join(overrides)}"
+            raise ZooError(f"{next(iter(counts))} is for a sweep; {'one config has one value' if looks else add}")
+        if options.get("--package"):
+            check_package(str(options["--package"]), str(options["--cfg"]), checked)
+    draws = [word for word, number in counts.items() if not number]
     searches = chooses(checked, "hydra/sweeper")  # which decides for itself how many runs it makes
     if draws and not searches:
         raise ZooError(f"{draws[0]} is for a search; add hydra/sweeper=optuna, or list its values, such as 1e-3,1e-2")
@@ -54,7 +57,7 @@ def sweep(flags: Sequence[str], overrides: Sequence[str]) -> None:
     import hydra
 
     runs = next((word.partition("=")[2] for word in reversed(checked) if key_of(word) == "runs"), "runs")
-    elsewhere = multirun and not looks and chooses(checked, "hydra/launcher")
+    elsewhere = multirun and chooses(checked, "hydra/launcher")
     job = _Job(multirun, os.getcwd(), str(Path(runs, ".sweeps", uuid.uuid4().hex)), elsewhere)
     expected = math.prod(counts.values()) if all(counts.values()) and not searches else 0
     sys.argv = ["zoo train", *flags, *checked]
@@ -106,7 +109,7 @@ def _say(outcomes: list[dict[str, Any]], expected: int, job: _Job) -> None:
 
     Raises:
         RunFailed: one did, or nothing is known of one.
-        ZooError: the one run that there was cannot work.
+        ZooError: the one run that there was cannot work, or none of them all.
     """
     failed = [outcome for outcome in outcomes if outcome["error"]]
     if not job.multirun:
@@ -120,23 +123,20 @@ def _say(outcomes: list[dict[str, Any]], expected: int, job: _Job) -> None:
         + " ".join(f"zoo report {e}" for e in experiments)
     )
     if lost > 0:
-        said = f"{lost} runs are missing, for their workers were lost{' (' + job.stopped + ')' if job.stopped else ''}"
-        raise RunFailed(f"{said}; the same command makes them, and goes on where they stopped")
+        why = f" ({job.stopped})" if job.stopped else ""
+        raise RunFailed(
+            f"1 run is missing, for its worker was lost{why}; the same command makes it, and goes on where it stopped"
+            if lost == 1
+            else f"{lost} runs are missing, for their workers were lost{why}; the same command makes them, and goes on "
+            f"where they stopped"
+        )
     if failed:
-        raise RunFailed(f"{len(failed)} of {expected} runs: {first_of([outcome['error'] for outcome in failed])}")
+        mistake = len(failed) == expected and not any(outcome["failed"] for outcome in failed)  # none of them began
+        raise (ZooError if mistake else RunFailed)(
+            f"{len(failed)} of {expected} runs: {first_of([outcome['error'] for outcome in failed])}"
+        )
     if job.stopped:
         raise RunFailed(job.stopped)
-
-
-def _values(word: str) -> int:
-    """How many values a word sweeps over: 1 of a plain one, 0 where only a sweeper can tell."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.core.override_parser.types import Glob, IntervalSweep
-
-    item = OverridesParser.create().parse_override(word)
-    if not item.is_sweep_override():
-        return 1
-    return 0 if isinstance(item.value(), Glob | IntervalSweep) else len(list(item.sweep_string_iterator()))
 
 
 @dataclass

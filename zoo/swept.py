@@ -1,0 +1,86 @@
+"""The values that an override sweeps over, known before a sweep is made of them.
+
+Hydra makes no run of a range that ends where it starts or of a pattern that fits nothing, and never ends with one that
+has no end.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from zoo.errors import ZooError, unknown
+
+MOST = 100_000
+"""Values of one word, more than anybody waits for."""
+
+
+def swept(item: Any, options: Sequence[str] | None = None) -> list[str] | None:
+    """The values of a parsed override that sweeps; none where only a search can tell, which draws from an interval.
+
+    Args:
+        options: those of the config group that it is about, among which a pattern chooses.
+
+    Raises:
+        ZooError: there is no value, or no end of them.
+    """
+    from hydra.core.override_parser.types import Glob, IntervalSweep, RangeSweep
+
+    value, word = item.value(), item.input_line
+    if isinstance(value, IntervalSweep):
+        return None
+    if isinstance(value, Glob):
+        if options is None:
+            raise ZooError(
+                f"{word}: a pattern chooses among the options of a group, such as arch, and {item.key_or_group} is "
+                f"none; list its values, such as {item.key_or_group}=1,2"
+            )
+        found = value.filter(list(options))
+        if not found:
+            raise ZooError(f"{word}: {unknown(item.key_or_group, ' or '.join(value.include) or '()', options)}")
+        return found
+    if isinstance(value, RangeSweep):
+        _check_range(value, word)
+    found = list(item.sweep_string_iterator())
+    if not found:
+        raise ZooError(f"{word}: expected at least one value, such as {item.key_or_group}=1,2")
+    return found
+
+
+def _check_range(value: Any, word: str) -> None:
+    start, stop, step = float(value.start), float(value.stop), float(value.step)
+    if not all(map(math.isfinite, (start, stop, step))):
+        raise ZooError(f"{word}: expected a start, a stop and a step that are finite, such as range(1,4)")
+    if step == 0:
+        raise ZooError(f"{word}: expected a step other than 0, such as range(1,9,2)")
+    many = (stop - start) / step
+    if many <= 0:
+        raise ZooError(
+            f"{word} has no value: a range ends before its stop; expected a stop beyond the start, such as range(1,4) "
+            f"for 1,2,3, or a step below 0, such as range(3,0,-1)"
+        )
+    if many > MOST:
+        raise ZooError(f"{word} has {math.ceil(many):,} values; expected at most {MOST:,}")
+
+
+def ends(item: Any) -> tuple[float, float]:
+    """The least and the largest of an interval."""
+    value = item.value()
+    return value.start, value.end
+
+
+def how_many(word: str, loader: Any) -> int | None:
+    """How many values a word sweeps over: none is said of a plain one, and 0 where only a search can tell.
+
+    Raises:
+        ZooError: it has none, or no end of them.
+    """
+    from hydra.core.object_type import ObjectType
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    item = OverridesParser.create().parse_override(word)
+    if not item.is_sweep_override():
+        return None
+    found = swept(item, loader.repository.get_group_options(item.key_or_group, ObjectType.CONFIG) or None)
+    return 0 if found is None else len(found)
