@@ -29,6 +29,8 @@ def width(dim: int, ratio: float, hidden: int | None, multiple: int = 1) -> int:
     """How wide it is in between: as said, or ``ratio * dim`` rounded to a multiple."""
     if hidden is not None and hidden < 1:
         raise ValueError(f"ffn.hidden={hidden}: expected at least 1")
+    if ratio <= 0:
+        raise ValueError(f"ffn.ratio={ratio}: expected more than 0")
     return max(multiple, multiple * round(dim * ratio / multiple)) if hidden is None else hidden
 
 

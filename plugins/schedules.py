@@ -5,6 +5,12 @@ import math
 from zoo import register
 
 
+def _check_shares(**given: float) -> None:
+    for name, value in given.items():
+        if not 0 <= value <= 1:
+            raise ValueError(f"schedule.{name}={value}: expected a share, from 0 to 1")
+
+
 def _warmup(step: int, steps: int, warmup: float) -> float:
     return min(1.0, (step + 1) / max(1.0, warmup * steps))
 
@@ -14,6 +20,7 @@ class Constant:
     """Flat after the warm-up."""
 
     def __init__(self, steps: int, warmup: float = 0.05) -> None:
+        _check_shares(warmup=warmup)
         self.steps, self.warmup = steps, warmup
 
     def __call__(self, step: int) -> float:
@@ -29,6 +36,7 @@ class Cosine:
     """
 
     def __init__(self, steps: int, warmup: float = 0.05, final: float = 0.02) -> None:
+        _check_shares(warmup=warmup, final=final)
         self.steps, self.warmup, self.final = steps, warmup, final
 
     def __call__(self, step: int) -> float:
@@ -45,6 +53,7 @@ class WarmupStableDecay:
     """
 
     def __init__(self, steps: int, warmup: float = 0.05, decay: float = 0.25, final: float = 0.0) -> None:
+        _check_shares(warmup=warmup, decay=decay, final=final)
         self.steps, self.warmup, self.decay, self.final = steps, warmup, decay, final
 
     def __call__(self, step: int) -> float:
@@ -63,8 +72,7 @@ class TwoStage:
     """
 
     def __init__(self, steps: int, warmup: float = 0.05, midpoint: float = 0.5, drop: float = 0.6666667) -> None:
-        if not 0 <= midpoint <= 1 or not 0 <= drop <= 1:
-            raise ValueError(f"schedule.midpoint={midpoint}, schedule.drop={drop}: expected shares, from 0 to 1")
+        _check_shares(warmup=warmup, midpoint=midpoint, drop=drop)
         self.steps, self.warmup, self.midpoint, self.drop = steps, warmup, midpoint, drop
 
     def __call__(self, step: int) -> float:

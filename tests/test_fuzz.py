@@ -258,6 +258,39 @@ def test_a_command_that_cannot_be_meant_is_refused(command):
 
 
 @pytest.mark.parametrize(
+    "words",
+    [
+        ["optimizer.lr=nan"], ["optimizer.lr=inf"], ["optimizer.lr=1e400"], ["optimizer.lr=-1"], ["optimizer.beta1=2"],
+        ["gradient_clip=nan"], ["trainer.checkpoint_seconds=nan"], ["dim=10000000"], [f"dim={10**40}"], [f"layers={10**20}"],
+        [f"steps={10**20}"], ["trainer.threads=100000"], [f"trainer.devices={10**10}"], [f"trainer.accumulate={10**20}"],
+        [f"mixer.head_dim={10**20}"], [f"task.batch_size={10**20}"], ["ffn.ratio=inf"], ["ffn.ratio=-1"], ["ffn.ratio=1e30"],
+        ["ffn.dropout=nan"], ["norm.eps=nan"], ["norm.eps=-1"], ["stem.std=nan"], ["schedule.warmup=nan"],
+        ["schedule.warmup=-1"], ["schedule.warmup=2"], ["norm@ffn.norm=rmsnorm", "ffn.norm.eps=nan"],
+        ["task.test_lengths=[16,100000000000000000000]"],
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_a_number_that_cannot_be_meant_is_a_mistake_and_no_failure(words):
+    """Not of the run, which did not begin: the exit status says which."""
+    given = {word.split("=")[0] for word in words}
+    rest = [word for word in ("task=parity", *SMALL, *TINY[:1]) if word.split("=")[0] not in given]
+    status, _, err = run_main("train", *rest, *words)
+    assert status == 2, err
+    assert words[-1].split("=")[0].split(".")[-1] in err or "too large" in err or "Invalid" in err
+
+
+@pytest.mark.parametrize("words", [["optimizer.lr=0"], ["gradient_clip=inf"], [f"seed={10**30}"]], ids=" ".join)
+def test_an_odd_number_that_can_be_meant_is_taken(words):
+    assert run_main("train", "task=parity", *SMALL, *words)[0] == 0
+
+
+def test_a_comparison_of_what_cannot_be_meant_is_refused_before_it_starts():
+    status, _, err = run_main("compare", "smoke", "gradient_clip=nan", "--dry-run")
+    assert status == 2
+    assert "gradient_clip=nan: expected at least 0" in err
+
+
+@pytest.mark.parametrize(
     "text",
     [
         b"\xff\xfe\0",

@@ -475,7 +475,7 @@ def test_autocast_keeps_gradients_in_float32():
         (["linear=ternary", "linear.activation_bits=1"], "expected 2 to 8"),
         (["linear=binary", "linear.warmup=2"], "expected a share"),
         (["linear=ternary", "linear.method=xnor"], "expected one of bitnet, median, twn"),
-        (["schedule=two_stage", "schedule.midpoint=3"], "expected shares"),
+        (["schedule=two_stage", "schedule.midpoint=3"], "expected a share"),
         (["linear=trenary"], "Did you mean linear=ternary"),
     ],
 )

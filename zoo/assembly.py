@@ -50,21 +50,6 @@ def chance(config: Config) -> dict[str, float]:
     return dict(_chance(json.dumps(config["task"], sort_keys=True)))
 
 
-def check_numbers(config: Config) -> None:
-    """Refuse numbers of a run that cannot be meant.
-
-    Raises:
-        ZooError: one of them is too small.
-    """
-    least = {"dim": 1, "layers": 1, "steps": 0, "log_every": 1, "evaluate_every": 1, "gradient_clip": 0}
-    least |= {"trainer.accumulate": 1, "trainer.threads": 1, "trainer.checkpoint_seconds": 0}
-    for key, bound in least.items():
-        group, _, name = key.rpartition(".")
-        value = (config[group] if group else config)[name]
-        if value is not None and value < bound:
-            raise ZooError(f"{key}={value}: expected at least {bound}")
-
-
 def facts_of(config: Config, task: Task) -> dict[str, Any]:
     """What the model is told of the run and of its data, as plain numbers."""
     facts = {"dim": config["dim"], "depth": config["layers"], **task.facts()}
@@ -157,11 +142,17 @@ def start(objective: nn.Module, folder: Path) -> None:
 
 
 def user_error(function: Callable[..., Any], *arguments: Any, **facts: Any) -> Any:
-    """A constructor's complaint is about its arguments, so it is the user's to read."""
+    """A constructor's complaint is about its arguments, so it is the user's to read; so are sizes of no tensor."""
     try:
         return function(*arguments, **facts)
     except ValueError as error:
         raise ZooError(str(error)) from error
+    except (OverflowError, TypeError, RuntimeError) as error:
+        if not isinstance(error, OverflowError) and "overflow" not in str(error).lower():
+            raise
+        raise ZooError(
+            f"a size is too large to be built; give smaller numbers: {str(error).splitlines()[0]}"
+        ) from error
 
 
 def implementations(objective: nn.Module, accelerator: str, precision: str) -> dict[str, str]:

@@ -108,7 +108,7 @@ def settle(config: Config, keep: bool = True) -> Config:
     config = _with_batch(config, keep)
     if not wanted(config):
         return config
-    from zoo.assembly import check_numbers
+    from zoo.bounds import check_numbers
 
     check_numbers(config)
     return {**config, **_kept(config, key_of(config), lambda: _solve(config), keep)}

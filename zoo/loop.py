@@ -137,7 +137,11 @@ class Loop(L.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """The run's optimizer over named groups; the schedule scales each group's own learning rate."""
-        optimizer: torch.optim.Optimizer = self.optimizer_factory(parameters=parameter_groups(self.objective))
+        factory = self.optimizer_factory
+        try:
+            optimizer: torch.optim.Optimizer = factory(parameters=parameter_groups(self.objective))
+        except ValueError as error:
+            raise ZooError(f"optimizer={factory.name}: {error}") from error
         groups = optimizer.param_groups
         self._rates = [group["lr"] * group.get("learning_rate_scale", 1.0) for group in groups]
         self._decays = [group.get("weight_decay", 0.0) for group in groups]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from zoo.bounds import check_numbers
 from zoo.composition import compose
 from zoo.errors import ZooError
 from zoo.files import write_json
@@ -47,6 +48,8 @@ def measure(wish: Wish) -> None:
     plain = compose("task=text", *wish.overrides)
     names = wish.contestants or (plain["arch"],)
     words = {name: [*_words(name), "task=text", *wish.overrides] for name in names}
+    for each in words.values():
+        check_numbers(compose(*each))
     config = compose(*words[names[0]])
     chosen = hardware.choose(config["trainer"] | {"accelerator": wish.accelerator}, 1)
     device = torch.device(chosen["accelerator"])

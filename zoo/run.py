@@ -12,6 +12,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from zoo.bounds import check_numbers
 from zoo.budget import settle
 from zoo.composition import Config, prepare
 from zoo.errors import Diverged, RunFailed, ZooError
@@ -70,6 +71,7 @@ def _train(config: Config, folder: Path, beat: Callable[[int], None] | None) -> 
         from zoo.assembly import fingerprint
 
         quiet()
+        check_numbers(config)
         data_hash = fingerprint(config)
         if (
             old is not None

@@ -15,7 +15,6 @@ from zoo import hardware
 from zoo.assembly import (
     active_parameters,
     chance,
-    check_numbers,
     decoding_place,
     facts_of,
     implementations,
@@ -50,7 +49,6 @@ class Session:
     def __init__(
         self, config: Config, folder: Path, facts: Row, data_hash: str, beat: Callable[[int], None] | None
     ) -> None:
-        check_numbers(config)
         self.config, self.folder, self.facts, self.data_hash = config, folder, facts, data_hash
         self.started, self.cpu_started = time.monotonic(), time.process_time()
         self.steps, settings = config["steps"], config["trainer"]

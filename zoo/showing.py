@@ -95,13 +95,13 @@ def measure(config: Config) -> tuple[dict[str, str], list[tuple[str, int, float,
     from zoo import hardware
     from zoo.assembly import (
         active_parameters,
-        check_numbers,
         decoding_place,
         implementations,
         make_objective,
         make_task,
         parameters,
     )
+    from zoo.bounds import check_numbers
     from zoo.comparison.terminal import quantity
     from zoo.measure import flops, memory, weights
 

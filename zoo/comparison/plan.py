@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from zoo.bounds import check_numbers
 from zoo.budget import key_of as budget_key
 from zoo.budget import settled, wanted
 from zoo.comparison.claims import check_claims
@@ -200,6 +201,8 @@ def make_plan(name: str | None, overrides: Sequence[str]) -> Plan:
             for contestant in contestants
         ]
     check_distinct(cells)
+    for cell in cells:
+        check_numbers(cell.base)
     baseline = rules["baseline"] or contestants[0]
     if baseline not in contestants and not chooses(checked, "compare.baseline"):
         baseline = contestants[0]  # the preset's own does not compete
