@@ -5,7 +5,7 @@ from torch import nn
 from zoo import register
 
 
-def _positive(eps: float) -> float:
+def _checked(eps: float) -> float:
     if eps < 0:
         raise ValueError(f"norm.eps={eps}: expected at least 0")
     return eps
@@ -17,7 +17,7 @@ def layernorm(dim: int, eps: float = 1e-5, bias: bool = True) -> nn.LayerNorm:
 
     Ba et al. 2016, arXiv:1607.06450.
     """
-    return nn.LayerNorm(dim, eps=_positive(eps), bias=bias)
+    return nn.LayerNorm(dim, eps=_checked(eps), bias=bias)
 
 
 @register("norm", "rmsnorm")
@@ -26,4 +26,4 @@ def rmsnorm(dim: int, eps: float = 1e-6) -> nn.RMSNorm:
 
     Zhang and Sennrich 2019, arXiv:1910.07467.
     """
-    return nn.RMSNorm(dim, eps=_positive(eps))
+    return nn.RMSNorm(dim, eps=_checked(eps))

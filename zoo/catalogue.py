@@ -70,7 +70,7 @@ def show_list(kinds: Sequence[str]) -> None:
             if kind in PRESETS:
                 rows = [(name, text, "", provider) for name, (text, provider) in presets(loader, kind).items()]
             else:
-                rows = [(each.name, plain(each.summary), each.citation, each.provider) for each in entries(kind)]
+                rows = [(each.name, unquoted(each.summary), each.citation, each.provider) for each in entries(kind)]
             table = Table(
                 "name",
                 "what",
@@ -86,7 +86,7 @@ def show_list(kinds: Sequence[str]) -> None:
             table.columns[0].no_wrap = table.columns[3].no_wrap = True
             for name, text, citation, provider in sorted(rows):
                 shown = name if kind == "compare" else f"{kind}={name}"
-                table.add_row(shown, text, citation, f"[dim]{provider}[/dim]")
+                table.add_row(shown, safe(text), safe(citation), f"[dim]{safe(provider)}[/dim]")
             console.print(table)
 
 
@@ -130,6 +130,18 @@ def parameters(entry: Entry) -> list[tuple[str, str, str, str, str]]:
     return rows
 
 
+def unquoted(text: str) -> str:
+    """A docstring's text without reStructuredText's quotes."""
+    return re.sub(r"``|:\w+:`|`", "", text)
+
+
+def safe(text: str) -> str:
+    """A text in which rich finds no markup."""
+    from rich.markup import escape
+
+    return escape(text)
+
+
 def plain(text: str) -> str:
     """A docstring's text without reStructuredText's quotes, safe from rich's markup."""
-    return re.sub(r"``|:\w+:`|`", "", text).replace("[", "\\[")
+    return safe(unquoted(text))

@@ -161,7 +161,7 @@ def _compare(words: list[str]) -> int:
     from zoo.comparison.terminal import Board
 
     execution = Execution(plan)
-    with Board(Console(stderr=True)) as board:
+    with Board(Console(stderr=True, markup=False)) as board:
         execution.run(board)
     if execution.skipped:
         print(f"{execution.skipped} of {execution.total} runs were finished before")

@@ -7,7 +7,7 @@ from typing import Any
 
 from zoo.errors import ZooError
 from zoo.nodes import COMPONENT
-from zoo.registry import FACTS, entry, target
+from zoo.registry import FACTS, KINDS, entry, target
 from zoo.signature import REQUIRED
 
 
@@ -47,7 +47,7 @@ class Factory:
 
         Raises:
             TypeError: something is given that is not a fact of this kind's places.
-            ZooError: the signature asks for a fact that this place does not have.
+            ZooError: the signature asks for a fact that this place does not have, or what is built is none of its kind.
         """
         if self._instead is not None:
             return self._instead(**facts)
@@ -80,7 +80,25 @@ class Factory:
             from zoo.contracts import Position
 
             return Position()  # the backbone has added it; within a mixer there is nothing left to say
-        return self.target(**arguments)
+        return _made(self.kind, self.name, self.target(**arguments))
+
+
+MODULES = ("mixer", "cross", "ffn", "linear", "norm", "position", "stem", "backbone", "objective")
+"""Kinds whose components are modules of torch's."""
+MAY_BE_NONE = ("ffn", "probe")
+
+
+def _made(kind: str, name: str, built: Any) -> Any:
+    """What was built, if it is what its kind is; the mistake would show far from here else."""
+    from torch import nn
+
+    if built is None and kind in MAY_BE_NONE:
+        return None
+    if built is None or (kind in MODULES and not isinstance(built, nn.Module)):
+        what = "a torch.nn.Module" if kind in MODULES else f"a {kind}"
+        hint = "; does it return what it makes?" if built is None else ""
+        raise ZooError(f"{kind}={name} makes {type(built).__name__}, expected {what}, which {KINDS[kind]}{hint}")
+    return built
 
 
 _WHY = {

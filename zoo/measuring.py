@@ -56,7 +56,7 @@ def measure(wish: Wish) -> None:
     torch.set_num_threads(1)
     longest = wish.lengths[-1] + inference.DECODED
     models = {name: inference.decoder(each, longest).to(device) for name, each in words.items()}
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True, highlight=False, markup=False)
 
     def progress(done: int, total: int) -> None:
         if done % max(1, total // 10) == 0:
@@ -107,7 +107,7 @@ def _show(curves: list[Any], found: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     lengths = [point.length for point in curves[0].points]
     titles = {"prefill": "reading the context: milliseconds", "decode": "writing one token: milliseconds"}
     for what, title in titles.items():

@@ -101,7 +101,7 @@ def modules_of(word: str) -> list[str]:
 
 
 def _importable(module: str, folder: Path, file: Path | None) -> str:
-    known = find_spec(module) if file is not None else None
+    known = _top(module) if file is not None else None
     if file is not None and known is not None and known.origin and Path(known.origin).resolve() != file.resolve():
         raise ZooError(
             f"{file}: a module called {module} exists already ({known.origin}); rename yours, or where that is an "
@@ -150,13 +150,21 @@ def locate(module: str) -> ModuleSpec | None:
     for depth, _ in enumerate(parts):
         name = ".".join(parts[: depth + 1])
         if depth == 0:
-            spec = find_spec(name)
+            spec = _top(name)
         else:
             assert spec is not None
             spec = PathFinder.find_spec(name, spec.submodule_search_locations)
         if spec is None:
             return None
     return spec
+
+
+def _top(name: str) -> ModuleSpec | None:
+    """A module's spec, or none; also of what runs without one, as ``__main__`` does."""
+    try:
+        return find_spec(name)
+    except ValueError:
+        return None
 
 
 def _sources(module: str, spec: ModuleSpec) -> Iterator[tuple[str, Path]]:

@@ -147,13 +147,15 @@ def register(kind: str, name: str, **choices: str) -> Callable[[T], T]:
     """
     if kind not in KINDS:
         raise ZooError(unknown("kind", kind, KINDS))
-    if not isinstance(name, str) or not name:
-        raise ZooError(f"register({kind!r}, {name!r}): expected a name, such as my_{kind}")
+    _check_name(kind, name)
 
     def decorate(target: T) -> T:
         found = from_callable(target, f"{kind}={name}")
         known = _entries.get((kind, name))
-        if known is None or known.path != found_path(target):
+        again = known is not None and known.path == found_path(target)
+        if known and again and not known.provider.startswith("module "):
+            _check_agreement(known, found)
+        elif known is None or not again or known.parameters != found:  # new, or a notebook's cell that is run again
             add(
                 Entry(
                     kind,
@@ -166,13 +168,35 @@ def register(kind: str, name: str, **choices: str) -> Callable[[T], T]:
                     choices=tuple(sorted(choices.items())),
                 )
             )
-        elif known.provider.startswith("module ") and known.parameters != found:  # a notebook cell, run again
-            _entries.pop((kind, name))
-            return decorate(target)
         _targets[kind, name] = target
         return target
 
     return decorate
+
+
+_TYPED = re.compile(r"[^\W\d][\w.-]*")
+
+
+def _check_name(kind: str, name: object) -> None:
+    """A component is chosen by typing its name, so it must be a word that a config takes for nothing else."""
+    plain = (
+        isinstance(name, str) and _TYPED.fullmatch(name) and name.lower() not in ("null", "true", "false", "nan", "inf")
+    )
+    if not plain:
+        raise ZooError(
+            f"register({kind!r}, {name!r}): expected a name that can be typed after {kind}=, of letters, digits, _, - "
+            f"and ., such as my_{kind}"
+        )
+
+
+def _check_agreement(known: Entry, found: tuple[Parameter, ...]) -> None:
+    """Configs were composed of what the source said; what Python calls must take the same."""
+    said, live = ([p.name for p in parameters] for parameters in (known.parameters, found))
+    if said != live:
+        raise ZooError(
+            f"{known.kind}={known.name}: the source of {known.path} says the parameters {', '.join(said) or 'none'}, "
+            f"and Python takes {', '.join(live) or 'none'}; give the class one __init__ that names them, and no __new__"
+        )
 
 
 def found_path(target: Callable[..., Any]) -> str:
@@ -190,6 +214,7 @@ def add(entry: Entry) -> None:
     global _generation
     from zoo.nodes import store
 
+    _check_name(entry.kind, entry.name)
     if any(parameter.name == "defaults" for parameter in entry.parameters):
         raise ZooError(f"{entry.kind}={entry.name}: a parameter called 'defaults' is Hydra's; call it otherwise")
     old = _entries.get((entry.kind, entry.name))
@@ -198,9 +223,9 @@ def add(entry: Entry) -> None:
             f"{entry.kind}={entry.name} is claimed twice: by {old.path} ({old.provider}) and by {entry.path} "
             f"({entry.provider}). Rename one of them, or uninstall one of the two."
         )
+    store(entry)  # first, for Hydra may refuse it, and what cannot be chosen must not be listed
     _entries[entry.kind, entry.name] = entry
     _generation += 1
-    store(entry)
 
 
 def entries(kind: str | None = None) -> list[Entry]:

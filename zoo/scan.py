@@ -30,6 +30,8 @@ def scan(path: Path, module: str, provider: str) -> list[Entry]:
             continue
         for call in node.decorator_list:
             if isinstance(call, ast.Call) and _is_register(call.func):
+                if not all(isinstance(each, ast.Call) and _is_register(each.func) for each in node.decorator_list):
+                    raise NotStatic(f"line {call.lineno}: another decorator may change what is registered")
                 seen.add(id(call))
                 found.append(_entry(call, node, module, provider))
     for part in ast.walk(tree):
@@ -49,16 +51,18 @@ def _entry(call: ast.Call, node: ast.ClassDef | ast.FunctionDef, module: str, pr
     try:
         values = [ast.literal_eval(argument) for argument in call.args]
         arguments = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise NotStatic(f"line {call.lineno}: a name that is computed") from error
     if any(keyword.arg is None for keyword in call.keywords):
         raise NotStatic(f"line {call.lineno}: choices that are unpacked")
+    if len(values) + len({"kind", "name"} & set(arguments)) != 2:
+        raise NotStatic(f"line {call.lineno}: expected a kind and a name")  # which Python says better
     kind, name = (*values, arguments.pop("kind", None), arguments.pop("name", None))[:2]
     if kind not in KINDS:
         raise ZooError(f"{module}, line {call.lineno} ({provider}): {unknown('kind', str(kind), KINDS)}")
     return Entry(
         kind,
-        str(name),
+        name,
         module,
         node.name,
         from_source(node),

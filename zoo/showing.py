@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from zoo.budget import describe, settle
-from zoo.catalogue import show_component
+from zoo.catalogue import safe, show_component
 from zoo.composition import Config, compose, prepare
 from zoo.nodes import COMPONENT
 from zoo.registry import KINDS, entry
@@ -30,14 +30,14 @@ def show(overrides: Sequence[str]) -> None:
     config = settle(compose(*overrides), keep=False)
     console = Console(highlight=False)
     tree = Tree(
-        f"[bold]{config['label']}[/bold]  "
+        f"[bold]{safe(config['label'])}[/bold]  "
         + " ".join(f"{key}={config[key]}" for key in ("dim", "layers", "steps", "seed"))
     )
     for key in ("task", "objective", "probe", "optimizer", "schedule"):
         _grow(tree, key, config[key])
     console.print(tree)
     if "budget_met" in config:
-        console.print(describe(config))
+        console.print(describe(config), markup=False)
     facts, parts = measure(config)
     title = "cost, measured: bits per weight as packed, FLOPs of a token's forward pass"
     table = Table(title=title, title_justify="left", box=None, padding=(0, 2))
@@ -47,14 +47,14 @@ def show(overrides: Sequence[str]) -> None:
         table.add_row(part, f"{parameters:,}", f"{bits:.3g}", f"{operations:,.0f}")
     console.print(table)
     for name, value in facts.items():
-        console.print(f"{name}: {value}")
+        console.print(f"{name}: {value}", markup=False)
 
 
 def _grow(tree: Any, key: str, node: Config) -> None:
     values = " ".join(
         f"{k}={v}" for k, v in node.items() if k != COMPONENT and not (isinstance(v, dict) and COMPONENT in v)
     )
-    branch = tree.add(f"{key}: [bold]{node[COMPONENT].split('/')[1]}[/bold] [dim]{values}[/dim]")
+    branch = tree.add(f"{key}: [bold]{node[COMPONENT].split('/')[1]}[/bold] [dim]{safe(values)}[/dim]")
     for name, value in node.items():
         if isinstance(value, dict) and COMPONENT in value:
             _grow(branch, name, value)

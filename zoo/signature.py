@@ -136,32 +136,59 @@ def from_source(node: ast.ClassDef | ast.FunctionDef) -> tuple[Parameter, ...]:
     """The parameters of a class or function, from its syntax tree.
 
     Raises:
-        NotStatic: the constructor is inherited or generated, or a default is not a literal.
+        NotStatic: the constructor is inherited, generated or one of several, or a default is not a literal.
     """
-    function, skip = node, 0
-    if isinstance(node, ast.ClassDef):
-        inits = [n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"]
-        if not inits:
-            raise NotStatic(f"{node.name} has no __init__ of its own")
-        function, skip = inits[0], 1
-    assert isinstance(function, ast.FunctionDef)
+    function, skip = (_constructor(node), 1) if isinstance(node, ast.ClassDef) else (node, 0)
     spec = function.args
     if spec.vararg or spec.kwarg or spec.posonlyargs:
         raise NotStatic(f"{node.name} takes *args or **kwargs")
-    positional = (spec.posonlyargs + spec.args)[skip:]
-    defaults: list[ast.expr | None] = [None] * (len(positional) - len(spec.defaults)) + list(spec.defaults)
-    pairs = list(zip(positional, defaults, strict=True)) + list(zip(spec.kwonlyargs, spec.kw_defaults, strict=True))
+    defaults: list[ast.expr | None] = [None] * (len(spec.args) - len(spec.defaults)) + list(spec.defaults)
+    pairs = list(zip(spec.args, defaults, strict=True))[skip:]
+    pairs += list(zip(spec.kwonlyargs, spec.kw_defaults, strict=True))
     found = []
     for argument, default in pairs:
+        if skip and argument.arg.startswith("__"):
+            raise NotStatic(f"{argument.arg} has another name outside of {node.name}")
         try:
             value = REQUIRED if default is None else ast.literal_eval(default)
-        except ValueError as error:
+        except (ValueError, TypeError) as error:
             raise NotStatic(f"the default of {argument.arg} is computed") from error
         annotation = "Any" if argument.annotation is None else ast.unparse(argument.annotation)
         if isinstance(argument.annotation, ast.Constant) and isinstance(argument.annotation.value, str):
             annotation = _tidy(argument.annotation.value)
         found.append(Parameter(argument.arg, annotation, value))
     return tuple(found)
+
+
+_MAKES = {"__new__", "__signature__"}
+"""Besides ``__init__`` what decides which parameters Python says a class takes."""
+
+
+def _constructor(node: ast.ClassDef) -> ast.FunctionDef:
+    """The one ``__init__`` that decides what a class takes, where no other thing in its body does."""
+    own = [n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"]
+    if not own:
+        raise NotStatic(f"{node.name} has no __init__ of its own")
+    if len(own) > 1 or own[0].decorator_list or node.keywords or _bound(node.body) & _MAKES:
+        raise NotStatic(f"{node.name} is made by more than its __init__")
+    if "__init__" in _bound([part for part in node.body if part is not own[0]]):
+        raise NotStatic(f"{node.name} has another __init__")
+    return own[0]
+
+
+def _bound(body: list[ast.stmt]) -> set[str]:
+    """Names that these statements bind, without those that functions and classes in them bind for themselves."""
+    found: set[str] = set()
+    left: list[ast.AST] = list(body)
+    while left:
+        part = left.pop()
+        if isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            found.add(part.name)
+            continue
+        if isinstance(part, ast.Name) and not isinstance(part.ctx, ast.Load):
+            found.add(part.id)
+        left += ast.iter_child_nodes(part)
+    return found
 
 
 __all__ = ["REQUIRED", "Literal", "NotStatic", "Parameter", "from_callable", "from_source"]
