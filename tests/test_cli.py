@@ -191,6 +191,42 @@ def test_a_sweep_of_which_no_run_can_be_meant_is_a_mistake(zoo_main, here):
     assert "2 of 2 runs: " in err
 
 
+@pytest.mark.parametrize("command", ["generate", "inspect", "export", "import hf"])
+def test_one_thing_at_a_time(zoo_main, command):
+    status, _, err = zoo_main(*command.split(), "runs/a", "runs/b")
+    assert status == 2
+    assert f"given 2 (runs/a, runs/b); name one at a time, such as: zoo {command}" in err
+
+
+def test_a_parameter_is_set_as_it_is_said(zoo_main):
+    """What the root names besides one of each kind is not set by its kind alone."""
+    from zoo.catalogue import parameters
+    from zoo.plugins import load_plugins
+    from zoo.registry import entries
+
+    load_plugins()
+    seen = set()
+    for entry in entries():
+        for name, kind, _, setter, text in parameters(entry):
+            assert text.count("(") <= text.count(")"), f"{entry.kind}={entry.name} {name}: cut in a bracket: {text}"
+            if kind.startswith("a ") and (setter, name) not in seen and setter.split("=")[0] != "family":
+                seen.add((setter, name))
+                option = {"linear": "ternary", "norm": "layernorm", "mixer": "gru", "ffn": "mlp"}.get(kind[2:])
+                config = zoo.compose(setter.replace("NAME", option)) if option else {}
+                own = [node[name] for node in _nodes(config) if name in node]
+                assert all(node["_component_"] == f"{kind[2:]}/{option}" for node in own), (setter, name)
+    assert ("linear@precise_linear=NAME", "precise_linear") in seen
+    assert ("mixer@alternate_mixer=NAME", "alternate_mixer") in seen
+
+
+def _nodes(node):
+    if isinstance(node, dict):
+        if "_component_" in node:
+            yield node
+        for value in node.values():
+            yield from _nodes(value)
+
+
 @pytest.mark.parametrize(
     ("lost", "said"),
     [

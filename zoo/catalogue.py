@@ -11,6 +11,7 @@ from zoo.composition import hydra_ready
 from zoo.errors import ZooError, unknown
 from zoo.plugins import load_plugins
 from zoo.registry import FACTS, KINDS, Entry, entries
+from zoo.schema import SITES
 from zoo.signature import REQUIRED
 
 PRESETS = {
@@ -120,7 +121,9 @@ def parameters(entry: Entry) -> list[tuple[str, str, str, str, str]]:
         name = parameter.name
         default = "" if parameter.default is REQUIRED else repr(parameter.default)
         if name in components:
-            row = (name, f"a {components[name]}", "the run's", f"{components[name]}=NAME")
+            kind = components[name]
+            site = f"@{name}" if SITES.get(name) == kind else ""  # which the root names besides one of each kind
+            row = (name, f"a {kind}", "the run's", f"{kind}{site}=NAME")
         elif name in facts:
             row = (name, parameter.annotation, default, "its place")
         else:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from zoo.errors import RunFailed, ZooError, close, unknown
+from zoo.errors import RunFailed, ZooError, close, many, unknown
 from zoo.help import (
     CHECK_HELP,
     COMPARE_HELP,
@@ -152,8 +152,11 @@ def _compare(words: list[str]) -> int:
     if flags:
         for cell in plan.cells:
             grid = ", ".join(" ".join(f"{k}={v}" for k, v in setting) for setting in cell.grid)
-            print(f"{cell.name}: {len(cell.tuning())} tuning runs ({grid or 'no grid'}), {len(cell.seeds)} reported")
-        print(f"{plan.total()} runs into {plan.folder}")
+            print(
+                f"{cell.name}: {many(len(cell.tuning()), 'tuning run')} ({grid or 'no grid'}), "
+                f"{len(cell.seeds)} reported"
+            )
+        print(f"{many(plan.total(), 'run')} into {plan.folder}")
         return 0
     from rich.console import Console
 
@@ -164,7 +167,8 @@ def _compare(words: list[str]) -> int:
     with Board(Console(stderr=True, markup=False)) as board:
         execution.run(board)
     if execution.skipped:
-        print(f"{execution.skipped} of {execution.total} runs were finished before")
+        were = "was" if execution.skipped == 1 else "were"
+        print(f"{execution.skipped} of {many(execution.total, 'run')} {were} finished before")
     _print_report(plan.folder)
     if execution.failures:
         return _say("\n".join(f"failed: {reason}" for reason in execution.failures), 1)
@@ -187,7 +191,7 @@ def _print_report(folder: Path) -> None:
     for table in tables(ledger):
         console.print(table)
     if ledger.failures:
-        console.print(f"{len(ledger.failures)} runs failed: {', '.join(row['id'] for row in ledger.failures)}")
+        console.print(f"{many(len(ledger.failures), 'run')} failed: {', '.join(row['id'] for row in ledger.failures)}")
     print(write_page(ledger))
 
 
@@ -277,7 +281,9 @@ def _check(words: list[str]) -> int:
 def _export(words: list[str]) -> int:
     flags, folders = _split(words, {"--packed", "--to", "--hf"}, {"--to", "--hf"})
     if len(folders) != 1:
-        raise ZooError("name the folder of one finished run, such as: zoo export runs/train/<id> --packed")
+        raise ZooError(
+            f"{_not_one(folders, 'the folder of one finished run')}, such as: zoo export runs/train/<id> --packed"
+        )
     layout = to = hf = None
     for word, following in itertools.pairwise([*flags, ""]):
         name, _, value = word.partition("=")
@@ -302,11 +308,15 @@ def _export(words: list[str]) -> int:
     return 0
 
 
+def _not_one(given: list[str], one: str = "one") -> str:
+    return f"given {len(given)} ({', '.join(given)}); name one at a time" if given else f"name {one}"
+
+
 def _options(words: list[str], known: dict[str, type], example: str) -> tuple[str, dict[str, list[Any]]]:
     """The one folder or file that a command is about, and the values of its options, each of its type."""
     rest, values = _values(words, known)
     if len(rest) != 1:
-        raise ZooError(f"name one, such as: {example}")
+        raise ZooError(f"{_not_one(rest)}, such as: {example}")
     return rest[0], values
 
 

@@ -68,6 +68,11 @@ def unknown(what: str, given: str, options: Iterable[str], prefix: str = "") -> 
     return f"There is no {what} called '{given}'.{hint} There is: {exists}."
 
 
+def many(number: int, what: str) -> str:
+    """A number of things: ``1 run``, ``2 runs``."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
 def first_of(problems: Sequence[str]) -> str:
     """Three problems in one line, and how many more there are."""
     more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""

@@ -104,7 +104,12 @@ class Entry:
         if listed:
             return " ".join(listed[1].split())
         text = " ".join(self.doc.split())
-        sentences = re.split(r"(?<=[.;])(?<!al\.)(?<!\be\.g\.) +", text)
+        sentences: list[str] = []
+        for part in re.split(r"(?<=[.;])(?<!al\.)(?<!\be\.g\.) +", text):
+            if sentences and sentences[-1].count("(") > sentences[-1].count(")"):  # no end within brackets: (1 .. N)
+                sentences[-1] += f" {part}"
+            else:
+                sentences.append(part)
         return " ".join(part for part in sentences if re.search(rf"``{parameter}(?:=[^`]*)?``", part))
 
     def components(self) -> dict[str, str]:

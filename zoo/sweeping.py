@@ -17,7 +17,7 @@ from typing import Any
 
 from zoo import vigil
 from zoo.composition import Config, chooses, hydra_ready, key_of, prepare, resolve
-from zoo.errors import RunFailed, ZooError, first_of
+from zoo.errors import RunFailed, ZooError, first_of, many
 from zoo.files import read_json, write_json
 from zoo.identity import run_id
 from zoo.looking import ONLY_LOOKS, check_package, given
@@ -119,7 +119,7 @@ def _say(outcomes: list[dict[str, Any]], expected: int, job: _Job) -> None:
     lost = expected - len(outcomes)
     experiments = sorted({outcome["experiment"] for outcome in outcomes})
     print(
-        f"{len(outcomes) - len(failed)} of {expected} runs finished; "
+        f"{len(outcomes) - len(failed)} of {many(expected, 'run')} finished; "
         + " ".join(f"zoo report {e}" for e in experiments)
     )
     if lost > 0:
@@ -133,7 +133,7 @@ def _say(outcomes: list[dict[str, Any]], expected: int, job: _Job) -> None:
     if failed:
         mistake = len(failed) == expected and not any(outcome["failed"] for outcome in failed)  # none of them began
         raise (ZooError if mistake else RunFailed)(
-            f"{len(failed)} of {expected} runs: {first_of([outcome['error'] for outcome in failed])}"
+            f"{len(failed)} of {many(expected, 'run')}: {first_of([outcome['error'] for outcome in failed])}"
         )
     if job.stopped:
         raise RunFailed(job.stopped)
