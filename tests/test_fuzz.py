@@ -439,7 +439,7 @@ def test_curves_that_are_damaged_do_not_cost_the_report(ledger, content):
 
 
 GARBAGE = (None, True, 10**400, math.nan, "x", [], [[]], {}, {"a": 1})
-GONE = object()
+GONE = ...  # with a name that is the same in each process
 
 
 def spoilt(node, path):

@@ -229,8 +229,8 @@ def agree(one: Passes, other: Passes) -> bool:
     if len(one[1]) != len(other[1]):
         return False
     pairs = list(zip([one[0], *one[1]], [other[0], *other[1]], strict=True))
-    off = sum((a.double() - b.double()).square().sum() for a, b in pairs)
-    size = sum(a.double().square().sum() for a, _ in pairs)
+    off = torch.stack([(a.double() - b.double()).square().sum() for a, b in pairs]).sum()
+    size = torch.stack([a.double().square().sum() for a, _ in pairs]).sum()
     return bool((off <= AGREEMENT**2 * size) & torch.isfinite(off + size))
 
 

@@ -47,7 +47,8 @@ def train(config: Config, beat: Callable[[int], None] | None = None, wait: bool 
         lock = FileLock(folder / "lock")
         if rank() == 0:
             lock.acquire(timeout=-1 if wait else 0)
-            sweep(folder), sweep(folder / "checkpoints")
+            sweep(folder)
+            sweep(folder / "checkpoints")
             write_yaml(folder / "config.yaml", config)
     except Timeout as error:
         raise RunFailed(f"{folder.name}: another process is making this run right now") from error
