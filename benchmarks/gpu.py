@@ -18,21 +18,20 @@ from pathlib import Path
 import torch
 from gpu_sections import SECTIONS, Line, Scale
 
-LEAST_SECONDS = 20
-"""What a section needs at least; one that would begin later is not begun."""
-
 
 def run(scale: Scale, names: list[str], minutes: float) -> dict[str, list[Line]]:
     """Each section's figures as they come; what fails or finds no time says so."""
     end, found = time.monotonic() + 60 * minutes, {}
     for name in names:
         lines = found.setdefault(name, [])
-        if time.monotonic() > end - LEAST_SECONDS:
-            lines.append(Line(name, "not run: the time is over"))
+        section, seconds = SECTIONS[name]
+        if time.monotonic() + seconds > end:
+            left = max(0.0, end - time.monotonic())
+            lines.append(Line(name, f"not run: it may take {seconds} s, and {left:.0f} s are left; --only '{name}'"))
             continue
         start = time.monotonic()
         try:
-            for line in SECTIONS[name](scale):
+            for line in section(scale):
                 lines.append(line)
                 print(f"  {line.name}: {line.value}", flush=True)
         except Exception as error:  # one section's trouble must not cost the others' figures

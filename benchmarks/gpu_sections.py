@@ -19,10 +19,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import zoo
-from zoo.assembly import make_objective, make_task
-from zoo.factory import Factory
+from zoo.assembly import facts_of, make_objective, make_task
+from zoo.factory import Factory, build
 from zoo.measure.ceiling import DTYPES, measure
 from zoo.optimization import parameter_groups
+
+ROOT = Path(__file__).parents[1]
 
 
 @dataclass
@@ -109,7 +111,8 @@ def decoder(scale: Scale) -> Iterator[Line]:
     dim, layers, size, length, vocab = scale.of((768, 12, 12, 1024, 50304), (32, 1, 2, 16, 64))
     inputs, targets = torch.randint(vocab, (2, size, length), device=scale.device).unbind(0)
     config = zoo.compose("arch=gpt2", "task=text", f"dim={dim}", f"layers={layers}", f"task.length={length}")
-    ours = make_objective(config, make_task(config), vocab_size=vocab, classes=vocab).to(scale.device)
+    facts = facts_of(config, make_task(config)) | {"vocab_size": vocab, "classes": vocab}
+    ours: Any = build(config["objective"], **facts).to(scale.device)
     plain = PlainGPT(vocab, dim, layers, length).to(scale.device)
     heads = max(1, dim // 64)
     names = {"vocab_size": vocab, "n_embd": dim, "n_layer": layers, "n_head": heads, "n_positions": length}
@@ -192,10 +195,8 @@ def experts(scale: Scale) -> Iterator[Line]:
 
 def precisions(scale: Scale) -> Iterator[Line]:
     """Each preset for text in bfloat16 over float32 with TF32: none may be slower."""
-    from zoo.composition import options
-
     dim, layers, size, length = scale.of((768, 4, 16, 512), (32, 2, 1, 16))
-    for arch in options("arch"):
+    for arch in sorted(path.stem for path in (ROOT / "conf/arch").glob("*.yaml")):
         words = [f"arch={arch}", "task=text", f"dim={dim}", f"layers={layers}", f"task.length={length}"]
         try:
             config = zoo.compose(*words, f"task.batch_size={size}")
@@ -218,14 +219,15 @@ def packing(scale: Scale) -> Iterator[Line]:
     """One comparison of small runs, one after another and several at once."""
     seconds = {}
     archs, rates, seeds, steps = scale.of(
-        ("[transformer,linear_attention,mamba2,lstm,ternary]", "[0.001,0.003,0.01]", "[0,1,2]", 200),
+        ("[transformer,linear_attention,mamba2,lstm,ternary]", "[0.003,0.01]", "[0,1]", 150),
         ("[transformer,lstm]", "[0.01]", "[0]", 4),
     )
     for workers in (1, 4):
         with tempfile.TemporaryDirectory() as runs:
+            overrides = json.dumps([f"steps={steps}", f"trainer={scale.of('gpu', 'cpu')}"])
             words = ["smoke", "compare.only=[parity]", f"compare.archs={archs}", f"compare.seeds={seeds}",
                      "compare.claims=[]", f"compare.workers={workers}", f"compare.tune={{optimizer.lr:{rates}}}",
-                     f"compare.overrides=[steps={steps},trainer={scale.of('gpu', 'cpu')}]", f"runs={runs}"]  # fmt: skip
+                     f"compare.overrides={overrides}", f"runs={runs}"]  # fmt: skip
             start = time.perf_counter()
             done = subprocess.run([sys.executable, "-m", "zoo", "compare", *words], capture_output=True, text=True)
             seconds[workers] = time.perf_counter() - start
@@ -303,13 +305,14 @@ def _speeds(
         yield Line(f"{name}: {peer}" if ratio is None else f"{name}: ours over {peer}", said, ratio, bar)
 
 
-SECTIONS: dict[str, Callable[[Scale], Iterator[Line]]] = {
-    "ceiling": ceiling,
-    "small step": small_step,
-    "decoder": decoder,
-    "state spaces": state_spaces,
-    "experts": experts,
-    "precisions": precisions,
-    "inference": inference,
-    "packing": packing,
+SECTIONS: dict[str, tuple[Callable[[Scale], Iterator[Line]], int]] = {
+    "ceiling": (ceiling, 5),
+    "small step": (small_step, 40),
+    "decoder": (decoder, 150),
+    "state spaces": (state_spaces, 150),
+    "experts": (experts, 20),
+    "precisions": (precisions, 80),
+    "inference": (inference, 40),
+    "packing": (packing, 110),
 }
+"""Each with the seconds that it may take, as far as that can be guessed: none is begun that would not end in time."""
