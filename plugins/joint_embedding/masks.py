@@ -54,11 +54,13 @@ def block_split(
 
     Assran et al. 2023, arXiv:2301.08243, section 3: sizes are drawn for the whole batch, places for each image, here of
     four arrangements the one that leaves most to see. Returns context (B, S) and targets (B, blocks, T), rising; S is
-    the smallest context of the batch, to which the others are cut at random.
+    the smallest context of the batch, to which the others are cut at random. That number must be known to the
+    processor: so without a ``source`` all is drawn there, and a GPU is sent the places instead of being waited for.
 
     Raises:
         ValueError: the targets leave nothing to see.
     """
+    target, device = device, torch.device("cpu") if source is None else device
     draw = torch.rand(3, generator=source if source is not None and source.device.type == "cpu" else None).tolist()
     share, ratio, whole = (low + (high - low) * x for (low, high), x in zip((scale, aspect, kept), draw, strict=True))
     height, width = _sides(share, ratio, rows, columns)
@@ -78,7 +80,9 @@ def block_split(
             f"{columns} places to see; fewer or smaller ones would"
         )
     rank_BL = torch.rand(context_BL.shape, device=device, generator=source) + context_BL  # context first, at random
-    return rank_BL.topk(count, dim=1).indices.sort(1).values, _places(target_BML, height * width)
+    context_BS = rank_BL.topk(count, dim=1).indices.sort(1).values
+    split = context_BS, _places(target_BML, height * width)
+    return split if target == device else tuple(places.to(target, non_blocking=True) for places in split)
 
 
 def _places(inside: Tensor, count: int) -> Tensor:
