@@ -25,7 +25,7 @@ TINY = ("steps=4", "dim=16", "layers=1", "task.batch_size=4", "trainer.progress=
 def pytest_collection_modifyitems(items):
     """Tests that share what is dear to make run in one process: the smoke comparison, the README's folder."""
     for item in items:
-        for name in ("smoke", "readme"):
+        for name in ("smoke", "readme", "site", "archive"):
             if name in getattr(item, "fixturenames", ()):
                 item.add_marker(pytest.mark.xdist_group(name))
 

@@ -1,4 +1,5 @@
-"""A process that has imported what takes seconds, and forks for each command: ``python -m zoo``, warm.
+"""A process that has imported what takes seconds, and forks for each command: ``python -m zoo``, warm; so is the server
+that a comparison's workers are forked from.
 
 What a command does not see of it: modules that are imported already. A test of what is imported, of signals, or of
 environment variables that torch reads when it is imported starts a fresh interpreter instead.
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from multiprocessing import forkserver
 from pathlib import Path
 
 PRELOADED = ("torch", "lightning", "hydra", "omegaconf", "rich.console", "zoo.cli", "zoo.loop", "jinja2", "scipy.stats")
@@ -57,6 +59,7 @@ def _command(request):
     for number, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(request[name], os.O_WRONLY | os.O_CREAT), number)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    forkserver._forkserver.ensure_running = lambda: None  # it runs, but is no child of this process
     sys.path.insert(0, request["cwd"])  # as python -m does
     sys.argv = ["zoo", *request["words"]]
     status = 1
@@ -91,6 +94,8 @@ def _wait(pid, timeout):
 def _serve():
     import importlib
 
+    forkserver.set_forkserver_preload(["zoo.session", "lightning.pytorch.trainer"])
+    forkserver.ensure_running()  # workers of comparisons are forked from it
     for name in PRELOADED:
         importlib.import_module(name)
     sys.path.pop(0)  # this folder, which no command has

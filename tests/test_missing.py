@@ -6,6 +6,7 @@ import pytest
 from conftest import TINY
 
 import zoo
+from zoo.tasks.digits import _digits
 
 
 @pytest.fixture
@@ -34,6 +35,7 @@ def test_what_needs_a_missing_package_says_so(module, package, word, here, zoo_m
         (here / "images" / name).mkdir(parents=True)
     choice = ["task=images", f"task.source={here}/images"] if module == "PIL" else [word]
     without(module)
+    _digits.cache_clear()  # another test may have read them
     status, _, err = zoo_main("train", *(["task=parity"] if "logger" in word else []), *choice, *TINY)
     assert status == 2
     assert f"needs the package {package} (" in err

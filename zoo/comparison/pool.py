@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
-from multiprocessing import active_children, get_context
+from multiprocessing import active_children, get_all_start_methods, get_context
 from typing import Any
 
 from zoo.comparison.plan import Job
@@ -23,10 +23,23 @@ Outcome = dict[str, Any]
 """``status`` (finished, failed or interrupted), and the ``row`` or the ``error``."""
 
 
-def _start(threads: int, workers: int, devices: list[str], turn: Any) -> None:
-    """In a new worker, before torch is imported; of several GPUs it gets the next one as its own."""
+def _context() -> Any:
+    """How workers are started: forked from a server that has imported what takes seconds, where there is such a thing.
+
+    The server is a process of its own without threads and without a CUDA context, so that forking it is safe.
+    """
+    if "forkserver" not in get_all_start_methods():
+        return get_context("spawn")
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["zoo.session"])
+    return context
+
+
+def _start(threads: int, workers: int, devices: list[str], turn: Any, here: str, environment: dict[str, str]) -> None:
+    """In a new worker, which is to stand where who started it does; of several GPUs it gets the next one as its own."""
+    os.chdir(here)
+    os.environ.update(environment)
     os.environ["OMP_NUM_THREADS"] = str(threads)
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ["ZOO_RUNS_AT_ONCE"] = str(workers)  # for the row: what a step takes beside others is no speed of its own
     if len(devices) > 1:
         with turn.get_lock():
@@ -117,12 +130,13 @@ class Pool:
         from pebble import ProcessPool
 
         self.workers = workers
-        context = get_context("spawn")
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported
+        context = _context()
         self.pool = ProcessPool(
             max_workers=workers,
             context=context,
             initializer=_start,
-            initargs=(threads, workers, devices or [], context.Value("i", 0)),
+            initargs=(threads, workers, devices or [], context.Value("i", 0), os.getcwd(), dict(os.environ)),
         )
         self.flights: dict[Future[Outcome], Flight] = {}
         self.crowded: deque[Job] = deque()
