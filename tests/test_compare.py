@@ -336,3 +336,19 @@ def test_a_share_has_an_interval_that_is_never_empty():
         assert share_interval(count, n) == pytest.approx((expected.low, expected.high), abs=1e-9)
         low, high = share_interval(count, n)
         assert 0 <= low < high <= 1
+
+
+def test_the_report_is_an_artifact_of_wandb(smoke, tmp_path):
+    from zoo.comparison.ledger import read_ledger
+    from zoo.comparison.sharing import share
+
+    folder = shutil.copytree(smoke / "runs/smoke", tmp_path / "smoke")
+    ledger = read_ledger(folder)
+    settings = {"name": "wandb", "project": "zoo", "entity": None, "group": None, "tags": ["mine"]}
+    share(ledger, folder, settings | {"name": "csv"})
+    assert not (folder / "wandb").exists(), "who names another logger gets no run there"
+    share(ledger, folder, settings)
+    (run,) = (folder / "wandb").glob("offline-run-*")
+    kept = b"".join(path.read_bytes() for path in run.rglob("*") if path.is_file())
+    assert b"smoke-report" in kept
+    assert b"difference_low_95" in kept, "the table is in it"

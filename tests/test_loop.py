@@ -527,6 +527,19 @@ def test_logs_to_tensorboard_and_to_offline_wandb(here, zoo_main):
     assert len(list(here.glob("runs/train/*/wandb/offline-run-*"))) == 2, "each run of a sweep has its own"
 
 
+def test_a_clock_that_jumps_harms_nothing(here, monkeypatch):
+    """The time of day goes back by a day within each call; only clocks that cannot do so are relied on."""
+    days = iter(range(10**6))
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now - 86_400 * next(days))
+    plain = train(zoo.compose("task=parity", *TINY, "trainer.checkpoint_seconds=0"))
+    assert plain["status"] == "finished"
+    assert 0 <= plain["training_seconds"] <= plain["wall_seconds"] < 600
+    assert all(
+        row["seconds"] >= 0 for row in read_metrics(folder_of(zoo.compose("task=parity", *TINY)) / "metrics.csv")
+    )
+
+
 def test_zero_steps_is_the_untrained_model(here):
     row = train(zoo.compose("task=parity", *TINY[1:], "steps=0"))
     assert row["test"]["accuracy"] == pytest.approx(0.5, abs=0.1)

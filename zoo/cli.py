@@ -169,7 +169,9 @@ def _compare(words: list[str]) -> int:
     if execution.skipped:
         were = "was" if execution.skipped == 1 else "were"
         print(f"{execution.skipped} of {many(execution.total, 'run')} {were} finished before")
-    _print_report(plan.folder)
+    from zoo.comparison.sharing import share
+
+    share(_print_report(plan.folder), plan.folder, plan.cells[0].base["logger"])
     if execution.failures:
         return _say("\n".join(f"failed: {reason}" for reason in execution.failures), 1)
     return 0
@@ -182,7 +184,7 @@ def _console() -> Any:
     return Console(width=None if sys.stdout.isatty() else 180, highlight=False, markup=False)
 
 
-def _print_report(folder: Path) -> None:
+def _print_report(folder: Path) -> Any:
     from zoo.comparison.ledger import read_ledger
     from zoo.comparison.page import write_page
     from zoo.comparison.terminal import tables
@@ -193,6 +195,7 @@ def _print_report(folder: Path) -> None:
     if ledger.failures:
         console.print(f"{many(len(ledger.failures), 'run')} failed: {', '.join(row['id'] for row in ledger.failures)}")
     print(write_page(ledger))
+    return ledger
 
 
 def _report(words: list[str]) -> int:

@@ -79,12 +79,10 @@ def make_logger(config: Config, folder: Path, name: str) -> Any | None:
 def _wandb(settings: Config, config: Config, folder: Path, name: str) -> Any:
     """Weights and Biases: online with an account, else offline, in the run's folder (``wandb sync`` sends it later)."""
     with needed("wandb", "logger=wandb"):
-        import wandb
+        import wandb  # noqa: F401
     from lightning.pytorch.loggers import WandbLogger
 
-    os.environ.setdefault("WANDB_SILENT", "true")
-    if "WANDB_MODE" not in os.environ and not wandb.api.api_key:
-        os.environ["WANDB_MODE"] = "offline"
+    prepare_wandb()
     return WandbLogger(
         name=name,
         id=name,
@@ -96,6 +94,15 @@ def _wandb(settings: Config, config: Config, folder: Path, name: str) -> Any:
         config=config,
         resume="allow",
     )
+
+
+def prepare_wandb() -> None:
+    """Say nothing on the terminal, and stay offline without an account."""
+    import wandb
+
+    os.environ.setdefault("WANDB_SILENT", "true")
+    if "WANDB_MODE" not in os.environ and not wandb.api.api_key:
+        os.environ["WANDB_MODE"] = "offline"
 
 
 def finish_logger(logger: Any, summary: dict[str, Any], failed: bool) -> None:

@@ -1,0 +1,152 @@
+"""Memory that is not enough: said with what would fit, found beforehand, and no run's end because others took it."""
+
+from collections import deque
+from concurrent.futures import Future
+from types import SimpleNamespace
+
+import pytest
+import torch
+from conftest import TINY
+
+import zoo
+from zoo.comparison import pool as pools
+from zoo.comparison.pool import Pool
+from zoo.files import read_json
+from zoo.measure import batches
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), True),
+        (MemoryError(), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), True),
+        (OSError(12, "Cannot allocate memory"), True),
+        (RuntimeError("shapes do not fit"), False),
+        (ValueError("out of memory"), False),
+    ],
+)
+def test_what_is_a_lack_of_memory(error, expected):
+    assert batches.is_out_of_memory(error) == expected
+
+
+def needs(bytes_each, base=1000):
+    return lambda config, size, accelerator: base + size * bytes_each
+
+
+@pytest.mark.parametrize(("free", "expected"), [(1e9, batches.MOST), (10_000, 64), (1_400, 1)])
+def test_the_largest_batch_that_fits_is_found(monkeypatch, free, expected):
+    monkeypatch.setattr(batches, "step_peak", needs(100))
+    monkeypatch.setattr(batches, "free_bytes", lambda accelerator: free)
+    assert batches.largest(zoo.compose("task=parity", *TINY)) == expected
+
+
+def test_running_out_is_the_end_of_the_search(monkeypatch):
+    def step_peak(config, size, accelerator):
+        if size > 8:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return 1
+
+    monkeypatch.setattr(batches, "step_peak", step_peak)
+    assert batches.largest(zoo.compose("task=parity", *TINY)) == 8
+
+
+def test_where_nothing_fits_it_is_said(monkeypatch, zoo_main):
+    monkeypatch.setattr(batches, "free_bytes", lambda accelerator: 10.0)
+    status, _, err = zoo_main("train", "task=parity", *TINY, "task.batch_size=auto")
+    assert status == 2
+    assert "not even one example fits" in err
+
+
+def test_a_run_takes_the_batch_that_fits(monkeypatch, zoo_main, here):
+    monkeypatch.setattr(batches, "step_peak", needs(100))
+    monkeypatch.setattr(batches, "free_bytes", lambda accelerator: 3_000)
+    status, _, err = zoo_main("train", "task=parity", *TINY, "task.batch_size=auto")
+    assert status == 0, err
+    row = read_json(next(here.glob("runs/train/*/result.json")))
+    assert row["tokens"] == 8 * 4 * 32
+
+
+def test_a_run_that_runs_out_says_what_it_took_and_what_would_fit(monkeypatch, zoo_main, here):
+    def starved(self, batch, batch_idx):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+    monkeypatch.setattr("zoo.loop.Loop.training_step", starved)
+    monkeypatch.setattr(batches, "step_peak", needs(100))
+    monkeypatch.setattr(batches, "free_bytes", lambda accelerator: 1_700)
+    status, _, err = zoo_main("train", "task=parity", *TINY)
+    assert status == 1
+    assert "task.batch_size=2 would fit (task.batch_size=auto finds it)" in err
+    row = read_json(next(here.glob("runs/train/*/result.json")))
+    assert row["status"] == "failed"
+    assert row["error"].startswith("out of memory")
+
+
+def ended(outcome=None, exitcode=None):
+    future = Future()
+    if exitcode is None:
+        future.set_result(outcome)
+    else:
+        future.set_exception(type("Died", (Exception,), {"exitcode": exitcode})())
+    return future
+
+
+class Scripted(Pool):
+    """A pool whose workers end as is written down."""
+
+    def __init__(self, workers, ends):
+        self.workers, self.flights, self.crowded, self.ends, self.log = workers, {}, deque(), ends, []
+
+    def _submit(self, job, alone=False):
+        self.log.append((job.name, alone, len(self.flights)))
+        self.flights[ended(**self.ends[job.name].pop(0))] = SimpleNamespace(job=job, alone=alone)
+
+    def run(self, *names):
+        queue, found = deque(SimpleNamespace(name=name, config={}) for name in names), []
+        while queue or self.flights or self.busy():
+            self.fill(queue)
+            found += [(flight.job.name, outcome["status"]) for flight, outcome in self.landed(0)]
+        return found
+
+
+DONE, CROWDED = {"outcome": {"status": "finished"}}, {"outcome": {"status": "failed", "error": "out", "crowded": True}}
+KILLED, CRASHED = {"exitcode": -9}, {"exitcode": -11}
+
+
+@pytest.fixture(autouse=True)
+def deaths(monkeypatch):
+    monkeypatch.setattr(pools, "record_death", lambda config, how: how)
+
+
+def test_what_was_short_of_memory_beside_others_is_made_again_alone():
+    pool = Scripted(2, {"a": [CROWDED, DONE], "b": [DONE], "c": [KILLED, DONE], "d": [DONE]})
+    assert sorted(pool.run(*"abcd")) == [(name, "finished") for name in "abcd"]
+    again = [(name, beside) for name, alone, beside in pool.log if alone]
+    assert again == [("a", 0), ("c", 0)], "each by itself, after the others"
+
+
+def test_it_fails_where_alone_is_not_enough_either_and_other_failures_are_not_tried_again():
+    pool = Scripted(
+        2, {"a": [CROWDED, CROWDED], "b": [CRASHED], "c": [{"outcome": {"status": "failed", "error": "x"}}]}
+    )
+    assert sorted(pool.run(*"abc")) == [(name, "failed") for name in "abc"]
+    assert len(pool.log) == 4
+
+
+def test_one_run_at_a_time_has_nothing_to_wait_for():
+    pool = Scripted(1, {"a": [CROWDED]})
+    assert pool.run("a") == [("a", "failed")]
+
+
+def test_a_worker_knows_its_gpu_and_how_many_runs_there_are(monkeypatch, tmp_path):
+    import multiprocessing
+
+    monkeypatch.setattr(pools.os, "environ", {})
+    monkeypatch.chdir(tmp_path)
+    turn, seen = multiprocessing.get_context("spawn").Value("i", 0), []
+    for _ in range(3):
+        pools._start(1, 3, ["4", "7"], turn, str(tmp_path), {"ZOO_PLUGINS": "mine"})
+        seen.append(pools.os.environ["CUDA_VISIBLE_DEVICES"])
+    assert seen == ["4", "7", "4"]
+    assert pools.os.environ["ZOO_RUNS_AT_ONCE"] == "3"
+    assert pools.os.environ["ZOO_PLUGINS"] == "mine"
