@@ -47,5 +47,5 @@ def ssd_by_hand(x, decay, B, C, h):
 def values_and_gradients(function, inputs):
     leaves = [tensor.clone().requires_grad_() for tensor in inputs]
     y, h = function(*leaves)
-    loss = (y * torch.cos(torch.arange(y.numel(), dtype=y.dtype)).view_as(y)).sum() + (h * 0.37).sum()
+    loss = (y * torch.cos(torch.arange(y.numel(), dtype=y.dtype, device=y.device)).view_as(y)).sum() + (h * 0.37).sum()
     return [y.detach(), h.detach(), *torch.autograd.grad(loss, leaves)]

@@ -116,6 +116,7 @@ KILLED, CRASHED = {"exitcode": -9}, {"exitcode": -11}
 @pytest.fixture(autouse=True)
 def deaths(monkeypatch):
     monkeypatch.setattr(pools, "record_death", lambda config, how: how)
+    monkeypatch.setattr(pools, "_own_words", lambda flight: None)
 
 
 def test_what_was_short_of_memory_beside_others_is_made_again_alone():
@@ -150,3 +151,18 @@ def test_a_worker_knows_its_gpu_and_how_many_runs_there_are(monkeypatch, tmp_pat
     assert seen == ["4", "7", "4"]
     assert pools.os.environ["ZOO_RUNS_AT_ONCE"] == "3"
     assert pools.os.environ["ZOO_PLUGINS"] == "mine"
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [({"status": "failed", "error": "lost"}, "x: lost"), ({"status": "finished"}, None), (None, None)],
+)
+def test_what_a_run_wrote_before_its_worker_died_is_what_is_said(monkeypatch, tmp_path, row, expected):
+    monkeypatch.undo()
+    monkeypatch.setattr(pools, "folder_of", lambda config: tmp_path)
+    monkeypatch.setattr("zoo.files.read_row", lambda path: row and {"id": "x", **row})
+    (tmp_path / "result.json").write_text("{}")
+    flight = SimpleNamespace(job=SimpleNamespace(config={}), began=0.0)
+    assert pools._own_words(flight) == expected
+    flight.began = 1e12  # what was written before it began is another attempt's
+    assert pools._own_words(flight) is None

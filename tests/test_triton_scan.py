@@ -132,9 +132,12 @@ from zoo_plugins.mamba import triton_kernels, triton_scan
 constants = triton_scan._constants(16)
 for kernel in (triton_kernels.forward, triton_kernels.backward):
     types = {name: "i32" if name in triton_kernels.SIZES else "*fp32" for name in kernel.arg_names}
-    source = ASTSource(fn=kernel, signature=types | dict.fromkeys(constants, "constexpr"), constexprs=constants)
+    signature = types | dict.fromkeys(constants, "constexpr")
+    aligned = {(at,): [["tt.divisibility", 16]] for at, kind in enumerate(signature.values()) if kind == "*fp32"}
+    source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=aligned)  # as tensors of torch are
     compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 1})
-    print(kernel.__name__, len(compiled.asm["cubin"]), compiled.asm["ptx"].count("shfl"))
+    found = [compiled.asm["ptx"].count(word) for word in ("shfl", "st.shared")]
+    print(kernel.__name__, len(compiled.asm["cubin"]), *found)
 """
 
 
@@ -143,5 +146,7 @@ def test_the_kernels_compile_for_a_gpu(tmp_path):
     done = subprocess.run([sys.executable, "-c", COMPILE], env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     found = [line.split() for line in done.stdout.splitlines()]
-    assert [(name, int(size) > 0) for name, size, _ in found] == [("forward", True), ("backward", True)]
-    assert found[0][2] == "0", "sums over states need no exchange between threads"
+    assert [(name, int(size) > 0) for name, size, *_ in found] == [("forward", True), ("backward", True)]
+    assert found[0][2:] == ["0", "0"], "sums over states need no exchange between threads"
+    sums = 2 * 16 * 5 * triton_scan.UNROLL  # of the gradients of B and C over a warp, for each state
+    assert int(found[1][2]) == sums, "and only the gradients of B and C do"

@@ -153,6 +153,8 @@ class Keeper(L.Callback):
     def on_validation_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Stop the clock: training speed does not include evaluation."""
         if trainer.state.fn == "fit":
+            if module.device.type == "cuda":
+                torch.cuda.synchronize()  # what was launched is training's, not the evaluation's
             self.trained_seconds += time.monotonic() - self._tick
 
     def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:

@@ -147,6 +147,7 @@ def _train(words: list[str]) -> int:
 def _compare(words: list[str]) -> int:
     flags, rest = _split(words, {"--dry-run"})
     from zoo.comparison.plan import plan_of
+    from zoo.comparison.pool import warm
 
     plan = plan_of(rest)
     if flags:
@@ -158,6 +159,7 @@ def _compare(words: list[str]) -> int:
             )
         print(f"{many(plan.total(), 'run')} into {plan.folder}")
         return 0
+    warm()
     from rich.console import Console
 
     from zoo.comparison.execute import Execution

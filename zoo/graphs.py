@@ -61,6 +61,8 @@ class StepGraph:
         self.last, self.must = last, must
         self.seen = 0
         self.said: str | None = None
+        self.plain_peak_bytes = 0
+        """The most memory that plain steps had taken: trials hold copies, and a replay's memory is not counted."""
         self._replay: Callable[[Batch], Passes] | None = None
         self._used: list[nn.Parameter] = []
         self._shapes: dict[str, torch.Size] = {}
@@ -76,15 +78,22 @@ class StepGraph:
             if self.seen > PLAIN_STEPS:
                 self._decide(batch, step)
         if self._replay is None or {key: value.shape for key, value in batch.items()} != self._shapes:
-            return self.loss_of(batch)
+            return self._forward(batch)
         loss, gradients = self._replay(batch)
         replayed: Tensor = _Replayed.apply(loss, gradients, *self._used)
         return replayed
 
+    def release(self) -> None:
+        """Let go of the recording and of the memory that it holds; what comes after training does not need it."""
+        self._replay = None
+
     def _decide(self, batch: Batch, step: int) -> None:
         before = Traces(self.model)
+        self.plain_peak_bytes = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
         try:
             reason = self._record(batch, step, before)
+        except ZooError:
+            raise
         except Exception as error:  # whatever a device raises at what it cannot record: the plain pass can go on
             reason = f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
         if reason is not None:
@@ -97,6 +106,7 @@ class StepGraph:
 
     def _record(self, batch: Batch, step: int, before: Traces) -> str | None:
         """Record the pass and try it; returns why it is of no use, or nothing."""
+        self._passes(batch)  # what is compiled for it is compiled now
         plain = _timed(lambda: self._passes(batch))
         if plain > LONGEST_SECONDS and not self.must:
             return f"a step of {plain * 1e3:.0f} ms is not held up by its launches"
@@ -130,18 +140,19 @@ class StepGraph:
     def _fastest(passes: Callable[[Batch], Passes], batch: Batch) -> float:
         return min(_timed(lambda: passes(batch)) for _ in range(TIMED))
 
+    def _forward(self, batch: Batch) -> Tensor:
+        """The loss as it is recorded: where autocast keeps no copies of weights, for these would be frozen with it."""
+        device = next(iter(batch.values())).device.type
+        kind, enabled = torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)
+        with torch.autocast(device, kind, enabled=enabled, cache_enabled=False):
+            return self.loss_of(batch)
+
     def _passes(self, batch: Batch) -> Passes:
         """Loss and gradients, without touching those that are kept."""
-        device = next(iter(batch.values())).device.type
-        with torch.autocast(
-            device,
-            torch.get_autocast_dtype(device),
-            enabled=torch.is_autocast_enabled(device),
-            cache_enabled=False,  # a cached copy of a weight would be frozen with it
-        ):
-            loss = self.loss_of(batch)
+        loss = self._forward(batch)
         wanted = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        found = torch.autograd.grad(loss, wanted, allow_unused=True)
+        with torch.autocast(loss.device.type, enabled=False):  # as a step's backward pass is
+            found = torch.autograd.grad(loss, wanted, allow_unused=True)
         pairs = [
             (parameter, gradient) for parameter, gradient in zip(wanted, found, strict=True) if gradient is not None
         ]
@@ -197,7 +208,8 @@ def record_cuda(function: Callable[[Batch], Passes], batch: Batch) -> Callable[[
     """Record by a CUDA graph, after a pass on another stream that must not wait for the device.
 
     Raises:
-        RuntimeError: something in it waits, or cannot be recorded.
+        RuntimeError: something in it waits.
+        ZooError: it was begun and broke off, after which the device's random numbers are not to be relied on.
     """
     held = {key: value.clone() for key, value in batch.items()}
     aside = torch.cuda.Stream()
@@ -212,8 +224,14 @@ def record_cuda(function: Callable[[Batch], Passes], batch: Batch) -> Callable[[
             torch.cuda.set_sync_debug_mode(debug)
     torch.cuda.current_stream().wait_stream(aside)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-        recorded = function(held)
+    stream = torch.cuda.current_stream()
+    try:
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            recorded = function(held)
+    except Exception as error:
+        torch.cuda.set_stream(stream)  # which a recording that broke off does not give back
+        reason = str(error).splitlines()[0][:200]
+        raise ZooError(f"recording a step as a CUDA graph broke off: {reason}; type trainer.graph=false") from error
 
     def replay(batch: Batch) -> Passes:
         for key, value in batch.items():

@@ -106,10 +106,13 @@ def _train(config: Config, folder: Path, beat: Callable[[int], None] | None) -> 
 
 def _about_memory(error: Exception, config: Config) -> str | None:
     """What to do where memory was not enough; nothing where the error is another."""
+    from zoo.hardware import runs_at_once
     from zoo.measure.batches import explain, is_out_of_memory
     from zoo.measure.memory import high_water
 
     if not is_out_of_memory(error):
+        return None
+    if runs_at_once() > 1:  # to look for what fits would take the others' memory, and this run is made again alone
         return None
     peak = high_water()
     error.__traceback__ = None  # which keeps the tensors of the step alive

@@ -153,7 +153,10 @@ class Session:
             saved = load(self.checkpoint)
             self.loop.load_state_dict(saved["state_dict"])
             self.keeper.load_state_dict(keeper_state(saved))
-        return self.peak.read()
+        graph = self.loop.graph
+        if graph is not None:
+            graph.release()
+        return self.peak.read(graph.plain_peak_bytes if graph is not None else 0)
 
     def _speed(self) -> float | None:
         """Tokens per second of training once it had started; of all of it where that was no more than starting."""

@@ -64,6 +64,16 @@ def backend_of(wanted: str, kernel: str, x: Tensor, states: int) -> str:
     return "torch" if is_counting() else _name(wanted, kernel, x.device.type, x.dtype, states)
 
 
+def from_a_state(backend: str, x: Tensor, states: int) -> str:
+    """What scans from a state in the place of ``mamba_ssm``, whose kernel starts from none."""
+    return ("triton" if _triton_works(x.device.type, states) else "torch") if backend == "mamba_ssm" else backend
+
+
+@torch.compiler.assume_constant_result
+def _triton_works(device: str, states: int) -> bool:
+    return triton_scan.why_not(device, torch.float32, states) is None
+
+
 @torch.compiler.assume_constant_result
 def _fused_convolution_works(device: str) -> bool:
     return kernels.why_not("convolution", device, torch.float32, 0) is None

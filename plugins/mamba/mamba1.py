@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from zoo import register
 from zoo.nn import ShortConvolution, project, scale_residual_
 
-from .backends import backend_of, convolve, decide
+from .backends import backend_of, convolve, decide, from_a_state
 from .common import check_state, check_widths, time_step_bias, wide, without_padding
 from .kernels import fused_scan
 from .selective_scan import selective_scan
@@ -33,7 +33,7 @@ class Mamba1(nn.Module):
 
     ``backend`` is ``torch``, ``native`` (the same in C++, on a processor), ``triton`` (the same in Triton, on a GPU),
     ``mamba_ssm`` (the published kernels) or ``auto``. The published scan starts from an empty state, so with a state it
-    is PyTorch that runs.
+    is Triton or PyTorch that runs.
 
     The state is h, (B, E, N) for E = ``expand * dim``, and the inputs in the convolution's window; its size does not
     depend on the length.
@@ -136,6 +136,6 @@ class Mamba1(nn.Module):
         if backend == "mamba_ssm" and memory is None:
             y_BLE, memory = fused_scan(u_BLE, dt_BLE, A_EN, B_BLN, C_BLN)
         else:
-            backend = "torch" if backend == "mamba_ssm" else backend  # it cannot start from a state
+            backend = from_a_state(backend, u_BLE, self.state_size)
             y_BLE, memory = selective_scan(u_BLE, dt_BLE, A_EN, B_BLN, C_BLN, memory, form=backend)
         return torch.addcmul(y_BLE, D_E, u_BLE), memory

@@ -49,16 +49,18 @@ def selective_scan(
     return y_BLD, state_BDN
 
 
-def _plan(batch: int, channels: int, states: int) -> tuple[int, int]:
-    """Rows of the batch that are scanned together, and time steps in a chunk."""
-    rows = max(1, min(batch, -(-STEP_ELEMENTS // (channels * states))))
+def _plan(u: Tensor, states: int) -> tuple[int, int]:
+    """Rows of the batch that are scanned together, all of them on a GPU, and time steps in a chunk."""
+    batch, _, channels = u.shape
+    rows = max(1, batch if u.device.type == "cuda" else min(batch, -(-STEP_ELEMENTS // (channels * states))))
     return rows, max(4, min(32, CACHE_ELEMENTS // (rows * channels * states)))
 
 
-def _starts_shape(batch: int, length: int, channels: int, states: int, form: str) -> tuple[int, ...]:
+def _starts_shape(u: Tensor, states: int, form: str) -> tuple[int, ...]:
+    batch, length, channels = u.shape
     if form in KERNELS:
         return KERNELS[form].starts_shape(batch, length, channels, states)
-    return -(-length // _plan(batch, channels, states)[1]), batch, channels, states
+    return -(-length // _plan(u, states)[1]), batch, channels, states
 
 
 @torch.library.custom_op("zoo::selective_scan", mutates_args=())
@@ -68,10 +70,10 @@ def operator(
     """y, the last state, and the state at the start of each chunk, whose shape is the form's own affair."""
     if form in KERNELS:
         return KERNELS[form].forward(u, dt, A, B, C, state)
-    batch, length, channels = u.shape
-    rows, chunk = _plan(batch, channels, A.shape[1])
+    batch = len(u)
+    rows, chunk = _plan(u, A.shape[1])
     y, last = torch.empty_like(u), torch.empty_like(state)
-    starts = u.new_empty(_starts_shape(batch, length, channels, A.shape[1], "torch"))
+    starts = u.new_empty(_starts_shape(u, A.shape[1], "torch"))
     for first in range(0, batch, rows):
         part = slice(first, first + rows)
         _forward(u[part], dt[part], A, B[part], C[part], state[part], chunk, y[part], last[part], starts[:, part])
@@ -80,7 +82,7 @@ def operator(
 
 @operator.register_fake
 def _(u, dt, A, B, C, state, form):
-    starts = u.new_empty(_starts_shape(*u.shape, A.shape[1], form))
+    starts = u.new_empty(_starts_shape(u, A.shape[1], form))
     return torch.empty_like(u), torch.empty_like(state), starts
 
 
@@ -99,8 +101,8 @@ def operator_backward(
     """Gradients of u, dt, A, B, C and the first state."""
     if form in KERNELS:
         return KERNELS[form].backward(u, dt, A, B, C, starts, grad_y, grad_last)
-    batch, _, channels = u.shape
-    rows, chunk = _plan(batch, channels, A.shape[1])
+    batch = len(u)
+    rows, chunk = _plan(u, A.shape[1])
     grads = [torch.empty_like(tensor) for tensor in (u, dt, B, C, grad_last)]
     grad_A = torch.zeros_like(A)
     for first in range(0, batch, rows):

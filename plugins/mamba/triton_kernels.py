@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 
 # Knowing that a size is divisible by 16 Triton would give each thread several channels, and split states over threads.
-SIZES = ["length", "channels", "states", "chunks"]
+SIZES = ["length", "channels", "states", "chunks", "pitch"]
 LOG2_E = tl.constexpr(1.4426950408889634)  # exp(x) is exp2(x LOG2_E), and exp2 is what the hardware computes
 
 
@@ -48,13 +48,14 @@ def forward(
 @triton.jit(do_not_specialize=SIZES)
 def backward(
     u, dt, A, B, C, starts, grad_y, grad_last, scratch,
-    grad_u, grad_dt, grad_A, grad_B, grad_C, grad_first, length, channels, states, chunks,
+    grad_u, grad_dt, grad_A, grad_B, grad_C, grad_first, pitch, length, channels, states, chunks,
     N: tl.constexpr, BLOCK: tl.constexpr, CHUNK: tl.constexpr, UNROLL: tl.constexpr,
 ):  # fmt: skip
     """The gradients, chunk by chunk from the last; those of A, B and C in parts, which are summed by who called.
 
     ``grad_A`` is (batch, states, channels), ``grad_B`` and ``grad_C`` (blocks, batch, length, states): with a part for
-    each program, sums do not depend on which was first. ``scratch`` holds a chunk's states for each program.
+    each program, sums do not depend on which was first. ``scratch`` holds a chunk's states for each program, rows of
+    ``pitch`` = BLOCK channels, a number that Triton is not told of for the reason above.
     """
     row, batch = tl.program_id(0).to(tl.int64), tl.num_programs(0).to(tl.int64)
     block = tl.program_id(1)
@@ -63,7 +64,7 @@ def backward(
     here_ND = (n_N < states)[:, None] & (d_D < channels)[None, :]
     place_ND = n_N[:, None] * channels + d_D[None, :]
     held = scratch + (row * tl.num_programs(1) + block) * CHUNK * N * BLOCK
-    own_ND = n_N[:, None] * BLOCK + tl.arange(0, BLOCK)[None, :]
+    own_ND = n_N[:, None] * pitch + tl.arange(0, BLOCK)[None, :]
     A_ND = tl.load(A + place_ND, mask=here_ND, other=0.0) * LOG2_E
     carried_ND = tl.load(grad_last + row * states * channels + place_ND, mask=here_ND, other=0.0)
     grad_A_ND = tl.zeros((N, BLOCK), tl.float32)

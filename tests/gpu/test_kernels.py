@@ -5,12 +5,15 @@ import torch
 from scans import scan_inputs, values_and_gradients
 
 from zoo.testing.parts import part
-from zoo_plugins.mamba import triton_scan
-from zoo_plugins.mamba.backends import decide
+from zoo_plugins.mamba import backends, triton_scan
 from zoo_plugins.mamba.selective_scan import selective_scan
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device")]
 LAYERS = [("mamba1", "scan", []), ("mamba2", "ssd", ["mixer.head_dim=32", "mixer.groups=2", "mixer.state_size=32"])]
+
+
+def decide(wanted, kernel, device):
+    return backends.decide(wanted, kernel, device, torch.float32, 16)
 
 
 def fused(kernel):

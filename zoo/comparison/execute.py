@@ -68,7 +68,8 @@ class Execution:
         chosen = [hardware.choose(cell.base["trainer"], cell.base["steps"]) for cell in plan.cells]
         self.chosen = {(each["accelerator"], each["precision"]) for each in chosen}
         cores, on_cpu = cpu_count(), all(each["accelerator"] == "cpu" for each in chosen)
-        self.devices = [] if on_cpu else hardware.visible_devices()
+        spread = any(cell.base["trainer"]["devices"] > 1 for cell in plan.cells)  # a run takes several by itself
+        self.devices = [] if on_cpu or spread else hardware.visible_devices()
         packed = cores if on_cpu else min(cores, RUNS_ON_A_GPU * max(1, len(self.devices)))
         self.workers = max(1, min(plan.workers or packed, self.total, MOST_WORKERS))
         self.threads = max(1, cores // self.workers)

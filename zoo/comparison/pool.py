@@ -23,6 +23,16 @@ Outcome = dict[str, Any]
 """``status`` (finished, failed or interrupted), and the ``row`` or the ``error``."""
 
 
+def warm() -> None:
+    """Begin to import what workers need, in the server that they will be forked from, while this process plans."""
+    if "forkserver" in get_all_start_methods():
+        from multiprocessing import forkserver
+
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported
+        forkserver.set_forkserver_preload(["zoo.session"])
+        forkserver.ensure_running()
+
+
 def _context() -> Any:
     """How workers are started: forked from a server that has imported what takes seconds, where there is such a thing.
 
@@ -30,9 +40,8 @@ def _context() -> Any:
     """
     if "forkserver" not in get_all_start_methods():
         return get_context("spawn")
-    context = get_context("forkserver")
-    context.set_forkserver_preload(["zoo.session"])
-    return context
+    warm()
+    return get_context("forkserver")
 
 
 def _start(threads: int, workers: int, devices: list[str], turn: Any, here: str, environment: dict[str, str]) -> None:
@@ -68,6 +77,22 @@ def make_run(config: Config, name: str, wait: bool = False) -> Outcome:
         return {"status": "failed", "error": said, "crowded": _out_of_memory(error.__cause__)}
     finally:
         pulse.unlink(missing_ok=True)
+        _leave_the_device()
+
+
+def _leave_the_device() -> None:
+    """Give a GPU's memory back to the other runs; a process whose device is lost ends, for none could use it again."""
+    import gc
+
+    import torch
+
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        try:
+            torch.cuda.synchronize()
+        except RuntimeError:  # an illegal access, a failed assertion: they stay
+            os._exit(1)
+        gc.collect()
+        torch.cuda.empty_cache()
 
 
 def _out_of_memory(error: BaseException | None) -> bool:
@@ -107,6 +132,7 @@ class Flight:
 
     job: Job
     started: float = field(default_factory=time.monotonic)
+    began: float = field(default_factory=time.time)
     alone: bool = False
     """Whether no other run is under way meanwhile, for it needs the memory."""
 
@@ -130,7 +156,6 @@ class Pool:
         from pebble import ProcessPool
 
         self.workers = workers
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported
         context = _context()
         self.pool = ProcessPool(
             max_workers=workers,
@@ -198,7 +223,8 @@ class Pool:
             elif error is None:
                 yield flight, future.result()
             else:
-                yield flight, {"status": "failed", "error": record_death(flight.job.config, _how(error))}
+                said = _own_words(flight) or record_death(flight.job.config, _how(error))
+                yield flight, {"status": "failed", "error": said}
 
     def _let_save(self) -> None:
         """Ask every run in flight to stop and save, and wait for it a while."""
@@ -214,6 +240,17 @@ def _how(error: BaseException) -> str:
     if code is None:
         return f"{type(error).__name__}: {error}"
     return f"the worker process died (exit code {code}); out of memory?"
+
+
+def _own_words(flight: Flight) -> str | None:
+    """What a run wrote of its failure before its worker ended, if it did."""
+    from zoo.files import read_row
+
+    path = folder_of(flight.job.config) / "result.json"
+    row = read_row(path)
+    if row is None or row["status"] != "failed" or path.stat().st_mtime < flight.began:
+        return None
+    return f"{row['id']}: {row['error']}"
 
 
 def record_death(config: Config, how: str) -> str:

@@ -59,10 +59,10 @@ class Peak:
                 Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark of this process
             self.start = _status("VmRSS")
 
-    def read(self) -> int | None:
-        """Bytes, or none where the system does not tell."""
+    def read(self, known: int = 0) -> int | None:
+        """Bytes, or none where the system does not tell; ``known`` is what the GPU's allocator said, if that counts."""
         if self.accelerator == "cuda":
-            return int(torch.cuda.max_memory_allocated()) - self.start
+            return int(known or torch.cuda.max_memory_allocated()) - self.start
         if sys.platform == "linux":
             return max(0, _status("VmHWM") - self.start)
         return None
