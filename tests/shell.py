@@ -59,7 +59,7 @@ def _command(request):
     for number, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(request[name], os.O_WRONLY | os.O_CREAT), number)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    forkserver._forkserver.ensure_running = lambda: None  # it runs, but is no child of this process
+    forkserver.ensure_running = forkserver._forkserver.ensure_running = lambda: None  # it runs, and is not ours
     sys.path.insert(0, request["cwd"])  # as python -m does
     sys.argv = ["zoo", *request["words"]]
     status = 1

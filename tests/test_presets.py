@@ -102,7 +102,8 @@ def test_a_comparison_runs_two_steps_of_each_contestant_and_of_each_task(name, h
     wanted = {(contestants[i % len(contestants)], tasks[i % len(tasks)]) for i in range(many)}
     for cell in (cell for cell in plan.cells if (cell.contestant, cell.task) in wanted):
         config = (cell.tuning() or cell.reporting())[0].config
-        config["task"] |= {key: 8 for key in ("test_size", "test_windows") if key in config["task"]}
+        fewer = {"test_size": 8, "test_windows": 8, "batch_size": 4}
+        config["task"] |= {key: value for key, value in fewer.items() if key in config["task"]}
         assert train(config)["status"] == "finished"
 
 
