@@ -1,7 +1,10 @@
 """What a user types, and what a mistake is answered with."""
 
+import re
+
 import pytest
-from conftest import TINY
+import yaml
+from conftest import ROOT, TINY
 
 import zoo
 from zoo.errors import ZooError
@@ -304,3 +307,18 @@ def test_show_tells_parts_and_costs(zoo_main):
     ):
         assert text in out
     assert "does not decode" in zoo_main("show", "task=digits")[1]
+
+
+def test_the_sweep_of_wandb_in_the_docs_drives_overrides_that_compose():
+    """As its agent does: each parameter as a word key=value behind the command."""
+    text = (ROOT / "docs/elsewhere.md").read_text()
+    sweep = yaml.safe_load(re.search(r"```yaml\n(program: zoo.*?)```", text, re.S)[1])
+    assert sweep["command"] == ["zoo", "train", "${args_no_hyphens}"]
+
+    def value_of(parameter):
+        return parameter["values"][-1] if "values" in parameter else parameter.get("value", parameter.get("max"))
+
+    words = [f"{key}={value_of(parameter)}" for key, parameter in sweep["parameters"].items()]
+    config = zoo.compose(*words)
+    assert (config["arch"], config["logger"]["name"], config["optimizer"]["lr"]) == ("mamba2", "wandb", 0.1)
+    assert sweep["metric"]["name"].partition("/")[0] == "validation", "tuning is judged on validation"
