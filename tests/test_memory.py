@@ -1,5 +1,7 @@
 """Memory that is not enough: said with what would fit, found beforehand, and no run's end because others took it."""
 
+import subprocess
+import sys
 from collections import deque
 from concurrent.futures import Future
 from types import SimpleNamespace
@@ -166,3 +168,19 @@ def test_what_a_run_wrote_before_its_worker_died_is_what_is_said(monkeypatch, tm
     assert pools._own_words(flight) == expected
     flight.began = 1e12  # what was written before it began is another attempt's
     assert pools._own_words(flight) is None
+
+
+UNTOUCHED = """
+import torch
+asked = []
+for name in ("is_available", "device_count", "_lazy_init"):
+    setattr(torch.cuda, name, lambda *rest, name=name: asked.append(name) or False)
+import zoo.session
+print(asked)
+"""
+
+
+def test_the_server_that_workers_are_forked_from_touches_no_gpu():
+    """A process that has asked for one cannot be forked into others that use it."""
+    done = subprocess.run([sys.executable, "-c", UNTOUCHED], capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stderr
