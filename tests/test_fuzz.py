@@ -36,11 +36,6 @@ FEW = settings(
 MORE, FEWER = settings(FEW, max_examples=40), settings(FEW, max_examples=6)
 
 
-def flaw(reason, *values, raises=None):
-    """A parameter that shows a real flaw; the test passes again once it is mended, and then says so."""
-    return pytest.param(*values, marks=pytest.mark.xfail(strict=True, reason=reason, raises=raises))
-
-
 @pytest.fixture(autouse=True, scope="module")
 def apart(tmp_path_factory):
     """A directory of our own, and plugins read before anything is mutated."""

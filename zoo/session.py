@@ -168,11 +168,11 @@ class Session:
         each = self.step_tokens / self.config["trainer"]["accumulate"]
         return each * batches / seconds if seconds > 0 else None
 
-    def _share(self) -> Row:
-        """What the device can multiply in a second, and how much of that the training steps made use of."""
-        most, speed = ceiling(self.chosen["accelerator"], self.chosen["precision"]), self._speed()
+    def _share(self, speed: float | None) -> Row:
+        """The speed, what the device can multiply in a second, and how much of that the steps made use of."""
+        most = ceiling(self.chosen["accelerator"], self.chosen["precision"])
         share = speed * self.training_flops / (most * self.processes) if most and speed else None
-        return {"matmul_ceiling_flops_per_second": most, "matmul_share": share}
+        return {"tokens_per_second": speed, "matmul_ceiling_flops_per_second": most, "matmul_share": share}
 
     def _launches(self) -> dict[str, str]:
         """How the passes of a step are launched, where there is a choice."""
@@ -219,8 +219,7 @@ class Session:
             "peak_memory_bytes": peak,
             "training_seconds": round(seconds, 3),
             "starting_seconds": round(self.keeper.starting_seconds, 3),
-            "tokens_per_second": self._speed(),
-            **self._share(),
+            **self._share(self._speed()),
             "wall_seconds": round(time.monotonic() - self.started, 3),
             "cpu_seconds": round(time.process_time() - self.cpu_started, 3),
             "resumed_at": self.reached,

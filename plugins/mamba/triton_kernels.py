@@ -15,6 +15,19 @@ SIZES = ["length", "channels", "states", "chunks", "pitch"]
 LOG2_E = tl.constexpr(1.4426950408889634)  # exp(x) is exp2(x LOG2_E), and exp2 is what the hardware computes
 
 
+@triton.jit
+def _read(u, dt, B, C, row, t, length, channels, states, d_D, n_N):
+    """Where step ``t`` lies in what goes over channels, which channels and states there are, and its inputs."""
+    now_D, now_N = d_D < tl.where(t < length, channels, 0), n_N < tl.where(t < length, states, 0)
+    at_D = (row * length + t) * channels + d_D
+    at_N = (row * length + t) * states + n_N
+    u_D = tl.load(u + at_D, mask=now_D, other=0.0)
+    dt_D = tl.load(dt + at_D, mask=now_D, other=0.0)
+    B_N = tl.load(B + at_N, mask=now_N, other=0.0)
+    C_N = tl.load(C + at_N, mask=now_N, other=0.0)
+    return at_D, now_D, now_N, u_D, dt_D, B_N, C_N
+
+
 @triton.jit(do_not_specialize=SIZES)
 def forward(
     u, dt, A, B, C, first, y, starts, last, length, channels, states, chunks,
@@ -33,13 +46,7 @@ def forward(
         for part in range(CHUNK // UNROLL):
             for k in tl.static_range(UNROLL):
                 t = chunk * CHUNK + part * UNROLL + k
-                now_D, now_N = d_D < tl.where(t < length, channels, 0), n_N < tl.where(t < length, states, 0)
-                at_D = (row * length + t) * channels + d_D
-                at_N = (row * length + t) * states + n_N
-                u_D = tl.load(u + at_D, mask=now_D, other=0.0)
-                dt_D = tl.load(dt + at_D, mask=now_D, other=0.0)
-                B_N = tl.load(B + at_N, mask=now_N, other=0.0)
-                C_N = tl.load(C + at_N, mask=now_N, other=0.0)
+                at_D, now_D, _, u_D, dt_D, B_N, C_N = _read(u, dt, B, C, row, t, length, channels, states, d_D, n_N)
                 h_ND = tl.exp2(dt_D[None, :] * A_ND) * h_ND + B_N[:, None] * (dt_D * u_D)[None, :]
                 tl.store(y + at_D, tl.sum(h_ND * C_N[:, None], 0), mask=now_D)
     tl.store(last + row * states * channels + place_ND, h_ND, mask=here_ND)
@@ -76,25 +83,15 @@ def backward(
             for k in tl.static_range(UNROLL):
                 step = part * UNROLL + k
                 t = chunk * CHUNK + step
-                now_D, now_N = d_D < tl.where(t < length, channels, 0), n_N < tl.where(t < length, states, 0)
-                at_D = (row * length + t) * channels + d_D
                 tl.store(held + step * N * BLOCK + own_ND, h_ND)
-                u_D = tl.load(u + at_D, mask=now_D, other=0.0)
-                dt_D = tl.load(dt + at_D, mask=now_D, other=0.0)
-                B_N = tl.load(B + (row * length + t) * states + n_N, mask=now_N, other=0.0)
+                _, _, _, u_D, dt_D, B_N, _ = _read(u, dt, B, C, row, t, length, channels, states, d_D, n_N)
                 h_ND = tl.exp2(dt_D[None, :] * A_ND) * h_ND + B_N[:, None] * (dt_D * u_D)[None, :]
         tl.debug_barrier()
         for part in range(CHUNK // UNROLL):
             for k in tl.static_range(UNROLL):
                 step = CHUNK - 1 - (part * UNROLL + k)
                 t = chunk * CHUNK + step
-                now_D, now_N = d_D < tl.where(t < length, channels, 0), n_N < tl.where(t < length, states, 0)
-                at_D = (row * length + t) * channels + d_D
-                at_N = (row * length + t) * states + n_N
-                u_D = tl.load(u + at_D, mask=now_D, other=0.0)
-                dt_D = tl.load(dt + at_D, mask=now_D, other=0.0)
-                B_N = tl.load(B + at_N, mask=now_N, other=0.0)
-                C_N = tl.load(C + at_N, mask=now_N, other=0.0)
+                at_D, now_D, now_N, u_D, dt_D, B_N, C_N = _read(u, dt, B, C, row, t, length, channels, states, d_D, n_N)
                 grad_y_D = tl.load(grad_y + at_D, mask=now_D, other=0.0)
                 before_ND = tl.load(held + step * N * BLOCK + own_ND)
                 # the adjoint of h_t: g_t = C_t grad_y_t + exp(dt_{t+1} A) g_{t+1}
