@@ -128,10 +128,12 @@ def two_processes(function, *arguments):
 
     import torch
 
+    from zoo.processes import start_method
+
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    context = torch.multiprocessing.get_context("spawn")
+    context = torch.multiprocessing.get_context(start_method())
     results = context.SimpleQueue()
     ranks = [context.Process(target=function, args=(rank, port, results, *arguments)) for rank in range(2)]
     for process in ranks:
@@ -147,8 +149,8 @@ def two_processes(function, *arguments):
         else:
             time.sleep(0.02)
     for process in ranks:
-        process.join(20)
         process.kill()  # it has said what it found; gloo's destructor may wait for ever for a thread that wants the GIL
+        process.join()
     return found
 
 

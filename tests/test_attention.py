@@ -186,11 +186,16 @@ def test_the_scale_keeps_the_variance_of_scores_at_one(channels):
 
 
 def test_a_shift_of_sinusoids_is_one_linear_map():
-    """Vaswani et al., section 3.5: the waves at t + k are a fixed linear function of those at t, the same for every t."""
+    """Vaswani et al., section 3.5: the waves at t + k are those at t, each pair of channels turned by k times its frequency."""
     waves = part("position", "sinusoidal", dtype=F64, dim=16).add(torch.zeros(1, 60, 16, dtype=F64))[0]
     for shift in (1, 7, 20):
-        fitted = torch.linalg.lstsq(waves[:30], waves[shift : shift + 30]).solution
-        torch.testing.assert_close(waves[30:40] @ fitted, waves[30 + shift : 40 + shift], rtol=1e-4, atol=1e-4)
+        turn = torch.zeros(16, 16, dtype=F64)
+        for pair in range(8):
+            angle = shift * 10000 ** (-2 * pair / 16)
+            sine, cosine = 2 * pair, 2 * pair + 1
+            turn[sine, sine] = turn[cosine, cosine] = math.cos(angle)  # sin(a + b) = sin a cos b + cos a sin b
+            turn[cosine, sine], turn[sine, cosine] = math.sin(angle), -math.sin(angle)
+        torch.testing.assert_close(waves[:-shift] @ turn, waves[shift:], rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize(

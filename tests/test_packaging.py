@@ -84,9 +84,8 @@ def test_a_wheel_works_from_any_directory(site, where, tmp_path):
     ).stdout.split()
     assert len(files) == 3
     assert all(file.startswith(str(site)) for file in files), files
-    done = subprocess.run(
-        [sys.executable, "-m", "zoo", *RUN, f"runs={tmp_path}/runs"], cwd=cwd, env=env, capture_output=True, text=True
-    )
+    words = [*RUN, f"runs={tmp_path}/runs", *(["--cfg", "job"] if where == "checkout" else [])]
+    done = subprocess.run([sys.executable, "-m", "zoo", *words], cwd=cwd, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     listed = subprocess.run([sys.executable, "-m", "zoo", "list"], cwd=cwd, env=env, capture_output=True, text=True)
     assert listed.stderr == ""
@@ -97,9 +96,8 @@ def test_a_wheel_works_from_any_directory(site, where, tmp_path):
 @pytest.mark.parametrize("where", ["elsewhere", "checkout", "inside"])
 def test_this_installation_works_from_any_directory(where, tmp_path):
     cwd = {"elsewhere": tmp_path, "checkout": ROOT, "inside": ROOT / "conf"}[where]
-    done = subprocess.run(
-        [sys.executable, "-m", "zoo", *RUN, f"runs={tmp_path}/runs"], cwd=cwd, capture_output=True, text=True
-    )
+    words = [*RUN, f"runs={tmp_path}/runs", *(["--cfg", "job"] if where == "checkout" else [])]
+    done = subprocess.run([sys.executable, "-m", "zoo", *words], cwd=cwd, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 

@@ -147,7 +147,7 @@ def _train(words: list[str]) -> int:
 def _compare(words: list[str]) -> int:
     flags, rest = _split(words, {"--dry-run"})
     from zoo.comparison.plan import plan_of
-    from zoo.comparison.pool import warm
+    from zoo.processes import warm
 
     plan = plan_of(rest)
     if flags:
@@ -171,9 +171,12 @@ def _compare(words: list[str]) -> int:
     if execution.skipped:
         were = "was" if execution.skipped == 1 else "were"
         print(f"{execution.skipped} of {many(execution.total, 'run')} {were} finished before")
-    from zoo.comparison.sharing import share
+    from zoo.comparison.comparing import publish
+    from zoo.comparison.ledger import read_ledger
 
-    share(_print_report(plan.folder), plan.folder, plan.cells[0].base["logger"])
+    ledger = read_ledger(plan.folder)
+    _print_tables(ledger)
+    print(publish(ledger, plan))
     if execution.failures:
         return _say("\n".join(f"failed: {reason}" for reason in execution.failures), 1)
     return 0
@@ -186,18 +189,14 @@ def _console() -> Any:
     return Console(width=None if sys.stdout.isatty() else 180, highlight=False, markup=False)
 
 
-def _print_report(folder: Path) -> Any:
-    from zoo.comparison.ledger import read_ledger
-    from zoo.comparison.page import write_page
+def _print_tables(ledger: Any) -> None:
     from zoo.comparison.terminal import tables
 
-    ledger, console = read_ledger(folder), _console()
+    console = _console()
     for table in tables(ledger):
         console.print(table)
     if ledger.failures:
         console.print(f"{many(len(ledger.failures), 'run')} failed: {', '.join(row['id'] for row in ledger.failures)}")
-    print(write_page(ledger))
-    return ledger
 
 
 def _report(words: list[str]) -> int:
@@ -207,18 +206,21 @@ def _report(words: list[str]) -> int:
             "name one folder of runs, such as: zoo report runs/families (with --to figures.csv, .md, .tex or .parquet, "
             "also as a file), or two to set side by side: zoo report runs/a runs/b"
         )
-    if len(folders) == 2:
+    from zoo.comparison.ledger import read_ledger
+
+    ledger, *others = (read_ledger(Path(folder)) for folder in folders)
+    if others:
         from zoo.comparison.differences import compare
-        from zoo.comparison.ledger import read_ledger
 
-        _console().print(compare(*(read_ledger(Path(folder)) for folder in folders)))
+        _console().print(compare(ledger, *others))
         return 0
-    _print_report(Path(folders[0]))
-    for to in map(Path, given.get("--to", [])):
-        from zoo.comparison.export import write
-        from zoo.comparison.ledger import read_ledger
+    from zoo.comparison.export import write
+    from zoo.comparison.page import write_page
 
-        write(read_ledger(Path(folders[0])), to)
+    _print_tables(ledger)
+    print(write_page(ledger))
+    for to in map(Path, given.get("--to", [])):
+        write(ledger, to)
         print(to)
     return 0
 

@@ -5,14 +5,19 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import re
 import tempfile
 import traceback
 import uuid
 from collections.abc import Callable
+from multiprocessing import get_all_start_methods
 from pathlib import Path
 from typing import Any
 
 from zoo.errors import RunFailed
+
+OF_EACH = re.compile(r"((LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|ROLE_NAME|MASTER_ADDR|MASTER_PORT)$|TORCHELASTIC_")
+"""The variables that tell a process which of several it is, and where the others are."""
 
 STRATEGIES = ("auto", "ddp", "fsdp")
 
@@ -30,6 +35,30 @@ def count() -> int:
 def local_count() -> int:
     """How many of them are on this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if "TORCHELASTIC_RUN_ID" in os.environ else 1
+
+
+def warm() -> None:
+    """Begin to import what new processes need, in the server that they will be forked from, while this one goes on.
+
+    The server is a process of its own without threads and without a CUDA context, so that forking it is safe.
+    """
+    if "forkserver" in get_all_start_methods():
+        from multiprocessing import forkserver
+
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported
+        forkserver.set_forkserver_preload(["zoo.session"])
+        forkserver.ensure_running()
+
+
+def start_method() -> str:
+    """How new processes are started: forked from a warm server, where there is such a thing.
+
+    They have the environment and the folder of when it was started, and not of who starts them.
+    """
+    if "forkserver" not in get_all_start_methods():
+        return "spawn"
+    warm()
+    return "forkserver"
 
 
 def launch(number: int, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -57,13 +86,13 @@ def launch(number: int, function: Callable[..., Any], *arguments: Any) -> Any:
         local_addr="127.0.0.1",
         max_restarts=0,
         monitor_interval=0.1,
-        start_method="spawn",
+        start_method=start_method(),
     )
     for name in [name for name in logging.root.manager.loggerDict if name.startswith("torch.distributed.elastic")]:
         logging.getLogger(name).setLevel(logging.CRITICAL)  # what failed is said by us
     with tempfile.TemporaryDirectory() as folder:
         try:
-            return elastic_launch(config, _in_process)(folder, function, arguments)[0]
+            return elastic_launch(config, _in_process)(folder, os.getcwd(), dict(os.environ), function, arguments)[0]
         except SignalException as error:
             raise Interrupted(int(error.sigval)) from error
         except ChildFailedError as error:
@@ -74,9 +103,12 @@ def launch(number: int, function: Callable[..., Any], *arguments: Any) -> Any:
             raise RunFailed(f"process {first.local_rank} of {number} died (exit code {first.exitcode})") from error
 
 
-def _in_process(folder: str, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
-    """In one of the processes: call it, and leave what it raises where the parent finds it."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+def _in_process(
+    folder: str, here: str, environment: dict[str, str], function: Callable[..., Any], arguments: tuple[Any, ...]
+) -> Any:
+    """In one of them: stand where the parent does, call it, and leave what it raises where the parent finds it."""
+    os.chdir(here)
+    os.environ.update(environment | {key: value for key, value in os.environ.items() if OF_EACH.match(key)})
     try:
         result = function(*arguments)
         return result if rank() == 0 else None

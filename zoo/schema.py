@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, make_dataclass
+from functools import cache
 from typing import Any
 
 from zoo.registry import KINDS
@@ -111,6 +112,7 @@ ROOT_KEYS = (*(kind for kind in KINDS if kind not in OUTSIDE), *SITES)
 """The keys of the root under which components sit."""
 
 
+@cache
 def store_schemas() -> None:
     """Put the root's types into Hydra's config store, so that a wrong key or type is refused."""
     from hydra.core.config_store import ConfigStore

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from zoo.comparison.execute import Execution, Silent, Watcher
 from zoo.comparison.ledger import Ledger, read_ledger
 from zoo.comparison.page import write_page
-from zoo.comparison.plan import plan_of
+from zoo.comparison.plan import Plan, plan_of
+from zoo.comparison.sharing import share
 
 
 def compare(*words: str, watcher: Watcher | None = None) -> Ledger:
@@ -28,5 +31,12 @@ def compare(*words: str, watcher: Watcher | None = None) -> Ledger:
     plan = plan_of(words)
     Execution(plan).run(watcher or Silent())
     ledger = read_ledger(plan.folder)
-    write_page(ledger)
+    publish(ledger, plan)
     return ledger
+
+
+def publish(ledger: Ledger, plan: Plan) -> Path:
+    """Write the page of a comparison and tell the logger of its runs; returns where the page is."""
+    page = write_page(ledger)
+    share(ledger, plan.cells[0].base["logger"])
+    return page

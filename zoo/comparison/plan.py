@@ -194,10 +194,11 @@ def make_plan(name: str | None, overrides: Sequence[str]) -> Plan:
         _check_rules(rules)
         contestants = [*rules["archs"], *rules["also"]]
         budgets: dict[str, Config] = {}
+        tasks = [task for task in rules["tasks"] if rules["only"] is None or task in rules["only"]]
+        words_of = {task: [*rules["overrides"], *rules["tasks"][task], *mine] for task in tasks}
         cells = [
-            _cell(contestant, task, [*rules["overrides"], *words_of_task, *mine], rules, budgets)
-            for task, words_of_task in rules["tasks"].items()
-            if rules["only"] is None or task in rules["only"]
+            _cell(contestant, task, words_of[task], rules, budgets, first=task == tasks[0])
+            for task in tasks
             for contestant in contestants
         ]
     check_distinct(cells)
@@ -317,7 +318,15 @@ def check_distinct(cells: Sequence[Cell]) -> None:
         seen[name] = cell.name
 
 
-def _cell(contestant: str, task: str, words: list[str], rules: Mapping[str, Any], budgets: dict[str, Config]) -> Cell:
+def _cell(
+    contestant: str,
+    task: str,
+    words: list[str],
+    rules: Mapping[str, Any],
+    budgets: dict[str, Config],
+    first: bool,
+) -> Cell:
+    """``first``: the contestant's first cell, on which values to be tuned are composed to check their types."""
     chosen = contestant.split()
     if "=" not in chosen[0]:
         chosen[0] = f"arch={chosen[0]}"
@@ -327,7 +336,7 @@ def _cell(contestant: str, task: str, words: list[str], rules: Mapping[str, Any]
         raise ZooError(f"{where}: {fixed[0]} is the same for every contestant, or tuned for each; leave it out")
     try:
         tuned = [f"{key}={values[0]}" for key, values in rules["tune"].items()]
-        checked = check([*words, *chosen, *tuned])
+        checked = check([*words, *chosen, *tuned], types=first)
         overrides = checked[: len(checked) - len(tuned)]
         with explained(overrides):
             base = compose_checked(overrides)

@@ -10,38 +10,18 @@ from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
-from multiprocessing import active_children, get_all_start_methods, get_context
+from multiprocessing import active_children, get_context
 from typing import Any
 
 from zoo.comparison.plan import Job
 from zoo.composition import Config, prepare
 from zoo.errors import ZooError
 from zoo.identity import run_id
+from zoo.processes import start_method
 from zoo.run import base_row, folder_of, train
 
 Outcome = dict[str, Any]
 """``status`` (finished, failed or interrupted), and the ``row`` or the ``error``."""
-
-
-def warm() -> None:
-    """Begin to import what workers need, in the server that they will be forked from, while this process plans."""
-    if "forkserver" in get_all_start_methods():
-        from multiprocessing import forkserver
-
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported
-        forkserver.set_forkserver_preload(["zoo.session"])
-        forkserver.ensure_running()
-
-
-def _context() -> Any:
-    """How workers are started: forked from a server that has imported what takes seconds, where there is such a thing.
-
-    The server is a process of its own without threads and without a CUDA context, so that forking it is safe.
-    """
-    if "forkserver" not in get_all_start_methods():
-        return get_context("spawn")
-    warm()
-    return get_context("forkserver")
 
 
 def _start(threads: int, workers: int, devices: list[str], turn: Any, here: str, environment: dict[str, str]) -> None:
@@ -156,7 +136,7 @@ class Pool:
         from pebble import ProcessPool
 
         self.workers = workers
-        context = _context()
+        context = get_context(start_method())
         self.pool = ProcessPool(
             max_workers=workers,
             context=context,

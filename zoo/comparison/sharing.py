@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from zoo.comparison.export import lines
@@ -12,7 +11,7 @@ from zoo.errors import needed
 from zoo.loggers import prepare_wandb
 
 
-def share(ledger: Ledger, folder: Path, settings: Config) -> None:
+def share(ledger: Ledger, settings: Config) -> None:
     """One more run there, of the comparison's group: its table of results, and an artifact with table and page.
 
     Offline without an account, in the comparison's folder. Nothing where ``settings`` name another logger.
@@ -32,13 +31,13 @@ def share(ledger: Ledger, folder: Path, settings: Config) -> None:
         name=f"{ledger.name} report",
         id=f"{ledger.name}-report",
         job_type="report",
-        dir=str(folder),
+        dir=str(ledger.folder),
         resume="allow",
         config={"rules": ledger.command},
     )
     artifact = wandb.Artifact(f"{_name(ledger.name)}-report", type="report")
     artifact.add(table, "results")
-    artifact.add_file(str(folder / "report.html"))
+    artifact.add_file(str(ledger.folder / "report.html"))
     run.log({"results": table})
     run.log_artifact(artifact)
     run.finish(exit_code=1 if ledger.failures else 0)
