@@ -9,6 +9,7 @@ import contextlib
 import gc
 import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -40,7 +41,7 @@ class Shell:
         self.process = subprocess.Popen([sys.executable, __file__], **pipes)
 
     def run(self, *words, cwd, env=None, timeout=300, stop=None, when=None):
-        """What ``subprocess.run`` gives for ``python -m zoo`` with these words.
+        """What ``subprocess.run`` gives for ``python -m zoo`` with these words, or for a script, if one word is its path.
 
         Args:
             stop: a signal to send to it, and to no other process, as ``kill`` does
@@ -82,12 +83,17 @@ def _command(request):
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     forkserver.ensure_running = forkserver._forkserver.ensure_running = lambda: None  # it runs, and is not ours
     sys.path.insert(0, request["cwd"])  # as python -m does
-    sys.argv = ["zoo", *request["words"]]
-    status = 1
+    words, status = request["words"], 1
+    script = len(words) == 1 and words[0].endswith(".py")
+    sys.argv = words if script else ["zoo", *words]
     try:
-        from zoo.cli import main
+        if script:
+            runpy.run_path(words[0], run_name="__main__")
+            status = 0
+        else:
+            from zoo.cli import main
 
-        status = main()
+            status = main()
     except SystemExit as error:
         status = error.code if isinstance(error.code, int) else int(error.code is not None)
     except BaseException:

@@ -25,9 +25,7 @@ def test_a_tutorial_does_what_it_says(page, shell, tmp_path):
             script.write_text(text)
             if name and "@register(" in text:
                 continue  # a plugin, which later lines use
-            done = subprocess.run(
-                [sys.executable, str(script)], cwd=tmp_path, env={**os.environ, **env}, capture_output=True, text=True
-            )
+            done = shell.run(str(script), cwd=tmp_path, env=env)
             assert done.returncode == 0, text + done.stdout + done.stderr
             ran += 1
         for line in text.strip().splitlines() if language == "" else ():
