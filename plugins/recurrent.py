@@ -8,7 +8,7 @@ from zoo import register
 
 
 class Recurrent(nn.Module):
-    """What LSTM and GRU share: the cell runs in float32 whatever the autocast, since its state lives long."""
+    """LSTM and GRU alike: the cell runs in float32 whatever the model's dtype or autocast, for its state lives long."""
 
     one_way = True
     states: int
@@ -22,6 +22,12 @@ class Recurrent(nn.Module):
         wide = torch.promote_types(dtype, torch.float32)
         shape = (batch_size, self.cell.hidden_size)
         return tuple(torch.zeros(shape, device=device, dtype=wide) for _ in range(self.states))
+
+    def _apply(self, fn, recurse=True):
+        super()._apply(fn, recurse)
+        if self.cell.weight_ih_l0.dtype in (torch.bfloat16, torch.float16):
+            self.cell.float()
+        return self
 
     def forward(
         self, x_BLD: Tensor, state: tuple | None = None, mask_BL: Tensor | None = None

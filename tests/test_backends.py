@@ -271,8 +271,8 @@ def test_the_fused_path_of_a_layer_computes_what_ours_does(name, kernel, expecte
         calls.append(kernel)
         if fused_scan:
             return fused_scan(*tensors)
-        x, dt, A, B, C, state, chunk = tensors
-        return module.ssd(x * dt[..., None], dt * A, B, C, state, chunk)
+        x, dt, A, B, C, state = tensors
+        return module.ssd(x * dt[..., None], dt * A, B, C, state, 64)
 
     monkeypatch.setattr(module, kernel, stand_in)
     torch.testing.assert_close(mixer(x)[0], expected)

@@ -177,7 +177,7 @@ def test_a_failed_run_is_counted_and_named(how, tmp_path, zoo_command):
     assert reason in page
 
 
-@pytest.mark.parametrize("how", ["as a terminal does", "as kill does"])
+@pytest.mark.parametrize("how", ["as a terminal does", "as kill does", "as kill -9 does"])
 def test_an_interrupted_comparison_goes_on(tmp_path, how, zoo_command):
     words = [
         "compare",
@@ -195,7 +195,10 @@ def test_an_interrupted_comparison_goes_on(tmp_path, how, zoo_command):
     def has_begun():
         return any(len(p.read_text().splitlines()) > 10 for p in tmp_path.glob("runs/smoke/*/metrics.csv"))
 
-    if how == "as kill does":
+    if how == "as kill -9 does":  # its workers find themselves without a parent
+        assert zoo_command(*words, stop=signal.SIGKILL, when=has_begun).returncode == -signal.SIGKILL
+        status, errors, expected = 137, "goes on where this one stopped", 137
+    elif how == "as kill does":
         done = zoo_command(*words, stop=signal.SIGTERM, when=has_begun)
         status, errors, expected = done.returncode, done.stderr, 143
     else:
@@ -210,6 +213,9 @@ def test_an_interrupted_comparison_goes_on(tmp_path, how, zoo_command):
         status, expected = process.returncode, 130
     assert status == expected, errors
     assert "goes on where this one stopped" in errors
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not list(tmp_path.glob("runs/smoke/*/checkpoints/last.ckpt")):
+        time.sleep(0.1)
     assert list(tmp_path.glob("runs/smoke/*/checkpoints/last.ckpt")), "the run in flight saved itself"
     done = zoo_command(*words)
     assert done.returncode == 0, done.stderr
@@ -246,6 +252,7 @@ def test_a_comparison_is_made_by_one_process_at_a_time(zoo_main, here):
         (["smoke", "compare.seeds=[1000]"], "share [1000]"),
         (["smoke", "compare.baseline=gru"], "expected one of transformer, lstm"),
         (["smoke", "compare.sedes=[1]"], "Did you mean compare.seeds"),
+        (["smoke", "compare.overrides=['task.batch_size=auto']"], "contestants would train on other data"),
         (["smoke", "other"], "expected one comparison, given smoke, other"),
     ],
 )
@@ -344,6 +351,17 @@ def test_a_share_has_an_interval_that_is_never_empty():
         assert share_interval(count, n) == pytest.approx((expected.low, expected.high), abs=1e-9)
         low, high = share_interval(count, n)
         assert 0 <= low < high <= 1
+
+
+def test_a_run_without_a_result_is_counted(smoke, tmp_path, zoo_main):
+    from zoo.comparison.ledger import read_ledger
+
+    folder = shutil.copytree(smoke / "runs/smoke", tmp_path / "smoke")
+    assert read_ledger(folder).missing == 0
+    shutil.rmtree(next(path for path in sorted(folder.glob("*-1-*"))))
+    assert read_ledger(folder).missing == 1
+    assert "1 run without a result; zoo compare smoke makes what is missing" in zoo_main("report", str(folder))[1]
+    assert "1 without a result" in (folder / "report.html").read_text()
 
 
 def test_the_report_is_an_artifact_of_wandb(smoke, tmp_path):

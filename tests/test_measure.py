@@ -143,3 +143,30 @@ def test_what_cannot_be_measured_is_said(words, says, zoo_main):
 def test_a_model_that_reads_a_source_is_refused():
     with pytest.raises(zoo.ZooError, match="does not write"):
         decoder(["arch=vaswani", "task=reverse", "dim=16", "layers=1"], 32)
+
+
+@pytest.mark.parametrize("arch", ["lstm", "gru", "mamba", "transformer"])
+def test_models_are_timed_in_the_dtype_that_they_would_decode_in(arch):
+    """On a GPU that is bfloat16; a recurrent cell stays in float32."""
+    model = decoder([f"arch={arch}", "task=text", "dim=32", "layers=1"], 16).to(torch.bfloat16)
+    curves = measure({arch: model}, (4, 8), 1, 256, CPU)
+    assert len(curves[0].points[0].decode) == 1
+    assert all(p.dtype == torch.float32 for n, p in model.named_parameters() if ".cell." in n)
+
+
+def test_angles_beyond_the_table_are_its_continuation(monkeypatch):
+    from zoo.testing.parts import factory
+
+    make = factory("position", "rotary")
+    whole = make(head_dim=8, max_len=64)
+    monkeypatch.setattr(sys.modules[type(whole).__module__], "LONGEST_TABLE", 16)
+    short = make(head_dim=8, max_len=64)
+    assert len(short.cos_LK) == 16
+    x_BHLK = torch.randn(1, 2, 64, 8, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        turned = short.rotate(x_BHLK, x_BHLK)[0]
+    torch.testing.assert_close(turned, whole.rotate(x_BHLK, x_BHLK)[0])
+    for place in (15, 16, 40):
+        one = x_BHLK[:, :, place : place + 1].requires_grad_()  # tables made for inference serve training, too
+        short.rotate(one, one, place)[0].sum().backward()
+        torch.testing.assert_close(short.rotate(one, one, place)[0], turned[:, :, place : place + 1].clone())

@@ -12,7 +12,7 @@ from conftest import TINY
 
 import zoo
 from zoo.comparison import pool as pools
-from zoo.comparison.pool import Pool
+from zoo.comparison.pool import Pool, make_run
 from zoo.files import read_json
 from zoo.measure import batches
 
@@ -184,3 +184,16 @@ def test_the_server_that_workers_are_forked_from_touches_no_gpu():
     """A process that has asked for one cannot be forked into others that use it."""
     done = subprocess.run([sys.executable, "-c", UNTOUCHED], capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_a_run_made_again_alone_knows_that_it_is(monkeypatch, here):
+    """It may look for a batch that fits, and its row does not say that others were beside it."""
+    from zoo import hardware
+    from zoo.comparison import pool
+    from zoo.identity import run_id
+
+    config = zoo.compose("task=parity", *TINY)
+    monkeypatch.setenv("ZOO_RUNS_AT_ONCE", "4")
+    monkeypatch.setattr(pool, "train", lambda config, beat, wait: {"beside": hardware.runs_at_once()})
+    found = [make_run(config, run_id(config), True, alone)["row"]["beside"] for alone in (False, True, False)]
+    assert found == [4, 1, 4]

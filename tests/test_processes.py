@@ -108,8 +108,10 @@ def fails(number):
 def test_what_one_process_raises_ends_all_and_is_raised_here():
     from zoo.processes import launch
 
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)]
     with pytest.raises(ZooError, match="the second process cannot"):
         launch(2, fails, 0)
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)] == before
     with pytest.raises(RunFailed, match=r"process 1 of 2 died \(exit code 3\)"):
         launch(2, fails, 3)
 

@@ -174,11 +174,15 @@ def _compare(words: list[str]) -> int:
     from zoo.comparison.comparing import publish
     from zoo.comparison.ledger import read_ledger
 
-    ledger = read_ledger(plan.folder)
+    failed = "\n".join(f"failed: {reason}" for reason in execution.failures)
+    try:
+        ledger = read_ledger(plan.folder)
+    except ZooError as error:
+        raise ZooError(f"{failed}\n{error}".lstrip()) from error
     _print_tables(ledger)
     print(publish(ledger, plan))
-    if execution.failures:
-        return _say("\n".join(f"failed: {reason}" for reason in execution.failures), 1)
+    if failed:
+        return _say(failed, 1)
     return 0
 
 
@@ -197,6 +201,8 @@ def _print_tables(ledger: Any) -> None:
         console.print(table)
     if ledger.failures:
         console.print(f"{many(len(ledger.failures), 'run')} failed: {', '.join(row['id'] for row in ledger.failures)}")
+    if ledger.missing:
+        console.print(f"{many(ledger.missing, 'run')} without a result; {ledger.command} makes what is missing")
 
 
 def _report(words: list[str]) -> int:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -208,8 +209,8 @@ def record_cuda(function: Callable[[Batch], Passes], batch: Batch) -> Callable[[
     """Record by a CUDA graph, after a pass on another stream that must not wait for the device.
 
     Raises:
-        RuntimeError: something in it waits.
-        ZooError: it was begun and broke off, after which the device's random numbers are not to be relied on.
+        RuntimeError: something in it waits for the device, or cannot be recorded.
+        ZooError: it was begun and broke off, and the device cannot be given back what it had before.
     """
     held = {key: value.clone() for key, value in batch.items()}
     aside = torch.cuda.Stream()
@@ -223,15 +224,13 @@ def record_cuda(function: Callable[[Batch], Passes], batch: Batch) -> Callable[[
         finally:
             torch.cuda.set_sync_debug_mode(debug)
     torch.cuda.current_stream().wait_stream(aside)
-    graph = torch.cuda.CUDAGraph()
-    stream = torch.cuda.current_stream()
+    graph, pool, stream = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle(), torch.cuda.current_stream()
     try:
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
             recorded = function(held)
     except Exception as error:
-        torch.cuda.set_stream(stream)  # which a recording that broke off does not give back
-        reason = str(error).splitlines()[0][:200]
-        raise ZooError(f"recording a step as a CUDA graph broke off: {reason}; type trainer.graph=false") from error
+        _abandon(pool, stream, error)
+        raise
 
     def replay(batch: Batch) -> Passes:
         for key, value in batch.items():
@@ -240,6 +239,27 @@ def record_cuda(function: Callable[[Batch], Passes], batch: Batch) -> Callable[[
         return recorded
 
     return replay
+
+
+def _abandon(pool: Any, stream: torch.cuda.Stream, error: Exception) -> None:
+    """Leave a recording that broke off: the stream, the pool of memory and the random numbers that it had taken over.
+
+    torch gives back none of them by itself. The next step seeds the new random numbers, as every step does.
+    """
+    torch.cuda.set_stream(stream)
+    device = torch.cuda.current_device()
+    with suppress(RuntimeError):  # it may have been ended
+        torch._C._cuda_endAllocateToPool(device, pool)
+    try:
+        torch.cuda.synchronize()
+        fresh = torch.Generator(f"cuda:{device}").graphsafe_get_state()
+        torch.cuda.default_generators[device].graphsafe_set_state(fresh)
+    except (RuntimeError, AttributeError) as worse:
+        reason = str(error).splitlines()[0][:200]
+        raise ZooError(
+            f"recording a step as a CUDA graph broke off ({reason}), and the device does not go on after that "
+            f"({str(worse).splitlines()[0][:200]}); type trainer.graph=false"
+        ) from error
 
 
 def agree(one: Passes, other: Passes) -> bool:

@@ -35,6 +35,7 @@ def measure(wish: Wish) -> None:
     from rich.console import Console
 
     from zoo import hardware
+    from zoo.assembly import decoding_place
     from zoo.measure import inference
     from zoo.measure.page import write_page
 
@@ -53,9 +54,10 @@ def measure(wish: Wish) -> None:
     config = compose(*words[names[0]])
     chosen = hardware.choose(config["trainer"] | {"accelerator": wish.accelerator}, 1)
     device = torch.device(chosen["accelerator"])
-    torch.set_num_threads(1)
+    hardware.set_up(chosen["accelerator"], 1)
+    _, dtype = decoding_place(chosen["accelerator"], chosen["precision"])
     longest = wish.lengths[-1] + inference.DECODED
-    models = {name: inference.decoder(each, longest).to(device) for name, each in words.items()}
+    models = {name: inference.decoder(each, longest).to(device, dtype) for name, each in words.items()}
     console = Console(stderr=True, highlight=False, markup=False)
 
     def progress(done: int, total: int) -> None:

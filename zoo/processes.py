@@ -5,20 +5,20 @@ from __future__ import annotations
 import logging
 import os
 import pickle
-import re
+import signal
 import tempfile
+import threading
 import traceback
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from multiprocessing import get_all_start_methods
 from pathlib import Path
 from typing import Any
 
 from zoo.errors import RunFailed
 
-OF_EACH = re.compile(r"((LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|ROLE_NAME|MASTER_ADDR|MASTER_PORT)$|TORCHELASTIC_")
-"""The variables that tell a process which of several it is, and where the others are."""
-
+HANDLED = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT") if hasattr(signal, name)]
 STRATEGIES = ("auto", "ddp", "fsdp")
 
 
@@ -86,13 +86,13 @@ def launch(number: int, function: Callable[..., Any], *arguments: Any) -> Any:
         local_addr="127.0.0.1",
         max_restarts=0,
         monitor_interval=0.1,
-        start_method=start_method(),
+        start_method="spawn",  # the kernel ends them when this process dies; forked from a server they would go on
     )
     for name in [name for name in logging.root.manager.loggerDict if name.startswith("torch.distributed.elastic")]:
         logging.getLogger(name).setLevel(logging.CRITICAL)  # what failed is said by us
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, _handlers_given_back():
         try:
-            return elastic_launch(config, _in_process)(folder, os.getcwd(), dict(os.environ), function, arguments)[0]
+            return elastic_launch(config, _in_process)(folder, function, arguments)[0]
         except SignalException as error:
             raise Interrupted(int(error.sigval)) from error
         except ChildFailedError as error:
@@ -103,12 +103,21 @@ def launch(number: int, function: Callable[..., Any], *arguments: Any) -> Any:
             raise RunFailed(f"process {first.local_rank} of {number} died (exit code {first.exitcode})") from error
 
 
-def _in_process(
-    folder: str, here: str, environment: dict[str, str], function: Callable[..., Any], arguments: tuple[Any, ...]
-) -> Any:
-    """In one of them: stand where the parent does, call it, and leave what it raises where the parent finds it."""
-    os.chdir(here)
-    os.environ.update(environment | {key: value for key, value in os.environ.items() if OF_EACH.match(key)})
+@contextmanager
+def _handlers_given_back() -> Iterator[None]:
+    """Elastic handles signals by an exception, and goes on doing so when its processes have ended."""
+    held = {number: signal.getsignal(number) for number in HANDLED}
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in held.items():
+                signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+def _in_process(folder: str, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    """In one of the processes: call it, and leave what it raises where the parent finds it."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         result = function(*arguments)
         return result if rank() == 0 else None

@@ -66,7 +66,8 @@ class Session:
         self.implementations = implementations(self.objective, self.chosen["accelerator"], self.chosen["precision"])
         self.stored = self._stored()
         self.model_facts = facts_of(config, self.task)
-        self.forward_flops, self.training_flops = per_token(self.objective, self.task)
+        place = torch.device(self.chosen["accelerator"] if count() == 1 else "cpu")  # of several, each has another one
+        self.forward_flops, self.training_flops = per_token(self.objective.to(place), self.task, place)
         batch = self.task.train_batch(0, 0, torch.device("cpu"))
         self.step_tokens = self.task.tokens(batch) * settings["accumulate"]
         self.checkpoint = folder / "checkpoints" / "last.ckpt"

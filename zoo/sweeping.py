@@ -25,6 +25,8 @@ from zoo.overrides import check, explained, refuse_repeated
 from zoo.processes import count
 from zoo.swept import how_many
 
+FAILURES = "hydra.sweeper.max_failure_rate"
+
 
 def sweep(flags: Sequence[str], overrides: Sequence[str]) -> None:
     """Make the run or the runs that these words ask for, as Hydra's application would.
@@ -54,6 +56,8 @@ def sweep(flags: Sequence[str], overrides: Sequence[str]) -> None:
             "a sweep of runs that share processes: torchrun starts them for one run alone; leave it out, and add "
             "trainer.devices=2, which starts processes for each run"
         )
+    if multirun and "hydra/sweeper=optuna" in checked and not chooses(checked, FAILURES):
+        checked.append(f"{FAILURES}=1.0")  # a trial that fails is a row like any other, and the search goes on
     import hydra
 
     runs = next((word.partition("=")[2] for word in reversed(checked) if key_of(word) == "runs"), "runs")

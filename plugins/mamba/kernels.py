@@ -16,6 +16,8 @@ from .ssd import ssd
 
 INSTALL = 'pip install --no-build-isolation "zoo[cuda]" (docs/kernels.md has the exact commands)'
 Outputs = tuple[Tensor, ...]
+FUSED_CHUNK = 256
+"""Tokens of a chunk of the fused kernels, as their package has it; chunks change the time and not the result."""
 
 
 def fused_scan(u_BLD: Tensor, dt_BLD: Tensor, A_DN: Tensor, B_BLN: Tensor, C_BLN: Tensor) -> tuple[Tensor, Tensor]:
@@ -28,13 +30,13 @@ def fused_scan(u_BLD: Tensor, dt_BLD: Tensor, A_DN: Tensor, B_BLN: Tensor, C_BLN
 
 
 def fused_ssd(
-    x_BLHK: Tensor, dt_BLH: Tensor, A_H: Tensor, B_BLGN: Tensor, C_BLGN: Tensor, state_BHKN: Tensor | None, chunk: int
+    x_BLHK: Tensor, dt_BLH: Tensor, A_H: Tensor, B_BLGN: Tensor, C_BLGN: Tensor, state_BHKN: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """:func:`ssd` of ``dt x`` with decay ``dt A``, by the Triton kernels."""
+    """:func:`ssd` of ``dt x`` with decay ``dt A``, by the Triton kernels, in the chunks that they are tuned for."""
     from mamba_ssm.ops.triton.ssd_combined import mamba_chunk_scan_combined
 
     y_BLHK, state_BHKN = mamba_chunk_scan_combined(
-        x_BLHK, dt_BLH, A_H, B_BLGN, C_BLGN, chunk_size=chunk, initial_states=state_BHKN, return_final_states=True
+        x_BLHK, dt_BLH, A_H, B_BLGN, C_BLGN, chunk_size=FUSED_CHUNK, initial_states=state_BHKN, return_final_states=True
     )
     return y_BLHK, state_BHKN.to(dt_BLH.dtype)
 
@@ -110,7 +112,7 @@ def _try_ssd() -> tuple[Callable[..., Outputs], Callable[..., Outputs], list[Ten
     def own(x, dt, A, B, C, state):
         return ssd(x * dt.unsqueeze(-1).to(x.dtype), dt * A, B, C, state, 32)
 
-    return (lambda *tensors: fused_ssd(*tensors, 32)), own, inputs
+    return fused_ssd, own, inputs
 
 
 def _try_convolution() -> tuple[Callable[..., Outputs], Callable[..., Outputs], list[Tensor]]:

@@ -148,7 +148,7 @@ class Mamba2(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         memory, A_H = None if state is None else state["memory"], -torch.exp(self.A_log.to(dt_BLH.dtype))
         if backend == "mamba_ssm" and x_BLHK.shape[1] > 1:
-            return fused_ssd(x_BLHK, dt_BLH, A_H, B_BLGN, C_BLGN, memory, self.chunk)
+            return fused_ssd(x_BLHK, dt_BLH, A_H, B_BLGN, C_BLGN, memory)
         input_BLHK = x_BLHK * dt_BLH.unsqueeze(-1).to(x_BLHK.dtype)
         return ssd(input_BLHK, dt_BLH * A_H, B_BLGN, C_BLGN, memory, self.chunk, last=state is not None)
 

@@ -9,7 +9,10 @@ from torch import Tensor
 from zoo import Position, register
 
 LONGEST_TABLE = 16_384
-"""Positions whose angles each layer keeps; those beyond are computed when they come."""
+"""Positions whose angles each layer keeps from the start."""
+_LONGER: dict[tuple, tuple[Tensor, Tensor]] = {}
+"""Angles beyond, made when they are asked for, for all layers together: by frequencies, gain and device."""
+MOST_LONGER = 4
 
 
 @register("position", "rotary")
@@ -51,6 +54,7 @@ class RotaryPosition(Position):
             raise ValueError("position.scaling=ntk needs a head_dim above 2; change mixer.heads")
         self.gain = 0.1 * math.log(factor) + 1 if scaling == "yarn" else 1.0
         self.frequency_K = frequencies(head_dim, base, scaling, factor, trained_len)
+        self._key = tuple(self.frequency_K.tolist())
         cos_LK, sin_LK = (table.float() for table in self._angles(0, min(max_len, LONGEST_TABLE)))
         self.register_buffer("cos_LK", cos_LK, persistent=False)
         self.register_buffer("sin_LK", sin_LK, persistent=False)
@@ -64,9 +68,24 @@ class RotaryPosition(Position):
         end = offset + q_BHLK.shape[2]
         if end <= self.cos_LK.shape[0] and q_BHLK.dtype != torch.float64:  # the table is of float32
             cos_LK, sin_LK = self.cos_LK[offset:end], self.sin_LK[offset:end]
-        else:
+        elif q_BHLK.dtype == torch.float64 or torch.compiler.is_compiling():
             cos_LK, sin_LK = (t.to(q_BHLK) for t in self._angles(offset, end))
+        else:
+            cos_LK, sin_LK = (table[offset:end] for table in self._longer(end, q_BHLK.device))
         return turn(q_BHLK, cos_LK, sin_LK), turn(k_BGLK, cos_LK, sin_LK)
+
+    def _longer(self, end: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Cosines and sines of so many positions or more, doubled when they do not reach: decoding asks one by one."""
+        key = (self._key, self.gain, device)
+        found = _LONGER.pop(key, None)
+        if found is None or len(found[0]) < end:
+            with torch.inference_mode(False), torch.no_grad():  # training may use them later
+                cos_LK, sin_LK = self._angles(0, 1 << (end - 1).bit_length())
+                found = cos_LK.float().to(device), sin_LK.float().to(device)
+        _LONGER[key] = found  # the newest last
+        while len(_LONGER) > MOST_LONGER:
+            del _LONGER[next(iter(_LONGER))]
+        return found
 
     def _angles(self, start: int, end: int) -> tuple[Tensor, Tensor]:
         angle_LK = torch.outer(torch.arange(start, end, dtype=torch.float64), self.frequency_K).repeat(1, 2)

@@ -48,6 +48,8 @@ class Ledger:
     published: list[Published] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     laws: list[Fitted] = field(default_factory=list)
+    missing: int = 0
+    """Runs of its rules that have no result: not made yet, or lost."""
 
     def overall(self) -> tuple[list[Overall], list[str]]:
         """Everybody over all tasks that have a scale from guessing to perfection, and which these are.
@@ -127,7 +129,15 @@ def _ledger(folder: Path, rules: Any, rows: list[Row]) -> Ledger:
     published = _published(rules.get("published", []), standings) if rules else []
     findings = judge_claims(rules.get("claims", []), standings) if rules else []
     laws = fits(standings) if rules and rules.get("scaling") else []
-    return Ledger(folder.name, folder, baseline, standings, rows, failures, words, published, findings, laws)
+    missing = _missing(rules["cells"], rows) if rules else 0
+    return Ledger(folder.name, folder, baseline, standings, rows, failures, words, published, findings, laws, missing)
+
+
+def _missing(cells: list[dict[str, Any]], rows: list[Row]) -> int:
+    """Runs without a row. Where all of a cell's tuning failed, none was to be reported."""
+    wanted = {name for cell in cells for name in cell["tuning"]}
+    wanted |= {name for cell in cells if cell["chosen"] is not None for name in cell["reporting"]}
+    return len(wanted - {row["id"] for row in rows})
 
 
 def _published(figures: list[dict[str, Any]], standings: list[Standing]) -> list[Published]:

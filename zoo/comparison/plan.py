@@ -182,8 +182,6 @@ def make_plan(name: str | None, overrides: Sequence[str]) -> Plan:
             rules: dict[str, Any] = OmegaConf.to_container(cfg.compare, resolve=True)  # type: ignore[assignment]
         launcher = [word for word in checked if key_of(word).split(".")[0].split("/")[0] == "hydra"]
         mine = [word for word in checked if not key_of(word).startswith("compare") and word not in launcher]
-        if "trainer.batch_size=auto" in mine:
-            raise ZooError("task.batch_size=auto: contestants would train on other data; give a number that fits all")
         taken = [word for word in mine if key_of(word) in ("arch", "task", "seed", *rules["tune"])]
         if taken:
             raise ZooError(
@@ -202,6 +200,8 @@ def make_plan(name: str | None, overrides: Sequence[str]) -> Plan:
             for contestant in contestants
         ]
     check_distinct(cells)
+    if any(cell.base["trainer"]["batch_size"] == "auto" for cell in cells):
+        raise ZooError("task.batch_size=auto: contestants would train on other data; give a number that fits all")
     for cell in cells:
         check_numbers(cell.base)
     baseline = rules["baseline"] or contestants[0]

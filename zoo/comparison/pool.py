@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from multiprocessing import active_children, get_context
+from multiprocessing import active_children, get_context, parent_process
 from typing import Any
 
 from zoo.comparison.plan import Job
@@ -20,13 +21,17 @@ from zoo.identity import run_id
 from zoo.processes import start_method
 from zoo.run import base_row, folder_of, train
 
+ORPHANED_SECONDS = 30.0
+"""A worker whose parent has died may take so long to save its run."""
 Outcome = dict[str, Any]
 """``status`` (finished, failed or interrupted), and the ``row`` or the ``error``."""
 
 
 def _start(threads: int, workers: int, devices: list[str], turn: Any, here: str, environment: dict[str, str]) -> None:
     """In a new worker, which is to stand where who started it does; of several GPUs it gets the next one as its own."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     os.chdir(here)
+    os.environ.clear()
     os.environ.update(environment)
     os.environ["OMP_NUM_THREADS"] = str(threads)
     os.environ["ZOO_RUNS_AT_ONCE"] = str(workers)  # for the row: what a step takes beside others is no speed of its own
@@ -36,11 +41,34 @@ def _start(threads: int, workers: int, devices: list[str], turn: Any, here: str,
             turn.value += 1
 
 
-def make_run(config: Config, name: str, wait: bool = False) -> Outcome:
-    """In a worker: one run, whatever becomes of it. ``name`` is its id as the parent knows it."""
+def _end_with_parent() -> None:
+    """In a worker: when who started it has died, save the run as if it had been asked to, and end.
+
+    Else it would go on by itself beside the workers of the command that is typed again.
+    """
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(ORPHANED_SECONDS)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def make_run(config: Config, name: str, wait: bool = False, alone: bool = False) -> Outcome:
+    """In a worker: one run, whatever becomes of it.
+
+    Args:
+        config: of the run.
+        name: its id as the parent knows it.
+        wait: for another process that makes the same run.
+        alone: no other run is under way, whatever the number of workers.
+    """
     from zoo.callbacks import Interrupted
 
     prepare()
+    if alone:
+        with _told("ZOO_RUNS_AT_ONCE", "1"):
+            return make_run(config, name, wait)
     if run_id(config) != name:
         return {"status": "failed", "error": f"{name}: its code was edited meanwhile; run the comparison again"}
     pulse = folder_of(config) / "step"
@@ -58,6 +86,16 @@ def make_run(config: Config, name: str, wait: bool = False) -> Outcome:
     finally:
         pulse.unlink(missing_ok=True)
         _leave_the_device()
+
+
+@contextmanager
+def _told(name: str, value: str) -> Iterator[None]:
+    before = os.environ.get(name, "")
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        os.environ[name] = before
 
 
 def _leave_the_device() -> None:
@@ -184,7 +222,8 @@ class Pool:
             self._submit(self.crowded.popleft(), alone=True)
 
     def _submit(self, job: Job, alone: bool = False) -> None:
-        future = self.pool.submit(make_run, None, job.config, run_id(job.config))
+        # a worker of a comparison that was killed may still be saving this very run
+        future = self.pool.submit(make_run, None, job.config, run_id(job.config), True, alone)
         self.flights[future] = Flight(job, alone=alone)
 
     def busy(self) -> bool:

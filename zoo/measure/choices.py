@@ -28,8 +28,8 @@ def specialisation(objective: nn.Module, task: Task, device: torch.device) -> di
     tokens_BL = batch.get("inputs")
     if tokens_BL is None or tokens_BL.is_floating_point() or tokens_BL.ndim != 2:
         return {}
-    objective.eval()
-    objective({key: value.to(device) for key, value in batch.items()})
+    objective.eval()  # and called as it was written: what compiled it may have been for another device
+    objective.forward({key: value.to(device) for key, value in batch.items()})
     found = {}
     for name, module in modules:
         part_N = module.choices()

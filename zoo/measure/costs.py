@@ -57,17 +57,19 @@ def step_costs(config: Config) -> dict[str, float]:
     return {"tokens": tokens, "flops": per_token(objective, task)[1] * tokens}
 
 
-def per_token(objective: nn.Module, task: Task) -> tuple[float, float]:
+def per_token(objective: nn.Module, task: Task, device: torch.device | None = None) -> tuple[float, float]:
     """FLOPs of one token, forward and in training, counted on two examples where these stand for all.
 
     A mask of another size is other work, as are comparisons within a batch: where another seed, or twice as many
-    examples, cost otherwise, whole batches are counted, ``DRAWS`` of them where chance decides.
+    examples, cost otherwise, whole batches are counted, ``DRAWS`` of them where chance decides. ``device`` is where the
+    model lies: large ones take seconds on a processor.
     """
-    batch = task.train_batch(0, 0, torch.device("cpu"))
+    device = device or torch.device("cpu")
+    batch = task.train_batch(0, 0, device)
 
     def count(examples: int | None, seed: int) -> tuple[float, float]:
         part = {key: value[:examples] for key, value in batch.items()}
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(seed)
             forward, training = flops.count(objective, part)
         return forward / task.tokens(part), training / task.tokens(part)
