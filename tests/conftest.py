@@ -82,6 +82,68 @@ def zoo_main(here, capsys):
     return run
 
 
+FILES = {"images": "task.source={files}/images", "pairs": "task.source={files}/pairs.tsv"}
+
+
+def words_of_tasks():
+    """Overrides for every task of ours, and for the other way to batches of those that have two."""
+    from zoo.plugins import load_plugins
+    from zoo.registry import entries
+
+    load_plugins()
+    ours = [entry.name for entry in entries("task") if entry.module.startswith("zoo.tasks.")]
+    fresh = ["compression", "fuzzy_recall", "in_context_recall", "memorization"]
+    return [
+        *([f"task={name}", *([FILES[name]] if name in FILES else [])] for name in ours),
+        *([f"task={name}", "task.train_size=null"] for name in fresh),
+        ["task=recall", "task.filler=random"],
+        ["task=selective_copying", "task.rung=mad"],
+        ["task=arithmetic", "task.operation=multiply", "task.scratchpad=true"],
+    ]
+
+
+@pytest.fixture(scope="session")
+def files_of_tasks(tmp_path_factory):
+    """What tasks of files read: images of two classes, and pairs of words."""
+    import itertools
+
+    import torch
+    from PIL import Image
+
+    folder = tmp_path_factory.mktemp("files")
+    source = torch.Generator().manual_seed(0)
+    for name, least in (("dark", 0), ("bright", 150)):
+        (folder / "images" / name).mkdir(parents=True)
+        for i, pixels in enumerate(torch.randint(least, least + 100, (40, 8, 8), generator=source)):
+            Image.fromarray(pixels.byte().numpy()).save(folder / "images" / name / f"{i}.png")
+    words = ("".join(letters) for letters in itertools.product("abcdef", repeat=3))
+    (folder / "pairs.tsv").write_text("\n".join(f"{word}\t{word[::-1]}" for word in words))
+    return folder
+
+
+@pytest.fixture
+def batches_without_waiting(monkeypatch):
+    """A run's batch that makes the processor wait for the GPU is an error, from the second on: the first sends what is held."""
+    import torch
+
+    from zoo.loop import Stream
+
+    original = Stream.__iter__
+
+    def strict(self):
+        batches = original(self)
+        for number in range(len(self) - self.position):
+            before = torch.cuda.get_sync_debug_mode()
+            torch.cuda.set_sync_debug_mode("error" if number else before)
+            try:
+                batch = next(batches)
+            finally:
+                torch.cuda.set_sync_debug_mode(before)
+            yield batch
+
+    monkeypatch.setattr(Stream, "__iter__", strict)
+
+
 def objective_of(*words):
     """The objective that these overrides choose, with weights from a fixed seed, and its task."""
     import torch

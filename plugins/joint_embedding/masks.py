@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from zoo.nn import spans
+from zoo.nn import sent, spans
 
 ARRANGEMENTS = 4
 
@@ -82,7 +82,7 @@ def block_split(
     rank_BL = torch.rand(context_BL.shape, device=device, generator=source) + context_BL  # context first, at random
     context_BS = rank_BL.topk(count, dim=1).indices.sort(1).values
     split = context_BS, _places(target_BML, height * width)
-    return split if target == device else tuple(places.to(target, non_blocking=True) for places in split)
+    return split if target == device else tuple(sent(places, target) for places in split)
 
 
 def _places(inside: Tensor, count: int) -> Tensor:

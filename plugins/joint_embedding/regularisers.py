@@ -47,7 +47,7 @@ def sigreg(z_ND: Tensor, slices: int = 256, knots: int = 17, source: torch.Gener
     direction_DS = F.normalize(torch.randn(z_ND.shape[1], slices, device=z_ND.device, generator=source), dim=0)
     t_K = torch.linspace(0, 3, knots, device=z_ND.device)
     weight_K = torch.full_like(t_K, 2 * 3 / (knots - 1))
-    weight_K[[0, -1]] /= 2
+    weight_K[0] = weight_K[-1] = 3 / (knots - 1)
     normal_K = (-t_K.square() / 2).exp()
     angle_NSK = (z_ND @ direction_DS).unsqueeze(-1) * t_K
     error_SK = (angle_NSK.cos().mean(0) - normal_K).square() + angle_NSK.sin().mean(0).square()

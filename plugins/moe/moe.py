@@ -81,8 +81,11 @@ class Mixture(nn.Module):
         counted_NK, index_NK = routing.counted_NK(real_N), routing.expert_NK
         if counted_NK is not None:  # what does not count queues where nobody is
             index_NK = index_NK.masked_fill(~counted_NK, experts)
-        tokens = N if real_N is None else real_N.sum()
-        room = torch.as_tensor(self.capacity * tokens * K / experts, device=index_NK.device).ceil().clamp(min=1)
+        if real_N is None:
+            room = torch.full((), self.capacity * N * K / experts, device=index_NK.device)
+        else:
+            room = self.capacity * real_N.sum() * K / experts
+        room = room.ceil().clamp(min=1)
         queue = sort(index_NK.t().reshape(-1, 1), experts + 1)  # all first choices, then all second ones
         starts_E = queue.counts_E.cumsum(0) - queue.counts_E
         place_S = torch.arange(N * K, device=room.device)

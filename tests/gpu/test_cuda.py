@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from conftest import TINY
+from conftest import TINY, words_of_tasks
 
 import zoo
+from zoo.assembly import make_task
 from zoo.plugins import load_plugins
 from zoo.registry import entries
 from zoo.run import train
@@ -12,6 +13,7 @@ from zoo.testing.parts import DIM, LENGTH, part
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device")]
 load_plugins()
+CUDA = torch.device("cuda")
 MIXERS = [entry.name for entry in entries("mixer")]
 ON_GPU = [word for word in TINY if not word.startswith("trainer.accelerator")]
 
@@ -70,7 +72,7 @@ def test_compiling_works(here):
 
 
 @pytest.mark.parametrize("task", ["recall", "parity", "text", "digits"])
-def test_a_step_never_waits_for_the_gpu(task, here, monkeypatch):
+def test_a_step_never_waits_for_the_gpu(task, here, monkeypatch, batches_without_waiting):
     from zoo.loop import Loop
 
     original = Loop.training_step
@@ -85,6 +87,18 @@ def test_a_step_never_waits_for_the_gpu(task, here, monkeypatch):
     monkeypatch.setattr(Loop, "training_step", strict)
     words = [*ON_GPU, "trainer.graph=false"]  # which reads whether a recording agrees
     assert train(zoo.compose(f"task={task}", *words))["status"] == "finished"
+
+
+@pytest.mark.parametrize("words", words_of_tasks(), ids=" ".join)
+def test_making_a_batch_never_waits_for_the_gpu(words, files_of_tasks):
+    task = make_task(zoo.compose(*(word.format(files=files_of_tasks) for word in words)))
+    task.train_batch(0, 0, CUDA)  # what never changes is sent now
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        batches = [task.train_batch(step, 0, CUDA) for step in range(1, 4)]
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert {value.device.type for batch in batches for value in batch.values()} == {"cuda"}
 
 
 def test_held_out_data_is_the_same_as_on_the_cpu(here):

@@ -67,8 +67,8 @@ def test_steps_of_plain_families_are_recorded(arch, here):
 
 @pytest.mark.parametrize("graph", ["true", "false"])
 @pytest.mark.parametrize("arch", ARCHS)
-def test_a_whole_step_never_waits_for_the_gpu(arch, graph, here, monkeypatch):
-    """From the batch to the optimizer, once everything has started and between two reports."""
+def test_a_whole_step_never_waits_for_the_gpu(arch, graph, here, monkeypatch, batches_without_waiting):
+    """From making the batch to the optimizer, once everything has started and between two reports."""
     begin, end = Loop.on_train_batch_start, Loop.on_train_batch_end
 
     def strict(self, batch, batch_idx):

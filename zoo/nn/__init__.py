@@ -18,6 +18,8 @@ from zoo.nn.processes import gather_over_processes as gather_over_processes
 from zoo.nn.processes import processes as processes
 from zoo.nn.processes import sum_over_processes as sum_over_processes
 from zoo.nn.projection import project as project
+from zoo.nn.sending import held as held
+from zoo.nn.sending import sent as sent
 from zoo.nn.state import select_rows as select_rows
 from zoo.nn.state import state_bytes as state_bytes
 from zoo.nn.state import tensors_of as tensors_of
@@ -32,6 +34,7 @@ __all__ = [
     "compute_dtype",
     "counting",
     "gather_over_processes",
+    "held",
     "is_counting",
     "is_recomputing",
     "places",
@@ -40,6 +43,7 @@ __all__ = [
     "rescale_",
     "scale_residual_",
     "select_rows",
+    "sent",
     "spans",
     "state_bytes",
     "straight_through",

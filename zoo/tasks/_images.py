@@ -16,6 +16,7 @@ from torch import Tensor
 
 from zoo.contracts import Batch, Task
 from zoo.errors import ZooError, needed
+from zoo.nn import held
 from zoo.seeds import generator
 from zoo.tasks._files import load_hub, walk
 from zoo.tasks._idx import PATTERN, read_idx
@@ -45,7 +46,8 @@ class ImageTask(Task):
         if batch_size < 1:
             raise ZooError(f"task.batch_size={batch_size}: expected at least 1")
         self.data, self.batch_size = data, batch_size
-        self._held: dict[str, tuple[Tensor, Tensor]] = {}
+        self._on = held(torch.from_numpy(data.pixels), torch.from_numpy(data.labels))
+        self._rows = {split: held(torch.from_numpy(rows)) for split, rows in data.splits.items()}
 
     def facts(self) -> dict[str, Any]:
         """Images in, classes out."""
@@ -61,7 +63,7 @@ class ImageTask(Task):
 
     def train_batch(self, step: int, seed: int, device: torch.device) -> Batch:
         """Drawn with repetition, so that a step needs to know no other."""
-        rows = self._rows("train", device)
+        (rows,) = self._rows["train"](device)
         source = generator(device, "images", "train", seed, step)
         pick_B = rows[torch.randint(0, len(rows), (self.batch_size,), generator=source, device=device)]
         return self._take(pick_B, device)
@@ -69,7 +71,7 @@ class ImageTask(Task):
     def held_out(self, split: str) -> list[Batch]:
         """Every image of the split, once."""
         device = torch.device("cpu")
-        return [self._take(rows, device) for rows in self._rows(split, device).split(256)]
+        return [self._take(rows, device) for rows in self._rows[split](device)[0].split(256)]
 
     def judge(self, outputs: Mapping[str, Tensor], batch: Batch) -> Ratios:
         """Accuracy."""
@@ -79,15 +81,8 @@ class ImageTask(Task):
         """Images count as one each: how many tokens one becomes is the stem's business."""
         return len(batch["inputs"])
 
-    def _rows(self, split: str, device: torch.device) -> Tensor:
-        return torch.from_numpy(self.data.splits[split]).to(device)
-
     def _take(self, rows: Tensor, device: torch.device) -> Batch:
-        key = str(device)
-        if key not in self._held:
-            pixels, labels = torch.from_numpy(self.data.pixels), torch.from_numpy(self.data.labels)
-            self._held[key] = (pixels.to(device), labels.to(device))
-        pixels, labels = self._held[key]
+        pixels, labels = self._on(device)
         return {"inputs": pixels[rows].float() / 127.5 - 1, "labels": labels[rows]}
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from zoo.contracts import Batch, Task
 from zoo.errors import ZooError
+from zoo.nn import sent
 from zoo.seeds import generator
 from zoo.tasks._generated import in_parts
 from zoo.tasks._metrics import Ratios, token_accuracy
@@ -50,8 +51,9 @@ class MadTask(Task):
         if self.train_size is None:
             return self._make(self.batch_size, True, generator(device, self.stream, "train", seed, step))
         first = step * self.batch_size
-        index_B = torch.tensor([self._order(place, seed) for place in range(first, first + self.batch_size)])
-        return {key: value[index_B.to(device)] for key, value in self._on(device).items()}
+        order = [self._order(place, seed) for place in range(first, first + self.batch_size)]
+        index_B = sent(torch.tensor(order), device)
+        return {key: value[index_B] for key, value in self._on(device).items()}
 
     def held_out(self, split: str) -> list[Batch]:
         """Fixed sequences."""
@@ -73,9 +75,10 @@ class MadTask(Task):
         """Which sequence stands at this place of the endless stream of a seed."""
         assert self.train_size is not None
         epoch, within = divmod(place, self.train_size)
-        return int(_permutation(self.stream, self.train_size, seed, epoch)[within])
+        return _permutation(self.stream, self.train_size, seed, epoch)[within]
 
 
 @lru_cache(maxsize=4)
-def _permutation(stream: str, size: int, seed: int, epoch: int) -> Tensor:
-    return torch.randperm(size, generator=generator("cpu", stream, "order", seed, epoch))
+def _permutation(stream: str, size: int, seed: int, epoch: int) -> list[int]:
+    order: list[int] = torch.randperm(size, generator=generator("cpu", stream, "order", seed, epoch)).tolist()
+    return order

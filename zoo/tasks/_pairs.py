@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import torch
@@ -71,16 +72,22 @@ Piece = tuple[Tensor, Tensor]
 def joined(pieces: Sequence[Piece]) -> Piece:
     """Pieces one behind the other, without what stands behind the length of each."""
     lengths_BP = torch.stack([lengths_B for _, lengths_B in pieces], 1)
-    widths = [tokens.shape[1] for tokens, _ in pieces]
-    B, total = len(lengths_BP), sum(widths)
     start_BP = lengths_BP.cumsum(1) - lengths_BP
     tokens_BT = torch.cat([tokens for tokens, _ in pieces], 1)
-    place_T = torch.cat([torch.arange(width, device=tokens_BT.device) for width in widths])
-    piece_T = torch.repeat_interleave(torch.tensor(widths)).to(tokens_BT.device)
+    B, total = tokens_BT.shape
+    place_T, piece_T = _layout(tuple(tokens.shape[1] for tokens, _ in pieces), tokens_BT.device)
     inside_BT = place_T < lengths_BP[:, piece_T]
     target_BT = torch.where(inside_BT, start_BP[:, piece_T] + place_T, total)  # the last column is thrown away
     result_BT = torch.full((B, total + 1), PAD, dtype=torch.long, device=tokens_BT.device)
     return result_BT.scatter_(1, target_BT, tokens_BT)[:, :total], lengths_BP.sum(1)
+
+
+@lru_cache(maxsize=256)
+def _layout(widths: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Of each column of pieces of these widths, which one it is of its piece, and of which piece; held by device."""
+    place_T = torch.cat([torch.arange(width) for width in widths])
+    piece_T = torch.repeat_interleave(torch.tensor(widths))
+    return place_T.to(device), piece_T.to(device)
 
 
 def pair_batch(source_BM: Tensor, source_B: Tensor, target_BT: Tensor, target_B: Tensor) -> Batch:

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from zoo.contracts import Batch
 from zoo.errors import ZooError
+from zoo.nn import held
 from zoo.registry import register
 from zoo.seeds import generator
 from zoo.tasks._generated import Generated
@@ -43,6 +44,7 @@ class Clusters(Generated):
         self.centre_CF = torch.randn(clusters, features, generator=source) * 1.5
         self.inner_CHF = torch.randn(clusters, hidden, features, generator=source) * features**-0.5
         self.outer_CFH = torch.randn(clusters, features, hidden, generator=source) * (2 / hidden) ** 0.5
+        self._on = held(self.centre_CF, self.inner_CHF, self.outer_CFH)
 
     def facts(self) -> dict[str, Any]:
         """Vectors in, vectors out."""
@@ -65,7 +67,7 @@ class Clusters(Generated):
         device = source.device
         cluster_B = torch.randint(0, self.clusters, (batch_size,), generator=source, device=device)
         z_BF = torch.randn(batch_size, self.features, generator=source, device=device)
-        centre_CF, inner_CHF, outer_CFH = (t.to(device) for t in (self.centre_CF, self.inner_CHF, self.outer_CFH))
+        centre_CF, inner_CHF, outer_CFH = self._on(device)
         hidden_BCH = F.relu(torch.einsum("chf,bf->bch", inner_CHF, z_BF))
         hidden_BH = hidden_BCH[torch.arange(batch_size, device=device), cluster_B]
         every_BCF = torch.einsum("cfh,bh->bcf", outer_CFH, hidden_BH)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from zoo.contracts import Batch, Task
 from zoo.errors import ZooError
+from zoo.nn import held
 from zoo.registry import register
 from zoo.seeds import generator
 from zoo.tasks._metrics import Ratios, nats, token_accuracy
@@ -38,7 +38,7 @@ class Facts(Task):
         pairs_F = torch.randperm(symbols**2, generator=source)[:count]
         self.inputs_F2 = torch.stack([pairs_F // symbols, symbols + pairs_F % symbols], 1)
         self.values_F = torch.randint(0, values, (count,), generator=source)
-        self._on = lru_cache(maxsize=4)(lambda device: (self.inputs_F2.to(device), self.values_F.to(device)))
+        self._on = held(self.inputs_F2, self.values_F)
 
     def facts(self) -> dict[str, Any]:
         """First symbols, second symbols, values."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from zoo.contracts import Batch
 from zoo.errors import ZooError
+from zoo.nn import held
 from zoo.registry import register
 from zoo.tasks._mad import MadTask
 
@@ -73,7 +74,7 @@ class FuzzyRecall(MadTask):
         pair_BS = (size_BS + wide_BS) * kept_BS
         ends_BS = pair_BS.cumsum(1)
         starts_BS = longest - ends_BS[:, -1:] + ends_BS - pair_BS
-        keys, values = (table.tokens.to(device) for table in (self.keys, self.values))
+        keys, values = (table.on(device)[2] for table in (self.keys, self.values))
         earlier_SS = torch.ones(slots + 1, slots + 1, dtype=torch.bool, device=device).tril(-1)
         same_BSS = (key_BS[:, :, None] == key_BS[:, None, :]) & kept_BS[:, None, :] & earlier_SS
         again_BS = same_BSS.any(2)
@@ -113,9 +114,10 @@ class _Motifs:
         self.counts = torch.tensor([len(motifs) for motifs in each])
         self.starts = self.counts.cumsum(0) - self.counts
         self.tokens = torch.tensor([[*motif, *[0] * (longest - len(motif))] for motifs in each for motif in motifs])
+        self.on = held(self.starts, self.counts, self.tokens)
 
     def draw(self, sizes: Tensor, source: torch.Generator) -> Tensor:
         """The numbers of motifs of these sizes."""
-        starts, counts = (x.to(sizes.device)[sizes - 1] for x in (self.starts, self.counts))
+        starts, counts = (x[sizes - 1] for x in self.on(sizes.device)[:2])
         share = torch.rand(sizes.shape, generator=source, device=sizes.device, dtype=torch.float64)
         return starts + (share * counts).long()

@@ -103,7 +103,7 @@ def _moves(pegs_BM: Tensor, many_B: Tensor, goal_B: Tensor) -> Piece:
     ways: list[Piece] = [(pegs_BM[:, :0], torch.zeros_like(many_B)) for _ in range(PEGS)]
     for smaller in range(length):
         peg_B, there_B = pegs_BM[:, length - 1 - smaller], smaller < many_B
-        towers_PPT = _towers(smaller).to(device)
+        towers_PPT = _towers(smaller, device)
         tokens_PBT, lengths_PB = torch.stack([t for t, _ in ways]), torch.stack([n for _, n in ways])
         row_B, found = torch.arange(len(many_B), device=device), []
         for goal in range(PEGS):
@@ -130,12 +130,12 @@ def _move(from_peg: Tensor, to_peg: Tensor) -> Tensor:
     return from_peg * (PEGS - 1) + to_peg - (to_peg > from_peg).long() + PEGS + FIRST
 
 
-@lru_cache(maxsize=16)
-def _towers(disks: int) -> Tensor:
-    """The moves of a tower of so many disks from each peg to each, (3, 3, 2^disks - 1)."""
+@lru_cache(maxsize=64)
+def _towers(disks: int, device: torch.device) -> Tensor:
+    """The moves of a tower of so many disks from each peg to each, (3, 3, 2^disks - 1); held by device."""
     if disks == 0:
-        return torch.zeros(PEGS, PEGS, 0, dtype=torch.long)
-    smaller = _towers(disks - 1)
+        return torch.zeros(PEGS, PEGS, 0, dtype=torch.long, device=device)
+    smaller = _towers(disks - 1, torch.device("cpu"))
     rows = [
         [
             torch.cat([smaller[a, PEGS - a - b], _move(torch.tensor([a]), torch.tensor([b])), smaller[PEGS - a - b, b]])
@@ -145,4 +145,4 @@ def _towers(disks: int) -> Tensor:
         ]
         for a in range(PEGS)
     ]
-    return torch.stack([torch.stack(row) for row in rows])
+    return torch.stack([torch.stack(row) for row in rows]).to(device)

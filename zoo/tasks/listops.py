@@ -12,6 +12,7 @@ from torch import Tensor
 
 from zoo.contracts import Batch, Task
 from zoo.errors import ZooError
+from zoo.nn import sent
 from zoo.registry import register
 from zoo.seeds import derive, tenth_of
 from zoo.tasks._expressions import END, FIRST, OPERATORS, PAD, Integers, grow
@@ -77,7 +78,7 @@ class ListOps(Task):
     def train_batch(self, step: int, seed: int, device: torch.device) -> Batch:
         """Expressions of this step and seed, none of which is held out."""
         batch = self._make(self.batch_size, range(2, 10), derive("listops", "train", seed, step))
-        return {key: value.to(device) for key, value in batch.items()}
+        return {key: sent(value, device) for key, value in batch.items()}
 
     def held_out(self, split: str) -> list[Batch]:
         """Fixed expressions; found once a process, for it takes seconds where they are long."""

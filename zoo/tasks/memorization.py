@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from zoo.contracts import Batch
+from zoo.nn import held
 from zoo.registry import register
 from zoo.seeds import generator
 from zoo.tasks._mad import MadTask
@@ -37,6 +38,7 @@ class Memorization(MadTask):
         self.count = (vocab_size - 1) // 2
         order = torch.randperm(self.count, generator=generator("cpu", self.stream, "table", vocab_size))
         self.table_K = self.count + order
+        self._table_on = held(self.table_K)
 
     def facts(self) -> dict[str, Any]:
         """Tokens in, tokens out."""
@@ -50,6 +52,7 @@ class Memorization(MadTask):
         device = source.device
         keys_BP = torch.randint(0, self.count, (count, self.length // 2), generator=source, device=device)
         asks_BP = torch.full_like(keys_BP, self.vocab_size - 1)
-        silent_BP, values_BP = torch.full_like(keys_BP, -100), self.table_K.to(device)[keys_BP]
+        (table_K,) = self._table_on(device)
+        silent_BP, values_BP = torch.full_like(keys_BP, -100), table_K[keys_BP]
         inputs_BL = torch.stack([keys_BP, asks_BP], 2).flatten(1)
         return {"inputs": inputs_BL, "targets": torch.stack([silent_BP, values_BP], 2).flatten(1)}

@@ -106,7 +106,9 @@ class Recall(Generated):
         inputs_BL[:, 0:context:2], inputs_BL[:, 1:context:2] = keys_BS, values_BS
         slots = (length - context) // 2
         chance = torch.arange(1, slots + 1, dtype=torch.double, device=device) ** (self.power - 1)
-        gaps_BS = torch.multinomial(chance.expand(batch_size, -1), self.pairs, replacement=False, generator=source)
+        # torch.multinomial, which draws the same without repetition, reads on the way whether chances are valid
+        wait_BN = torch.empty(batch_size, slots, dtype=torch.double, device=device).exponential_(1, generator=source)
+        gaps_BS = (chance / wait_BN).topk(self.pairs, dim=1).indices
         positions_BS = context + 2 * gaps_BS
         inputs_BL.scatter_(1, positions_BS, keys_BS)
         return {"inputs": inputs_BL, "targets": values_BS, "positions": positions_BS}

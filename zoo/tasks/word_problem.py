@@ -12,6 +12,7 @@ from torch import Tensor
 
 from zoo.contracts import Batch
 from zoo.errors import ZooError, unknown
+from zoo.nn import held
 from zoo.registry import register
 from zoo.tasks._generated import Generated, at_least_one
 from zoo.tasks._metrics import Ratios, running_accuracy
@@ -78,6 +79,7 @@ class WordProblem(Generated):
         self.table_NN = table(group)
         whole = list(range(len(self.table_NN)))
         self.tokens_V = torch.tensor([0, *_generators(self.table_NN)] if generators else whole)
+        self._on = held(self.tokens_V, self.table_NN)
 
     def facts(self) -> dict[str, Any]:
         """Elements in, elements out."""
@@ -94,7 +96,7 @@ class WordProblem(Generated):
         return {"guessing": guess, "the first token alone": (1 + (self.length - 1) * guess) / self.length}
 
     def _make(self, batch_size: int, length: int, source: torch.Generator) -> Batch:
-        tokens_V, table_NN = self.tokens_V.to(source.device), self.table_NN.to(source.device)
+        tokens_V, table_NN = self._on(source.device)
         inputs_BL = torch.randint(0, len(tokens_V), (batch_size, length), generator=source, device=source.device)
         products = [tokens_V[inputs_BL[:, 0]]]
         for token_B in tokens_V[inputs_BL[:, 1:]].unbind(1):
