@@ -29,10 +29,10 @@ class Block(nn.Module):
 class PlainGPT(nn.Module):
     """Learned positions, and the head is the embedding (Radford et al. 2019)."""
 
-    def __init__(self, vocab_size: int, dim: int, layers: int, length: int) -> None:
+    def __init__(self, vocab_size: int, dim: int, layers: int, heads: int, length: int) -> None:
         super().__init__()
         self.tokens, self.positions = nn.Embedding(vocab_size, dim), nn.Embedding(length, dim)
-        self.blocks = nn.ModuleList(Block(dim, max(1, dim // 64)) for _ in range(layers))
+        self.blocks = nn.ModuleList(Block(dim, heads) for _ in range(layers))
         self.norm = nn.LayerNorm(dim)
         for parameter in self.parameters():
             if parameter.ndim > 1:

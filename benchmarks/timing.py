@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 
 import torch
+from scipy.stats import binom
 
 
 def clock(cuda: bool) -> float:
@@ -21,8 +22,8 @@ def clock(cuda: bool) -> float:
     return time.process_time()
 
 
-def interleave(contenders: dict[str, Callable[[], object]], rounds: int, cuda: bool) -> dict[str, float]:
-    """The median seconds of a call of each contender, called in turn ``rounds`` times after three warm-up calls."""
+def by_turns(contenders: dict[str, Callable[[], object]], rounds: int, cuda: bool) -> dict[str, list[float]]:
+    """The seconds of each call of each contender, called in turn ``rounds`` times after three warm-up calls."""
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for round_ in range(rounds + 3):
         for name, call in contenders.items():
@@ -30,7 +31,22 @@ def interleave(contenders: dict[str, Callable[[], object]], rounds: int, cuda: b
             call()
             if round_ >= 3:
                 seconds[name].append(clock(cuda) - start)
-    return {name: statistics.median(values) for name, values in seconds.items()}
+    return seconds
+
+
+def interleave(contenders: dict[str, Callable[[], object]], rounds: int, cuda: bool) -> dict[str, float]:
+    """The median seconds of a call of each contender, by turns."""
+    return {name: statistics.median(values) for name, values in by_turns(contenders, rounds, cuda).items()}
+
+
+def interval(values: list[float]) -> tuple[float, float, float]:
+    """The low end, the median and the high end of the median's 95 % interval, by order: one slow call moves none.
+
+    Of fewer than six values no interval is that sure, and their extremes are given.
+    """
+    ordered = sorted(values)
+    outside = max(1, int(binom.ppf(0.025, len(ordered), 0.5)))
+    return ordered[outside - 1], statistics.median(ordered), ordered[-outside]
 
 
 def set_up(threads: int = 1) -> bool:

@@ -1,5 +1,6 @@
 """The command that measures on a GPU runs whole at sizes that say nothing, and what it says of bars is true."""
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -11,14 +12,15 @@ from conftest import ROOT
 @pytest.fixture
 def gpu(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    import gpu
-
-    return gpu
+    spec = importlib.util.spec_from_file_location("benchmark_gpu", ROOT / "benchmarks/gpu.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.mark.slow
 def test_it_runs_whole_at_toy_sizes(tmp_path):
-    sections = ["ceiling", "small step", "decoder", "state spaces", "experts", "inference"]
+    sections = ["ceiling", "small step", "decoder", "state spaces", "experts", "precisions", "llama", "inference"]
     command = [sys.executable, ROOT / "benchmarks/gpu.py", "--toy", "--to", tmp_path / "gpu.json", "--only", *sections]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -26,7 +28,8 @@ def test_it_runs_whole_at_toy_sizes(tmp_path):
     assert list(found["figures"]) == sections
     assert all(found["figures"].values())
     names = {line["name"] for lines in found["figures"].values() for line in lines}
-    assert {"decoder: ours over plain PyTorch", "decoder: ours over Hugging Face", "mamba2: ours"} <= names
+    peers = {"decoder: ours over plain PyTorch", "decoder: ours over Hugging Face", "llama: ours over Hugging Face"}
+    assert peers | {"mamba2: ours", "mamba, short: ours over Hugging Face"} <= names
     assert "failed" not in done.stdout
     assert "ours over plain PyTorch" in done.stdout.split("figure")[1], "a table ends it"
 
@@ -37,20 +40,117 @@ def test_without_a_gpu_it_says_so(gpu, monkeypatch, capsys):
     assert "--toy" in capsys.readouterr().err
 
 
-def test_a_missed_bar_is_said_and_is_the_exit_status(gpu, monkeypatch, tmp_path, capsys):
-    def section(scale):
-        yield gpu.Line("speed", "5 tokens/s", 0.94, 0.95)
-        yield gpu.Line("overhead", "5 ms", 1.4, 1.5, most=True)
+@pytest.fixture
+def as_if_on_a_gpu(gpu, monkeypatch):
+    """Bars are promised, and nothing is computed."""
+    monkeypatch.setattr(gpu.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(gpu.torch.cuda, "get_device_name", lambda: "none")
+    monkeypatch.setattr(gpu.torch.cuda, "empty_cache", lambda: None)
+
+    def run(sections, to):
+        for module in (gpu, sys.modules["gpu_sections"]):
+            monkeypatch.setattr(module, "SECTIONS", sections)
+        status = gpu.main(["--to", str(to)])
+        return status, json.loads(to.read_text())["figures"]
+
+    return run
+
+
+def of(*lines):
+    """A section that has these figures."""
+    return lambda scale: (scale.line(name, "5", *figures) for name, *figures in lines)
+
+
+def test_every_bar_ends_as_met_missed_or_not_measured(as_if_on_a_gpu, gpu, tmp_path, capsys):
+    from gpu_sections import Bar, Section
 
     def broken(scale):
-        yield gpu.Line("before", "1")
+        yield scale.line("before", "1")
         raise RuntimeError("no\nmore")
 
-    monkeypatch.setattr(gpu, "SECTIONS", {"one": (section, 0), "two": (broken, 0), "late": (section, 10_000)})
-    assert gpu.main(["--toy", "--to", str(tmp_path / "found.json")]) == 1
+    status, found = as_if_on_a_gpu(
+        {
+            "one": Section(
+                of(("slow", 0.94), ("lean", 1.4), ("noisy", 0.97, 1.01), ("worse", 0.9, 0.95), ("free", 0.1)),
+                0,
+                {"slow": Bar(0.95), "lean": Bar(1.5, most=True), "noisy": Bar(1), "worse": Bar(1), "gone": Bar(1)},
+            ),
+            "two": Section(broken, 0, {"after": Bar(1)}),
+            "late": Section(of(), 10_000, {"never": Bar(3)}),
+        },
+        tmp_path / "found.json",
+    )
+    assert status == 1
+    became = {line["name"]: (line["status"], line["value"]) for lines in found.values() for line in lines}
+    assert [became[name][0] for name in ("slow", "lean", "noisy", "worse", "free", "before")] == [
+        "missed", "met", "met", "missed", None, None,
+    ]  # fmt: skip
+    assert became["gone"] == ("not measured", "its section gave no figure of it; its other lines say why")
+    assert became["two"] == ("not measured", "failed: RuntimeError: no")
+    assert became["after"] == ("not measured", "RuntimeError: no")
+    assert became["never"][0] == "not measured"
+    assert became["never"][1].startswith("it may take 10000 s, and ")
     said = capsys.readouterr().out
     assert "MISSED" in said
-    found = json.loads((tmp_path / "found.json").read_text())["figures"]
-    assert [line["met"] for line in found["one"]] == [False, True]
-    assert [line["value"] for line in found["two"]] == ["1", "failed: RuntimeError: no"]
-    assert found["late"][0]["value"].startswith("not run: it may take 10000 s")
+    assert "NOT MEASURED" in said
+
+
+@pytest.mark.parametrize(("lines", "status"), [([("kept", 1.0)], 0), ([("kept", 0.9)], 1), ([("kept",)], 1), ([], 1)])
+def test_anything_but_met_is_the_exit_status(lines, status, as_if_on_a_gpu, tmp_path):
+    from gpu_sections import Bar, Section
+
+    sections = {"one": Section(of(*lines), 0, {"kept": Bar(1)})}
+    assert as_if_on_a_gpu(sections, tmp_path / "found.json")[0] == status
+
+
+def test_all_sections_fit_in_the_time_by_their_guesses(gpu):
+    assert sum(section.seconds for section in gpu.SECTIONS.values()) <= 60 * 9.5
+
+
+def test_a_missing_rival_is_not_measured(gpu):
+    from gpu_sections import Scale, _those_that_run
+
+    def absent():
+        raise ImportError("no mamba_ssm")
+
+    lines = list(_those_that_run("mamba2", {"mamba-ssm's Mamba2": absent}, 1, Scale(False)))
+    assert [line.status() for line in lines] == [None]
+    makers = {"ours": lambda: lambda: None, "mamba-ssm's Mamba2": absent}
+    lines = list(_those_that_run("mamba2", makers, 1, Scale(True)))
+    assert lines[-1].name in gpu.SECTIONS["state spaces"].promised
+
+
+@pytest.mark.parametrize("family", ["gpt2s", "llamas"])
+def test_ours_and_theirs_are_the_same_model(family, gpu, monkeypatch):
+    """At the sizes that are measured: as many parameters, and as many heads."""
+    import gpu_sections
+
+    device = gpu.torch.device("cpu" if family == "llamas" else "meta")  # rotary positions read their own frequencies
+    monkeypatch.setattr(gpu_sections.Scale, "device", device)
+    with device:
+        models = {peer: model for peer, (model, _) in getattr(gpu_sections, family)(gpu_sections.Scale(False)).items()}
+    sizes = {peer: gpu_sections.parameters_of(model) for peer, model in models.items()}
+    assert len(set(sizes.values())) == 1
+    if family == "gpt2s":
+        assert 124e6 < sizes["ours"] < 125e6
+    assert models["ours"].backbone.blocks[0].mixer.heads == 12
+    assert models["ours"].backbone.blocks[0].mixer.head_dim == 64
+    config = models["Hugging Face"].config
+    assert (config.num_attention_heads, config.hidden_size) == (12, 768)
+    assert family != "gpt2s" or models["plain PyTorch"].blocks[0].heads == 12
+
+
+def test_attention_has_heads_of_64_wherever_there_is_some(gpu):
+    from gpu_sections import PRESETS, READ_NO_TEXT, Scale, heads
+
+    found = {arch: heads(Scale(False), arch) for arch in PRESETS if arch not in READ_NO_TEXT}
+    assert found["transformer"] == ["mixer.head_dim=64", "alternate_mixer.head_dim=64"]
+    assert found["hybrid"] == ["alternate_mixer.head_dim=64"]
+
+
+def test_an_interval_holds_the_median_and_bears_one_slow_call(gpu):
+    from timing import interval
+
+    low, median, high = interval([1.0, 1.1, 0.9, 1.05, 0.95, 1.02, 0.98, 1.01, 0.99, 1.03, 0.97, 50.0])
+    assert low < median < high < 2
+    assert interval([1.0]) == (1.0, 1.0, 1.0)

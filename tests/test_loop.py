@@ -541,3 +541,31 @@ def test_zero_steps_is_the_untrained_model(here):
 def test_errors_have_their_types():
     assert issubclass(RunFailed, ZooError)
     assert not issubclass(Interrupted, Exception), "nothing may swallow a request to stop"
+
+
+def test_what_cannot_be_compiled_here_is_not(monkeypatch):
+    """A long run on a GPU without a compiler trains all the same; who insists is told."""
+    from zoo import hardware
+
+    settings = zoo.compose("task=parity")["trainer"]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    for failure, compiled in ((None, True), ("torch.compile fails: no compiler", False)):
+        monkeypatch.setattr(hardware, "compile_failure", lambda device, failure=failure: failure)
+        assert hardware.choose(settings, 5000)["compile"] is compiled
+        assert hardware.choose(settings, 50)["compile"] is False
+    with pytest.raises(ZooError, match=r"true cannot be here: torch\.compile fails: no compiler"):
+        hardware.choose(settings | {"compile": "true"}, 50)
+
+
+def test_compiling_is_tried(monkeypatch):
+    from zoo import hardware
+
+    def fails(function):
+        raise RuntimeError("no C++ compiler")
+
+    monkeypatch.setattr(torch, "compile", fails)
+    hardware.compile_failure.cache_clear()
+    assert hardware.compile_failure("cpu") == "torch.compile fails: RuntimeError: no C++ compiler"
+    hardware.compile_failure.cache_clear()

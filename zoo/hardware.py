@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,32 @@ def choose(trainer: Config, steps: int) -> dict[str, Any]:
     if wanted not in ("auto", "true", "false"):
         raise ZooError(f"trainer.compile={trainer['compile']}: expected auto, true or false")
     compile_it = wanted == "true" or (wanted == "auto" and cuda and steps >= COMPILE_STEPS)
+    failure = compile_failure("cuda" if cuda else "cpu") if compile_it else None
+    if failure and wanted == "true":
+        raise ZooError(f"trainer.compile=true cannot be here: {failure}; use trainer.compile=auto or false")
+    compile_it = compile_it and not failure
     return {"accelerator": "cuda" if cuda else accelerator, "precision": precision, "compile": compile_it}
+
+
+@cache
+def compile_failure(device: str) -> str | None:
+    """Why ``torch.compile`` cannot be used on this kind of device, or nothing: tried once, on a few numbers.
+
+    It needs what torch does not bring: a compiler, headers of Python, on a GPU Triton. A long run must not end for
+    want of them.
+    """
+
+    def few(x: torch.Tensor) -> torch.Tensor:
+        return (x.sin() * 2).sum()
+
+    try:
+        with torch.inference_mode(False), torch.enable_grad():
+            x = torch.ones(64, device=device, requires_grad=True)
+            torch.compile(few)(x).backward()
+    except Exception as error:
+        said = (str(error).strip() or "no message").splitlines()[0]
+        return f"torch.compile fails: {type(error).__name__}: {said[:200]}"
+    return None
 
 
 def graph(trainer: Config, accelerator: str) -> str | None:

@@ -178,7 +178,9 @@ class Session:
     def _launches(self) -> dict[str, str]:
         """How the passes of a step are launched, where there is a choice."""
         said = self.loop.graph.said if self.loop.graph is not None else None
-        return {"training step": said} if said else {}
+        wished = str(self.config["trainer"]["compile"]) == "auto" and self.config["steps"] >= hardware.COMPILE_STEPS
+        why_not = hardware.compile_failure("cuda") if wished and self.chosen["accelerator"] == "cuda" else None
+        return ({"training step": said} if said else {}) | ({"compiling": why_not} if why_not else {})
 
     def _embedding(self) -> Row | None:
         """Measures of the embeddings that the probe judged at the end, and whether they collapsed."""

@@ -18,7 +18,6 @@ CUDA = torch.device("cuda")
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("block", [16, 128])
 def test_flex_attention_equals_the_dense_mask_and_so_do_its_gradients(causal, block):
-    torch.backends.cuda.matmul.allow_tf32 = False
     words = [
         "dim=128",
         "mixer.heads=4",

@@ -7,14 +7,14 @@ from torch import Tensor
 
 from zoo.nn import select_rows, tensors_of
 from zoo.testing import parts
-from zoo.testing.common import DEVICE, close, inputs
+from zoo.testing.common import close, inputs
 from zoo.testing.parts import LENGTH
 
 
 def _memory(batch: int = 3) -> tuple[Tensor, Tensor]:
     """A memory of 9 tokens, and a mask of which tokens are there."""
     lengths_B1 = torch.tensor([9, 4, 1])[:batch, None]
-    return inputs(batch, 9, torch.float64, seed=5), torch.arange(9) < lengths_B1
+    return inputs(batch, 9, torch.float64, seed=5), (torch.arange(9) < lengths_B1).to(parts.device())
 
 
 def cross_treats_each_token_alone(name: str) -> None:
@@ -45,7 +45,7 @@ def cross_state_is_what_it_says(name: str) -> None:
     """``init_state`` is as large as what ``read`` makes of as many tokens, and follows its sequences."""
     cross, (memory_BMD, mask_BM) = parts.part("cross", name, dtype=torch.float64), _memory()
     state = cross.read(memory_BMD, mask_BM)
-    shapes = [tuple(t.shape) for t in tensors_of(cross.init_state(3, 9, DEVICE, torch.float64))]
+    shapes = [tuple(t.shape) for t in tensors_of(cross.init_state(3, 9, parts.device(), torch.float64))]
     assert shapes == [tuple(t.shape) for t in tensors_of(state)]
-    index_B, x_BLD = torch.tensor([2, 0]), inputs(3, dtype=torch.float64)
+    index_B, x_BLD = torch.tensor([2, 0], device=parts.device()), inputs(3, dtype=torch.float64)
     close(cross(x_BLD[index_B], select_rows(state, index_B)), cross(x_BLD, state)[index_B], 1e-10, "examples 2, 0: ")

@@ -46,7 +46,7 @@ def linear_sees_its_codes_exactly(name: str) -> None:
             return
         codes_NK, scale = linear.codes()
         assert codes_NK.dtype == torch.int8, f"codes are {codes_NK.dtype}, expected torch.int8"
-        seen_NK = linear(torch.eye(DIM, dtype=dtype)).detach().t()
+        seen_NK = linear(torch.eye(DIM, dtype=dtype, device=parts.device())).detach().t()
         torch.testing.assert_close(seen_NK.float(), codes_NK * scale.float(), rtol=tolerance, atol=0.0)
         for codes_K, seen_K in zip(codes_NK, seen_NK, strict=True):
             values, codes = len(seen_K.unique()), len(codes_K.unique())
@@ -59,7 +59,7 @@ def linear_passes_gradients_straight_through(name: str) -> None:
     if linear is None:
         return
     x_BLD = inputs().sign().requires_grad_()  # values that every rounding by the largest keeps
-    gradient = torch.randn(2, LENGTH, 48, generator=torch.Generator().manual_seed(1))
+    gradient = torch.randn(2, LENGTH, 48, generator=torch.Generator().manual_seed(1)).to(parts.device())
     linear(x_BLD).backward(gradient)
     codes_NK, scale = linear.codes()
     assert x_BLD.grad is not None

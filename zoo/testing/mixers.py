@@ -11,7 +11,7 @@ from torch import Tensor
 
 from zoo.nn import select_rows, tensors_of
 from zoo.testing import parts
-from zoo.testing.common import DEVICE, close, inputs, sized
+from zoo.testing.common import close, inputs, sized
 from zoo.testing.parts import DIM, LENGTH
 
 
@@ -25,7 +25,7 @@ def _cuts(length: int, rng: random.Random) -> list[int]:
 
 def _decoded(mixer: Any, x_BLD: Tensor, cuts: list[int], state: Any = None) -> Tensor:
     """The outputs of a sequence that is fed in pieces, with the state carried over."""
-    state = mixer.init_state(x_BLD.shape[0], LENGTH, DEVICE, x_BLD.dtype) if state is None else state
+    state = mixer.init_state(x_BLD.shape[0], LENGTH, parts.device(), x_BLD.dtype) if state is None else state
     pieces = []
     for piece_BLD in x_BLD.split(cuts, dim=1):
         y_BLD, state = mixer(piece_BLD, state)
@@ -116,7 +116,7 @@ def mixer_goes_on_beyond_its_length(name: str) -> None:
 def mixer_state_is_bounded_by_what_it_says(name: str) -> None:
     """The tensors of a state keep their total size while tokens pass: what is reported is what is held."""
     mixer = parts.part("mixer", name)
-    state = mixer.init_state(2, LENGTH, DEVICE, torch.float32)
+    state = mixer.init_state(2, LENGTH, parts.device(), torch.float32)
     before = sum(t.numel() for t in tensors_of(state))
     for piece in inputs().split(5, dim=1):
         _, state = mixer(piece, state)
@@ -134,8 +134,8 @@ def mixer_state_follows_its_sequences(name: str) -> None:
     mixer = parts.part("mixer", name, dtype=torch.float64)
     x_BLD = inputs(3, dtype=torch.float64)
     whole = _decoded(mixer, x_BLD, [10, LENGTH - 10])
-    index_B = torch.tensor([2, 0, 0, 1])
-    _, state = mixer(x_BLD[:, :10], mixer.init_state(3, LENGTH, DEVICE, torch.float64))
+    index_B = torch.tensor([2, 0, 0, 1], device=parts.device())
+    _, state = mixer(x_BLD[:, :10], mixer.init_state(3, LENGTH, parts.device(), torch.float64))
     firsts = {tensor.shape[0] for tensor in tensors_of(state)}
     assert firsts <= {3}, f"tensors of a state for 3 sequences have {sorted(firsts)} rows; the batch comes first"
     later, _ = mixer(x_BLD[index_B, 10:], select_rows(state, index_B))
@@ -153,9 +153,9 @@ def mixer_leaves_no_trace_of_padding(name: str) -> str | None:
     pads, prompt = (0, 3, 8), LENGTH - 4
     x_BLD = inputs(len(pads), dtype=torch.float64)
     alone = [mixer(x_BLD[row : row + 1, pad:])[0][0] for row, pad in enumerate(pads)]
-    mask_BL = torch.arange(prompt) >= torch.tensor(pads).unsqueeze(1)
+    mask_BL = (torch.arange(prompt) >= torch.tensor(pads).unsqueeze(1)).to(parts.device())
     whole, _ = mixer(x_BLD[:, :prompt], mask_BL=mask_BL)
-    pieces, state = [], mixer.init_state(len(pads), LENGTH, DEVICE, torch.float64)
+    pieces, state = [], mixer.init_state(len(pads), LENGTH, parts.device(), torch.float64)
     for part_BLD, part_BL in zip(x_BLD[:, :prompt].split([2, 5, 13], 1), mask_BL.split([2, 5, 13], 1), strict=True):
         y_BLD, state = mixer(part_BLD, state, mask_BL=part_BL)
         pieces.append(y_BLD)

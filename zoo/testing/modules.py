@@ -73,7 +73,7 @@ def module_runs_in_bfloat16(kind: str, name: str) -> None:
     module, x_BLD = parts.part(kind, name), inputs()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(x_BLD.device.type, torch.bfloat16):
             low = call(kind, module, x_BLD)
         torch.manual_seed(1)
         close(low.float(), call(kind, module, x_BLD), 0.1, "under autocast to bfloat16: ")
@@ -209,7 +209,7 @@ def module_learns(kind: str, name: str) -> str | None:
     with torch.no_grad():
         for parameter in teacher.parameters():
             spread = parameter.std() if parameter.numel() > 1 else parameter.abs().mean()
-            parameter += (0.5 * spread + 0.1) * torch.randn(parameter.shape, generator=source)
+            parameter += (0.5 * spread + 0.1) * torch.randn(parameter.shape, generator=source).to(parameter.device)
     optimizer = torch.optim.Adam(learned, lr=1e-2)
     losses, x_BLD = [], inputs(4)
     with torch.random.fork_rng(devices=[]):

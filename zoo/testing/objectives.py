@@ -18,7 +18,7 @@ from zoo.errors import ZooError
 from zoo.judging import trained_modules
 from zoo.registry import generation, target
 from zoo.testing import parts
-from zoo.testing.common import DEVICE, close
+from zoo.testing.common import close
 
 TASKS = ("parity", "digits", "reverse", "clusters", "shapes", "compression", "moving_shapes", "code", "facts")
 """Tasks to try, in this order, where no override names one."""
@@ -49,7 +49,8 @@ def _objective(name: str) -> tuple[Any, Batch]:
     """The objective, in training, from a fixed seed, and a batch of four."""
     config = _fitting(name, parts.overrides(), generation())
     task = make_task(config)
-    return make_objective(config, task).train(), _rows(task.train_batch(0, 0, DEVICE), slice(0, 4))
+    objective = make_objective(config, task).to(parts.device()).train()
+    return objective, _rows(task.train_batch(0, 0, parts.device()), slice(0, 4))
 
 
 def _rows(batch: Batch, which: slice) -> Batch:

@@ -43,7 +43,8 @@ def position_goes_on_at_an_offset(name: str) -> None:
         position.rotate(q_BHLK, q_BHLK), position.rotate(q_BHLK[:, :, 10:], q_BHLK[:, :, 10:], 10), strict=True
     ):
         torch.testing.assert_close(whole[:, :, 10:], later)
-    bias = position.bias(torch.arange(LENGTH), torch.arange(LENGTH))
+    places_L = torch.arange(LENGTH, device=parts.device())
+    bias = position.bias(places_L, places_L)
     assert bias is None or bias.shape == (2, LENGTH, LENGTH)
 
 

@@ -29,6 +29,22 @@ FACTS: dict[str, dict[str, Any]] = {
 
 _overrides: ContextVar[tuple[str, ...]] = ContextVar("overrides", default=())
 _limits: ContextVar[tuple[int, int]] = ContextVar("limits", default=(64, LENGTH))
+_device: ContextVar[str] = ContextVar("device", default="cpu")
+
+
+@contextmanager
+def on(device: str) -> Iterator[None]:
+    """Within it, components are built and checked on this kind of device, such as ``cuda``."""
+    token = _device.set(device)
+    try:
+        yield
+    finally:
+        _device.reset(token)
+
+
+def device() -> torch.device:
+    """Where components are checked."""
+    return torch.device(_device.get())
 
 
 @contextmanager
@@ -87,10 +103,10 @@ def _composed(words: tuple[str, ...], generation: int) -> Config:
 
 
 def part(kind: str, name: str, *overrides: str, dtype: torch.dtype = torch.float32, **facts: Any) -> Any:
-    """A component, initialised from a fixed seed, in evaluation mode."""
+    """A component, initialised from a fixed seed on the processor, in evaluation mode."""
     torch.manual_seed(0)
     built = factory(kind, name, *overrides)(**{**FACTS[kind], **facts})
-    return built.to(dtype).eval() if isinstance(built, torch.nn.Module) else built
+    return built.to(device(), dtype).eval() if isinstance(built, torch.nn.Module) else built
 
 
 def _find(node: Any, kind: str, name: str) -> dict[str, Any] | None:
