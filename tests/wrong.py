@@ -1,6 +1,7 @@
 """Components that keep every law of their kind but the one that they are built to break.
 
-``Mixer(None)`` is sound; ``Mixer("mixer_saves")`` breaks that law, in the way that is hardest to see.
+``Mixer(None)`` is sound; ``Mixer("mixer_saves")`` breaks that law, in the way that is hardest to see, and what stands
+after a law breaks it in another way: ``Mixer("mixer_does_not_see_the_future while training")``.
 """
 
 import torch
@@ -44,7 +45,7 @@ class Mixer(nn.Module):
         batch, length, _ = x.shape
         if self.law == "takes_no_tokens" and not length:
             raise IndexError("nothing to begin with")
-        start = 0 if state is None or self.law == "obeys_the_law_of_splitting" else state["sum"]
+        start = 0 if state is None or self.law == "obeys_the_law_of_splitting" else state["sum"].to(x.dtype)
         if self.law == "state_follows_its_sequences" and state is not None:
             start = start.transpose(0, 1)
         y = self.project(x).cumsum(1) / 10 + start
@@ -52,6 +53,8 @@ class Mixer(nn.Module):
             last = torch.cat([x.new_zeros(batch, 1, 32) + start, y], 1)[:, -1:].clone()
             if self.law == "state_is_bounded_by_what_it_says":
                 last = torch.cat([torch.zeros_like(last), last], 1)[:, -1:]  # a view of what is twice as large
+            if self.law == "state_is_bounded_by_what_it_says in bfloat16":
+                last = last.to(torch.promote_types(last.dtype, torch.float32))
             if self.law == "state_follows_its_sequences":
                 last = last.transpose(0, 1).contiguous()
             state = {"sum": last}
@@ -66,15 +69,40 @@ class Mixer(nn.Module):
             return y + (later - later.detach())  # no value of it, and its gradient
         if self.law == "treats_each_example_alone" and whole and batch == 4:
             return y + x.mean(0)
+        if self.law == "does_not_see_the_future while training" and self.training:
+            return y + x.mean(1, keepdim=True) / 10
+        if self.law == "treats_each_example_alone while training" and self.training:
+            return y + x.mean(0) / 10
         if self.law == "goes_on_beyond_its_length" and length > 24:
             return y * 24 / length
+        if self.law == "goes_on_beyond_its_length by accident" and length > 24:
+            _, _ = 1, 2, 3
+        if self.law == "keeps_the_dtype" and y.dtype == torch.float32:
+            return y.double()
+        if self.law == "keeps_the_dtype with a state" and y.dtype == torch.float32 and not whole:
+            return y.double()
         if self.law == "is_deterministic" and y.dtype == torch.float32:
             return y * (1 + 1e-6 * torch.rand_like(y))
         if self.law == "reads_no_stray_memory" and torch.are_deterministic_algorithms_enabled():  # else by chance
             return torch.where(torch.empty(1, dtype=y.dtype).isnan(), torch.nan, y)
+        if self.law == "reads_no_stray_memory in a gradient" and torch.are_deterministic_algorithms_enabled():
+            return y + Stray.apply(self.weight)
         if self.law == "compiles" and torch.compiler.is_compiling():
             return 1.1 * y
         return y
+
+
+class Stray(torch.autograd.Function):
+    """Zero, with a gradient that nobody has written."""
+
+    @staticmethod
+    def forward(ctx, weight):
+        ctx.save_for_backward(weight)
+        return weight.new_zeros(())
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return torch.empty_like(ctx.saved_tensors[0])
 
 
 class Padded(Mixer):
@@ -91,10 +119,17 @@ class FeedForward(nn.Module):
 
     def __init__(self, law=None):
         super().__init__()
-        self.law, self.inner = law, nn.Linear(32, 32)
+        self.law, self.inner = law or "", nn.Linear(32, 32)
 
     def forward(self, x):
-        return self.inner(x) + (x.mean(1, keepdim=True) if self.law else 0)
+        y = self.inner(x)
+        if self.law == "ffn_treats_each_token_alone" or ("token_alone while" in self.law and self.training):
+            return y + x.mean(1, keepdim=True) / 10
+        if self.law == "ffn_treats_each_example_alone" or ("example_alone while" in self.law and self.training):
+            return y - x.mean(0) / 10
+        if self.law == "ffn_keeps_the_dtype" and x.dtype == torch.float32:
+            return y.double()
+        return y
 
 
 class Norm(nn.Module):
@@ -102,10 +137,14 @@ class Norm(nn.Module):
 
     def __init__(self, law=None):
         super().__init__()
-        self.law, self.gain = law, nn.Parameter(torch.ones(32))
+        self.law, self.gain = law or "", nn.Parameter(torch.ones(32))
 
     def forward(self, x):
-        return self.gain * F.rms_norm(x, x.shape[1:] if self.law and x.ndim == 3 else x.shape[-1:])
+        whole = self.law == "norm_keeps_shape" or ("shape while" in self.law and self.training)
+        y = self.gain * F.rms_norm(x, x.shape[1:] if whole and x.ndim == 3 else x.shape[-1:])
+        if self.law == "norm_treats_each_example_alone":
+            return self.gain * x / (x.square().mean((0, -1), keepdim=True) + 1e-6).sqrt()
+        return y.double() if self.law == "norm_keeps_the_dtype" and x.dtype == torch.float32 else y
 
 
 class Cross(nn.Module):
@@ -128,7 +167,7 @@ class Cross(nn.Module):
 
     def forward(self, x, state):
         gate = self.gate(x)
-        if self.law == "cross_treats_each_token_alone":
+        if self.law == "cross_treats_each_token_alone" or ("alone while" in self.law and self.training):
             gate = gate.cumsum(1)
         return gate.tanh() * state["mean"]
 
@@ -194,7 +233,11 @@ class Linear(nn.Linear):
         factor = 0.5 if self.law == "passes_gradients_straight_through" else 1.0
         weight = seen.detach() + factor * (self.weight - self.weight.detach())
         if self.law == "treats_each_token_alone":
-            x = 10 * x / x.abs().amax().clamp(min=10)  # one scale for all tokens, once some are large
+            x = 10 * x / x.abs().amax((-2, -1), keepdim=True).clamp(min=10)  # one scale for all, once some are large
+        if self.law == "treats_each_token_alone while training" and self.training:
+            x = x + x.mean(-2, keepdim=True) / 10
+        if self.law == "treats_each_example_alone" and len(x) == 4:
+            x = x + x.mean(0) / 10
         return F.linear(x, weight, None if self.law == "is_a_drop_in" and not x.ndim else self.bias)
 
 
@@ -205,10 +248,26 @@ class Places(Position):
 
     def __init__(self, law=None):
         super().__init__()
-        self.law = law
+        self.law, self.gain = (law or "").removeprefix("position_"), nn.Parameter(torch.ones(1))
+        if self.law == "trains_every_parameter":
+            self.idle = nn.Parameter(torch.ones(1))
+
+    def _load_from_state_dict(self, tensors, prefix, *rest):
+        if self.law == "saves":
+            tensors[prefix + "gain"] = 1.01 * tensors[prefix + "gain"]
+        super()._load_from_state_dict(tensors, prefix, *rest)
 
     def add(self, x, offset=0):
-        return x + torch.arange(x.shape[1])[:, None] + (0 if self.law else offset)
+        first = 0 if self.law == "goes_on_at_an_offset" else offset
+        gain = self.gain
+        if self.law == "is_deterministic":
+            gain = gain * (1 + 1e-6 * torch.rand(1)) if x.dtype == torch.float32 else gain
+        return x + gain * (torch.arange(x.shape[1])[:, None] + first)
+
+    def bias(self, query_L, key_M):
+        if self.law != "goes_on_at_an_offset of its bias":
+            return None
+        return self.gain * (query_L[:, None] - query_L[0] - key_M).expand(2, -1, -1)
 
 
 class Momentum(torch.optim.Optimizer):
@@ -297,4 +356,8 @@ class Predict(nn.Module):
         if self.law == "answers_each_example_alone":
             logits = logits - logits.mean(0)
         loss = F.cross_entropy(logits.transpose(1, 2), batch["targets"])
+        if self.law == "learns":
+            loss = -loss
+        if self.law == "learns nothing":
+            loss = loss.detach() + 0 * self.table.weight.sum()
         return {"loss": loss, "logits": logits}

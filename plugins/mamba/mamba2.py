@@ -96,10 +96,10 @@ class Mamba2(nn.Module):
         """Zeros; the size does not depend on ``max_len``."""
         shape = (batch_size, self.heads, self.head_dim, self.state_size)
         state = {"memory": torch.zeros(shape, device=device, dtype=wide(dtype))}
-        for name in ("convolution", "selection_convolution"):
+        for name, held in (("convolution", dtype), ("selection_convolution", wide(dtype))):
             convolution = getattr(self, name)
             if convolution is not None:
-                state[name] = convolution.init_state(batch_size, device, dtype)
+                state[name] = convolution.init_state(batch_size, device, held)
         return state
 
     def forward(

@@ -40,6 +40,7 @@ class Mixture(nn.Module):
         super().__init__()
         self.router, self.rows, self.body, self.shared = router, rows, body, shared
         self.layer, self.coefficients, self.capacity = layer, coefficients, capacity
+        self.couples_training = "" if capacity is None else f"the tokens of a batch share ffn.capacity={capacity}"
         self.spread: Spread | None = None
         # counts of this process since the last optimizer step, and since the last report; not buffers, which data
         # parallelism would overwrite with those of the first process

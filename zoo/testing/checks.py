@@ -18,7 +18,12 @@ CHECKS: dict[str, list[Check]] = {
     "ffn": [others.ffn_treats_each_token_alone],
     "linear": laws_in(linears),
     "norm": [others.norm_keeps_shape],
-    "position": [others.position_goes_on_at_an_offset],
+    "position": [
+        others.position_goes_on_at_an_offset,
+        others.position_trains_every_parameter,
+        others.position_is_deterministic,
+        others.position_saves,
+    ],
     "objective": laws_in(objectives),
     "task": laws_in(tasks),
     "probe": [others.probe_reads_off_what_is_plain],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from inspect import isfunction
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,10 +15,11 @@ from zoo.testing.parts import DIM
 
 Check = Callable[[str], str | None]
 """Takes a component's name, raises where its law is broken, and may return what else it saw."""
+Law = TypeVar("Law", bound=Callable[..., str | None])
 DEVICE = torch.device("cpu")
 
 
-def sized(check: Check) -> Check:
+def sized(check: Law) -> Law:
     """Mark a check that asks :mod:`parts` how many sequences to use and how long: the smallest failure is sought."""
     check.sized = True  # type: ignore[attr-defined]
     return check
@@ -40,22 +41,60 @@ def inputs(batch: int = 2, length: int | None = None, dtype: torch.dtype = torch
 
 
 def close(actual: Tensor, expected: Tensor, tolerance: float, where: str) -> None:
-    """Equal within the tolerance; ``where`` says what was compared.
+    """Equal within the tolerance, in whatever dtype, which has a law of its own; ``where`` says what was compared.
 
     On a GPU other shapes take other kernels, which add in another order: of float32 no more than 1e-4 is asked there.
     """
     if tolerance and actual.is_cuda and actual.dtype == torch.float32:
         tolerance = max(tolerance, 1e-4)
-    torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance, msg=lambda text: where + text)
+    torch.testing.assert_close(
+        actual, expected, rtol=tolerance, atol=tolerance, check_dtype=False, msg=lambda text: where + text
+    )
+
+
+def seeded(function: Callable[..., Any], *given: Any) -> Any:
+    """What it returns when all that it draws is drawn from a fixed seed: so two calls of the same shapes compare."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        return function(*given)
 
 
 _MEMORY = inputs(64, 9, seed=5)
 
 
-def call(kind: str, module: Any, x_BLD: Tensor) -> Tensor:
-    """What a module of this kind makes of vectors; of what reads another sequence, one of 9 tokens."""
+def call(kind: str, module: Any, x_BLD: Tensor, first: int = 0) -> Tensor:
+    """What a module of this kind makes of vectors; of what reads another sequence, one of 9 tokens.
+
+    ``first`` is the place of the first example in a larger batch, and so tells which sequence it reads.
+    """
     if kind == "cross":
-        read: Tensor = module(x_BLD, module.read(_MEMORY[: x_BLD.shape[0]].to(x_BLD)))
+        read: Tensor = module(x_BLD, module.read(_MEMORY[first : first + x_BLD.shape[0]].to(x_BLD)))
         return read
     result: Tensor = module(x_BLD)[0] if kind == "mixer" else module(x_BLD)
     return result
+
+
+def ends(length: int) -> list[int]:
+    """The first, the middle and the last of so many places."""
+    return sorted({0, length // 2, length - 1})
+
+
+def coupled(module: Any) -> str:
+    """Why what a token gets in training depends on the others of its batch, as the module says itself; else nothing."""
+    return str(getattr(module, "couples_training", ""))
+
+
+def each_token_alone(module: Any, x_BLD: Tensor) -> str | None:
+    """A token's output is the same alone, and beside others that are larger, in evaluation and in training."""
+    length = x_BLD.shape[1]
+    for place in ends(length):
+        alone = module(x_BLD[:, place : place + 1])
+        close(module(x_BLD)[:, place : place + 1], alone, 1e-10, f"token {place} of {length}, and alone: ")
+        changed = 50 * inputs(dtype=x_BLD.dtype, seed=9)
+        changed[:, place] = x_BLD[:, place]
+        for mode in ("evaluation",) if coupled(module) else ("evaluation", "training"):
+            module.train(mode == "training")
+            one, other = (seeded(module, each)[:, place] for each in (changed, x_BLD))
+            close(one, other, 1e-10, f"in {mode}, token {place} of {length}, when the others are others: ")
+        module.eval()
+    return f"in evaluation; in training, {coupled(module)}" if coupled(module) else None

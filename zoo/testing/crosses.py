@@ -7,7 +7,7 @@ from torch import Tensor
 
 from zoo.nn import select_rows, tensors_of
 from zoo.testing import parts
-from zoo.testing.common import close, inputs
+from zoo.testing.common import close, ends, inputs, seeded
 from zoo.testing.parts import LENGTH
 
 
@@ -18,7 +18,10 @@ def _memory(batch: int = 3) -> tuple[Tensor, Tensor]:
 
 
 def cross_treats_each_token_alone(name: str) -> None:
-    """(B, L, D) in and out; a token's output does not depend on the tokens beside it, nor on other examples."""
+    """(B, L, D) in and out; a token's output does not depend on the tokens beside it, nor on other examples.
+
+    In training neither, with the same draws.
+    """
     cross, (memory_BMD, mask_BM) = parts.part("cross", name, dtype=torch.float64), _memory()
     x_BLD = inputs(3, dtype=torch.float64)
     whole = cross(x_BLD, cross.read(memory_BMD, mask_BM))
@@ -27,6 +30,14 @@ def cross_treats_each_token_alone(name: str) -> None:
         state = cross.read(memory_BMD[row : row + 1], mask_BM[row : row + 1])
         pieces = [cross(piece, state) for piece in x_BLD[row : row + 1].split([1, 5, LENGTH - 6], 1)]
         close(torch.cat(pieces, 1)[0], whole[row], 1e-10, f"example {row} alone, in pieces: ")
+    cross.train()
+    for place in ends(LENGTH):
+        changed = 3 * inputs(3, dtype=torch.float64, seed=9)
+        changed[:, place] = x_BLD[:, place]
+        one, other = (
+            seeded(lambda x: cross(x, cross.read(memory_BMD, mask_BM)), each)[:, place] for each in (changed, x_BLD)
+        )
+        close(one, other, 1e-10, f"in training, token {place}, when the others are others: ")
 
 
 def cross_leaves_no_trace_of_padding(name: str) -> None:

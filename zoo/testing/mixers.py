@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import inspect
 import random
+import re
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from zoo.nn import select_rows, tensors_of
+from zoo.nn import select_rows, state_bytes, tensors_of
 from zoo.testing import parts
-from zoo.testing.common import close, inputs, sized
+from zoo.testing.common import call, close, inputs, seeded, sized
 from zoo.testing.parts import DIM, LENGTH
 
 
@@ -69,44 +70,44 @@ def mixer_obeys_the_law_of_splitting(name: str) -> None:
 
 @sized
 def mixer_does_not_see_the_future(name: str) -> None:
-    """No output moves when a later input does, nor has a gradient to one."""
+    """No output moves when a later input does, nor has a gradient to one; in training too, with the same draws."""
     mixer = parts.part("mixer", name, dtype=torch.float64)
     x_BLD = inputs(dtype=torch.float64)
     length = x_BLD.shape[1]
-    for cut in sorted({1, length // 2, length - 1} & set(range(1, length))):
+    cuts = sorted({1, length // 2, length - 1} & set(range(1, length)))
+    for mode, cut in [(mode, cut) for mode in ("", "in training, ") for cut in cuts]:
+        mixer.train(bool(mode))
         changed = x_BLD.clone()
         changed[:, cut:] = inputs(dtype=torch.float64, seed=9)[:, cut:]
-        where = f"outputs before token {cut}, when tokens from there on are others: "
-        close(mixer(changed)[0][:, :cut], mixer(x_BLD)[0][:, :cut], 1e-12, where)
+        where = f"{mode}outputs before token {cut}, when tokens from there on are others: "
         leaf = x_BLD.clone().requires_grad_()
-        mixer(leaf)[0][:, :cut].square().sum().backward()
+        one, other = (seeded(call, "mixer", mixer, each)[:, :cut] for each in (changed, leaf))
+        close(one, other, 1e-12, where)
+        other.square().sum().backward()
         assert leaf.grad is not None
         later, earlier = (part.abs().max().item() for part in (leaf.grad[:, cut:], leaf.grad[:, :cut]))
         assert later <= 1e-10 * earlier, (  # a Fourier transform rounds what is zero
-            f"outputs before token {cut} have a gradient of {later:.2g} to inputs from there on, not 0"
+            f"{mode}outputs before token {cut} have a gradient of {later:.2g} to inputs from there on, not 0"
         )
 
 
 @sized
-def mixer_treats_each_example_alone(name: str) -> None:
-    """An example's output does not depend on what else is in the batch."""
-    mixer = parts.part("mixer", name, dtype=torch.float64)
-    x_BLD = inputs(4, dtype=torch.float64)
-    last = x_BLD.shape[0] - 1
-    close(mixer(x_BLD)[0][last:], mixer(x_BLD[last:])[0], 1e-10, f"example {last} of {last + 1}, and alone: ")
-
-
-@sized
 def mixer_goes_on_beyond_its_length(name: str) -> None:
-    """A sequence longer than any that it was told of changes nothing at its beginning, or is refused in words."""
+    """A sequence longer than any that it was told of changes nothing at its beginning, or is refused in words.
+
+    The ``ValueError`` names the length or ``max_len``: by this a refusal is told from an accident.
+    """
     mixer = parts.part("mixer", name)
     x_BLD = torch.cat([inputs(2), inputs(2, 2 * LENGTH, seed=1)], 1)
     length = parts.length()
     try:
         longer, _ = mixer(x_BLD)
     except ValueError as error:
-        if not str(error):
-            raise AssertionError("refused without a word") from error
+        if not re.search(rf"length|max_len|\b({x_BLD.shape[1]}|{LENGTH})\b", str(error)):
+            raise AssertionError(
+                f"given {x_BLD.shape[1]} tokens where max_len is {LENGTH}: ValueError: {error or 'no message'}; "
+                f"a refusal names the length or max_len"
+            ) from error
         return
     assert longer.shape == x_BLD.shape
     assert longer.isfinite().all(), f"outputs for {x_BLD.shape[1]} tokens are not finite"
@@ -114,19 +115,23 @@ def mixer_goes_on_beyond_its_length(name: str) -> None:
 
 
 def mixer_state_is_bounded_by_what_it_says(name: str) -> None:
-    """The tensors of a state keep their total size while tokens pass: what is reported is what is held."""
-    mixer = parts.part("mixer", name)
-    state = mixer.init_state(2, LENGTH, parts.device(), torch.float32)
-    before = sum(t.numel() for t in tensors_of(state))
-    for piece in inputs().split(5, dim=1):
-        _, state = mixer(piece, state)
-    after = sum(t.numel() for t in tensors_of(state))
-    assert after == before, f"a new state holds {before:,} numbers, and {after:,} after {LENGTH} tokens"
-    for tensor in tensors_of(state):
-        held = tensor.untyped_storage().nbytes()
-        assert held == tensor.numel() * tensor.element_size(), (
-            f"a tensor of {tuple(tensor.shape)} in the state is a view that keeps {held} bytes alive; clone it"
+    """The tensors of a state keep their bytes while tokens pass, in float32 and in bfloat16: what is said is held."""
+    for dtype in (torch.float32, torch.bfloat16):
+        mixer = parts.part("mixer", name, dtype=dtype)
+        state = mixer.init_state(2, LENGTH, parts.device(), dtype)
+        before, dtypes = state_bytes(state), [tensor.dtype for tensor in tensors_of(state)]
+        for piece in inputs(dtype=dtype).split(5, dim=1):
+            _, state = mixer(piece, state)
+        after = state_bytes(state)
+        assert after == before, (
+            f"a new state of {dtype} holds {before:,} bytes, and {after:,} after {LENGTH} tokens; its tensors "
+            f"were {dtypes} and are {[tensor.dtype for tensor in tensors_of(state)]}"
         )
+        for tensor in tensors_of(state):
+            held = tensor.untyped_storage().nbytes()
+            assert held == tensor.numel() * tensor.element_size(), (
+                f"a tensor of {tuple(tensor.shape)} in the state is a view that keeps {held} bytes alive; clone it"
+            )
 
 
 def mixer_state_follows_its_sequences(name: str) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from zoo.contracts import HasInactiveParameters
 from zoo.testing import parts
-from zoo.testing.common import Check, call, close, inputs
+from zoo.testing.common import Check, call, close, coupled, inputs, seeded, sized
 
 
 def _law(body: Callable[[str, str], str | None]) -> Callable[[str], Check]:
@@ -25,10 +25,49 @@ def _law(body: Callable[[str, str], str | None]) -> Callable[[str], Check]:
             return body(kind, name)
 
         check.__name__, check.__doc__ = body.__name__.replace("module", kind, 1), body.__doc__
-        return check
+        return sized(check) if getattr(body, "sized", False) else check
 
     of.__name__, of.__doc__ = body.__name__, body.__doc__
     return of
+
+
+@_law
+@sized
+def module_treats_each_example_alone(kind: str, name: str) -> str | None:
+    """An example's output does not depend on what else is in the batch; in training too, with the same draws.
+
+    What shares something among the tokens of a batch by design, in training alone, says so: ``couples_training``.
+    """
+    module, x_BLD = parts.part(kind, name, dtype=torch.float64), inputs(4, dtype=torch.float64)
+    last = x_BLD.shape[0] - 1
+    for row in {0, last}:
+        alone = call(kind, module, x_BLD[row : row + 1], row)
+        close(call(kind, module, x_BLD)[row : row + 1], alone, 1e-10, f"example {row} of {last + 1}, and alone: ")
+    if coupled(module):
+        return f"in evaluation; in training, {coupled(module)}"
+    module.train()
+    for row in {0, last}:
+        changed = 3 * inputs(4, dtype=torch.float64, seed=9)
+        changed[row] = x_BLD[row]
+        one, other = (seeded(call, kind, module, each)[row] for each in (changed, x_BLD))
+        close(one, other, 1e-10, f"in training, example {row} of {last + 1}, when the others are others: ")
+    return None
+
+
+@_law
+def module_keeps_the_dtype(kind: str, name: str) -> None:
+    """Vectors come out in the dtype in which they went in, also with a state; under autocast in that or bfloat16."""
+    for dtype, autocast in ((torch.float32, False), (torch.float64, False), (torch.float32, True)):
+        module, x_BLD = parts.part(kind, name, dtype=dtype), inputs(dtype=dtype)
+        allowed = (dtype, torch.bfloat16) if autocast else (dtype,)
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            outputs = {"": call(kind, module, x_BLD)}
+            if kind == "mixer":
+                state = module.init_state(x_BLD.shape[0], x_BLD.shape[1], x_BLD.device, dtype)
+                outputs[" with a state"] = module(x_BLD, state)[0]
+        for how, y_BLD in outputs.items():
+            where = " under autocast to bfloat16" if autocast else ""
+            assert y_BLD.dtype in allowed, f"given {dtype}{how}{where}, returned {y_BLD.dtype}"
 
 
 @_law
@@ -60,23 +99,17 @@ def module_saves(kind: str, name: str) -> None:
     for parameter in other.parameters():
         parameter.data.add_(1)
     other.load_state_dict(torch.load(file, weights_only=True))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)
-        first = call(kind, module, x_BLD)
-        torch.manual_seed(1)  # a module that draws is not this law's affair
-        close(call(kind, other, x_BLD), first, 0, "a loaded copy: ")
+    first = seeded(call, kind, module, x_BLD)  # a module that draws is not this law's affair
+    close(seeded(call, kind, other, x_BLD), first, 0, "a loaded copy: ")
 
 
 @_law
 def module_runs_in_bfloat16(kind: str, name: str) -> None:
     """Autocast to bfloat16 gives a finite output close to float32's."""
     module, x_BLD = parts.part(kind, name), inputs()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)
-        with torch.autocast(x_BLD.device.type, torch.bfloat16):
-            low = call(kind, module, x_BLD)
-        torch.manual_seed(1)
-        close(low.float(), call(kind, module, x_BLD), 0.1, "under autocast to bfloat16: ")
+    with torch.autocast(x_BLD.device.type, torch.bfloat16):
+        low = seeded(call, kind, module, x_BLD)
+    close(low.float(), seeded(call, kind, module, x_BLD), 0.1, "under autocast to bfloat16: ")
 
 
 @contextmanager
@@ -94,27 +127,31 @@ def _poisoned_memory() -> Iterator[None]:
         deterministic.fill_uninitialized_memory = filled
 
 
-def _outputs(kind: str, name: str) -> list[Tensor]:
-    """What a component makes of an input: whole, its gradient, and of a mixer also piece by piece with a state."""
+def _outputs(kind: str, name: str) -> dict[str, Tensor]:
+    """What a component makes of an input: whole, all gradients, and of a mixer also piece by piece with a state."""
     module, x_BLD = parts.part(kind, name), inputs().requires_grad_()
     y_BLD = call(kind, module, x_BLD)
-    found = [y_BLD.detach(), *torch.autograd.grad(y_BLD.square().sum(), x_BLD)]
+    y_BLD.square().sum().backward()
+    found = {"the output": y_BLD.detach()}
+    for leaf_name, leaf in [("the input", x_BLD), *module.named_parameters()]:
+        if leaf.grad is not None:
+            found[f"the gradient of {leaf_name}"] = leaf.grad
     if kind == "mixer":
         state = module.init_state(x_BLD.shape[0], x_BLD.shape[1], x_BLD.device, x_BLD.dtype)
         with torch.no_grad():
             for piece_BLD in x_BLD.split(5, dim=1):
                 piece_BLD, state = module(piece_BLD, state)
-                found.append(piece_BLD)
+                found[f"piece {len(found)} of the output"] = piece_BLD
     return found
 
 
 @_law
 def module_reads_no_stray_memory(kind: str, name: str) -> None:
-    """Memory that nobody has written may hold anything, NaN above all: it changes no output, state or gradient."""
+    """Memory that nobody has written may hold anything, NaN above all: no output shows it, nor any gradient."""
     with _poisoned_memory():
         poisoned = _outputs(kind, name)
-    for given in poisoned:
-        assert given.isfinite().all(), "NaN from memory that was never written (torch.empty) reached an output"
+    for what, given in poisoned.items():
+        assert given.isfinite().all(), f"NaN from memory that was never written (torch.empty) reached {what}"
 
 
 @_law
@@ -234,6 +271,8 @@ def laws(kind: str) -> list[Any]:
     return [
         law(kind)
         for law in (
+            module_treats_each_example_alone,
+            module_keeps_the_dtype,
             module_trains_every_parameter,
             module_is_deterministic,
             module_saves,

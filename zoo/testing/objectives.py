@@ -10,18 +10,20 @@ from unittest import SkipTest
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from zoo.assembly import make_objective, make_probes, make_task
+from zoo.assembly import make_objective, make_probes, make_task, trains
 from zoo.composition import Config
 from zoo.contracts import Batch
 from zoo.errors import ZooError
 from zoo.judging import trained_modules
 from zoo.registry import generation, target
 from zoo.testing import parts
-from zoo.testing.common import close
+from zoo.testing.common import close, seeded
 
 TASKS = ("parity", "digits", "reverse", "clusters", "shapes", "compression", "moving_shapes", "code", "facts")
 """Tasks to try, in this order, where no override names one."""
+ANSWERS = ("targets", "labels", "token_labels")
 SIZE = ("dim=32", "layers=2")
 
 
@@ -57,20 +59,12 @@ def _rows(batch: Batch, which: slice) -> Batch:
     return {key: tensor[which] for key, tensor in batch.items()}
 
 
-def _seeded(objective: Any, batch: Batch) -> dict[str, Tensor]:
-    """One pass, in which what is drawn is drawn from a fixed seed."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)
-        outputs: dict[str, Tensor] = objective(batch)
-    return outputs
-
-
 def objective_gives_what_it_says(name: str) -> None:
     """It reads what ``needs`` says and no more, and gives a finite scalar ``loss`` and all that ``gives`` says."""
     objective, batch = _objective(name)
     extra = {key: value for key, value in batch.items() if key in (*objective.needs, "positions", "inputs_mask")}
     for mode in (True, False):
-        outputs = _seeded(objective.train(mode), extra)
+        outputs = seeded(objective.train(mode), extra)
         assert "loss" in outputs, f"its output has {', '.join(outputs)}, and no loss"
         assert outputs["loss"].ndim == 0, f"its loss has the shape {tuple(outputs['loss'].shape)}, expected a scalar"
         assert outputs["loss"].isfinite(), f"its loss is {outputs['loss'].item()}"
@@ -81,10 +75,10 @@ def objective_gives_what_it_says(name: str) -> None:
 def objective_trains_every_parameter(name: str) -> str | None:
     """Every parameter that is not frozen gets a finite gradient from the loss."""
     objective, batch = _objective(name)
-    learned = {name: parameter for name, parameter in objective.named_parameters() if parameter.requires_grad}
-    if not learned:
+    if not trains(objective):
         return "it has nothing to learn"
-    _seeded(objective, batch)["loss"].backward()
+    learned = {name: parameter for name, parameter in objective.named_parameters() if parameter.requires_grad}
+    seeded(objective, batch)["loss"].backward()
     alive = {id(p) for module in trained_modules(objective) for p in module.parameters(recurse=False)}
     for parameter_name, parameter in learned.items():
         if id(parameter) in alive:
@@ -93,10 +87,51 @@ def objective_trains_every_parameter(name: str) -> str | None:
     return None
 
 
+def _error(objective: Any, outputs: dict[str, Tensor], batch: Batch) -> float | None:
+    """How far its logits are from the answers that it was asked for: squares of numbers, or -log of the right class."""
+    known = {key: batch[key] for key in ANSWERS if key in batch and key in objective.needs}
+    asked = outputs if "targets" in objective.gives else known
+    answers, logits = next((asked[key] for key in ANSWERS if key in asked), None), outputs.get("logits")
+    if answers is None or logits is None:
+        return None
+    if answers.is_floating_point():
+        return F.mse_loss(logits, answers).item() if logits.shape == answers.shape else None
+    if logits.shape[:-1] != answers.shape:
+        return None
+    return F.cross_entropy(logits[answers >= 0], answers[answers >= 0]).item()
+
+
+def objective_learns(name: str) -> str:
+    """Ten steps of Adam on one batch, with the same draws, lower its loss, and bring its logits nearer the answers.
+
+    The second is asked as well, for a loss of the wrong sign falls like any other.
+    """
+    objective, batch = _objective(name)
+    if not trains(objective):
+        return "it has nothing to learn"
+    optimizer = torch.optim.Adam([p for p in objective.parameters() if p.requires_grad], lr=3e-3)
+    losses, errors = [], []
+    for _ in range(11):
+        outputs = seeded(objective, batch)
+        losses.append(outputs["loss"].item())
+        errors.append(_error(objective, outputs, batch))
+        optimizer.zero_grad()
+        outputs["loss"].backward()
+        optimizer.step()
+    said = f"its loss went from {losses[0]:.4g} to {losses[-1]:.4g} in ten steps on one batch"
+    assert losses[-1] < losses[0] - 1e-3 * abs(losses[0]), f"{said}; expected it to fall"
+    first, last = errors[0], errors[-1]
+    if first is None or last is None:
+        return f"{said}; it gives no logits for answers that are known here"
+    said += f", the error of its logits from {first:.4g} to {last:.4g}"
+    assert last < first, f"{said}; expected both to fall: has the loss the wrong sign?"
+    return said
+
+
 def objective_is_a_function_of_its_seed(name: str) -> None:
     """What it draws comes from torch's default generator: the same seed gives the same loss, to the bit."""
     objective, batch = _objective(name)
-    close(_seeded(objective, batch)["loss"], _seeded(objective, batch)["loss"], 0, "the same seed twice: ")
+    close(seeded(objective, batch)["loss"], seeded(objective, batch)["loss"], 0, "the same seed twice: ")
 
 
 def objective_saves(name: str) -> None:
@@ -109,8 +144,8 @@ def objective_saves(name: str) -> None:
     for parameter in other.parameters():
         parameter.data.add_(1)
     other.load_state_dict(torch.load(file, weights_only=True))
-    first = _seeded(objective.eval(), batch)["loss"]
-    close(_seeded(other.eval(), batch)["loss"], first, 0, "a loaded copy: ")
+    first = seeded(objective.eval(), batch)["loss"]
+    close(seeded(other.eval(), batch)["loss"], first, 0, "a loaded copy: ")
 
 
 def objective_does_not_read_the_answer(name: str) -> str | None:
@@ -119,14 +154,14 @@ def objective_does_not_read_the_answer(name: str) -> str | None:
     if "logits" not in objective.gives or "targets" in objective.gives:
         return "it gives no logits for the task's own answers"
     objective.eval()
-    whole = _seeded(objective, batch)["logits"]
-    answers = [key for key in ("targets", "labels", "token_labels") if key in batch and key in objective.needs]
+    whole = seeded(objective, batch)["logits"]
+    answers = [key for key in ANSWERS if key in batch and key in objective.needs]
     for key in answers:
         changed = batch[key].clone()
         flat = changed.unsqueeze(1) if changed.ndim == 1 else changed
         flat[:, -1] = torch.where(flat[:, -1] > 0, 0, 1).to(flat.dtype)
         where = f"logits, when the last of {key} is another: "
-        close(_seeded(objective, {**batch, key: changed})["logits"], whole, 1e-5, where)
+        close(seeded(objective, {**batch, key: changed})["logits"], whole, 1e-5, where)
     return None
 
 
@@ -136,6 +171,6 @@ def objective_answers_each_example_alone(name: str) -> str | None:
     if "logits" not in objective.gives or "targets" in objective.gives:
         return "it gives no logits for the task's own answers"
     objective.eval()
-    whole, alone = (_seeded(objective, each)["logits"] for each in (batch, _rows(batch, slice(2, 3))))
+    whole, alone = (seeded(objective, each)["logits"] for each in (batch, _rows(batch, slice(2, 3))))
     close(alone, whole[2:3], 1e-4, "example 2 of 4, and alone: ")
     return None

@@ -4,33 +4,41 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from zoo.composition import compose
 from zoo.factory import build
 from zoo.testing import parts
-from zoo.testing.common import close, inputs, sized
+from zoo.testing.common import close, each_token_alone, ends, inputs, seeded, sized
 from zoo.testing.parts import LENGTH
 
 
 @sized
-def ffn_treats_each_token_alone(name: str) -> None:
-    """A token's output does not depend on the tokens around it; none at all is allowed too."""
+def ffn_treats_each_token_alone(name: str) -> str | None:
+    """A token's output does not depend on the tokens around it, in training neither; none at all is allowed too.
+
+    What shares something among the tokens of a batch by design, in training alone, says so: ``couples_training``.
+    """
     ffn = parts.part("ffn", name, dtype=torch.float64)
     if ffn is None:
-        return
+        return None
     x_BLD = inputs(dtype=torch.float64)
-    torch.testing.assert_close(ffn(x_BLD)[:, 3:4], ffn(x_BLD[:, 3:4]), rtol=1e-10, atol=1e-10)
     assert ffn(x_BLD).shape == x_BLD.shape
+    return each_token_alone(ffn, x_BLD)
 
 
+@sized
 def norm_keeps_shape(name: str) -> None:
-    """(..., D) in and out, each token alone."""
-    norm = parts.part("norm", name)
-    x_BLD = inputs()
+    """(..., D) in and out, each token alone, in training too."""
+    norm = parts.part("norm", name, dtype=torch.float64)
+    x_BLD = inputs(dtype=torch.float64)
     assert norm(x_BLD).shape == x_BLD.shape
-    torch.testing.assert_close(norm(x_BLD)[:, 2], norm(x_BLD[:, 2]))
+    for place in ends(x_BLD.shape[1]):
+        close(norm(x_BLD[:, place]), norm(x_BLD)[:, place], 1e-10, f"token {place} as (B, D): ")
+    each_token_alone(norm, x_BLD)
 
 
 def position_goes_on_at_an_offset(name: str) -> None:
@@ -45,7 +53,51 @@ def position_goes_on_at_an_offset(name: str) -> None:
         torch.testing.assert_close(whole[:, :, 10:], later)
     places_L = torch.arange(LENGTH, device=parts.device())
     bias = position.bias(places_L, places_L)
-    assert bias is None or bias.shape == (2, LENGTH, LENGTH)
+    if bias is not None:
+        assert bias.shape == (2, LENGTH, LENGTH)
+        later = position.bias(places_L[10:], places_L)
+        close(later, bias[:, 10:], 1e-10, "the bias of queries from 10 on: ")
+
+
+def _made(position: Any) -> list[Tensor]:
+    """All that a position makes of fixed inputs: what is added, what is rotated, and the bias."""
+    x_BLD = inputs()
+    q_BHLK, places_L = x_BLD.view(2, LENGTH, 2, 16).transpose(1, 2), torch.arange(LENGTH, device=x_BLD.device)
+    made = [position.add(x_BLD), *position.rotate(q_BHLK, q_BHLK), position.bias(places_L, places_L)]
+    return [each for each in made if each is not None]
+
+
+def position_trains_every_parameter(name: str) -> None:
+    """A gradient that is finite and somewhere not zero reaches every parameter."""
+    position = parts.part("position", name).train()
+    source = torch.Generator().manual_seed(1)
+    weighed = sum((each * torch.randn(each.shape, generator=source).to(each.device)).sum() for each in _made(position))
+    if isinstance(weighed, Tensor) and weighed.requires_grad:
+        weighed.backward()
+    for parameter_name, parameter in position.named_parameters():
+        assert parameter.grad is not None, f"{parameter_name} has no gradient"
+        assert parameter.grad.isfinite().all(), f"{parameter_name} has a gradient that is not finite"
+        assert parameter.grad.any(), f"the gradient of {parameter_name} is zero everywhere"
+
+
+def position_is_deterministic(name: str) -> None:
+    """In evaluation it does the same to the same input, to the bit."""
+    position = parts.part("position", name)
+    for one, other in zip(_made(position), _made(position), strict=True):
+        close(one, other, 0, "the same input twice: ")
+
+
+def position_saves(name: str) -> None:
+    """Weights that are saved and loaded into another copy do the same, to the bit."""
+    position, other = parts.part("position", name), parts.part("position", name)
+    file = io.BytesIO()
+    torch.save(position.state_dict(), file)
+    file.seek(0)
+    for parameter in other.parameters():
+        parameter.data.add_(1)
+    other.load_state_dict(torch.load(file, weights_only=True))
+    for loaded, saved in zip(seeded(_made, other), seeded(_made, position), strict=True):
+        close(loaded, saved, 0, "a loaded copy: ")
 
 
 def family_gives_back_what_it_was_given(name: str) -> None:
