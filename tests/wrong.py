@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from zoo import Position, Task
+from zoo.nn import compute_dtype
 
 
 class Mixer(nn.Module):
@@ -35,7 +36,7 @@ class Mixer(nn.Module):
         if self.law == "learns":
             weight = 2 * weight.detach() - weight  # its value, and the opposite of its gradient
         if self.law == "counts_its_operations":
-            return (x.unsqueeze(-2) * weight).sum(-1)
+            return (x.unsqueeze(-2) * weight).sum(-1).to(compute_dtype(x))
         v = F.linear(x, weight)
         if self.law == "runs_in_bfloat16" and v.dtype == torch.bfloat16:
             v = v.clamp(max=0.5)
@@ -45,12 +46,13 @@ class Mixer(nn.Module):
         batch, length, _ = x.shape
         if self.law == "takes_no_tokens" and not length:
             raise IndexError("nothing to begin with")
-        start = 0 if state is None or self.law == "obeys_the_law_of_splitting" else state["sum"].to(x.dtype)
+        v = self.project(x)
+        start = 0 if state is None or self.law == "obeys_the_law_of_splitting" else state["sum"].to(v.dtype)
         if self.law == "state_follows_its_sequences" and state is not None:
             start = start.transpose(0, 1)
-        y = self.project(x).cumsum(1) / 10 + start
+        y = v.cumsum(1).to(v.dtype) / 10 + start
         if state is not None:
-            last = torch.cat([x.new_zeros(batch, 1, 32) + start, y], 1)[:, -1:].clone()
+            last = torch.cat([v.new_zeros(batch, 1, 32) + start, y], 1)[:, -1:].clone()
             if self.law == "state_is_bounded_by_what_it_says":
                 last = torch.cat([torch.zeros_like(last), last], 1)[:, -1:]  # a view of what is twice as large
             if self.law == "state_is_bounded_by_what_it_says in bfloat16":

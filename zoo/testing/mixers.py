@@ -117,11 +117,12 @@ def mixer_goes_on_beyond_its_length(name: str) -> None:
 def mixer_state_is_bounded_by_what_it_says(name: str) -> None:
     """The tensors of a state keep their bytes while tokens pass, in float32 and in bfloat16: what is said is held."""
     for dtype in (torch.float32, torch.bfloat16):
-        mixer = parts.part("mixer", name, dtype=dtype)
+        mixer = parts.part("mixer", name)
         state = mixer.init_state(2, LENGTH, parts.device(), dtype)
         before, dtypes = state_bytes(state), [tensor.dtype for tensor in tensors_of(state)]
-        for piece in inputs(dtype=dtype).split(5, dim=1):
-            _, state = mixer(piece, state)
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype is torch.bfloat16):
+            for piece in inputs().split(5, dim=1):
+                _, state = mixer(piece, state)
         after = state_bytes(state)
         assert after == before, (
             f"a new state of {dtype} holds {before:,} bytes, and {after:,} after {LENGTH} tokens; its tensors "
