@@ -120,7 +120,7 @@ def mixer_state_is_bounded_by_what_it_says(name: str) -> None:
         mixer = parts.part("mixer", name)
         state = mixer.init_state(2, LENGTH, parts.device(), dtype)
         before, dtypes = state_bytes(state), [tensor.dtype for tensor in tensors_of(state)]
-        with torch.autocast("cpu", torch.bfloat16, enabled=dtype is torch.bfloat16):
+        with torch.autocast(parts.device().type, torch.bfloat16, enabled=dtype is torch.bfloat16):
             for piece in inputs().split(5, dim=1):
                 _, state = mixer(piece, state)
         after = state_bytes(state)
