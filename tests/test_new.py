@@ -4,6 +4,8 @@ import tomllib
 
 import pytest
 
+from zoo.checking import _run
+from zoo.fitting import words_of_a_run
 from zoo.making import kinds, make
 from zoo.testing.checks import known_failures
 
@@ -137,3 +139,131 @@ def test_no_mixer_of_ours_fails_a_law():
     from zoo.registry import entries
 
     assert not any(known_failures(entry.kind, entry.name) for entry in entries("mixer"))
+
+
+CROSS = '''
+import torch
+from torch import nn
+from zoo import register
+
+
+@register("cross", "never")
+class Never(nn.Module):
+    """Reads nothing, ever."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim))
+
+    def read(self, memory, mask=None):
+        raise RuntimeError("it never reads")
+
+    def init_state(self, batch_size, max_len, device, dtype):
+        return None
+
+    def forward(self, x, state):
+        raise RuntimeError("it never reads")
+'''
+NORM = '''
+import torch
+from torch import nn
+from zoo import register
+
+
+@register("norm", "odd")
+class Odd(nn.Module):
+    """Scales."""
+
+    KNOWN
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x):
+        return self.gain * x
+'''
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "task"),
+    [
+        ("objective", "classify", "digits"),
+        ("objective", "jepa", "digits"),
+        ("objective", "regress", "clusters"),
+        ("objective", "sequence_to_sequence", "reverse"),
+        ("stem", "patches", "digits"),
+        ("stem", "vectors", "clusters"),
+        ("position", "rotary_2d", "digits"),
+        ("probe", "attentive", "digits"),
+        ("cross", "attention", "reverse"),
+        ("mixer", "lstm", "parity"),
+    ],
+)
+def test_there_is_a_run_for_every_sort_of_component(kind, name, task):
+    verdict = _run(kind, name, [])
+    assert (verdict.outcome, verdict.says) == ("holds", "")
+    assert f"task={task}" in words_of_a_run(kind, name)
+
+
+def test_a_run_without_the_component_is_no_answer(zoo_command, tmp_path):
+    (tmp_path / "never.py").write_text(CROSS)
+    done = zoo_command("check", "./never.py")
+    assert done.returncode == 1
+    assert "broken  cross=never: trains in a run" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("word", ["stem=patches", "objective=jepa"])
+def test_what_no_default_run_has_is_shown_in_one_that_has_it(word, zoo_main):
+    status, out, err = zoo_main("show", word)
+    assert (status, "in a run that fits it: zoo show task=digits" in out) == (0, True), err
+    status, out, err = zoo_main("show", "task=images")
+    assert (status, "no run is shown: task.source has no default" in out) == (0, True), err
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "status", "says"),
+    [
+        ("nn.Parameter", "nn.Paramter", 1, "has no attribute 'Paramter'"),
+        ("KNOWN", "known_failures = ['norm_keeps_shape']", 2, "expected a dict from checks to reasons"),
+        ("KNOWN", "known_failures = {'norm_keeps_shape': ' '}", 2, "expected the reason why it fails"),
+    ],
+)
+def test_a_mistake_of_an_author_is_said_without_a_traceback(was, now, status, says, zoo_command, tmp_path):
+    (tmp_path / "odd.py").write_text(NORM.replace(was, now).replace("KNOWN", ""))
+    done = zoo_command("check", "./odd.py")
+    assert (done.returncode, says in done.stdout + done.stderr) == (status, True), done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_a_component_is_checked_by_its_name_alone(zoo_main, here):
+    status, out, err = zoo_main("check", "rmsnorm")
+    assert (status, "norm=rmsnorm: keeps shape" in out) == (0, True), err
+    status, out, _ = zoo_main("check", "none")
+    assert "are all called none and checked" in out
+    status, _, err = zoo_main("check", "rmsnom")
+    assert (status, "Did you mean zoo check rmsnorm" in err) == (2, True), err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("mixer", "random"),
+        ("mixer", "inf"),
+        ("norm", "none"),
+        ("ffn", "f"),
+        ("norm", "tensor"),
+        ("mixer", "torch"),
+        ("mixer", "test", "--package"),
+    ],
+)
+def test_a_name_that_would_hide_another_is_refused(words, zoo_main, here):
+    status, _, err = zoo_main("new", *words)
+    assert (status, f"choose another: zoo new {words[0]} my_{words[1]}" in err) == (2, True), err
+    assert not list(here.iterdir())
+
+
+def test_a_package_does_not_take_the_zoo_of_a_stranger(tmp_path):
+    paths = make("norm", "even_out", package=True, folder=tmp_path)
+    assert "zoo>=0.1.0" in tomllib.loads(paths[2].read_text())["project"]["dependencies"]

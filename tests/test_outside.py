@@ -92,6 +92,8 @@ def test_a_choice_that_is_typed_twice_is_refused(zoo_main):
     status, _, err = zoo_main("train", "task=parity", "task=recall")
     assert (status, "are both given" in err) == (2, True), err
     assert zoo_main("show", "linear@ffn.linear=dense", "linear=dense")[0] == 0
+    with pytest.raises(ZooError, match="are both given"):
+        zoo.compose("task=parity", "task=recall")
 
 
 @pytest.mark.parametrize("annotation", ["tuple[int, ...]", "Sequence[int]", "list[int]"])
@@ -118,7 +120,25 @@ def test_a_renamed_component_and_option_work_with_a_warning(zoo_main, monkeypatc
     with pytest.warns(UserWarning, match="task.size is called task.length now"):
         assert zoo.compose("task=parity", "task.size=12")["task"]["length"] == 12
     with pytest.warns(UserWarning, match="is called mixer=lstm"):
-        assert entry("mixer", "lsmt").name == "lstm", "an exported model that names it is still read"
+        assert entry("mixer", "lsmt").name == "lstm"
+
+
+def test_models_saved_before_a_rename_load_after_it(zoo_main, here, monkeypatch):
+    words = ["task=parity", "steps=1", "dim=16", "layers=1", "trainer.progress=false", "trainer.accelerator=cpu"]
+    row = zoo.train(zoo.compose(*words))
+    folder = here / "runs/train" / row["id"]
+    config = folder / "config.yaml"
+    text = config.read_text().replace("mixer/attention", "mixer/attn").replace(" heads:", " heds:")
+    assert "mixer/attn\n" in text
+    assert " heds:" in text
+    config.write_text(text)
+    table = (Renamed("mixer=attn", "mixer=attention", "9.0"), Renamed("mixer.heds", "mixer.heads", "9.0"))
+    monkeypatch.setattr(deprecations, "ALIASES", table)
+    with pytest.warns(UserWarning, match="is called mixer") as warned:
+        zoo.load(folder)
+    assert sum("is called" in str(each.message) for each in warned) == 2, "each once"
+    with pytest.warns(UserWarning, match="is called mixer=attention"):
+        assert zoo.registry.target("mixer", "attn") is zoo.registry.target("mixer", "attention")
 
 
 def test_every_former_name_leads_somewhere_and_has_a_term():

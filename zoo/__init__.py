@@ -15,7 +15,7 @@ from zoo.registry import register as register
 
 if TYPE_CHECKING:
     from zoo.comparison.comparing import compare as compare
-    from zoo.composition import compose as compose
+    from zoo.composition import compose_typed as compose
     from zoo.contracts import Correspondence as Correspondence
     from zoo.contracts import Family as Family
     from zoo.contracts import Position as Position
@@ -30,7 +30,7 @@ __version__ = "0.1.0"
 
 _LAZY = {
     "compare": "zoo.comparison.comparing",
-    "compose": "zoo.composition",
+    "compose": "zoo.composition:compose_typed",
     "Correspondence": "zoo.contracts",
     "Family": "zoo.contracts",
     "from_huggingface": "zoo.exchange",
@@ -63,5 +63,6 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
-        return getattr(import_module(_LAZY[name]), name)
+        module, _, other = _LAZY[name].partition(":")
+        return getattr(import_module(module), other or name)
     raise AttributeError(f"module 'zoo' has no attribute {name!r}")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import inspect
 import os
+import sys
 import tempfile
+import traceback
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -15,15 +17,14 @@ from unittest import SkipTest
 
 from zoo.composition import compose, prepare
 from zoo.errors import RunFailed, ZooError, unknown
-from zoo.plugins import modules_of
+from zoo.fitting import SMALL, words_of_a_run
+from zoo.plugins import locate, modules_of
 from zoo.registry import KINDS, entries, entry
 from zoo.schema import OUTSIDE
 
 if TYPE_CHECKING:
     from zoo.testing.common import Check
 
-SMALL = ("steps=2", "dim=32", "layers=1", "trainer.progress=false", "trainer.accelerator=cpu", "budget=none")
-"""A run that says whether a component works where it belongs, and nothing else."""
 LENGTHS = (1, 2, 3, 4, 6, 8, 12, 16)
 """Sequences on which a broken law is tried again, to find the smallest that breaks it."""
 
@@ -44,8 +45,8 @@ def check(words: Sequence[str]) -> int:
     """Check what the first word names, print what was found, and return 1 if a law is broken.
 
     Args:
-        words: ``kind=name``, or a module or a file that registers components; and overrides of the runs in which they
-            are built, such as ``mixer.heads=4`` or ``task=digits``.
+        words: ``kind=name``, or ``name`` for all components that are called so, or a module or a file that registers
+            components; and overrides of the runs in which they are built, such as ``mixer.heads=4`` or ``task=digits``.
 
     Raises:
         ZooError: nothing is named, or what is named does not exist.
@@ -56,11 +57,16 @@ def check(words: Sequence[str]) -> int:
     for word in overrides:
         if "=" not in word:
             raise ZooError(f"'{word}' is not an override; expected key=value, or a zoo check of its own")
-    if "=" not in first:
+    a_module = "=" not in first and _is_module(first)
+    if a_module:
         os.environ["ZOO_PLUGINS"] = ",".join(filter(None, [os.environ.get("ZOO_PLUGINS"), first]))
     prepare()
+    if "=" in first:
+        asked = [_component(first)]
+    else:
+        asked = (_of_module(first) if a_module else []) or _named(first, a_module)
     found: Counter[str] = Counter()
-    for kind, name in [_component(first)] if "=" in first else _of_module(first):
+    for kind, name in asked:
         for verdict in verdicts(kind, name, overrides):
             print(_line(verdict), flush=True)
             found[verdict.outcome] += 1
@@ -79,7 +85,10 @@ def verdicts(kind: str, name: str, overrides: Sequence[str] = ()) -> Iterator[Ve
 
     known = known_failures(kind, name)
     with with_overrides(overrides):
-        _builds(kind, name)
+        says = _builds(kind, name, overrides)
+    if says:
+        yield Verdict(kind, name, "builds", "broken", says)
+        return
     for law in laws_of(kind, name):
         says = note = ""
         with with_overrides(overrides), warnings.catch_warnings():
@@ -99,17 +108,31 @@ def verdicts(kind: str, name: str, overrides: Sequence[str] = ()) -> Iterator[Ve
         yield _run(kind, name, overrides)
 
 
-def _builds(kind: str, name: str) -> None:
-    """Build it once.
+def _builds(kind: str, name: str, overrides: Sequence[str]) -> str:
+    """Build it once; what its constructor raised, if that is a mistake in it.
 
     Raises:
-        ZooError: its constructor refuses the settings, which is no law's affair.
+        ZooError: the settings do not exist or its constructor refuses them, which is no law's affair.
     """
     from zoo.assembly import user_error
     from zoo.testing import parts
 
-    if kind in parts.FACTS:
-        user_error(parts.part, kind, name)
+    if kind not in OUTSIDE:
+        compose(f"{kind}={name}", *overrides)
+    try:
+        if kind in parts.FACTS:
+            user_error(parts.part, kind, name)
+    except ZooError:
+        raise
+    except Exception as error:
+        return _where(error)
+    return ""
+
+
+def _where(error: Exception) -> str:
+    """What was raised, and the line that raised it, which is most often the author's own."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {error or 'no message'}\n{last.filename}, line {last.lineno}: {last.line}"
 
 
 def _smallest(law: Check, name: str, error: Exception) -> tuple[Exception, str]:
@@ -142,18 +165,23 @@ def _reason(error: Exception, smallest: str, law: str) -> str:
 
 
 def _run(kind: str, name: str, overrides: Sequence[str]) -> Verdict:
-    """Two steps and the tests of a run with this component."""
+    """Two steps and the tests of a run that has this component in its place."""
     from zoo.run import train
 
-    task = [] if kind in ("task", "objective", "stem") else ["task=parity", "task.test_size=8", "task.batch_size=4"]
-    says = ""
+    says, law = "", "trains_in_a_run"
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            train(compose(*task, f"{kind}={name}", *SMALL, *overrides, f"runs={Path(folder, 'runs')}"))
+            words = words_of_a_run(kind, name, overrides)
+            small = ["task.test_size=8", "task.batch_size=4"] if words[0] == "task=parity" else []
+            train(compose(*words, *small, *SMALL, *overrides, f"runs={Path(folder, 'runs')}"))
+        except SkipTest as error:
+            return Verdict(kind, name, law, "skipped", str(error))
         except (ZooError, RunFailed) as error:
             says = str(error).split(" (the traceback")[0]
-    return Verdict(kind, name, "trains_in_a_run", *_outcome(says, None))
+        except Exception as error:
+            says = _where(error)
+    return Verdict(kind, name, law, *_outcome(says, None))
 
 
 def _component(word: str) -> tuple[str, str]:
@@ -166,13 +194,38 @@ def _component(word: str) -> tuple[str, str]:
 def _of_module(word: str) -> list[tuple[str, str]]:
     """What this module or file, or a module within this package, registers."""
     modules = modules_of(word)
-    found = [
+    return [
         (each.kind, each.name)
         for each in entries()
         if any(each.module == module or each.module.startswith(module + ".") for module in modules)
     ]
-    if not found:
+
+
+def _is_module(word: str) -> bool:
+    """Whether it is a path, or the name of a module that may be a plugin: Python's own are none (``code``)."""
+    if word.endswith(".py") or os.sep in word or Path(word).is_dir():
+        return True
+    if word.split(".")[0] in sys.stdlib_module_names:
+        return False
+    return any(locate(module) is not None for module in modules_of(word))
+
+
+def _named(word: str, a_module: bool) -> list[tuple[str, str]]:
+    """Every component of this name, of whatever kind; where there are several that is said.
+
+    Raises:
+        ZooError: there is none, nor did a module of this name register any.
+    """
+    found = [(each.kind, each.name) for each in entries() if each.name == word]
+    if not found and a_module:
         raise ZooError(f"{word} registers nothing; expected a module or a file with @zoo.register(kind, name)")
+    if not found:
+        raise ZooError(
+            unknown("module, file or component", word, [each.name for each in entries()], prefix="zoo check ")
+        )
+    if len(found) > 1:
+        choices = ", ".join(f"{kind}={name}" for kind, name in found)
+        print(f"{choices} are all called {word} and checked; zoo check KIND={word} checks one", flush=True)
     return found
 
 

@@ -41,11 +41,23 @@ def hydra_ready() -> Iterator[Any]:
         yield GlobalHydra.instance().config_loader()
 
 
-def compose(*overrides: str, config_name: str = "config") -> Config:
-    """Compose one run exactly as ``zoo train`` would.
+def compose_typed(*overrides: str, config_name: str = "config") -> Config:
+    """Compose one run exactly as ``zoo train`` would. (This is ``zoo.compose``.)
 
     Args:
         overrides: Hydra overrides, such as ``"arch=lstm"``, ``"task=parity"``, ``"mixer.heads=2"``.
+
+    Raises:
+        ZooError: an override names what does not exist, gives a value of the wrong type, or chooses again for a place.
+    """
+    from zoo.overrides import refuse_repeated
+
+    refuse_repeated(overrides)
+    return compose(*overrides, config_name=config_name)
+
+
+def compose(*overrides: str, config_name: str = "config") -> Config:
+    """:func:`compose_typed`, for what puts a user's words behind its own: of two choices the last counts.
 
     Raises:
         ZooError: an override names what does not exist, or gives a value of the wrong type.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -54,3 +55,32 @@ def modern(override: str) -> str:
             new_name = alias.new.partition("=")[2]
             return key + sign + ",".join(new_name if each == old_name else each for each in names)
     return override
+
+
+def modernised(node: Any) -> Any:
+    """A saved config with present names of components and of their options, with one warning for each former one."""
+    said: set[Renamed] = set()
+    made = _modernised(node, said)
+    for alias in ALIASES:
+        if alias in said:
+            _said(alias)
+    return made
+
+
+def _modernised(node: Any, said: set[Renamed]) -> Any:
+    if isinstance(node, list):
+        return [_modernised(each, said) for each in node]
+    if not isinstance(node, dict):
+        return node
+    made = {key: _modernised(value, said) for key, value in node.items()}
+    kind, _, name = str(made.get("_component_", "")).partition("/")
+    for alias in ALIASES if kind else ():
+        if alias.old == f"{kind}={name}":
+            name = alias.new.partition("=")[2]
+            made["_component_"] = f"{kind}/{name}"
+            said.add(alias)
+        of, _, option = alias.old.partition(".")
+        if of == kind and option in made and "=" not in alias.old:
+            made[alias.new.partition(".")[2]] = made.pop(option)
+            said.add(alias)
+    return made

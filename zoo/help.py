@@ -93,7 +93,7 @@ The file is read back and must give the same bits; its test score is printed bes
 IMPORT_HELP = """\
 zoo import hf SOURCE [--to FILE]: a model of a published family (zoo list family) as one safetensors file of ours
 
-  SOURCE              a folder with config.json and safetensors, or a name on the hub: pip install "zoo[hub]"
+  SOURCE              a folder with config.json and safetensors, or a name on the hub: pip install -e ".[hub]"
   --to FILE           instead of <name>.safetensors in this folder
 
 The numbers are theirs: the same logits for the same tokens. In Python, also of a model in memory:

@@ -69,7 +69,7 @@ def _download(name: str) -> Path:
     try:
         from huggingface_hub import snapshot_download
     except ImportError as error:
-        raise ZooError(f'{name} is no folder here; to read it as a name on the hub: pip install "zoo[hub]"') from error
+        raise ZooError(f'{name} is no folder here; to read it as a name on the hub: pip install -e ".[hub]"') from error
     try:
         return Path(snapshot_download(name, allow_patterns=["config.json", "*.safetensors", SHARDS, "vocab.txt"]))  # nosec B615: the user names it
     except Exception as error:  # of several libraries: no network, no such name, no permission

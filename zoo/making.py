@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import ast
 import keyword
 import re
+import sys
 from importlib import resources
+from importlib.util import find_spec
 from pathlib import Path
 from string import Template
 
 from zoo.composition import prepare
 from zoo.errors import ZooError, unknown
+from zoo.plugins import PRIVATE
 from zoo.registry import entries
 
 PYPROJECT = """\
@@ -22,7 +26,7 @@ name = "zoo-$dashed"
 version = "0.1.0"
 description = "$title for the zoo"
 requires-python = ">=3.11"
-dependencies = ["zoo", "torch"]
+dependencies = ["zoo>=0.1.0", "torch"]
 
 [project.optional-dependencies]
 test = ["pytest"]
@@ -93,6 +97,8 @@ def make(kind: str, name: str, package: bool, folder: Path | None = None) -> lis
         raise ZooError("a comparison is one file; put it into conf/compare of a package that you have")
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
         raise ZooError(f"'{name}' cannot be a name; expected small letters, digits and _, such as my_{kind}")
+    if kind != "comparison":
+        _refuse_shadows(kind, name, package)
     prepare()
     taken = next((each for each in entries(kind) if each.name == name), None)
     if taken is not None:
@@ -104,7 +110,7 @@ def make(kind: str, name: str, package: bool, folder: Path | None = None) -> lis
         "more": "" if kind in ("task", "objective") else " task=parity",
         "title": title[0].upper() + title[1:],
         "dashed": name.replace("_", "-"),
-        "class_name": "".join(part[:1].upper() + part[1:] for part in name.split("_")),
+        "class_name": _class_name(name),
     }
     here = folder or Path()
     if kind == "comparison":
@@ -122,6 +128,42 @@ def make(kind: str, name: str, package: bool, folder: Path | None = None) -> lis
             root / "tests" / f"test_{name}.py": TEST,
         }
     return _write(files, words)
+
+
+_WORDS = ("null", "true", "false", "nan", "inf", "none", "yes", "no", "on", "off")
+"""What a config reads as a value and not as a name."""
+
+
+def _refuse_shadows(kind: str, name: str, package: bool) -> None:
+    """A file of the name is a module of the name, and its class stands beside what the skeleton imports.
+
+    Raises:
+        ZooError: the one would hide another module, or the other what it is made of; the message says what to type.
+    """
+    class_name = _class_name(name)
+    source = (resources.files("zoo.skeletons") / f"{kind}.txt").read_text()
+    tree = ast.parse(Template(source).substitute(kind=kind, name=name, more="", title="", dashed="", class_name="New_"))
+    bound = {part.id for part in ast.walk(tree) if isinstance(part, ast.Name)}
+    bound |= {(each.asname or each.name).split(".")[0] for part in ast.walk(tree)
+              if isinstance(part, ast.Import | ast.ImportFrom) for each in part.names}  # fmt: skip
+    why = ""
+    if name in _WORDS:
+        why = f"a config reads {kind}={name} as a value"
+    elif package and name in PRIVATE:
+        why = f"a module called {name} within a package is not searched for components"
+    elif class_name in bound or keyword.iskeyword(class_name):
+        why = f"its class would be {class_name}, which the skeleton uses for something else"
+    elif not package and (name in sys.stdlib_module_names or find_spec(name) is not None):
+        why = f"its file would be a module of a name that Python or an installed package has, {name}"
+    elif package and find_spec(f"zoo_{name}") is not None:
+        why = f"a package called zoo_{name} is installed already"
+    if why:
+        more = " --package" if package else ""
+        raise ZooError(f"'{name}' cannot be a name: {why}; choose another: zoo new {kind} my_{name}{more}")
+
+
+def _class_name(name: str) -> str:
+    return "".join(part[:1].upper() + part[1:] for part in name.split("_"))
 
 
 def _write(files: dict[Path, str], words: dict[str, str]) -> list[Path]:

@@ -263,7 +263,7 @@ class _Checker:
                 shown = f"{group}@{item.package}" if item.package else group
                 if (group, value) in EXTRAS:
                     extra = EXTRAS[group, value]
-                    return f'{item.input_line}: it is not installed; type: pip install "zoo[{extra}]"'
+                    return f'{item.input_line}: it is not installed; type: pip install -e ".[{extra}]"'
                 return f"{item.input_line}: " + unknown(group, value, options, prefix=f"{shown}=")
         return None
 

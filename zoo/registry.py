@@ -257,6 +257,7 @@ def target(kind: str, name: str) -> Callable[..., Any]:
         ZooError: no such component, or its module does not import; the message names the distribution.
     """
     found = entry(kind, name)
+    name = found.name  # which is another where it was renamed
     if (kind, name) not in _targets:
         try:
             importlib.import_module(found.module)

@@ -19,6 +19,7 @@ from zoo.checkpoint import load as load_checkpoint
 from zoo.composition import Config, prepare, refuse_foreign
 from zoo.configs import ABOUT, COMMAND, CONFIG
 from zoo.contracts import Probe, Task
+from zoo.deprecations import modernised
 from zoo.errors import ZooError, first_of
 from zoo.factory import build
 from zoo.files import atomic, read_row, read_yaml, refuse_odd
@@ -115,6 +116,7 @@ def finished(folder: Path) -> Finished:
     if COMMAND(config):
         raise ZooError(f"{folder} is not a run; expected a folder such as runs/train/<id>, as zoo train prints it")
     prepare()
+    config = modernised(config)
     refuse_foreign(config, str(folder / "config.yaml"))
     if not row or row["status"] != "finished":
         state = f"it failed: {row.get('error')}" if row and row["status"] == "failed" else "it was started only"
@@ -229,6 +231,7 @@ def described(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     if wrong := ABOUT(about):
         raise ZooError(f"{path} is not a model that zoo export wrote: of its metadata, {wrong.lstrip('. ')}")
     prepare()
+    about["objective"] = modernised(about["objective"])
     refuse_foreign(about["objective"], str(path))
     _note_changes(about["code"], about["objective"], str(path))
     model = _built(about["objective"], about["facts"])

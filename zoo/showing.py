@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from typing import Any
+from unittest import SkipTest
 
 from zoo.budget import describe, settle
 from zoo.catalogue import safe, show_component
 from zoo.composition import Config, compose, prepare
+from zoo.errors import ZooError
 from zoo.nodes import COMPONENT
 from zoo.registry import KINDS, entry
 from zoo.schema import OUTSIDE
@@ -21,14 +23,21 @@ def show(overrides: Sequence[str]) -> None:
     from rich.tree import Tree
 
     prepare()
+    console = Console(highlight=False)
     named = [word.partition("=") for word in overrides if word.partition("=")[0] in KINDS]
     if len(overrides) == 1 and named:
         kind, _, name = named[0]
         show_component(entry(kind, name))
         if kind in OUTSIDE:
             return
+        try:
+            overrides = _of_a_run(kind, name)
+        except (ZooError, SkipTest) as error:
+            console.print(f"no run is shown: {error}", markup=False)
+            return
+        if len(overrides) > 1:
+            console.print(f"in a run that fits it: zoo show {' '.join(overrides)}", markup=False)
     config = settle(compose(*overrides), keep=False)
-    console = Console(highlight=False)
     tree = Tree(
         f"[bold]{safe(config['label'])}[/bold]  "
         + " ".join(f"{key}={config[key]}" for key in ("dim", "layers", "steps", "seed"))
@@ -48,6 +57,19 @@ def show(overrides: Sequence[str]) -> None:
     console.print(table)
     for name, value in facts.items():
         console.print(f"{name}: {value}", markup=False)
+
+
+def _of_a_run(kind: str, name: str) -> list[str]:
+    """Words of a run that has this component: the default one, or else one that fits it.
+
+    Raises:
+        ZooError: a value that only the user knows must be given first.
+        SkipTest: none fits it.
+    """
+    from zoo.fitting import words_of_a_run
+
+    compose(f"{kind}={name}")
+    return words_of_a_run(kind, name, first=[[]])
 
 
 def _grow(tree: Any, key: str, node: Config) -> None:

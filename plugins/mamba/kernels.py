@@ -14,7 +14,7 @@ from torch import Tensor
 from .selective_scan import selective_scan
 from .ssd import ssd
 
-INSTALL = 'pip install --no-build-isolation "zoo[cuda]" (docs/kernels.md has the exact commands)'
+INSTALL = 'pip install --no-build-isolation -e ".[cuda]" (docs/kernels.md has the exact commands)'
 Outputs = tuple[Tensor, ...]
 FUSED_CHUNK = 256
 """Tokens of a chunk of the fused kernels, as their package has it; chunks change the time and not the result."""

@@ -138,7 +138,7 @@ def _parquet(ledger: Ledger) -> bytes:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
-        raise ZooError('--to FILE.parquet needs pyarrow: pip install "zoo[parquet]"') from error
+        raise ZooError('--to FILE.parquet needs pyarrow: pip install -e ".[parquet]"') from error
     sink = pyarrow.BufferOutputStream()
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(lines(ledger)), sink)
     return bytes(sink.getvalue().to_pybytes())

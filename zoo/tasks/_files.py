@@ -92,7 +92,7 @@ def load_hub(name: str, config: str | None) -> Any:
     except ImportError as error:
         raise ZooError(
             f"task.source={name} is no file or folder here; to read it as a name of Hugging Face datasets: "
-            f'pip install "zoo[datasets]"'
+            f'pip install -e ".[datasets]", in the folder of the zoo'
         ) from error
     try:
         return load_dataset(name, config)  # nosec B615: the user names it

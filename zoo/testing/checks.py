@@ -52,14 +52,23 @@ def known_failures(kind: str, name: str) -> dict[str, str]:
     """The checks that a component says it fails, and why: ``known_failures = {"mixer_keeps_shape": "..."}``.
 
     Raises:
-        ZooError: there is no such check.
+        ZooError: there is no such check, or no reason is given.
     """
-    known: dict[str, str] = dict(getattr(target(kind, name), "known_failures", {}))
+    said = getattr(target(kind, name), "known_failures", {})
     laws = [law.__name__ for law in laws_of(kind, name)]
-    for law in known:
+    if not isinstance(said, dict):
+        raise ZooError(
+            f"{kind}={name}: known_failures is {said!r}; expected a dict from checks to reasons, such as "
+            f'{{"{(laws or ["a_check"])[0]}": "why it fails"}}'
+        )
+    for law, reason in said.items():
         if law not in laws:
-            raise ZooError(f"{kind}={name}: known_failures: " + unknown("check", law, laws))
-    return known
+            raise ZooError(f"{kind}={name}: known_failures: " + unknown("check", str(law), laws))
+        if not isinstance(reason, str) or not reason.strip():
+            raise ZooError(
+                f"{kind}={name}: known_failures[{law!r}] is {reason!r}; expected the reason why it fails, in words"
+            )
+    return dict(said)
 
 
 def parametrize_with_checks(*kinds: str, names: Sequence[str] | None = None) -> Any:
