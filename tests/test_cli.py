@@ -1,5 +1,6 @@
 """What a user types, and what a mistake is answered with."""
 
+import json
 import re
 
 import pytest
@@ -322,3 +323,17 @@ def test_the_sweep_of_wandb_in_the_docs_drives_overrides_that_compose():
     config = zoo.compose(*words)
     assert (config["arch"], config["logger"]["name"], config["optimizer"]["lr"]) == ("mamba2", "wandb", 0.1)
     assert sweep["metric"]["name"].partition("/")[0] == "validation", "tuning is judged on validation"
+
+
+def test_a_search_goes_on_after_a_trial_that_failed(zoo_command, tmp_path):
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    settings = ["hydra.sweeper.n_trials=3", "hydra.sweeper.sampler.seed=1", "optimizer.lr=choice(0.001,1e30)"]
+    done = zoo_command(
+        "train", "-m", "hydra/sweeper=optuna", *settings, "gradient_clip=null", "task=parity", *TINY, "steps=30"
+    )
+    assert done.returncode == 1, "one failed"
+    assert "of 3 runs finished" in done.stdout, "and all were made"
+    assert "the loss became" in done.stderr
+    assert "Traceback" not in done.stderr
+    states = [json.loads(path.read_text())["status"] for path in tmp_path.glob("runs/train/*/result.json")]
+    assert sorted(states) == ["failed", "finished"]

@@ -169,3 +169,6 @@ def test_a_sweep_under_torchrun_is_refused_with_the_reason(zoo_main, monkeypatch
     status, _, err = zoo_main("train", "-m", "task=parity", "seed=0,1")
     assert status == 2
     assert "add trainer.devices=2, which starts processes for each run" in err
+    status, _, err = zoo_main("compare", "smoke")
+    assert status == 2
+    assert "leave torchrun out" in err

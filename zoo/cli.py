@@ -147,7 +147,13 @@ def _train(words: list[str]) -> int:
 def _compare(words: list[str]) -> int:
     flags, rest = _split(words, {"--dry-run"})
     from zoo.comparison.plan import plan_of
-    from zoo.processes import warm
+    from zoo.processes import count, warm
+
+    if count() > 1:
+        raise ZooError(
+            "zoo compare makes its own processes, and torchrun starts it several times; leave torchrun out, and add "
+            "trainer.devices=2 for runs of several processes each"
+        )
 
     plan = plan_of(rest)
     if flags:
