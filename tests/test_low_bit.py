@@ -435,7 +435,7 @@ def test_a_mixer_of_ternary_weights_stays_causal(arch, monkeypatch):
     name = zoo.compose(f"arch={arch}")["objective"]["backbone"]["mixer"]["_component_"].split("/")[1]
     monkeypatch.setattr(parts, "part", lambda kind, name, **facts: part(kind, name, "linear=ternary", **facts))
     mixers.mixer_does_not_see_the_future(name)
-    mixers.mixer_treats_each_example_alone(name)
+    modules.module_treats_each_example_alone("mixer")(name)
     modules.module_trains_every_parameter("mixer")(name)
 
 
