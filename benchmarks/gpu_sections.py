@@ -156,6 +156,15 @@ Losses = dict[str, tuple[nn.Module, Callable[[], Tensor]]]
 """Of each contestant its model and what computes its loss of the one batch."""
 
 
+def _ours_and_batch(
+    scale: Scale, arch: str, dim: int, layers: int, heads: int, size: int, length: int, vocab: int
+) -> tuple[nn.Module, Tensor, Tensor]:
+    """A decoder of ours, and inputs and targets for it and its rivals."""
+    inputs, targets = torch.randint(vocab, (2, size, length), device=scale.device).unbind(0)
+    words = [f"arch={arch}", f"dim={dim}", f"layers={layers}", f"mixer.heads={heads}", f"task.length={length}"]
+    return _ours(scale, vocab, *words), inputs, targets
+
+
 def decoder(scale: Scale) -> Iterator[Line]:
     """A GPT-2 of 124 million parameters as nanoGPT trains it: ours, plain PyTorch, Hugging Face's; all compiled."""
     yield from _trained("decoder", gpt2s(scale), scale.of(12 * 1024, 32), scale)
@@ -166,9 +175,7 @@ def gpt2s(scale: Scale) -> Losses:
     from transformers import GPT2Config, GPT2LMHeadModel
 
     dim, layers, heads, size, length, vocab = scale.of((768, 12, 12, 12, 1024, 50304), (32, 1, 2, 2, 16, 64))
-    inputs, targets = torch.randint(vocab, (2, size, length), device=scale.device).unbind(0)
-    words = ["arch=gpt2", f"dim={dim}", f"layers={layers}", f"mixer.heads={heads}", f"task.length={length}"]
-    ours = _ours(scale, vocab, *words)
+    ours, inputs, targets = _ours_and_batch(scale, "gpt2", dim, layers, heads, size, length, vocab)
     plain = PlainGPT(vocab, dim, layers, heads, length).to(scale.device)
     names = {"vocab_size": vocab, "n_embd": dim, "n_layer": layers, "n_head": heads, "n_positions": length}
     dropouts = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
@@ -190,9 +197,7 @@ def llamas(scale: Scale) -> Losses:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     dim, layers, heads, size, length, vocab = scale.of((768, 6, 12, 12, 1024, 32_000), (32, 1, 2, 2, 16, 64))
-    inputs, targets = torch.randint(vocab, (2, size, length), device=scale.device).unbind(0)
-    words = ["arch=llama", f"dim={dim}", f"layers={layers}", f"mixer.heads={heads}", f"task.length={length}"]
-    ours = _ours(scale, vocab, *words)
+    ours, inputs, targets = _ours_and_batch(scale, "llama", dim, layers, heads, size, length, vocab)
     hidden = ours.get_parameter("backbone.blocks.0.ffn.up.weight").shape[0]
     names = {"vocab_size": vocab, "hidden_size": dim, "intermediate_size": hidden, "num_hidden_layers": layers}
     names |= {"num_attention_heads": heads, "max_position_embeddings": length}

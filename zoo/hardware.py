@@ -45,12 +45,18 @@ def choose(trainer: Config, steps: int) -> dict[str, Any]:
     wanted = str(trainer["compile"]).lower()
     if wanted not in ("auto", "true", "false"):
         raise ZooError(f"trainer.compile={trainer['compile']}: expected auto, true or false")
-    compile_it = wanted == "true" or (wanted == "auto" and cuda and steps >= COMPILE_STEPS)
-    failure = compile_failure("cuda" if cuda else "cpu") if compile_it else None
+    compile_it, failure = compiling(wanted, "cuda" if cuda else "cpu", steps)
     if failure and wanted == "true":
         raise ZooError(f"trainer.compile=true cannot be here: {failure}; use trainer.compile=auto or false")
-    compile_it = compile_it and not failure
     return {"accelerator": "cuda" if cuda else accelerator, "precision": precision, "compile": compile_it}
+
+
+def compiling(wanted: str, accelerator: str, steps: int) -> tuple[bool, str | None]:
+    """Whether a run is compiled, by ``trainer.compile``; and why it is not, where it would have been."""
+    if wanted != "true" and not (wanted == "auto" and accelerator == "cuda" and steps >= COMPILE_STEPS):
+        return False, None
+    failure = compile_failure(accelerator)
+    return failure is None, failure
 
 
 @cache

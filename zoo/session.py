@@ -178,8 +178,8 @@ class Session:
     def _launches(self) -> dict[str, str]:
         """How the passes of a step are launched, where there is a choice."""
         said = self.loop.graph.said if self.loop.graph is not None else None
-        wished = str(self.config["trainer"]["compile"]) == "auto" and self.config["steps"] >= hardware.COMPILE_STEPS
-        why_not = hardware.compile_failure("cuda") if wished and self.chosen["accelerator"] == "cuda" else None
+        wanted = str(self.config["trainer"]["compile"]).lower()
+        _, why_not = hardware.compiling(wanted, self.chosen["accelerator"], self.config["steps"])
         return ({"training step": said} if said else {}) | ({"compiling": why_not} if why_not else {})
 
     def _embedding(self) -> Row | None:
