@@ -20,40 +20,23 @@ from zoo.testing import CHECKS, parts
 
 CPU = torch.device("cpu")
 load_plugins()
-EXTRA = {"images": ["task.source={tmp}/shapes"], "pairs": ["task.source={tmp}/pairs.tsv"]}
+EXTRA = {"images": ["task.source={files}/images"], "pairs": ["task.source={files}/pairs.tsv"]}
 
 
 def task(*overrides):
     return make_task(zoo.compose(*overrides))
 
 
-@pytest.fixture
-def shapes(tmp_path):
-    """A folder of images: two classes of 40."""
-    from PIL import Image
-
-    rng = np.random.default_rng(0)
-    for name in ("bright", "dark"):
-        (tmp_path / "shapes" / name).mkdir(parents=True)
-        for i in range(40):
-            pixels = rng.integers(0, 100, (8, 8), dtype=np.uint8) + (150 if name == "bright" else 0)
-            Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "shapes" / name / f"{i}.png")
-    # and a file of pairs
-    lines = [f"{word}\t{word[::-1]}" for word in ("".join(c) for c in itertools.product("abcdef", repeat=3))]
-    (tmp_path / "pairs.tsv").write_text("\n".join(lines))
-    return tmp_path / "shapes"
-
-
 @pytest.mark.parametrize("check", CHECKS["task"], ids=lambda check: check.__name__)
 @pytest.mark.parametrize("name", EXTRA)
-def test_tasks_of_files_keep_the_laws(name, check, tmp_path, shapes):
-    with parts.with_overrides([word.format(tmp=tmp_path) for word in EXTRA[name]]):
+def test_tasks_of_files_keep_the_laws(name, check, files_of_tasks):
+    with parts.with_overrides([word.format(files=files_of_tasks) for word in EXTRA[name]]):
         check(name)
 
 
-def test_every_task_has_the_same_fingerprint_twice(tmp_path, shapes):
+def test_every_task_has_the_same_fingerprint_twice(files_of_tasks):
     for name in EXTRA:
-        one = task(f"task={name}", *(word.format(tmp=tmp_path) for word in EXTRA[name]))
+        one = task(f"task={name}", *(word.format(files=files_of_tasks) for word in EXTRA[name]))
         assert one.fingerprint() == one.fingerprint()
 
 
@@ -242,11 +225,11 @@ def test_images_from_the_real_digits_of_mnist():
     assert one.facts() == {"image_size": 28, "channels": 1, "classes": 10, "max_len": 784}
 
 
-def test_images_from_datasets(shapes):
+def test_images_from_datasets(files_of_tasks):
     pytest.importorskip("datasets")
     from zoo.tasks._images import _from_datasets
 
-    data = _from_datasets(str(shapes), None, None, 1)
+    data = _from_datasets(str(files_of_tasks / "images"), None, None, 1)
     assert data.classes == 2
     assert data.pixels.shape == (80, 1, 8, 8)
 
