@@ -15,9 +15,9 @@ from timing import interleave, set_up
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import zoo
-from zoo.assembly import make_objective, make_task
-from zoo.factory import Factory
-from zoo.optimization import parameter_groups
+from zoo.registry.factory import Factory
+from zoo.training.build import make_objective, make_task
+from zoo.training.parameter_groups import parameter_groups
 
 SETTINGS = {
     "d=64, 2 layers, 64 x 64 tokens": (64, 2, 64, 64),

@@ -21,10 +21,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import zoo
-from zoo.assembly import facts_of, make_objective, make_task
-from zoo.factory import Factory, build
-from zoo.measure.ceiling import DTYPES, measure
-from zoo.optimization import parameter_groups
+from zoo.registry.factory import Factory, build
+from zoo.training.build import facts_of, make_objective, make_task
+from zoo.training.ceiling import DTYPES, measure
+from zoo.training.parameter_groups import parameter_groups
 
 ROOT = Path(__file__).parents[1]
 Call = Callable[[], None]
@@ -409,8 +409,8 @@ def packing(scale: Scale) -> Iterator[Line]:
 
 def inference(scale: Scale) -> Iterator[Line]:
     """Reading a context and writing a token, against the length of the context."""
-    from zoo.measure.inference import decoder as model_of
-    from zoo.measure.inference import measure as measure_inference
+    from zoo.models.speed import decoder as model_of
+    from zoo.models.speed import measure as measure_inference
 
     lengths = scale.of([1024, 4096, 16_384, 65_536], [16, 32])
     size = [f"dim={scale.of(768, 32)}", f"layers={scale.of(12, 1)}", "task=text"]

@@ -19,13 +19,13 @@ import torch
 from timing import clock, set_up
 
 import zoo
-from zoo.assembly import make_objective, make_task
-from zoo.callbacks import AtomicCheckpointIO, Keeper
-from zoo.factory import Factory, build
-from zoo.loggers import MetricsFile
-from zoo.loop import Loop, Stream
-from zoo.optimization import parameter_groups
-from zoo.run import quiet
+from zoo.registry.factory import Factory, build
+from zoo.runs.run import quiet
+from zoo.training.build import make_objective, make_task
+from zoo.training.callbacks import AtomicCheckpointIO, Keeper
+from zoo.training.loggers import MetricsFile
+from zoo.training.loop import Loop, Stream
+from zoo.training.parameter_groups import parameter_groups
 
 BLOCK = 20
 SETTINGS = {

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import zoo
-from zoo.assembly import make_objective, make_task
-from zoo.factory import Factory
-from zoo.optimization import parameter_groups
+from zoo.registry.factory import Factory
+from zoo.training.build import make_objective, make_task
+from zoo.training.parameter_groups import parameter_groups
 
 SIZES = {"dim 128, 4 layers": (128, 4, 12, 64), "dim 256, 4 layers": (256, 4, 8, 128)}
 Contender = tuple[nn.Module, Callable[[nn.Module, dict[str, Tensor]], Tensor]]

@@ -25,9 +25,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import zoo
-from zoo.assembly import make_objective, make_task
-from zoo.factory import Factory
 from zoo.measure.flops import count
+from zoo.registry.factory import Factory
+from zoo.training.build import make_objective, make_task
 from zoo_plugins.joint_embedding.views import shifted
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")

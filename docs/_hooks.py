@@ -59,9 +59,9 @@ def undocumented() -> list[str]:
 
 def catalogue() -> str:
     """Every component that is installed with the zoo: what it is, its paper, its parameters."""
-    from zoo.catalogue import PRESETS, parameters, presets
-    from zoo.composition import hydra_ready
-    from zoo.registry import KINDS, entries
+    from zoo.cli.list import PRESETS, parameters, presets
+    from zoo.config.compose import hydra_ready
+    from zoo.registry.registry import KINDS, entries
 
     lines = ["# Catalogue", "", "Made from the registry: what `zoo list` and `zoo show KIND=NAME` print.", ""]
     with hydra_ready() as loader:
@@ -134,7 +134,7 @@ The public door; everything else may move.
     options:
       show_root_heading: false
       heading_level: 3
-::: zoo.comparison.standing
+::: zoo.comparison.result
     options:
       show_root_heading: false
       heading_level: 3

@@ -73,7 +73,7 @@ def zoo_main(here, capsys):
     """Runs ``zoo`` in this process: quicker, where a fresh interpreter is not the point."""
 
     def run(*words):
-        from zoo.cli import main
+        from zoo.cli.main import main
 
         status = main(list(words))
         out, err = capsys.readouterr()
@@ -87,8 +87,8 @@ FILES = {"images": "task.source={files}/images", "pairs": "task.source={files}/p
 
 def words_of_tasks():
     """Overrides for every task of ours, and for the other way to batches of those that have two."""
-    from zoo.plugins import load_plugins
-    from zoo.registry import entries
+    from zoo.registry.discovery import load_plugins
+    from zoo.registry.registry import entries
 
     load_plugins()
     ours = [entry.name for entry in entries("task") if entry.module.startswith("zoo.tasks.")]
@@ -126,7 +126,7 @@ def batches_without_waiting(monkeypatch):
     """A run's batch that makes the processor wait for the GPU is an error, from the second on: the first sends what is held."""
     import torch
 
-    from zoo.loop import Stream
+    from zoo.training.loop import Stream
 
     original = Stream.__iter__
 
@@ -149,7 +149,7 @@ def objective_of(*words):
     import torch
 
     import zoo
-    from zoo.assembly import facts_of, make_task
+    from zoo.training.build import facts_of, make_task
 
     config = zoo.compose(*words)
     task = make_task(config)
@@ -162,9 +162,9 @@ def whole_and_resumed(words, monkeypatch, batch):
     import torch
 
     import zoo
-    from zoo.callbacks import Interrupted
-    from zoo.loop import Loop
-    from zoo.run import folder_of, train
+    from zoo.runs.run import folder_of, train
+    from zoo.training.callbacks import Interrupted
+    from zoo.training.loop import Loop
 
     whole, cut = (zoo.compose(*words, f"experiment={name}") for name in ("whole", "cut"))
     train(whole)
@@ -190,7 +190,7 @@ def two_processes(function, *arguments):
 
     import torch
 
-    from zoo.processes import start_method
+    from zoo.training.processes import start_method
 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -18,7 +18,17 @@ import time
 from multiprocessing import forkserver
 from pathlib import Path
 
-PRELOADED = ("torch", "lightning", "hydra", "omegaconf", "rich.console", "zoo.cli", "zoo.loop", "jinja2", "scipy.stats")
+PRELOADED = (
+    "torch",
+    "lightning",
+    "hydra",
+    "omegaconf",
+    "rich.console",
+    "zoo.cli.main",
+    "zoo.training.loop",
+    "jinja2",
+    "scipy.stats",
+)
 
 
 FEWER = {"text": "task.test_windows=8", "facts": ""}
@@ -91,7 +101,7 @@ def _command(request):
             runpy.run_path(words[0], run_name="__main__")
             status = 0
         else:
-            from zoo.cli import main
+            from zoo.cli.main import main
 
             status = main()
     except SystemExit as error:
@@ -121,7 +131,7 @@ def _wait(pid, timeout):
 def _serve():
     import importlib
 
-    forkserver.set_forkserver_preload(["zoo.session", "lightning.pytorch.trainer"])
+    forkserver.set_forkserver_preload(["zoo.runs.session", "lightning.pytorch.trainer"])
     forkserver.ensure_running()  # workers of comparisons are forked from it
     for name in PRELOADED:
         importlib.import_module(name)

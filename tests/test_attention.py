@@ -8,11 +8,11 @@ from scans import F64
 from torch.nn import functional as F
 
 import zoo
-from zoo.assembly import make_objective, make_task
 from zoo.errors import ZooError
 from zoo.measure import flops
 from zoo.nn import state_bytes
 from zoo.testing.parts import part
+from zoo.training.build import make_objective, make_task
 
 CPU = torch.device("cpu")
 DIM, LENGTH = 32, 24

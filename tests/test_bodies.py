@@ -9,12 +9,12 @@ from scans import F64
 from torch import nn
 
 import zoo
-from zoo.assembly import make_objective, make_task
 from zoo.comparison.ledger import read_ledger
-from zoo.decoding import beam_search, generate
 from zoo.errors import ZooError
+from zoo.models.decoding import beam_search, generate
 from zoo.nn import spans
-from zoo.run import train
+from zoo.runs.run import train
+from zoo.training.build import make_objective, make_task
 
 CPU = torch.device("cpu")
 

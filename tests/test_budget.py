@@ -5,11 +5,11 @@ import json
 import pytest
 
 import zoo
-from zoo.assembly import make_objective, make_task, parameters
-from zoo.budget import describe, settle, wanted
 from zoo.errors import ZooError
-from zoo.measure import costs
-from zoo.run import train
+from zoo.runs import costs
+from zoo.runs.budget import describe, settle, wanted
+from zoo.runs.run import train
+from zoo.training.build import make_objective, make_task, parameters
 
 QUIET = ["trainer.progress=false", "trainer.accelerator=cpu"]
 RECALL = [

@@ -145,7 +145,7 @@ def test_no_mistake_shows_a_traceback(zoo_command, words):
 
 
 def test_help_names_every_command(zoo_main):
-    from zoo.cli import COMMANDS
+    from zoo.cli.main import COMMANDS
 
     _, out, _ = zoo_main("--help")
     for name in COMMANDS:
@@ -204,9 +204,9 @@ def test_one_thing_at_a_time(zoo_main, command):
 
 def test_a_parameter_is_set_as_it_is_said(zoo_main):
     """What the root names besides one of each kind is not set by its kind alone."""
-    from zoo.catalogue import parameters
-    from zoo.plugins import load_plugins
-    from zoo.registry import entries
+    from zoo.cli.list import parameters
+    from zoo.registry.discovery import load_plugins
+    from zoo.registry.registry import entries
 
     load_plugins()
     seen = set()
@@ -246,7 +246,7 @@ def _nodes(node):
 )
 def test_runs_that_are_lost_are_counted(lost, said, capsys):
     from zoo.errors import RunFailed
-    from zoo.sweeping import _Job, _say
+    from zoo.runs.sweep import _Job, _say
 
     outcome = {"error": "", "failed": False, "experiment": "runs/train"}
     with pytest.raises(RunFailed) as caught:

@@ -366,7 +366,7 @@ def test_a_run_without_a_result_is_counted(smoke, tmp_path, zoo_main):
 
 def test_the_report_is_an_artifact_of_wandb(smoke, tmp_path):
     from zoo.comparison.ledger import read_ledger
-    from zoo.comparison.sharing import share
+    from zoo.comparison.wandb_report import share
 
     folder = shutil.copytree(smoke / "runs/smoke", tmp_path / "smoke")
     ledger = read_ledger(folder)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from zoo.registry import KINDS, entries
+from zoo.registry.registry import KINDS, entries
 from zoo.testing import CHECKS, parametrize_with_checks, parts
 from zoo.testing.parts import part
 

@@ -9,12 +9,12 @@ import torch
 from conftest import TINY
 
 import zoo
-from zoo.assembly import make_objective, make_task
 from zoo.errors import RunFailed, ZooError
 from zoo.files import read_json
 from zoo.measure import weights
-from zoo.run import folder_of, train
+from zoo.runs.run import folder_of, train
 from zoo.testing.parts import part
+from zoo.training.build import make_objective, make_task
 
 SMALL = ("task=parity", "task.test_size=8", *TINY)
 FAILED_ROW = {
@@ -201,7 +201,8 @@ def test_other_models_are_exported_too(words, here, zoo_main):
 def test_a_tied_weight_is_stored_once_and_tied_again(here, zoo_main):
     from safetensors import safe_open
 
-    from zoo import register, registry
+    from zoo import register
+    from zoo.registry.registry import registry
 
     if ("objective", "tests_tied") not in registry._entries:
 
@@ -249,7 +250,7 @@ def test_it_is_exported_and_loads_where_the_data_is_no_more(zoo_command, here):
 
 
 def test_a_file_that_was_written_wrongly_is_noticed(run, monkeypatch, zoo_main):
-    import zoo.export as export
+    import zoo.models.export as export
 
     class Forgetful:
         def __call__(self, path):
@@ -319,7 +320,7 @@ def test_a_run_starts_from_another(here, zoo_main):
     row = train(untouched)
     source, model = zoo.load(folder_of(first)), make_objective(untouched, make_task(untouched))
     model.load_state_dict(source.state_dict())  # low-bit linears have a dense one's names
-    from zoo.export import score
+    from zoo.models.export import score
 
     assert row["test"] == pytest.approx(score(model.eval(), make_task(untouched), "test"))
     plain = zoo.compose(*[word for word in words if "start" not in word], "steps=0")

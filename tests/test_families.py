@@ -8,7 +8,7 @@ import torch
 
 import zoo
 from zoo.errors import ZooError
-from zoo.exchange import from_huggingface, import_huggingface, to_huggingface
+from zoo.models.convert import from_huggingface, import_huggingface, to_huggingface
 
 transformers = pytest.importorskip("transformers")
 from safetensors.torch import load_file, save_file  # noqa: E402

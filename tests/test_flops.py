@@ -4,8 +4,8 @@ import pytest
 import torch
 
 import zoo
-from zoo.assembly import make_objective, make_task
 from zoo.measure import flops, memory
+from zoo.training.build import make_objective, make_task
 
 B, L, D, V, DEPTH = 2, 32, 32, 64, 2
 GLU = 8 * round(D * 2.6666667 / 8)

@@ -20,7 +20,7 @@ from conftest import TINY
 from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 
-from zoo.composition import compose, prepare
+from zoo.config.compose import compose, prepare
 from zoo.errors import NameTaken, ZooError
 
 pytestmark = pytest.mark.xdist_group("fuzz")  # one ledger for all
@@ -50,7 +50,7 @@ def run_main(*words):
     """The command line in this process: exit status, what it printed, what it complained; the process as it was."""
     from hydra.core.global_hydra import GlobalHydra
 
-    from zoo.cli import main
+    from zoo.cli.main import main
 
     out, err = io.StringIO(), io.StringIO()
     argv, show, term, environ = sys.argv, warnings.showwarning, signal.getsignal(signal.SIGTERM), dict(os.environ)
@@ -319,7 +319,7 @@ def ledger(apart):
     """A small comparison, tuned and reported, as ``zoo compare`` leaves it."""
     from zoo.comparison.plan import describe, make_plan
     from zoo.files import write_json
-    from zoo.run import train
+    from zoo.runs.run import train
 
     plan = make_plan("smoke", ["compare.archs=[lstm,gru]", "compare.baseline=lstm", "compare.only=[parity]",
                                "compare.name=small", *SMALL])  # fmt: skip
@@ -338,7 +338,7 @@ def ledger(apart):
 @pytest.fixture(autouse=True)
 def light(monkeypatch):
     """Pages without the plotting library, of which a second is spent on each."""
-    monkeypatch.setattr("zoo.pages.plotting_library", lambda: "")
+    monkeypatch.setattr("zoo.html.plotting_library", lambda: "")
 
 
 @contextlib.contextmanager
@@ -688,7 +688,7 @@ WITHIN_RULES = (
 
 @pytest.mark.parametrize("path", WITHIN_RULES, ids=str)
 def test_garbage_deep_in_the_rules_is_refused_or_shown(ledger, path):
-    from zoo.comparison.rules import RULES
+    from zoo.comparison.plan_file import RULES
 
     rules = ledger / "comparison.json"
     whole = json.loads(rules.read_bytes())
@@ -835,7 +835,7 @@ def no_training(monkeypatch):
     def session(*rest):
         raise Started("a run would start")
 
-    monkeypatch.setattr("zoo.session.Session", session)
+    monkeypatch.setattr("zoo.runs.session.Session", session)
 
 
 READ_AGAIN = ("schema", "id", "status", "task", "metric", "precision", "test_harder", "data_hash", "parameters")
@@ -845,7 +845,7 @@ READ_AGAIN = ("schema", "id", "status", "task", "metric", "precision", "test_har
 def test_the_same_command_goes_on_whatever_its_row_holds(ledger, no_training, key):
     """A finished run is not made twice; what is not one is made again."""
     from zoo.files import read_row
-    from zoo.run import train
+    from zoo.runs.run import train
 
     run = run_of(ledger)
     path, config = run / "result.json", config_of(run)
@@ -880,11 +880,11 @@ def test_what_is_said_of_a_run_that_was_finished_before_needs_no_more_than_it_ha
 @FEWER
 @given(st.binary(max_size=60) | st.sampled_from((b"", b"{}", b"[]", b'{"schema": 1, "status": "finished"}')))
 def test_the_same_command_goes_on_beside_garbage(ledger, content):
-    from zoo.run import train
+    from zoo.runs.run import train
 
     run = run_of(ledger)
     with pytest.MonkeyPatch.context() as patch, holding(run / "result.json", content):
-        patch.setattr("zoo.session.Session", lambda *rest: (_ for _ in ()).throw(Started("a run would start")))
+        patch.setattr("zoo.runs.session.Session", lambda *rest: (_ for _ in ()).throw(Started("a run would start")))
         with pytest.raises(Started):
             train(config_of(run))
 
@@ -900,7 +900,8 @@ def plugin(source, folder):
     """This source as a plugin, read; yields what is wrong with it and its entries, and forgets all of it again."""
     from hydra.core.config_store import ConfigStore
 
-    from zoo import plugins, registry
+    from zoo.registry.registry import discovery as plugins
+    from zoo.registry.registry import registry
 
     name = f"fuzzed_{os.getpid()}_{next(COUNT)}"
     (folder / f"{name}.py").write_bytes(source if isinstance(source, bytes) else source.encode())
@@ -974,8 +975,8 @@ def sources(draw):
 @MORE
 @given(sources())
 def test_any_source_is_read_or_is_a_warning_and_agrees_with_what_it_makes(source):
-    from zoo import registry
-    from zoo.signature import from_callable
+    from zoo.registry.registry import registry
+    from zoo.registry.signature import from_callable
 
     with plugin(source, Path.cwd()) as (error, entries):
         status, _, err = run_main("list", "norm", "mixer")
@@ -1045,7 +1046,7 @@ def test_a_broken_plugin_is_a_warning(source):
     ],
 )  # fmt: skip
 def test_a_word_that_names_no_plugin_is_a_message(word, tmp_path, monkeypatch):
-    from zoo.plugins import _load, modules_of
+    from zoo.registry.discovery import _load, modules_of
 
     monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)
     if "\n" in word:
@@ -1090,7 +1091,7 @@ def test_a_component_that_cannot_be_used_is_refused_by_name(more, body):
     ],
 )
 def test_what_source_says_is_what_python_makes(body):
-    from zoo import registry
+    from zoo.registry.registry import registry
 
     with plugin(ONE.format(more="", body=body), Path.cwd()) as (error, entries):
         assert error is None
@@ -1101,7 +1102,7 @@ def test_what_source_says_is_what_python_makes(body):
 
 def test_what_source_cannot_say_is_said_when_it_is_imported():
     """Of a base in another module, which decides what its children take, no source of theirs tells."""
-    from zoo import registry
+    from zoo.registry.registry import registry
 
     base = "class M(type):\n    def __call__(cls, dim, b=2): ...\nclass B(metaclass=M): ...\n"
     source = HEAD + base + "@register('norm', 'fuzzed')\nclass F(B):\n    def __init__(self, dim, a=1): ...\n"
@@ -1115,7 +1116,7 @@ def test_what_source_cannot_say_is_said_when_it_is_imported():
 
 @pytest.mark.parametrize("again", ["def f(dim, a: int = 2): ...", "def f(dim, a: int = 'x'): ..."])
 def test_a_cell_that_is_run_again_replaces_its_component_or_leaves_it(again):
-    from zoo import registry
+    from zoo.registry.registry import registry
 
     first = "for n in ['fuzzed']:\n    @register('norm', n)\n    def f(dim, a: int = 1): ...\n"
     with plugin(HEAD + first, Path.cwd()) as (error, (entry,)):
@@ -1135,7 +1136,7 @@ def test_what_cannot_be_chosen_is_not_listed():
 
 
 def test_a_taken_name_is_refused_and_nothing_of_it_stays():
-    from zoo import registry
+    from zoo.registry.registry import registry
 
     with (
         pytest.raises(NameTaken, match="rmsnorm is claimed twice"),

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 import zoo
-from zoo.assembly import make_task
 from zoo.errors import ZooError
 from zoo.seeds import tenth_of
 from zoo.tasks._pairs import END, joined
+from zoo.training.build import make_task
 
 CPU = torch.device("cpu")
 

@@ -9,11 +9,12 @@ from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import zoo
-from zoo import graphs, hardware
 from zoo.errors import ZooError
-from zoo.graphs import StepGraph, Traces
-from zoo.run import train
+from zoo.runs.run import train
 from zoo.seeds import reseed
+from zoo.training import cuda_graphs as graphs
+from zoo.training import hardware
+from zoo.training.cuda_graphs import StepGraph, Traces
 
 CPU = torch.device("cpu")
 

@@ -21,9 +21,9 @@ import yaml
 from conftest import TINY
 
 import zoo
-import zoo.assembly
+import zoo.training.build
 from zoo.errors import ZooError
-from zoo.run import folder_of, train
+from zoo.runs.run import folder_of, train
 
 pytestmark = pytest.mark.xdist_group("hostile")  # one run for all
 
@@ -154,7 +154,7 @@ def page_of(ledger, folder, text):
 
 @pytest.mark.parametrize("text", PAYLOADS)
 def test_markup_in_a_report_is_text(ledger, tmp_path, text, monkeypatch):
-    monkeypatch.setattr("zoo.pages.plotting_library", lambda: "")
+    monkeypatch.setattr("zoo.html.plotting_library", lambda: "")
     html = page_of(ledger, tmp_path / ("named " + text.replace("/", "")), text)
     page = assert_harmless(html, scripts=2)
     (specs,) = [script for script in page.scripts if "const specs" in script]
@@ -164,7 +164,7 @@ def test_markup_in_a_report_is_text(ledger, tmp_path, text, monkeypatch):
 
 
 def test_a_comment_in_data_does_not_swallow_the_page(ledger, tmp_path, monkeypatch):
-    monkeypatch.setattr("zoo.pages.plotting_library", lambda: "")
+    monkeypatch.setattr("zoo.html.plotting_library", lambda: "")
     html = page_of(ledger, tmp_path / "small", "<!--<script>")
     specs = html[html.index("const specs") :]
     assert "<!--" not in specs
@@ -173,7 +173,7 @@ def test_a_comment_in_data_does_not_swallow_the_page(ledger, tmp_path, monkeypat
 
 @pytest.mark.parametrize("text", [*PAYLOADS, "<!--<script>", "</SCRIPT >", "a < b", "\ud800"])
 def test_data_in_a_script_is_whole_and_no_markup(text):
-    from zoo.pages import script_data
+    from zoo.html import script_data
 
     data = script_data({text: [text]})
     assert "<" not in data
@@ -182,7 +182,7 @@ def test_data_in_a_script_is_whole_and_no_markup(text):
 
 def test_half_a_character_does_not_cost_the_page(ledger, tmp_path, monkeypatch):
     """JSON can hold what UTF-8 cannot."""
-    monkeypatch.setattr("zoo.pages.plotting_library", lambda: "")
+    monkeypatch.setattr("zoo.html.plotting_library", lambda: "")
     assert "gru \\ud800" in page_of(ledger, tmp_path / "small", "\ud800")
 
 
@@ -207,7 +207,7 @@ def test_a_comparison_may_be_called_anything_that_a_folder_may(here, monkeypatch
 
 
 def test_markup_in_the_page_of_inspect_is_text(run, capsys):
-    from zoo.inspection.inspect import Wish, inspect
+    from zoo.models.inspect import Wish, inspect
 
     change(run / "result.json", label=TAG, task=TAG)
     assert_harmless(inspect(run, Wish(examples=(0,), length=8, judged_by=8)).read_text(), scripts=1)
@@ -215,10 +215,10 @@ def test_markup_in_the_page_of_inspect_is_text(run, capsys):
 
 @pytest.mark.parametrize("text", PAYLOADS)
 def test_markup_in_the_page_of_measure_is_text(tmp_path, monkeypatch, text):
-    from zoo.measure.inference import Curve, Point
-    from zoo.measure.page import write_page
+    from zoo.models.speed import Curve, Point
+    from zoo.models.speed_page import write_page
 
-    monkeypatch.setattr("zoo.pages.plotting_library", lambda: "")
+    monkeypatch.setattr("zoo.html.plotting_library", lambda: "")
     curves = [Curve(name, 10, [Point(n, [1e-3] * 3, [1e-3] * 3, 8, 8) for n in (8, 16, 32)]) for name in (text, "b")]
     crossing = {"what": "prefill", "first": text, "second": "b", "ahead": text, "length": 12.0}
     found = {
@@ -342,7 +342,7 @@ def test_an_exported_file_with_foreign_parts_is_refused(exported, here, node):
     [
         {"schema": 99}, {"objective": {"_component_": "mixer/lstm"}}, {"objective": {}}, {"objective": None},
         {"facts": {}}, {"facts": None}, {"facts": {"dim": "x"}}, {"facts": [1]}, {"facts": {"dim": -1}}, {"facts": {"dim": 0}},
-        {"code": None}, {"code": []}, {"code": {"zoo.loop": 3}}, {"layout": 3}, {"objective": {"_component_": "probe/none"}},
+        {"code": None}, {"code": []}, {"code": {"zoo.training.loop": 3}}, {"layout": 3}, {"objective": {"_component_": "probe/none"}},
     ],
     ids=str,
 )  # fmt: skip
@@ -399,7 +399,7 @@ def seconds(limit):
 
 
 def corpus_of(kind, folder):
-    from zoo.assembly import make_task
+    from zoo.training.build import make_task
 
     with seconds(5):
         task = make_task(zoo.compose(f"task={kind}", f"task.source={folder}", "task.length=16"))
@@ -452,7 +452,7 @@ def test_a_folder_for_datasets_with_what_it_must_not_read_is_refused(folder, wha
     with pytest.raises(
         ZooError, match=rf"task\.source=.*train\.jsonl is .*{what if what == 'link' else 'no plain file'}"
     ):
-        zoo.assembly.make_task(zoo.compose("task=pairs", f"task.source={folder}", "task.columns=[a,b]"))
+        zoo.training.build.make_task(zoo.compose("task=pairs", f"task.source={folder}", "task.columns=[a,b]"))
 
 
 @pytest.mark.parametrize("kind", ["text", "pairs"])
@@ -461,7 +461,7 @@ def test_a_source_that_is_no_plain_file_is_refused(here, kind, what):
     path = here / "odd.txt"
     os.mkfifo(path) if what == "pipe" else path.symlink_to("/dev/zero")
     with pytest.raises(ZooError, match=r"task\.source: odd\.txt cannot be read: it is no plain file"), seconds(5):
-        zoo.assembly.make_task(zoo.compose(f"task={kind}", "task.source=odd.txt"))
+        zoo.training.build.make_task(zoo.compose(f"task={kind}", "task.source=odd.txt"))
 
 
 @pytest.mark.parametrize("kind", ["text", "code"])
@@ -485,7 +485,7 @@ def test_a_source_that_is_a_link_to_itself_or_a_pipe_is_refused(here, kind):
     loop = here / "loop"
     loop.symlink_to(loop)
     with pytest.raises(ZooError, match=r"task\.source"), seconds(5):
-        zoo.assembly.make_task(zoo.compose(f"task={kind}", f"task.source={loop}"))
+        zoo.training.build.make_task(zoo.compose(f"task={kind}", f"task.source={loop}"))
 
 
 def images(folder, count=40):
@@ -508,7 +508,7 @@ def test_a_link_among_images_that_leads_outside_is_not_read(here, what):
         (here / "data" / "a" / "more").symlink_to(here / "outside")
     else:
         (here / "data" / "a" / "more.png").symlink_to(here / "outside" / "secret.png")
-    task = zoo.assembly.make_task(zoo.compose("task=images", f"task.source={here / 'data'}"))
+    task = zoo.training.build.make_task(zoo.compose("task=images", f"task.source={here / 'data'}"))
     assert 251 not in task.data.pixels
 
 
@@ -577,7 +577,7 @@ def test_an_idx_file_that_is_none_is_named(here, name, content):
     (here / "data" / name.replace("idx3", "images-idx3")).write_bytes(content)
     (here / "data" / name.replace("idx3", "labels-idx1")).write_bytes(labels)
     with pytest.raises(ZooError, match=r"task\.source: .*images-idx3"):
-        zoo.assembly.make_task(zoo.compose("task=images", f"task.source={here / 'data'}"))
+        zoo.training.build.make_task(zoo.compose("task=images", f"task.source={here / 'data'}"))
 
 
 @pytest.mark.parametrize("labels", [idx(9, 1, 1), idx(8), b"", "link"], ids=str)
@@ -588,7 +588,7 @@ def test_labels_that_are_none_are_named(here, labels):
     (here / "labels").write_bytes(idx(9))
     path.symlink_to("../labels") if labels == "link" else path.write_bytes(labels)
     with pytest.raises(ZooError, match=r"task\.source.*labels-idx1"):
-        zoo.assembly.make_task(zoo.compose("task=images", f"task.source={here / 'data'}"))
+        zoo.training.build.make_task(zoo.compose("task=images", f"task.source={here / 'data'}"))
 
 
 def test_a_packed_file_that_holds_more_than_it_says_is_not_unpacked_to_its_end(here):
@@ -622,7 +622,7 @@ def test_pairs_that_are_none_are_named(here, suffix, content):
     path = here / f"data{suffix}"
     path.write_bytes(content)
     with pytest.raises(ZooError, match=r"task\.source"):
-        zoo.assembly.make_task(zoo.compose("task=pairs", f"task.source={path}", "task.columns=[a,b]"))
+        zoo.training.build.make_task(zoo.compose("task=pairs", f"task.source={path}", "task.columns=[a,b]"))
 
 
 def test_a_metric_without_a_case_does_not_damage_the_row(here):
@@ -830,7 +830,7 @@ def test_metrics_and_errors_are_written_through_no_link_and_into_no_pipe(run, he
         (run / name).unlink(missing_ok=True)
         os.mkfifo(run / name) if kind == "pipe" else (run / name).symlink_to(here / "mine")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("zoo.session.Session.run", lambda *rest: 1 / 0)
+        patch.setattr("zoo.runs.session.Session.run", lambda *rest: 1 / 0)
         assert "ZeroDivisionError" in refusal(config)
     assert "ZeroDivisionError" in (run / "error.txt").read_text()
     assert train(config)["status"] == "finished"

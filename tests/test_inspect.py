@@ -10,9 +10,9 @@ from conftest import TINY
 from torch import nn
 
 import zoo
-from zoo.assembly import make_objective, make_task
-from zoo.inspection import heads
-from zoo.inspection.maps import Map, attention_maps, layers_with_heads, receptive_fields
+from zoo.models import heads
+from zoo.models.attention_maps import Map, attention_maps, layers_with_heads, receptive_fields
+from zoo.training.build import make_objective, make_task
 
 CPU = torch.device("cpu")
 

@@ -10,13 +10,13 @@ from torch import nn
 from torch.nn import functional as F
 
 import zoo
-from zoo.assembly import make_objective, make_probes, make_task
-from zoo.judging import labelled, trained_modules
-from zoo.loop import Loop
 from zoo.measure import flops
 from zoo.measure.embeddings import collapse, diagnostics
-from zoo.run import train
+from zoo.measure.metrics import labelled, trained_modules
+from zoo.runs.run import train
 from zoo.testing.parts import factory
+from zoo.training.build import make_objective, make_probes, make_task
+from zoo.training.loop import Loop
 
 CPU = torch.device("cpu")
 SMALL = [
@@ -138,7 +138,7 @@ def test_the_teacher_is_its_formula_to_the_bit_under_accumulation(here, monkeypa
     monkeypatch.setattr(Loop, "on_train_batch_end", noted)
     words = [*SMALL, "objective=jepa", "objective.momentum=0.9", "probe=linear", "task.test_size=8", "steps=5", "trainer.accumulate=2",
              "trainer.progress=false", "trainer.accelerator=cpu"]  # fmt: skip
-    from zoo.run import folder_of
+    from zoo.runs.run import folder_of
 
     config = zoo.compose(*words)
     first = {
@@ -296,7 +296,7 @@ def test_the_predictor_is_told_where_its_targets_stand():
 
 @pytest.mark.parametrize("words", [["arch=mamba", "position=sinusoidal_2d"], ["arch=lstm"], ["arch=mixtral"], ["arch=ternary"], ["arch=switch"], ["arch=vit", "stem.class_token=false"]], ids=" ".join)  # fmt: skip
 def test_any_encoder_learns_by_predicting(words, here, monkeypatch):
-    monkeypatch.setattr("zoo.judging.EXAMPLES", 64)
+    monkeypatch.setattr("zoo.measure.metrics.EXAMPLES", 64)
     kind = "jepa_pairs" if words == ["arch=lstm"] else "jepa"
     predictor = ["objective.predictor_dim=16"] if kind == "jepa" else []
     row = train(

@@ -7,7 +7,7 @@ import subprocess
 import pytest
 import torch
 
-from zoo.loggers import read_metrics
+from zoo.training.loggers import read_metrics
 
 SWEEP = ["train", "-m", "task=parity", "seed=0,1,2", "steps=60", "dim=16", "layers=1", "task.batch_size=4", "log_every=7",
          "task.test_size=16", "evaluate_every=20", "mixer.dropout=0.1", "trainer.progress=false", "trainer.accelerator=cpu",

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 import zoo
 from zoo.measure.embeddings import collapse, diagnostics
-from zoo.run import train
+from zoo.runs.run import train
 from zoo.testing.parts import factory
 
 CPU = torch.device("cpu")
@@ -115,7 +115,7 @@ def test_a_run_with_latents_is_judged_by_its_tokens_and_writes(zoo_main):
     ids=str,
 )  # fmt: skip
 def test_letters_are_labelled_by_a_probe_of_any_encoder(words, here, monkeypatch):
-    monkeypatch.setattr("zoo.judging.PLACES", 512)
+    monkeypatch.setattr("zoo.measure.metrics.PLACES", 512)
     row = train(zoo.compose("task=code", "task.length=32", *TINY, "task.test_windows=8", "probe=linear",
                             "more_probes=[logistic,few_labels]", *words))  # fmt: skip
     assert row["metric"] == "linear_probe_accuracy"
@@ -127,7 +127,7 @@ def test_letters_are_labelled_by_a_probe_of_any_encoder(words, here, monkeypatch
 
 
 def test_the_next_token_is_asked_of_models_that_look_back(here, monkeypatch):
-    monkeypatch.setattr("zoo.judging.PLACES", 512)
+    monkeypatch.setattr("zoo.measure.metrics.PLACES", 512)
     row = train(zoo.compose(*TEXT, "task.test_windows=8", "steps=3", *QUIET, "objective=next_latent", "probe=logistic"))
     assert 0 < row["test"]["logistic_probe_bits_per_byte"] < 20
     assert row["metric"] == "logistic_probe_bits_per_byte"

@@ -8,7 +8,7 @@ import torch
 import wrong
 from torch.nn import functional as F
 
-from zoo.checking import _smallest
+from zoo.cli.check import _smallest
 from zoo.testing import CHECKS, parts
 from zoo.testing import objectives as objective_laws
 from zoo.testing import tasks as task_laws
@@ -128,8 +128,8 @@ class Guess:
 
 
 def test_a_family_that_changes_a_tensor_fails(monkeypatch):
-    from zoo.plugins import load_plugins
-    from zoo.registry import entries, target
+    from zoo.registry.discovery import load_plugins
+    from zoo.registry.registry import entries, target
 
     load_plugins()
     name = entries("family")[0].name

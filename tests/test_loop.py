@@ -13,12 +13,12 @@ from conftest import TINY
 
 import zoo
 from zoo import register
-from zoo.callbacks import AtomicCheckpointIO, Interrupted
 from zoo.errors import RunFailed, ZooError
 from zoo.files import read_json
-from zoo.loggers import read_metrics
-from zoo.loop import Loop
-from zoo.run import folder_of, train
+from zoo.runs.run import folder_of, train
+from zoo.training.callbacks import AtomicCheckpointIO, Interrupted
+from zoo.training.loggers import read_metrics
+from zoo.training.loop import Loop
 
 
 def weights(config):
@@ -84,7 +84,7 @@ def test_data_does_not_depend_on_the_model(here, monkeypatch):
 @pytest.fixture
 def teacher():
     """An objective whose teacher follows after each optimizer step, so that a step left out would show."""
-    from zoo import registry
+    from zoo.registry.registry import registry
 
     if ("objective", "tests_follows") not in registry._entries:
 
@@ -158,8 +158,8 @@ def test_a_finished_run_is_not_made_again_unless_its_data_changed(here):
         "what cannot change the result is not part of its name"
     )
     (here / "a.txt").write_bytes(os.urandom(50_000))
-    from zoo import assembly
     from zoo.tasks._corpus import read_corpus
+    from zoo.training import build as assembly
 
     for cached in (assembly._task, assembly._fingerprint, read_corpus):
         cached.cache_clear()
@@ -239,7 +239,7 @@ def test_a_loss_that_is_not_a_number_fails_the_run(zoo_main, here):
 
 def test_the_step_that_diverged_and_every_spike_are_known():
     from zoo.errors import Diverged
-    from zoo.losses import LossWatch
+    from zoo.training.losses import LossWatch
 
     watch, losses = LossWatch(), [2.0] * 30 + [2.6, 2.0, 2.4] + [1.0] * 20 + [3.0, 1.0]
     for step, loss in enumerate(losses, 1):
@@ -337,8 +337,8 @@ def test_atomic_checkpoints_leave_nothing_behind(tmp_path):
 
 
 def test_what_decays_and_what_does_not():
-    from zoo.optimization import parameter_groups
     from zoo.testing.parts import part
+    from zoo.training.parameter_groups import parameter_groups
 
     mixer = part("mixer", "linear_attention", "mixer.convolution=3")
     names = {id(p): n for n, p in mixer.named_parameters()}
@@ -545,7 +545,7 @@ def test_errors_have_their_types():
 
 def test_what_cannot_be_compiled_here_is_not(monkeypatch):
     """A long run on a GPU without a compiler trains all the same; who insists is told."""
-    from zoo import hardware
+    from zoo.training import hardware
 
     settings = zoo.compose("task=parity")["trainer"]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -560,7 +560,7 @@ def test_what_cannot_be_compiled_here_is_not(monkeypatch):
 
 
 def test_compiling_is_tried(monkeypatch):
-    from zoo import hardware
+    from zoo.training import hardware
 
     def fails(function):
         raise RuntimeError("no C++ compiler")

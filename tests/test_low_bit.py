@@ -10,13 +10,13 @@ from torch import nn
 from torch.nn import functional as F
 
 import zoo
-from zoo.assembly import make_objective, make_task
-from zoo.loop import Loop
 from zoo.nn import straight_through
-from zoo.optimization import parameter_groups
-from zoo.run import folder_of, train
+from zoo.runs.run import folder_of, train
 from zoo.testing import CHECKS, linears, mixers, modules, parts
 from zoo.testing.parts import factory, part
+from zoo.training.build import make_objective, make_task
+from zoo.training.loop import Loop
+from zoo.training.parameter_groups import parameter_groups
 
 VARIANTS = {
     "median": ("ternary", "linear.method=median"),

@@ -7,7 +7,7 @@ import torch
 from conftest import objective_of
 
 import zoo
-from zoo.assembly import make_objective, make_task
+from zoo.training.build import make_objective, make_task
 
 CPU = torch.device("cpu")
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import zoo
-from zoo.measure.inference import Curve, Point, crossings, decoder, measure
+from zoo.models.speed import Curve, Point, crossings, decoder, measure
 from zoo.nn import state_bytes
 
 CPU = torch.device("cpu")

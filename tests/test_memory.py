@@ -14,7 +14,7 @@ import zoo
 from zoo.comparison import pool as pools
 from zoo.comparison.pool import Pool, make_run
 from zoo.files import read_json
-from zoo.measure import batches
+from zoo.runs import batch_size as batches
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_a_run_that_runs_out_says_what_it_took_and_what_would_fit(monkeypatch, z
     def starved(self, batch, batch_idx):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
 
-    monkeypatch.setattr("zoo.loop.Loop.training_step", starved)
+    monkeypatch.setattr("zoo.training.loop.Loop.training_step", starved)
     monkeypatch.setattr(batches, "step_peak", needs(100))
     monkeypatch.setattr(batches, "free_bytes", lambda accelerator: 1_700)
     status, _, err = zoo_main("train", "task=parity", *TINY)
@@ -175,7 +175,7 @@ import torch
 asked = []
 for name in ("is_available", "device_count", "_lazy_init"):
     setattr(torch.cuda, name, lambda *rest, name=name: asked.append(name) or False)
-import zoo.session
+import zoo.runs.session
 print(asked)
 """
 
@@ -188,9 +188,9 @@ def test_the_server_that_workers_are_forked_from_touches_no_gpu():
 
 def test_a_run_made_again_alone_knows_that_it_is(monkeypatch, here):
     """It may look for a batch that fits, and its row does not say that others were beside it."""
-    from zoo import hardware
     from zoo.comparison import pool
-    from zoo.identity import run_id
+    from zoo.runs.identity import run_id
+    from zoo.training import hardware
 
     config = zoo.compose("task=parity", *TINY)
     monkeypatch.setenv("ZOO_RUNS_AT_ONCE", "4")

@@ -78,7 +78,7 @@ def test_pages_without_charts(module, runs, zoo_main, without):
 
 def test_the_plotting_library_of_an_offline_bundle_is_enough(runs, zoo_main, without, monkeypatch, tmp_path):
     (tmp_path / "vega.js").write_text("vegaOfTheBundle()")
-    monkeypatch.setattr("zoo.pages.__file__", str(tmp_path / "pages.py"))
+    monkeypatch.setattr("zoo.html.__file__", str(tmp_path / "pages.py"))
     without("vl_convert")
     status, _, err = zoo_main("report", str(runs))
     assert (status, err) == (0, "")
@@ -97,6 +97,6 @@ def test_any_other_missing_package_is_named_on_one_line(runs, zoo_main, without)
 
 
 def test_a_mistake_in_the_zoo_itself_keeps_its_traceback(here, zoo_main, monkeypatch):
-    monkeypatch.setitem(sys.modules, "zoo.catalogue", None)
+    monkeypatch.setitem(sys.modules, "zoo.cli.list", None)
     with pytest.raises(ModuleNotFoundError):
         zoo_main("list")

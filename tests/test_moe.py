@@ -9,11 +9,12 @@ from torch import nn
 from torch.nn import functional as F
 
 import zoo
-from zoo import register, registry
-from zoo.assembly import make_objective, make_task
-from zoo.loggers import read_metrics
-from zoo.run import folder_of, train
+from zoo import register
+from zoo.registry.registry import registry
+from zoo.runs.run import folder_of, train
 from zoo.testing.parts import part
+from zoo.training.build import make_objective, make_task
+from zoo.training.loggers import read_metrics
 
 GATES = ["mixtral", "switch", "gshard", "noisy", "sigmoid"]
 DIM = 32
@@ -789,7 +790,7 @@ def test_ternary_experts_are_packed_and_exported(here, zoo_main):
 
 
 def test_a_setting_for_a_place_that_is_none_is_refused(tmp_path, monkeypatch):
-    from zoo.composition import resolve
+    from zoo.config.compose import resolve
     from zoo.errors import ZooError
 
     config = zoo.compose("arch=mixtral")

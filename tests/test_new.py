@@ -4,10 +4,10 @@ import tomllib
 
 import pytest
 
-from zoo.checking import _run
-from zoo.fitting import words_of_a_run
-from zoo.making import kinds, make
+from zoo.cli.check import _run
+from zoo.cli.new import kinds, make
 from zoo.testing.checks import known_failures
+from zoo.testing.fitting import words_of_a_run
 
 BROKEN = '''
 import torch
@@ -136,7 +136,7 @@ def test_what_cannot_be_checked_is_said(words, says, zoo_main):
 
 
 def test_no_mixer_of_ours_fails_a_law():
-    from zoo.registry import entries
+    from zoo.registry.registry import entries
 
     assert not any(known_failures(entry.kind, entry.name) for entry in entries("mixer"))
 

@@ -171,7 +171,7 @@ def test_norms_are_their_definitions():
 
 def our_decoder(*overrides, dim=32, layers=2):
     import zoo
-    from zoo.assembly import make_objective, make_task
+    from zoo.training.build import make_objective, make_task
 
     config = zoo.compose(
         "arch=transformer", "task=recall", "task.rung=tiny", f"dim={dim}", f"layers={layers}", *overrides
@@ -233,7 +233,7 @@ def test_the_transformer_is_llama():
 )
 def test_decoding_a_whole_model_step_by_step_equals_one_pass(arch):
     import zoo
-    from zoo.assembly import make_objective, make_task
+    from zoo.training.build import make_objective, make_task
 
     words = arch.split()
     config = zoo.compose(f"arch={words[0]}", *words[1:], "task=recall", "task.rung=tiny", "dim=32")

@@ -3,12 +3,12 @@
 import pytest
 
 import zoo
-from zoo import deprecations
-from zoo.composition import prepare
-from zoo.deprecations import Renamed
+from zoo.config.compose import prepare
 from zoo.errors import ZooError
-from zoo.registry import Entry, entries, entry
-from zoo.signature import Parameter
+from zoo.registry.registry import Entry, entries, entry
+from zoo.registry.registry import renames as deprecations
+from zoo.registry.renames import Renamed
+from zoo.registry.signature import Parameter
 from zoo.testing import parametrize_with_checks
 
 NORM = '''
@@ -138,7 +138,7 @@ def test_models_saved_before_a_rename_load_after_it(zoo_main, here, monkeypatch)
         zoo.load(folder)
     assert sum("is called" in str(each.message) for each in warned) == 2, "each once"
     with pytest.warns(UserWarning, match="is called mixer=attention"):
-        assert zoo.registry.target("mixer", "attn") is zoo.registry.target("mixer", "attention")
+        assert zoo.registry.registry.target("mixer", "attn") is zoo.registry.registry.target("mixer", "attention")
 
 
 def test_every_former_name_leads_somewhere_and_has_a_term():

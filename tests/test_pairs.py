@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import zoo
-from zoo.assembly import make_task
 from zoo.errors import ZooError
+from zoo.training.build import make_task
 
 CPU = torch.device("cpu")
 PAD, START, END, FIRST = 0, 1, 2, 3

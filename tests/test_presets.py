@@ -7,9 +7,9 @@ import yaml
 from conftest import ROOT, TINY
 
 import zoo
-from zoo.budget import settle
 from zoo.comparison.plan import make_plan
-from zoo.run import train
+from zoo.runs.budget import settle
+from zoo.runs.run import train
 
 ARCHS = sorted(path.stem for path in (ROOT / "conf/arch").glob("*.yaml"))
 COMPARISONS = sorted(path.stem for path in (ROOT / "conf/compare").glob("*.yaml"))
@@ -90,7 +90,7 @@ def test_the_comparison_of_sizes_and_lengths_meets_them(here):
 
 @pytest.mark.parametrize("name", sorted(set(COMPARISONS) - {*DERIVED, "scaling"}))
 def test_a_comparison_runs_two_steps_of_each_contestant_and_of_each_task(name, here, monkeypatch):
-    monkeypatch.setattr("zoo.judging.EXAMPLES", 64)
+    monkeypatch.setattr("zoo.measure.metrics.EXAMPLES", 64)
     small = [] if name == "recall_width" else ["dim=16"]  # which has widths of its own
     small += ["layers=2" if name == "experts" else "layers=1"]
     plan = make_plan(name, ["steps=2", "budget=none", "trainer.progress=false", "trainer.accelerator=cpu", *small])

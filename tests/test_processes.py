@@ -10,10 +10,10 @@ import torch
 from conftest import TINY
 
 import zoo
-from zoo.composition import prepare
+from zoo.config.compose import prepare
 from zoo.errors import RunFailed, ZooError
 from zoo.files import read_json
-from zoo.loggers import read_metrics
+from zoo.training.loggers import read_metrics
 
 FAMILIES = {
     "transformer": ["arch=transformer", "task=parity"],
@@ -40,8 +40,8 @@ pytestmark = pytest.mark.xdist_group("processes")
 
 def losses(folder, strategies):
     """Of each family under each strategy: the losses of its steps, its test score and some weights that were saved."""
-    from zoo.assembly import fingerprint
-    from zoo.run import session
+    from zoo.runs.run import session
+    from zoo.training.build import fingerprint
 
     prepare()
     found = {}
@@ -59,7 +59,7 @@ def losses(folder, strategies):
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    from zoo.processes import launch
+    from zoo.training.processes import launch
 
     folder = str(tmp_path_factory.mktemp("processes"))
     return losses(folder, [""]) | launch(2, losses, folder, ["ddp", "fsdp"]), folder
@@ -96,7 +96,7 @@ def test_both_strategies_save_the_weights_that_one_process_has(name, results):
 
 
 def fails(number):
-    from zoo.processes import rank
+    from zoo.training.processes import rank
 
     if rank() == 1:
         if number == 3:
@@ -106,7 +106,7 @@ def fails(number):
 
 
 def test_what_one_process_raises_ends_all_and_is_raised_here():
-    from zoo.processes import launch
+    from zoo.training.processes import launch
 
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)]
     with pytest.raises(ZooError, match="the second process cannot"):
@@ -155,8 +155,8 @@ def test_what_cannot_be_is_explained(words, says, zoo_main):
 
 
 def test_a_batch_that_cannot_be_dealt_out_is_refused():
-    from zoo.assembly import make_task
-    from zoo.loop import Stream
+    from zoo.training.build import make_task
+    from zoo.training.loop import Stream
 
     task = make_task(zoo.compose("task=parity", "task.batch_size=3"))
     with pytest.raises(ZooError, match="a batch of 3 cannot be dealt out to 2 processes"):

@@ -8,11 +8,12 @@ import pytest
 from torch import nn
 
 import zoo
-from zoo import register, registry, signature
+from zoo import register
 from zoo.errors import NameTaken, ZooError
-from zoo.factory import Factory
-from zoo.plugins import load_plugins
-from zoo.scan import scan
+from zoo.registry.discovery import load_plugins
+from zoo.registry.factory import Factory
+from zoo.registry.registry import registry, signature
+from zoo.registry.source import scan
 
 
 def test_source_and_signature_agree_for_every_component():
@@ -261,9 +262,9 @@ def test_a_plugin_that_does_not_import_fails_only_who_names_it(tmp_path, zoo_com
 
 
 def test_an_installed_plugin_changes_no_run_that_does_not_name_it(tmp_path, monkeypatch):
-    from zoo.identity import run_id
+    from zoo.runs.identity import run_id
 
-    code = "import zoo, json; from zoo.identity import run_id; c = zoo.compose('task=parity'); print(run_id(c), json.dumps(c))"
+    code = "import zoo, json; from zoo.runs.identity import run_id; c = zoo.compose('task=parity'); print(run_id(c), json.dumps(c))"
     (tmp_path / "mine.py").write_text(RUNNING_MEAN)
     env = dict(__import__("os").environ)
     outputs = [
@@ -277,7 +278,7 @@ def test_an_installed_plugin_changes_no_run_that_does_not_name_it(tmp_path, monk
 
 
 def test_a_run_is_named_by_what_determines_it(tmp_path):
-    from zoo import identity
+    from zoo.runs import identity
 
     base = identity.run_id(zoo.compose("task=parity"))
     assert (
@@ -297,9 +298,7 @@ def test_a_run_is_named_by_what_determines_it(tmp_path):
 
 
 def test_editing_a_components_code_makes_a_new_run_but_editing_its_comments_does_not(tmp_path):
-    code = (
-        "import zoo; from zoo.identity import run_id; print(run_id(zoo.compose('task=parity', 'mixer=running_mean')))"
-    )
+    code = "import zoo; from zoo.runs.identity import run_id; print(run_id(zoo.compose('task=parity', 'mixer=running_mean')))"
     env = {**__import__("os").environ, "ZOO_PLUGINS": "mine"}
 
     def name(text):
@@ -314,7 +313,7 @@ def test_editing_a_components_code_makes_a_new_run_but_editing_its_comments_does
 
 
 def test_a_native_source_counts_with_the_module_of_its_name(tmp_path, monkeypatch):
-    from zoo.identity import _module
+    from zoo.runs.identity import _module
 
     (tmp_path / "with_native.py").write_text("VALUE = 1")
     monkeypatch.syspath_prepend(str(tmp_path))

@@ -146,7 +146,7 @@ def test_two_ledgers_side_by_side(smoke, zoo_main, tmp_path, monkeypatch):  # no
     assert out.count("+0.2500 ± 0.0000") == 4, out
     assert out.count("better") == 4
     assert "version of torch" in out
-    from zoo.comparison.differences import difference
+    from zoo.comparison.diff import difference
     from zoo.comparison.ledger import read_ledger
 
     first, second = (read_ledger(smoke / "runs" / name).standings[0] for name in ("smoke", "other"))
@@ -307,7 +307,7 @@ def test_who_failed_stays_among_those_that_were_asked_the_same():
     """A failed run says nothing of its question; its rivals do. Claims and published figures find both."""
     from zoo.comparison.claims import judge_claims
     from zoo.comparison.ledger import _part_by_question, _published
-    from zoo.comparison.standing import Standing
+    from zoo.comparison.result import Standing
 
     def row(value):
         return {"metric": "linear_probe_accuracy", "test": {"linear_probe_accuracy": value}, "asks": "linear_probe",

@@ -16,7 +16,7 @@ RULES = [  # room, what its files must not import, and whether that holds inside
     (["zoo/comparison/*.py"], HEAVY, False),
     (
         ["zoo/nn/*.py", "zoo/contracts.py"],
-        {"hydra", "omegaconf", "lightning", "zoo.registry", "zoo.plugins", "zoo.composition"},
+        {"hydra", "omegaconf", "lightning", "zoo.registry.registry", "zoo.plugins", "zoo.config.compose"},
         True,
     ),
     (["zoo/**/*.py"], {"zoo_plugins", "zoo_conf"}, True),
@@ -84,8 +84,8 @@ def test_a_plugin_uses_the_public_door(path):
 
 
 def test_core_names_no_architecture():
-    from zoo.plugins import load_plugins
-    from zoo.registry import entries
+    from zoo.registry.discovery import load_plugins
+    from zoo.registry.registry import entries
 
     load_plugins()
     names = {e.name for kind in ("mixer", "ffn") for e in entries(kind)} - {"none"}
@@ -103,7 +103,7 @@ def test_core_names_no_architecture():
     [["--help"], ["list"], ["list", "mixer"], ["_complete", "zoo train mixer="], ["train", "--help"], ["mixer=lstm"]],
 )
 def test_answers_without_importing_torch(words, tmp_path):
-    code = f"import sys; from zoo.cli import main; main({words!r}); sys.exit(3 if {{'torch', 'lightning', 'wandb'}} & set(sys.modules) else 0)"
+    code = f"import sys; from zoo.cli.main import main; main({words!r}); sys.exit(3 if {{'torch', 'lightning', 'wandb'}} & set(sys.modules) else 0)"
     assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True).returncode == 0
 
 

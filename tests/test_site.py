@@ -92,8 +92,8 @@ def test_the_site_has_every_page_and_reads_without_a_network(site):
 
 
 def test_the_catalogue_is_made_from_the_registry(site):
-    from zoo.composition import prepare
-    from zoo.registry import entries
+    from zoo.config.compose import prepare
+    from zoo.registry.registry import entries
 
     prepare()
     text = (site / "catalogue.html").read_text()

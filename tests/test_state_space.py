@@ -9,9 +9,9 @@ from scans import F64, draw, scan_by_hand, scan_inputs, ssd_by_hand, ssd_inputs,
 from torch.nn import functional as F
 
 import zoo
-from zoo.assembly import make_objective, make_task
-from zoo.optimization import parameter_groups
 from zoo.testing.parts import part
+from zoo.training.build import make_objective, make_task
+from zoo.training.parameter_groups import parameter_groups
 from zoo_plugins.mamba.selective_scan import selective_scan
 from zoo_plugins.mamba.ssd import ssd
 from zoo_plugins.mamba.time_invariant import time_invariant

@@ -13,8 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import zoo
-from zoo.assembly import make_task
 from zoo.nn import sent
+from zoo.training.build import make_task
 
 CPU, FAR = torch.device("cpu"), torch.device("meta")
 

@@ -12,11 +12,11 @@ import pytest
 import torch
 
 import zoo
-from zoo.assembly import make_task
 from zoo.errors import ZooError
-from zoo.plugins import load_plugins
+from zoo.registry.discovery import load_plugins
 from zoo.tasks._corpus import read_corpus
 from zoo.testing import CHECKS, parts
+from zoo.training.build import make_task
 
 CPU = torch.device("cpu")
 load_plugins()
@@ -279,10 +279,10 @@ def test_data_without_permission_is_explained(kind, tmp_path):
     for folder in [tmp_path, *tmp_path.parents][:-1]:
         folder.chmod(folder.stat().st_mode | 0o055)
     code = f"""
-import os, zoo, zoo.assembly, torch, PIL.Image, zoo.tasks._images, zoo.tasks._corpus
+import os, zoo, zoo.training.build, torch, PIL.Image, zoo.tasks._images, zoo.tasks._corpus
 config = zoo.compose("task={kind}", "task.source={tmp_path}/data")
 os.seteuid(65534)
-try: zoo.assembly.make_task(config)
+try: zoo.training.build.make_task(config)
 except zoo.ZooError as error: print(error)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -17,7 +17,7 @@ PACKAGES = sorted(path.parent for path in (ROOT / "tests/third_party").glob("*/p
 SHORT = "steps=8 dim=16 layers=1 task.batch_size=4 task.test_size=16 trainer.progress=false"
 DRIVER = """
 import json, shlex, sys
-from zoo.cli import main
+from zoo.cli.main import main
 for line in sys.stdin.read().splitlines():
     print("$", line, flush=True)
     print("exit", main(shlex.split(line)), flush=True)

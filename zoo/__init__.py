@@ -9,37 +9,37 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from zoo.errors import ZooError as ZooError
-from zoo.factory import Factory as Factory
-from zoo.factory import build as build
-from zoo.registry import register as register
+from zoo.registry.factory import Factory as Factory
+from zoo.registry.factory import build as build
+from zoo.registry.registry import register as register
 
 if TYPE_CHECKING:
-    from zoo.comparison.comparing import compare as compare
-    from zoo.composition import compose_typed as compose
+    from zoo.comparison.compare import compare as compare
+    from zoo.config.compose import compose_typed as compose
     from zoo.contracts import Correspondence as Correspondence
     from zoo.contracts import Family as Family
     from zoo.contracts import Position as Position
     from zoo.contracts import Task as Task
-    from zoo.exchange import from_huggingface as from_huggingface
-    from zoo.run import train as train
-    from zoo.saved import load as load
+    from zoo.models.convert import from_huggingface as from_huggingface
+    from zoo.models.load import load as load
+    from zoo.runs.run import train as train
     from zoo.seeds import generator as generator
     from zoo.seeds import tenth_of as tenth_of
 
 __version__ = "0.1.0"
 
 _LAZY = {
-    "compare": "zoo.comparison.comparing",
-    "compose": "zoo.composition:compose_typed",
+    "compare": "zoo.comparison.compare",
+    "compose": "zoo.config.compose:compose_typed",
     "Correspondence": "zoo.contracts",
     "Family": "zoo.contracts",
-    "from_huggingface": "zoo.exchange",
+    "from_huggingface": "zoo.models.convert",
     "generator": "zoo.seeds",
-    "load": "zoo.saved",
+    "load": "zoo.models.load",
     "Position": "zoo.contracts",
     "Task": "zoo.contracts",
     "tenth_of": "zoo.seeds",
-    "train": "zoo.run",
+    "train": "zoo.runs.run",
 }
 
 __all__ = [

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from zoo.rows import flaw
+from zoo.runs.row import flaw
 
 PARTIAL = ".partial-"
 """Between a file's name and its writer's process, as long as it is not whole."""

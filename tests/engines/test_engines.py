@@ -22,9 +22,9 @@ ray = pytest.mark.skipif(
 )
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("engines")]
 
-ZOO = f"""{sys.executable} -c 'import sys, zoo.vigil
-zoo.vigil.LOST_SECONDS = 20.0
-from zoo.cli import main
+ZOO = f"""{sys.executable} -c 'import sys, zoo.runs.heartbeat
+zoo.runs.heartbeat.LOST_SECONDS = 20.0
+from zoo.cli.main import main
 sys.exit(main())'"""
 SMALL = "dim=16 layers=1 trainer.progress=false trainer.accelerator=cpu trainer.checkpoint_seconds=1"
 PARITY = f"{SMALL} task=parity task.length=8 task.test_lengths=[16] task.test_size=64"

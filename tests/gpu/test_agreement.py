@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from zoo.composition import prepare
-from zoo.registry import entries
+from zoo.config.compose import prepare
+from zoo.registry.registry import entries
 from zoo.testing import CHECKS, objectives, parametrize_with_checks, parts
 from zoo.testing.common import call, inputs
 

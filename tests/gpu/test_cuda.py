@@ -5,11 +5,11 @@ import torch
 from conftest import TINY, words_of_tasks
 
 import zoo
-from zoo.assembly import make_task
-from zoo.plugins import load_plugins
-from zoo.registry import entries
-from zoo.run import train
+from zoo.registry.discovery import load_plugins
+from zoo.registry.registry import entries
+from zoo.runs.run import train
 from zoo.testing.parts import DIM, LENGTH, part
+from zoo.training.build import make_task
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device")]
 load_plugins()
@@ -74,7 +74,7 @@ def test_compiling_works(here):
 
 @pytest.mark.parametrize("task", ["recall", "parity", "text", "digits"])
 def test_a_step_never_waits_for_the_gpu(task, here, monkeypatch, batches_without_waiting):
-    from zoo.loop import Loop
+    from zoo.training.loop import Loop
 
     original = Loop.training_step
 

@@ -7,7 +7,7 @@ import torch
 from conftest import TINY
 
 import zoo
-from zoo.run import folder_of, train
+from zoo.runs.run import folder_of, train
 from zoo.testing.parts import part
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device")]
@@ -43,7 +43,7 @@ def test_every_kernel_that_applies_runs_and_is_right(dtype):
 
 
 def test_a_run_in_bfloat16_is_exported(here):
-    from zoo.export import export
+    from zoo.models.export import export
 
     words = [word for word in TINY if not word.startswith("trainer.accelerator")]
     config = zoo.compose("linear=ternary", "task=parity", "task.test_size=8", *words)

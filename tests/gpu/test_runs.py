@@ -5,11 +5,11 @@ import torch
 from conftest import ROOT, TINY, whole_and_resumed
 
 import zoo
-from zoo import graphs
 from zoo.errors import ZooError
 from zoo.files import read_json
-from zoo.loop import Loop
-from zoo.run import folder_of, train
+from zoo.runs.run import folder_of, train
+from zoo.training import cuda_graphs as graphs
+from zoo.training.loop import Loop
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device")]
 ON_GPU = [word for word in TINY if not word.startswith(("trainer.accelerator", "layers"))]

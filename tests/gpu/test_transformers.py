@@ -5,10 +5,10 @@ import torch
 from conftest import TINY
 
 import zoo
-from zoo.assembly import make_objective, make_task
-from zoo.decoding import beam_search, generate
-from zoo.run import train
+from zoo.models.decoding import beam_search, generate
+from zoo.runs.run import train
 from zoo.testing.parts import part
+from zoo.training.build import make_objective, make_task
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device")]
 ON_GPU = [word for word in TINY if not word.startswith("trainer.accelerator")]

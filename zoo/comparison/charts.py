@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from zoo.comparison.ledger import Ledger
-from zoo.comparison.standing import COSTS, Standing
+from zoo.comparison.result import COSTS, Standing
 from zoo.comparison.statistics import estimate
-from zoo.pages import plain_chart
+from zoo.html import plain_chart
 
 
 def charts(ledger: Ledger) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -124,7 +124,7 @@ def _curves(ledger: Ledger, standings: list[Standing]) -> dict[str, Any] | None:
     """The validation metric while training: the mean over seeds, its interval as a band, and a faint line a seed."""
     import altair as alt
 
-    from zoo.loggers import read_metrics
+    from zoo.training.loggers import read_metrics
 
     metric = standings[0].metric
     scores = {  # the last step is judged twice, after training and with the test
@@ -179,7 +179,7 @@ def _modules(ledger: Ledger, standings: list[Standing]) -> dict[str, Any] | None
     """What modules report on themselves while training, such as how even the load of experts is; the reader picks."""
     import altair as alt
 
-    from zoo.loggers import read_metrics
+    from zoo.training.loggers import read_metrics
 
     values = [
         {

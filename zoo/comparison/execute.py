@@ -11,14 +11,14 @@ from typing import Any, Protocol
 
 from filelock import FileLock, Timeout
 
-from zoo.budget import key_of, wanted
 from zoo.comparison.grid import beyond, further
 from zoo.comparison.plan import Cell, Job, Plan, check_distinct, describe
 from zoo.comparison.pool import Flight, Pool
-from zoo.composition import Config, chooses
+from zoo.config.compose import Config, chooses
 from zoo.errors import ZooError
 from zoo.files import read_row, sweep, write_json
-from zoo.run import base_row, folder_of, is_current
+from zoo.runs.budget import key_of, wanted
+from zoo.runs.run import base_row, folder_of, is_current
 
 MOST_WORKERS = 16
 """Each worker holds torch and its data: about half a gigabyte."""
@@ -62,7 +62,7 @@ class Execution:
         self.grown: dict[tuple[str, str, bool], int] = {}
         from joblib import cpu_count  # knows affinity and containers' quotas
 
-        from zoo import hardware
+        from zoo.training import hardware
 
         self.choose = hardware.choose
         chosen = [hardware.choose(cell.base["trainer"], cell.base["steps"]) for cell in plan.cells]
@@ -102,7 +102,7 @@ class Execution:
         """Processes here, or a launcher elsewhere where the plan names one."""
         if not chooses(self.plan.launcher, "hydra/launcher"):
             return Pool(self.workers, self.threads, self.devices)
-        from zoo.comparison.elsewhere import Elsewhere
+        from zoo.comparison.launcher import Elsewhere
 
         return Elsewhere(self.threads, self.plan.launcher, self.plan.folder)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.comparison.ledger import Ledger
-from zoo.comparison.standing import COSTS, Standing
+from zoo.comparison.result import COSTS, Standing
 from zoo.errors import ZooError
 from zoo.files import atomic
 

@@ -10,15 +10,15 @@ from typing import Any
 
 from zoo.comparison.claims import Finding, judge_claims
 from zoo.comparison.overall import Overall, overall
-from zoo.comparison.rules import RULES
+from zoo.comparison.plan_file import RULES
+from zoo.comparison.result import Row, Standing
 from zoo.comparison.scaling import Fitted, fits
-from zoo.comparison.standing import Row, Standing
 from zoo.comparison.statistics import Estimate, paired_difference, verdict
-from zoo.composition import key_of
+from zoo.config.compose import key_of
 from zoo.errors import ZooError
 from zoo.files import read_json, read_row
-from zoo.rows import flaw
-from zoo.run import SCHEMA
+from zoo.runs.row import flaw
+from zoo.runs.run import SCHEMA
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ from typing import Any
 
 from zoo.comparison.charts import charts
 from zoo.comparison.ledger import Ledger
+from zoo.comparison.result import COSTS
 from zoo.comparison.scaling import overtakes
-from zoo.comparison.standing import COSTS
 from zoo.comparison.statistics import Estimate
 from zoo.comparison.terminal import interval, quantity
-from zoo.pages import drawings, write_html
+from zoo.html import drawings, write_html
 
 TEMPLATE = "report.html.j2"
 

@@ -10,19 +10,19 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from zoo.bounds import check_numbers
-from zoo.budget import key_of as budget_key
-from zoo.budget import settled, wanted
 from zoo.comparison.claims import check_claims
 from zoo.comparison.grid import Setting, edges
-from zoo.comparison.rules import PUBLISHED
-from zoo.composition import Config, chooses, compose_checked, hydra_ready, key_of
+from zoo.comparison.plan_file import PUBLISHED
+from zoo.config.compose import Config, chooses, compose_checked, hydra_ready, key_of
+from zoo.config.explain import check, explained, refuse_repeated
+from zoo.config.limits import check_numbers
+from zoo.config.schema import CompareConfig
 from zoo.errors import ZooError, unknown
 from zoo.files import read_yaml
-from zoo.identity import run_id
-from zoo.nodes import COMPONENT
-from zoo.overrides import check, explained, refuse_repeated
-from zoo.schema import CompareConfig
+from zoo.registry.nodes import COMPONENT
+from zoo.runs.budget import key_of as budget_key
+from zoo.runs.budget import settled, wanted
+from zoo.runs.identity import run_id
 
 
 @dataclass

@@ -15,11 +15,11 @@ from multiprocessing import active_children, get_context, parent_process
 from typing import Any
 
 from zoo.comparison.plan import Job
-from zoo.composition import Config, prepare
+from zoo.config.compose import Config, prepare
 from zoo.errors import ZooError
-from zoo.identity import run_id
-from zoo.processes import start_method
-from zoo.run import base_row, folder_of, train
+from zoo.runs.identity import run_id
+from zoo.runs.run import base_row, folder_of, train
+from zoo.training.processes import start_method
 
 ORPHANED_SECONDS = 30.0
 """A worker whose parent has died may take so long to save its run."""
@@ -63,7 +63,7 @@ def make_run(config: Config, name: str, wait: bool = False, alone: bool = False)
         wait: for another process that makes the same run.
         alone: no other run is under way, whatever the number of workers.
     """
-    from zoo.callbacks import Interrupted
+    from zoo.training.callbacks import Interrupted
 
     prepare()
     if alone:
@@ -114,14 +114,14 @@ def _leave_the_device() -> None:
 
 
 def _out_of_memory(error: BaseException | None) -> bool:
-    from zoo.measure.batches import is_out_of_memory
+    from zoo.runs.batch_size import is_out_of_memory
 
     return error is not None and is_out_of_memory(error)
 
 
 def _fingerprint(config: Config) -> str:
     """In a worker: the hash of a task's data, so that the parent needs no torch."""
-    from zoo.assembly import fingerprint
+    from zoo.training.build import fingerprint
 
     prepare()
     return fingerprint(config)
@@ -129,8 +129,8 @@ def _fingerprint(config: Config) -> str:
 
 def _ceiling(accelerator: str, precision: str) -> None:
     """In a worker, before runs share the device: what it can multiply in a second, kept for all of them."""
-    from zoo import hardware
-    from zoo.measure.ceiling import ceiling
+    from zoo.training import hardware
+    from zoo.training.ceiling import ceiling
 
     hardware.set_up(accelerator, None)
     ceiling(accelerator, precision, alone=True)
@@ -138,7 +138,7 @@ def _ceiling(accelerator: str, precision: str) -> None:
 
 def _solution(config: Config) -> Config:
     """In a worker: how a run's budgets are met."""
-    from zoo.budget import solution
+    from zoo.runs.budget import solution
 
     prepare()
     return solution(config)

@@ -14,8 +14,8 @@ from rich.text import Text
 from zoo.comparison.execute import Execution
 from zoo.comparison.ledger import Ledger
 from zoo.comparison.pool import Pool
+from zoo.comparison.result import Standing
 from zoo.comparison.scaling import overtakes
-from zoo.comparison.standing import Standing
 from zoo.comparison.statistics import Estimate
 
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from zoo.contracts import Batch
 from zoo.errors import ZooError
 from zoo.nn import held
-from zoo.registry import register
+from zoo.registry.registry import register
 from zoo.seeds import generator
 from zoo.tasks._generated import Generated
 from zoo.tasks._metrics import Ratios

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from zoo.contracts import Batch
 from zoo.errors import ZooError
-from zoo.registry import register
+from zoo.registry.registry import register
 from zoo.tasks._corpus import SPLITS, Corpus, documents, split_documents
 from zoo.tasks._generated import at_least_one
 from zoo.tasks._lexer import CLASSES, letter_classes

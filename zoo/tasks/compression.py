@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from zoo.contracts import Batch
-from zoo.registry import register
+from zoo.registry.registry import register
 from zoo.tasks._mad import MadTask
 from zoo.tasks._metrics import Ratios, token_accuracy
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from zoo.contracts import Batch
-from zoo.registry import register
+from zoo.registry.registry import register
 from zoo.tasks._generated import Problems, at_least_one
 from zoo.tasks._pairs import FIRST, PairTask, joined, pair_batch
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from zoo.contracts import Batch, Task
 from zoo.errors import ZooError
 from zoo.nn import held
-from zoo.registry import register
+from zoo.registry.registry import register
 from zoo.seeds import generator
 from zoo.tasks._metrics import Ratios, nats, token_accuracy
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from zoo.contracts import Batch
 from zoo.errors import ZooError
 from zoo.nn import held
-from zoo.registry import register
+from zoo.registry.registry import register
 from zoo.tasks._mad import MadTask
 
 

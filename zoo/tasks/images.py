@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from zoo.errors import ZooError
-from zoo.registry import register
+from zoo.registry.registry import register
 from zoo.tasks._images import ImageTask, read_images
 
 

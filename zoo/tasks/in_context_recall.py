@@ -8,7 +8,7 @@ import torch
 
 from zoo.contracts import Batch
 from zoo.errors import ZooError
-from zoo.registry import register
+from zoo.registry.registry import register
 from zoo.tasks._mad import MadTask
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from zoo.contracts import Batch, Task
 from zoo.errors import ZooError
 from zoo.nn import sent
-from zoo.registry import register
+from zoo.registry.registry import register
 from zoo.seeds import derive, tenth_of
 from zoo.tasks._expressions import END, FIRST, OPERATORS, PAD, Integers, grow
 from zoo.tasks._generated import at_least_one, in_parts

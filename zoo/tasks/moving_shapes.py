@@ -9,7 +9,7 @@ from torch import Tensor
 
 from zoo.contracts import Batch
 from zoo.errors import ZooError
-from zoo.registry import register
+from zoo.registry.registry import register
 from zoo.tasks.shapes import KINDS, PLACES, RADII, Shapes, uniform
 
 

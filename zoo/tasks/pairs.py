@@ -12,7 +12,7 @@ from torch import Tensor
 
 from zoo.contracts import Batch
 from zoo.errors import ZooError
-from zoo.registry import register
+from zoo.registry.registry import register
 from zoo.seeds import generator
 from zoo.tasks._corpus import SPLITS
 from zoo.tasks._metrics import Ratios, nats, token_accuracy

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from zoo.contracts import Batch
 from zoo.errors import ZooError
-from zoo.registry import register
+from zoo.registry.registry import register
 from zoo.tasks._generated import Generated
 from zoo.tasks._metrics import Ratios, token_accuracy
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from zoo.registry import register
+from zoo.registry.registry import register
 from zoo.tasks._symbols import SymbolTask
 
 

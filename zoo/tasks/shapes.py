@@ -10,7 +10,7 @@ from torch import Tensor
 
 from zoo.contracts import Batch, Task
 from zoo.errors import ZooError
-from zoo.registry import register
+from zoo.registry.registry import register
 from zoo.seeds import generator
 from zoo.tasks._metrics import Ratios, label_accuracy
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from zoo.contracts import Batch, Task
 from zoo.errors import ZooError
-from zoo.registry import register
+from zoo.registry.registry import register
 from zoo.seeds import generator
 from zoo.tasks._corpus import SPLITS, read_corpus
 from zoo.tasks._generated import at_least_one

@@ -13,7 +13,7 @@ from torch import Tensor
 from zoo.contracts import Batch
 from zoo.errors import ZooError, unknown
 from zoo.nn import held
-from zoo.registry import register
+from zoo.registry.registry import register
 from zoo.tasks._generated import Generated, at_least_one
 from zoo.tasks._metrics import Ratios, running_accuracy
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from zoo.composition import prepare
+from zoo.config.compose import prepare
 from zoo.errors import ZooError, unknown
-from zoo.registry import entries, target
+from zoo.registry.registry import entries, target
 from zoo.testing import crosses, linears, mixers, modules, objectives, others, tasks
 from zoo.testing.common import Check, laws_in
 

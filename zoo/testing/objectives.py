@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from zoo.assembly import make_objective, make_probes, make_task, trains
-from zoo.composition import Config
+from zoo.config.compose import Config
 from zoo.contracts import Batch
 from zoo.errors import ZooError
-from zoo.judging import trained_modules
-from zoo.registry import generation, target
+from zoo.measure.metrics import trained_modules
+from zoo.registry.registry import generation, target
 from zoo.testing import parts
 from zoo.testing.common import close, seeded
+from zoo.training.build import make_objective, make_probes, make_task, trains
 
 TASKS = ("parity", "digits", "reverse", "clusters", "shapes", "compression", "moving_shapes", "code", "facts")
 """Tasks to try, in this order, where no override names one."""

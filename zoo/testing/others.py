@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo.composition import compose
-from zoo.factory import build
+from zoo.config.compose import compose
+from zoo.registry.factory import build
 from zoo.testing import parts
 from zoo.testing.common import close, each_token_alone, ends, inputs, seeded, sized
 from zoo.testing.parts import LENGTH
@@ -102,8 +102,8 @@ def position_saves(name: str) -> None:
 
 def family_gives_back_what_it_was_given(name: str) -> None:
     """A model of theirs becomes one of ours and again the same: every tensor, and a config of the same meaning."""
-    from zoo.exchange import adopt, theirs_of
-    from zoo.registry import target
+    from zoo.models.convert import adopt, theirs_of
+    from zoo.registry.registry import target
 
     family = target("family", name)()
     config = {**family.example, "model_type": family.model_type}
@@ -149,7 +149,7 @@ def probe_reads_off_what_is_plain(name: str) -> None:
 
 def optimizer_lowers_a_loss(name: str) -> None:
     """Two hundred steps at the default learning rate lower the loss of a small regression by a tenth."""
-    from zoo.optimization import parameter_groups
+    from zoo.training.parameter_groups import parameter_groups
 
     torch.manual_seed(0)
     model = torch.nn.Linear(4, 1)
@@ -177,7 +177,7 @@ def _regression() -> tuple[torch.nn.Linear, Callable[[], torch.Tensor]]:
 
 def optimizer_steps_as_torch_says(name: str) -> None:
     """``step()`` and ``step(closure)`` move alike, the closure's loss comes back, and who has no gradient stays."""
-    from zoo.optimization import parameter_groups
+    from zoo.training.parameter_groups import parameter_groups
 
     moved = []
     for closed in (False, True):
@@ -205,7 +205,7 @@ def optimizer_steps_as_torch_says(name: str) -> None:
 
 def optimizer_resumes(name: str) -> None:
     """From its ``state_dict``, saved and loaded, it goes on as if it had never stopped, to the bit."""
-    from zoo.optimization import parameter_groups
+    from zoo.training.parameter_groups import parameter_groups
 
     results = []
     for stops in (False, True):
@@ -227,7 +227,7 @@ def optimizer_resumes(name: str) -> None:
 
 def optimizer_heeds_its_groups(name: str) -> None:
     """A group's own ``lr`` is what its parameters move by, also when it changes between steps: none, no move."""
-    from zoo.optimization import parameter_groups
+    from zoo.training.parameter_groups import parameter_groups
 
     model, loss = _regression()
     optimizer = parts.factory("optimizer", name)(parameters=parameter_groups(model))

@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
-from zoo.composition import Config, compose
-from zoo.factory import Factory
-from zoo.nodes import COMPONENT
-from zoo.registry import generation
+from zoo.config.compose import Config, compose
+from zoo.registry.factory import Factory
+from zoo.registry.nodes import COMPONENT
+from zoo.registry.registry import generation
 
 DIM, LENGTH, DEPTH = 32, 24, 2
 FACTS: dict[str, dict[str, Any]] = {

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from zoo.assembly import user_error
 from zoo.contracts import Batch, Task
 from zoo.errors import ZooError
-from zoo.factory import build
+from zoo.registry.factory import build
 from zoo.testing import parts
 from zoo.testing.common import DEVICE
+from zoo.training.build import user_error
 
 ANSWERS = ("token_labels", "targets", "labels", "tokens")
 

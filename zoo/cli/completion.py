@@ -1,0 +1,59 @@
+"""Completion of commands, groups, options and keys, by Hydra's own completer, without torch."""
+
+from __future__ import annotations
+
+from zoo.errors import ZooError, unknown
+
+SCRIPTS = {
+    "bash": """\
+_zoo() {
+  COMPREPLY=($(zoo _complete "${COMP_LINE:0:$COMP_POINT}" 2>/dev/null))
+  [[ $COMPREPLY == *[=./] ]] && compopt -o nospace
+}
+COMP_WORDBREAKS=${COMP_WORDBREAKS//=}
+complete -o nospace -F _zoo zoo""",
+    "zsh": """\
+_zoo() { local found; found=("${(@f)$(zoo _complete "${LBUFFER}" 2>/dev/null)}"); compadd -S '' -- $found; }
+compdef _zoo zoo""",
+    "fish": """complete -c zoo -f -a '(zoo _complete (commandline -cp) 2>/dev/null)'""",
+}
+
+
+def script(shell: str) -> str:
+    """The script that turns completion on in a shell.
+
+    Raises:
+        ZooError: there is none for this shell.
+    """
+    if shell not in SCRIPTS:
+        raise ZooError(unknown("shell to complete in", shell, SCRIPTS, prefix="zoo completion "))
+    return SCRIPTS[shell]
+
+
+def candidates(line: str) -> list[str]:
+    """What may follow, for the last word of a command line that starts with ``zoo``."""
+    from zoo.cli.main import COMMANDS
+
+    words = line.split(" ")
+    if len(words) <= 2:
+        return [name for name in COMMANDS if not name.startswith("_") and name.startswith(words[-1])]
+    command = words[1]
+    if command == "list":
+        from zoo.cli.list import PRESETS
+        from zoo.registry.registry import KINDS
+
+        return [kind for kind in (*PRESETS, *KINDS) if kind.startswith(words[-1])]
+    if command not in ("train", "show", "compare"):
+        return []
+    from hydra._internal.core_plugins.bash_completion import BashCompletion
+    from hydra.core.object_type import ObjectType
+
+    from zoo.config.compose import hydra_ready
+
+    with hydra_ready() as loader:
+        name = "comparison" if command == "compare" else "config"
+        options: list[str] = BashCompletion(loader)._query(config_name=name, line=" ".join(words[2:]))
+        found = [option for option in options if "_component_" not in option]
+        if command == "compare" and "=" not in words[-1]:
+            found += [n for n in loader.get_group_options("compare", ObjectType.CONFIG) if n.startswith(words[-1])]
+    return found

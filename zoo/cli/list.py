@@ -1,0 +1,150 @@
+"""What exists: every component and preset, read without importing torch."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from zoo.config.compose import hydra_ready
+from zoo.config.schema import SITES
+from zoo.errors import ZooError, unknown
+from zoo.registry.discovery import load_plugins
+from zoo.registry.registry import FACTS, KINDS, Entry, entries
+from zoo.registry.signature import REQUIRED
+
+PRESETS = {
+    "arch": "presets: one coherent architecture each",
+    "compare": "comparisons: zoo compare NAME",
+    "trainer": "where a run is computed",
+    "logger": "where metrics go besides metrics.csv",
+}
+
+
+def presets(loader: Any, group: str) -> dict[str, tuple[str, str]]:
+    """The options of a group of YAML files: the first comment of each, and who provides it."""
+    from hydra.core.object_type import ObjectType
+
+    found = {}
+    for name in loader.get_group_options(group, ObjectType.CONFIG):
+        result = loader.repository.load_config(f"{group}/{name}")
+        text, provider = "", ""
+        if result is not None:
+            provider = str(result.provider)
+            text = _first_comment(result.path, f"{group}/{name}.yaml")
+        found[name] = (text, "zoo" if provider == "main" else _distribution(provider.removeprefix("zoo plugin ")))
+    return found
+
+
+def _distribution(plugin: str) -> str:
+    """Who provides the plugin of this name, as components say it."""
+    return next((each.provider for each in load_plugins() if each.name == plugin), plugin)
+
+
+def _first_comment(root: str, name: str) -> str:
+    from importlib.resources import files
+    from pathlib import Path
+
+    folder = Path(root.removeprefix("file://")) if root.startswith("file://") else files(root.removeprefix("pkg://"))
+    source = folder.joinpath(name).read_text()
+    comments = [line.lstrip("# ") for line in source.splitlines() if line.startswith("#") and "@package" not in line]
+    return comments[0] if comments else ""
+
+
+def show_list(kinds: Sequence[str]) -> None:
+    """Print components and presets of these kinds, or of all.
+
+    Raises:
+        ZooError: a kind does not exist.
+    """
+    from rich.table import Table
+
+    for kind in kinds:
+        if kind not in KINDS and kind not in PRESETS:
+            raise ZooError(unknown("kind", kind, [*KINDS, *PRESETS], prefix="zoo list "))
+    console = _console()
+    with hydra_ready() as loader:
+        for kind, meaning in {**PRESETS, **KINDS}.items():
+            if kinds and kind not in kinds:
+                continue
+            if kind in PRESETS:
+                rows = [(name, text, "", provider) for name, (text, provider) in presets(loader, kind).items()]
+            else:
+                rows = [(each.name, unquoted(each.summary), each.citation, each.provider) for each in entries(kind)]
+            table = Table(
+                "name",
+                "what",
+                "paper",
+                "provider",
+                show_header=False,
+                box=None,
+                padding=(0, 2, 0, 2),
+                title=f"{kind}: {meaning}",
+                title_justify="left",
+                title_style="bold",
+            )
+            table.columns[0].no_wrap = table.columns[3].no_wrap = True
+            for name, text, citation, provider in sorted(rows):
+                shown = name if kind == "compare" else f"{kind}={name}"
+                table.add_row(shown, safe(text), safe(citation), f"[dim]{safe(provider)}[/dim]")
+            console.print(table)
+
+
+def _console() -> Any:
+    """Wide where nobody's terminal bounds it."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+
+
+def show_component(entry: Entry) -> None:
+    """Print what a component is, and each parameter with its type, its default, who sets it, and what is said of it."""
+    from rich.table import Table
+
+    console = _console()
+    console.print(f"[bold]{entry.kind}={entry.name}[/bold]  {plain(entry.path)}  [dim]{plain(entry.provider)}[/dim]")
+    console.print(plain(entry.doc))
+    table = Table(box=None, padding=(0, 2), title_justify="left", title="parameters")
+    for column in ("parameter", "type", "default", "set by", ""):
+        table.add_column(column, overflow="fold", no_wrap=column in ("parameter", "set by"))
+    for name, kind, default, setter, text in parameters(entry):
+        table.add_row(*map(plain, (name, kind, default, setter, text)))
+    console.print(table)
+
+
+def parameters(entry: Entry) -> list[tuple[str, str, str, str, str]]:
+    """Each parameter of a component: name, type, default, who sets it, and what its docstring says."""
+    components, facts = entry.components(), FACTS[entry.kind]
+    rows = []
+    for parameter in entry.parameters:
+        name = parameter.name
+        default = "" if parameter.default is REQUIRED else repr(parameter.default)
+        if name in components:
+            kind = components[name]
+            site = f"@{name}" if SITES.get(name) == kind else ""  # which the root names besides one of each kind
+            row = (name, f"a {kind}", "the run's", f"{kind}{site}=NAME")
+        elif name in facts:
+            row = (name, parameter.annotation, default, "its place")
+        else:
+            shown = default if default else "none: it must be given"
+            row = (name, parameter.annotation, shown, f"{entry.kind}.{name}=...")
+        rows.append((*row, entry.said_of(name)))
+    return rows
+
+
+def unquoted(text: str) -> str:
+    """A docstring's text without reStructuredText's quotes."""
+    return re.sub(r"``|:\w+:`|`", "", text)
+
+
+def safe(text: str) -> str:
+    """A text in which rich finds no markup."""
+    from rich.markup import escape
+
+    return escape(text)
+
+
+def plain(text: str) -> str:
+    """A docstring's text without reStructuredText's quotes, safe from rich's markup."""
+    return safe(unquoted(text))

@@ -1,0 +1,437 @@
+"""The command line. It imports nothing heavy until a command needs it."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import os
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from zoo.cli.help import (
+    CHECK_HELP,
+    COMPARE_HELP,
+    COMPLETION_HELP,
+    EXPORT_HELP,
+    GENERATE_HELP,
+    HELP,
+    IMPORT_HELP,
+    INSPECT_HELP,
+    LIST_HELP,
+    MEASURE_HELP,
+    NEW_HELP,
+    REPORT_HELP,
+    SHOW_HELP,
+    TRAIN_HELP,
+)
+from zoo.errors import RunFailed, ZooError, close, many, unknown
+
+HYDRA_FLAGS = {"-m", "--multirun", "--cfg", "-c", "--info", "-i", "--package", "-p", "--resolve", "--hydra-help"}
+TAKES_VALUE = {"--cfg", "-c", "--package", "-p"}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; 0 if all went well, 1 if a run failed, 2 for a mistake, 130 when interrupted."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # two spinning threads on a busy machine are ten times slower
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach us, to be said in one line
+    warnings.showwarning = lambda message, *rest, **more: print(f"warning: {message}", file=sys.stderr)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # half a character, as JSON can hold, is shown as it is
+        sys.stdout.reconfigure(errors="backslashreplace")
+    words = list(sys.argv[1:] if argv is None else argv)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _terminate)
+    if os.environ.get("TORCHELASTIC_RUN_ID") and os.environ.get("RANK", "0") != "0":
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (of several processes the first speaks)
+    try:
+        return _dispatch(words)
+    except RunFailed as error:
+        return _say(f"failed: {error}", 1)
+    except ZooError as error:
+        return _say(f"error: {error}", 2)
+    except KeyboardInterrupt as error:
+        signum = error.args[0] if error.args else signal.SIGINT
+        return _say("interrupted; the same command goes on where this one stopped", 128 + signum)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except ModuleNotFoundError as error:
+        if not _is_left_out(error):
+            raise
+        needs = f"zoo {words[0]} needs a package that is not installed here: {error}"
+        return _say(f"error: {needs}; type: pip install -e . (without a network: docs/offline.md)", 2)
+    except OSError as error:
+        return _say(f"error: {error.filename or 'the system'}: {error.strerror or error}", 1)
+    except BaseException as error:
+        if type(error).__name__ == "Interrupted":
+            return _say(f"{error}; the same command goes on where this one stopped", 128 + getattr(error, "signum", 2))
+        raise
+
+
+def _is_left_out(error: ModuleNotFoundError) -> bool:
+    """Whether it was an import of another's package, from within the zoo: one that pyproject.toml asks for."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    inside = trace is not None and Path(trace.tb_frame.f_code.co_filename).is_relative_to(Path(__file__).parents[1])
+    return inside and str(error.name).partition(".")[0] not in ("zoo", "zoo_plugins", "zoo_conf")
+
+
+def _terminate(signum: int, frame: object) -> None:
+    """A polite kill is Ctrl-C with another exit status: workers save themselves first."""
+    raise KeyboardInterrupt(signum)
+
+
+def _say(message: str, status: int) -> int:
+    print(message, file=sys.stderr)
+    return status
+
+
+def _dispatch(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(HELP, end="")
+        return 0
+    if words[0] in ("--version", "-V"):
+        import zoo
+
+        print(zoo.__version__)
+        return 0
+    command, rest = words[0], words[1:]
+    if command not in COMMANDS:
+        if "=" in command:
+            raise ZooError(f"'{command}' is an override; say what to do with it: zoo train {' '.join(words)}")
+        if command.startswith("-"):
+            raise ZooError(unknown("option", command, ["--help", "--version"]))
+        raise ZooError(
+            unknown("command", command, [name for name in COMMANDS if not name.startswith("_")], prefix="zoo ")
+        )
+    function, text = COMMANDS[command]
+    if {"-h", "--help"} & set(rest):
+        print(text, end="")
+        return 0
+    return function(rest)
+
+
+def _split(words: list[str], flags: set[str], takes_value: set[str] = frozenset()) -> tuple[list[str], list[str]]:  # type: ignore[assignment]
+    """Flags with their values, and overrides."""
+    found: list[str] = []
+    overrides: list[str] = []
+    rest = iter(words)
+    for word in rest:
+        name = word.split("=", 1)[0]
+        if not word.startswith("-"):
+            overrides.append(word)
+        elif name not in flags:
+            near = close(name, flags)
+            hint = f" Did you mean {' or '.join(near)}?" if near else ""
+            raise ZooError(f"there is no option {name}.{hint} Options: {', '.join(sorted(flags | {'--help'}))}")
+        else:
+            found.append(word)
+            if name in takes_value and "=" not in word:
+                found.append(next(rest, ""))
+    return found, overrides
+
+
+def _train(words: list[str]) -> int:
+    flags, overrides = _split(words, HYDRA_FLAGS, TAKES_VALUE)
+    from zoo.runs.sweep import sweep
+
+    sweep(flags, overrides)
+    return 0
+
+
+def _compare(words: list[str]) -> int:
+    flags, rest = _split(words, {"--dry-run"})
+    from zoo.comparison.plan import plan_of
+    from zoo.training.processes import count, warm
+
+    if count() > 1:
+        raise ZooError(
+            "zoo compare makes its own processes, and torchrun starts it several times; leave torchrun out, and add "
+            "trainer.devices=2 for runs of several processes each"
+        )
+
+    plan = plan_of(rest)
+    if flags:
+        for cell in plan.cells:
+            grid = ", ".join(" ".join(f"{k}={v}" for k, v in setting) for setting in cell.grid)
+            print(
+                f"{cell.name}: {many(len(cell.tuning()), 'tuning run')} ({grid or 'no grid'}), "
+                f"{len(cell.seeds)} reported"
+            )
+        print(f"{many(plan.total(), 'run')} into {plan.folder}")
+        return 0
+    warm()
+    from rich.console import Console
+
+    from zoo.comparison.execute import Execution
+    from zoo.comparison.terminal import Board
+
+    execution = Execution(plan)
+    with Board(Console(stderr=True, markup=False)) as board:
+        execution.run(board)
+    if execution.skipped:
+        were = "was" if execution.skipped == 1 else "were"
+        print(f"{execution.skipped} of {many(execution.total, 'run')} {were} finished before")
+    from zoo.comparison.compare import publish
+    from zoo.comparison.ledger import read_ledger
+
+    failed = "\n".join(f"failed: {reason}" for reason in execution.failures)
+    try:
+        ledger = read_ledger(plan.folder)
+    except ZooError as error:
+        raise ZooError(f"{failed}\n{error}".lstrip()) from error
+    _print_tables(ledger)
+    print(publish(ledger, plan))
+    if failed:
+        return _say(failed, 1)
+    return 0
+
+
+def _console() -> Any:
+    """Wide where nobody's terminal bounds it."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else 180, highlight=False, markup=False)
+
+
+def _print_tables(ledger: Any) -> None:
+    from zoo.comparison.terminal import tables
+
+    console = _console()
+    for table in tables(ledger):
+        console.print(table)
+    if ledger.failures:
+        console.print(f"{many(len(ledger.failures), 'run')} failed: {', '.join(row['id'] for row in ledger.failures)}")
+    if ledger.missing:
+        console.print(f"{many(ledger.missing, 'run')} without a result; {ledger.command} makes what is missing")
+
+
+def _report(words: list[str]) -> int:
+    folders, given = _values(words, {"--to": str})
+    if len(folders) not in (1, 2) or (len(folders) == 2 and given):
+        raise ZooError(
+            "name one folder of runs, such as: zoo report runs/families (with --to figures.csv, .md, .tex or .parquet, "
+            "also as a file), or two to set side by side: zoo report runs/a runs/b"
+        )
+    from zoo.comparison.ledger import read_ledger
+
+    ledger, *others = (read_ledger(Path(folder)) for folder in folders)
+    if others:
+        from zoo.comparison.diff import compare
+
+        _console().print(compare(ledger, *others))
+        return 0
+    from zoo.comparison.export import write
+    from zoo.comparison.page import write_page
+
+    _print_tables(ledger)
+    print(write_page(ledger))
+    for to in map(Path, given.get("--to", [])):
+        write(ledger, to)
+        print(to)
+    return 0
+
+
+def _lengths(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(","))
+
+
+def _measure(words: list[str]) -> int:
+    rest, given = _values(words, {"--lengths": _lengths, "--rounds": int, "--on": str, "--to": str})
+    from zoo.cli.measure import Wish, measure
+
+    names = {"--lengths": "lengths", "--rounds": "rounds", "--on": "accelerator", "--to": "to"}
+    settings = {names[name]: found[-1] for name, found in given.items()}
+    if "to" in settings:
+        settings["to"] = Path(settings["to"])
+    contestants = tuple(word for word in rest if " " in word or "=" not in word)
+    measure(Wish(contestants, tuple(word for word in rest if word not in contestants), **settings))
+    return 0
+
+
+def _list(words: list[str]) -> int:
+    _, kinds = _split(words, set())
+    from zoo.cli.list import show_list
+
+    show_list(kinds)
+    return 0
+
+
+def _show(words: list[str]) -> int:
+    _, overrides = _split(words, set())
+    from zoo.cli.show import show
+    from zoo.config.explain import refuse_repeated
+
+    refuse_repeated(overrides)
+    show(overrides)
+    return 0
+
+
+def _new(words: list[str]) -> int:
+    flags, rest = _split(words, {"--package"})
+    if len(rest) != 2:
+        raise ZooError("name a kind and a name, such as: zoo new mixer my_mixer")
+    from zoo.cli.new import make
+
+    kind, name = rest
+    paths = make(kind, name, package=bool(flags))
+    print("\n".join(map(str, paths)))
+    if kind == "comparison":
+        print(f"then: zoo compare ./{paths[0]} --dry-run")
+    elif flags:
+        print(f"then: cd {paths[0].parent.parent} && pip install -e . && zoo check {kind}={name}")
+    else:
+        print(f"then: zoo check ./{paths[0]}, and ZOO_PLUGINS=./{paths[0]} zoo train {kind}={name}")
+    return 0
+
+
+def _check(words: list[str]) -> int:
+    _, rest = _split(words, set())
+    from zoo.cli.check import check
+
+    return check(rest)
+
+
+def _export(words: list[str]) -> int:
+    flags, folders = _split(words, {"--packed", "--to", "--hf"}, {"--to", "--hf"})
+    if len(folders) != 1:
+        raise ZooError(
+            f"{_not_one(folders, 'the folder of one finished run')}, such as: zoo export runs/train/<id> --packed"
+        )
+    layout = to = hf = None
+    for word, following in itertools.pairwise([*flags, ""]):
+        name, _, value = word.partition("=")
+        if name == "--packed":
+            layout = value or "planes"
+        elif name == "--to":
+            to = value or following
+        elif name == "--hf":
+            hf = value or following
+    if hf is not None:
+        if hf == "" or hf.startswith("-") or layout or to:
+            raise ZooError("--hf needs the name of a folder and goes with no other option, such as --hf my_model")
+        from zoo.models.convert import to_huggingface
+
+        print(to_huggingface(Path(folders[0]), Path(hf)))
+        return 0
+    if to == "" or (to or "").startswith("-"):
+        raise ZooError("--to needs the name of a file, such as --to model.safetensors")
+    from zoo.models.export import export
+
+    export(Path(folders[0]), layout, Path(to) if to else None)
+    return 0
+
+
+def _not_one(given: list[str], one: str = "one") -> str:
+    return f"given {len(given)} ({', '.join(given)}); name one at a time" if given else f"name {one}"
+
+
+def _options(words: list[str], known: dict[str, type], example: str) -> tuple[str, dict[str, list[Any]]]:
+    """The one folder or file that a command is about, and the values of its options, each of its type."""
+    rest, values = _values(words, known)
+    if len(rest) != 1:
+        raise ZooError(f"{_not_one(rest)}, such as: {example}")
+    return rest[0], values
+
+
+def _values(words: list[str], known: Mapping[str, Callable[[str], Any]]) -> tuple[list[str], dict[str, list[Any]]]:
+    """What is no option, and the values of the options, each as its reader makes it."""
+    flags, rest = _split(words, set(known), set(known))
+    values: dict[str, list[Any]] = {}
+    given = iter(flags)
+    for word in given:
+        name, sign, text = word.partition("=")
+        text = text if sign else next(given, "")
+        try:
+            values.setdefault(name, []).append(known[name](text))
+        except ValueError as error:
+            kinds = {"int": "a whole number", "float": "a number", "_lengths": "whole numbers with commas, 128,512"}
+            raise ZooError(f"{name}={text}: expected {kinds.get(known[name].__name__, 'a text')}") from error
+    return rest, values
+
+
+def _generate(words: list[str]) -> int:
+    known = {"--prompt": str, "--tokens": int, "--beams": int, "--temperature": float, "--seed": int, "--examples": int}
+    run, given = _options(words, known, "zoo generate runs/train/<id> --prompt TEXT")
+    bounds = {"--tokens": (1, 100_000), "--beams": (1, 1000), "--temperature": (0, 100), "--examples": (1, 10**6)}
+    for name, (least, most) in {**bounds, "--seed": (0, 2**63 - 1)}.items():
+        if not least <= given.get(name, [least])[-1] <= most:
+            raise ZooError(f"{name}={given[name][-1]}: expected at least {least} and at most {most}")
+    from zoo.models.generate import Wish, run_generate
+
+    settings = {name.removeprefix("--"): found[-1] for name, found in given.items() if name != "--prompt"}
+    if settings.get("beams", 1) > 1 and settings.get("temperature"):
+        raise ZooError("--beams and --temperature: a beam search draws nothing; give one of them")
+    run_generate(Path(run), Wish(given.get("--prompt", []), **settings))
+    return 0
+
+
+def _inspect(words: list[str]) -> int:
+    run, given = _options(words, {"--example": int, "--length": int, "--judged-by": int}, "zoo inspect runs/train/<id>")
+    for name in ("--length", "--judged-by"):
+        if given.get(name, [1])[-1] < 1:
+            raise ZooError(f"{name}={given[name][-1]}: expected at least 1")
+    from zoo.models.inspect import Wish, inspect
+
+    wish = Wish()
+    wish.examples = tuple(dict.fromkeys(given.get("--example", wish.examples)))
+    wish.length, wish.judged_by = given.get("--length", [64])[-1], given.get("--judged-by", [256])[-1]
+    inspect(Path(run), wish)
+    return 0
+
+
+def _import(words: list[str]) -> int:
+    if words[:1] != ["hf"]:
+        raise ZooError(f"expected where it comes from: zoo import hf {' '.join(words) or 'SOURCE'}")
+    source, given = _options(words[1:], {"--to": str}, "zoo import hf ./gpt2")
+    if given.get("--to", ["file"])[-1] in ("", "--to"):
+        raise ZooError("--to needs the name of a file, such as --to gpt2.safetensors")
+    from zoo.models.convert import import_huggingface
+
+    to = given.get("--to")
+    import_huggingface(source, Path(to[-1]) if to else None)
+    return 0
+
+
+def _completion(words: list[str]) -> int:
+    from zoo.cli.completion import script
+
+    print(script(words[0] if words else ""))
+    return 0
+
+
+def _launch(words: list[str]) -> int:
+    from zoo.comparison.launcher import launch
+
+    return launch(words)
+
+
+def _complete(words: list[str]) -> int:
+    from zoo.cli.completion import candidates
+
+    print("\n".join(candidates(words[0] if words else "")))
+    return 0
+
+
+COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
+    "compare": (_compare, COMPARE_HELP),
+    "train": (_train, TRAIN_HELP),
+    "report": (_report, REPORT_HELP),
+    "generate": (_generate, GENERATE_HELP),
+    "export": (_export, EXPORT_HELP),
+    "inspect": (_inspect, INSPECT_HELP),
+    "measure": (_measure, MEASURE_HELP),
+    "import": (_import, IMPORT_HELP),
+    "list": (_list, LIST_HELP),
+    "show": (_show, SHOW_HELP),
+    "check": (_check, CHECK_HELP),
+    "new": (_new, NEW_HELP),
+    "completion": (_completion, COMPLETION_HELP),
+    "_complete": (_complete, ""),
+    "_launch": (_launch, ""),
+}

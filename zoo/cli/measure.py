@@ -1,0 +1,149 @@
+"""``zoo measure``: the cost of use of several models side by side, as tables and as a file."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from zoo.config.compose import compose
+from zoo.config.limits import check_numbers
+from zoo.errors import ZooError
+from zoo.files import write_json
+
+
+@dataclass(frozen=True)
+class Wish:
+    """Who is measured, at which lengths of context, how often, on what, and where the figures go."""
+
+    contestants: tuple[str, ...]
+    overrides: tuple[str, ...]
+    lengths: tuple[int, ...] = (128, 256, 512, 1024, 2048)
+    rounds: int = 7
+    accelerator: str = "auto"
+    to: Path = Path("runs/measure/inference.json")
+
+
+def measure(wish: Wish) -> None:
+    """Measure, print what was found, and write it.
+
+    Raises:
+        ZooError: there is nobody to measure, or a length or a number of rounds cannot be.
+    """
+    import torch
+    from rich.console import Console
+
+    from zoo.models import speed as inference
+    from zoo.models.speed_page import write_page
+    from zoo.training import hardware
+    from zoo.training.build import decoding_place
+
+    if len(wish.lengths) < 2 or min(wish.lengths) < 1 or sorted(set(wish.lengths)) != list(wish.lengths):
+        raise ZooError(f"--lengths {','.join(map(str, wish.lengths))}: expected at least two, rising, such as 128,512")
+    if wish.rounds < 3:
+        raise ZooError(f"--rounds {wish.rounds}: expected at least 3, for a median")
+    if wish.to.suffix == ".html":
+        beside = wish.to.with_suffix(".json")
+        raise ZooError(f"--to {wish.to}: expected a file for the figures, such as {beside}; the page is put beside it")
+    plain = compose("task=text", *wish.overrides)
+    names = wish.contestants or (plain["arch"],)
+    words = {name: [*_words(name), "task=text", *wish.overrides] for name in names}
+    for each in words.values():
+        check_numbers(compose(*each))
+    config = compose(*words[names[0]])
+    chosen = hardware.choose(config["trainer"] | {"accelerator": wish.accelerator}, 1)
+    device = torch.device(chosen["accelerator"])
+    hardware.set_up(chosen["accelerator"], 1)
+    _, dtype = decoding_place(chosen["accelerator"], chosen["precision"])
+    longest = wish.lengths[-1] + inference.DECODED
+    models = {name: inference.decoder(each, longest).to(device, dtype) for name, each in words.items()}
+    console = Console(stderr=True, highlight=False, markup=False)
+
+    def progress(done: int, total: int) -> None:
+        if done % max(1, total // 10) == 0:
+            console.print(f"{done} of {total} timed")
+
+    curves = inference.measure(models, wish.lengths, wish.rounds, 256, device, progress)
+    found = _plain(curves, chosen["accelerator"], wish)
+    write_json(wish.to, found)
+    _show(curves, found)
+    command = shlex.join(["zoo", "measure", *wish.contestants, *wish.overrides,
+                          "--lengths", ",".join(map(str, wish.lengths)), "--rounds", str(wish.rounds)])  # fmt: skip
+    print(wish.to)
+    print(write_page(wish.to.with_suffix(".html"), curves, found, command))
+
+
+def _words(contestant: str) -> list[str]:
+    first, *rest = contestant.split()
+    return [first if "=" in first else f"arch={first}", *rest]
+
+
+def _plain(curves: list[Any], accelerator: str, wish: Wish) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from zoo.models.speed import DECODED, crossings
+    from zoo.training import hardware
+
+    return {
+        "overrides": list(wish.overrides),
+        "rounds": wish.rounds,
+        "tokens_written": DECODED,
+        "hardware": hardware.describe(accelerator),
+        "versions": hardware.versions(),
+        "curves": [
+            {
+                "contestant": curve.contestant,
+                "parameters": curve.parameters,
+                "points": [asdict(point) for point in curve.points],
+                "fits": {what: curve.fit(what) for what in ("prefill", "decode")},
+                "exponents": {what: curve.exponent(what) for what in ("prefill", "decode")},
+            }
+            for curve in curves
+        ],
+        "crossings": [asdict(each) for what in ("prefill", "decode") for each in crossings(curves, what)],
+    }
+
+
+def _show(curves: list[Any], found: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False, markup=False)
+    lengths = [point.length for point in curves[0].points]
+    titles = {"prefill": "reading the context: milliseconds", "decode": "writing one token: milliseconds"}
+    for what, title in titles.items():
+        table = Table(title=f"{title}, median and half of the quartiles' distance", title_justify="left")
+        for name in ("contestant", *map(str, lengths), "exponent", "tokens/s"):
+            table.add_column(name, justify="left" if name == "contestant" else "right")
+        for curve in curves:
+            cells = [_spread(getattr(point, what)) for point in curve.points]
+            exponent = curve.exponent(what)
+            last = curve.medians(what)[-1]
+            speed = f"{(lengths[-1] if what == 'prefill' else 1) / last:,.0f}"
+            table.add_row(curve.contestant, *cells, "" if exponent is None else f"{exponent:.2f}", speed)
+        console.print(table)
+    for key, title in (
+        ("state_bytes", "state: bytes after the context"),
+        ("peak_bytes", "memory: peak bytes meanwhile"),
+    ):
+        if any(getattr(point, key) is None for curve in curves for point in curve.points):
+            continue
+        table = Table(title=title, title_justify="left")
+        for name in ("contestant", *map(str, lengths), "parameters"):
+            table.add_column(name, justify="left" if name == "contestant" else "right")
+        for curve in curves:
+            cells = [f"{getattr(point, key):,}" for point in curve.points]
+            table.add_row(curve.contestant, *cells, f"{curve.parameters:,}")
+        console.print(table)
+    for each in found["crossings"]:
+        where = "throughout" if each["length"] is None else f"from about {each['length']:,.0f} tokens on"
+        other = each["second"] if each["ahead"] == each["first"] else each["first"]
+        console.print(f"{each['what']}: {each['ahead']} is faster than {other} {where}")
+
+
+def _spread(seconds: list[float]) -> str:
+    from statistics import quantiles
+
+    first, middle, third = quantiles(seconds, n=4)
+    return f"{1e3 * middle:.3g} ± {1e3 * (third - first) / 2:.2g}"

@@ -1,0 +1,79 @@
+"""Two ledgers side by side: what changed between two machines, two versions, or two sets of rules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from rich.table import Table
+
+from zoo.comparison.ledger import Ledger
+from zoo.comparison.result import Standing
+from zoo.comparison.statistics import Estimate, paired_difference, verdict
+from zoo.comparison.terminal import interval
+from zoo.config.compose import key_of
+from zoo.errors import ZooError
+
+
+def pairs(first: Ledger, second: Ledger) -> Iterator[tuple[Standing, Standing]]:
+    """The standings of the same contestant on the same task, in the order of the first."""
+    theirs = {(standing.contestant, standing.task): standing for standing in second.standings}
+    for standing in first.standings:
+        if (standing.contestant, standing.task) in theirs:
+            yield standing, theirs[standing.contestant, standing.task]
+
+
+def difference(first: Standing, second: Standing) -> tuple[Estimate | None, str]:
+    """Second minus first, paired by seed, and what it says; nothing where their data or metric is not the same."""
+    if not first.rows or not second.rows:
+        return None, "not run in both"
+    if first.metric != second.metric:
+        return None, f"other metrics: {first.metric}, {second.metric}"
+    hashes = [{row["data_hash"] for row in standing.rows} for standing in (first, second)]
+    if hashes[0] != hashes[1]:
+        return None, "other data"
+    found = paired_difference(second.by_seed(), first.by_seed())
+    return found, verdict(found, first.rows[0]["higher_is_better"]) if found else "no seed in common"
+
+
+def compare(first: Ledger, second: Ledger) -> Table:
+    """A line for each contestant on each task that both have.
+
+    Raises:
+        ZooError: they have none in common.
+    """
+    table = Table(title=f"{second.folder} against {first.folder}, paired by seed, 95 % intervals", title_justify="left")
+    for name in ("task", "contestant"):
+        table.add_column(name, overflow="fold")
+    for name in (str(first.folder), str(second.folder), "difference", ""):
+        table.add_column(name, justify="right", min_width=16 if name else 13)
+    table.add_column("what differs", overflow="fold")
+    for ours, theirs in pairs(first, second):
+        found, says = difference(ours, theirs)
+        scores = [interval(s.score()).lstrip("+") if s.rows else s.absent() for s in (ours, theirs)]
+        table.add_row(ours.task, ours.contestant, *scores, interval(found), says, _what_differs(ours, theirs))
+    if not table.row_count:
+        raise ZooError(f"{first.folder} and {second.folder} have no contestant on the same task in common")
+    return table
+
+
+def _what_differs(first: Standing, second: Standing) -> str:
+    """Settings, budgets, code, versions and hardware that are not the same, by name."""
+    if not first.rows or not second.rows:
+        return ""
+    a, b = first.rows[0], second.rows[0]
+
+    def values(row: dict[str, Any]) -> dict[str, Any]:
+        kept = {key: row.get(key) for key in ("steps", "learning_rate", "parameters", "precision", "code")}
+        kept |= {f"version of {key}": value for key, value in row["versions"].items()}
+        return {**kept, **row["hardware"]}
+
+    ours, theirs = values(a), values(b)
+    words = [_words(row) for row in (a, b)]
+    apart = sorted(words[0] ^ words[1])
+    return ", ".join([*(key for key in ours | theirs if ours.get(key) != theirs.get(key)), *apart])
+
+
+def _words(row: dict[str, Any]) -> set[str]:
+    """The overrides that say what was run, not where it is kept."""
+    return {word for word in row["overrides"] if key_of(word) not in ("seed", "runs", "experiment")}

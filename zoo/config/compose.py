@@ -1,0 +1,219 @@
+"""From overrides to one run's complete, plain configuration; the same from Python as from the command line."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from zoo.config.schema import ROOT_KEYS, store_schemas
+from zoo.config.settings import apply
+from zoo.errors import ZooError
+from zoo.registry.discovery import load_plugins
+from zoo.registry.nodes import COMPONENT, default
+from zoo.registry.registry import KINDS, Entry, entry
+
+Config = dict[str, Any]
+"""A resolved run: plain numbers, strings, lists and dicts, each component with its hyperparameters in place."""
+
+NOT_THE_MODEL = ("seed", "steps", "task", "probe", "more_probes", "optimizer", "schedule", "trainer", "logger", "runs",
+                 "experiment", "arch", "budget", "evaluate_every", "log_every", "hydra", "compare")  # fmt: skip
+
+
+def prepare() -> None:
+    """Read the plugins and the root's types into Hydra's config store."""
+    store_schemas()
+    load_plugins()
+
+
+@contextmanager
+def hydra_ready() -> Iterator[Any]:
+    """Hydra initialised on the zoo's configs; yields its config loader."""
+    from hydra import initialize_config_module
+    from hydra.core.global_hydra import GlobalHydra
+
+    prepare()
+    if GlobalHydra.instance().is_initialized():
+        yield GlobalHydra.instance().config_loader()
+        return
+    with initialize_config_module("zoo_conf", version_base="1.3"):
+        yield GlobalHydra.instance().config_loader()
+
+
+def compose_typed(*overrides: str, config_name: str = "config") -> Config:
+    """Compose one run exactly as ``zoo train`` would. (This is ``zoo.compose``.)
+
+    Args:
+        overrides: Hydra overrides, such as ``"arch=lstm"``, ``"task=parity"``, ``"mixer.heads=2"``.
+
+    Raises:
+        ZooError: an override names what does not exist, gives a value of the wrong type, or chooses again for a place.
+    """
+    from zoo.config.explain import refuse_repeated
+
+    refuse_repeated(overrides)
+    return compose(*overrides, config_name=config_name)
+
+
+def compose(*overrides: str, config_name: str = "config") -> Config:
+    """:func:`compose_typed`, for what puts a user's words behind its own: of two choices the last counts.
+
+    Raises:
+        ZooError: an override names what does not exist, or gives a value of the wrong type.
+    """
+    from zoo.config.explain import check, explained
+
+    with hydra_ready():
+        checked = check(overrides, config_name, types=False)
+        with explained(checked):
+            return compose_checked(checked, config_name)
+
+
+def compose_checked(overrides: Sequence[str], config_name: str = "config") -> Config:
+    """:func:`compose`, for overrides that were checked before."""
+    from hydra import compose as hydra_compose
+
+    with hydra_ready():
+        cfg = hydra_compose(config_name, list(overrides), return_hydra_config=True)
+        return resolve(cfg, dict(cfg.hydra.runtime.choices), overrides)
+
+
+def resolve(cfg: Any, choices: Mapping[str, Any], overrides: Sequence[str]) -> Config:
+    """Turn Hydra's config into a plain one, with every component in the place where it will be built."""
+    from omegaconf import OmegaConf, open_dict
+
+    given = {key_of(override) for override in overrides}
+    with open_dict(cfg):
+        cfg.pop("hydra", None)
+    apply(cfg, given)
+    plain: Config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=False)  # type: ignore[assignment]
+    roots = {key: plain.pop(key) for key in ROOT_KEYS}
+    for key in ("settings", "compare"):
+        plain.pop(key)
+    arch = str(choices.get("arch"))
+    variant = [word for word in overrides if key_of(word).lstrip("+~").split(".")[0].split("@")[0] not in NOT_THE_MODEL]
+    plain |= {"arch": arch, "label": " ".join([arch, *variant]), "overrides": list(overrides)}
+    for key in ("objective", "task", "probe", "optimizer", "schedule"):
+        plain[key] = _fill(roots[key], key, roots, ())
+    _check_names(plain["more_probes"], plain["probe"])
+    if not all(isinstance(tag, str) for tag in plain["logger"]["tags"]):
+        raise ZooError(f"logger.tags={plain['logger']['tags']}: expected texts, such as logger.tags=[first]")
+    plain["more_probes"] = {
+        name: _fill(_probe(name), f"more_probes.{name}", roots, ()) for name in plain["more_probes"]
+    }
+    return plain
+
+
+def _check_names(probes: list[Any], ranks: Config) -> None:
+    """Probes besides are names, each once; OmegaConf lets lists pass where texts are due."""
+    if not all(isinstance(name, str) for name in probes):
+        raise ZooError(f"more_probes={probes}: expected names, such as more_probes=[linear] (see: zoo list probe)")
+    taken = {"none", ranks[COMPONENT].split("/")[1]} & set(probes)
+    if taken:
+        raise ZooError(
+            f"more_probes has {', '.join(sorted(taken))}: expected others than none and than the one that ranks"
+        )
+    twice = sorted({name for name in probes if probes.count(name) > 1})
+    if twice:
+        raise ZooError(f"more_probes has {', '.join(twice)} more than once; leave the others out")
+
+
+def _probe(name: str) -> Config:
+    try:
+        return default(entry("probe", name))
+    except ZooError as error:
+        raise ZooError(f"more_probes: {error}") from error
+
+
+def key_of(override: str) -> str:
+    """The key of an override, without its value and without a leading ``+``."""
+    return override.split("=", 1)[0].lstrip("+")
+
+
+def chooses(overrides: Sequence[str], key: str) -> bool:
+    """Whether one of these overrides is of this key."""
+    return any(key_of(override) == key for override in overrides)
+
+
+def _fill(node: Any, path: str, roots: Mapping[str, Any], above: tuple[str, ...]) -> Config:
+    """Put the root's choice wherever a component's parameter was left ``null``; check what types cannot."""
+    if not isinstance(node, dict) or COMPONENT not in node:
+        kind = path.rsplit(".", 1)[-1].rsplit("_", 1)[-1]
+        where = f"@{path}" if "." in path else ""
+        raise ZooError(
+            f"{path} is {node!r}, expected a component; choose one with {kind}{where}=NAME (see: zoo list {kind})"
+        )
+    found = entry(*node[COMPONENT].split("/", 1))
+    if node[COMPONENT] in above:
+        raise ZooError(
+            f"{path} would hold {node[COMPONENT].replace('/', '=')} inside itself; choose another for that place: "
+            f"{found.kind}@{path}=NAME"
+        )
+    filled = {COMPONENT: node[COMPONENT]}
+    for name, kind in found.components().items():
+        if node[name] is not None:
+            child, where = node[name], f"{path}.{name}"
+        else:
+            where = name if roots.get(name) else kind
+            child = copy.deepcopy(roots[where])
+        filled[name] = _fill(child, where, roots, (*above, node[COMPONENT]))
+    _check(found, node, path)
+    return filled | {key: value for key, value in node.items() if key not in filled}
+
+
+def _check(found: Entry, node: Config, path: str) -> None:
+    for parameter in found.hyperparameters():
+        value = node.get(parameter.name)
+        options = parameter.options()
+        if isinstance(value, str) and value == "???":
+            raise ZooError(
+                f"{path}.{parameter.name} has no default; give it a value: "
+                f"{path}.{parameter.name}=<{parameter.annotation}>"
+            )
+        if options and value not in options:
+            listed = ", ".join(str(option) for option in options)
+            raise ZooError(f"{path}.{parameter.name}={value}: expected one of {listed}")
+        inside = value if isinstance(value, list) and parameter.type() is not Any else ()
+        if any(isinstance(part, list | dict) for part in inside):  # which OmegaConf lets pass
+            raise ZooError(f"{path}.{parameter.name}={value}: expected {parameter.annotation}, each value alone")
+
+
+def refuse_foreign(node: Any, source: str, path: str = "") -> None:
+    """Refuse a config that would build something that nobody registered.
+
+    Raises:
+        ZooError: it has a ``_target_``, or a ``_component_`` that is not registered here; the message names both.
+    """
+    if isinstance(node, dict):
+        for key, value in node.items():
+            where = f"{path}.{key}" if path else str(key)
+            if key in ("_target_", "_partial_", "_args_", "_recursive_"):
+                raise ZooError(f"{source}: {where}={value!r}: only registered components are ever built; take it out")
+            if key == COMPONENT:
+                kind, sign, name = str(value).partition("/")
+                if not sign or kind not in KINDS:
+                    raise ZooError(f"{source}: {where}={value!r}: expected kind/name, such as mixer/attention")
+                try:
+                    entry(kind, name)
+                except ZooError as error:
+                    raise ZooError(f"{source}: {where}={value!r}: {error}") from error
+            refuse_foreign(value, source, where)
+    elif isinstance(node, list):
+        for index, value in enumerate(node):
+            refuse_foreign(value, source, f"{path}[{index}]")
+
+
+def components_of(config: Config) -> dict[str, Entry]:
+    """Every component that a run uses, by its place in the config."""
+    found: dict[str, Entry] = {}
+
+    def visit(node: Any, path: str) -> None:
+        if isinstance(node, dict):
+            if COMPONENT in node:
+                found[path] = entry(*node[COMPONENT].split("/", 1))
+            for key, value in node.items():
+                visit(value, f"{path}.{key}" if path else key)
+
+    visit(config, "")
+    return found

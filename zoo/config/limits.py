@@ -1,0 +1,71 @@
+"""Numbers of a run that cannot be meant are refused before anything is built of them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from zoo.config.compose import Config
+from zoo.errors import ZooError
+from zoo.registry.nodes import COMPONENT
+from zoo.registry.registry import entry
+
+NO_END = math.inf
+BOUNDS: dict[str, tuple[float, float]] = {
+    "dim": (1, 1_000_000),
+    "layers": (1, 10_000),
+    "steps": (0, 10**12),
+    "log_every": (1, NO_END),
+    "evaluate_every": (1, NO_END),
+    "gradient_clip": (0, NO_END),
+    "trainer.devices": (1, 10_000),
+    "trainer.accumulate": (1, 1_000_000),
+    "trainer.threads": (1, 10_000),
+    "trainer.checkpoint_seconds": (0, NO_END),
+}
+"""Of the run's own numbers the least and the most: what is far beyond any machine would only be waited for."""
+WORD = 2**63
+"""Integers from here on fit no tensor's size."""
+
+
+def check_numbers(config: Config) -> None:
+    """Refuse numbers of a run that cannot be meant.
+
+    Raises:
+        ZooError: one is too small or too large, or not a number at all.
+    """
+    for key, (least, most) in BOUNDS.items():
+        group, _, name = key.rpartition(".")
+        value = (config[group] if group else config)[name]
+        if value is None:
+            continue
+        if not value >= least:  # also of NaN
+            raise ZooError(f"{key}={value}: expected at least {least}")
+        if value > most:
+            raise ZooError(f"{key}={value}: expected at most {most:,}")
+    for kind in ("objective", "task", "probe", "optimizer", "schedule"):
+        _check_component(config[kind], kind)
+    for name, node in config["more_probes"].items():
+        _check_component(node, f"more_probes.{name}")
+
+
+def _check_component(node: Config, place: str) -> None:
+    """Its hyperparameters, and those of the components within; a default may be what it likes."""
+    found = entry(*node[COMPONENT].split("/", 1))
+    for name in found.components():
+        _check_component(node[name], name)
+    for parameter in found.hyperparameters():
+        value = node[parameter.name]
+        default = list(parameter.default) if isinstance(parameter.default, tuple) else parameter.default
+        if value != default and any(not _is_usual(part) for part in _parts(value)):
+            raise ZooError(f"{place}.{parameter.name}={value}: expected a finite number of less than 64 bits")
+
+
+def _parts(value: Any) -> list[Any]:
+    return [part for each in value for part in _parts(each)] if isinstance(value, list | tuple) else [value]
+
+
+def _is_usual(value: Any) -> bool:
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return not isinstance(value, int) or -WORD <= value < WORD

@@ -1,0 +1,122 @@
+"""The types of the config's root: choices that belong to a run and to no component."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, make_dataclass
+from functools import cache
+from typing import Any
+
+from zoo.registry.registry import KINDS
+
+SITES = {"alternate_mixer": "mixer", "precise_linear": "linear", "expert_ffn": "ffn", "dense_ffn": "ffn"}
+"""Components that the root names besides one of each kind: the second mixer of a hybrid; and the linear of those
+projections that a rounded weight would hurt most (stems, heads, routers, the time scales of a state space), which is
+the one place that decides whether they keep full precision; the experts of a mixture, and what stands where it has
+none."""
+
+
+@dataclass
+class TrainerConfig:
+    """Where and how a run is computed; ``auto`` leaves the choice to what the machine has."""
+
+    accelerator: str = "auto"
+    devices: int = 1
+    strategy: str = "auto"
+    batch_size: str | None = None
+    precision: str = "auto"
+    compile: bool | str = "auto"
+    graph: bool | str = "auto"
+    accumulate: int = 1
+    threads: int | None = None
+    checkpoint_seconds: float = 60.0
+    progress: bool = True
+
+
+@dataclass
+class LoggerConfig:
+    """Where metrics go besides the run's own ``metrics.csv``."""
+
+    name: str = "csv"
+    project: str = "zoo"
+    entity: str | None = None
+    group: str | None = None
+    tags: list[str] = field(default_factory=list)
+
+
+@dataclass
+class CompareConfig:
+    """A comparison: who competes, on what, tuned how, with how many seeds."""
+
+    name: str = "comparison"
+    archs: list[str] = field(default_factory=list)
+    also: list[str] = field(default_factory=list)
+    tasks: dict[str, list[str]] = field(default_factory=dict)
+    only: list[str] | None = None
+    baseline: str | None = None
+    overrides: list[str] = field(default_factory=list)
+    tune: dict[str, list[Any]] = field(default_factory=dict)
+    extend: int = 0
+    tune_seeds: list[int] = field(default_factory=lambda: [1000])
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    published: list[dict[str, Any]] = field(default_factory=list)
+    claims: list[dict[str, str]] = field(default_factory=list)
+    scaling: bool = False
+    workers: int | None = None
+
+
+@dataclass
+class BudgetConfig:
+    """What a run may cost: the width (or ``by`` what else) is solved for its size, the steps for its length.
+
+    ``of`` with ``target`` is another way to say the one, so that two may be given.
+    """
+
+    of: str = "none"
+    target: float | None = None
+    parameters: float | None = None
+    active_parameters: float | None = None
+    state_bytes: float | None = None
+    tokens: float | None = None
+    flops: float | None = None
+    seconds: float | None = None
+    by: str = "auto"
+    tolerance: float = 0.02
+
+
+@dataclass
+class RunConfig:
+    """A run's own choices; components join it as one key a kind."""
+
+    dim: int = 64
+    layers: int = 2
+    steps: int = 1000
+    seed: int = 0
+    gradient_clip: float | None = 1.0
+    start_from: str | None = None
+    more_probes: list[str] = field(default_factory=list)
+    log_every: int = 25
+    evaluate_every: int | None = None
+    runs: str = "runs"
+    experiment: str = "train"
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
+    budget: BudgetConfig = field(default_factory=BudgetConfig)
+    settings: dict[str, dict[str, Any]] = field(default_factory=dict)
+    compare: CompareConfig = field(default_factory=CompareConfig)
+
+
+OUTSIDE = {"family": "zoo import hf and zoo export --hf use it"}
+"""Kinds that are no part of a run, and what they are for."""
+
+ROOT_KEYS = (*(kind for kind in KINDS if kind not in OUTSIDE), *SITES)
+"""The keys of the root under which components sit."""
+
+
+@cache
+def store_schemas() -> None:
+    """Put the root's types into Hydra's config store, so that a wrong key or type is refused."""
+    from hydra.core.config_store import ConfigStore
+
+    components = [(key, Any, field(default=None)) for key in ROOT_KEYS]
+    run = make_dataclass("Run", components, bases=(RunConfig,))
+    ConfigStore.instance().store(name="run_schema", node=run, provider="zoo")

@@ -1,0 +1,73 @@
+"""``settings``: a preset's hyperparameters, by component, in force where that component is the one chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from zoo.config.schema import ROOT_KEYS, SITES
+from zoo.errors import ZooError, unknown
+from zoo.registry.nodes import COMPONENT
+from zoo.registry.registry import Entry, entry
+
+
+def apply(cfg: Any, given: Collection[str]) -> None:
+    """Give each component that is chosen its settings, but for what the command line gives.
+
+    Raises:
+        ZooError: there is no such component, place or hyperparameter, or the value is of the wrong type; also of a
+            component that is not chosen, for there a slip would never show.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    for setting, values in cfg.settings.items():
+        found, places = _read(str(setting))
+        if not isinstance(values, Mapping):
+            raise ZooError(f"settings.{setting} is {values!r}; expected hyperparameters, such as {{{_example(found)}}}")
+        for key in values:
+            _check_key(found, str(setting), key)
+        for root in places:
+            node = cfg.get(root)
+            if node is None or node.get(COMPONENT) != f"{found.kind}/{found.name}":
+                continue
+            for key, value in values.items():
+                if f"{root}.{key}" in given:
+                    continue
+                try:
+                    OmegaConf.update(cfg, f"{root}.{key}", value)
+                except OmegaConfBaseException as error:
+                    raise ZooError(f"settings.{setting}.{key}={value}: {str(error).splitlines()[0]}") from error
+
+
+def _read(setting: str) -> tuple[Entry, list[str]]:
+    """The component that settings are of, and the places at the root where they hold: of ``ffn/glu@expert_ffn`` one."""
+    component, _, site = setting.partition("@")
+    kind, _, name = component.partition("/")
+    kinds = {SITES.get(root, root) for root in ROOT_KEYS}
+    if kind not in kinds or not name:
+        raise ZooError(f"settings.{setting}: expected kind/name, such as mixer/NAME. {unknown('kind', kind, kinds)}")
+    try:
+        found = entry(kind, name)
+    except ZooError as error:
+        raise ZooError(f"settings.{setting}: {error}") from error
+    places = [root for root in ROOT_KEYS if SITES.get(root, root) == kind]
+    if "@" in setting and site not in places:
+        raise ZooError(f"settings.{setting}: {unknown(f'place for a {kind}', site, places)}")
+    return found, [site] if site else places
+
+
+def _check_key(found: Entry, setting: str, key: Any) -> None:
+    kind = found.components().get(str(key))
+    if kind is not None:
+        raise ZooError(
+            f"settings.{setting}.{key} holds a component; choose it under defaults or on the command line: "
+            f"{kind}@{found.kind}.{key}=NAME"
+        )
+    names = [parameter.name for parameter in found.hyperparameters()]
+    if key not in names:
+        raise ZooError(f"settings.{setting}: {unknown('hyperparameter', str(key), names)}")
+
+
+def _example(found: Entry) -> str:
+    return ", ".join(f"{p.name}: ..." for p in found.hyperparameters()[:1]) or "name: value"

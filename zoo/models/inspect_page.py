@@ -1,0 +1,56 @@
+"""The page of ``zoo inspect``: one HTML file that needs no network."""
+
+from __future__ import annotations
+
+import base64
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from zoo.contracts import Task
+from zoo.html import script_data, write_html
+from zoo.models.attention_maps import Map
+
+if TYPE_CHECKING:
+    from zoo.models.inspect import Wish
+
+TEMPLATE = "inspect.html.j2"
+
+
+def write_page(path: Path, found: dict[str, Any], maps: list[Map], task: Task, wish: Wish) -> Path:
+    """Write the page: maps that a pointer explores, heads as a table, and the loss as heads are removed."""
+    data = {"examples": list(wish.examples), "maps": [_plain(one, task, wish.length) for one in maps]}
+    data["removed"] = found["removed"]
+    filled = {
+        "found": found,
+        "length": wish.length,
+        "time": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "data": script_data(data),
+    }
+    return write_html(path, "zoo.models", TEMPLATE, filled)
+
+
+def _plain(one: Map, task: Task, length: int) -> dict[str, Any]:
+    """A map as bytes, 255 for a weight of 1, and the names of its tokens; the first ones where there are many."""
+    weights_BHLM = one.weights[:, :, :length, : one.extra + length]
+    levels = (weights_BHLM.clamp(0, 1) * 255).round().to(torch.uint8).contiguous()
+    B, H, L, M = levels.shape
+    return {
+        "name": one.name,
+        "mapped": one.attention,
+        "extra": one.extra,
+        "shape": [B, H, L, M],
+        "whole": list(one.weights.shape[2:]),
+        "weights": base64.b64encode(levels.numpy().tobytes()).decode(),
+        "queries": _names(one.queries, B, L, task),
+        "keys": _names(one.keys, B, M - one.extra, task),
+    }
+
+
+def _names(tokens_BL: Tensor | None, rows: int, length: int, task: Task) -> list[list[str]]:
+    if tokens_BL is None:
+        return [[str(place) for place in range(length)]] * rows
+    return [[task.token_name(token) for token in row[:length]] for row in tokens_BL.tolist()]

@@ -1,0 +1,178 @@
+"""What it costs to use a model: reading a context and writing the next token, against the length of the context."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from statistics import median
+from typing import Any
+
+import torch
+from torch import nn
+
+from zoo.config.compose import compose
+from zoo.errors import ZooError
+from zoo.measure.memory import Peak
+from zoo.nn import state_bytes
+from zoo.registry.factory import build
+from zoo.training.build import facts_of, make_task, user_error
+
+DECODED = 8
+"""Tokens written after each context, whose mean is the time of one."""
+
+
+@dataclass
+class Point:
+    """One model at one length: seconds of each round, to read the context and to write a token; its state; the most
+    memory that both held at once above the weights, where the system tells."""
+
+    length: int
+    prefill: list[float] = field(default_factory=list)
+    decode: list[float] = field(default_factory=list)
+    state_bytes: int = 0
+    peak_bytes: int | None = None
+
+
+@dataclass
+class Curve:
+    """A contestant over all lengths, and the fits of its medians."""
+
+    contestant: str
+    parameters: int
+    points: list[Point]
+
+    def medians(self, what: str) -> list[float]:
+        """By length: seconds of ``prefill`` or ``decode``."""
+        return [median(getattr(point, what)) for point in self.points]
+
+    def fit(self, what: str) -> tuple[float, float, float]:
+        """``a + b n + c n^2`` with no negative part, by relative least squares over the lengths n."""
+        from scipy.optimize import nnls
+
+        lengths, seconds = [point.length for point in self.points], self.medians(what)
+        rows = [[1 / t, n / t, n * n / t] for n, t in zip(lengths, seconds, strict=True)]
+        a, b, c = nnls(rows, [1.0] * len(rows))[0]
+        return float(a), float(b), float(c)
+
+    def exponent(self, what: str) -> float | None:
+        """The slope of the last three lengths on logarithmic axes: 1 is linear, 0 does not depend on the length."""
+        from math import log
+
+        if len(self.points) < 3:
+            return None
+        x = [log(point.length) for point in self.points[-3:]]
+        y = [log(seconds) for seconds in self.medians(what)[-3:]]
+        mean_x, mean_y = sum(x) / 3, sum(y) / 3
+        over = sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True))
+        return over / sum((a - mean_x) ** 2 for a in x)
+
+
+def decoder(words: Sequence[str], longest: int) -> nn.Module:
+    """A model that decodes, untrained, told that a sequence may have ``longest`` tokens.
+
+    Raises:
+        ZooError: it does not decode.
+    """
+    config = compose(*words)
+    facts = facts_of(config, make_task(config)) | {"max_len": longest}
+    torch.manual_seed(0)
+    model: Any = user_error(build, config["objective"], **facts)
+    if not hasattr(model, "step") or hasattr(model, "read"):
+        raise ZooError(f"{' '.join(words)}: this model does not write one token after another")
+    return model.eval()  # type: ignore[no-any-return]
+
+
+def measure(
+    contestants: dict[str, nn.Module],
+    lengths: Sequence[int],
+    rounds: int,
+    vocab_size: int,
+    device: torch.device,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Curve]:
+    """Time every contestant at every length, by turns in an order drawn anew each round, after one that is not counted.
+
+    That one measures the peak of memory instead.
+
+    On a processor its own time is taken, with one thread, for other work on the machine inflates long calls more than
+    short ones; on CUDA the time until the device is done.
+    """
+    curves = {
+        name: Curve(name, sum(p.numel() for p in model.parameters()), [Point(length) for length in lengths])
+        for name, model in contestants.items()
+    }
+    turns = [(name, index) for name in contestants for index in range(len(lengths))]
+    order, done = random.Random(0), 0
+    for count in range(rounds + 1):
+        order.shuffle(turns)
+        for name, index in turns:
+            point = curves[name].points[index]
+            peak = None if count else Peak(device.type)
+            prefill, decode = _once(contestants[name], point, vocab_size, device)
+            if peak is not None:
+                point.peak_bytes = peak.read()
+            if count:
+                point.prefill.append(prefill)
+                point.decode.append(decode)
+            done += 1
+            progress(done, (rounds + 1) * len(turns))
+    return list(curves.values())
+
+
+@torch.inference_mode()
+def _once(model: Any, point: Point, vocab_size: int, device: torch.device) -> tuple[float, float]:
+    source = torch.Generator(device).manual_seed(point.length)
+    context_1L = torch.randint(0, vocab_size, (1, point.length), device=device, generator=source)
+    token_11 = context_1L[:, -1:]
+    dtype = next(model.parameters()).dtype
+    point.state_bytes = state_bytes(model.init_state(1, point.length, device, dtype))
+    state = model.init_state(1, point.length + DECODED, device, dtype)
+    start = _now(device)
+    state = model.step(context_1L, state)[1]
+    read = _now(device)
+    for _ in range(DECODED):
+        state = model.step(token_11, state)[1]
+    written = _now(device)
+    return read - start, (written - read) / DECODED
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+        return time.perf_counter()
+    return time.process_time()
+
+
+@dataclass(frozen=True)
+class Crossing:
+    """Where one of two contestants overtakes the other, by their fits: the length, or who is ahead throughout."""
+
+    what: str
+    first: str
+    second: str
+    length: float | None
+    ahead: str
+
+
+def crossings(curves: Sequence[Curve], what: str) -> list[Crossing]:
+    """For each pair, the length within those measured from which another one is faster; none where none is."""
+    found = []
+    for one, other in combinations(curves, 2):
+        a, b, c = (x - y for x, y in zip(one.fit(what), other.fit(what), strict=True))
+        low, high = one.points[0].length, one.points[-1].length
+        roots = [root for root in _roots(a, b, c) if low < root < high]
+        difference = a + b * high + c * high * high
+        ahead = one.contestant if difference < 0 else other.contestant
+        found.append(Crossing(what, one.contestant, other.contestant, max(roots) if roots else None, ahead))
+    return found
+
+
+def _roots(a: float, b: float, c: float) -> list[float]:
+    """Real roots of ``a + b n + c n^2``."""
+    if c == 0:
+        return [] if b == 0 else [-a / b]
+    inside = b * b - 4 * a * c
+    return [] if inside < 0 else [(-b + sign * inside**0.5) / (2 * c) for sign in (-1, 1)]

@@ -1,0 +1,1 @@
+"""What exists, known without importing it."""

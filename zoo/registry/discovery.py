@@ -1,0 +1,227 @@
+"""Find plugins: installed ones by the entry point group ``zoo.registry.discovery``, loose ones by ``ZOO_PLUGINS``.
+
+A plugin is a module or a package; of a package, every public submodule counts. Sources are read, not imported:
+a plugin costs nothing until a run names one of its components.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import tomllib
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from importlib.machinery import ModuleSpec, PathFinder
+from importlib.metadata import entry_points
+from importlib.util import find_spec
+from pathlib import Path
+
+from zoo.errors import NameTaken, ZooError
+from zoo.registry.registry import add
+from zoo.registry.signature import NotStatic
+from zoo.registry.source import scan
+
+GROUP = "zoo.plugins"
+PRIVATE = ("conf", "tests", "test")
+CORE = ("builtin", "tasks")
+"""The entry points of the zoo itself, read before all others."""
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """One plugin as found: its name, its module, who provides it, what went wrong, where its ``conf/`` lies."""
+
+    name: str
+    module: str
+    provider: str
+    error: str | None = None
+    conf: Path | None = None
+
+
+@cache
+def load_plugins() -> tuple[Plugin, ...]:
+    """Read every plugin once; one that cannot be read is a warning that names its distribution, and not fatal.
+
+    Raises:
+        NameTaken: two plugins claim one component or one file under ``conf/``.
+        ZooError: the zoo itself is not installed.
+    """
+    if find_spec("zoo_conf") is None:
+        raise ZooError("the zoo is not installed, so its configs cannot be found; run: pip install -e .")
+    found: list[Plugin] = []
+    for name, module, provider in _wanted():
+        found.append(_load(name, module, provider))
+    _check_conf(found)
+    _register_conf(found)
+    return tuple(found)
+
+
+def _wanted() -> Iterator[tuple[str, str, str]]:
+    points = {(ep.name, ep.value): ep for ep in entry_points(group=GROUP)}  # an editable install may list twice
+    for ep in sorted(points.values(), key=lambda ep: (ep.name not in CORE, ep.name)):
+        yield ep.name, ep.value, f"{ep.dist.name} {ep.dist.version}" if ep.dist else "an unknown distribution"
+    for word in filter(None, os.environ.get("ZOO_PLUGINS", "").split(",")):
+        for name in modules_of(word):
+            yield name, name, "ZOO_PLUGINS"
+
+
+def modules_of(word: str) -> list[str]:
+    """The modules that a word of ``ZOO_PLUGINS`` means, made importable.
+
+    It is a module or package by name, a file, the folder of a package, or that of a project, whose ``pyproject.toml``
+    says its entry points.
+
+    Raises:
+        ZooError: there is no such file or folder, it is none of these, or another module has its name.
+    """
+    path = Path(word)
+    if not word.endswith(".py") and os.sep not in word and not path.is_dir():
+        return [_importable(word, Path.cwd(), None)]
+    if path.is_file():
+        return [_importable(path.stem, path.parent, path)]
+    if (path / "pyproject.toml").is_file():
+        project = path / "pyproject.toml"
+        try:
+            points = tomllib.loads(project.read_text())["project"]["entry-points"][GROUP]
+            modules = [module.strip() for module in points.values()]
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ZooError(f"{project} cannot be read: {error}") from error
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ZooError(f'{project} has no [project.entry-points."{GROUP}"]') from error
+        source = path / "src" if (path / "src").is_dir() else path
+        return [_importable(module, source, None) for module in modules]
+    if (path / "__init__.py").is_file():
+        return [_importable(path.resolve().name, path.resolve().parent, path / "__init__.py")]
+    if path.is_dir():
+        raise ZooError(f"{word} is a folder with neither __init__.py nor pyproject.toml; expected a plugin")
+    raise ZooError(f"there is no plugin {word} (looked in {Path.cwd()}); expected a module, a file or a folder")
+
+
+def _importable(module: str, folder: Path, file: Path | None) -> str:
+    known = _top(module) if file is not None else None
+    if file is not None and known is not None and known.origin and Path(known.origin).resolve() != file.resolve():
+        raise ZooError(
+            f"{file}: a module called {module} exists already ({known.origin}); rename yours, or where that is an "
+            f"installed copy of it, uninstall that or install yours with pip install -e"
+        )
+    if str(folder.resolve()) not in sys.path:
+        sys.path.append(str(folder.resolve()))
+    return module
+
+
+def _load(name: str, module: str, provider: str) -> Plugin:
+    spec = locate(module)
+    if spec is None:
+        return _report(Plugin(name, module, provider, f"there is no module {module}"))
+    errors = []
+    for child, path in _sources(module, spec):
+        try:
+            _read(child, path, provider)
+        except NameTaken:
+            raise
+        except (Exception, SystemExit) as error:
+            errors.append(f"{child}: {type(error).__name__}: {error}")
+    return _report(Plugin(name, module, provider, "; ".join(errors) or None, _conf(spec)))
+
+
+def _read(module: str, path: Path, provider: str) -> None:
+    try:
+        for entry in scan(path, module, provider):
+            add(entry)
+    except NotStatic:
+        importlib.import_module(module)  # its decorators register it
+
+
+def _report(plugin: Plugin) -> Plugin:
+    if plugin.error:
+        warnings.warn(
+            f"the zoo plugin {plugin.name!r} from {plugin.provider} cannot be used: {plugin.error}", stacklevel=3
+        )
+    return plugin
+
+
+def locate(module: str) -> ModuleSpec | None:
+    """Find a module without importing its parents."""
+    spec: ModuleSpec | None = None
+    parts = module.split(".")
+    for depth, _ in enumerate(parts):
+        name = ".".join(parts[: depth + 1])
+        if depth == 0:
+            spec = _top(name)
+        else:
+            assert spec is not None
+            spec = PathFinder.find_spec(name, spec.submodule_search_locations)
+        if spec is None:
+            return None
+    return spec
+
+
+def _top(name: str) -> ModuleSpec | None:
+    """A module's spec, or none; also of what runs without one, as ``__main__`` does."""
+    try:
+        return find_spec(name)
+    except ValueError:
+        return None
+
+
+def _sources(module: str, spec: ModuleSpec) -> Iterator[tuple[str, Path]]:
+    """The module's own file and, of a package, every public submodule's."""
+    if spec.origin and spec.origin.endswith(".py"):
+        yield module, Path(spec.origin)
+    for folder in spec.submodule_search_locations or ():
+        for path in sorted(Path(folder).iterdir()):
+            name = path.stem if path.suffix == ".py" else path.name
+            if name.startswith(("_", ".")) or name in PRIVATE:
+                continue
+            if path.suffix == ".py":
+                yield f"{module}.{name}", path
+            elif (path / "__init__.py").is_file():
+                child = locate(f"{module}.{name}")
+                if child is not None:
+                    yield from _sources(f"{module}.{name}", child)
+
+
+def _conf(spec: ModuleSpec) -> Path | None:
+    for folder in spec.submodule_search_locations or ():
+        if (Path(folder) / "conf").is_dir():
+            return Path(folder) / "conf"
+    return None
+
+
+def _check_conf(plugins: list[Plugin]) -> None:
+    """A plugin's ``conf/`` adds presets and comparisons; it never replaces one."""
+    core = find_spec("zoo_conf")
+    assert core is not None
+    owners: dict[Path, tuple[str, Path]] = {}
+    folders = [(Path(folder), "the zoo") for folder in core.submodule_search_locations or ()]
+    folders += [(plugin.conf, plugin.provider) for plugin in plugins if plugin.conf]
+    for folder, owner in folders:
+        for path in sorted(folder.rglob("*.yaml")):
+            name = path.relative_to(folder)
+            if owners.get(name, (None, None))[1] == path.resolve():
+                continue  # one plugin, found in two ways
+            if name in owners:
+                option = f"{name.parent}={name.stem}"
+                raise NameTaken(f"the config {option} is claimed twice: by {owners[name][0]} and by {owner} ({path})")
+            owners[name] = (owner, path.resolve())
+
+
+def _register_conf(plugins: list[Plugin]) -> None:
+    from hydra.core.config_search_path import ConfigSearchPath
+    from hydra.core.plugins import Plugins
+    from hydra.plugins.search_path_plugin import SearchPathPlugin
+
+    folders = {plugin.name: plugin.conf for plugin in reversed(plugins) if plugin.conf}
+    folders = {name: folder for folder, name in {folder: name for name, folder in folders.items()}.items()}
+
+    class PluginConf(SearchPathPlugin):
+        """Lets a plugin package ship presets and comparisons."""
+
+        def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+            for name, folder in folders.items():
+                search_path.append(provider=f"zoo plugin {name}", path=f"file://{folder}")
+
+    Plugins.instance().register(PluginConf)

@@ -1,0 +1,117 @@
+"""Build components from plain configs and from the facts of the place where each will sit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from zoo.errors import ZooError
+from zoo.registry.nodes import COMPONENT
+from zoo.registry.registry import FACTS, KINDS, entry, target
+from zoo.registry.signature import REQUIRED
+
+
+class Factory:
+    """A component that is chosen but not yet built; a plugin calls it with the facts of the place.
+
+    ``linear(in_features=64, out_features=128)`` builds the run's linear. Facts given higher up (``dim``, ``layer``,
+    ``causal``, ...) flow down, so a plugin states only what changes; of all facts the component receives those
+    that its signature names.
+    """
+
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        facts: Mapping[str, Any] | None = None,
+        wraps: Mapping[str, Callable[[Factory], Callable[..., Any]]] | None = None,
+    ) -> None:
+        self.kind, self.name = config[COMPONENT].split("/", 1)
+        self.config, self.facts, self.wraps = dict(config), dict(facts or {}), dict(wraps or {})
+        self._instead: Callable[..., Any] | None = None
+
+    def wrapping(self, kind: str, wrap: Callable[[Factory], Callable[..., Any]]) -> Factory:
+        """The same, but what it builds receives ``wrap(factory)`` for each factory of this kind, at any depth.
+
+        So an existing component is built of other parts without knowing: a feed-forward of stacked linears is as many
+        experts.
+        """
+        return Factory(self.config, self.facts, {**self.wraps, kind: wrap})
+
+    @property
+    def target(self) -> Callable[..., Any]:
+        """The registered class or function; its module is imported when first asked for."""
+        return target(self.kind, self.name)
+
+    def __call__(self, **facts: Any) -> Any:
+        """Build it.
+
+        Raises:
+            TypeError: something is given that is not a fact of this kind's places.
+            ZooError: the signature asks for a fact that this place does not have, or what is built is none of its kind.
+        """
+        if self._instead is not None:
+            return self._instead(**facts)
+        foreign = sorted(set(facts) - FACTS[self.kind])
+        if foreign:
+            raise TypeError(
+                f"{foreign} is not a fact of a {self.kind}; a {self.kind} may be told {sorted(FACTS[self.kind])}"
+            )
+        here = {**self.facts, **facts}
+        found = entry(self.kind, self.name)
+        arguments: dict[str, Any] = {}
+        for parameter in found.parameters:
+            name = parameter.name
+            if name in found.components():
+                child, wrap = Factory(self.config[name], here, self.wraps), self.wraps.get(found.components()[name])
+                if wrap is not None:
+                    child._instead = wrap(Factory(self.config[name], here, self.wraps))
+                arguments[name] = child
+            elif name in FACTS[self.kind]:
+                if name in here:
+                    arguments[name] = here[name]
+                elif parameter.default is REQUIRED:
+                    raise ZooError(
+                        f"{self.kind}={self.name} needs to know '{name}', which is not known here"
+                        + (f": {_WHY[name]}" if name in _WHY else "")
+                    )
+            else:
+                arguments[name] = self.config[name]
+        if self.kind == "position" and "heads" in facts and "dim" not in facts and self.target.additive:  # type: ignore[attr-defined]
+            from zoo.contracts import Position
+
+            return Position()  # the backbone has added it; within a mixer there is nothing left to say
+        return _made(self.kind, self.name, self.target(**arguments))
+
+
+MODULES = ("mixer", "cross", "ffn", "linear", "norm", "position", "stem", "backbone", "objective")
+"""Kinds whose components are modules of torch's."""
+MAY_BE_NONE = ("ffn", "probe")
+
+
+def _made(kind: str, name: str, built: Any) -> Any:
+    """What was built, if it is what its kind is; the mistake would show far from here else."""
+    from torch import nn
+
+    if built is None and kind in MAY_BE_NONE:
+        return None
+    if built is None or (kind in MODULES and not isinstance(built, nn.Module)):
+        what = "a torch.nn.Module" if kind in MODULES else f"a {kind}"
+        hint = "; does it return what it makes?" if built is None else ""
+        raise ZooError(f"{kind}={name} makes {type(built).__name__}, expected {what}, which {KINDS[kind]}{hint}")
+    return built
+
+
+_WHY = {
+    "vocab_size": "the task does not give tokens",
+    "classes": "the task has no classes to predict",
+    "image_size": "the task does not give images",
+    "channels": "the task does not give images",
+    "grid": "positions on a grid need a stem of images",
+}
+
+
+def build(config: Mapping[str, Any], **facts: Any) -> Any:
+    """Build a component from its config (``compose(...)["objective"]``) and the facts of its place."""
+    kind = config[COMPONENT].split("/", 1)[0]
+    known = {name: value for name, value in facts.items() if name in FACTS[kind]}
+    return Factory(config, facts)(**known)

@@ -1,0 +1,1 @@
+"""A run as a folder: its name, its budget, its row."""

@@ -1,0 +1,264 @@
+"""Equal budgets: the width, the depth or the steps by which a run meets what it may cost, found by counting."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from filelock import FileLock
+
+from zoo.config.compose import Config
+from zoo.config.compose import key_of as override_key
+from zoo.errors import ZooError, unknown
+from zoo.files import read_json, write_json
+from zoo.runs.identity import basis, digest
+from zoo.runs.row import BUDGETS
+from zoo.validation import anything, count, either, record, table
+
+SIZES = ("parameters", "active_parameters", "state_bytes")
+DURATIONS = ("tokens", "flops", "seconds")
+MOST = 16_384
+"""The largest width and depth that are tried."""
+GRAINS = (8, 4, 2, 1)
+"""Widths are tried in multiples of the first, then of the next, until one meets the budget."""
+
+
+SOLUTION = either(
+    record({"budget_met": BUDGETS}, optional={"dim": count, "layers": count, "steps": count}),
+    record({"batch_size": count}),
+)
+"""What is kept of a run whose budgets, or whose batch, were solved for."""
+
+
+def wanted(config: Config) -> dict[str, tuple[float, str]]:
+    """The budgets of a run, each with its target and with what is to be solved for: ``dim``, ``layers`` or ``steps``.
+
+    Raises:
+        ZooError: a target is no positive number, or two budgets are to be met by the same number.
+    """
+    settings = config["budget"]
+    by = settings["by"]
+    if by not in ("auto", "dim", "layers", "steps"):
+        raise ZooError(f"budget.by={by}: expected auto, dim, layers or steps")
+    of, names, target = settings["of"], (*SIZES, *DURATIONS), settings["target"]
+    if of == "none" and "budget=none" in config["overrides"]:
+        target = None  # a preset's budget is turned off
+    if of != "none" and of not in names:
+        raise ZooError("budget.of: " + unknown("budget", of, names))
+    if (of == "none") != (target is None):
+        raise ZooError("a budget needs both, a quantity and a target: budget=flops budget.target=1e12")
+    found: dict[str, tuple[float, str]] = {}
+    for name in names:
+        if name == of and settings[name] is not None:
+            raise ZooError(f"budget={name} and budget.{name} are one; give budget.{name} alone")
+        wish = target if name == of else settings[name]
+        if wish is None:
+            continue
+        if not 0 < wish < 1e18:
+            raise ZooError(f"budget.{name}={wish}: expected more than 0, and a number that can be reached")
+        variable = "dim" if name in SIZES else "steps"
+        if by in ("dim", "layers") and name in (*SIZES, "flops"):
+            variable = by
+        found[name] = (float(wish), variable)
+    variables = [variable for _, variable in found.values()]
+    if len(set(variables)) < len(variables):
+        raise ZooError(
+            f"budget has {' and '.join(found)}, which are all to be met by {variables[0]}; give one of the size "
+            f"({', '.join(SIZES)}) and one of the length ({', '.join(DURATIONS)})"
+        )
+    if not 0 <= settings["tolerance"] < 1e6:
+        raise ZooError(f"budget.tolerance={settings['tolerance']}: expected at least 0")
+    if found and by not in ("auto", *variables):
+        raise ZooError(f"budget.by={by}: {' and '.join(found)} cannot be met by that; leave it out")
+    _unspoken(config["overrides"], variables)
+    return found
+
+
+def _unspoken(overrides: Sequence[str], variables: Sequence[str]) -> None:
+    """Refuse a number that is given after the budget that solves for it; one from before (a preset's) is replaced."""
+    keys = [override_key(word) for word in overrides]
+    last = max((index for index, key in enumerate(keys) if key.split(".")[0] == "budget"), default=len(keys))
+    for word, key in list(zip(overrides, keys, strict=True))[last:]:
+        if key in variables:
+            raise ZooError(f"{word}: the budget solves for {key}; leave that out, or add budget=none")
+
+
+def key_of(config: Config) -> str:
+    """What the solution depends on: all that determines a run, but for seed, optimizer and what is solved for."""
+    free = {variable for _, variable in wanted(config).values()}
+    kept = {
+        name: value for name, value in basis(config).items() if name not in {"seed", "optimizer", "schedule", *free}
+    }
+    if "seconds" in wanted(config):  # what a step takes depends on more than its result does
+        kept |= {"threads": config["trainer"]["threads"], "optimizer": config["optimizer"]["_component_"]}
+        kept |= {"machine": platform.node()}
+    return digest(kept | {"budget": config["budget"]})
+
+
+def settle(config: Config, keep: bool = True) -> Config:
+    """The run with its budgets met: ``dim``, ``layers`` or ``steps`` replaced, and ``budget_met`` saying how well.
+
+    What was found is kept in ``budgets.json`` beside the experiment's runs, so that the same command goes on with the
+    same run: seconds differ between two measurements. ``keep=False`` writes nothing.
+
+    Raises:
+        ZooError: no number meets a budget within ``budget.tolerance``.
+    """
+    config = _with_batch(config, keep)
+    if not wanted(config):
+        return config
+    from zoo.config.limits import check_numbers
+
+    check_numbers(config)
+    return {**config, **_kept(config, key_of(config), lambda: _solve(config), keep)}
+
+
+def _kept(config: Config, key: str, solve: Callable[[], Config], keep: bool) -> Config:
+    """What was found for this key before, or is found now, and kept beside the experiment's runs."""
+    path = Path(config["runs"], config["experiment"], "budgets.json")
+    found: Config | None = _known(path).get(key)
+    if found is None:
+        found = solve()
+        if keep:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(f"{path}.lock"):
+                known = _known(path)
+                found = known.get(key, found)  # another process was quicker
+                write_json(path, known | {key: found})
+    return found
+
+
+def _known(path: Path) -> dict[str, Config]:
+    """What the file holds, but for what is damaged, which is found anew."""
+    known = read_json(path)
+    return {} if table(anything)(known) else {key: each for key, each in known.items() if not SOLUTION(each)}
+
+
+def _with_batch(config: Config, keep: bool) -> Config:
+    """The run with the largest batch that fits, where ``task.batch_size=auto`` asks for it.
+
+    Raises:
+        ZooError: something else than auto is asked for.
+    """
+    if config["trainer"]["batch_size"] is None:
+        return config
+    if config["trainer"]["batch_size"] != "auto":
+        raise ZooError(f"trainer.batch_size={config['trainer']['batch_size']}: give a number as task.batch_size=64")
+    plain = {**config, "trainer": {**config["trainer"], "batch_size": None}}
+
+    def solve() -> Config:
+        from zoo.runs.batch_size import largest
+
+        return {"batch_size": largest(plain)}
+
+    kept = {name: value for name, value in basis(plain).items() if name != "seed"}
+    found = _kept(config, digest(kept | {"machine": platform.node(), "fits": "batch_size"}), solve, keep)
+    return {**plain, "task": {**plain["task"], **found}, "batch_found": found["batch_size"]}
+
+
+def solution(config: Config) -> Config:
+    """What :func:`settle` replaces."""
+    whole = settle(config)
+    return {name: whole[name] for name in ("dim", "layers", "steps", "budget_met")}
+
+
+def settled(config: Config, known: Mapping[str, Config]) -> Config:
+    """The run as :func:`settle` would make it, where the solution is known; else as it is."""
+    return {**config, **known.get(key_of(config), {})} if wanted(config) else config
+
+
+def describe(config: Config) -> str:
+    """How a settled run meets its budgets, in one line."""
+    parts = []
+    for name, met in config.get("budget_met", {}).items():
+        error = f"{100 * (met['reached'] / met['target'] - 1):+.2f} %"
+        about = " as timed before" if name == "seconds" else ""
+        parts.append(f"{met['by']}={config[met['by']]} for {name}={met['target']:g} ({error}{about})")
+    return ", ".join(parts)
+
+
+def _solve(config: Config) -> Config:
+    found: Config = {"budget_met": {}}
+    order = sorted(wanted(config).items(), key=lambda item: item[1][1] == "steps")  # the size first: steps depend on it
+    for name, (target, variable) in order:
+        if name in DURATIONS and not _trains(config):
+            continue  # it takes no step, and costs nothing
+        solve = _steps if variable == "steps" else _size
+        value, reached = solve({**config, **found}, name, target, variable)
+        tolerance, error = config["budget"]["tolerance"], abs(reached / target - 1)
+        if error > tolerance:
+            raise ZooError(
+                f"budget.{name}={target:g} cannot be met: {variable}={value} comes nearest, with {reached:g} "
+                f"({100 * error:.2g} % off, and budget.tolerance={tolerance:g} allows {100 * tolerance:g} %); choose "
+                f"another target, or budget.by=dim, layers or steps"
+            )
+        found[variable] = value
+        found["budget_met"][name] = {"target": target, "reached": reached, "by": variable, "value": value}
+    return found
+
+
+def _trains(config: Config) -> bool:
+    from zoo.training.build import make_objective, make_task, trains
+
+    return trains(make_objective(config, make_task(config)))
+
+
+def _steps(config: Config, name: str, target: float, variable: str) -> tuple[int, float]:
+    """The number of optimizer steps nearest to the target, and what they cost."""
+    from zoo.runs.costs import seconds_per_step, step_costs
+
+    each = seconds_per_step(config) if name == "seconds" else step_costs(config)[name]
+    steps = max(1, round(target / each))
+    return steps, steps * each
+
+
+def _size(config: Config, name: str, target: float, variable: str) -> tuple[int, float]:
+    """The width or depth nearest to the target, and what the model then has; widths that cannot be built are passed."""
+    from zoo.runs.costs import size_of
+
+    known: dict[int, float | None] = {}
+
+    def cost(value: int) -> float | None:
+        if value not in known:
+            try:
+                known[value] = size_of({**config, variable: value}, name)
+            except (ValueError, ZooError):
+                known[value] = None
+            else:
+                if known[value] is None:
+                    raise ZooError(f"budget.{name}={target:g}: this model has no {name}, for it does not decode")
+        return known[value]
+
+    best: tuple[int, float] | None = None
+    for grain in GRAINS if variable == "dim" else (1,):
+        for value in _around(cost, target, grain):
+            reached = known[value]
+            if reached and (best is None or abs(reached / target - 1) < abs(best[1] / target - 1)):
+                best = value, reached
+        if best and abs(best[1] / target - 1) <= config["budget"]["tolerance"]:
+            break
+    if best is None:
+        size_of(config, name)  # no width can be built, so the complaint is about something else
+        raise ZooError(f"budget.{name}={target:g}: no {variable} next to it can be built")
+    return best
+
+
+def _around(cost: Callable[[int], float | None], target: float, grain: int) -> list[int]:
+    """The multiples of the grain that can be built next to the target, on either side."""
+
+    def legal(index: int, towards: int) -> int:
+        for candidate in range(index, index + towards * 17, towards):
+            if candidate < 1 or cost(candidate * grain) is not None:
+                return candidate
+        return index
+
+    low, high = 1, 2
+    while (cost(legal(high, 1) * grain) or 0) < target and high * grain < MOST:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        value = cost(legal(middle, 1) * grain)
+        low, high = (middle, high) if value is not None and value < target else (low, middle)
+    near = {legal(low, -1), legal(low, 1), legal(high, 1)}
+    return [index * grain for index in near if index >= 1 and cost(index * grain) is not None]

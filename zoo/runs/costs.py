@@ -1,0 +1,123 @@
+"""What a run costs before it is made: its size counted without numbers, a step's FLOPs counted, its seconds timed."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from itertools import pairwise
+from statistics import mean
+from typing import Any
+
+import lightning as L
+import torch
+from torch import nn
+
+from zoo.config.compose import Config
+from zoo.contracts import Task
+from zoo.measure import flops, memory
+from zoo.training import hardware
+from zoo.training.build import active_parameters, make_objective, make_task, parameters
+
+DRAWS = 16
+LEAST_SECONDS, LEAST_STEPS, MOST_STEPS, WARM_UP = 2.0, 10, 400, 3
+"""A step is timed for at least so long and so often, after a few that are not."""
+
+
+def size_of(config: Config, name: str) -> float | None:
+    """``parameters``, ``active_parameters``, ``state_bytes`` or ``flops`` of the whole run; none where it has no such.
+
+    Raises:
+        ZooError, ValueError: the model cannot be built so.
+    """
+    if name == "flops":
+        return float(step_costs(config)["flops"] * config["steps"])
+    task = make_task(config)
+    objective = _without_numbers(config, task)
+    if name == "state_bytes":
+        held: int | None = memory.decoding_state_bytes(objective, task.facts(), next(objective.parameters()).device)
+        return held
+    count: int = parameters(objective) if name == "parameters" else active_parameters(objective)
+    return count
+
+
+def _without_numbers(config: Config, task: Task) -> nn.Module:
+    """The model on the meta device, where it takes no memory; on the processor where a part reads its own numbers."""
+    try:
+        with torch.device("meta"):
+            return make_objective(config, task)
+    except (NotImplementedError, RuntimeError):
+        return make_objective(config, task)
+
+
+def step_costs(config: Config) -> dict[str, float]:
+    """``tokens``, and ``flops`` in training, of one optimizer step."""
+    task = make_task(config)
+    objective = make_objective(config, task)
+    tokens = task.tokens(task.train_batch(0, 0, torch.device("cpu"))) * config["trainer"]["accumulate"]
+    return {"tokens": tokens, "flops": per_token(objective, task)[1] * tokens}
+
+
+def per_token(objective: nn.Module, task: Task, device: torch.device | None = None) -> tuple[float, float]:
+    """FLOPs of one token, forward and in training, counted on two examples where these stand for all.
+
+    A mask of another size is other work, as are comparisons within a batch: where another seed, or twice as many
+    examples, cost otherwise, whole batches are counted, ``DRAWS`` of them where chance decides. ``device`` is where the
+    model lies: large ones take seconds on a processor.
+    """
+    device = device or torch.device("cpu")
+    batch = task.train_batch(0, 0, device)
+
+    def count(examples: int | None, seed: int) -> tuple[float, float]:
+        part = {key: value[:examples] for key, value in batch.items()}
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            forward, training = flops.count(objective, part)
+        return forward / task.tokens(part), training / task.tokens(part)
+
+    first, other, more = count(2, 0), count(2, 1), count(4, 0)
+    if first == other == more:
+        return first
+    counts = [count(None, seed) for seed in range(DRAWS if first != other else 1)]
+    forward, training = (sum(part) / len(counts) for part in zip(*counts, strict=True))
+    return forward, training
+
+
+class _Clock(L.Callback):
+    """Notes when each optimizer step ended, and stops when enough were seen."""
+
+    def __init__(self, accelerator: str) -> None:
+        self.accelerator, self.marks = accelerator, [time.perf_counter()]
+
+    def on_train_batch_end(self, trainer: L.Trainer, *rest: Any) -> None:
+        if trainer.global_step < len(self.marks):
+            return  # gradients still accumulate
+        if self.accelerator == "cuda":
+            torch.cuda.synchronize()
+        self.marks.append(time.perf_counter())
+        timed = len(self.marks) - 1 - WARM_UP
+        if timed >= LEAST_STEPS and self.marks[-1] - self.marks[WARM_UP] >= LEAST_SECONDS:
+            trainer.should_stop = True
+
+
+def seconds_per_step(config: Config) -> float:
+    """Seconds of one optimizer step here and now, as a run trains: the mean without the slowest tenth."""
+    from zoo.runs.run import quiet
+    from zoo.runs.session import make_loop, make_trainer
+    from zoo.training.loop import Stream
+
+    quiet()
+    steps = WARM_UP + MOST_STEPS
+    chosen = hardware.choose(config["trainer"], config["steps"])
+    hardware.set_up(chosen["accelerator"], config["trainer"]["threads"])
+    task = make_task(config)
+    objective = make_objective(config, task)
+    if chosen["compile"]:
+        objective.compile()
+    clock = _Clock(chosen["accelerator"])
+    stream = Stream(task, config["seed"], torch.device(chosen["accelerator"]), steps * config["trainer"]["accumulate"])
+    with tempfile.TemporaryDirectory() as folder:
+        graph = hardware.graph(config["trainer"], chosen["accelerator"])
+        loop = make_loop({**config, "steps": steps}, objective, task, lambda step, values: None, graph=graph)
+        make_trainer({**config, "steps": steps}, chosen, [clock], folder).fit(loop, stream)
+    spans = sorted(later - earlier for earlier, later in pairwise(clock.marks[WARM_UP:]))
+    return float(mean(spans[: max(1, len(spans) * 9 // 10)]))

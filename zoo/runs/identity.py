@@ -1,0 +1,132 @@
+"""What determines a run's result, as a short hash: its name on disk, so that equal runs are made once."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import json
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from hashlib import sha256
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from zoo.config.compose import Config, components_of
+from zoo.errors import ZooError
+from zoo.files import read_row
+from zoo.registry.registry import Entry, target
+
+DETERMINING = ("dim", "layers", "steps", "seed", "gradient_clip", "objective", "task", "probe", "more_probes",
+               "optimizer", "schedule")  # fmt: skip
+TRAINER = ("accelerator", "precision", "compile", "accumulate")
+CORE = (
+    "zoo.training.build",
+    "zoo.contracts",
+    "zoo.registry.factory",
+    "zoo.measure.metrics",
+    "zoo.training.loop",
+    "zoo.training.parameter_groups",
+    "zoo.seeds",
+)
+"""Modules of the core whose code a result depends on, besides the components' own."""
+SHARED = ("zoo.nn", "zoo.tasks")
+"""Packages of the core that components import: what they use of them counts."""
+
+
+def run_id(config: Config) -> str:
+    """A readable name with a hash: architecture, task, seed, and all that determines the result.
+
+    Code counts: editing a component's module (not its comments or docstrings) gives a new id, so a stale result is
+    never taken for a fresh one. What cannot change the result (loggers, folders, progress) does not count.
+    """
+    task = config["task"]["_component_"].split("/")[1]
+    return f"{config['arch']}-{task}-{config['seed']}-{digest(basis(config))}"
+
+
+def basis(config: Config) -> dict[str, Any]:
+    """All that determines the result of a run."""
+    found = {key: config[key] for key in DETERMINING}
+    found["trainer"] = {key: config["trainer"][key] for key in TRAINER}
+    if config["trainer"]["devices"] > 1:  # sums are taken in another order
+        found["trainer"] |= {key: config["trainer"][key] for key in ("devices", "strategy")}
+    found["code"] = code_hashes(config)
+    if config.get("start_from") is not None:
+        found["start_from"] = _started_from(Path(config["start_from"]))
+    return found
+
+
+def _started_from(folder: Path) -> list[str]:
+    """What determines the weights of the run that another starts from: its id, its data, and how it was computed."""
+    row = read_row(folder / "result.json")
+    if not row or row["status"] != "finished":
+        raise ZooError(
+            f"start_from={folder}: there is no finished run; expected a folder such as runs/train/<id>, as zoo train "
+            f"prints it"
+        )
+    return [str(row[key]) for key in ("id", "data_hash", "precision", "compiled")] + [row["hardware"]["accelerator"]]
+
+
+def digest(value: Any) -> str:
+    """Eight bytes of a hash over anything that is plain data."""
+    return sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def code_hashes(config: Mapping[str, Any]) -> dict[str, str]:
+    """A hash of the code of every module that the run's components live in, of what these import of their own
+    package or of the zoo's shared ones, and of the core's loop."""
+    components = components_of(dict(config)).values()
+    modules, wanted = set(CORE), {entry.module for entry in components if entry.module != "__main__"}
+    while wanted:
+        module = wanted.pop()
+        modules.add(module)
+        wanted |= _module(module)[1] - modules
+    found = {module: _module(module)[0] for module in sorted(modules)}
+    return found | {entry.path: _of_a_cell(entry) for entry in components if entry.module == "__main__"}
+
+
+def _of_a_cell(entry: Entry) -> str:
+    """The hash of a component that a script or a notebook's cell defines: of its own source, if that is known."""
+    try:
+        return sha256(inspect.getsource(target(entry.kind, entry.name)).encode()).hexdigest()[:12]
+    except (OSError, TypeError):
+        return "unknown"
+
+
+@lru_cache(maxsize=1024)
+def _module(module: str) -> tuple[str, frozenset[str]]:
+    """The hash of a module's syntax tree without docstrings, and the modules that count with it.
+
+    A native source of the module's name beside it counts with it.
+    """
+    from zoo.registry.discovery import locate
+
+    spec = find_spec(module) if "." not in module else locate(module)
+    if spec is None or not spec.origin or not spec.origin.endswith(".py"):
+        return "unknown", frozenset()
+    tree = ast.parse(Path(spec.origin).read_bytes())
+    imported = frozenset(name for name in _imports(tree, module) if _counts(name, module) and locate(name))
+    native = [path for path in map(Path(spec.origin).with_suffix, (".cpp", ".cu")) if path.is_file()]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node, clean=False):
+            node.body = node.body[1:] or [ast.Pass()]
+    source = ast.dump(tree).encode() + b"".join(path.read_bytes() for path in native)
+    return sha256(source).hexdigest()[:12], imported
+
+
+def _imports(tree: ast.Module, module: str) -> Iterator[str]:
+    """Names that may be modules, of every import statement."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parents = module.split(".")[: -node.level] if node.level else []
+            base = ".".join([*parents, node.module or ""]).strip(".")
+            yield base
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def _counts(name: str, importer: str) -> bool:
+    top = importer.split(".")[0]
+    ours = name.startswith(SHARED) if top == "zoo" else name.split(".")[0] == top or name.startswith(SHARED)
+    return ours and name != importer

@@ -1,0 +1,322 @@
+"""One training session: objects from a config, a Trainer around the loop, and the row that comes out."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+
+from zoo.config.compose import Config
+from zoo.contracts import Probe, Task
+from zoo.measure import choices, embeddings, memory, weights
+from zoo.measure.metrics import asks, metric
+from zoo.registry.factory import Factory, build
+from zoo.runs.costs import per_token
+from zoo.runs.identity import code_hashes
+from zoo.training import hardware
+from zoo.training.build import (
+    active_parameters,
+    chance,
+    decoding_place,
+    facts_of,
+    implementations,
+    make_objective,
+    make_probes,
+    make_task,
+    parameters,
+    start,
+    trains,
+    user_error,
+)
+from zoo.training.callbacks import AtomicCheckpointIO, Heartbeat, Keeper, Progress, Signals
+from zoo.training.ceiling import ceiling
+from zoo.training.checkpoint import keeper_state, load
+from zoo.training.loggers import MetricsFile, finish_logger, make_logger
+from zoo.training.loop import Held, Loop, Stream
+from zoo.training.processes import count, local_count, rank
+
+Row = dict[str, Any]
+
+
+class Session:
+    """A run from its config to its measurements; ``facts`` is the part of the row that is known before it starts."""
+
+    def __init__(
+        self, config: Config, folder: Path, facts: Row, data_hash: str, beat: Callable[[int], None] | None
+    ) -> None:
+        self.config, self.folder, self.facts, self.data_hash = config, folder, facts, data_hash
+        self.started, self.cpu_started = time.monotonic(), time.process_time()
+        self.steps, settings = config["steps"], config["trainer"]
+        self.chosen = hardware.choose(settings, self.steps)
+        hardware.set_up(self.chosen["accelerator"], settings["threads"])
+        self.peak = memory.Peak(self.chosen["accelerator"])
+        self.task = make_task(config)
+        self.objective = make_objective(config, self.task)
+        self.probes = make_probes(config, self.objective, self.task)
+        if not trains(self.objective):
+            self.config = config = {**config, "steps": 0}  # a control that learns nothing
+            self.steps = 0
+        if config.get("start_from") is not None:
+            start(self.objective, Path(config["start_from"]))
+        self.implementations = implementations(self.objective, self.chosen["accelerator"], self.chosen["precision"])
+        self.stored = self._stored()
+        self.model_facts = facts_of(config, self.task)
+        place = torch.device(self.chosen["accelerator"] if count() == 1 else "cpu")  # of several, each has another one
+        self.forward_flops, self.training_flops = per_token(self.objective.to(place), self.task, place)
+        batch = self.task.train_batch(0, 0, torch.device("cpu"))
+        self.step_tokens = self.task.tokens(batch) * settings["accumulate"]
+        self.checkpoint = folder / "checkpoints" / "last.ckpt"
+        identity = {"data_hash": data_hash, **{key: str(value) for key, value in self.chosen.items()}}
+        self.reached = reached(self.checkpoint, identity)
+        device = torch.device(self.chosen["accelerator"])
+        self.rank, self.processes = rank(), count()
+        self.stream = Stream(
+            self.task,
+            config["seed"],
+            device,
+            self.steps * settings["accumulate"],
+            (self.rank, self.processes),
+        )
+        seconds = settings["checkpoint_seconds"]
+        self.signals = Signals()
+        accumulate = settings["accumulate"]
+        self.keeper = Keeper(self.checkpoint, seconds, self.stream, accumulate, identity, self.signals)
+        self.bars = (
+            [Progress(config["label"], self.steps, metric(self.objective, self.task))]
+            if settings["progress"] and self.rank == 0
+            else []
+        )
+        self.watchers: list[Any] = [*self.bars, *([Heartbeat(beat)] if beat else [])]
+        self.metrics = MetricsFile(folder / "metrics.csv", self.reached) if self.rank == 0 else None
+        self.logger = make_logger(config, folder, folder.name) if self.rank == 0 else None
+        if self.chosen["compile"]:
+            self.objective.compile()  # in place: names in checkpoints stay what they are
+        graph = hardware.graph(settings, self.chosen["accelerator"])
+        self.loop = make_loop(config, self.objective, self.task, self._record, self.probes, graph)
+        self.trainer = make_trainer(config, self.chosen, [*self.bars, self.keeper], folder)
+
+    def run(self) -> Row:
+        """Train from where the last checkpoint left it, evaluate every held-out split, and return the whole row."""
+        summary: dict[str, float] | None = None
+        try:
+            with self.signals:
+                peak = self._fit()
+                self._evaluate()
+            row = self._row(dict(self.loop.results), peak)
+            summary = {f"test/{name}": value for name, value in row["test"].items()}
+            return row
+        finally:
+            if self.metrics is not None:
+                self.metrics.close()
+            finish_logger(self.logger, summary or {}, failed=summary is None)
+
+    def _stored(self) -> Row:
+        """What the weights take, as ``zoo export --packed`` would write them and as a decoder here would hold them."""
+        device, dtype = decoding_place(self.chosen["accelerator"], self.chosen["precision"])
+        found = weights.stored(self.objective, device, dtype)
+        disk, count = sum(part.disk_bytes for part in found), parameters(self.objective)
+        return {
+            "weight_bytes": disk,
+            "weight_memory_bytes": sum(part.memory_bytes for part in found),
+            "bytes_per_weight": disk / max(1, count),
+        }
+
+    def _record(self, step: int, values: dict[str, float]) -> None:
+        if self.metrics is None:
+            return  # the first process says it
+        self.metrics.write(step, self.keeper.trained_seconds, values)
+        if self.logger is not None:
+            self.logger.log_metrics(values, step)
+        for watcher in self.watchers:
+            watcher.update(step, values)
+
+    def _evaluate(self) -> None:
+        self.loop.splits = self.task.splits()
+        loaders = [Held(self.task.held_out(split)) for split in self.loop.splits]
+        self.signals.in_loops = True
+        self.trainer.test(self.loop, loaders, verbose=False)
+        self.signals.in_loops = False
+
+    def _fit(self) -> int | None:
+        """Train what is left to train; returns the peak of memory meanwhile."""
+        if self.steps > self.reached:
+            resumed: dict[str, Any] = {"ckpt_path": self.checkpoint, "weights_only": True} if self.reached else {}
+            validation = Held(self.task.held_out("validation"))
+            self.signals.in_loops = True
+            self.trainer.fit(self.loop, self.stream, validation, **resumed)
+            self.signals.in_loops = False
+        elif self.reached:  # it stopped between training and evaluation
+            saved = load(self.checkpoint)
+            self.loop.load_state_dict(saved["state_dict"])
+            self.keeper.load_state_dict(keeper_state(saved))
+        graph = self.loop.graph
+        if graph is not None:
+            graph.release()
+        return self.peak.read(graph.plain_peak_bytes if graph is not None else 0)
+
+    def _speed(self) -> float | None:
+        """Tokens per second of training once it had started; of all of it where that was no more than starting."""
+        keeper = self.keeper
+        batches = self.steps * self.config["trainer"]["accumulate"] - keeper.starting_batches
+        seconds = keeper.trained_seconds - keeper.starting_seconds
+        if batches <= keeper.starting_batches:
+            batches, seconds = batches + keeper.starting_batches, keeper.trained_seconds
+        each = self.step_tokens / self.config["trainer"]["accumulate"]
+        return each * batches / seconds if seconds > 0 else None
+
+    def _share(self, speed: float | None) -> Row:
+        """The speed, what the device can multiply in a second, and how much of that the steps made use of."""
+        most = ceiling(self.chosen["accelerator"], self.chosen["precision"])
+        share = speed * self.training_flops / (most * self.processes) if most and speed else None
+        return {"tokens_per_second": speed, "matmul_ceiling_flops_per_second": most, "matmul_share": share}
+
+    def _launches(self) -> dict[str, str]:
+        """How the passes of a step are launched, where there is a choice."""
+        said = self.loop.graph.said if self.loop.graph is not None else None
+        wanted = str(self.config["trainer"]["compile"]).lower()
+        _, why_not = hardware.compiling(wanted, self.chosen["accelerator"], self.config["steps"])
+        return ({"training step": said} if said else {}) | ({"compiling": why_not} if why_not else {})
+
+    def _embedding(self) -> Row | None:
+        """Measures of the embeddings that the probe judged at the end, and whether they collapsed."""
+        found = self.loop.embeddings
+        return {**found, "collapse": embeddings.collapse(found, self.config["dim"])} if found else None
+
+    def _row(self, results: dict[str, dict[str, float]], peak: int | None) -> Row:
+        task, seconds = self.task, self.keeper.trained_seconds
+        own_question = not self.probes and bool(asks(self.objective))
+        without_learning = {} if own_question else chance(self.config)
+        tokens, length = self.step_tokens * self.steps, task.facts()["max_len"]
+        return {
+            **self.facts,
+            "steps": self.steps,
+            "status": "finished",
+            "asks": asks(self.objective),
+            "embedding": self._embedding(),
+            "effective_rank": self.loop.embeddings.get("effective_rank"),
+            "metric": metric(self.objective, task),
+            "higher_is_better": task.higher_is_better,
+            "solved": None if own_question else task.solved,
+            "chance": without_learning,
+            "guess": next(iter(without_learning.values()), None),
+            "validation": results.pop("validation"),
+            "test": results.pop("test"),
+            "test_harder": {name.split("/", 1)[1]: values for name, values in results.items()},
+            "decay": {split: counts for split, counts in self.loop.mistakes.items() if split != "validation"},
+            "parameters": parameters(self.objective),
+            "active_parameters": active_parameters(self.objective),
+            **self.stored,
+            "choices": choices.specialisation(self.objective, task, next(self.objective.parameters()).device),
+            "forward_flops_per_token": self.forward_flops,
+            "training_flops": self.training_flops * tokens,
+            "tokens": tokens,
+            "budget": self.config.get("budget_met", {}),
+            "state_bytes": memory.decoding_state_bytes(self.objective, task.facts(), self.loop.device),
+            "state_length": length,
+            "loss_spikes": {"count": self.loop.losses.spiked, "largest": self.loop.losses.spikes},
+            "peak_memory_bytes": peak,
+            "training_seconds": round(seconds, 3),
+            "starting_seconds": round(self.keeper.starting_seconds, 3),
+            **self._share(self._speed()),
+            "wall_seconds": round(time.monotonic() - self.started, 3),
+            "cpu_seconds": round(time.process_time() - self.cpu_started, 3),
+            "resumed_at": self.reached,
+            "precision": self.chosen["precision"],
+            "compiled": self.chosen["compile"],
+            "implementations": self.implementations | self._launches(),
+            "hardware": hardware.describe(self.chosen["accelerator"]) | {"processes": self.processes},
+            "versions": hardware.versions(),
+            "code": code_hashes(self.config),
+            "data_hash": self.data_hash,
+            "facts": self.model_facts,
+        }
+
+
+def make_loop(
+    config: Config,
+    objective: torch.nn.Module,
+    task: Task,
+    record: Callable[[int, dict[str, float]], None],
+    probes: dict[str, Probe] | None = None,
+    graph: str | None = None,
+) -> Loop:
+    """The loop of a run, with its optimizer and schedule."""
+    steps = config["steps"]
+    schedule = user_error(build, config["schedule"], steps=steps)
+    optimizer = Factory(config["optimizer"])
+    return Loop(objective, task, optimizer, schedule, steps, config["seed"], config["log_every"], record, probes, graph)
+
+
+def make_trainer(config: Config, chosen: Row, callbacks: list[Any], folder: Path | str) -> L.Trainer:
+    """Lightning's trainer of a run, which writes nothing by itself."""
+    settings, accelerator, steps = config["trainer"], chosen["accelerator"], config["steps"]
+    processes = count()
+    every = min(config["evaluate_every"] or -(-steps // 10), steps)
+    return L.Trainer(
+        accelerator="gpu" if accelerator == "cuda" else accelerator,
+        devices=settings["devices"] if processes == 1 else local_count(),
+        num_nodes=max(1, processes // local_count()),
+        strategy=make_strategy(settings["strategy"], accelerator, processes),
+        precision=chosen["precision"],
+        max_steps=steps,
+        accumulate_grad_batches=settings["accumulate"],
+        gradient_clip_val=config["gradient_clip"],
+        val_check_interval=every * settings["accumulate"] or None,
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        callbacks=callbacks,
+        plugins=[AtomicCheckpointIO()],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        default_root_dir=folder,
+    )
+
+
+def make_strategy(name: str, accelerator: str, processes: int) -> Any:
+    """Lightning's strategy for so many processes, which are there already."""
+    if processes == 1:
+        return "auto"
+    backend = "nccl" if accelerator == "cuda" else "gloo"
+    if name == "fsdp":
+        from lightning.pytorch.strategies import ModelParallelStrategy
+
+        return ModelParallelStrategy(
+            data_parallel_size=processes,
+            tensor_parallel_size=1,
+            save_distributed_checkpoint=False,  # one file, which one process reads as well
+            process_group_backend=backend,
+        )
+    from lightning.pytorch.strategies import DDPStrategy
+
+    return DDPStrategy(process_group_backend=backend)
+
+
+def reached(checkpoint: Path, identity: dict[str, str]) -> int:
+    """The step of the last checkpoint, or 0 where the run must start again.
+
+    A checkpoint of other data or another precision is not gone on from, and one that cannot be read safely is set
+    aside as ``last.ckpt.unreadable``, with a warning.
+
+    Raises:
+        OSError: the file is there, and may not be read just now.
+    """
+    if not checkpoint.exists():
+        return 0
+    try:
+        saved = load(checkpoint)
+        step, found = int(saved["global_step"]), keeper_state(saved).get("identity")
+    except OSError:
+        raise
+    except Exception as error:  # damaged, foreign or hostile
+        aside = checkpoint.rename(checkpoint.with_name(checkpoint.name + ".unreadable"))
+        warnings.warn(f"{aside} cannot be read ({type(error).__name__}); the run starts again", stacklevel=2)
+        return 0
+    return step if found == identity else 0

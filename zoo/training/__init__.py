@@ -1,0 +1,1 @@
+"""From a config to live objects, and the loop that trains them."""

@@ -1,0 +1,168 @@
+"""What ``trainer=auto`` chooses on this machine, and what a machine is called in a result."""
+
+from __future__ import annotations
+
+import os
+import platform
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from zoo.config.compose import Config
+from zoo.errors import ZooError, unknown
+from zoo.training.processes import STRATEGIES, count
+
+ACCELERATORS = ("auto", "cpu", "gpu", "cuda")
+COMPILE_STEPS = 1000
+"""From how many steps on a GPU compiling pays for itself, a minute or so, when the run leaves the choice open."""
+
+
+def choose(trainer: Config, steps: int) -> dict[str, Any]:
+    """Replace every ``auto`` by a decision: ``{"accelerator", "precision", "compile"}``.
+
+    Raises:
+        ZooError: a device or precision is named that this machine does not have.
+    """
+    accelerator = trainer["accelerator"]
+    if accelerator not in ACCELERATORS:
+        raise ZooError(f"trainer.accelerator={accelerator}: expected one of {', '.join(ACCELERATORS)}")
+    if accelerator == "auto":
+        accelerator = "cuda" if torch.cuda.is_available() else "cpu"
+    if accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
+        raise ZooError(
+            f"trainer.accelerator={accelerator}: torch finds no CUDA device here; use trainer=auto or trainer=cpu"
+        )
+    cuda = accelerator in ("gpu", "cuda")
+    _check_processes(trainer, cuda)
+    precision = trainer["precision"]
+    if precision == "auto":
+        precision = "bf16-mixed" if cuda and torch.cuda.is_bf16_supported() else "32-true"
+    allowed = ("auto", "32-true", "64-true", "bf16-mixed")  # float16 needs a scaler, which fused optimizers do not suit
+    if precision not in allowed:
+        raise ZooError(f"trainer.precision={precision}: expected one of {', '.join(allowed)}")
+    wanted = str(trainer["compile"]).lower()
+    if wanted not in ("auto", "true", "false"):
+        raise ZooError(f"trainer.compile={trainer['compile']}: expected auto, true or false")
+    compile_it, failure = compiling(wanted, "cuda" if cuda else "cpu", steps)
+    if failure and wanted == "true":
+        raise ZooError(f"trainer.compile=true cannot be here: {failure}; use trainer.compile=auto or false")
+    return {"accelerator": "cuda" if cuda else accelerator, "precision": precision, "compile": compile_it}
+
+
+def compiling(wanted: str, accelerator: str, steps: int) -> tuple[bool, str | None]:
+    """Whether a run is compiled, by ``trainer.compile``; and why it is not, where it would have been."""
+    if wanted != "true" and not (wanted == "auto" and accelerator == "cuda" and steps >= COMPILE_STEPS):
+        return False, None
+    failure = compile_failure(accelerator)
+    return failure is None, failure
+
+
+@cache
+def compile_failure(device: str) -> str | None:
+    """Why ``torch.compile`` cannot be used on this kind of device, or nothing: tried once, on a few numbers.
+
+    It needs what torch does not bring: a compiler, headers of Python, on a GPU Triton. A long run must not end for
+    want of them.
+    """
+
+    def few(x: torch.Tensor) -> torch.Tensor:
+        return (x.sin() * 2).sum()
+
+    try:
+        with torch.inference_mode(False), torch.enable_grad():
+            x = torch.ones(64, device=device, requires_grad=True)
+            torch.compile(few)(x).backward()
+    except Exception as error:
+        said = (str(error).strip() or "no message").splitlines()[0]
+        return f"torch.compile fails: {type(error).__name__}: {said[:200]}"
+    return None
+
+
+def graph(trainer: Config, accelerator: str) -> str | None:
+    """Whether a step's passes ``auto`` may or ``true`` must be one CUDA graph; nothing where they are not.
+
+    Raises:
+        ZooError: they must be where that is not possible.
+    """
+    wanted = str(trainer["graph"]).lower()
+    if wanted not in ("auto", "true", "false"):
+        raise ZooError(f"trainer.graph={trainer['graph']}: expected auto, true or false")
+    possible = accelerator == "cuda" and trainer["devices"] == 1 and count() == 1
+    if wanted == "true" and not possible:
+        what = "several processes" if accelerator == "cuda" else accelerator
+        raise ZooError(
+            f"trainer.graph=true: a CUDA graph is for one CUDA device, and this is {what}; use trainer.graph=auto"
+        )
+    return wanted if possible and wanted != "false" else None
+
+
+def _check_processes(trainer: Config, cuda: bool) -> None:
+    devices, strategy = trainer["devices"], trainer["strategy"]
+    if strategy not in STRATEGIES:
+        raise ZooError(unknown("strategy", strategy, STRATEGIES, prefix="trainer.strategy="))
+    if devices < 1:
+        raise ZooError(f"trainer.devices={devices}: expected at least 1")
+    if devices == 1 and strategy != "auto":
+        raise ZooError(f"trainer.strategy={strategy} is for several processes; add trainer.devices=2, or leave it out")
+    here = torch.cuda.device_count() if cuda else devices
+    if devices > here and count() == 1:
+        raise ZooError(f"trainer.devices={devices}: this machine has {here} CUDA devices")
+
+
+def set_up(accelerator: str, threads: int | None) -> None:
+    """Threads of the processor; fast float32 matrix multiplies on a GPU."""
+    if threads is not None:
+        torch.set_num_threads(threads)
+    if accelerator == "cuda":
+        torch.set_float32_matmul_precision("high")
+
+
+def visible_devices() -> list[str]:
+    """What ``CUDA_VISIBLE_DEVICES`` would call each GPU that this process may use."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    count = torch.cuda.device_count()
+    return named.split(",")[:count] if named else [str(number) for number in range(count)]
+
+
+def runs_at_once() -> int:
+    """How many runs share this machine with the present one, which is one of them."""
+    said = os.environ.get("ZOO_RUNS_AT_ONCE", "")
+    return int(said) if said.isdigit() else 1
+
+
+def describe(accelerator: str) -> dict[str, Any]:
+    """The machine, for a result's row."""
+    cpu = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [
+            line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")
+        ]
+        cpu = names[0] if names else cpu
+    return {
+        "device": torch.cuda.get_device_name() if accelerator == "cuda" else cpu,
+        "accelerator": accelerator,
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "runs_at_once": runs_at_once(),
+        "system": platform.platform(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """What a result depends on besides its code."""
+    import lightning
+    import numpy
+
+    import zoo
+
+    return {
+        "zoo": zoo.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "lightning": lightning.__version__,
+        "numpy": numpy.__version__,
+    }

@@ -1,0 +1,118 @@
+"""Where metrics go: always a file in the run's folder, and besides it whatever the run asked for."""
+
+from __future__ import annotations
+
+import csv
+import os
+from pathlib import Path
+from typing import Any
+
+from zoo.config.compose import Config
+from zoo.errors import ZooError, needed, unknown
+
+FIELDS = ("step", "seconds", "name", "value")
+
+
+class MetricsFile:
+    """``metrics.csv``, one row a value: a curve that any tool reads, appended to, and cut back on resuming."""
+
+    def __init__(self, path: Path, resume_step: int) -> None:
+        kept = [row for row in read_metrics(path) if row["step"] <= resume_step] if resume_step else []
+        path.unlink(missing_ok=True)  # a new file: what is written goes through no link, and into no pipe
+        self.file = path.open("w", newline="", buffering=1)
+        self.writer = csv.writer(self.file)
+        self.writer.writerow(FIELDS)
+        self.writer.writerows([row[field] for field in FIELDS] for row in kept)
+
+    def write(self, step: int, seconds: float, values: dict[str, float]) -> None:
+        """Append these values."""
+        self.writer.writerows((step, round(seconds, 3), name, repr(value)) for name, value in values.items())
+
+    def close(self) -> None:
+        """Close the file."""
+        self.file.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Rows of a ``metrics.csv``, with numbers as numbers; a half-written last row is left out."""
+    if not path.is_file():
+        return []
+    found = []
+    with path.open(newline="", errors="replace") as file:
+        rows = csv.DictReader(file)
+        while True:
+            try:
+                row = next(rows)
+                found.append(
+                    {
+                        "step": int(row["step"]),
+                        "seconds": float(row["seconds"]),
+                        "name": row["name"],
+                        "value": float(row["value"]),
+                    }
+                )
+            except StopIteration:
+                return found
+            except (TypeError, ValueError, KeyError, csv.Error):
+                continue
+
+
+def make_logger(config: Config, folder: Path, name: str) -> Any | None:
+    """The Lightning logger that ``logger=`` asks for, or ``None`` where the file is enough.
+
+    Raises:
+        ZooError: there is no logger of that name, or its package is not installed.
+    """
+    settings = config["logger"]
+    if settings["name"] == "csv":
+        return None
+    if settings["name"] == "tensorboard":
+        from lightning.pytorch.loggers import TensorBoardLogger
+
+        with needed("tensorboardX", "logger=tensorboard"):
+            return TensorBoardLogger(folder, name="tensorboard", version="")
+    if settings["name"] == "wandb":
+        return _wandb(settings, config, folder, name)
+    raise ZooError(unknown("logger", settings["name"], ("csv", "tensorboard", "wandb"), prefix="logger="))
+
+
+def _wandb(settings: Config, config: Config, folder: Path, name: str) -> Any:
+    """Weights and Biases: online with an account, else offline, in the run's folder (``wandb sync`` sends it later)."""
+    with needed("wandb", "logger=wandb"):
+        import wandb  # noqa: F401
+    from lightning.pytorch.loggers import WandbLogger
+
+    prepare_wandb()
+    return WandbLogger(
+        name=name,
+        id=name,
+        save_dir=str(folder),
+        project=settings["project"],
+        entity=settings["entity"],
+        group=settings["group"] or config["experiment"],
+        tags=[config["arch"], config["task"]["_component_"].split("/")[1], *settings["tags"]],
+        config=config,
+        resume="allow",
+    )
+
+
+def prepare_wandb() -> None:
+    """Say nothing on the terminal, and stay offline without an account."""
+    import wandb
+
+    os.environ.setdefault("WANDB_SILENT", "true")
+    if "WANDB_MODE" not in os.environ and not wandb.api.api_key:
+        os.environ["WANDB_MODE"] = "offline"
+
+
+def finish_logger(logger: Any, summary: dict[str, Any], failed: bool) -> None:
+    """Close the run's own logger; without this, wandb lets the next run of a sweep fall into this one."""
+    if logger is None:
+        return
+    if type(logger).__name__ == "WandbLogger":
+        import wandb
+
+        logger.experiment.summary.update(summary)
+        wandb.finish(exit_code=1 if failed else 0)
+    else:
+        logger.finalize("failed" if failed else "success")
