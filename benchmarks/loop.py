@@ -20,12 +20,13 @@ from timing import clock, set_up
 
 import zoo
 from zoo.registry.factory import Factory, build
-from zoo.runs.run import quiet
 from zoo.training.build import make_objective, make_task
 from zoo.training.callbacks import AtomicCheckpointIO, Keeper
+from zoo.training.data import Stream
 from zoo.training.loggers import MetricsFile
-from zoo.training.loop import Loop, Stream
+from zoo.training.loop import Loop
 from zoo.training.parameter_groups import parameter_groups
+from zoo.training.trainer import quiet
 
 BLOCK = 20
 SETTINGS = {

@@ -60,8 +60,9 @@ def undocumented() -> list[str]:
 def catalogue() -> str:
     """Every component that is installed with the zoo: what it is, its paper, its parameters."""
     from zoo.cli.list import PRESETS, parameters, presets
-    from zoo.config.compose import hydra_ready
-    from zoo.registry.registry import KINDS, entries
+    from zoo.config.hydra import hydra_ready
+    from zoo.registry.kinds import KINDS
+    from zoo.registry.registry import entries
 
     lines = ["# Catalogue", "", "Made from the registry: what `zoo list` and `zoo show KIND=NAME` print.", ""]
     with hydra_ready() as loader:
@@ -103,7 +104,7 @@ def _cell(text: str) -> str:
     return " ".join(text.replace("``", "`").replace("|", "\\|").split())
 
 
-CONTRACTS = "# Contracts\n\n::: zoo.contracts\n    options:\n      show_root_heading: false\n"
+CONTRACTS = "# Contracts\n\n::: zoo.base.contracts\n    options:\n      show_root_heading: false\n"
 API = """# API
 
 The public door; everything else may move.

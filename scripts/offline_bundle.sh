@@ -66,7 +66,7 @@ mkdir -p "$copy" "$bundle/wheels"
 echo "building the zoo's wheel"
 (cd "$root" && tar -c --exclude=__pycache__ --exclude='*.egg-info' pyproject.toml README.md LICENSE zoo plugins conf) | tar -x -C "$copy"
 # reports draw their charts with this file, so that they need no vl-convert, which is a hundred times as big
-"$python" - "$copy/zoo/vega.js" <<'CODE' || fail "the plotting library could not be taken from vl-convert-python; type: pip install -e ."
+"$python" - "$copy/zoo/base/vega.js" <<'CODE' || fail "the plotting library could not be taken from vl-convert-python; type: pip install -e ."
 import sys
 
 import vl_convert

@@ -126,7 +126,7 @@ def batches_without_waiting(monkeypatch):
     """A run's batch that makes the processor wait for the GPU is an error, from the second on: the first sends what is held."""
     import torch
 
-    from zoo.training.loop import Stream
+    from zoo.training.data import Stream
 
     original = Stream.__iter__
 
@@ -162,8 +162,9 @@ def whole_and_resumed(words, monkeypatch, batch):
     import torch
 
     import zoo
-    from zoo.runs.run import folder_of, train
-    from zoo.training.callbacks import Interrupted
+    from zoo.base.errors import Interrupted
+    from zoo.runs.identity import folder_of
+    from zoo.runs.run import train
     from zoo.training.loop import Loop
 
     whole, cut = (zoo.compose(*words, f"experiment={name}") for name in ("whole", "cut"))

@@ -8,7 +8,7 @@ from scans import F64
 from torch.nn import functional as F
 
 import zoo
-from zoo.errors import ZooError
+from zoo.base.errors import ZooError
 from zoo.measure import flops
 from zoo.nn import state_bytes
 from zoo.testing.parts import part

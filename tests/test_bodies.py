@@ -9,8 +9,8 @@ from scans import F64
 from torch import nn
 
 import zoo
+from zoo.base.errors import ZooError
 from zoo.comparison.ledger import read_ledger
-from zoo.errors import ZooError
 from zoo.models.decoding import beam_search, generate
 from zoo.nn import spans
 from zoo.runs.run import train

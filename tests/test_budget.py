@@ -5,7 +5,7 @@ import json
 import pytest
 
 import zoo
-from zoo.errors import ZooError
+from zoo.base.errors import ZooError
 from zoo.runs import costs
 from zoo.runs.budget import describe, settle, wanted
 from zoo.runs.run import train

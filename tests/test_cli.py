@@ -8,7 +8,7 @@ import yaml
 from conftest import ROOT, TINY
 
 import zoo
-from zoo.errors import ZooError
+from zoo.base.errors import ZooError
 
 MISTAKES = [
     (["mixer=lstmm"], "There is no mixer called 'lstmm'. Did you mean mixer=lstm? There is: attention, gru, "),
@@ -245,7 +245,7 @@ def _nodes(node):
     ],
 )
 def test_runs_that_are_lost_are_counted(lost, said, capsys):
-    from zoo.errors import RunFailed
+    from zoo.base.errors import RunFailed
     from zoo.runs.sweep import _Job, _say
 
     outcome = {"error": "", "failed": False, "experiment": "runs/train"}
@@ -276,7 +276,7 @@ def test_a_sweep_goes_on_after_a_failed_run_and_says_so(zoo_main, here):
     status, _, err = zoo_main("train", "-m", "mixer.heads=3,1", "task=parity", *TINY)
     assert status == 1
     assert "dim=16 is not divisible by mixer.heads=3" in err
-    from zoo.files import read_json
+    from zoo.base.files import read_json
 
     assert sorted(read_json(p)["status"] for p in here.glob("runs/train/*/result.json")) == ["failed", "finished"]
 

@@ -12,11 +12,11 @@ import time
 import pytest
 import torch
 
+from zoo.base.errors import ZooError
+from zoo.base.files import read_json, write_json
 from zoo.comparison.ledger import read_ledger
 from zoo.comparison.plan import make_plan
 from zoo.comparison.statistics import estimate, paired_difference, verdict
-from zoo.errors import ZooError
-from zoo.files import read_json, write_json
 
 PLUGIN = '''
 import os, signal
@@ -153,7 +153,7 @@ def test_commands_in_the_report_make_the_row_again(smoke, tmp_path, zoo_command)
 
 @pytest.mark.parametrize("how", ["raise", "die"])
 def test_a_failed_run_is_counted_and_named(how, tmp_path, zoo_command):
-    from zoo.seeds import derive
+    from zoo.base.seeds import derive
 
     (tmp_path / "unlucky.py").write_text(PLUGIN.replace("SEED", str(derive(1, "initialisation"))))
     words = [

@@ -2,7 +2,8 @@
 
 import pytest
 
-from zoo.registry.registry import KINDS, entries
+from zoo.registry.kinds import KINDS
+from zoo.registry.registry import entries
 from zoo.testing import CHECKS, parametrize_with_checks, parts
 from zoo.testing.parts import part
 

@@ -9,10 +9,11 @@ import torch
 from conftest import TINY
 
 import zoo
-from zoo.errors import RunFailed, ZooError
-from zoo.files import read_json
+from zoo.base.errors import RunFailed, ZooError
+from zoo.base.files import read_json
 from zoo.measure import weights
-from zoo.runs.run import folder_of, train
+from zoo.runs.identity import folder_of
+from zoo.runs.run import train
 from zoo.testing.parts import part
 from zoo.training.build import make_objective, make_task
 
@@ -202,7 +203,7 @@ def test_a_tied_weight_is_stored_once_and_tied_again(here, zoo_main):
     from safetensors import safe_open
 
     from zoo import register
-    from zoo.registry.registry import registry
+    from zoo.registry import registry
 
     if ("objective", "tests_tied") not in registry._entries:
 

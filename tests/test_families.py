@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import zoo
-from zoo.errors import ZooError
+from zoo.base.errors import ZooError
 from zoo.models.convert import from_huggingface, import_huggingface, to_huggingface
 
 transformers = pytest.importorskip("transformers")

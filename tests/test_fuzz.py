@@ -20,8 +20,9 @@ from conftest import TINY
 from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 
-from zoo.config.compose import compose, prepare
-from zoo.errors import NameTaken, ZooError
+from zoo.base.errors import NameTaken, ZooError
+from zoo.config.compose import compose
+from zoo.config.hydra import prepare
 
 pytestmark = pytest.mark.xdist_group("fuzz")  # one ledger for all
 
@@ -317,8 +318,8 @@ SMALL = ("task.test_size=8", "task.length=8", "task.test_lengths=[16]", "steps=2
 @pytest.fixture(scope="module")
 def ledger(apart):
     """A small comparison, tuned and reported, as ``zoo compare`` leaves it."""
+    from zoo.base.files import write_json
     from zoo.comparison.plan import describe, make_plan
-    from zoo.files import write_json
     from zoo.runs.run import train
 
     plan = make_plan("smoke", ["compare.archs=[lstm,gru]", "compare.baseline=lstm", "compare.only=[parity]",
@@ -338,7 +339,7 @@ def ledger(apart):
 @pytest.fixture(autouse=True)
 def light(monkeypatch):
     """Pages without the plotting library, of which a second is spent on each."""
-    monkeypatch.setattr("zoo.html.plotting_library", lambda: "")
+    monkeypatch.setattr("zoo.base.html.plotting_library", lambda: "")
 
 
 @contextlib.contextmanager
@@ -464,7 +465,7 @@ ON_THE_PAGE_ALONE = {"choices", "budget", "hardware", "versions", "implementatio
 
 @pytest.mark.parametrize("key", ROW_KEYS)
 def test_a_finished_row_with_garbage_in_it_never_ends_the_report(ledger, key):
-    from zoo.files import read_row
+    from zoo.runs.row import read_row
 
     path = run_of(ledger) / "result.json"
     for found in spoilt(json.loads(path.read_bytes()), [key]):
@@ -501,7 +502,7 @@ WITHIN_SOME = (
 
 @pytest.mark.parametrize("path", WITHIN_SOME, ids=str)
 def test_garbage_in_what_only_some_rows_have_never_ends_the_report(ledger, path):
-    from zoo.files import read_row
+    from zoo.runs.row import read_row
 
     file = run_of(ledger) / "result.json"
     whole = json.loads(file.read_bytes()) | IN_SOME_ROWS
@@ -844,7 +845,7 @@ READ_AGAIN = ("schema", "id", "status", "task", "metric", "precision", "test_har
 @pytest.mark.parametrize("key", [*READ_AGAIN, "compiled", "hardware"])
 def test_the_same_command_goes_on_whatever_its_row_holds(ledger, no_training, key):
     """A finished run is not made twice; what is not one is made again."""
-    from zoo.files import read_row
+    from zoo.runs.row import read_row
     from zoo.runs.run import train
 
     run = run_of(ledger)
@@ -900,8 +901,8 @@ def plugin(source, folder):
     """This source as a plugin, read; yields what is wrong with it and its entries, and forgets all of it again."""
     from hydra.core.config_store import ConfigStore
 
-    from zoo.registry.registry import discovery as plugins
-    from zoo.registry.registry import registry
+    from zoo.registry import discovery as plugins
+    from zoo.registry import registry
 
     name = f"fuzzed_{os.getpid()}_{next(COUNT)}"
     (folder / f"{name}.py").write_bytes(source if isinstance(source, bytes) else source.encode())
@@ -975,7 +976,7 @@ def sources(draw):
 @MORE
 @given(sources())
 def test_any_source_is_read_or_is_a_warning_and_agrees_with_what_it_makes(source):
-    from zoo.registry.registry import registry
+    from zoo.registry import registry
     from zoo.registry.signature import from_callable
 
     with plugin(source, Path.cwd()) as (error, entries):
@@ -1091,7 +1092,7 @@ def test_a_component_that_cannot_be_used_is_refused_by_name(more, body):
     ],
 )
 def test_what_source_says_is_what_python_makes(body):
-    from zoo.registry.registry import registry
+    from zoo.registry import registry
 
     with plugin(ONE.format(more="", body=body), Path.cwd()) as (error, entries):
         assert error is None
@@ -1102,7 +1103,7 @@ def test_what_source_says_is_what_python_makes(body):
 
 def test_what_source_cannot_say_is_said_when_it_is_imported():
     """Of a base in another module, which decides what its children take, no source of theirs tells."""
-    from zoo.registry.registry import registry
+    from zoo.registry import registry
 
     base = "class M(type):\n    def __call__(cls, dim, b=2): ...\nclass B(metaclass=M): ...\n"
     source = HEAD + base + "@register('norm', 'fuzzed')\nclass F(B):\n    def __init__(self, dim, a=1): ...\n"
@@ -1116,7 +1117,7 @@ def test_what_source_cannot_say_is_said_when_it_is_imported():
 
 @pytest.mark.parametrize("again", ["def f(dim, a: int = 2): ...", "def f(dim, a: int = 'x'): ..."])
 def test_a_cell_that_is_run_again_replaces_its_component_or_leaves_it(again):
-    from zoo.registry.registry import registry
+    from zoo.registry import registry
 
     first = "for n in ['fuzzed']:\n    @register('norm', n)\n    def f(dim, a: int = 1): ...\n"
     with plugin(HEAD + first, Path.cwd()) as (error, (entry,)):
@@ -1136,7 +1137,7 @@ def test_what_cannot_be_chosen_is_not_listed():
 
 
 def test_a_taken_name_is_refused_and_nothing_of_it_stays():
-    from zoo.registry.registry import registry
+    from zoo.registry import registry
 
     with (
         pytest.raises(NameTaken, match="rmsnorm is claimed twice"),

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import zoo
-from zoo.errors import ZooError
-from zoo.seeds import tenth_of
+from zoo.base.errors import ZooError
+from zoo.base.seeds import tenth_of
 from zoo.tasks._pairs import END, joined
 from zoo.training.build import make_task
 

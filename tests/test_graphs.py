@@ -9,9 +9,9 @@ from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import zoo
-from zoo.errors import ZooError
+from zoo.base.errors import ZooError
+from zoo.base.seeds import reseed
 from zoo.runs.run import train
-from zoo.seeds import reseed
 from zoo.training import cuda_graphs as graphs
 from zoo.training import hardware
 from zoo.training.cuda_graphs import StepGraph, Traces

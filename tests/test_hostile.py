@@ -22,8 +22,9 @@ from conftest import TINY
 
 import zoo
 import zoo.training.build
-from zoo.errors import ZooError
-from zoo.runs.run import folder_of, train
+from zoo.base.errors import ZooError
+from zoo.runs.identity import folder_of
+from zoo.runs.run import train
 
 pytestmark = pytest.mark.xdist_group("hostile")  # one run for all
 
@@ -154,7 +155,7 @@ def page_of(ledger, folder, text):
 
 @pytest.mark.parametrize("text", PAYLOADS)
 def test_markup_in_a_report_is_text(ledger, tmp_path, text, monkeypatch):
-    monkeypatch.setattr("zoo.html.plotting_library", lambda: "")
+    monkeypatch.setattr("zoo.base.html.plotting_library", lambda: "")
     html = page_of(ledger, tmp_path / ("named " + text.replace("/", "")), text)
     page = assert_harmless(html, scripts=2)
     (specs,) = [script for script in page.scripts if "const specs" in script]
@@ -164,7 +165,7 @@ def test_markup_in_a_report_is_text(ledger, tmp_path, text, monkeypatch):
 
 
 def test_a_comment_in_data_does_not_swallow_the_page(ledger, tmp_path, monkeypatch):
-    monkeypatch.setattr("zoo.html.plotting_library", lambda: "")
+    monkeypatch.setattr("zoo.base.html.plotting_library", lambda: "")
     html = page_of(ledger, tmp_path / "small", "<!--<script>")
     specs = html[html.index("const specs") :]
     assert "<!--" not in specs
@@ -173,7 +174,7 @@ def test_a_comment_in_data_does_not_swallow_the_page(ledger, tmp_path, monkeypat
 
 @pytest.mark.parametrize("text", [*PAYLOADS, "<!--<script>", "</SCRIPT >", "a < b", "\ud800"])
 def test_data_in_a_script_is_whole_and_no_markup(text):
-    from zoo.html import script_data
+    from zoo.base.html import script_data
 
     data = script_data({text: [text]})
     assert "<" not in data
@@ -182,7 +183,7 @@ def test_data_in_a_script_is_whole_and_no_markup(text):
 
 def test_half_a_character_does_not_cost_the_page(ledger, tmp_path, monkeypatch):
     """JSON can hold what UTF-8 cannot."""
-    monkeypatch.setattr("zoo.html.plotting_library", lambda: "")
+    monkeypatch.setattr("zoo.base.html.plotting_library", lambda: "")
     assert "gru \\ud800" in page_of(ledger, tmp_path / "small", "\ud800")
 
 
@@ -207,10 +208,11 @@ def test_a_comparison_may_be_called_anything_that_a_folder_may(here, monkeypatch
 
 
 def test_markup_in_the_page_of_inspect_is_text(run, capsys):
-    from zoo.models.inspect import Wish, inspect
+    from zoo.models.inspect import inspect
+    from zoo.models.inspect_page import InspectOptions
 
     change(run / "result.json", label=TAG, task=TAG)
-    assert_harmless(inspect(run, Wish(examples=(0,), length=8, judged_by=8)).read_text(), scripts=1)
+    assert_harmless(inspect(run, InspectOptions(examples=(0,), length=8, judged_by=8)).read_text(), scripts=1)
 
 
 @pytest.mark.parametrize("text", PAYLOADS)
@@ -218,7 +220,7 @@ def test_markup_in_the_page_of_measure_is_text(tmp_path, monkeypatch, text):
     from zoo.models.speed import Curve, Point
     from zoo.models.speed_page import write_page
 
-    monkeypatch.setattr("zoo.html.plotting_library", lambda: "")
+    monkeypatch.setattr("zoo.base.html.plotting_library", lambda: "")
     curves = [Curve(name, 10, [Point(n, [1e-3] * 3, [1e-3] * 3, 8, 8) for n in (8, 16, 32)]) for name in (text, "b")]
     crossing = {"what": "prefill", "first": text, "second": "b", "ahead": text, "length": 12.0}
     found = {
@@ -627,7 +629,7 @@ def test_pairs_that_are_none_are_named(here, suffix, content):
 
 def test_a_metric_without_a_case_does_not_damage_the_row(here):
     """Of code without comments, the accuracy on comments is nothing: the row that says so is read again."""
-    from zoo.files import read_row
+    from zoo.runs.row import read_row
 
     (here / "data").mkdir()
     for i in range(40):

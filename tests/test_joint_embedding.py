@@ -138,7 +138,7 @@ def test_the_teacher_is_its_formula_to_the_bit_under_accumulation(here, monkeypa
     monkeypatch.setattr(Loop, "on_train_batch_end", noted)
     words = [*SMALL, "objective=jepa", "objective.momentum=0.9", "probe=linear", "task.test_size=8", "steps=5", "trainer.accumulate=2",
              "trainer.progress=false", "trainer.accelerator=cpu"]  # fmt: skip
-    from zoo.runs.run import folder_of
+    from zoo.runs.identity import folder_of
 
     config = zoo.compose(*words)
     first = {
@@ -453,9 +453,9 @@ def test_a_number_that_cannot_be_is_refused():
 
 
 def test_a_collapsed_run_is_marked_in_tables_and_page(here):
+    from zoo.base.files import read_json, write_json
     from zoo.comparison.ledger import read_ledger
     from zoo.comparison.page import write_page
-    from zoo.files import read_json, write_json
 
     words = [
         *SMALL[:4],

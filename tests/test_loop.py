@@ -13,10 +13,11 @@ from conftest import TINY
 
 import zoo
 from zoo import register
-from zoo.errors import RunFailed, ZooError
-from zoo.files import read_json
-from zoo.runs.run import folder_of, train
-from zoo.training.callbacks import AtomicCheckpointIO, Interrupted
+from zoo.base.errors import Interrupted, RunFailed, ZooError
+from zoo.base.files import read_json
+from zoo.runs.identity import folder_of
+from zoo.runs.run import train
+from zoo.training.callbacks import AtomicCheckpointIO
 from zoo.training.loggers import read_metrics
 from zoo.training.loop import Loop
 
@@ -84,7 +85,7 @@ def test_data_does_not_depend_on_the_model(here, monkeypatch):
 @pytest.fixture
 def teacher():
     """An objective whose teacher follows after each optimizer step, so that a step left out would show."""
-    from zoo.registry.registry import registry
+    from zoo.registry import registry
 
     if ("objective", "tests_follows") not in registry._entries:
 
@@ -238,7 +239,7 @@ def test_a_loss_that_is_not_a_number_fails_the_run(zoo_main, here):
 
 
 def test_the_step_that_diverged_and_every_spike_are_known():
-    from zoo.errors import Diverged
+    from zoo.base.errors import Diverged
     from zoo.training.losses import LossWatch
 
     watch, losses = LossWatch(), [2.0] * 30 + [2.6, 2.0, 2.4] + [1.0] * 20 + [3.0, 1.0]

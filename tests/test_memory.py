@@ -11,9 +11,9 @@ import torch
 from conftest import TINY
 
 import zoo
+from zoo.base.files import read_json
 from zoo.comparison import pool as pools
 from zoo.comparison.pool import Pool, make_run
-from zoo.files import read_json
 from zoo.runs import batch_size as batches
 
 
@@ -162,7 +162,7 @@ def test_a_worker_knows_its_gpu_and_how_many_runs_there_are(monkeypatch, tmp_pat
 def test_what_a_run_wrote_before_its_worker_died_is_what_is_said(monkeypatch, tmp_path, row, expected):
     monkeypatch.undo()
     monkeypatch.setattr(pools, "folder_of", lambda config: tmp_path)
-    monkeypatch.setattr("zoo.files.read_row", lambda path: row and {"id": "x", **row})
+    monkeypatch.setattr("zoo.runs.row.read_row", lambda path: row and {"id": "x", **row})
     (tmp_path / "result.json").write_text("{}")
     flight = SimpleNamespace(job=SimpleNamespace(config={}), began=0.0)
     assert pools._own_words(flight) == expected

@@ -78,7 +78,7 @@ def test_pages_without_charts(module, runs, zoo_main, without):
 
 def test_the_plotting_library_of_an_offline_bundle_is_enough(runs, zoo_main, without, monkeypatch, tmp_path):
     (tmp_path / "vega.js").write_text("vegaOfTheBundle()")
-    monkeypatch.setattr("zoo.html.__file__", str(tmp_path / "pages.py"))
+    monkeypatch.setattr("zoo.base.html.__file__", str(tmp_path / "pages.py"))
     without("vl_convert")
     status, _, err = zoo_main("report", str(runs))
     assert (status, err) == (0, "")

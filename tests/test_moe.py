@@ -10,8 +10,9 @@ from torch.nn import functional as F
 
 import zoo
 from zoo import register
-from zoo.registry.registry import registry
-from zoo.runs.run import folder_of, train
+from zoo.registry import registry
+from zoo.runs.identity import folder_of
+from zoo.runs.run import train
 from zoo.testing.parts import part
 from zoo.training.build import make_objective, make_task
 from zoo.training.loggers import read_metrics
@@ -790,8 +791,8 @@ def test_ternary_experts_are_packed_and_exported(here, zoo_main):
 
 
 def test_a_setting_for_a_place_that_is_none_is_refused(tmp_path, monkeypatch):
+    from zoo.base.errors import ZooError
     from zoo.config.compose import resolve
-    from zoo.errors import ZooError
 
     config = zoo.compose("arch=mixtral")
     assert config

@@ -3,10 +3,11 @@
 import pytest
 
 import zoo
-from zoo.config.compose import prepare
-from zoo.errors import ZooError
-from zoo.registry.registry import Entry, entries, entry
-from zoo.registry.registry import renames as deprecations
+from zoo.base.errors import ZooError
+from zoo.config.hydra import prepare
+from zoo.registry import renames as deprecations
+from zoo.registry.kinds import Entry
+from zoo.registry.registry import entries, entry
 from zoo.registry.renames import Renamed
 from zoo.registry.signature import Parameter
 from zoo.testing import parametrize_with_checks

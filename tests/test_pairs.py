@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import zoo
-from zoo.errors import ZooError
+from zoo.base.errors import ZooError
 from zoo.training.build import make_task
 
 CPU = torch.device("cpu")

@@ -10,9 +10,9 @@ import torch
 from conftest import TINY
 
 import zoo
-from zoo.config.compose import prepare
-from zoo.errors import RunFailed, ZooError
-from zoo.files import read_json
+from zoo.base.errors import RunFailed, ZooError
+from zoo.base.files import read_json
+from zoo.config.hydra import prepare
 from zoo.training.loggers import read_metrics
 
 FAMILIES = {
@@ -156,7 +156,7 @@ def test_what_cannot_be_is_explained(words, says, zoo_main):
 
 def test_a_batch_that_cannot_be_dealt_out_is_refused():
     from zoo.training.build import make_task
-    from zoo.training.loop import Stream
+    from zoo.training.data import Stream
 
     task = make_task(zoo.compose("task=parity", "task.batch_size=3"))
     with pytest.raises(ZooError, match="a batch of 3 cannot be dealt out to 2 processes"):

@@ -9,10 +9,10 @@ from torch import nn
 
 import zoo
 from zoo import register
-from zoo.errors import NameTaken, ZooError
+from zoo.base.errors import NameTaken, ZooError
+from zoo.registry import registry, signature
 from zoo.registry.discovery import load_plugins
 from zoo.registry.factory import Factory
-from zoo.registry.registry import registry, signature
 from zoo.registry.source import scan
 
 

@@ -156,8 +156,8 @@ def test_two_ledgers_side_by_side(smoke, zoo_main, tmp_path, monkeypatch):  # no
 
 
 def test_claims_are_judged_by_paired_differences(smoke):  # noqa: F811
+    from zoo.base.errors import ZooError
     from zoo.comparison.claims import check_claims, judge_claims
-    from zoo.errors import ZooError
 
     ledger = ledger_of(smoke)
     names = sorted({s.contestant for s in ledger.standings})

@@ -92,7 +92,7 @@ def test_the_site_has_every_page_and_reads_without_a_network(site):
 
 
 def test_the_catalogue_is_made_from_the_registry(site):
-    from zoo.config.compose import prepare
+    from zoo.config.hydra import prepare
     from zoo.registry.registry import entries
 
     prepare()

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import zoo
-from zoo.errors import ZooError
+from zoo.base.errors import ZooError
 from zoo.registry.discovery import load_plugins
 from zoo.tasks._corpus import read_corpus
 from zoo.testing import CHECKS, parts

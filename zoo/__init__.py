@@ -8,37 +8,35 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from zoo.errors import ZooError as ZooError
+from zoo.base.errors import ZooError as ZooError
 from zoo.registry.factory import Factory as Factory
 from zoo.registry.factory import build as build
 from zoo.registry.registry import register as register
 
 if TYPE_CHECKING:
+    from zoo.base.contracts import Correspondence as Correspondence
+    from zoo.base.contracts import Family as Family
+    from zoo.base.contracts import Position as Position
+    from zoo.base.contracts import Task as Task
+    from zoo.base.seeds import generator as generator
+    from zoo.base.seeds import tenth_of as tenth_of
     from zoo.comparison.compare import compare as compare
     from zoo.config.compose import compose_typed as compose
-    from zoo.contracts import Correspondence as Correspondence
-    from zoo.contracts import Family as Family
-    from zoo.contracts import Position as Position
-    from zoo.contracts import Task as Task
     from zoo.models.convert import from_huggingface as from_huggingface
     from zoo.models.load import load as load
     from zoo.runs.run import train as train
-    from zoo.seeds import generator as generator
-    from zoo.seeds import tenth_of as tenth_of
-
-__version__ = "0.1.0"
 
 _LAZY = {
     "compare": "zoo.comparison.compare",
     "compose": "zoo.config.compose:compose_typed",
-    "Correspondence": "zoo.contracts",
-    "Family": "zoo.contracts",
+    "Correspondence": "zoo.base.contracts",
+    "Family": "zoo.base.contracts",
     "from_huggingface": "zoo.models.convert",
-    "generator": "zoo.seeds",
+    "generator": "zoo.base.seeds",
     "load": "zoo.models.load",
-    "Position": "zoo.contracts",
-    "Task": "zoo.contracts",
-    "tenth_of": "zoo.seeds",
+    "Position": "zoo.base.contracts",
+    "Task": "zoo.base.contracts",
+    "tenth_of": "zoo.base.seeds",
     "train": "zoo.runs.run",
 }
 
@@ -62,6 +60,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("zoo")
     if name in _LAZY:
         module, _, other = _LAZY[name].partition(":")
         return getattr(import_module(module), other or name)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from zoo.config.compose import prepare
+from zoo.config.hydra import prepare
 from zoo.registry.registry import entries
 from zoo.testing import CHECKS, objectives, parametrize_with_checks, parts
 from zoo.testing.common import call, inputs

@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from unittest import SkipTest
 
-from zoo.config.compose import compose, prepare
+from zoo.base.errors import RunFailed, ZooError, unknown
+from zoo.config.compose import compose
+from zoo.config.hydra import prepare
 from zoo.config.schema import OUTSIDE
-from zoo.errors import RunFailed, ZooError, unknown
 from zoo.registry.discovery import locate, modules_of
-from zoo.registry.registry import KINDS, entries, entry
+from zoo.registry.kinds import KINDS
+from zoo.registry.registry import entries, entry
 from zoo.testing.fitting import SMALL, words_of_a_run
 
 if TYPE_CHECKING:

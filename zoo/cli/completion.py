@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from zoo.errors import ZooError, unknown
+from collections.abc import Iterable
+
+from zoo.base.errors import ZooError, unknown
 
 SCRIPTS = {
     "bash": """\
@@ -30,17 +32,15 @@ def script(shell: str) -> str:
     return SCRIPTS[shell]
 
 
-def candidates(line: str) -> list[str]:
-    """What may follow, for the last word of a command line that starts with ``zoo``."""
-    from zoo.cli.main import COMMANDS
-
+def candidates(line: str, commands: Iterable[str]) -> list[str]:
+    """What may follow, for the last word of a command line that starts with ``zoo`` and one of these commands."""
     words = line.split(" ")
     if len(words) <= 2:
-        return [name for name in COMMANDS if not name.startswith("_") and name.startswith(words[-1])]
+        return [name for name in commands if not name.startswith("_") and name.startswith(words[-1])]
     command = words[1]
     if command == "list":
         from zoo.cli.list import PRESETS
-        from zoo.registry.registry import KINDS
+        from zoo.registry.kinds import KINDS
 
         return [kind for kind in (*PRESETS, *KINDS) if kind.startswith(words[-1])]
     if command not in ("train", "show", "compare"):
@@ -48,7 +48,7 @@ def candidates(line: str) -> list[str]:
     from hydra._internal.core_plugins.bash_completion import BashCompletion
     from hydra.core.object_type import ObjectType
 
-    from zoo.config.compose import hydra_ready
+    from zoo.config.hydra import hydra_ready
 
     with hydra_ready() as loader:
         name = "comparison" if command == "compare" else "config"

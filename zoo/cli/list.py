@@ -7,11 +7,12 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from zoo.config.compose import hydra_ready
+from zoo.base.errors import ZooError, unknown
+from zoo.config.hydra import hydra_ready
 from zoo.config.schema import SITES
-from zoo.errors import ZooError, unknown
 from zoo.registry.discovery import load_plugins
-from zoo.registry.registry import FACTS, KINDS, Entry, entries
+from zoo.registry.kinds import FACTS, KINDS, Entry
+from zoo.registry.registry import entries
 from zoo.registry.signature import REQUIRED
 
 PRESETS = {

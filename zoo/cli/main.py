@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from zoo.base.errors import RunFailed, ZooError, close, many, unknown
 from zoo.cli.help import (
     CHECK_HELP,
     COMPARE_HELP,
@@ -29,7 +30,6 @@ from zoo.cli.help import (
     SHOW_HELP,
     TRAIN_HELP,
 )
-from zoo.errors import RunFailed, ZooError, close, many, unknown
 
 HYDRA_FLAGS = {"-m", "--multirun", "--cfg", "-c", "--info", "-i", "--package", "-p", "--resolve", "--hydra-help"}
 TAKES_VALUE = {"--cfg", "-c", "--package", "-p"}
@@ -96,9 +96,9 @@ def _dispatch(words: list[str]) -> int:
         print(HELP, end="")
         return 0
     if words[0] in ("--version", "-V"):
-        import zoo
+        from importlib.metadata import version
 
-        print(zoo.__version__)
+        print(version("zoo"))
         return 0
     command, rest = words[0], words[1:]
     if command not in COMMANDS:
@@ -243,14 +243,14 @@ def _lengths(text: str) -> tuple[int, ...]:
 
 def _measure(words: list[str]) -> int:
     rest, given = _values(words, {"--lengths": _lengths, "--rounds": int, "--on": str, "--to": str})
-    from zoo.cli.measure import Wish, measure
+    from zoo.cli.measure import MeasureOptions, measure
 
     names = {"--lengths": "lengths", "--rounds": "rounds", "--on": "accelerator", "--to": "to"}
     settings = {names[name]: found[-1] for name, found in given.items()}
     if "to" in settings:
         settings["to"] = Path(settings["to"])
     contestants = tuple(word for word in rest if " " in word or "=" not in word)
-    measure(Wish(contestants, tuple(word for word in rest if word not in contestants), **settings))
+    measure(MeasureOptions(contestants, tuple(word for word in rest if word not in contestants), **settings))
     return 0
 
 
@@ -265,7 +265,7 @@ def _list(words: list[str]) -> int:
 def _show(words: list[str]) -> int:
     _, overrides = _split(words, set())
     from zoo.cli.show import show
-    from zoo.config.explain import refuse_repeated
+    from zoo.config.tree import refuse_repeated
 
     refuse_repeated(overrides)
     show(overrides)
@@ -362,12 +362,12 @@ def _generate(words: list[str]) -> int:
     for name, (least, most) in {**bounds, "--seed": (0, 2**63 - 1)}.items():
         if not least <= given.get(name, [least])[-1] <= most:
             raise ZooError(f"{name}={given[name][-1]}: expected at least {least} and at most {most}")
-    from zoo.models.generate import Wish, run_generate
+    from zoo.models.generate import GenerateOptions, run_generate
 
     settings = {name.removeprefix("--"): found[-1] for name, found in given.items() if name != "--prompt"}
     if settings.get("beams", 1) > 1 and settings.get("temperature"):
         raise ZooError("--beams and --temperature: a beam search draws nothing; give one of them")
-    run_generate(Path(run), Wish(given.get("--prompt", []), **settings))
+    run_generate(Path(run), GenerateOptions(given.get("--prompt", []), **settings))
     return 0
 
 
@@ -376,12 +376,13 @@ def _inspect(words: list[str]) -> int:
     for name in ("--length", "--judged-by"):
         if given.get(name, [1])[-1] < 1:
             raise ZooError(f"{name}={given[name][-1]}: expected at least 1")
-    from zoo.models.inspect import Wish, inspect
+    from zoo.models.inspect import inspect
+    from zoo.models.inspect_page import InspectOptions
 
-    wish = Wish()
-    wish.examples = tuple(dict.fromkeys(given.get("--example", wish.examples)))
-    wish.length, wish.judged_by = given.get("--length", [64])[-1], given.get("--judged-by", [256])[-1]
-    inspect(Path(run), wish)
+    options = InspectOptions()
+    options.examples = tuple(dict.fromkeys(given.get("--example", options.examples)))
+    options.length, options.judged_by = given.get("--length", [64])[-1], given.get("--judged-by", [256])[-1]
+    inspect(Path(run), options)
     return 0
 
 
@@ -414,7 +415,7 @@ def _launch(words: list[str]) -> int:
 def _complete(words: list[str]) -> int:
     from zoo.cli.completion import candidates
 
-    print("\n".join(candidates(words[0] if words else "")))
+    print("\n".join(candidates(words[0] if words else "", COMMANDS)))
     return 0
 
 

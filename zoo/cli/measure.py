@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from zoo.base.errors import ZooError
+from zoo.base.files import write_json
 from zoo.config.compose import compose
 from zoo.config.limits import check_numbers
-from zoo.errors import ZooError
-from zoo.files import write_json
 
 
 @dataclass(frozen=True)
-class Wish:
+class MeasureOptions:
     """Who is measured, at which lengths of context, how often, on what, and where the figures go."""
 
     contestants: tuple[str, ...]
@@ -25,7 +25,7 @@ class Wish:
     to: Path = Path("runs/measure/inference.json")
 
 
-def measure(wish: Wish) -> None:
+def measure(options: MeasureOptions) -> None:
     """Measure, print what was found, and write it.
 
     Raises:
@@ -39,24 +39,28 @@ def measure(wish: Wish) -> None:
     from zoo.training import hardware
     from zoo.training.build import decoding_place
 
-    if len(wish.lengths) < 2 or min(wish.lengths) < 1 or sorted(set(wish.lengths)) != list(wish.lengths):
-        raise ZooError(f"--lengths {','.join(map(str, wish.lengths))}: expected at least two, rising, such as 128,512")
-    if wish.rounds < 3:
-        raise ZooError(f"--rounds {wish.rounds}: expected at least 3, for a median")
-    if wish.to.suffix == ".html":
-        beside = wish.to.with_suffix(".json")
-        raise ZooError(f"--to {wish.to}: expected a file for the figures, such as {beside}; the page is put beside it")
-    plain = compose("task=text", *wish.overrides)
-    names = wish.contestants or (plain["arch"],)
-    words = {name: [*_words(name), "task=text", *wish.overrides] for name in names}
+    if len(options.lengths) < 2 or min(options.lengths) < 1 or sorted(set(options.lengths)) != list(options.lengths):
+        raise ZooError(
+            f"--lengths {','.join(map(str, options.lengths))}: expected at least two, rising, such as 128,512"
+        )
+    if options.rounds < 3:
+        raise ZooError(f"--rounds {options.rounds}: expected at least 3, for a median")
+    if options.to.suffix == ".html":
+        beside = options.to.with_suffix(".json")
+        raise ZooError(
+            f"--to {options.to}: expected a file for the figures, such as {beside}; the page is put beside it"
+        )
+    plain = compose("task=text", *options.overrides)
+    names = options.contestants or (plain["arch"],)
+    words = {name: [*_words(name), "task=text", *options.overrides] for name in names}
     for each in words.values():
         check_numbers(compose(*each))
     config = compose(*words[names[0]])
-    chosen = hardware.choose(config["trainer"] | {"accelerator": wish.accelerator}, 1)
+    chosen = hardware.choose(config["trainer"] | {"accelerator": options.accelerator}, 1)
     device = torch.device(chosen["accelerator"])
     hardware.set_up(chosen["accelerator"], 1)
     _, dtype = decoding_place(chosen["accelerator"], chosen["precision"])
-    longest = wish.lengths[-1] + inference.DECODED
+    longest = options.lengths[-1] + inference.DECODED
     models = {name: inference.decoder(each, longest).to(device, dtype) for name, each in words.items()}
     console = Console(stderr=True, highlight=False, markup=False)
 
@@ -64,14 +68,15 @@ def measure(wish: Wish) -> None:
         if done % max(1, total // 10) == 0:
             console.print(f"{done} of {total} timed")
 
-    curves = inference.measure(models, wish.lengths, wish.rounds, 256, device, progress)
-    found = _plain(curves, chosen["accelerator"], wish)
-    write_json(wish.to, found)
+    curves = inference.measure(models, options.lengths, options.rounds, 256, device, progress)
+    found = _plain(curves, chosen["accelerator"], options)
+    write_json(options.to, found)
     _show(curves, found)
-    command = shlex.join(["zoo", "measure", *wish.contestants, *wish.overrides,
-                          "--lengths", ",".join(map(str, wish.lengths)), "--rounds", str(wish.rounds)])  # fmt: skip
-    print(wish.to)
-    print(write_page(wish.to.with_suffix(".html"), curves, found, command))
+    lengths = ",".join(map(str, options.lengths))
+    typed = [*options.contestants, *options.overrides, "--lengths", lengths, "--rounds", str(options.rounds)]
+    command = shlex.join(["zoo", "measure", *typed])
+    print(options.to)
+    print(write_page(options.to.with_suffix(".html"), curves, found, command))
 
 
 def _words(contestant: str) -> list[str]:
@@ -79,15 +84,15 @@ def _words(contestant: str) -> list[str]:
     return [first if "=" in first else f"arch={first}", *rest]
 
 
-def _plain(curves: list[Any], accelerator: str, wish: Wish) -> dict[str, Any]:
+def _plain(curves: list[Any], accelerator: str, options: MeasureOptions) -> dict[str, Any]:
     from dataclasses import asdict
 
     from zoo.models.speed import DECODED, crossings
     from zoo.training import hardware
 
     return {
-        "overrides": list(wish.overrides),
-        "rounds": wish.rounds,
+        "overrides": list(options.overrides),
+        "rounds": options.rounds,
         "tokens_written": DECODED,
         "hardware": hardware.describe(accelerator),
         "versions": hardware.versions(),

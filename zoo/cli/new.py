@@ -11,8 +11,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from string import Template
 
-from zoo.config.compose import prepare
-from zoo.errors import ZooError, unknown
+from zoo.base.errors import ZooError, unknown
+from zoo.config.hydra import prepare
 from zoo.registry.discovery import PRIVATE
 from zoo.registry.registry import entries
 

@@ -7,12 +7,15 @@ from collections.abc import Sequence
 from typing import Any
 from unittest import SkipTest
 
+from zoo.base.errors import ZooError
 from zoo.cli.list import safe, show_component
-from zoo.config.compose import Config, compose, prepare
+from zoo.config.compose import compose
+from zoo.config.hydra import prepare
 from zoo.config.schema import OUTSIDE
-from zoo.errors import ZooError
+from zoo.config.tree import Config
+from zoo.registry.kinds import KINDS
 from zoo.registry.nodes import COMPONENT
-from zoo.registry.registry import KINDS, entry
+from zoo.registry.registry import entry
 from zoo.runs.budget import describe, settle
 
 

@@ -6,10 +6,10 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+from zoo.base.html import plain_chart
 from zoo.comparison.ledger import Ledger
 from zoo.comparison.result import COSTS, Standing
 from zoo.comparison.statistics import estimate
-from zoo.html import plain_chart
 
 
 def charts(ledger: Ledger) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from zoo.base.errors import ZooError
 from zoo.comparison.statistics import Estimate, paired_difference, verdict
-from zoo.errors import ZooError
 
 WORDS = {"better": "holds", "worse": "contradicted", "not separated": "not separated", "unknown": "not tested"}
 

@@ -7,12 +7,12 @@ from typing import Any
 
 from rich.table import Table
 
+from zoo.base.errors import ZooError
 from zoo.comparison.ledger import Ledger
 from zoo.comparison.result import Standing
 from zoo.comparison.statistics import Estimate, paired_difference, verdict
 from zoo.comparison.terminal import interval
-from zoo.config.compose import key_of
-from zoo.errors import ZooError
+from zoo.config.tree import key_of
 
 
 def pairs(first: Ledger, second: Ledger) -> Iterator[tuple[Standing, Standing]]:

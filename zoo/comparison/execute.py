@@ -11,14 +11,16 @@ from typing import Any, Protocol
 
 from filelock import FileLock, Timeout
 
+from zoo.base.errors import ZooError
+from zoo.base.files import sweep, write_json
 from zoo.comparison.grid import beyond, further
 from zoo.comparison.plan import Cell, Job, Plan, check_distinct, describe
 from zoo.comparison.pool import Flight, Pool
-from zoo.config.compose import Config, chooses
-from zoo.errors import ZooError
-from zoo.files import read_row, sweep, write_json
+from zoo.config.tree import Config, chooses
 from zoo.runs.budget import key_of, wanted
-from zoo.runs.run import base_row, folder_of, is_current
+from zoo.runs.identity import folder_of
+from zoo.runs.row import read_row
+from zoo.runs.run import base_row, is_current
 
 MOST_WORKERS = 16
 """Each worker holds torch and its data: about half a gigabyte."""

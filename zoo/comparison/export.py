@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from zoo.base.errors import ZooError
+from zoo.base.files import atomic
 from zoo.comparison.ledger import Ledger
 from zoo.comparison.result import COSTS, Standing
-from zoo.errors import ZooError
-from zoo.files import atomic
 
 Line = dict[str, Any]
 

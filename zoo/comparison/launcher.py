@@ -17,13 +17,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from zoo.base.errors import ZooError
+from zoo.base.files import read_json, read_yaml, write_json, write_yaml
 from zoo.comparison.plan import Job
 from zoo.comparison.pool import Flight, Outcome, Pool, make_run, record_death
-from zoo.errors import ZooError
-from zoo.files import read_json, read_row, read_yaml, write_json, write_yaml
 from zoo.runs.heartbeat import Vigil, alive
-from zoo.runs.identity import run_id
-from zoo.runs.run import folder_of
+from zoo.runs.identity import folder_of, run_id
+from zoo.runs.row import read_row
 
 ATTEMPTS = 2
 """How often a run is launched before it counts as failed: a lost worker is no fault of the run, which goes on."""
@@ -163,14 +163,14 @@ def launch(words: list[str]) -> int:
 def launched(cfg: Any) -> None:
     """One run of a wave, in whatever process the launcher made: its outcome goes to a file beside its config."""
     folder, index = Path(cfg.wave), int(cfg.index)
-    wish = read_yaml(folder / f"{index}.yaml")
-    if wish is None:
+    order = read_yaml(folder / f"{index}.yaml")
+    if order is None:
         return  # the comparison has let go of it
-    if Path(wish["here"]).is_dir():
-        os.chdir(wish["here"])
+    if Path(order["here"]).is_dir():
+        os.chdir(order["here"])
     with alive(folder / f"{index}.alive"):
         try:
-            outcome = make_run(wish["config"], wish["id"], wait=True)
+            outcome = make_run(order["config"], order["id"], wait=True)
         except ZooError as error:
             outcome = {"status": "failed", "error": str(error)}
     if outcome["status"] != "interrupted" and folder.is_dir():

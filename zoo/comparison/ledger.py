@@ -8,17 +8,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from zoo.base.errors import ZooError
+from zoo.base.files import read_json
 from zoo.comparison.claims import Finding, judge_claims
 from zoo.comparison.overall import Overall, overall
 from zoo.comparison.plan_file import RULES
 from zoo.comparison.result import Row, Standing
 from zoo.comparison.scaling import Fitted, fits
 from zoo.comparison.statistics import Estimate, paired_difference, verdict
-from zoo.config.compose import key_of
-from zoo.errors import ZooError
-from zoo.files import read_json, read_row
-from zoo.runs.row import flaw
-from zoo.runs.run import SCHEMA
+from zoo.config.tree import key_of
+from zoo.runs.row import SCHEMA, flaw, read_row
 
 
 @dataclass(frozen=True)

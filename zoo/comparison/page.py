@@ -8,13 +8,13 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from zoo.base.html import drawings, write_html
 from zoo.comparison.charts import charts
 from zoo.comparison.ledger import Ledger
 from zoo.comparison.result import COSTS
 from zoo.comparison.scaling import overtakes
 from zoo.comparison.statistics import Estimate
 from zoo.comparison.terminal import interval, quantity
-from zoo.html import drawings, write_html
 
 TEMPLATE = "report.html.j2"
 

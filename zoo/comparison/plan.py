@@ -10,15 +10,17 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from zoo.base.errors import ZooError, unknown
+from zoo.base.files import read_yaml
 from zoo.comparison.claims import check_claims
 from zoo.comparison.grid import Setting, edges
 from zoo.comparison.plan_file import PUBLISHED
-from zoo.config.compose import Config, chooses, compose_checked, hydra_ready, key_of
-from zoo.config.explain import check, explained, refuse_repeated
+from zoo.config.compose import compose_checked
+from zoo.config.explain import check, explained
+from zoo.config.hydra import hydra_ready
 from zoo.config.limits import check_numbers
 from zoo.config.schema import CompareConfig
-from zoo.errors import ZooError, unknown
-from zoo.files import read_yaml
+from zoo.config.tree import Config, chooses, key_of, refuse_repeated
 from zoo.registry.nodes import COMPONENT
 from zoo.runs.budget import key_of as budget_key
 from zoo.runs.budget import settled, wanted

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zoo.validation import anything, figure, many, maybe, plain, record, simple, switch, table, text
+from zoo.base.validation import anything, figure, many, maybe, plain, record, simple, switch, table, text
 
 SETTING = table(plain)
 CELL = record({

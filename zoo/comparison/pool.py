@@ -14,11 +14,12 @@ from dataclasses import dataclass, field
 from multiprocessing import active_children, get_context, parent_process
 from typing import Any
 
+from zoo.base.errors import ZooError
 from zoo.comparison.plan import Job
-from zoo.config.compose import Config, prepare
-from zoo.errors import ZooError
-from zoo.runs.identity import run_id
-from zoo.runs.run import base_row, folder_of, train
+from zoo.config.hydra import prepare
+from zoo.config.tree import Config
+from zoo.runs.identity import folder_of, run_id
+from zoo.runs.run import base_row, train
 from zoo.training.processes import start_method
 
 ORPHANED_SECONDS = 30.0
@@ -63,7 +64,7 @@ def make_run(config: Config, name: str, wait: bool = False, alone: bool = False)
         wait: for another process that makes the same run.
         alone: no other run is under way, whatever the number of workers.
     """
-    from zoo.training.callbacks import Interrupted
+    from zoo.base.errors import Interrupted
 
     prepare()
     if alone:
@@ -263,7 +264,7 @@ def _how(error: BaseException) -> str:
 
 def _own_words(flight: Flight) -> str | None:
     """What a run wrote of its failure before its worker ended, if it did."""
-    from zoo.files import read_row
+    from zoo.runs.row import read_row
 
     path = folder_of(flight.job.config) / "result.json"
     row = read_row(path)
@@ -274,7 +275,7 @@ def _own_words(flight: Flight) -> str | None:
 
 def record_death(config: Config, how: str) -> str:
     """Write the row that a worker could not write, for it died."""
-    from zoo.files import write_json
+    from zoo.base.files import write_json
 
     folder = folder_of(config)
     with suppress(OSError):  # a full disk is said on the terminal all the same

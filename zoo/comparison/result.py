@@ -9,7 +9,7 @@ from typing import Any
 from zoo.comparison.decay import Decay, decays
 from zoo.comparison.overall import LEARNED, scaled
 from zoo.comparison.statistics import Estimate, bootstrap, estimate, expected_best, share_interval
-from zoo.config.compose import key_of
+from zoo.config.tree import key_of
 
 Row = dict[str, Any]
 COSTS = {

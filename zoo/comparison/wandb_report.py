@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from zoo.base.errors import needed
 from zoo.comparison.export import lines
 from zoo.comparison.ledger import Ledger
-from zoo.config.compose import Config
-from zoo.errors import needed
+from zoo.config.tree import Config
 from zoo.training.loggers import prepare_wandb
 
 

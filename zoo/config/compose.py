@@ -3,42 +3,20 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from zoo.config.schema import ROOT_KEYS, store_schemas
+from zoo.base.errors import ZooError
+from zoo.config.hydra import hydra_ready
+from zoo.config.schema import ROOT_KEYS
 from zoo.config.settings import apply
-from zoo.errors import ZooError
-from zoo.registry.discovery import load_plugins
+from zoo.config.tree import Config, key_of
+from zoo.registry.kinds import Entry
 from zoo.registry.nodes import COMPONENT, default
-from zoo.registry.registry import KINDS, Entry, entry
-
-Config = dict[str, Any]
-"""A resolved run: plain numbers, strings, lists and dicts, each component with its hyperparameters in place."""
+from zoo.registry.registry import entry
 
 NOT_THE_MODEL = ("seed", "steps", "task", "probe", "more_probes", "optimizer", "schedule", "trainer", "logger", "runs",
                  "experiment", "arch", "budget", "evaluate_every", "log_every", "hydra", "compare")  # fmt: skip
-
-
-def prepare() -> None:
-    """Read the plugins and the root's types into Hydra's config store."""
-    store_schemas()
-    load_plugins()
-
-
-@contextmanager
-def hydra_ready() -> Iterator[Any]:
-    """Hydra initialised on the zoo's configs; yields its config loader."""
-    from hydra import initialize_config_module
-    from hydra.core.global_hydra import GlobalHydra
-
-    prepare()
-    if GlobalHydra.instance().is_initialized():
-        yield GlobalHydra.instance().config_loader()
-        return
-    with initialize_config_module("zoo_conf", version_base="1.3"):
-        yield GlobalHydra.instance().config_loader()
 
 
 def compose_typed(*overrides: str, config_name: str = "config") -> Config:
@@ -50,7 +28,7 @@ def compose_typed(*overrides: str, config_name: str = "config") -> Config:
     Raises:
         ZooError: an override names what does not exist, gives a value of the wrong type, or chooses again for a place.
     """
-    from zoo.config.explain import refuse_repeated
+    from zoo.config.tree import refuse_repeated
 
     refuse_repeated(overrides)
     return compose(*overrides, config_name=config_name)
@@ -126,16 +104,6 @@ def _probe(name: str) -> Config:
         raise ZooError(f"more_probes: {error}") from error
 
 
-def key_of(override: str) -> str:
-    """The key of an override, without its value and without a leading ``+``."""
-    return override.split("=", 1)[0].lstrip("+")
-
-
-def chooses(overrides: Sequence[str], key: str) -> bool:
-    """Whether one of these overrides is of this key."""
-    return any(key_of(override) == key for override in overrides)
-
-
 def _fill(node: Any, path: str, roots: Mapping[str, Any], above: tuple[str, ...]) -> Config:
     """Put the root's choice wherever a component's parameter was left ``null``; check what types cannot."""
     if not isinstance(node, dict) or COMPONENT not in node:
@@ -177,43 +145,3 @@ def _check(found: Entry, node: Config, path: str) -> None:
         inside = value if isinstance(value, list) and parameter.type() is not Any else ()
         if any(isinstance(part, list | dict) for part in inside):  # which OmegaConf lets pass
             raise ZooError(f"{path}.{parameter.name}={value}: expected {parameter.annotation}, each value alone")
-
-
-def refuse_foreign(node: Any, source: str, path: str = "") -> None:
-    """Refuse a config that would build something that nobody registered.
-
-    Raises:
-        ZooError: it has a ``_target_``, or a ``_component_`` that is not registered here; the message names both.
-    """
-    if isinstance(node, dict):
-        for key, value in node.items():
-            where = f"{path}.{key}" if path else str(key)
-            if key in ("_target_", "_partial_", "_args_", "_recursive_"):
-                raise ZooError(f"{source}: {where}={value!r}: only registered components are ever built; take it out")
-            if key == COMPONENT:
-                kind, sign, name = str(value).partition("/")
-                if not sign or kind not in KINDS:
-                    raise ZooError(f"{source}: {where}={value!r}: expected kind/name, such as mixer/attention")
-                try:
-                    entry(kind, name)
-                except ZooError as error:
-                    raise ZooError(f"{source}: {where}={value!r}: {error}") from error
-            refuse_foreign(value, source, where)
-    elif isinstance(node, list):
-        for index, value in enumerate(node):
-            refuse_foreign(value, source, f"{path}[{index}]")
-
-
-def components_of(config: Config) -> dict[str, Entry]:
-    """Every component that a run uses, by its place in the config."""
-    found: dict[str, Entry] = {}
-
-    def visit(node: Any, path: str) -> None:
-        if isinstance(node, dict):
-            if COMPONENT in node:
-                found[path] = entry(*node[COMPONENT].split("/", 1))
-            for key, value in node.items():
-                visit(value, f"{path}.{key}" if path else key)
-
-    visit(config, "")
-    return found

@@ -14,12 +14,14 @@ from dataclasses import fields
 from functools import lru_cache
 from typing import Any
 
-from zoo.config.compose import hydra_ready, key_of, refuse_foreign
+from zoo.base.errors import ZooError, close, unknown
+from zoo.config.hydra import hydra_ready
 from zoo.config.schema import OUTSIDE, SITES, CompareConfig, RunConfig
 from zoo.config.sweep_values import ends, swept
-from zoo.errors import ZooError, close, unknown
+from zoo.config.tree import refuse_foreign
+from zoo.registry.kinds import KINDS
 from zoo.registry.nodes import COMPONENT
-from zoo.registry.registry import KINDS, entry, generation
+from zoo.registry.registry import entry, generation
 from zoo.registry.renames import modern
 
 
@@ -93,23 +95,6 @@ def check(overrides: Sequence[str], config_name: str = "config", types: bool = T
     """
     with hydra_ready() as loader:
         return _Checker(loader, config_name).run(overrides, types)
-
-
-def refuse_repeated(words: Sequence[str]) -> None:
-    """A choice of two options for one place is a mistake, of which one would be lost in silence. (Of a value the last
-    counts, as Hydra has it.)
-
-    Raises:
-        ZooError: by name.
-    """
-    seen: dict[str, str] = {}
-    for word in words:
-        key = key_of(word)
-        if key.split("@")[0] not in (*KINDS, "arch"):
-            continue
-        if seen.get(key, word) != word:
-            raise ZooError(f"{seen[key]} and {word} are both given; leave one of them out")
-        seen[key] = word
 
 
 def _not_an_override(text: str) -> str:

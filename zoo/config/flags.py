@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from zoo.errors import ZooError, close, unknown
+from zoo.base.errors import ZooError, close, unknown
 
 ONLY_LOOKS = {"--cfg", "-c", "--info", "-i", "--hydra-help"}
 """Options with which nothing is run."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from zoo.config.compose import Config
-from zoo.errors import ZooError
+from zoo.base.errors import ZooError
+from zoo.config.tree import Config
 from zoo.registry.nodes import COMPONENT
 from zoo.registry.registry import entry
 

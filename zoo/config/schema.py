@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, make_dataclass
 from functools import cache
 from typing import Any
 
-from zoo.registry.registry import KINDS
+from zoo.registry.kinds import KINDS
 
 SITES = {"alternate_mixer": "mixer", "precise_linear": "linear", "expert_ffn": "ffn", "dense_ffn": "ffn"}
 """Components that the root names besides one of each kind: the second mixer of a hybrid; and the linear of those

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from zoo.base.errors import ZooError, unknown
 from zoo.config.schema import ROOT_KEYS, SITES
-from zoo.errors import ZooError, unknown
+from zoo.registry.kinds import Entry
 from zoo.registry.nodes import COMPONENT
-from zoo.registry.registry import Entry, entry
+from zoo.registry.registry import entry
 
 
 def apply(cfg: Any, given: Collection[str]) -> None:

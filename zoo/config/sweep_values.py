@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from zoo.errors import ZooError, unknown
+from zoo.base.errors import ZooError, unknown
 
 MOST = 100_000
 """Values of one word, more than anybody waits for."""

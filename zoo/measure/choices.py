@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zoo.contracts import HasChoices, Task
+from zoo.base.contracts import HasChoices, Task
 
 MOST_TOKENS, MOST_MODULES = 32, 4
 """How many kinds of tokens, the most frequent, and how many modules a result tells of, the first."""

@@ -17,7 +17,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode, register_flop_formula, sdpa_flop_count
 
-from zoo.contracts import Batch
+from zoo.base.contracts import Batch, Task
+from zoo.measure import flops
 from zoo.nn import counting
 
 Shape = tuple[int, ...]
@@ -109,3 +110,31 @@ def by_module(objective: nn.Module, batch: Batch) -> dict[str, int]:
         for name, operations in counter.get_flop_counts().items()
         if name != "Global"
     }
+
+
+DRAWS = 16
+
+
+def per_token(objective: nn.Module, task: Task, device: torch.device | None = None) -> tuple[float, float]:
+    """FLOPs of one token, forward and in training, counted on two examples where these stand for all.
+
+    A mask of another size is other work, as are comparisons within a batch: where another seed, or twice as many
+    examples, cost otherwise, whole batches are counted, ``DRAWS`` of them where chance decides. ``device`` is where the
+    model lies: large ones take seconds on a processor.
+    """
+    device = device or torch.device("cpu")
+    batch = task.train_batch(0, 0, device)
+
+    def count(examples: int | None, seed: int) -> tuple[float, float]:
+        part = {key: value[:examples] for key, value in batch.items()}
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            forward, training = flops.count(objective, part)
+        return forward / task.tokens(part), training / task.tokens(part)
+
+    first, other, more = count(2, 0), count(2, 1), count(4, 0)
+    if first == other == more:
+        return first
+    counts = [count(None, seed) for seed in range(DRAWS if first != other else 1)]
+    forward, training = (sum(part) / len(counts) for part in zip(*counts, strict=True))
+    return forward, training

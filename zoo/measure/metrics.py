@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from zoo.contracts import Batch, Probe, Task
+from zoo.base.contracts import Batch, Probe, Task
 from zoo.nn import at_positions
 
 EXAMPLES, PLACES, SEED = 2048, 16_384, 7_000_001

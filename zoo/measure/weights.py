@@ -9,8 +9,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from zoo.contracts import HasLowBitWeight, PackedWeight
-from zoo.errors import ZooError
+from zoo.base.contracts import HasLowBitWeight, PackedWeight
+from zoo.base.errors import ZooError
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zoo.contracts import Batch, HasAttentionMaps
+from zoo.base.contracts import Batch, HasAttentionMaps
 
 
 @dataclass

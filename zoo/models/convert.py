@@ -9,9 +9,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from zoo.config.compose import compose, prepare
-from zoo.contracts import Batch, Correspondence, Family
-from zoo.errors import RunFailed, ZooError, first_of
+from zoo.base.contracts import Batch, Correspondence, Family
+from zoo.base.errors import RunFailed, ZooError, first_of
+from zoo.config.compose import compose
+from zoo.config.hydra import prepare
 from zoo.models.huggingface import Tensors, read, reason, write
 from zoo.models.load import described, filled, load, save, with_tied
 from zoo.registry.factory import build

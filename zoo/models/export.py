@@ -8,11 +8,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from zoo.contracts import HasLowBitWeight, Probe, Task
-from zoo.errors import RunFailed, ZooError
+from zoo.base.contracts import HasLowBitWeight, Probe, Task
+from zoo.base.errors import RunFailed, ZooError
 from zoo.measure import weights
 from zoo.measure.metrics import judge
-from zoo.models.load import Finished, about_run, finished, load, save
+from zoo.models.load import about_run, load, model_of, probes_of, save, task_of
+from zoo.runs.finished import Finished, finished
 from zoo.training.build import implementations
 
 
@@ -29,7 +30,7 @@ def export(folder: Path, layout: str | None, to: Path | None) -> Path:
         RunFailed: what was written does not read back to the bit; no file is left.
     """
     run = finished(folder)
-    model = run.model()
+    model = model_of(run)
     trained = weights.held(model)
     path = to or folder / ("model.safetensors" if layout is None else "packed.safetensors")
     if layout is not None and not weights.pack_(model, layout):
@@ -66,7 +67,7 @@ def _test(model: nn.Module, path: Path, run: Finished) -> tuple[nn.Module, float
     """
     again = load(path)
     try:
-        task = run.task()
+        task = task_of(run)
         batches = task.held_out("test")
     except ZooError as error:
         return f"not tested, for its data is not here: {error}"
@@ -76,7 +77,7 @@ def _test(model: nn.Module, path: Path, run: Finished) -> tuple[nn.Module, float
     for key, value in before.items():
         if not _same(value, after[key]):
             raise RunFailed(f"what was written does not give back {key} to the bit; please report this")
-    return again, score(again, task, "test", run.probes(again, task))[run.row["metric"]]
+    return again, score(again, task, "test", probes_of(run, again, task))[run.row["metric"]]
 
 
 def _same(a: Tensor, b: Tensor) -> bool:

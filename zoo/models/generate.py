@@ -7,10 +7,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
-from zoo.contracts import Task
-from zoo.errors import ZooError
+from zoo.base.contracts import Task
+from zoo.base.errors import ZooError
 from zoo.models.decoding import Scored, beam_search, generate
-from zoo.models.load import finished
+from zoo.models.load import model_of, task_of
+from zoo.runs.finished import finished
 from zoo.training.build import user_error
 
 AT_ONCE = 64
@@ -18,7 +19,7 @@ AT_ONCE = 64
 
 
 @dataclass
-class Wish:
+class GenerateOptions:
     """What to write and how."""
 
     prompts: list[str] = field(default_factory=list)
@@ -29,37 +30,37 @@ class Wish:
     examples: int = 5
 
 
-def run_generate(folder: Path, wish: Wish) -> None:
+def run_generate(folder: Path, options: GenerateOptions) -> None:
     """Print what the model of a finished run writes.
 
     Raises:
         ZooError: there is no such run, its model does not decode, or a prompt cannot be read.
     """
     run = finished(folder)
-    model, task = run.model(), run.task()
+    model, task = model_of(run), task_of(run)
     name = run.config["objective"]["_component_"].split("/")[1]
     if not hasattr(model, "step") or "logits" not in cast(Any, model).gives or not task.writes:
         raise ZooError(
             f"{folder} was trained with objective={name} on task={run.row['task']}, and writes nothing; expected a run "
             f"with objective=next_token, next_latent or sequence_to_sequence on text or on a task of two sequences"
         )
-    if wish.prompts:
-        prompts = [user_error(task.encode, text) for text in wish.prompts]
-        for text, tokens in zip(wish.prompts, prompts, strict=True):
+    if options.prompts:
+        prompts = [user_error(task.encode, text) for text in options.prompts]
+        for text, tokens in zip(options.prompts, prompts, strict=True):
             if not tokens:
                 raise ZooError(f"the prompt {text!r} is empty; give at least one token")
-        many = wish.tokens or _tokens(task)
-        for text, written in zip(wish.prompts, _write(model, task, prompts, many, wish), strict=True):
+        many = options.tokens or _tokens(task)
+        for text, written in zip(options.prompts, _write(model, task, prompts, many, options), strict=True):
             print(f"{text} -> {task.decode(written[0][0])}")
             for other, score in written[1:]:
                 print(f"{' ' * len(text)}    {task.decode(other)}  ({score:.3f})")
     elif "source" in task.gives:
-        _examples(model, task, wish)
+        _examples(model, task, options)
     else:
-        rows = [row for batch in islice(task.held_out("test"), wish.examples) for row in batch["inputs"].tolist()]
-        prompts = [row[: max(1, len(row) // 2)] for row in rows[: wish.examples]]
-        many = wish.tokens or _tokens(task)
-        for prompt, written in zip(prompts, _write(model, task, prompts, many, wish), strict=True):
+        rows = [row for batch in islice(task.held_out("test"), options.examples) for row in batch["inputs"].tolist()]
+        prompts = [row[: max(1, len(row) // 2)] for row in rows[: options.examples]]
+        many = options.tokens or _tokens(task)
+        for prompt, written in zip(prompts, _write(model, task, prompts, many, options), strict=True):
             print(f"{task.decode(prompt)}\n-> {task.decode(written[0][0])}\n")
 
 
@@ -70,32 +71,34 @@ def _tokens(task: Task) -> int:
     return max(1, int(task.facts()["max_len"]) // 2)
 
 
-def _write(model: Any, task: Task, prompts: list[list[int]], tokens: int, wish: Wish) -> list[list[Scored]]:
+def _write(
+    model: Any, task: Task, prompts: list[list[int]], tokens: int, options: GenerateOptions
+) -> list[list[Scored]]:
     """For each prompt what was written, the best first; without beams one continuation, without a score."""
     ends = {"start": task.start, "end": task.end}
-    if wish.beams > 1:
-        found: list[list[Scored]] = user_error(beam_search, model, prompts, tokens, **ends, beams=wish.beams)
+    if options.beams > 1:
+        found: list[list[Scored]] = user_error(beam_search, model, prompts, tokens, **ends, beams=options.beams)
         return found
-    rows = user_error(generate, model, prompts, tokens, **ends, temperature=wish.temperature, seed=wish.seed)
+    rows = user_error(generate, model, prompts, tokens, **ends, temperature=options.temperature, seed=options.seed)
     return [[(row, 0.0)] for row in rows]
 
 
-def _examples(model: Any, task: Task, wish: Wish) -> None:
+def _examples(model: Any, task: Task, options: GenerateOptions) -> None:
     """The first examples of the test, and the share of all of them that is right."""
     right, shown, total = 0, 0, 0
     for batch in task.held_out("test"):
         sources = [row[mask].tolist() for row, mask in zip(batch["source"], batch["source_mask"], strict=True)]
         wanted = [row[row >= 0].tolist()[:-1] for row in batch["targets"]]
-        many = wish.tokens or batch["targets"].shape[1]
+        many = options.tokens or batch["targets"].shape[1]
         for first in range(0, len(sources), AT_ONCE):
             part = slice(first, first + AT_ONCE)
             for source, target, written in zip(
-                sources[part], wanted[part], _write(model, task, sources[part], many, wish), strict=True
+                sources[part], wanted[part], _write(model, task, sources[part], many, options), strict=True
             ):
                 right, total = right + (written[0][0] == target), total + 1
-                if shown < wish.examples:
+                if shown < options.examples:
                     shown += 1
                     verdict = "right" if written[0][0] == target else f"expected {task.decode(target)}"
                     print(f"{task.decode(source)} -> {task.decode(written[0][0])}  ({verdict})")
-    how = f"{wish.beams} beams" if wish.beams > 1 else "greedy" if not wish.temperature else "sampled"
+    how = f"{options.beams} beams" if options.beams > 1 else "greedy" if not options.temperature else "sampled"
     print(f"{right} of {total} right ({right / total:.4f}), {how}")

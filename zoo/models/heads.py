@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zoo.contracts import Batch, Probe, Task
+from zoo.base.contracts import Batch, Probe, Task
 from zoo.measure.metrics import judge, metric
 from zoo.models.attention_maps import Map, attention_maps, layers_with_heads
 

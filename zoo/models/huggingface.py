@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from zoo.errors import ZooError
-from zoo.files import atomic, refuse_odd
+from zoo.base.errors import ZooError
+from zoo.base.files import atomic, refuse_odd
 
 Tensors = dict[str, Tensor]
 SHARDS = "model.safetensors.index.json"

@@ -2,48 +2,39 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from zoo.contracts import Batch, Task
-from zoo.errors import ZooError
-from zoo.files import write_json
+from zoo.base.contracts import Batch, Task
+from zoo.base.errors import ZooError
+from zoo.base.files import write_json
 from zoo.measure.metrics import metric
 from zoo.models import heads
 from zoo.models.attention_maps import Map, attention_maps, receptive_fields
-from zoo.models.inspect_page import write_page
-from zoo.models.load import finished
+from zoo.models.inspect_page import InspectOptions, write_page
+from zoo.models.load import model_of, probes_of, task_of
+from zoo.runs.finished import finished
 
 LONGEST_RECEPTIVE_FIELD = 128
 """Gradients of longer sequences are not taken: each place costs a pass backwards."""
 
 
-@dataclass
-class Wish:
-    """Which examples of the test to show, how many of their tokens, and how many examples heads are judged by."""
-
-    examples: tuple[int, ...] = (0, 1, 2)
-    length: int = 64
-    judged_by: int = 256
-
-
-def inspect(folder: Path, wish: Wish) -> Path:
+def inspect(folder: Path, options: InspectOptions) -> Path:
     """Look inside the model of a finished run; writes ``inspect.html`` and ``inspect.json`` into its folder.
 
     Raises:
         ZooError: there is no finished run, or no such example.
     """
     run = finished(folder)
-    model, task = run.model(), run.task()
-    batch = _examples(task, wish.examples)
+    model, task = model_of(run), task_of(run)
+    batch = _examples(task, options.examples)
     maps = attention_maps(model, batch)
     if batch["inputs"].shape[1] <= LONGEST_RECEPTIVE_FIELD or batch["inputs"].is_floating_point():
         maps += receptive_fields(model, batch)
-    tuned, tested = (_first(task.held_out(split), wish.judged_by) for split in ("validation", "test"))
-    probes = run.probes(model, task)
+    tuned, tested = (_first(task.held_out(split), options.judged_by) for split in ("validation", "test"))
+    probes = probes_of(run, model, task)
     whole = heads.measure(model, task, tuned, probes)[0]
     alone = heads.one_by_one(model, task, tuned, probes)
     order = sorted(alone, key=lambda head: alone[head])
@@ -62,9 +53,9 @@ def inspect(folder: Path, wish: Wish) -> Path:
         "judged_by": {name: sum(map(_rows, part)) for name, part in (("validation", tuned), ("test", tested))},
     }
     write_json(folder / "inspect.json", found)
-    path = write_page(folder / "inspect.html", found, maps, task, wish)
+    path = write_page(folder / "inspect.html", found, maps, task, options)
     strongest = max(found["heads"], key=lambda row: row["loss"], default=None)
-    print(f"{len(maps)} maps of {len(wish.examples)} examples, {len(order)} heads")
+    print(f"{len(maps)} maps of {len(options.examples)} examples, {len(order)} heads")
     if strongest:
         print(f"validation loss {whole:.4f} with all of them")
         print(f"{strongest['loss']:.4f} without head {strongest['head']} of {strongest['layer']}, the dearest")

@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 import base64
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from zoo.contracts import Task
-from zoo.html import script_data, write_html
+from zoo.base.contracts import Task
+from zoo.base.html import script_data, write_html
 from zoo.models.attention_maps import Map
-
-if TYPE_CHECKING:
-    from zoo.models.inspect import Wish
 
 TEMPLATE = "inspect.html.j2"
 
 
-def write_page(path: Path, found: dict[str, Any], maps: list[Map], task: Task, wish: Wish) -> Path:
+def write_page(path: Path, found: dict[str, Any], maps: list[Map], task: Task, options: InspectOptions) -> Path:
     """Write the page: maps that a pointer explores, heads as a table, and the loss as heads are removed."""
-    data = {"examples": list(wish.examples), "maps": [_plain(one, task, wish.length) for one in maps]}
+    data = {"examples": list(options.examples), "maps": [_plain(one, task, options.length) for one in maps]}
     data["removed"] = found["removed"]
     filled = {
         "found": found,
-        "length": wish.length,
+        "length": options.length,
         "time": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "data": script_data(data),
     }
@@ -54,3 +52,12 @@ def _names(tokens_BL: Tensor | None, rows: int, length: int, task: Task) -> list
     if tokens_BL is None:
         return [[str(place) for place in range(length)]] * rows
     return [[task.token_name(token) for token in row[:length]] for row in tokens_BL.tolist()]
+
+
+@dataclass
+class InspectOptions:
+    """Which examples of the test to show, how many of their tokens, and how many examples heads are judged by."""
+
+    examples: tuple[int, ...] = (0, 1, 2)
+    length: int = 64
+    judged_by: int = 256

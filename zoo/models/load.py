@@ -3,148 +3,64 @@
 from __future__ import annotations
 
 import json
-import shlex
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import nn
 
-from zoo.config.compose import Config, prepare, refuse_foreign
-from zoo.contracts import Probe, Task
-from zoo.errors import ZooError, first_of
-from zoo.files import atomic, read_row, read_yaml, refuse_odd
+from zoo.base.contracts import Probe, Task
+from zoo.base.errors import ZooError
+from zoo.base.files import atomic, refuse_odd
+from zoo.base.validation import anything, maybe, record, table, text
+from zoo.config.hydra import prepare
+from zoo.config.tree import Config, refuse_foreign
 from zoo.measure.weights import pack_
 from zoo.registry.factory import build
 from zoo.registry.renames import modernised
-from zoo.runs.configs import ABOUT, COMMAND, CONFIG
+from zoo.runs.finished import Finished, component, fill, finished
 from zoo.runs.identity import CORE, code_hashes
-from zoo.training.checkpoint import keeper_state
-from zoo.training.checkpoint import load as load_checkpoint
+from zoo.training.build import fitted_probes, make_task
 
 SCHEMA = 1
 KEY = "zoo"
 """Under which the file's metadata holds all but the tensors, as JSON."""
 
 
-@dataclass(frozen=True)
-class Finished:
-    """A finished run, read back from its folder."""
-
-    folder: Path
-    config: Config
-    row: dict[str, Any]
-
-    def model(self) -> nn.Module:
-        """The objective as it was trained, in evaluation mode, on the CPU.
-
-        Raises:
-            ZooError: an earlier version made the run, or its checkpoint does not fit the code as it is now.
-        """
-        if "facts" not in self.row:
-            raise ZooError(f"{self.folder} was made by an earlier version; make it again: {self.command()}")
-        prepare()
-        _note_changes(self.row["code"], self.config["objective"], str(self.folder))
-        return filled(_built(self.config["objective"], self.row["facts"]), self.weights(), str(self.folder)).eval()
-
-    def task(self) -> Task:
-        """What it was trained on.
-
-        Raises:
-            ZooError: its data is not here, or the config does not fit the code as it is now.
-        """
-        from zoo.training.build import make_task
-
-        with _as_code_is_now():
-            return make_task(self.config)
-
-    def probes(self, objective: nn.Module, task: Task) -> dict[str, Probe]:
-        """Its probes, fitted to this objective as they were at the end.
-
-        Raises:
-            ZooError: the config does not fit the code as it is now.
-        """
-        from zoo.training.build import fitted_probes
-
-        with _as_code_is_now():
-            return fitted_probes(self.config, objective, task)
-
-    def weights(self) -> dict[str, torch.Tensor]:
-        """The objective's tensors by name, from the last checkpoint.
-
-        Raises:
-            ZooError: there is none that can be read, or the run is being made again just now, on other data perhaps.
-        """
-        path = self.folder / "checkpoints" / "last.ckpt"
-        try:
-            saved = load_checkpoint(path)
-            step, made = saved["global_step"], keeper_state(saved).get("identity", {})
-        except Exception as error:
-            raise ZooError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
-        row = self.row
-        if (
-            step != row["steps"]
-            or made.get("data_hash") != row["data_hash"]
-            or made.get("precision") != row["precision"]
-        ):
-            raise ZooError(
-                f"{path} is at step {step} of another making of this run than its result; finish it: {self.command()}"
-            )
-        return {name.removeprefix("objective."): tensor for name, tensor in saved["state_dict"].items()}
-
-    def command(self) -> str:
-        """What to type to make the run, or to go on with it."""
-        return _command(self.config)
-
-
-def _command(config: Config) -> str:
-    words = [word for word in config["overrides"] if not word.startswith(("experiment=", "runs="))]
-    return "zoo train " + shlex.join([*words, f"experiment={config['experiment']}", f"runs={config['runs']}"])
-
-
-def finished(folder: Path) -> Finished:
-    """The run in a folder.
+def model_of(run: Finished) -> nn.Module:
+    """The objective of a finished run as it was trained, in evaluation mode, on the CPU.
 
     Raises:
-        ZooError: there is none, or it is not finished.
+        ZooError: an earlier version made the run, or its checkpoint does not fit the code as it is now.
     """
-    row, config = read_row(folder / "result.json"), read_yaml(folder / "config.yaml")
-    if COMMAND(config):
-        raise ZooError(f"{folder} is not a run; expected a folder such as runs/train/<id>, as zoo train prints it")
+    if "facts" not in run.row:
+        raise ZooError(f"{run.folder} was made by an earlier version; make it again: {run.command()}")
     prepare()
-    config = modernised(config)
-    refuse_foreign(config, str(folder / "config.yaml"))
-    if not row or row["status"] != "finished":
-        state = f"it failed: {row.get('error')}" if row and row["status"] == "failed" else "it was started only"
-        raise ZooError(f"{folder} is not a finished run ({state}); finish it: {_command(config)}")
-    if wrong := CONFIG(config):
-        raise ZooError(
-            f"{folder / 'config.yaml'} is damaged ({wrong.lstrip('. ')}); make the run again: {_command(config)}"
-        )
-    return Finished(folder, config, row)
+    _note_changes(run.row["code"], run.config["objective"], str(run.folder))
+    return filled(_built(run.config["objective"], run.row["facts"]), run.weights(), str(run.folder)).eval()
 
 
-def fill(model: nn.Module, tensors: dict[str, torch.Tensor], source: str) -> None:
-    """Load tensors that must fit exactly.
+def task_of(run: Finished) -> Task:
+    """The task that a finished run was trained on.
 
     Raises:
-        ZooError: a name is missing, unknown or of another shape; the message names the first of them.
+        ZooError: its data is not here, or the config does not fit the code as it is now.
     """
-    own = model.state_dict()
-    problems = [f"it has no {name}" for name in own.keys() - tensors.keys()]
-    problems += [f"the model has no {name}" for name in tensors.keys() - own.keys()]
-    problems += [
-        f"{name} is {tuple(tensors[name].shape)}, the model's {tuple(own[name].shape)}"
-        for name in own.keys() & tensors.keys()
-        if own[name].shape != tensors[name].shape
-    ]
-    if problems:
-        raise ZooError(f"{source} does not fit this model: {first_of(sorted(problems))}")
-    model.load_state_dict(tensors)
+    with _as_code_is_now():
+        return make_task(run.config)
+
+
+def probes_of(run: Finished, objective: nn.Module, task: Task) -> dict[str, Probe]:
+    """The probes of a finished run, fitted to this objective as they were at the end of training.
+
+    Raises:
+        ZooError: the config does not fit the code as it is now.
+    """
+    with _as_code_is_now():
+        return fitted_probes(run.config, objective, task)
 
 
 def with_tied(model: nn.Module, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -214,7 +130,7 @@ def described(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     path = Path(path)
     if path.is_dir():
         run = finished(path)
-        return run.model(), about_run(run, None)
+        return model_of(run), about_run(run, None)
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -255,3 +171,9 @@ def _as_code_is_now() -> Iterator[None]:
             f"the config of this model does not fit the code as it is now ({type(error).__name__}: {error}); "
             f"train it again, or use the version that made it"
         ) from error
+
+
+ABOUT = record({
+    "objective": component("objective"), "facts": table(anything), "code": table(text), "layout": maybe(text),
+})  # fmt: skip
+"""Of an exported model, beside its schema."""

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from zoo.base.errors import ZooError
 from zoo.config.compose import compose
-from zoo.errors import ZooError
 from zoo.measure.memory import Peak
 from zoo.nn import state_bytes
 from zoo.registry.factory import build

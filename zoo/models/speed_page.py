@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import quantiles
 from typing import Any
 
-from zoo.html import drawings, plain_chart, write_html
+from zoo.base.html import drawings, plain_chart, write_html
 from zoo.models.speed import Curve
 
 TEMPLATE = "measure.html.j2"

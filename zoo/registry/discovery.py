@@ -19,7 +19,7 @@ from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
 
-from zoo.errors import NameTaken, ZooError
+from zoo.base.errors import NameTaken, ZooError
 from zoo.registry.registry import add
 from zoo.registry.signature import NotStatic
 from zoo.registry.source import scan

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from zoo.errors import ZooError
+from zoo.base.errors import ZooError
+from zoo.registry.kinds import FACTS, KINDS
 from zoo.registry.nodes import COMPONENT
-from zoo.registry.registry import FACTS, KINDS, entry, target
+from zoo.registry.registry import entry, target
 from zoo.registry.signature import REQUIRED
 
 
@@ -77,7 +78,7 @@ class Factory:
             else:
                 arguments[name] = self.config[name]
         if self.kind == "position" and "heads" in facts and "dim" not in facts and self.target.additive:  # type: ignore[attr-defined]
-            from zoo.contracts import Position
+            from zoo.base.contracts import Position
 
             return Position()  # the backbone has added it; within a mixer there is nothing left to say
         return _made(self.kind, self.name, self.target(**arguments))

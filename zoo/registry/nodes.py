@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from zoo.registry.signature import REQUIRED
 
 if TYPE_CHECKING:
-    from zoo.registry.registry import Entry
+    from zoo.registry.kinds import Entry
 
 COMPONENT = "_component_"
 """The key by which a config node says which component it configures, as ``kind/name``."""

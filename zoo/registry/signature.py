@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from zoo.errors import ZooError
+from zoo.base.errors import ZooError
 
 
 class _Required:

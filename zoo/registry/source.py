@@ -6,8 +6,8 @@ import ast
 from pathlib import Path
 from typing import Any
 
-from zoo.errors import ZooError, unknown
-from zoo.registry.registry import KINDS, Entry
+from zoo.base.errors import ZooError, unknown
+from zoo.registry.kinds import KINDS, Entry
 from zoo.registry.signature import NotStatic, from_source
 
 

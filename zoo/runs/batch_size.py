@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from zoo.config.compose import Config
-from zoo.errors import ZooError
+from zoo.base.errors import ZooError
+from zoo.config.tree import Config
 from zoo.measure.memory import Peak
 from zoo.registry.factory import Factory
 from zoo.training import hardware

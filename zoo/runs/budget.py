@@ -8,13 +8,13 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from zoo.config.compose import Config
-from zoo.config.compose import key_of as override_key
-from zoo.errors import ZooError, unknown
-from zoo.files import read_json, write_json
+from zoo.base.errors import ZooError, unknown
+from zoo.base.files import read_json, write_json
+from zoo.base.validation import anything, count, either, record, table
+from zoo.config.tree import Config
+from zoo.config.tree import key_of as override_key
 from zoo.runs.identity import basis, digest
 from zoo.runs.row import BUDGETS
-from zoo.validation import anything, count, either, record, table
 
 SIZES = ("parameters", "active_parameters", "state_bytes")
 DURATIONS = ("tokens", "flops", "seconds")
@@ -52,15 +52,15 @@ def wanted(config: Config) -> dict[str, tuple[float, str]]:
     for name in names:
         if name == of and settings[name] is not None:
             raise ZooError(f"budget={name} and budget.{name} are one; give budget.{name} alone")
-        wish = target if name == of else settings[name]
-        if wish is None:
+        goal = target if name == of else settings[name]
+        if goal is None:
             continue
-        if not 0 < wish < 1e18:
-            raise ZooError(f"budget.{name}={wish}: expected more than 0, and a number that can be reached")
+        if not 0 < goal < 1e18:
+            raise ZooError(f"budget.{name}={goal}: expected more than 0, and a number that can be reached")
         variable = "dim" if name in SIZES else "steps"
         if by in ("dim", "layers") and name in (*SIZES, "flops"):
             variable = by
-        found[name] = (float(wish), variable)
+        found[name] = (float(goal), variable)
     variables = [variable for _, variable in found.values()]
     if len(set(variables)) < len(variables):
         raise ZooError(

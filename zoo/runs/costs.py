@@ -12,13 +12,13 @@ import lightning as L
 import torch
 from torch import nn
 
-from zoo.config.compose import Config
-from zoo.contracts import Task
-from zoo.measure import flops, memory
+from zoo.base.contracts import Task
+from zoo.config.tree import Config
+from zoo.measure import memory
+from zoo.measure.flops import per_token
 from zoo.training import hardware
 from zoo.training.build import active_parameters, make_objective, make_task, parameters
 
-DRAWS = 16
 LEAST_SECONDS, LEAST_STEPS, MOST_STEPS, WARM_UP = 2.0, 10, 400, 3
 """A step is timed for at least so long and so often, after a few that are not."""
 
@@ -57,31 +57,6 @@ def step_costs(config: Config) -> dict[str, float]:
     return {"tokens": tokens, "flops": per_token(objective, task)[1] * tokens}
 
 
-def per_token(objective: nn.Module, task: Task, device: torch.device | None = None) -> tuple[float, float]:
-    """FLOPs of one token, forward and in training, counted on two examples where these stand for all.
-
-    A mask of another size is other work, as are comparisons within a batch: where another seed, or twice as many
-    examples, cost otherwise, whole batches are counted, ``DRAWS`` of them where chance decides. ``device`` is where the
-    model lies: large ones take seconds on a processor.
-    """
-    device = device or torch.device("cpu")
-    batch = task.train_batch(0, 0, device)
-
-    def count(examples: int | None, seed: int) -> tuple[float, float]:
-        part = {key: value[:examples] for key, value in batch.items()}
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(seed)
-            forward, training = flops.count(objective, part)
-        return forward / task.tokens(part), training / task.tokens(part)
-
-    first, other, more = count(2, 0), count(2, 1), count(4, 0)
-    if first == other == more:
-        return first
-    counts = [count(None, seed) for seed in range(DRAWS if first != other else 1)]
-    forward, training = (sum(part) / len(counts) for part in zip(*counts, strict=True))
-    return forward, training
-
-
 class _Clock(L.Callback):
     """Notes when each optimizer step ended, and stops when enough were seen."""
 
@@ -101,9 +76,8 @@ class _Clock(L.Callback):
 
 def seconds_per_step(config: Config) -> float:
     """Seconds of one optimizer step here and now, as a run trains: the mean without the slowest tenth."""
-    from zoo.runs.run import quiet
-    from zoo.runs.session import make_loop, make_trainer
-    from zoo.training.loop import Stream
+    from zoo.training.data import Stream
+    from zoo.training.trainer import make_loop, make_trainer, quiet
 
     quiet()
     steps = WARM_UP + MOST_STEPS

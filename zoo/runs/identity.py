@@ -12,22 +12,23 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from zoo.config.compose import Config, components_of
-from zoo.errors import ZooError
-from zoo.files import read_row
-from zoo.registry.registry import Entry, target
+from zoo.base.errors import ZooError
+from zoo.config.tree import Config, components_of
+from zoo.registry.kinds import Entry
+from zoo.registry.registry import target
+from zoo.runs.row import read_row
 
 DETERMINING = ("dim", "layers", "steps", "seed", "gradient_clip", "objective", "task", "probe", "more_probes",
                "optimizer", "schedule")  # fmt: skip
 TRAINER = ("accelerator", "precision", "compile", "accumulate")
 CORE = (
     "zoo.training.build",
-    "zoo.contracts",
+    "zoo.base.contracts",
     "zoo.registry.factory",
     "zoo.measure.metrics",
     "zoo.training.loop",
     "zoo.training.parameter_groups",
-    "zoo.seeds",
+    "zoo.base.seeds",
 )
 """Modules of the core whose code a result depends on, besides the components' own."""
 SHARED = ("zoo.nn", "zoo.tasks")
@@ -130,3 +131,8 @@ def _counts(name: str, importer: str) -> bool:
     top = importer.split(".")[0]
     ours = name.startswith(SHARED) if top == "zoo" else name.split(".")[0] == top or name.startswith(SHARED)
     return ours and name != importer
+
+
+def folder_of(config: Config) -> Path:
+    """Where the run lives."""
+    return Path(config["runs"], config["experiment"], run_id(config))

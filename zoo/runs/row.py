@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from zoo.validation import (
+from zoo.base.files import read_json
+from zoo.base.validation import (
     anything,
     count,
     each_of,
@@ -92,3 +94,12 @@ def flaw(row: Any) -> str:
     """What is wrong with a row; nothing where it can be relied on."""
     wrong = EVERY(row) or (FINISHED if row["status"] == "finished" else OTHERS)(row)
     return wrong.lstrip(". ")
+
+
+SCHEMA = 1
+
+
+def read_row(path: Path) -> dict[str, Any] | None:
+    """A run's result, or ``None`` where there is none that can be relied on: not JSON, cut off, or of another form."""
+    row = read_json(path)
+    return None if flaw(row) else row

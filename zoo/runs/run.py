@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import traceback
-import warnings
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,16 +11,18 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from zoo.config.compose import Config, prepare
+from zoo.base.errors import Diverged, RunFailed, ZooError
+from zoo.base.files import atomic, sweep, write_json, write_yaml
+from zoo.config.hydra import prepare
 from zoo.config.limits import check_numbers
-from zoo.errors import Diverged, RunFailed, ZooError
-from zoo.files import atomic, read_row, sweep, write_json, write_yaml
+from zoo.config.tree import Config
 from zoo.runs.budget import settle
-from zoo.runs.identity import run_id
+from zoo.runs.identity import folder_of, run_id
+from zoo.runs.row import SCHEMA, read_row
 from zoo.training.processes import count, launch, rank
+from zoo.training.trainer import quiet
 
 Row = dict[str, Any]
-SCHEMA = 1
 
 
 def train(config: Config, beat: Callable[[int], None] | None = None, wait: bool = False) -> Row:
@@ -136,11 +137,6 @@ def is_current(row: Row, data_hash: str | None, chosen: Row) -> bool:
     return bool(row["data_hash"] == data_hash and made == chosen)
 
 
-def folder_of(config: Config) -> Path:
-    """Where the run lives."""
-    return Path(config["runs"], config["experiment"], run_id(config))
-
-
 def base_row(config: Config) -> Row:
     """What is known of a run before it starts."""
     return {
@@ -167,14 +163,3 @@ def _write_failure(config: Config, folder: Path, reason: str, trace: str, more: 
         write_json(folder / "result.json", {**base_row(config), "status": "failed", "error": reason, **more})
     except OSError as error:  # a full disk must not hide the first reason
         logging.getLogger("zoo").warning("the failure of %s cannot be recorded: %s", folder, error)
-
-
-def quiet() -> None:
-    """Lightning's hints are not about this run."""
-    for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module=r"lightning\..*")
-    warnings.filterwarnings("ignore", message=r"FSDP2-wrapped module .* returned a view tensor")  # nobody writes to it
-    warnings.filterwarnings(
-        "ignore", message=r".*does not have many workers.*|.*isinstance\(treespec.*|.*no `val_data.*"
-    )

@@ -8,15 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import torch
 
-from zoo.config.compose import Config
-from zoo.contracts import Probe, Task
+from zoo.config.tree import Config
 from zoo.measure import choices, embeddings, memory, weights
+from zoo.measure.flops import per_token
 from zoo.measure.metrics import asks, metric
-from zoo.registry.factory import Factory, build
-from zoo.runs.costs import per_token
+from zoo.runs.finished import start
 from zoo.runs.identity import code_hashes
 from zoo.training import hardware
 from zoo.training.build import (
@@ -29,16 +27,15 @@ from zoo.training.build import (
     make_probes,
     make_task,
     parameters,
-    start,
     trains,
-    user_error,
 )
-from zoo.training.callbacks import AtomicCheckpointIO, Heartbeat, Keeper, Progress, Signals
+from zoo.training.callbacks import Heartbeat, Keeper, Progress, Signals
 from zoo.training.ceiling import ceiling
 from zoo.training.checkpoint import keeper_state, load
+from zoo.training.data import Held, Stream
 from zoo.training.loggers import MetricsFile, finish_logger, make_logger
-from zoo.training.loop import Held, Loop, Stream
-from zoo.training.processes import count, local_count, rank
+from zoo.training.processes import count, rank
+from zoo.training.trainer import make_loop, make_trainer
 
 Row = dict[str, Any]
 
@@ -235,68 +232,6 @@ class Session:
             "data_hash": self.data_hash,
             "facts": self.model_facts,
         }
-
-
-def make_loop(
-    config: Config,
-    objective: torch.nn.Module,
-    task: Task,
-    record: Callable[[int, dict[str, float]], None],
-    probes: dict[str, Probe] | None = None,
-    graph: str | None = None,
-) -> Loop:
-    """The loop of a run, with its optimizer and schedule."""
-    steps = config["steps"]
-    schedule = user_error(build, config["schedule"], steps=steps)
-    optimizer = Factory(config["optimizer"])
-    return Loop(objective, task, optimizer, schedule, steps, config["seed"], config["log_every"], record, probes, graph)
-
-
-def make_trainer(config: Config, chosen: Row, callbacks: list[Any], folder: Path | str) -> L.Trainer:
-    """Lightning's trainer of a run, which writes nothing by itself."""
-    settings, accelerator, steps = config["trainer"], chosen["accelerator"], config["steps"]
-    processes = count()
-    every = min(config["evaluate_every"] or -(-steps // 10), steps)
-    return L.Trainer(
-        accelerator="gpu" if accelerator == "cuda" else accelerator,
-        devices=settings["devices"] if processes == 1 else local_count(),
-        num_nodes=max(1, processes // local_count()),
-        strategy=make_strategy(settings["strategy"], accelerator, processes),
-        precision=chosen["precision"],
-        max_steps=steps,
-        accumulate_grad_batches=settings["accumulate"],
-        gradient_clip_val=config["gradient_clip"],
-        val_check_interval=every * settings["accumulate"] or None,
-        check_val_every_n_epoch=None,
-        num_sanity_val_steps=0,
-        callbacks=callbacks,
-        plugins=[AtomicCheckpointIO()],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        default_root_dir=folder,
-    )
-
-
-def make_strategy(name: str, accelerator: str, processes: int) -> Any:
-    """Lightning's strategy for so many processes, which are there already."""
-    if processes == 1:
-        return "auto"
-    backend = "nccl" if accelerator == "cuda" else "gloo"
-    if name == "fsdp":
-        from lightning.pytorch.strategies import ModelParallelStrategy
-
-        return ModelParallelStrategy(
-            data_parallel_size=processes,
-            tensor_parallel_size=1,
-            save_distributed_checkpoint=False,  # one file, which one process reads as well
-            process_group_backend=backend,
-        )
-    from lightning.pytorch.strategies import DDPStrategy
-
-    return DDPStrategy(process_group_backend=backend)
 
 
 def reached(checkpoint: Path, identity: dict[str, str]) -> int:

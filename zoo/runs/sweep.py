@@ -15,12 +15,14 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
-from zoo.config.compose import Config, chooses, hydra_ready, key_of, prepare, resolve
-from zoo.config.explain import check, explained, refuse_repeated
+from zoo.base.errors import RunFailed, ZooError, first_of, many
+from zoo.base.files import read_json, write_json
+from zoo.config.compose import resolve
+from zoo.config.explain import check, explained
 from zoo.config.flags import ONLY_LOOKS, check_package, given
+from zoo.config.hydra import hydra_ready, prepare
 from zoo.config.sweep_values import how_many
-from zoo.errors import RunFailed, ZooError, first_of, many
-from zoo.files import read_json, write_json
+from zoo.config.tree import Config, chooses, key_of, refuse_repeated
 from zoo.runs import heartbeat as vigil
 from zoo.runs.identity import run_id
 from zoo.training.processes import count
@@ -220,7 +222,8 @@ def _is_basic(sweeper: Any) -> bool:
 def one_run(config: Config, multirun: bool) -> float | None:
     """Train one config and say what came out; the number goes to Hydra's sweepers."""
     from zoo.runs.budget import describe, settle
-    from zoo.runs.run import folder_of, train
+    from zoo.runs.identity import folder_of
+    from zoo.runs.run import train
 
     config = settle(config)
     if config.get("batch_found"):

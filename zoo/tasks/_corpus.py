@@ -9,7 +9,7 @@ from functools import cached_property, lru_cache
 from hashlib import md5, sha256
 from pathlib import Path
 
-from zoo.errors import ZooError
+from zoo.base.errors import ZooError
 from zoo.tasks._files import load_hub, read, walk
 
 SPLITS = ("train", "validation", "test")

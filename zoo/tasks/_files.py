@@ -8,8 +8,8 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from zoo.errors import ZooError, first_of
-from zoo.files import is_odd, refuse_odd
+from zoo.base.errors import ZooError, first_of
+from zoo.base.files import is_odd, refuse_odd
 
 
 def walk(root: Path, skipped: Collection[str] = (), say: bool = True) -> Iterator[Path]:

@@ -7,9 +7,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from zoo.contracts import Batch, Task
-from zoo.errors import ZooError
-from zoo.seeds import generator, tenth_of
+from zoo.base.contracts import Batch, Task
+from zoo.base.errors import ZooError
+from zoo.base.seeds import generator, tenth_of
 
 
 class Generated(Task):

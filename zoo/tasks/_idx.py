@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from zoo.errors import ZooError, needed
+from zoo.base.errors import ZooError, needed
 from zoo.tasks._files import read
 
 PATTERN = "*idx3-ubyte*"

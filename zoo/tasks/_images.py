@@ -14,10 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from zoo.contracts import Batch, Task
-from zoo.errors import ZooError, needed
+from zoo.base.contracts import Batch, Task
+from zoo.base.errors import ZooError, needed
+from zoo.base.seeds import generator
 from zoo.nn import held
-from zoo.seeds import generator
 from zoo.tasks._files import load_hub, walk
 from zoo.tasks._idx import PATTERN, read_idx
 from zoo.tasks._metrics import Ratios, label_accuracy

@@ -9,10 +9,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from zoo.contracts import Batch, Task
-from zoo.errors import ZooError
+from zoo.base.contracts import Batch, Task
+from zoo.base.errors import ZooError
+from zoo.base.seeds import generator
 from zoo.nn import sent
-from zoo.seeds import generator
 from zoo.tasks._generated import in_parts
 from zoo.tasks._metrics import Ratios, token_accuracy
 

@@ -12,7 +12,7 @@ from hashlib import md5
 from pathlib import Path
 from typing import Any
 
-from zoo.errors import ZooError
+from zoo.base.errors import ZooError
 from zoo.tasks._corpus import SPLITS
 from zoo.tasks._files import load_hub, read
 

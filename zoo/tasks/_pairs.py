@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from zoo.contracts import Batch, Task
+from zoo.base.contracts import Batch, Task
 from zoo.tasks._metrics import Ratios, token_accuracy
 
 PAD, START, END = 0, 1, 2

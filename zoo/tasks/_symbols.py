@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo.contracts import Batch
-from zoo.errors import ZooError
+from zoo.base.contracts import Batch
+from zoo.base.errors import ZooError
 from zoo.tasks._generated import Generated
 from zoo.tasks._pairs import FIRST, PairTask, pair_batch
 

@@ -8,8 +8,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from zoo.contracts import Batch
-from zoo.errors import ZooError
+from zoo.base.contracts import Batch
+from zoo.base.errors import ZooError
 from zoo.registry.registry import register
 from zoo.tasks._generated import Problems, at_least_one
 from zoo.tasks._pairs import FIRST, PairTask, Piece, joined, pair_batch

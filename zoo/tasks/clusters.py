@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from zoo.contracts import Batch
-from zoo.errors import ZooError
+from zoo.base.contracts import Batch
+from zoo.base.errors import ZooError
+from zoo.base.seeds import generator
 from zoo.nn import held
 from zoo.registry.registry import register
-from zoo.seeds import generator
 from zoo.tasks._generated import Generated
 from zoo.tasks._metrics import Ratios
 

@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from zoo.contracts import Batch
-from zoo.errors import ZooError
+from zoo.base.contracts import Batch
+from zoo.base.errors import ZooError
 from zoo.registry.registry import register
 from zoo.tasks._corpus import SPLITS, Corpus, documents, split_documents
 from zoo.tasks._generated import at_least_one

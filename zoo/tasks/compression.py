@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo.contracts import Batch
+from zoo.base.contracts import Batch
 from zoo.registry.registry import register
 from zoo.tasks._mad import MadTask
 from zoo.tasks._metrics import Ratios, token_accuracy

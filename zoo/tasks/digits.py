@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from zoo.errors import needed
+from zoo.base.errors import needed
 from zoo.registry.registry import register
 from zoo.tasks._images import Images, ImageTask
 

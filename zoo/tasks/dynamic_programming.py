@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo.contracts import Batch
+from zoo.base.contracts import Batch
 from zoo.registry.registry import register
 from zoo.tasks._generated import Problems, at_least_one
 from zoo.tasks._pairs import FIRST, PairTask, joined, pair_batch

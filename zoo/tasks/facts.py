@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo.contracts import Batch, Task
-from zoo.errors import ZooError
+from zoo.base.contracts import Batch, Task
+from zoo.base.errors import ZooError
+from zoo.base.seeds import generator
 from zoo.nn import held
 from zoo.registry.registry import register
-from zoo.seeds import generator
 from zoo.tasks._metrics import Ratios, nats, token_accuracy
 
 

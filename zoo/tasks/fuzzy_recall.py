@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo.contracts import Batch
-from zoo.errors import ZooError
+from zoo.base.contracts import Batch
+from zoo.base.errors import ZooError
 from zoo.nn import held
 from zoo.registry.registry import register
 from zoo.tasks._mad import MadTask

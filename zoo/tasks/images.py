@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from zoo.errors import ZooError
+from zoo.base.errors import ZooError
 from zoo.registry.registry import register
 from zoo.tasks._images import ImageTask, read_images
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from zoo.contracts import Batch
-from zoo.errors import ZooError
+from zoo.base.contracts import Batch
+from zoo.base.errors import ZooError
 from zoo.registry.registry import register
 from zoo.tasks._mad import MadTask
 

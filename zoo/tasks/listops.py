@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zoo.contracts import Batch, Task
-from zoo.errors import ZooError
+from zoo.base.contracts import Batch, Task
+from zoo.base.errors import ZooError
+from zoo.base.seeds import derive, tenth_of
 from zoo.nn import sent
 from zoo.registry.registry import register
-from zoo.seeds import derive, tenth_of
 from zoo.tasks._expressions import END, FIRST, OPERATORS, PAD, Integers, grow
 from zoo.tasks._generated import at_least_one, in_parts
 from zoo.tasks._metrics import Ratios, token_accuracy

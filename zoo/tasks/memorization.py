@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
-from zoo.contracts import Batch
+from zoo.base.contracts import Batch
+from zoo.base.seeds import generator
 from zoo.nn import held
 from zoo.registry.registry import register
-from zoo.seeds import generator
 from zoo.tasks._mad import MadTask
 
 

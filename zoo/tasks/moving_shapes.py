@@ -7,8 +7,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from zoo.contracts import Batch
-from zoo.errors import ZooError
+from zoo.base.contracts import Batch
+from zoo.base.errors import ZooError
 from zoo.registry.registry import register
 from zoo.tasks.shapes import KINDS, PLACES, RADII, Shapes, uniform
 

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo.contracts import Batch
-from zoo.errors import ZooError
+from zoo.base.contracts import Batch
+from zoo.base.errors import ZooError
+from zoo.base.seeds import generator
 from zoo.registry.registry import register
-from zoo.seeds import generator
 from zoo.tasks._corpus import SPLITS
 from zoo.tasks._metrics import Ratios, nats, token_accuracy
 from zoo.tasks._pair_files import read_pairs

@@ -8,8 +8,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from zoo.contracts import Batch
-from zoo.errors import ZooError
+from zoo.base.contracts import Batch
+from zoo.base.errors import ZooError
 from zoo.registry.registry import register
 from zoo.tasks._generated import Generated
 from zoo.tasks._metrics import Ratios, token_accuracy

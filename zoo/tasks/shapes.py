@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from zoo.contracts import Batch, Task
-from zoo.errors import ZooError
+from zoo.base.contracts import Batch, Task
+from zoo.base.errors import ZooError
+from zoo.base.seeds import generator
 from zoo.registry.registry import register
-from zoo.seeds import generator
 from zoo.tasks._metrics import Ratios, label_accuracy
 
 RADII, PLACES = (3.4, 5.2), (-3.0, 3.0)

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zoo.contracts import Batch, Task
-from zoo.errors import ZooError
+from zoo.base.contracts import Batch, Task
+from zoo.base.errors import ZooError
+from zoo.base.seeds import generator
 from zoo.registry.registry import register
-from zoo.seeds import generator
 from zoo.tasks._corpus import SPLITS, read_corpus
 from zoo.tasks._generated import at_least_one
 from zoo.tasks._metrics import Ratios, nats, token_accuracy

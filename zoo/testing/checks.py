@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from zoo.config.compose import prepare
-from zoo.errors import ZooError, unknown
+from zoo.base.errors import ZooError, unknown
+from zoo.config.hydra import prepare
 from zoo.registry.registry import entries, target
 from zoo.testing import crosses, linears, mixers, modules, objectives, others, tasks
 from zoo.testing.common import Check, laws_in

@@ -7,8 +7,8 @@ from itertools import chain
 from typing import Any
 from unittest import SkipTest
 
-from zoo.config.compose import Config, chooses, components_of
-from zoo.errors import ZooError
+from zoo.base.errors import ZooError
+from zoo.config.tree import Config, chooses, components_of
 from zoo.registry.registry import entries, generation
 
 SMALL = ("steps=2", "dim=32", "layers=1", "trainer.progress=false", "trainer.accelerator=cpu", "budget=none")

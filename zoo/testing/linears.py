@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from zoo.contracts import HasLowBitWeight, PackedWeight
+from zoo.base.contracts import HasLowBitWeight, PackedWeight
 from zoo.testing import parts
 from zoo.testing.common import each_token_alone, inputs, sized
 from zoo.testing.parts import DIM, LENGTH

@@ -12,7 +12,7 @@ from unittest import SkipTest
 import torch
 from torch import Tensor, nn
 
-from zoo.contracts import HasInactiveParameters
+from zoo.base.contracts import HasInactiveParameters
 from zoo.testing import parts
 from zoo.testing.common import Check, call, close, coupled, inputs, seeded, sized
 

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from zoo.config.compose import Config
-from zoo.contracts import Batch
-from zoo.errors import ZooError
+from zoo.base.contracts import Batch
+from zoo.base.errors import ZooError
+from zoo.config.tree import Config
 from zoo.measure.metrics import trained_modules
 from zoo.registry.registry import generation, target
 from zoo.testing import parts

@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from zoo.config.compose import Config, compose
+from zoo.config.compose import compose
+from zoo.config.tree import Config
 from zoo.registry.factory import Factory
 from zoo.registry.nodes import COMPONENT
 from zoo.registry.registry import generation

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from zoo.contracts import Batch, Task
-from zoo.errors import ZooError
+from zoo.base.contracts import Batch, Task
+from zoo.base.errors import ZooError
 from zoo.registry.factory import build
 from zoo.testing import parts
 from zoo.testing.common import DEVICE

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Callable
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import nn
 
-from zoo.config.compose import Config
-from zoo.contracts import HasEmbedding, HasImplementations, HasInactiveParameters, PackedWeight, Probe, Task
-from zoo.errors import ZooError
+from zoo.base.contracts import HasEmbedding, HasImplementations, HasInactiveParameters, PackedWeight, Probe, Task
+from zoo.base.errors import ZooError
+from zoo.base.seeds import derive
+from zoo.config.tree import Config
 from zoo.measure.metrics import fit, labelled, labels_key, trained_modules
 from zoo.registry.factory import build
-from zoo.seeds import derive
 
 
 def make_task(config: Config) -> Task:
@@ -121,24 +119,6 @@ def fitted_probes(config: Config, objective: Any, task: Task) -> dict[str, Probe
 
 def _name(config: Config, kind: str) -> str:
     return str(config[kind]["_component_"].split("/")[1])
-
-
-def start(objective: nn.Module, folder: Path) -> None:
-    """Take the weights of a finished run; a low-bit linear has the names of a dense one, so it starts from that.
-
-    Norms that the run has not keep the values that they start with.
-
-    Raises:
-        ZooError: the folder holds no finished run, or its weights do not fit.
-    """
-    from zoo.models.load import fill, finished
-
-    tensors = finished(folder).weights()
-    norms = {name for name, parameter in objective.named_parameters() if parameter.ndim == 1} - tensors.keys()
-    if norms:
-        warnings.warn(f"start_from={folder} has no {', '.join(sorted(norms))}: these start as they are", stacklevel=2)
-    own = objective.state_dict()
-    fill(objective, tensors | {name: own[name] for name in norms}, f"start_from={folder}")
 
 
 def user_error(function: Callable[..., Any], *arguments: Any, **facts: Any) -> Any:

@@ -14,20 +14,13 @@ import lightning as L
 import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 
-from zoo.files import atomic
+from zoo.base.errors import Interrupted
+from zoo.base.files import atomic
 from zoo.training.cuda_graphs import PLAIN_STEPS
-from zoo.training.loop import Stream
+from zoo.training.data import Stream
 
 STARTING = PLAIN_STEPS + 2
 """Batches in which compilers and libraries start, and a step may be recorded: they say nothing about speed."""
-
-
-class Interrupted(BaseException):
-    """The run was asked to stop and saved itself; ``signum`` says by which signal."""
-
-    def __init__(self, signum: int) -> None:
-        super().__init__(f"interrupted by {signal.Signals(signum).name}")
-        self.signum = signum
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -147,8 +140,8 @@ class Keeper(L.Callback):
             return False, None
         said = torch.tensor([int(save), self.signals.noted or 0], device=trainer.strategy.root_device)
         torch.distributed.all_reduce(said, torch.distributed.ReduceOp.MAX)
-        wish, noted = said.tolist()
-        return bool(wish), noted or None
+        save_now, noted = said.tolist()
+        return bool(save_now), noted or None
 
     def on_validation_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Stop the clock: training speed does not include evaluation."""

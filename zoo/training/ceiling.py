@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from zoo.files import read_json, write_json
+from zoo.base.files import read_json, write_json
 from zoo.training.hardware import runs_at_once
 
 SIZES = (4096, 8192)

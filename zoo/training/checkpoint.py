@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from zoo.files import refuse_odd
+from zoo.base.files import refuse_odd
 
 
 def load(checkpoint: Path) -> dict[str, Any]:

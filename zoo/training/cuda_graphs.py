@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zoo.contracts import Batch
-from zoo.errors import ZooError
+from zoo.base.contracts import Batch
+from zoo.base.errors import ZooError
 
 Passes = tuple[Tensor, list[Tensor]]
 """A loss, and the gradient of each parameter that has one."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from zoo.contracts import HasShards
+from zoo.base.contracts import HasShards
 
 CALLED = ("embed", "step", "read", "predict")
 """Methods of an objective, besides its forward pass, that compute with its weights."""

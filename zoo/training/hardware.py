@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from zoo.config.compose import Config
-from zoo.errors import ZooError, unknown
+from zoo.base.errors import ZooError, unknown
+from zoo.config.tree import Config
 from zoo.training.processes import STRATEGIES, count
 
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda")
@@ -154,13 +154,13 @@ def describe(accelerator: str) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """What a result depends on besides its code."""
+    from importlib.metadata import version
+
     import lightning
     import numpy
 
-    import zoo
-
     return {
-        "zoo": zoo.__version__,
+        "zoo": version("zoo"),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "lightning": lightning.__version__,

@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from zoo.config.compose import Config
-from zoo.errors import ZooError, needed, unknown
+from zoo.base.errors import ZooError, needed, unknown
+from zoo.config.tree import Config
 
 FIELDS = ("step", "seconds", "name", "value")
 

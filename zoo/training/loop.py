@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import lightning as L
 import torch
 from torch import Tensor
 
-from zoo.contracts import (
+from zoo.base.contracts import (
     Batch,
     HasAfterOptimizerStep,
     HasProgress,
@@ -19,62 +19,17 @@ from zoo.contracts import (
     Schedule,
     Task,
 )
-from zoo.errors import ZooError
+from zoo.base.errors import ZooError
+from zoo.base.seeds import reseed
 from zoo.measure.decay import Tally
 from zoo.measure.embeddings import diagnostics
 from zoo.measure.metrics import asks, fit, judge, labelled, trained_modules
 from zoo.registry.factory import Factory
-from zoo.seeds import reseed
 from zoo.training import cuda_graphs as graphs
 from zoo.training.cuda_graphs import StepGraph
 from zoo.training.fsdp import shard_
 from zoo.training.losses import LossWatch
 from zoo.training.parameter_groups import parameter_groups
-
-
-class Stream:
-    """Training batches as a function of seed and position; ``position`` moves when a run is resumed."""
-
-    def __init__(
-        self, task: Task, seed: int, device: torch.device, length: int, part: tuple[int, int] = (0, 1)
-    ) -> None:
-        self.task, self.seed, self.device, self.length, self.position = task, seed, device, length, 0
-        self.part = part
-
-    def __len__(self) -> int:
-        """Batches of the whole run."""
-        return self.length
-
-    def __iter__(self) -> Iterator[Batch]:
-        """Batches from ``position`` on."""
-        for position in range(self.position, self.length):
-            yield self._mine(self.task.train_batch(position, self.seed, self.device))
-
-    def _mine(self, batch: Batch) -> Batch:
-        """This process's rows: all processes together have the batch that one alone would have."""
-        number, processes = self.part
-        if processes == 1:
-            return batch
-        rows = len(batch["inputs"])
-        if rows % processes:
-            raise ZooError(f"a batch of {rows} cannot be dealt out to {processes} processes evenly; change its size")
-        size = rows // processes
-        return {key: value[number * size : (number + 1) * size] for key, value in batch.items()}
-
-
-class Held:
-    """Held-out batches as one loader: to Lightning a plain list would be many loaders."""
-
-    def __init__(self, batches: list[Batch]) -> None:
-        self.batches = batches
-
-    def __len__(self) -> int:
-        """How many there are."""
-        return len(self.batches)
-
-    def __iter__(self) -> Iterator[Batch]:
-        """Each of them."""
-        return iter(self.batches)
 
 
 class Loop(L.LightningModule):
@@ -86,7 +41,7 @@ class Loop(L.LightningModule):
 
     Args:
         record: receives ``(step, {name: value})`` at each flush and each evaluation.
-        graph: ``auto`` or ``true`` where forward and backward may or must be one launch (:mod:`zoo.training.cuda_graphs`).
+        graph: ``auto`` or ``true`` where forward and backward may or must be one CUDA graph.
     """
 
     def __init__(

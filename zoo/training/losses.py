@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo.errors import Diverged
+from zoo.base.errors import Diverged
 from zoo.nn import processes, sum_over_processes
 
 WINDOW = 100

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from zoo.contracts import HasLearningRateScales, HasNoWeightDecay
+from zoo.base.contracts import HasLearningRateScales, HasNoWeightDecay
 
 
 def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:

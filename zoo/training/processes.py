@@ -16,7 +16,7 @@ from multiprocessing import get_all_start_methods
 from pathlib import Path
 from typing import Any
 
-from zoo.errors import RunFailed
+from zoo.base.errors import RunFailed
 
 HANDLED = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT") if hasattr(signal, name)]
 STRATEGIES = ("auto", "ddp", "fsdp")
@@ -73,7 +73,7 @@ def launch(number: int, function: Callable[..., Any], *arguments: Any) -> Any:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    from zoo.training.callbacks import Interrupted
+    from zoo.base.errors import Interrupted
 
     # a rendezvous on this machine's loopback; the store lives in this process
     config = LaunchConfig(

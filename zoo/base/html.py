@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from zoo.files import atomic
+from zoo.base.files import atomic
 
 
 def write_html(

@@ -10,8 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from zoo.runs.row import flaw
-
 PARTIAL = ".partial-"
 """Between a file's name and its writer's process, as long as it is not whole."""
 
@@ -84,12 +82,6 @@ def read_yaml(path: Path) -> Any:
         return yaml.safe_load(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError, RecursionError, ValueError, yaml.YAMLError):
         return None
-
-
-def read_row(path: Path) -> dict[str, Any] | None:
-    """A run's result, or ``None`` where there is none that can be relied on: not JSON, cut off, or of another form."""
-    row = read_json(path)
-    return None if flaw(row) else row
 
 
 def read_json(path: Path) -> Any:

@@ -1,0 +1,122 @@
+"""The kinds of components, the facts that each kind may be told, and a component as its source describes it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from zoo.registry.signature import Parameter
+
+KINDS: dict[str, str] = {
+    "mixer": "mixes along the sequence: (B, L, D), state -> (B, L, D), state",
+    "cross": "reads another sequence: (B, L, D), what read(memory) made of (B, M, D) -> (B, L, D)",
+    "ffn": "mixes the channels of each token alone: (B, L, D) -> (B, L, D)",
+    "linear": "a matrix multiply: (..., in_features) -> (..., out_features)",
+    "norm": "normalises the channels: (..., D) -> (..., D)",
+    "position": "says where a token is",
+    "stem": "raw inputs -> (B, L, D)",
+    "backbone": "the residual stream: (B, L, D), state -> (B, L, D), state",
+    "objective": "heads and a loss over a backbone: batch -> {'loss': ...}",
+    "task": "data and the metric that judges it",
+    "family": "a published family of models: its weights become ours, and back",
+    "probe": "judges embeddings: fitted to labelled ones, (N, D) -> logits (N, C)",
+    "optimizer": "named parameter groups -> torch.optim.Optimizer",
+    "schedule": "step -> a multiplier of the learning rate",
+}
+
+
+_PLACE = frozenset({"dim", "layer", "depth", "causal", "max_len", "grid"})
+
+
+_DATA = frozenset({"vocab_size", "classes", "label_classes", "image_size", "channels"})
+
+
+FACTS: dict[str, frozenset[str]] = {
+    "mixer": _PLACE,
+    "cross": _PLACE,
+    "ffn": _PLACE,
+    "linear": _PLACE | {"in_features", "out_features", "bias"},
+    "norm": _PLACE,
+    "position": _PLACE | {"heads", "head_dim"},
+    "stem": _PLACE | _DATA,
+    "backbone": _PLACE | {"reader"},
+    "objective": _PLACE | _DATA,
+    "task": frozenset(),
+    "family": frozenset(),
+    "probe": frozenset({"classes", "dim"}),
+    "optimizer": frozenset({"parameters"}),
+    "schedule": frozenset({"steps"}),
+}
+"""What the place where a component sits tells it at build time; a signature asks for the subset that it needs."""
+
+
+_NAME = r"[A-Z][\w'-]+"
+
+
+_CITATION = re.compile(
+    rf"((?:van den )?{_NAME}(?: et al\.|(?:, {_NAME})* (?:and|&) {_NAME})?,? (?:19|20)\d\d)"
+    r"(?:,[^.;:()]*?(arXiv:\d{4}\.\d{4,5}))?"
+)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What is known of a component without importing it."""
+
+    kind: str
+    name: str
+    module: str
+    qualname: str
+    parameters: tuple[Parameter, ...]
+    doc: str
+    provider: str = "here"
+    choices: tuple[tuple[str, str], ...] = ()
+    """Options of other groups that this one brings along, unless the user says otherwise."""
+
+    @property
+    def path(self) -> str:
+        """Where the component is defined, as ``module.qualname``."""
+        return f"{self.module}.{self.qualname}"
+
+    @property
+    def summary(self) -> str:
+        """The first line of the docstring."""
+        return self.doc.strip().split("\n")[0] if self.doc else ""
+
+    @property
+    def citation(self) -> str:
+        """The first paper that the docstring names, as it does: ``Gu and Dao 2023, arXiv:2312.00752``, or nothing."""
+        found = _CITATION.search(" ".join(self.doc.split()))
+        plainly = re.search(r"arXiv:\d{4}\.\d{4,5}", self.doc)
+        return ", ".join(filter(None, found.groups())) if found else plainly[0] if plainly else ""
+
+    def said_of(self, parameter: str) -> str:
+        """What the docstring says of a parameter: its line under ``Args``, or the sentences that name it in quotes."""
+        listed = re.search(
+            rf"^ *{parameter}(?: \([^)]*\))?: (.+(?:\n(?! *\w+(?: \([^)]*\))?:|\s*\n).+)*)", self.doc, re.M
+        )
+        if listed:
+            return " ".join(listed[1].split())
+        text = " ".join(self.doc.split())
+        sentences: list[str] = []
+        for part in re.split(r"(?<=[.;])(?<!al\.)(?<!\be\.g\.) +", text):
+            if sentences and sentences[-1].count("(") > sentences[-1].count(")"):  # no end within brackets: (1 .. N)
+                sentences[-1] += f" {part}"
+            else:
+                sentences.append(part)
+        return " ".join(part for part in sentences if re.search(rf"``{parameter}(?:=[^`]*)?``", part))
+
+    def components(self) -> dict[str, str]:
+        """Parameters that are components themselves, with the kind of each."""
+        return {p.name: kind for p in self.parameters if (kind := kind_of_parameter(p.name))}
+
+    def hyperparameters(self) -> list[Parameter]:
+        """Parameters that a config may set: neither facts of the place nor components."""
+        facts = FACTS[self.kind]
+        return [p for p in self.parameters if p.name not in facts and not kind_of_parameter(p.name)]
+
+
+def kind_of_parameter(name: str) -> str | None:
+    """The kind of component that a parameter of this name takes: ``linear``, ``alternate_mixer``, or none."""
+    last = name.rsplit("_", 1)[-1]
+    return name if name in KINDS else last if last in KINDS else None

@@ -1,0 +1,140 @@
+"""A finished run, read back from its folder."""
+
+from __future__ import annotations
+
+import shlex
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from zoo.base.errors import ZooError, first_of
+from zoo.base.files import read_yaml
+from zoo.base.validation import Form, anything, count, integer, many, maybe, number, record, simple, table, text
+from zoo.config.hydra import prepare
+from zoo.config.tree import Config, refuse_foreign
+from zoo.registry.nodes import COMPONENT
+from zoo.registry.renames import modernised
+from zoo.runs.row import read_row
+from zoo.training.checkpoint import keeper_state
+from zoo.training.checkpoint import load as load_checkpoint
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished run, read back from its folder."""
+
+    folder: Path
+    config: Config
+    row: dict[str, Any]
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """The objective's tensors by name, from the last checkpoint.
+
+        Raises:
+            ZooError: there is none that can be read, or the run is being made again just now, on other data perhaps.
+        """
+        path = self.folder / "checkpoints" / "last.ckpt"
+        try:
+            saved = load_checkpoint(path)
+            step, made = saved["global_step"], keeper_state(saved).get("identity", {})
+        except Exception as error:
+            raise ZooError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
+        row = self.row
+        if (
+            step != row["steps"]
+            or made.get("data_hash") != row["data_hash"]
+            or made.get("precision") != row["precision"]
+        ):
+            raise ZooError(
+                f"{path} is at step {step} of another making of this run than its result; finish it: {self.command()}"
+            )
+        return {name.removeprefix("objective."): tensor for name, tensor in saved["state_dict"].items()}
+
+    def command(self) -> str:
+        """What to type to make the run, or to go on with it."""
+        return _command(self.config)
+
+
+def _command(config: Config) -> str:
+    words = [word for word in config["overrides"] if not word.startswith(("experiment=", "runs="))]
+    return "zoo train " + shlex.join([*words, f"experiment={config['experiment']}", f"runs={config['runs']}"])
+
+
+def finished(folder: Path) -> Finished:
+    """The run in a folder.
+
+    Raises:
+        ZooError: there is none, or it is not finished.
+    """
+    row, config = read_row(folder / "result.json"), read_yaml(folder / "config.yaml")
+    if COMMAND(config):
+        raise ZooError(f"{folder} is not a run; expected a folder such as runs/train/<id>, as zoo train prints it")
+    prepare()
+    config = modernised(config)
+    refuse_foreign(config, str(folder / "config.yaml"))
+    if not row or row["status"] != "finished":
+        state = f"it failed: {row.get('error')}" if row and row["status"] == "failed" else "it was started only"
+        raise ZooError(f"{folder} is not a finished run ({state}); finish it: {_command(config)}")
+    if wrong := CONFIG(config):
+        raise ZooError(
+            f"{folder / 'config.yaml'} is damaged ({wrong.lstrip('. ')}); make the run again: {_command(config)}"
+        )
+    return Finished(folder, config, row)
+
+
+def fill(model: nn.Module, tensors: dict[str, torch.Tensor], source: str) -> None:
+    """Load tensors that must fit exactly.
+
+    Raises:
+        ZooError: a name is missing, unknown or of another shape; the message names the first of them.
+    """
+    own = model.state_dict()
+    problems = [f"it has no {name}" for name in own.keys() - tensors.keys()]
+    problems += [f"the model has no {name}" for name in tensors.keys() - own.keys()]
+    problems += [
+        f"{name} is {tuple(tensors[name].shape)}, the model's {tuple(own[name].shape)}"
+        for name in own.keys() & tensors.keys()
+        if own[name].shape != tensors[name].shape
+    ]
+    if problems:
+        raise ZooError(f"{source} does not fit this model: {first_of(sorted(problems))}")
+    model.load_state_dict(tensors)
+
+
+def component(kind: str) -> Form:
+    """The config of a component of this kind; whether it is registered is another question."""
+    expected = f"a component, {COMPONENT}: {kind}/NAME"
+    return simple(expected, lambda node: isinstance(node, dict) and str(node.get(COMPONENT)).startswith(f"{kind}/"))
+
+
+COMMAND = record({"overrides": many(text), "experiment": text, "runs": text})
+"""What says how to make the run again."""
+
+
+CONFIG = record({
+    **{kind: component(kind) for kind in ("objective", "task", "probe", "optimizer", "schedule")},
+    "more_probes": table(component("probe")), "dim": count, "layers": count, "steps": count, "seed": integer,
+    "gradient_clip": maybe(number), "trainer": table(anything),
+})  # fmt: skip
+
+
+def start(objective: nn.Module, folder: Path) -> None:
+    """Take the weights of a finished run; a low-bit linear has the names of a dense one, so it starts from that.
+
+    Norms that the run has not keep the values that they start with.
+
+    Raises:
+        ZooError: the folder holds no finished run, or its weights do not fit.
+    """
+    from zoo.runs.finished import fill, finished
+
+    tensors = finished(folder).weights()
+    norms = {name for name, parameter in objective.named_parameters() if parameter.ndim == 1} - tensors.keys()
+    if norms:
+        warnings.warn(f"start_from={folder} has no {', '.join(sorted(norms))}: these start as they are", stacklevel=2)
+    own = objective.state_dict()
+    fill(objective, tensors | {name: own[name] for name in norms}, f"start_from={folder}")
