@@ -320,7 +320,7 @@ def ledger(apart):
     """A small comparison, tuned and reported, as ``zoo compare`` leaves it."""
     from zoo.base.files import write_json
     from zoo.comparison.plan import describe, make_plan
-    from zoo.runs.run import train
+    from zoo.runs.train import train
 
     plan = make_plan("smoke", ["compare.archs=[lstm,gru]", "compare.baseline=lstm", "compare.only=[parity]",
                                "compare.name=small", *SMALL])  # fmt: skip
@@ -689,7 +689,8 @@ WITHIN_RULES = (
 
 @pytest.mark.parametrize("path", WITHIN_RULES, ids=str)
 def test_garbage_deep_in_the_rules_is_refused_or_shown(ledger, path):
-    from zoo.comparison.plan_file import RULES
+    from zoo.base.validation import flaw
+    from zoo.comparison.plan_file import PlanFile
 
     rules = ledger / "comparison.json"
     whole = json.loads(rules.read_bytes())
@@ -700,9 +701,9 @@ def test_garbage_deep_in_the_rules_is_refused_or_shown(ledger, path):
         "published": [{"contestant": first, "task": "parity", "value": 1, "source": "a", "at": "16", "settings": "b"}],
         "claims": [{"says": "so", "better": first, "than": second}],
     }
-    assert not RULES(whole)
+    assert not flaw(whole, PlanFile)
     for found in spoilt(whole, path):
-        if not RULES(found):  # else it is refused, as another test shows
+        if not flaw(found, PlanFile):  # else it is refused, as another test shows
             with holding(rules, found):
                 assert read(ledger, page=True)
 
@@ -846,7 +847,7 @@ READ_AGAIN = ("schema", "id", "status", "task", "metric", "precision", "test_har
 def test_the_same_command_goes_on_whatever_its_row_holds(ledger, no_training, key):
     """A finished run is not made twice; what is not one is made again."""
     from zoo.runs.row import read_row
-    from zoo.runs.run import train
+    from zoo.runs.train import train
 
     run = run_of(ledger)
     path, config = run / "result.json", config_of(run)
@@ -881,7 +882,7 @@ def test_what_is_said_of_a_run_that_was_finished_before_needs_no_more_than_it_ha
 @FEWER
 @given(st.binary(max_size=60) | st.sampled_from((b"", b"{}", b"[]", b'{"schema": 1, "status": "finished"}')))
 def test_the_same_command_goes_on_beside_garbage(ledger, content):
-    from zoo.runs.run import train
+    from zoo.runs.train import train
 
     run = run_of(ledger)
     with pytest.MonkeyPatch.context() as patch, holding(run / "result.json", content):

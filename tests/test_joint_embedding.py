@@ -13,7 +13,7 @@ import zoo
 from zoo.measure import flops
 from zoo.measure.embeddings import collapse, diagnostics
 from zoo.measure.metrics import labelled, trained_modules
-from zoo.runs.run import train
+from zoo.runs.train import train
 from zoo.testing.parts import factory
 from zoo.training.build import make_objective, make_probes, make_task
 from zoo.training.loop import Loop
@@ -138,7 +138,7 @@ def test_the_teacher_is_its_formula_to_the_bit_under_accumulation(here, monkeypa
     monkeypatch.setattr(Loop, "on_train_batch_end", noted)
     words = [*SMALL, "objective=jepa", "objective.momentum=0.9", "probe=linear", "task.test_size=8", "steps=5", "trainer.accumulate=2",
              "trainer.progress=false", "trainer.accelerator=cpu"]  # fmt: skip
-    from zoo.runs.identity import folder_of
+    from zoo.runs.run import folder_of
 
     config = zoo.compose(*words)
     first = {
