@@ -32,8 +32,9 @@ class MaskedToken(nn.Module):
 
     Args:
         ratio: share of each sequence's positions to predict, above 0 and at most 1. At least one position is chosen.
-        span: number of neighbouring tokens that are hidden together and treated alike (Joshi et al. 2019,
-            arXiv:1907.10529, who draw the length of each span). The number of positions is rounded to whole spans.
+        span: number of neighbouring tokens that are hidden together and treated alike (Joshi et al.
+            2019, arXiv:1907.10529, who draw the length of each span). The number of positions is rounded to whole
+            spans.
         mask_token: number of the token that stands for a hidden one. By default a new token is added to the vocabulary.
         transform: put BERT's projection, GELU and norm before the output projection.
         bias: give the output projection a bias.

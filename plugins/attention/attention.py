@@ -20,8 +20,8 @@ class Attention(Heads):
         heads: number of query heads. By default one per ``head_dim`` channels, or per 32 channels where that is not
             given.
         kv_heads: number of key and value heads, which must divide ``heads``. By default as many as ``heads``. Fewer is
-            grouped-query attention (Ainslie et al. 2023, arXiv:2305.13245), 1 is multi-query attention (Shazeer 2019,
-            arXiv:1911.02150).
+            grouped-query attention (Ainslie et al. 2023, arXiv:2305.13245), 1 is multi-query attention (Shazeer
+            2019, arXiv:1911.02150).
         head_dim: channels per head. By default ``dim / heads``.
         window: number of tokens that a token sees, itself and those before it; in an encoder as many after it as before
             (Beltagy et al. 2020, arXiv:2004.05150). By default the whole sequence.

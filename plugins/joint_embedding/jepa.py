@@ -29,12 +29,12 @@ class JEPA(nn.Module):
         momentum: share of its old weights that the teacher keeps at each step, from 0 to 1. It rises linearly to 1 by
             the end.
         loss: error of the predicted embeddings. ``smooth_l1`` is linear for large errors, ``l2`` is the mean square.
-        regulariser: what keeps embeddings from collapsing to one: ``variance_covariance`` (Bardes et al. 2021,
-            arXiv:2105.04906) or ``sigreg`` (Balestriero and LeCun 2025, arXiv:2511.08544), on the mean over visible
-            places.
+        regulariser: what keeps embeddings from collapsing to one: ``variance_covariance`` (Bardes et al.
+            2021, arXiv:2105.04906) or ``sigreg`` (Balestriero and LeCun 2025, arXiv:2511.08544), on the mean over
+            visible places.
         regulariser_weight: weight of the regulariser in the loss, at least 0.
-        averaged_layers: number of the teacher's last layers whose mean is the target (Baevski et al. 2022,
-            arXiv:2202.03555, data2vec).
+        averaged_layers: number of the teacher's last layers whose mean is the target (Baevski et al.
+            2022, arXiv:2202.03555, data2vec).
         blocks: number of target rectangles per image.
         target_scale: range of a target's area, as a share of the image.
         target_aspect: range of a target's height over its width.

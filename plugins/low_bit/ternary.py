@@ -19,9 +19,9 @@ class Ternary(LowBitLinear):
     of a state space follow ``precise_linear`` instead.
 
     Args:
-        method: ``bitnet`` rounds ``W / mean|W|``. ``median`` divides by the median instead (Nielsen et al. 2024,
-            arXiv:2407.09527). ``twn`` sets weights below ``0.7 mean|W|`` to zero and scales by the mean of the rest (Li
-            et al. 2016, arXiv:1605.04711).
+        method: ``bitnet`` rounds ``W / mean|W|``. ``median`` divides by the median instead (Nielsen et al.
+            2024, arXiv:2407.09527). ``twn`` sets weights below ``0.7 mean|W|`` to zero and scales by the mean of the
+            rest (Li et al. 2016, arXiv:1605.04711).
         by_row: give each output its own scale, instead of one for the matrix.
         activation_bits: bits that each token's inputs are rounded to, 2 to 8, with one scale per token. null leaves
             them as they are.

@@ -24,10 +24,10 @@ class RotaryPosition(Position):
 
     Args:
         base: sets the slowest rotation, above 1. Larger bases tell more distant positions apart.
-        scaling: how a model reads beyond its trained length. ``linear`` divides positions (Chen et al. 2023,
-            arXiv:2306.15595). ``ntk`` raises the base, so that slow rotations stretch and fast ones hardly change (Peng
-            and Quesnelle 2023). ``yarn`` slows only slow rotations and sharpens the scores (Peng et al. 2023,
-            arXiv:2309.00071). ``llama3`` is the blend of Llama 3.1 (Dubey et al. 2024, arXiv:2407.21783).
+        scaling: how a model reads beyond its trained length. ``linear`` divides positions (Chen et al.
+            2023, arXiv:2306.15595). ``ntk`` raises the base, so that slow rotations stretch and fast ones hardly change
+            (Peng and Quesnelle 2023). ``yarn`` slows only slow rotations and sharpens the scores (Peng et al.
+            2023, arXiv:2309.00071). ``llama3`` is the blend of Llama 3.1 (Dubey et al. 2024, arXiv:2407.21783).
         factor: how many times the trained length is to be read, at least 1. Above 1 it needs a ``scaling``.
         trained_len: the length in tokens that the model was trained on. ``yarn`` and ``llama3`` need it.
     """
