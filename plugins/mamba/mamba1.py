@@ -19,7 +19,7 @@ from .time_invariant import time_invariant
 
 @register("mixer", "mamba1")
 class Mamba1(nn.Module):
-    """A selective state space: each token decides how much of it, and of the past, is remembered.
+    """A selective state space: each token decides what is remembered.
 
     ``h_t = exp(dt_t A) h_{t-1} + dt_t B_t u_t`` and ``y_t = C_t h_t + D u_t``, then ``out(y * silu(z))``. Gu and Dao
     2023, "Mamba", arXiv:2312.00752. The inputs u and the gate z are projections of the token to ``expand * dim``

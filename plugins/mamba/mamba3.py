@@ -145,7 +145,7 @@ class Mamba3(nn.Module):
         scaled = x_BLHK * weight_BLH.unsqueeze(-1)
         asked = state is not None
         y_BLHK, memory = ssd(scaled, decay_BLH, B_BLHN, C_BLHN, memory, self.chunk, own=False, last=asked)
-        # add what a token says at its own step, with its first weight only, and the skip D x
+        # add each token's term at its own step, with its first weight only, and the skip D x
         y_BLHK = torch.addcmul(y_BLHK, own_BLH.unsqueeze(-1), x_BLHK)
         # the next state: h, the angle, and the last token's x and B, which enter once more
         if asked:
