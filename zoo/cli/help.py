@@ -202,8 +202,8 @@ zoo check ./FILE.py [OVERRIDE ...]: test all that a file or module registers
 
 The laws are about shapes, splitting at random cuts, causality, gradients,
 state, padding, saving, bfloat16, compiling, cost and learning. A run of two
-steps comes last. If a law is broken, the output names it, says what broke it, and
-gives the smallest input that does. The exit status is then 1.
+steps comes last. If a law is broken, the output names it, says what broke it,
+and gives the smallest input that does. The exit status is then 1.
 
 FILE may also be the folder of a package or of a project. A class may say what
 it cannot keep, and why:
