@@ -4,11 +4,7 @@ import pytest
 
 import zoo
 from zoo.base.errors import ZooError
-from zoo.config.hydra import prepare
-from zoo.registry import renames as deprecations
 from zoo.registry.kinds import Entry
-from zoo.registry.registry import entries, entry
-from zoo.registry.renames import Renamed
 from zoo.registry.signature import Parameter
 from zoo.testing import parametrize_with_checks
 
@@ -108,46 +104,6 @@ def test_checks_of_ones_own_components_alone():
     assert {case.values[0] for case in mark.args[1]} == {"rmsnorm"}
     with pytest.raises(ZooError, match="Did you mean rmsnorm"):
         parametrize_with_checks("norm", names=["rmsnom"])
-
-
-def test_a_renamed_component_and_option_work_with_a_warning(zoo_main, monkeypatch):
-    table = (Renamed("mixer=lsmt", "mixer=lstm", "9.0"), Renamed("task.size", "task.length", "9.0"))
-    monkeypatch.setattr(deprecations, "ALIASES", table)
-    words = ["task=parity", "dim=16", "layers=1", "--cfg", "job", "-p", "task"]
-    status, out, err = zoo_main("train", "mixer=lsmt", "task.size=12", *words)
-    assert status == 0, err
-    assert "length: 12" in out
-    assert "mixer=lsmt is called mixer=lstm now; the old name works until version 9.0" in err
-    with pytest.warns(UserWarning, match="task.size is called task.length now"):
-        assert zoo.compose("task=parity", "task.size=12")["task"]["length"] == 12
-    with pytest.warns(UserWarning, match="is called mixer=lstm"):
-        assert entry("mixer", "lsmt").name == "lstm"
-
-
-def test_models_saved_before_a_rename_load_after_it(zoo_main, here, monkeypatch):
-    words = ["task=parity", "steps=1", "dim=16", "layers=1", "trainer.progress=false", "trainer.accelerator=cpu"]
-    row = zoo.train(zoo.compose(*words))
-    folder = here / "runs/train" / row["id"]
-    config = folder / "config.yaml"
-    text = config.read_text().replace("mixer/attention", "mixer/attn").replace(" heads:", " heds:")
-    assert "mixer/attn\n" in text
-    assert " heds:" in text
-    config.write_text(text)
-    table = (Renamed("mixer=attn", "mixer=attention", "9.0"), Renamed("mixer.heds", "mixer.heads", "9.0"))
-    monkeypatch.setattr(deprecations, "ALIASES", table)
-    with pytest.warns(UserWarning, match="is called mixer") as warned:
-        zoo.load(folder)
-    assert sum("is called" in str(each.message) for each in warned) == 2, "each once"
-    with pytest.warns(UserWarning, match="is called mixer=attention"):
-        assert zoo.registry.registry.target("mixer", "attn") is zoo.registry.registry.target("mixer", "attention")
-
-
-def test_every_former_name_leads_somewhere_and_has_a_term():
-    prepare()
-    for alias in deprecations.ALIASES:
-        kind, is_choice, name = alias.new.partition("=")
-        assert not is_choice or name in [each.name for each in entries(kind)], alias
-        assert tuple(map(int, alias.until.split("."))) > tuple(map(int, zoo.__version__.split(".")[:2])), alias
 
 
 def test_a_comparison_of_ones_own_is_a_file(zoo_main, here):

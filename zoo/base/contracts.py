@@ -81,6 +81,14 @@ class Position(nn.Module):
 
     additive: ClassVar[bool] = False
 
+    @classmethod
+    def for_place(cls, facts: Mapping[str, Any]) -> Position | None:
+        """What stands in for this component where these facts are known; none where it is built itself.
+
+        Within a mixer an additive position has nothing left to say, for the backbone has added it.
+        """
+        return Position() if cls.additive and "heads" in facts and "dim" not in facts else None
+
     def add(self, x_BLD: Tensor, offset: int | Tensor = 0) -> Tensor:
         """The stream with positions ``offset`` to ``offset + L - 1`` added, or with those given, (B, L)."""
         return x_BLD

@@ -20,7 +20,6 @@ from zoo.config.tree import key_of, refuse_foreign
 from zoo.registry.kinds import KINDS
 from zoo.registry.nodes import COMPONENT
 from zoo.registry.registry import entry
-from zoo.registry.renames import modern
 
 
 @dataclass(frozen=True)
@@ -136,7 +135,7 @@ class _Checker:
         problems: list[str | None] = []
         for text in overrides:
             try:
-                items.append(parsed(AUTOMATIC.get(text, modern(text))))
+                items.append(parsed(AUTOMATIC.get(text, text)))
             except ZooError as error:
                 problems.append(str(error))
         choices = [item for item in items if self._is_choice(item.key_or_group)]

@@ -25,7 +25,7 @@ class TrainerConfig:
     batch_size: str | None = None
     precision: str = "auto"
     compile: bool | str = "auto"
-    graph: bool | str = "auto"
+    graph: bool | str = False
     accumulate: int = 1
     threads: int | None = None
     checkpoint_seconds: float = 60.0

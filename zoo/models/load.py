@@ -20,7 +20,6 @@ from zoo.config.hydra import prepare
 from zoo.config.tree import Config, refuse_foreign
 from zoo.measure.weights import pack_
 from zoo.registry.factory import build
-from zoo.registry.renames import modernised
 from zoo.runs.finished import Finished, fill, finished
 from zoo.runs.identity import code_hashes, core_modules
 from zoo.training.build import fitted_probes, make_task
@@ -158,7 +157,6 @@ def described(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     if wrong := flaw(about, About):
         raise ZooError(f"{path} is not a model that zoo export wrote: of its metadata, {wrong}")
     prepare()
-    about["objective"] = modernised(about["objective"])
     refuse_foreign(about["objective"], str(path))
     _note_changes(about["code"], about["objective"], str(path))
     model = _built(about["objective"], about["facts"])

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from zoo.base.errors import ZooError
-from zoo.registry.kinds import FACTS, KINDS
+from zoo.registry.kinds import FACTS, KINDS, MAY_BE_NONE, MODULES, UNKNOWN_FACTS
 from zoo.registry.nodes import COMPONENT
 from zoo.registry.registry import entry, target
 from zoo.registry.signature import REQUIRED
@@ -73,24 +73,18 @@ class Factory:
                 elif parameter.default is REQUIRED:
                     raise ZooError(
                         f"{self.kind}={self.name} needs to know '{name}', which is not known here"
-                        + (f": {_WHY[name]}" if name in _WHY else "")
+                        + (f": {UNKNOWN_FACTS[name]}" if name in UNKNOWN_FACTS else "")
                     )
             else:
                 arguments[name] = self.config[name]
-        if self.kind == "position" and "heads" in facts and "dim" not in facts and self.target.additive:  # type: ignore[attr-defined]
-            from zoo.base.contracts import Position
-
-            return Position()  # the backbone has added it; within a mixer there is nothing left to say
+        stand_in = getattr(self.target, "for_place", lambda facts: None)(facts)
+        if stand_in is not None:
+            return stand_in
         return _made(self.kind, self.name, self.target(**arguments))
 
 
-MODULES = ("mixer", "cross", "ffn", "linear", "norm", "position", "stem", "backbone", "objective")
-"""Kinds whose components are modules of torch's."""
-MAY_BE_NONE = ("ffn", "probe")
-
-
 def _made(kind: str, name: str, built: Any) -> Any:
-    """What was built, if it is what its kind is; the mistake would show far from here else."""
+    """Return the component, or fail here if it is not a valid ``kind``."""
     from torch import nn
 
     if built is None and kind in MAY_BE_NONE:
@@ -100,15 +94,6 @@ def _made(kind: str, name: str, built: Any) -> Any:
         hint = "; does it return what it makes?" if built is None else ""
         raise ZooError(f"{kind}={name} makes {type(built).__name__}, expected {what}, which {KINDS[kind]}{hint}")
     return built
-
-
-_WHY = {
-    "vocab_size": "the task does not give tokens",
-    "classes": "the task has no classes to predict",
-    "image_size": "the task does not give images",
-    "channels": "the task does not give images",
-    "grid": "positions on a grid need a stem of images",
-}
 
 
 def build(config: Mapping[str, Any], **facts: Any) -> Any:

@@ -53,6 +53,19 @@ FACTS: dict[str, frozenset[str]] = {
 """What the place where a component sits tells it at build time; a signature asks for the subset that it needs."""
 
 
+MODULES = ("mixer", "cross", "ffn", "linear", "norm", "position", "stem", "backbone", "objective")
+"""Kinds whose components are modules of torch's."""
+MAY_BE_NONE = ("ffn", "probe")
+"""Kinds of which a component may build nothing."""
+UNKNOWN_FACTS: dict[str, str] = {
+    "vocab_size": "the task does not give tokens",
+    "classes": "the task has no classes to predict",
+    "image_size": "the task does not give images",
+    "channels": "the task does not give images",
+    "grid": "positions on a grid need a stem of images",
+}
+"""Why a place may not know a fact."""
+
 _NAME = r"[A-Z][\w'-]+"
 
 

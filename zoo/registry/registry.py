@@ -15,7 +15,6 @@ from typing import Any, TypeVar
 
 from zoo.base.errors import NameTaken, ZooError, unknown
 from zoo.registry.kinds import KINDS, Entry
-from zoo.registry.renames import renamed
 from zoo.registry.signature import Parameter, from_callable
 
 T = TypeVar("T", bound=Callable[..., Any])
@@ -137,7 +136,7 @@ def entry(kind: str, name: str) -> Entry:
     Raises:
         ZooError: no such component; the message names close matches and what exists.
     """
-    found = _entries.get((kind, name)) or _entries.get((kind, renamed(kind, name)))
+    found = _entries.get((kind, name))
     if found is None:
         raise ZooError(unknown(kind, name, [e.name for e in entries(kind)], prefix=f"{kind}="))
     return found
@@ -150,7 +149,6 @@ def target(kind: str, name: str) -> Callable[..., Any]:
         ZooError: no such component, or its module does not import; the message names the distribution.
     """
     found = entry(kind, name)
-    name = found.name  # which is another where it was renamed
     if (kind, name) not in _targets:
         try:
             importlib.import_module(found.module)

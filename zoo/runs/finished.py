@@ -17,7 +17,6 @@ from zoo.base.validation import Count, Number, component, flaw
 from zoo.config.hydra import prepare
 from zoo.config.tree import Config, refuse_foreign
 from zoo.registry.kinds import RUN_PARTS
-from zoo.registry.renames import modernised
 from zoo.runs.row import read_row
 from zoo.training.checkpoint import keeper_state
 from zoo.training.checkpoint import load as load_checkpoint
@@ -98,7 +97,6 @@ def finished(folder: Path) -> Finished:
     if flaw(config, SavedCommand):
         raise ZooError(f"{folder} is not a run; expected a folder such as runs/train/<id>, as zoo train prints it")
     prepare()
-    config = modernised(config)
     refuse_foreign(config, str(folder / "config.yaml"))
     if not row or row["status"] != "finished":
         state = f"it failed: {row.get('error')}" if row and row["status"] == "failed" else "it was started only"
