@@ -11,6 +11,7 @@ import time
 
 import pytest
 import torch
+from conftest import THOROUGH
 
 from zoo.base.errors import ZooError
 from zoo.base.files import read_json, write_json
@@ -177,7 +178,10 @@ def test_a_failed_run_is_counted_and_named(how, tmp_path, zoo_command):
     assert reason in page
 
 
-@pytest.mark.parametrize("how", ["as a terminal does", "as kill does", "as kill -9 does"])
+@pytest.mark.parametrize(
+    "how",
+    ["as kill does", *(pytest.param(how, marks=THOROUGH) for how in ("as a terminal does", "as kill -9 does"))],
+)
 def test_an_interrupted_comparison_goes_on(tmp_path, how, zoo_command):
     words = [
         "compare",
