@@ -1,5 +1,6 @@
 """Shared by all tests: one thread, no network, no account, and the command line as a user has it."""
 
+import copy
 import gc
 import importlib
 import os
@@ -175,6 +176,13 @@ def batches_without_waiting(monkeypatch):
     monkeypatch.setattr(Stream, "__iter__", strict)
 
 
+def composed(*words):
+    """A config that may be changed, composed once in this process for each choice of words."""
+    from zoo.testing import parts
+
+    return copy.deepcopy(parts.composed(*words))
+
+
 def objective_of(*words):
     """The objective that these overrides choose, with weights from a fixed seed, and its task."""
     import torch
@@ -182,7 +190,7 @@ def objective_of(*words):
     import zoo
     from zoo.training.build import facts_of, make_task
 
-    config = zoo.compose(*words)
+    config = composed(*words)
     task = make_task(config)
     torch.manual_seed(0)
     return zoo.build(config["objective"], **facts_of(config, task)), task
