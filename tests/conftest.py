@@ -52,8 +52,11 @@ def covering(rows, key=lambda row: row):
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items):
-    """Tests that share what is dear to make run in one process: the smoke comparison, the README's folder."""
+    """Tests that share what is dear to make run in one process: the smoke comparison, the configs of a component."""
     for item in items:
+        if item.module.__name__ == "test_contracts" and hasattr(item, "callspec"):
+            variant = item.callspec.params.get("variant") or item.callspec.id.partition("-")[0]
+            item.add_marker(pytest.mark.xdist_group(variant))
         for name in ("smoke", "readme", "site", "archive"):
             if name in getattr(item, "fixturenames", ()):
                 item.add_marker(pytest.mark.xdist_group(name))

@@ -16,7 +16,7 @@ import warnings
 from pathlib import Path
 
 import pytest
-from conftest import TINY
+from conftest import THOROUGH, TINY
 from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 
@@ -687,8 +687,9 @@ WITHIN_RULES = (
 )  # fmt: skip
 
 
+@pytest.mark.parametrize("each_page", [False, pytest.param(True, marks=THOROUGH)], ids=["two pages", "each page"])
 @pytest.mark.parametrize("path", WITHIN_RULES, ids=str)
-def test_garbage_deep_in_the_rules_is_refused_or_shown(ledger, path):
+def test_garbage_deep_in_the_rules_is_refused_or_shown(ledger, path, each_page):
     from zoo.comparison.plan_file import RULES
 
     rules = ledger / "comparison.json"
@@ -701,10 +702,10 @@ def test_garbage_deep_in_the_rules_is_refused_or_shown(ledger, path):
         "claims": [{"says": "so", "better": first, "than": second}],
     }
     assert not RULES(whole)
-    for found in spoilt(whole, path):
-        if not RULES(found):  # else it is refused, as another test shows
-            with holding(rules, found):
-                assert read(ledger, page=True)
+    taken = [found for found in spoilt(whole, path) if not RULES(found)]  # others are refused, as another test shows
+    for number, found in enumerate(taken):
+        with holding(rules, found):
+            assert read(ledger, page=each_page or number in (0, len(taken) - 1))
 
 
 @pytest.mark.parametrize(
