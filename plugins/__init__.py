@@ -1,1 +1,1 @@
-"""The built-in plugins; each is written as a third party would write it, one idea a file."""
+"""The built-in plugins. Each is written as a third party would write it, one idea per file."""

@@ -8,7 +8,7 @@ from zoo import register
 
 
 class Pool(nn.Module):
-    """One learned query attends over the places of an input, and a linear layer reads what it finds."""
+    """One learned query per head attends to the positions of an input, and a linear layer classifies the result."""
 
     def __init__(self, dim: int, heads: int, classes: int) -> None:
         super().__init__()
@@ -27,11 +27,18 @@ class Pool(nn.Module):
 
 @register("probe", "attentive")
 class AttentiveProbe:
-    """Attention over an input's frozen embeddings with one learned query, and a linear classifier of what it finds.
+    """Attention over frozen embeddings with one learned query, followed by a linear classifier.
 
-    The reader of Assran et al. 2023, arXiv:2301.08243, and Bardes et al. 2024, arXiv:2404.08471, who pool so where the
-    mean over places would hide what stands at few of them. ``steps`` of AdamW on 256 of the labelled examples
-    each, its rate falling to zero along a cosine; weights and order are drawn from a seed of their own.
+    ``logits = W * concat_h(softmax(q_h K_h^T / sqrt(dim / heads)) V_h) + b`` with keys and values projected from the
+    standardised embeddings, (N, L, D). Used by Assran et al. 2023, arXiv:2301.08243, and Bardes et al. 2024,
+    arXiv:2404.08471, where the mean over positions would hide what only a few positions hold. It is trained with AdamW
+    (weight decay 0.05) on batches of 256 labelled examples. The learning rate falls to zero along a cosine. Weights and
+    the order of examples come from a fixed seed of their own.
+
+    Args:
+        heads: number of attention heads. It must divide ``dim``.
+        steps: number of training steps, on 256 examples each.
+        lr: learning rate at the first step.
     """
 
     reads_places = probabilities = True
@@ -48,17 +55,21 @@ class AttentiveProbe:
     @torch.inference_mode(False)
     @torch.enable_grad()
     def fit(self, embeddings_NLD: Tensor, labels_N: Tensor) -> None:
-        """Fit to labelled examples."""
+        """Fit to labelled examples: embeddings (N, L, D) and labels (N,)."""
+        # embeddings may be inference tensors, which autograd refuses: work on copies
         known_NLD, labels_N = embeddings_NLD.float().clone(), labels_N.clone()
         N, _, D = known_NLD.shape
+        # standardise each channel, and keep the statistics for the test
         self.mean_D = known_NLD.mean((0, 1))
         self.deviation_D = known_NLD.std((0, 1)).clamp(min=1e-8)
         x_NLD, device = self._standard(known_NLD), known_NLD.device
+        # draw weights and batches from a fixed seed, without moving the run's own random state
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(0)
             self.pool = Pool(D, self.heads, self.classes).to(device)
             passes = -(-self.steps * 256 // N)
             order_M = torch.cat([torch.randperm(N, device=device) for _ in range(passes)])[: self.steps * 256]
+        # train the pooling and the classifier; the embeddings themselves stay frozen
         optimizer = torch.optim.AdamW(self.pool.parameters(), lr=self.lr, weight_decay=0.05)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.steps)
         for part_B in order_M.split(256):

@@ -1,4 +1,4 @@
-"""Say a whole sequence again from one vector."""
+"""Reconstruct a whole sequence from one vector."""
 
 import torch
 from torch import Tensor, nn
@@ -10,11 +10,12 @@ from zoo.nn import places, widened
 
 @register("objective", "autoencode")
 class Autoencode(nn.Module):
-    """Cross-entropy of every token, each read off the vector of the last one and its own place, and nothing else.
+    """Reconstruct every token of a sequence from the vector of its last token.
 
-    The autoencoder of MAD's compression (Poli et al. 2024, arXiv:2403.17844): fixed waves of the place (Vaswani et al.
-    2017, arXiv:1706.03762, section 3.5) are added to the vector, and two layers as wide as the model, with norms, say
-    the token. So all that the sequence said has to be in ``dim`` numbers.
+    ``logits_s = head(decoder(x_last + wave_s))``, and the loss is the mean cross-entropy over positions s. This is the
+    autoencoder of MAD's compression task (Poli et al. 2024, arXiv:2403.17844). ``wave_s`` is the fixed sinusoidal
+    encoding of position s (Vaswani et al. 2017, arXiv:1706.03762, section 3.5), and the decoder is two layers of the
+    model's width with norms. The whole sequence therefore has to fit into ``dim`` numbers.
     """
 
     needs = ("inputs", "tokens")
@@ -24,13 +25,16 @@ class Autoencode(nn.Module):
         super().__init__()
         if dim % 2:
             raise ValueError(f"objective=autoencode needs an even dim, given {dim}")
+        # the encoder: causal, so that its last vector is the only one that has seen everything
         self.stem = stem()
         self.backbone = backbone(causal=True, **places(self.stem))
+        # the decoder: the same two layers and head at every position
         layers: list[nn.Module] = []
         for _ in range(2):
             layers += [norm(), linear(in_features=dim, out_features=dim, bias=True), nn.GELU()]
         self.decoder = nn.Sequential(*layers, norm())
         self.head = precise_linear(in_features=dim, out_features=classes, bias=True)
+        # sinusoidal encodings (L, D), which tell the decoder which position it is asked for
         frequency_K = 10_000.0 ** (-torch.arange(0, dim, 2, dtype=torch.float64) / dim)
         angle_LK = torch.arange(self.stem.max_len, dtype=torch.float64).unsqueeze(1) * frequency_K
         self.register_buffer("wave_LD", torch.cat([angle_LK.sin(), angle_LK.cos()], 1).float(), persistent=False)

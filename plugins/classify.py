@@ -1,4 +1,4 @@
-"""Predict one label of a whole input."""
+"""Predict one label for a whole input."""
 
 from typing import Literal
 
@@ -11,10 +11,15 @@ from zoo.nn import at_least_zero_below_one, places, widened
 
 @register("objective", "classify")
 class Classify(nn.Module):
-    """Cross-entropy of a label, read off the mean over positions, or off the first or the last of them.
+    """Cross-entropy of one label per input.
 
-    The model may see the whole input; a mixer that can only look back does that, and the mean still reads it all. The
-    first is the class token of a stem that has one; the mean leaves out what stands before the patches.
+    ``logits = head(pool(x))`` with the backbone's output x, (B, L, D). The model may see the whole input. A mixer that
+    can only look back does so, and the mean still covers every position.
+
+    Args:
+        pool: what the head reads. ``mean`` is the mean over positions, without class token and registers. ``first`` is
+            the first position, which is the class token of a stem that has one. ``last`` is the last position.
+        label_smoothing: share of the target probability that is spread evenly over all classes, from 0 to below 1.
     """
 
     needs = ("inputs", "labels")
@@ -45,7 +50,7 @@ class Classify(nn.Module):
         return {"loss": loss, "logits": logits_BC}
 
     def embed(self, inputs: Tensor) -> Tensor:
-        """(B, L, D), of whose mean the head reads the label; (B, 1, D) where it reads one place."""
+        """(B, L, D), whose mean the head reads; (B, 1, D) where it reads one position."""
         x_BLD, _ = self.backbone(self.stem(inputs))
         if self.pool == "mean":
             return x_BLD[:, self.before :]

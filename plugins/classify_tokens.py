@@ -1,4 +1,4 @@
-"""Predict a label of each token."""
+"""Predict a label for each token."""
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -9,7 +9,11 @@ from zoo.nn import places, widened
 
 @register("objective", "classify_tokens")
 class ClassifyTokens(nn.Module):
-    """Cross-entropy of a label of each token, where the model may see the whole sequence (sequence labelling)."""
+    """Cross-entropy of one label per token (sequence labelling).
+
+    ``logits_t = head(x_t)`` with the backbone's output x, (B, L, D). The model may see the whole sequence. Tokens with
+    the label -100 do not count.
+    """
 
     needs = ("inputs", "token_labels")
     gives = ("label_logits",)
@@ -27,5 +31,5 @@ class ClassifyTokens(nn.Module):
         return {"loss": loss, "label_logits": logits_BLC}
 
     def embed(self, inputs_BL: Tensor) -> Tensor:
-        """(B, L, D), of which the head reads the labels."""
+        """(B, L, D), from which the head reads the labels."""
         return self.backbone(self.stem(inputs_BL))[0]

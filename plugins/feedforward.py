@@ -1,4 +1,4 @@
-"""Feed-forward layers: each token alone, wider in between."""
+"""Feed-forward layers: they transform each token separately, through a wider hidden layer."""
 
 from typing import Literal
 
@@ -16,17 +16,21 @@ def squared_relu(x: Tensor) -> Tensor:
 
 
 def gelu_tanh(x: Tensor) -> Tensor:
-    """GELU with the normal distribution's shape taken from tanh, as GPT-2 has it (Hendrycks and Gimpel 2016)."""
+    """GELU with the normal distribution approximated by tanh, as in GPT-2 (Hendrycks and Gimpel 2016)."""
     return F.gelu(x, approximate="tanh")
 
 
 def gelu_sigmoid(x: Tensor) -> Tensor:
-    """``x * sigmoid(1.702 x)``, GELU in its roughest form (Hendrycks and Gimpel 2016, arXiv:1606.08415, section 2)."""
+    """``x * sigmoid(1.702 x)``, the coarsest GELU (Hendrycks and Gimpel 2016, arXiv:1606.08415, section 2)."""
     return x * torch.sigmoid(1.702 * x)
 
 
 def width(dim: int, ratio: float, hidden: int | None, multiple: int = 1) -> int:
-    """How wide it is in between: as said, or ``ratio * dim`` rounded to a multiple."""
+    """The width of the hidden layer: ``hidden`` if given, else ``ratio * dim`` rounded to a multiple.
+
+    Raises:
+        ValueError: ``hidden`` is below 1, or ``ratio`` is not positive.
+    """
     if hidden is not None and hidden < 1:
         raise ValueError(f"ffn.hidden={hidden}: expected at least 1")
     if ratio <= 0:
@@ -36,11 +40,18 @@ def width(dim: int, ratio: float, hidden: int | None, multiple: int = 1) -> int:
 
 @register("ffn", "mlp")
 class MLP(nn.Module):
-    """Two projections with an activation between them: ReLU, GELU or squared ReLU.
+    """Two projections with an activation between them.
 
-    Vaswani et al. 2017, arXiv:1706.03762, section 3.3. GELU is exact, or in one of its two approximations.
-    ``hidden`` is the width in between, where ``ratio`` is not what decides it. ``subln`` puts a norm before the
-    second (Wang et al. 2022, arXiv:2210.06423).
+    ``y = W_down f(W_up x)`` (Vaswani et al. 2017, arXiv:1706.03762, section 3.3).
+
+    Args:
+        activation: f. ``gelu`` is exact, ``gelu_tanh`` and ``gelu_sigmoid`` are its two approximations, and
+            ``squared_relu`` is ``relu(x)^2``.
+        ratio: hidden channels per channel of the model. It is ignored where ``hidden`` is given.
+        hidden: number of hidden channels. By default ``ratio * dim``, rounded.
+        subln: put a norm between the activation and the second projection (Wang et al. 2022, arXiv:2210.06423).
+        bias: give both projections a bias.
+        dropout: probability of zeroing a hidden channel in training, from 0 to 1.
     """
 
     ACTIVATIONS = {
@@ -79,11 +90,19 @@ class MLP(nn.Module):
 
 @register("ffn", "glu")
 class GLU(nn.Module):
-    """A gated pair of projections: SwiGLU, GEGLU and their kin.
+    """A feed-forward layer with a gate: SwiGLU, GEGLU and their relatives.
 
-    Shazeer 2020, arXiv:2002.05202. The width is ``ratio * dim`` rounded to a multiple of 8, unless ``hidden`` says it;
-    at 8/3 it has the parameters of an MLP of ratio 4. ``subln`` puts a norm before the last projection, as in BitNet
-    b1.58 2B4T.
+    ``y = W_down (f(W_gate x) * W_up x)`` (Shazeer 2020, arXiv:2002.05202). With the default ratio of 8/3 it has as many
+    parameters as an MLP of ratio 4.
+
+    Args:
+        activation: f, the nonlinearity of the gate. ``silu`` makes it SwiGLU, ``gelu`` GEGLU, ``sigmoid`` the original
+            GLU.
+        ratio: hidden channels per channel of the model. It is ignored where ``hidden`` is given.
+        hidden: number of hidden channels. By default ``ratio * dim``, rounded to a multiple of 8.
+        subln: put a norm before the last projection, as BitNet b1.58 2B4T does.
+        bias: give all three projections a bias.
+        dropout: probability of zeroing a hidden channel in training, from 0 to 1.
     """
 
     ACTIVATIONS = {
@@ -124,4 +143,4 @@ class GLU(nn.Module):
 
 @register("ffn", "none")
 def none() -> None:
-    """No feed-forward: the block is its mixer alone."""
+    """No feed-forward layer: each block is its mixer only."""

@@ -1,4 +1,4 @@
-"""Hide some tokens, and predict them from all that is left."""
+"""Hide some tokens and predict them from the rest."""
 
 import torch
 from torch import Tensor, nn
@@ -22,16 +22,24 @@ class Transform(nn.Module):
 
 @register("objective", "masked_token")
 class MaskedToken(nn.Module):
-    """Cross-entropy of hidden tokens, predicted by an encoder from all others (BERT).
+    """Cross-entropy of hidden tokens, which an encoder predicts from all the others (BERT).
 
-    Devlin et al. 2018, arXiv:1810.04805, section 3.1. ``ratio`` of each sequence's places are asked for, rounded; of
-    them 80 % are replaced by a mask token, 10 % by tokens at random, and 10 % are left. ``span`` hides so many
-    neighbours together, with one fate, and at most as many as are asked for; the number is rounded to whole spans
-    (Joshi et al. 2019, arXiv:1907.10529, who draw the length of each). Padding, where a batch has ``inputs_mask``, is
-    neither seen nor asked for. The question is the objective's own, so metrics are named ``masked_...`` and are no
-    rivals of those of a next token. In evaluation the same places of each batch are hidden every time. ``mask_token``
-    is a number of the vocabulary, by default one more than it has; ``transform`` is BERT's layer before the output,
-    ``bias`` its bias there, ``tied`` its head made of the embedding.
+    The loss is the mean of ``-log p(token | the other tokens)`` over the hidden positions (Devlin et al. 2018,
+    arXiv:1810.04805, section 3.1). Of the chosen positions, 80 % are replaced by the mask token, 10 % by a random
+    token, and 10 % are left as they are. In evaluation the same positions of each batch are hidden every time. Padding,
+    where a batch has ``inputs_mask``, is neither seen nor predicted. The objective asks its own question rather than
+    the task's, so its metrics are named ``masked_...`` and are not compared with those of next-token models.
+
+    Args:
+        ratio: share of each sequence's positions to predict, above 0 and at most 1. At least one position is chosen.
+        span: number of neighbouring tokens that are hidden together and treated alike (Joshi et al.
+            2019, arXiv:1907.10529, who draw the length of each span). The number of positions is rounded to whole
+            spans.
+        mask_token: number of the token that stands for a hidden one. By default a new token is added to the vocabulary.
+        transform: put BERT's projection, GELU and norm before the output projection.
+        bias: give the output projection a bias.
+        tied: use the token embedding as the weight of the output projection.
+        label_smoothing: share of the target probability that is spread evenly over all tokens, from 0 to below 1.
     """
 
     needs = ("inputs",)
@@ -64,6 +72,7 @@ class MaskedToken(nn.Module):
         if mask_token is not None and not 0 <= mask_token < vocab_size:
             raise ValueError(f"objective.mask_token={mask_token}: expected one of the {vocab_size} tokens, or null")
         self.ratio, self.span, self.label_smoothing, self.vocab_size = ratio, span, label_smoothing, vocab_size
+        # a mask token of its own makes the vocabulary one larger, for the stem and for the head
         self.mask_token = vocab_size if mask_token is None else mask_token
         symbols = vocab_size + (mask_token is None)
         self.stem = stem(vocab_size=symbols)
@@ -76,12 +85,16 @@ class MaskedToken(nn.Module):
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """``loss``, and for the hidden tokens ``logits`` (B, S, C) and ``targets`` (B, S), which tokens they are."""
         inputs_BL, mask_BL = batch["inputs"], batch.get("inputs_mask")
+        # hide some tokens; the encoder reads what is left, (B, L, D)
         hidden_BL, positions_BS = self.hide(inputs_BL)
         x_BLD, _ = self.backbone(self.stem(hidden_BL), **({} if mask_BL is None else {"mask_BL": mask_BL}))
+        # only the chosen positions reach the output projection, (B, S, C)
         logits_BSC = widened(self.head(self.transform(take(x_BLD, positions_BS))))
         targets_BS = inputs_BL.gather(1, positions_BS)
+        # chosen positions that are padding do not count
         if mask_BL is not None:
             targets_BS = targets_BS.masked_fill(~mask_BL.gather(1, positions_BS), -100)
+        # the mean over the positions that count; none at all gives a loss of zero
         total = F.cross_entropy(
             logits_BSC.flatten(0, 1), targets_BS.flatten(), reduction="sum", label_smoothing=self.label_smoothing
         )
@@ -89,8 +102,9 @@ class MaskedToken(nn.Module):
         return {"loss": loss, "logits": logits_BSC, "targets": targets_BS}
 
     def hide(self, inputs_BL: Tensor) -> tuple[Tensor, Tensor]:
-        """The tokens with some hidden, and the places that are asked for."""
+        """The tokens with some hidden, (B, L), and the positions to predict, (B, S)."""
         (B, L), device = inputs_BL.shape, inputs_BL.device
+        # evaluation hides the same positions every time
         source = None if self.training else torch.Generator(device).manual_seed(0)
         count = max(1, round(self.ratio * L))
         span = min(self.span, count)
@@ -98,13 +112,14 @@ class MaskedToken(nn.Module):
         draw_BN = torch.rand(B, positions_BS.shape[1] // span, device=device, generator=source)
         draw_BS = draw_BN.repeat_interleave(span, 1)  # a span has one fate
         random_BS = torch.randint(0, self.vocab_size, positions_BS.shape, device=device, generator=source)
+        # below 0.8: the mask token; from 0.8 to 0.9: a random token; above: left as it is
         kept_BS = torch.where(draw_BS < 0.9, random_BS, inputs_BL.gather(1, positions_BS))
         return inputs_BL.scatter(1, positions_BS, kept_BS.masked_fill(draw_BS < 0.8, self.mask_token)), positions_BS
 
     def predict(self, inputs_BL: Tensor) -> Tensor:
-        """Logits (B, L, C) at every place, with nothing hidden but what the caller has put the mask token for."""
+        """Logits (B, L, C) at every position. Nothing is hidden except where the caller has put the mask token."""
         return widened(self.head(self.transform(self.embed(inputs_BL))))
 
     def embed(self, inputs_BL: Tensor) -> Tensor:
-        """(B, L, D): what the encoder makes of tokens of which none is hidden."""
+        """(B, L, D): the encoder's output for tokens of which none is hidden."""
         return self.backbone(self.stem(inputs_BL))[0]

@@ -1,4 +1,4 @@
-"""Predict the answer at each asked position from what came before it."""
+"""Predict the answer at each position that a task asks about, from what came before it."""
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +12,13 @@ from zoo.nn import at_least_zero_below_one, at_positions, places, tie_, widened
 class NextToken(nn.Module):
     """Cross-entropy of a causal model at the positions that a task asks about.
 
-    For text every position asks for the token after it; for recall or parity the task says where and what. Hidden
-    states are gathered before the output head, so positions that nobody asks about cost nothing there. ``tied`` makes
-    the head of the embedding (Press and Wolf 2016, arXiv:1608.05859).
+    The loss is the mean of ``-log p(target_s | tokens up to position s)``. For text every position asks for the token
+    after it; for recall or parity the task says which positions are asked and for what. Hidden states are gathered
+    before the output head, so positions that nobody asks about cost nothing there.
+
+    Args:
+        tied: use the token embedding as the weight of the output projection (Press and Wolf 2016, arXiv:1608.05859).
+        label_smoothing: share of the target probability that is spread evenly over all classes, from 0 to below 1.
     """
 
     needs = ("inputs", "targets")
@@ -42,7 +46,7 @@ class NextToken(nn.Module):
         return {"loss": loss, "logits": logits_BSC}
 
     def embed(self, inputs_BL: Tensor) -> Tensor:
-        """(B, L, D), of which the head reads what comes next."""
+        """(B, L, D), from which the head predicts what comes next."""
         return self.backbone(self.stem(inputs_BL))[0]
 
     def init_state(self, batch_size: int, max_len: int, device: torch.device, dtype: torch.dtype):
@@ -52,7 +56,7 @@ class NextToken(nn.Module):
     def step(self, inputs_BL: Tensor, state, mask_BL: Tensor | None = None) -> tuple[Tensor, object]:
         """Logits (B, L, C) for these further tokens, and the state after them.
 
-        Prompts of unlike lengths go in one batch, padded in front: ``mask_BL`` is false at the padding.
+        Prompts of different lengths go into one batch, padded in front: ``mask_BL`` is false at the padding.
         """
         padding = {} if mask_BL is None else {"mask_BL": mask_BL}
         x_BLD, state = self.backbone(self.stem(inputs_BL), state, **padding)

@@ -13,17 +13,24 @@ def _checked(eps: float) -> float:
 
 @register("norm", "layernorm")
 def layernorm(dim: int, eps: float = 1e-5, bias: bool = True) -> nn.LayerNorm:
-    """Centre and scale to unit variance.
+    """Centre each token's channels and scale them to unit variance.
 
-    Ba et al. 2016, arXiv:1607.06450.
+    ``y = (x - mean(x)) / sqrt(var(x) + eps) * weight + bias`` (Ba et al. 2016, arXiv:1607.06450).
+
+    Args:
+        eps: added to the variance, so that a constant vector does not divide by zero.
+        bias: learn a bias per channel as well as a weight.
     """
     return nn.LayerNorm(dim, eps=_checked(eps), bias=bias)
 
 
 @register("norm", "rmsnorm")
 def rmsnorm(dim: int, eps: float = 1e-6) -> nn.RMSNorm:
-    """Scale to unit root mean square, without centring.
+    """Scale each token's channels to unit root mean square, without centring.
 
-    Zhang and Sennrich 2019, arXiv:1910.07467.
+    ``y = x / sqrt(mean(x^2) + eps) * weight`` (Zhang and Sennrich 2019, arXiv:1910.07467).
+
+    Args:
+        eps: added to the mean square, so that a vector of zeros does not divide by zero.
     """
     return nn.RMSNorm(dim, eps=_checked(eps))

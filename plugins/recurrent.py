@@ -8,7 +8,7 @@ from zoo import register
 
 
 class Recurrent(nn.Module):
-    """LSTM and GRU alike: the cell runs in float32 whatever the model's dtype or autocast, for its state lives long."""
+    """What LSTM and GRU share. The cell runs in float32 whatever the model's dtype, because its state lives long."""
 
     one_way = True
     states: int
@@ -32,31 +32,36 @@ class Recurrent(nn.Module):
     def forward(
         self, x_BLD: Tensor, state: tuple | None = None, mask_BL: Tensor | None = None
     ) -> tuple[Tensor, tuple | None]:
-        """(B, L, D) to (B, L, D), and the state after the last token; padding leaves no trace in either."""
+        """(B, L, D) to (B, L, D), and the state after the last token. Padding leaves no trace in either."""
         if x_BLD.shape[1] == 0 or x_BLD.shape[0] == 0:
             return x_BLD, state
         if state is not None and state[0].shape[0] != x_BLD.shape[0]:
             raise ValueError(f"a state for {state[0].shape[0]} sequences met a batch of {x_BLD.shape[0]}")
+        # torch's cells want a layer axis in front, (1, B, D), and a bare tensor where there is one state
         past = None if state is None else tuple(held.unsqueeze(0) for held in state)
         if past is not None and self.states == 1:
             past = past[0]
+        # run the cell in its own dtype, which is float32 or wider
         with torch.autocast(x_BLD.device.type, enabled=False):
             x_wide = x_BLD.to(self.cell.weight_ih_l0.dtype)
             y_BLD, last = self.cell(x_wide, past) if mask_BL is None else self._padded(x_wide, past, mask_BL)
+        # give the state back without the layer axis
         if state is not None:
             state = tuple(held.squeeze(0) for held in (last if self.states > 1 else (last,)))
         return y_BLD.to(x_BLD.dtype), state
 
     def _padded(self, x_BLD: Tensor, past, mask_BL: Tensor) -> tuple[Tensor, object]:
-        """Run the real tokens of each sequence alone; a sequence of padding keeps its state."""
+        """Run only the real tokens of each sequence. A sequence of nothing but padding keeps its state."""
         order_BL = mask_BL.logical_not().byte().argsort(dim=1, stable=True)  # real tokens first
         lengths_B = mask_BL.sum(1)
         packed = pack_padded_sequence(
             x_BLD.gather(1, order_BL.unsqueeze(-1).expand_as(x_BLD)), lengths_B.clamp(min=1).cpu(), True, False
         )
+        # run the packed tokens, then put each output back where its token was
         y, last = self.cell(packed, past)
         y_BLD, _ = pad_packed_sequence(y, batch_first=True, total_length=x_BLD.shape[1])
         y_BLD = y_BLD.gather(1, order_BL.argsort(1).unsqueeze(-1).expand_as(y_BLD))
+        # a sequence without a real token was run on one token of padding: keep its old state
         some_B1 = (lengths_B > 0).unsqueeze(-1)
         if past is None:
             past = (torch.zeros_like(last[0]),) * 2 if self.states > 1 else torch.zeros_like(last)
@@ -69,9 +74,14 @@ class Recurrent(nn.Module):
 class LSTM(Recurrent):
     """Long short-term memory, with forget gates.
 
-    Hochreiter and Schmidhuber 1997, doi:10.1162/neco.1997.9.8.1735; Gers et al. 2000. By ``torch.nn.LSTM``.
-    ``forget_bias`` is the forget gate's starting bias (Jozefowicz et al. 2015 advise 1). Its own matrices are its
-    gates, so ``linear`` does not reach it. The state is h and c, (B, D) each.
+    ``c_t = f_t c_{t-1} + i_t g_t`` and ``h_t = o_t tanh(c_t)``, where the gates i, f, o are sigmoids and the input g a
+    tanh of ``W x_t + U h_{t-1} + b`` (Hochreiter and Schmidhuber 1997, doi:10.1162/neco.1997.9.8.1735; Gers et al.
+    2000). By ``torch.nn.LSTM``. Its matrices belong to its gates, so ``linear`` does not reach them. The state is h and
+    c, (B, D) each.
+
+    Args:
+        forget_bias: added to the initial bias of the forget gate. Larger values remember longer at the start;
+            Jozefowicz et al. 2015 advise 1.
     """
 
     states = 2
@@ -86,7 +96,8 @@ class LSTM(Recurrent):
 class GRU(Recurrent):
     """Gated recurrent unit.
 
-    Cho et al. 2014, arXiv:1406.1078. By ``torch.nn.GRU``. The state is h, (B, D).
+    ``h_t = z_t h_{t-1} + (1 - z_t) tanh(W x_t + b + r_t (U h_{t-1} + c))``, where the gates r and z are sigmoids of
+    ``x_t`` and ``h_{t-1}`` (Cho et al. 2014, arXiv:1406.1078). By ``torch.nn.GRU``. The state is h, (B, D).
     """
 
     states = 1

@@ -9,7 +9,11 @@ from zoo.nn import places, widened
 
 @register("objective", "regress")
 class Regress(nn.Module):
-    """Mean squared error of a vector at each position, from that position and those before it."""
+    """Mean squared error of a vector at each position, predicted from that position and those before it.
+
+    The loss is the mean of ``(head(x_t) - target_t)^2`` over positions and channels, with the causal backbone's output
+    x, (B, L, D).
+    """
 
     needs = ("inputs", "targets")
     gives = ("predictions",)

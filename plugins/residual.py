@@ -1,4 +1,4 @@
-"""The residual stream: a stack of blocks, each a mixer and a feed-forward."""
+"""The residual stream: a stack of blocks, each a mixer and a feed-forward layer."""
 
 import inspect
 from typing import Literal
@@ -11,9 +11,10 @@ from zoo.nn import Bidirectional
 
 
 class Block(nn.Module):
-    """One layer: mix along the sequence, read another one if there is one, then each token alone; all add.
+    """One layer: a mixer, a reader of a memory where there is one, and a feed-forward layer, each added to the stream.
 
-    Pre-norm normalises what a branch reads (Xiong et al. 2020, arXiv:2002.04745), post-norm the sum (Vaswani 2017).
+    Pre-norm is ``x + branch(norm(x))`` (Xiong et al. 2020, arXiv:2002.04745), post-norm ``norm(x + branch(x))``
+    (Vaswani 2017).
     """
 
     def __init__(self, mixer: nn.Module, reader, ffn, norm, layer: int, pre: bool, dropout: float) -> None:
@@ -31,10 +32,12 @@ class Block(nn.Module):
         self, x_BLD: Tensor, state=None, mask_BL: Tensor | None = None, memory=None, places_BL: Tensor | None = None
     ) -> tuple[Tensor, object]:
         """(B, L, D) to (B, L, D), and the mixer's state."""
+        # pass the mask and the positions only to parts that take them
         padding = {} if mask_BL is None else {"mask_BL": mask_BL}
         told = padding if self.ffn_knows_padding else {}
         if places_BL is not None and self.asks_places:
             padding = {**padding, "places_BL": places_BL}
+        # pre-norm: normalise what each branch reads
         if self.pre:
             y_BLD, state = self.mixer(self.mixer_norm(x_BLD), state, **padding)
             x_BLD = x_BLD + self.dropout(y_BLD)
@@ -43,6 +46,7 @@ class Block(nn.Module):
             if self.ffn is not None:
                 x_BLD = x_BLD + self.dropout(self.ffn(self.ffn_norm(x_BLD), **told))
             return x_BLD, state
+        # post-norm: normalise each sum
         y_BLD, state = self.mixer(x_BLD, state, **padding)
         x_BLD = self.mixer_norm(x_BLD + self.dropout(y_BLD))
         if self.cross is not None:
@@ -54,13 +58,21 @@ class Block(nn.Module):
 
 @register("backbone", "residual")
 class Residual(nn.Module):
-    """A stack of blocks, each a mixer and a feed-forward, by a repeated pattern of two mixers.
+    """A stack of blocks, each a mixer and a feed-forward layer, on one residual stream.
 
-    With pre-norm blocks a last norm follows; ``norm_embeddings`` puts one before the first block, as in BERT. In
-    ``pattern``, ``m`` is the run's ``mixer`` and ``a`` its ``alternate_mixer``: ``mmma`` is three to one. In an encoder
-    a mixer that looks one way runs in both directions: with the same weights (``tied``), with ``separate`` ones, or not
-    (``none``). With a ``reader`` each block also reads a memory, which :meth:`read` prepares: a decoder behind an
-    encoder.
+    Each block computes ``x = x + mixer(norm(x))`` and then ``x = x + ffn(norm(x))``. After the last pre-norm block
+    comes one more norm. With a ``reader`` each block also reads a memory, which :meth:`read` prepares: a decoder behind
+    an encoder.
+
+    Args:
+        pattern: the mixers of successive layers, repeated: ``m`` is the run's ``mixer`` and ``a`` its
+            ``alternate_mixer``. ``mmma`` is three to one.
+        norm_placement: ``pre`` normalises what a branch reads, ``post`` the sum after it.
+        bidirectional: what an encoder does with a mixer that only looks back. ``tied`` runs it in both directions with
+            the same weights, ``separate`` with two sets of weights, ``none`` leaves it as it is.
+        norm_embeddings: put a norm before the first block, as BERT does.
+        reader: a factory of cross-attention layers, or none. An objective sets it; a config leaves it alone.
+        dropout: probability of zeroing a channel of each branch's output in training, from 0 to 1.
     """
 
     def __init__(
@@ -87,6 +99,7 @@ class Residual(nn.Module):
             )
         if depth < 1:
             raise ValueError(f"layers={depth}; expected at least 1")
+        # which of the two mixers a layer has, in both directions where an encoder needs that
         pre = norm_placement == "pre"
         kinds = {"m": mixer, "a": alternate_mixer}
 
@@ -97,6 +110,7 @@ class Residual(nn.Module):
                 return built
             return Bidirectional(built, choice(layer=layer) if bidirectional == "separate" else None)
 
+        # positions that are added stand before the blocks; the others live inside attention
         self.position = position(dim=dim) if position.target.additive else None
         self.embeddings_norm = norm() if norm_embeddings else nn.Identity()
         self.blocks = nn.ModuleList(Block(mix(layer), reader, ffn, norm, layer, pre, dropout) for layer in range(depth))
@@ -104,7 +118,7 @@ class Residual(nn.Module):
         self.padding_known = False
 
     def init_state(self, batch_size: int, max_len: int, device: torch.device, dtype: torch.dtype) -> dict:
-        """The state of every mixer, and how many tokens were seen; of a reader's memory nothing yet."""
+        """The state of every mixer, and how many tokens were seen. A reader's memory is empty at first."""
         size = (batch_size, max_len, device, dtype)
         state = {"seen": 0, "mixers": [block.mixer.init_state(*size) for block in self.blocks]}
         if self.blocks[0].cross is not None:
@@ -112,11 +126,11 @@ class Residual(nn.Module):
         return state
 
     def shards(self) -> list[nn.Module]:
-        """Its blocks, each of which computes by itself; with a reader not, for a memory is read ahead of them."""
+        """Its blocks, which may be computed one at a time. None with a reader, whose memory is read ahead of them."""
         return [] if self.blocks[0].cross is not None else list(self.blocks)
 
     def read(self, memory_BMD: Tensor, mask_BM: Tensor | None = None) -> list:
-        """What each block makes of a memory, once: for ``forward``, or a state's ``memory``."""
+        """What each block needs of a memory, prepared once: for ``forward``, or a state's ``memory``."""
         if self.blocks[0].cross is None:
             raise ValueError("this backbone was built without a reader; it reads no memory")
         if mask_BM is not None:
@@ -133,44 +147,52 @@ class Residual(nn.Module):
     ) -> tuple[Tensor, dict | None]:
         """(B, L, D) to (B, L, D), and the state after the last token.
 
-        ``places_BL`` says where a few tokens of a longer sequence stand in it, without a state and without padding.
-        ``mask_BL`` is false at padding, which leaves no trace: in front of a sequence, or behind it where there is no
-        state to carry over.
+        ``places_BL`` gives the positions of a few tokens of a longer sequence, without a state and without padding.
+        ``mask_BL`` is false at padding, which leaves no trace. Padding stands in front of a sequence, or behind it
+        where there is no state to carry over.
 
         Raises:
-            ValueError: the mask does not fit the tokens, padding stands elsewhere, or a mixer knows none.
+            ValueError: the mask does not fit the tokens, padding stands elsewhere, or a mixer takes no mask.
         """
+        # zero the padding, so that no mixer meets garbage there
         if mask_BL is not None:
             self._check(mask_BL, x_BLD, state)
             x_BLD = x_BLD.masked_fill(~mask_BL.unsqueeze(-1), 0.0)  # weights of nothing times NaN would be NaN
+        # the position of each token: counted on from the state, or given
         seen = 0 if state is None else state["seen"]
         where, seen = _count(x_BLD, seen, mask_BL) if places_BL is None else (places_BL, 0)
+        # add positions to the stream, where they are of that kind
         if self.position is not None:
             x_BLD = self.position.add(x_BLD, where)
         x_BLD = self.embeddings_norm(x_BLD)
         states = []
+        # in decoding the memory of a reader travels in the state
         if memory is None and state is not None:
             memory = state.get("memory")
+        # the blocks, each with its own part of the state
         for i, block in enumerate(self.blocks):
             before, read = None if state is None else state["mixers"][i], None if memory is None else memory[i]
             x_BLD, after = block(x_BLD, before, mask_BL, read, places_BL)
             states.append(after)
         x_BLD = self.norm(x_BLD)
+        # hand back the state of every mixer, and the memory unchanged
         if state is None:
             return x_BLD, None
         return x_BLD, {"seen": seen, "mixers": states} | ({} if memory is None else {"memory": memory})
 
     def _check(self, mask_BL: Tensor, x_BLD: Tensor, state: dict | None) -> None:
-        """What the mask must be; of its values a GPU is not asked in training, for it would be waited for."""
+        """Check the mask. In training its values are not read on a GPU, which would wait for the device."""
         if mask_BL.shape != x_BLD.shape[:2] or mask_BL.dtype != torch.bool:
             raise ValueError(
                 f"a mask of {tuple(mask_BL.shape)} and {mask_BL.dtype} met tokens of {tuple(x_BLD.shape[:2])}; "
                 f"expected that shape and torch.bool"
             )
+        # every mixer must take a mask; checked once
         if not self.padding_known:
             self._know_padding()
         if torch.compiler.is_compiling() or (self.training and mask_BL.is_cuda):
             return
+        # a run of real tokens may start once, and with a state it may not end
         begun_B = torch.zeros_like(mask_BL[:, 0]) if state is None else torch.as_tensor(state["seen"]) > 0
         before_BL = torch.cat([begun_B.expand(len(mask_BL)).unsqueeze(1), mask_BL[:, :-1]], 1)
         ends, starts = before_BL & ~mask_BL, mask_BL & ~before_BL
@@ -189,9 +211,9 @@ class Residual(nn.Module):
 
 
 def _count(x_BLD: Tensor, seen: int | Tensor, mask_BL: Tensor | None) -> tuple[int | Tensor, int | Tensor]:
-    """Positions of these tokens, and how many real ones were seen after them: padding counts for nothing.
+    """The positions of these tokens, and how many real tokens were seen after them. Padding does not count.
 
-    Numbers where no sequence was ever padded; else (B, L) and (B,).
+    Plain numbers where no sequence was ever padded; else (B, L) and (B,).
     """
     length = x_BLD.shape[1]
     if mask_BL is None and isinstance(seen, int):

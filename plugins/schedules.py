@@ -1,4 +1,4 @@
-"""Learning rate over time: each rises linearly over the first ``warmup`` steps, as a share of the run."""
+"""Learning-rate schedules. Each rises linearly over the warm-up, ``min(1, (step + 1) / (warmup * steps))``."""
 
 import math
 
@@ -17,7 +17,13 @@ def _warmup(step: int, steps: int, warmup: float) -> float:
 
 @register("schedule", "constant")
 class Constant:
-    """Flat after the warm-up."""
+    """A constant learning rate after the warm-up.
+
+    The multiplier is ``min(1, (step + 1) / (warmup * steps))``.
+
+    Args:
+        warmup: share of the run's steps over which the learning rate rises from near zero, from 0 to 1.
+    """
 
     def __init__(self, steps: int, warmup: float = 0.05) -> None:
         _check_shares(warmup=warmup)
@@ -32,7 +38,12 @@ class Constant:
 class Cosine:
     """Half a cosine, from 1 down to ``final``.
 
-    Loshchilov and Hutter 2016, arXiv:1608.03983.
+    The multiplier is ``final + (1 - final) * (1 + cos(pi * step / (steps - 1))) / 2``, times the warm-up. Loshchilov
+    and Hutter 2016, arXiv:1608.03983.
+
+    Args:
+        warmup: share of the run's steps over which the learning rate rises from near zero, from 0 to 1.
+        final: multiplier at the last step, from 0 to 1.
     """
 
     def __init__(self, steps: int, warmup: float = 0.05, final: float = 0.02) -> None:
@@ -47,9 +58,15 @@ class Cosine:
 
 @register("schedule", "wsd")
 class WarmupStableDecay:
-    """Flat, then linear to ``final`` over the last ``decay`` of the run.
+    """Constant, then linear down to ``final`` at the end of the run (WSD).
 
-    Hu et al. 2024, arXiv:2404.06395; Hägele et al. 2024, arXiv:2405.18392.
+    The multiplier is ``final + (1 - final) * min(1, (steps - step) / (decay * steps))``, times the warm-up. Hu et al.
+    2024, arXiv:2404.06395; Hägele et al. 2024, arXiv:2405.18392.
+
+    Args:
+        warmup: share of the run's steps over which the learning rate rises from near zero, from 0 to 1.
+        decay: share of the run's steps, at its end, over which the learning rate falls, from 0 to 1.
+        final: multiplier that it falls to, from 0 to 1.
     """
 
     def __init__(self, steps: int, warmup: float = 0.05, decay: float = 0.25, final: float = 0.0) -> None:
@@ -64,11 +81,17 @@ class WarmupStableDecay:
 
 @register("schedule", "two_stage")
 class TwoStage:
-    """Linear to zero, dropping by ``drop`` at ``midpoint``, where weight decay ends: the schedule of BitNet b1.58.
+    """Linear to zero with a drop at the midpoint, where weight decay ends: the schedule of BitNet b1.58.
 
-    Ma et al. 2024, "The Era of 1-bit LLMs: Training Tips, Code and FAQ": the size of a latent weight is how sure its
-    code is, so that decay makes codes flip, and the second half lets them settle. ``drop`` is the ratio of the two
-    stages' peaks, which go from 1.5e-3 to 1e-3 there.
+    The multiplier is ``(1 - step / steps)``, times ``drop`` from the midpoint on, times the warm-up. Ma et al. 2024,
+    "The Era of 1-bit LLMs: Training Tips, Code and FAQ": the size of a latent weight says how sure its code is, so
+    weight decay makes codes flip, and the second half without it lets them settle.
+
+    Args:
+        warmup: share of the run's steps over which the learning rate rises from near zero, from 0 to 1.
+        midpoint: share of the run's steps after which the learning rate drops and weight decay stops, from 0 to 1.
+        drop: factor on the learning rate from the midpoint on, from 0 to 1. The paper's peaks of 1.5e-3 and 1e-3 give
+            2/3.
     """
 
     def __init__(self, steps: int, warmup: float = 0.05, midpoint: float = 0.5, drop: float = 0.6666667) -> None:
@@ -81,7 +104,7 @@ class TwoStage:
         return _warmup(step, self.steps, self.warmup) * stage * (1 - step / max(1, self.steps))
 
     def weight_decay(self, step: int) -> float:
-        """The multiplier of weight decay: 1, and 0 from the midpoint on."""
+        """The multiplier of weight decay: 1 before the midpoint, and 0 from it on."""
         return 1.0 if self._first(step) else 0.0
 
     def _first(self, step: int) -> bool:

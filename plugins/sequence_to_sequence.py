@@ -1,4 +1,4 @@
-"""Read a source whole, write a target token by token."""
+"""Read a whole source, then write a target token by token."""
 
 import torch
 from torch import Tensor, nn
@@ -10,11 +10,16 @@ from zoo.nn import at_least_zero_below_one, places, tie_, widened
 
 @register("objective", "sequence_to_sequence")
 class SequenceToSequence(nn.Module):
-    """Cross-entropy of each target token, by a decoder that reads what an encoder made of the source.
+    """Cross-entropy of each target token, by a decoder that reads an encoder's output.
 
-    The original transformer (Vaswani et al. 2017, arXiv:1706.03762), of any mixers. One vocabulary and one embedding
-    serve both sides. ``encoder_layers`` is by default the run's ``layers``, which the decoder always has. The state of
-    decoding is the decoder's own, and keys and values of the source for each of its layers, made once by :meth:`read`.
+    The loss is the mean of ``-log p(target_s | source, target before s)``. This is the original transformer (Vaswani et
+    al. 2017, arXiv:1706.03762), with any mixers. Both sides share one vocabulary and one embedding. The state of
+    decoding is the decoder's own, plus keys and values of the source for each of its layers, made once by :meth:`read`.
+
+    Args:
+        encoder_layers: number of layers of the encoder. By default the run's ``layers``, which the decoder always has.
+        tied: use the token embedding as the weight of the output projection.
+        label_smoothing: share of the target probability that is spread evenly over all classes, from 0 to below 1.
     """
 
     needs = ("source", "source_mask", "prefix", "targets")
@@ -39,6 +44,7 @@ class SequenceToSequence(nn.Module):
         if encoder_layers is not None and encoder_layers < 1:
             raise ValueError(f"objective.encoder_layers={encoder_layers}: expected at least 1")
         self.label_smoothing = label_smoothing
+        # an encoder that sees the whole source, and a causal decoder whose blocks also read it
         self.stem = stem()
         self.encoder = encoder_backbone(causal=False, depth=encoder_layers or depth, **places(self.stem))
         self.backbone = backbone(causal=True, reader=cross, **places(self.stem))
@@ -63,7 +69,7 @@ class SequenceToSequence(nn.Module):
         return self.backbone.init_state(batch_size, max_len, device, dtype)
 
     def read(self, source_BM: Tensor, state, mask_BM: Tensor | None = None):
-        """The state after the source was read; the mask is false at padding, which stands behind."""
+        """The state after reading the source. The mask is false at padding, which stands behind."""
         return state | {"memory": self.backbone.read(*self._encode(source_BM, mask_BM))}
 
     def step(self, inputs_BL: Tensor, state, mask_BL: Tensor | None = None) -> tuple[Tensor, object]:

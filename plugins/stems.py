@@ -8,7 +8,15 @@ from zoo import register
 
 @register("stem", "tokens")
 class TokenStem(nn.Module):
-    """A vector for each token of the vocabulary, of length 1 on average at the start, or of deviation ``std``."""
+    """A trained vector for each token of the vocabulary.
+
+    ``x_t = E[token_t]``, with E of shape (vocab_size, dim), drawn from a normal distribution.
+
+    Args:
+        dropout: probability of zeroing a channel of the vectors in training, from 0 to 1.
+        std: standard deviation of the vectors at the start. By default ``dim^-0.5``, which gives them a length of about
+            1.
+    """
 
     def __init__(self, dim: int, vocab_size: int, max_len: int, dropout: float = 0.0, std: float | None = None) -> None:
         super().__init__()
@@ -28,8 +36,15 @@ class TokenStem(nn.Module):
 class PatchStem(nn.Module):
     """Square patches of an image, each projected to a vector, row by row.
 
-    Dosovitskiy et al. 2020, arXiv:2010.11929. ``class_token`` puts one trained vector before them, ``registers`` as
-    many more, where a model can keep what belongs to no patch (Darcet et al. 2023, arXiv:2309.16588).
+    ``x_i = W patch_i + b``, with the ``channels * patch_size^2`` pixels of patch i (Dosovitskiy et al. 2020,
+    arXiv:2010.11929).
+
+    Args:
+        patch_size: side of a patch in pixels. It must divide the image's side.
+        class_token: put one trained vector before the patches.
+        registers: number of further trained vectors before the patches, where a model can keep what belongs to no patch
+            (Darcet et al. 2023, arXiv:2309.16588).
+        dropout: probability of zeroing a channel of the vectors in training, from 0 to 1.
     """
 
     def __init__(
@@ -50,6 +65,7 @@ class PatchStem(nn.Module):
             )
         if registers < 0:
             raise ValueError(f"stem.registers={registers}: expected at least 0")
+        # the sequence is class token, registers, then side x side patches
         side, before = image_size // patch_size, class_token + registers
         self.patch_size, self.image_size = patch_size, image_size
         self.max_len, self.grid = side**2 + before, (before, side, side)
@@ -61,6 +77,7 @@ class PatchStem(nn.Module):
     def forward(self, inputs_BCHW: Tensor) -> Tensor:
         """(B, channels, height, width) to (B, L, D)."""
         B, x_BLD = len(inputs_BCHW), self.projection(self.cut(inputs_BCHW))
+        # the same trained vectors stand before the patches of every image
         before = [self.token_D, self.register_ND]
         tokens = [
             vectors.to(x_BLD.dtype).view(1, -1, x_BLD.shape[2]).expand(B, -1, -1)
@@ -82,7 +99,10 @@ class PatchStem(nn.Module):
 
 @register("stem", "vectors")
 class VectorStem(nn.Module):
-    """Vectors of any width, projected to the model's."""
+    """Vectors of any width, projected to the model's width.
+
+    ``x_t = W input_t + b``.
+    """
 
     def __init__(self, dim: int, channels: int, max_len: int, precise_linear) -> None:
         super().__init__()

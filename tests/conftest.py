@@ -205,8 +205,8 @@ def whole_and_resumed(words, monkeypatch, batch):
 
     import zoo
     from zoo.base.errors import Interrupted
-    from zoo.runs.identity import folder_of
-    from zoo.runs.run import train
+    from zoo.runs.run import folder_of
+    from zoo.runs.train import train
     from zoo.training.loop import Loop
 
     whole, cut = (zoo.compose(*words, f"experiment={name}") for name in ("whole", "cut"))

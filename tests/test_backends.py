@@ -12,7 +12,7 @@ from scans import scan_inputs, values_and_gradients
 import zoo
 from zoo.cli.show import measure
 from zoo.nn import counting
-from zoo.runs.run import train
+from zoo.runs.train import train
 from zoo.testing.parts import part
 from zoo_plugins.mamba import backends, kernels, native
 from zoo_plugins.mamba.selective_scan import selective_scan

@@ -13,7 +13,7 @@ from zoo.base.errors import ZooError
 from zoo.comparison.ledger import read_ledger
 from zoo.models.decoding import beam_search, generate
 from zoo.nn import spans
-from zoo.runs.run import train
+from zoo.runs.train import train
 from zoo.training.build import make_objective, make_task
 
 CPU = torch.device("cpu")

@@ -8,7 +8,7 @@ import zoo
 from zoo.base.errors import ZooError
 from zoo.runs import costs
 from zoo.runs.budget import describe, settle, wanted
-from zoo.runs.run import train
+from zoo.runs.train import train
 from zoo.training.build import make_objective, make_task, parameters
 
 QUIET = ["trainer.progress=false", "trainer.accelerator=cpu"]

@@ -259,8 +259,11 @@ def test_what_a_launcher_hands_on_is_free(zoo_main, add):
     """Ray's ``init`` and ``remote`` and SLURM's ``additional_parameters`` are mappings of the user's own keys."""
     from hydra.core.config_store import ConfigStore
 
+    from zoo.config.hydra import forget
+
     node = {"_target_": "hydra._internal.core_plugins.basic_launcher.BasicLauncher", "ray": {"init": {}, "remote": {}}}
     ConfigStore.instance().store("like_ray", {**node, "additional_parameters": {"a": 1}}, "hydra/launcher")
+    forget()  # the options that were listed before
     words = [f"{add}hydra.launcher.ray.init.object_store_memory=null", f"{add}hydra.launcher.ray.remote.num_cpus=2",
              f"{add}hydra.launcher.additional_parameters={{mail-user:me}}"]  # fmt: skip
     status, out, err = zoo_main("train", "hydra/launcher=like_ray", *words, "--cfg", "hydra", "-p", "hydra.launcher")

@@ -68,7 +68,9 @@ def test_the_plan_is_fair():
             "the same tuning"
         )
     cell = plan.cells[0]
-    assert not {job.config["seed"] for job in cell.tuning()} & set(cell.seeds), "no reported run took part in tuning"
+    assert not {job.run.config["seed"] for job in cell.tuning()} & set(cell.seeds), (
+        "no reported run took part in tuning"
+    )
 
 
 def test_published_figures_stand_beside_ours(smoke, tmp_path, zoo_main):

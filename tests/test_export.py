@@ -12,8 +12,8 @@ import zoo
 from zoo.base.errors import RunFailed, ZooError
 from zoo.base.files import read_json
 from zoo.measure import weights
-from zoo.runs.identity import folder_of
-from zoo.runs.run import train
+from zoo.runs.run import folder_of
+from zoo.runs.train import train
 from zoo.testing.parts import part
 from zoo.training.build import make_objective, make_task
 

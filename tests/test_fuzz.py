@@ -320,7 +320,7 @@ def ledger(apart):
     """A small comparison, tuned and reported, as ``zoo compare`` leaves it."""
     from zoo.base.files import write_json
     from zoo.comparison.plan import describe, make_plan
-    from zoo.runs.run import train
+    from zoo.runs.train import train
 
     plan = make_plan("smoke", ["compare.archs=[lstm,gru]", "compare.baseline=lstm", "compare.only=[parity]",
                                "compare.name=small", *SMALL])  # fmt: skip
@@ -690,7 +690,8 @@ WITHIN_RULES = (
 @pytest.mark.parametrize("each_page", [False, pytest.param(True, marks=THOROUGH)], ids=["two pages", "each page"])
 @pytest.mark.parametrize("path", WITHIN_RULES, ids=str)
 def test_garbage_deep_in_the_rules_is_refused_or_shown(ledger, path, each_page):
-    from zoo.comparison.plan_file import RULES
+    from zoo.base.validation import flaw
+    from zoo.comparison.plan_file import PlanFile
 
     rules = ledger / "comparison.json"
     whole = json.loads(rules.read_bytes())
@@ -701,8 +702,9 @@ def test_garbage_deep_in_the_rules_is_refused_or_shown(ledger, path, each_page):
         "published": [{"contestant": first, "task": "parity", "value": 1, "source": "a", "at": "16", "settings": "b"}],
         "claims": [{"says": "so", "better": first, "than": second}],
     }
-    assert not RULES(whole)
-    taken = [found for found in spoilt(whole, path) if not RULES(found)]  # others are refused, as another test shows
+    assert not flaw(whole, PlanFile)
+    # others are refused, as another test shows
+    taken = [found for found in spoilt(whole, path) if not flaw(found, PlanFile)]
     for number, found in enumerate(taken):
         with holding(rules, found):
             assert read(ledger, page=each_page or number in (0, len(taken) - 1))
@@ -847,7 +849,7 @@ READ_AGAIN = ("schema", "id", "status", "task", "metric", "precision", "test_har
 def test_the_same_command_goes_on_whatever_its_row_holds(ledger, no_training, key):
     """A finished run is not made twice; what is not one is made again."""
     from zoo.runs.row import read_row
-    from zoo.runs.run import train
+    from zoo.runs.train import train
 
     run = run_of(ledger)
     path, config = run / "result.json", config_of(run)
@@ -882,7 +884,7 @@ def test_what_is_said_of_a_run_that_was_finished_before_needs_no_more_than_it_ha
 @FEWER
 @given(st.binary(max_size=60) | st.sampled_from((b"", b"{}", b"[]", b'{"schema": 1, "status": "finished"}')))
 def test_the_same_command_goes_on_beside_garbage(ledger, content):
-    from zoo.runs.run import train
+    from zoo.runs.train import train
 
     run = run_of(ledger)
     with pytest.MonkeyPatch.context() as patch, holding(run / "result.json", content):

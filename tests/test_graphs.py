@@ -11,7 +11,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 import zoo
 from zoo.base.errors import ZooError
 from zoo.base.seeds import reseed
-from zoo.runs.run import train
+from zoo.runs.train import train
 from zoo.training import cuda_graphs as graphs
 from zoo.training import hardware
 from zoo.training.cuda_graphs import StepGraph, Traces
@@ -184,7 +184,7 @@ def test_traces_put_everything_back():
 
 
 def rows_of(*words, monkeypatch, graph):
-    monkeypatch.setattr(hardware, "graph", lambda *rest: graph)
+    monkeypatch.setattr(hardware, "_graph", lambda *rest: graph)
     monkeypatch.setattr(graphs, "record_cuda", record_trace)
     return train(zoo.compose(*words, *TINY, "steps=8", "optimizer.lr=0.01", f"experiment={graph}"))
 

@@ -23,8 +23,8 @@ from conftest import TINY
 import zoo
 import zoo.training.build
 from zoo.base.errors import ZooError
-from zoo.runs.identity import folder_of
-from zoo.runs.run import train
+from zoo.runs.run import folder_of
+from zoo.runs.train import train
 
 pytestmark = pytest.mark.xdist_group("hostile")  # one run for all
 

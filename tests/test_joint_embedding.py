@@ -13,7 +13,7 @@ import zoo
 from zoo.measure import flops
 from zoo.measure.embeddings import collapse, diagnostics
 from zoo.measure.metrics import labelled, trained_modules
-from zoo.runs.run import train
+from zoo.runs.train import train
 from zoo.testing.parts import factory
 from zoo.training.build import make_objective, make_probes, make_task
 from zoo.training.loop import Loop
@@ -138,7 +138,7 @@ def test_the_teacher_is_its_formula_to_the_bit_under_accumulation(here, monkeypa
     monkeypatch.setattr(Loop, "on_train_batch_end", noted)
     words = [*SMALL, "objective=jepa", "objective.momentum=0.9", "probe=linear", "task.test_size=8", "steps=5", "trainer.accumulate=2",
              "trainer.progress=false", "trainer.accelerator=cpu"]  # fmt: skip
-    from zoo.runs.identity import folder_of
+    from zoo.runs.run import folder_of
 
     config = zoo.compose(*words)
     first = {
@@ -157,6 +157,7 @@ def test_the_teacher_is_its_formula_to_the_bit_under_accumulation(here, monkeypa
 
 def test_a_resumed_run_has_the_same_teacher(here, monkeypatch):
     monkeypatch.setattr("zoo.measure.metrics.EXAMPLES", 64)
+    monkeypatch.setattr("zoo.measure.flops.DRAWS", 1)
     words = [
         *SMALL,
         "objective=jepa",
@@ -298,6 +299,7 @@ def test_the_predictor_is_told_where_its_targets_stand():
 @pytest.mark.parametrize("words", [["arch=mamba", "position=sinusoidal_2d"], ["arch=lstm"], ["arch=mixtral"], ["arch=ternary"], ["arch=switch"], ["arch=vit", "stem.class_token=false"]], ids=" ".join)  # fmt: skip
 def test_any_encoder_learns_by_predicting(words, here, monkeypatch):
     monkeypatch.setattr("zoo.measure.metrics.EXAMPLES", 64)
+    monkeypatch.setattr("zoo.measure.flops.DRAWS", 1)
     kind = "jepa_pairs" if words == ["arch=lstm"] else "jepa"
     predictor = ["objective.predictor_dim=16"] if kind == "jepa" else []
     row = train(

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 import zoo
 from zoo.measure.embeddings import collapse, diagnostics
-from zoo.runs.run import train
+from zoo.runs.train import train
 from zoo.testing.parts import factory
 
 CPU = torch.device("cpu")

@@ -15,8 +15,8 @@ import zoo
 from zoo import register
 from zoo.base.errors import Interrupted, RunFailed, ZooError
 from zoo.base.files import read_json
-from zoo.runs.identity import folder_of
-from zoo.runs.run import train
+from zoo.runs.run import folder_of
+from zoo.runs.train import train
 from zoo.training.callbacks import AtomicCheckpointIO
 from zoo.training.loggers import read_metrics
 from zoo.training.loop import Loop
@@ -554,8 +554,8 @@ def test_what_cannot_be_compiled_here_is_not(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     for failure, compiled in ((None, True), ("torch.compile fails: no compiler", False)):
         monkeypatch.setattr(hardware, "compile_failure", lambda device, failure=failure: failure)
-        assert hardware.choose(settings, 5000)["compile"] is compiled
-        assert hardware.choose(settings, 50)["compile"] is False
+        assert hardware.choose(settings, 5000).compile is compiled
+        assert hardware.choose(settings, 50).compile is False
     with pytest.raises(ZooError, match=r"true cannot be here: torch\.compile fails: no compiler"):
         hardware.choose(settings | {"compile": "true"}, 50)
 

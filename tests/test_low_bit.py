@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 import zoo
 from zoo.nn import straight_through
-from zoo.runs.identity import folder_of
-from zoo.runs.run import train
+from zoo.runs.run import folder_of
+from zoo.runs.train import train
 from zoo.testing import CHECKS, linears, mixers, modules, parts
 from zoo.testing.parts import factory, part
 from zoo.training.build import make_objective, make_task

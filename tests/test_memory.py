@@ -104,7 +104,7 @@ class Scripted(Pool):
         self.flights[ended(**self.ends[job.name].pop(0))] = SimpleNamespace(job=job, alone=alone)
 
     def run(self, *names):
-        queue, found = deque(SimpleNamespace(name=name, config={}) for name in names), []
+        queue, found = deque(SimpleNamespace(name=name, run=None) for name in names), []
         while queue or self.flights or self.busy():
             self.fill(queue)
             found += [(flight.job.name, outcome["status"]) for flight, outcome in self.landed(0)]
@@ -161,10 +161,9 @@ def test_a_worker_knows_its_gpu_and_how_many_runs_there_are(monkeypatch, tmp_pat
 )
 def test_what_a_run_wrote_before_its_worker_died_is_what_is_said(monkeypatch, tmp_path, row, expected):
     monkeypatch.undo()
-    monkeypatch.setattr(pools, "folder_of", lambda config: tmp_path)
-    monkeypatch.setattr("zoo.runs.row.read_row", lambda path: row and {"id": "x", **row})
+    monkeypatch.setattr(pools, "read_row", lambda path: row and {"id": "x", **row})
     (tmp_path / "result.json").write_text("{}")
-    flight = SimpleNamespace(job=SimpleNamespace(config={}), began=0.0)
+    flight = SimpleNamespace(job=SimpleNamespace(run=SimpleNamespace(folder=tmp_path)), began=0.0)
     assert pools._own_words(flight) == expected
     flight.began = 1e12  # what was written before it began is another attempt's
     assert pools._own_words(flight) is None
@@ -189,11 +188,11 @@ def test_the_server_that_workers_are_forked_from_touches_no_gpu():
 def test_a_run_made_again_alone_knows_that_it_is(monkeypatch, here):
     """It may look for a batch that fits, and its row does not say that others were beside it."""
     from zoo.comparison import pool
-    from zoo.runs.identity import run_id
+    from zoo.runs.run import planned
     from zoo.training import hardware
 
-    config = zoo.compose("task=parity", *TINY)
+    run = planned(zoo.compose("task=parity", *TINY))
     monkeypatch.setenv("ZOO_RUNS_AT_ONCE", "4")
-    monkeypatch.setattr(pool, "train", lambda config, beat, wait: {"beside": hardware.runs_at_once()})
-    found = [make_run(config, run_id(config), True, alone)["row"]["beside"] for alone in (False, True, False)]
+    monkeypatch.setattr(pool, "make", lambda run, beat, wait: {"beside": hardware.runs_at_once()})
+    found = [make_run(run, True, alone)["row"]["beside"] for alone in (False, True, False)]
     assert found == [4, 1, 4]

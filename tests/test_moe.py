@@ -9,8 +9,8 @@ from torch.nn import functional as F
 import zoo
 from zoo import register
 from zoo.registry import registry
-from zoo.runs.identity import folder_of
-from zoo.runs.run import train
+from zoo.runs.run import folder_of
+from zoo.runs.train import train
 from zoo.testing.parts import part
 from zoo.training.build import make_objective, make_task
 from zoo.training.loggers import read_metrics

@@ -10,7 +10,7 @@ from conftest import COMPILERS, ROOT, THOROUGH, TINY, covering
 import zoo
 from zoo.comparison.plan import make_plan
 from zoo.runs.budget import settle
-from zoo.runs.run import train
+from zoo.runs.train import train
 
 ARCHS = sorted(path.stem for path in (ROOT / "conf/arch").glob("*.yaml"))
 COMPARISONS = sorted(path.stem for path in (ROOT / "conf/compare").glob("*.yaml"))

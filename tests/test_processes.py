@@ -1,5 +1,6 @@
 """One run on two processes computes what one process does, for each family, by DDP and by FSDP2; on the CPU, by gloo."""
 
+import dataclasses
 import os
 import signal
 import time
@@ -44,8 +45,8 @@ NAMES = [pytest.param(name, marks=() if name in ALWAYS else THOROUGH) for name i
 
 def losses(folder, names, strategies):
     """Of these families under each strategy: the losses of its steps, its test score and some weights that were saved."""
-    from zoo.runs.run import session
-    from zoo.training.build import fingerprint
+    from zoo.runs.run import placed, planned
+    from zoo.runs.train import session
 
     prepare()
     found = {}
@@ -55,7 +56,7 @@ def losses(folder, names, strategies):
             config = zoo.compose(*FAMILIES[name], *SIZE, *chosen, "trainer.accelerator=cpu")
             place = Path(folder, strategy or "one", name)
             place.mkdir(parents=True, exist_ok=True)
-            row = session(config, place, fingerprint(config))
+            row = session(placed(dataclasses.replace(planned(config), folder=place)))
             curve = [r["value"] for r in read_metrics(place / "metrics.csv") if r["name"] == "train/loss"]
             found[strategy, name] = (curve, row["test"][row["metric"]], row["parameters"], row["tokens"])
     return found

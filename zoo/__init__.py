@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from zoo.config.compose import compose_typed as compose
     from zoo.models.convert import from_huggingface as from_huggingface
     from zoo.models.load import load as load
-    from zoo.runs.run import train as train
+    from zoo.runs.train import train as train
 
 _LAZY = {
     "compare": "zoo.comparison.compare",
@@ -37,7 +37,7 @@ _LAZY = {
     "Position": "zoo.base.contracts",
     "Task": "zoo.base.contracts",
     "tenth_of": "zoo.base.seeds",
-    "train": "zoo.runs.run",
+    "train": "zoo.runs.train",
 }
 
 __all__ = [

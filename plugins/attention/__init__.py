@@ -1,1 +1,1 @@
-"""Softmax attention: over the sequence itself, in windows or blocks of it, or over another sequence."""
+"""Softmax attention: over the sequence itself, over windows or blocks of it, or over another sequence."""

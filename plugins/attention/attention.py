@@ -13,14 +13,24 @@ from .heads import Heads
 class Attention(Heads):
     """Softmax attention: multi-head, grouped-query or multi-query, optionally in a sliding window.
 
-    Scaled dot products (Vaswani et al. 2017, arXiv:1706.03762, section 3.2).
-    ``heads`` is one for each 32 channels unless said otherwise. ``kv_heads`` below ``heads`` shares keys and
-    values among queries: grouped-query attention (Ainslie et al. 2023, arXiv:2305.13245), or multi-query at 1
-    (Shazeer 2019, arXiv:1911.02150). ``window`` lets a token see itself and the ``window - 1`` tokens before it, in an
-    encoder also as many after it (Beltagy et al. 2020, arXiv:2004.05150). ``sinks`` are trained keys and values that
-    every token may look at when it wants nothing else (Xiao et al. 2023, arXiv:2309.17453, section 3.3). ``subln`` puts
-    a norm before the projection out (Wang et al. 2022, arXiv:2210.06423; BitNet needs it at scale). The state is the
-    key-value cache: as long as the sequence, or as the window.
+    ``y = W_out concat_h(softmax(q_h k_h^T / sqrt(head_dim) + mask) v_h)`` (Vaswani et al. 2017, arXiv:1706.03762,
+    section 3.2). The state is the key-value cache, which holds the whole sequence, or the window.
+
+    Args:
+        heads: number of query heads. By default one per ``head_dim`` channels, or per 32 channels where that is not
+            given.
+        kv_heads: number of key and value heads, which must divide ``heads``. By default as many as ``heads``. Fewer is
+            grouped-query attention (Ainslie et al. 2023, arXiv:2305.13245), 1 is multi-query attention (Shazeer
+            2019, arXiv:1911.02150).
+        head_dim: channels per head. By default ``dim / heads``.
+        window: number of tokens that a token sees, itself and those before it; in an encoder as many after it as before
+            (Beltagy et al. 2020, arXiv:2004.05150). By default the whole sequence.
+        sinks: number of trained keys and values in front of the sequence, which every token may look at when it wants
+            nothing else (Xiao et al. 2023, arXiv:2309.17453, section 3.3). 0 means none.
+        subln: put a norm before the output projection (Wang et al. 2022, arXiv:2210.06423), which BitNet needs at
+            scale.
+        bias: give the four projections a bias.
+        dropout: probability of dropping an attention weight in training, from 0 to below 1.
     """
 
     absolute = False

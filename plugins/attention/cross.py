@@ -1,4 +1,4 @@
-"""Attention from one sequence to another: how a decoder reads what an encoder made of the source."""
+"""Attention from one sequence to another: how a decoder reads an encoder's output."""
 
 import torch
 from torch import Tensor
@@ -10,11 +10,22 @@ from .heads import Heads
 
 @register("cross", "attention")
 class CrossAttention(Heads):
-    """Queries of one sequence, keys and values of another (Vaswani et al. 2017, arXiv:1706.03762, section 3.2.3).
+    """Attention with queries from one sequence, and keys and values from another.
 
-    Keys and values are made of the memory once, by :meth:`read`; they are the cache of decoding. Where a token stands
-    is for the encoder to say: there is no position here. ``kv_heads``, ``head_dim`` and ``subln`` are those of
-    ``mixer=attention``.
+    ``y = W_out concat_h(softmax(q_h k_h^T / sqrt(head_dim)) v_h)`` with q from the stream and k, v from the memory
+    (Vaswani et al. 2017, arXiv:1706.03762, section 3.2.3). :meth:`read` makes keys and values of the memory once; they
+    are the cache of decoding. There are no positions here, because the encoder has already put them into the memory.
+
+    Args:
+        heads: number of query heads. By default one per ``head_dim`` channels, or per 32 channels where that is not
+            given.
+        kv_heads: number of key and value heads, which must divide ``heads``. By default as many as ``heads``. Fewer is
+            grouped-query attention, 1 is multi-query attention.
+        head_dim: channels per head. By default ``dim / heads``.
+        subln: put a norm before the output projection (Wang et al. 2022, arXiv:2210.06423), which BitNet needs at
+            scale.
+        bias: give the four projections a bias.
+        dropout: probability of dropping an attention weight in training, from 0 to below 1.
     """
 
     def __init__(
@@ -39,7 +50,7 @@ class CrossAttention(Heads):
         return {"keys": empty, "values": empty.clone(), "mask": mask_BM}
 
     def read(self, memory_BMD: Tensor, mask_BM: Tensor | None = None) -> dict:
-        """Keys and values of the memory; where the mask is false a token is never seen."""
+        """Keys and values of the memory. A token where the mask is false is never seen."""
         k_BGMK = self.split(self.key(memory_BMD), self.kv_heads)
         v_BGMK = self.split(self.value(memory_BMD), self.kv_heads)
         if mask_BM is None:
@@ -47,12 +58,12 @@ class CrossAttention(Heads):
         return {"keys": k_BGMK, "values": v_BGMK, "mask": mask_BM}
 
     def forward(self, x_BLD: Tensor, state: dict) -> Tensor:
-        """(B, L, D) to (B, L, D): each token reads the memory; the state stays what it is."""
+        """(B, L, D) to (B, L, D): each token reads the memory. The state does not change."""
         q_BHLK, k_BGMK, v_BGMK, mask = self._prepare(x_BLD, state)
         return self.merge(self.attend(q_BHLK, k_BGMK, v_BGMK, mask))
 
     def attention_map(self, x_BLD: Tensor, state: dict) -> Tensor:
-        """The weights (B, H, L, M) of the pass with these arguments."""
+        """The attention weights (B, H, L, M) for these arguments."""
         q_BHLK, k_BGMK, _, mask = self._prepare(x_BLD, state)
         return self.weights(q_BHLK, k_BGMK, mask)
 
@@ -63,6 +74,6 @@ class CrossAttention(Heads):
             raise ValueError("there is no memory yet: read a source before the first step")
         q_BHLK = self.split(self.query(x_BLD), self.heads)
         mask_BM = state.get("mask")
-        if mask_BM is not None:  # an empty memory is seen as it is, for a softmax over nothing is not a number
+        if mask_BM is not None:  # a memory of padding only is seen whole: a softmax over nothing is NaN
             mask_BM = (mask_BM | ~mask_BM.any(1, keepdim=True))[:, None, None, :]
         return q_BHLK, state["keys"].to(q_BHLK.dtype), state["values"].to(q_BHLK.dtype), mask_BM

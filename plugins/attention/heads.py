@@ -8,9 +8,9 @@ from zoo.nn import at_least_zero_below_one, scale_residual_
 
 
 class Heads(nn.Module):
-    """Queries, keys and values in heads, and the projection out of them; a subclass says which keys are seen.
+    """Queries, keys and values in heads, and the output projection. A subclass decides which keys are seen.
 
-    ``kept_H`` multiplies the output of each head, so that one can be left out to see what it is worth.
+    ``kept_H`` multiplies the output of each head, so that an experiment can switch a head off and see what it is worth.
     """
 
     def __init__(
@@ -28,6 +28,7 @@ class Heads(nn.Module):
         dropout: float,
     ) -> None:
         super().__init__()
+        # by default one query head per 32 channels, each with a key and value head of its own
         heads = max(1, dim // (head_dim or 32)) if heads is None else heads
         kv_heads = heads if kv_heads is None else kv_heads
         if heads < 1 or kv_heads < 1 or heads % kv_heads:
@@ -40,10 +41,12 @@ class Heads(nn.Module):
                 f"dim={dim} is not divisible by {kind}.heads={heads}; change one of them, or set {kind}.head_dim"
             )
         at_least_zero_below_one(**{f"{kind}.dropout": dropout})
+        # head_dim need not be dim / heads: the projections below set the width of the heads
         head_dim = dim // heads if head_dim is None else head_dim
         if head_dim < 1:
             raise ValueError(f"{kind}.head_dim={head_dim}: expected at least 1")
         self.heads, self.kv_heads, self.head_dim, self.dropout = heads, kv_heads, head_dim, dropout
+        # (B, L, D) to H query heads and G key and value heads of K channels each, and back
         self.query = linear(in_features=dim, out_features=heads * head_dim, bias=bias)
         self.key = linear(in_features=dim, out_features=kv_heads * head_dim, bias=bias)
         self.value = linear(in_features=dim, out_features=kv_heads * head_dim, bias=bias)
@@ -80,7 +83,7 @@ class Heads(nn.Module):
         return self.out(self.subln(y_BHLK.transpose(1, 2).flatten(2)))
 
     def weights(self, q_BHLK: Tensor, k_BGMK: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
-        """The weights (B, H, L, M) by which :meth:`attend` takes its mean, which it never writes down itself."""
+        """The weights (B, H, L, M) that :meth:`attend` applies, which it never writes out itself."""
         k_BHMK = k_BGMK.repeat_interleave(self.heads // self.kv_heads, dim=1)
         wide = torch.promote_types(q_BHLK.dtype, torch.float32)
         scores_BHLM = q_BHLK.to(wide) @ k_BHMK.to(wide).mT * self.head_dim**-0.5

@@ -1,4 +1,4 @@
-"""Block-sparse attention: near blocks, every so many blocks, and a few tokens that all see."""
+"""Block-sparse attention: nearby blocks, one block in every few, and a few tokens that everyone sees."""
 
 from functools import lru_cache
 from typing import Literal, NamedTuple
@@ -13,7 +13,7 @@ from .attention import Attention
 
 
 class Pattern(NamedTuple):
-    """Who sees whom, as the parameters of :class:`SparseAttention` say."""
+    """Which keys a query sees; see the parameters of :class:`SparseAttention`."""
 
     block: int
     local: int
@@ -24,18 +24,32 @@ class Pattern(NamedTuple):
 
 @register("mixer", "sparse_attention")
 class SparseAttention(Attention):
-    """Softmax attention to near blocks, to one block in ``stride``, and to the first tokens of the sequence.
+    """Softmax attention to nearby blocks, to one block in ``stride``, and to the first tokens of the sequence.
 
-    The sequence is cut into blocks of ``block`` tokens. A token sees its own block and the ``local - 1`` before it (in
-    an encoder also those after it), as in Longformer (Beltagy et al. 2020, arXiv:2004.05150); the last block of each
-    ``stride`` blocks, as in the fixed pattern of Sparse Transformers (Child et al. 2019, arXiv:1904.10509), none where
-    ``stride`` is 0; and the first ``global_tokens`` tokens, which in an encoder see everything in return, as in BigBird
-    (Zaheer et al. 2020, arXiv:2007.14062).
+    ``y = W_out concat_h(softmax(q_h k_h^T / sqrt(head_dim) + mask) v_h)``, where the mask allows three kinds of keys:
+    nearby blocks, as in Longformer (Beltagy et al. 2020, arXiv:2004.05150); the last block of every ``stride`` blocks,
+    as in the fixed pattern of Sparse Transformers (Child et al. 2019, arXiv:1904.10509); and the first tokens, which in
+    an encoder see everything in return, as in BigBird (Zaheer et al. 2020, arXiv:2007.14062). The state is the cache of
+    all keys and values, because the strided blocks stay visible for ever.
 
-    ``backend`` ``flex`` is FlexAttention (Dong et al. 2024, arXiv:2412.05496), which skips blocks that nobody sees and
-    trains on CUDA; ``dense`` masks full attention, exact and as dear as that; ``auto`` takes the first that can run.
-    Blocks of 128 suit the kernels. The state is the cache of all keys and values, for the strided blocks are seen for
-    ever.
+    Args:
+        heads: number of query heads. By default one per ``head_dim`` channels, or per 32 channels where that is not
+            given.
+        kv_heads: number of key and value heads, which must divide ``heads``. By default as many as ``heads``. Fewer is
+            grouped-query attention, 1 is multi-query attention.
+        head_dim: channels per head. By default ``dim / heads``.
+        block: tokens per block. Blocks of 128 suit the kernels.
+        local: number of nearby blocks that a token sees, its own and those before it; in an encoder as many after it.
+        stride: the last block of every so many blocks is seen by all later tokens, in an encoder by all. 0 means none.
+        global_tokens: number of tokens at the start that everyone sees. 0 means none.
+        sinks: number of trained keys and values in front of the sequence, as in ``mixer=attention``. 0 means none.
+        subln: put a norm before the output projection (Wang et al. 2022, arXiv:2210.06423), which BitNet needs at
+            scale.
+        bias: give the four projections a bias.
+        dropout: probability of dropping an attention weight in training, from 0 to below 1.
+        backend: ``flex`` is FlexAttention (Dong et al. 2024, arXiv:2412.05496), which skips blocks that nobody sees and
+            needs CUDA. ``dense`` masks full attention: exact, and as expensive as that. ``auto`` takes the first that
+            can run.
     """
 
     absolute = True
@@ -61,9 +75,11 @@ class SparseAttention(Attention):
         dropout: float = 0.0,
         backend: Literal["auto", "flex", "dense"] = "auto",
     ) -> None:
+        # full attention without a window, whose mask :meth:`sees` then replaces
         super().__init__(
             dim, depth, causal, linear, norm, position, heads, kv_heads, head_dim, None, sinks, subln, bias, dropout
         )
+        # refuse sizes that no pattern has
         for name, value, least in (
             ("block", block, 1),
             ("local", local, 1),
@@ -97,14 +113,15 @@ class SparseAttention(Attention):
         mask_BL: Tensor | None = None,
         places_BL: Tensor | None = None,
     ) -> tuple[Tensor, dict | None]:
-        """(B, L, D) to (B, L, D), and the cache with these tokens in it; nothing attends to padding."""
+        """(B, L, D) to (B, L, D), and the cache with these tokens in it. Nothing attends to padding."""
+        # FlexAttention runs only whole sequences without padding and dropout; all else is masked full attention
         whole = state is None and mask_BL is None and places_BL is None and not is_counting()
         if not whole or self._not_flex(x_BLD.device) or (self.training and self.dropout):
             return super().forward(x_BLD, state, mask_BL, places_BL)
         return self.merge(self.flex(x_BLD, _compiled())), None
 
     def flex(self, x_BLD: Tensor, attention) -> Tensor:
-        """What heads make of a whole sequence, (B, H, L, K), by this form of FlexAttention."""
+        """The heads' outputs (B, H, L, K) for a whole sequence, by this form of FlexAttention."""
         q_BHLK, k_BGLK, v_BGLK, _ = self.project(x_BLD, 0)
         blocks = _block_mask(self.pattern, x_BLD.shape[1], x_BLD.device)
         return attention(q_BHLK, k_BGLK, v_BGLK, block_mask=blocks, enable_gqa=self.heads != self.kv_heads)
@@ -132,7 +149,7 @@ def _sees(pattern: Pattern, query: Tensor, key: Tensor) -> Tensor:
 
 @lru_cache(maxsize=64)
 def _block_mask(pattern: Pattern, length: int, device: torch.device):
-    """Made once for equal patterns: it takes longer than a layer."""
+    """The block mask of a pattern. It is kept, because making it takes longer than a layer."""
     from torch.nn.attention.flex_attention import create_block_mask
 
     return create_block_mask(lambda b, h, q, k: _sees(pattern, q, k), None, None, length, length, device=device)

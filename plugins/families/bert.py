@@ -17,8 +17,9 @@ PLACES = "bert.embeddings.position_embeddings.weight"
 class Bert(Family):
     """BERT with its head for masked tokens (Devlin et al. 2018, arXiv:1810.04805), as ``BertForMaskedLM`` has it.
 
-    Every token is of the first type, whose vector is added to each position's: there is no second sentence here. The
-    number of the mask token is not in its config: ``mask_token_id`` there, or 103, as in the published vocabularies.
+    Every token has the first token type, whose vector is added to each position's: there is no second sentence here.
+    BERT's config does not give the number of the mask token. It is read from ``mask_token_id``, or else 103, as in the
+    published vocabularies.
     """
 
     model_type, architecture, prefix = "bert", "BertForMaskedLM", "bert."
@@ -46,8 +47,10 @@ class Bert(Family):
 
     def words(self, config: dict[str, Any]) -> list[str]:
         """``arch=bert`` of this size."""
+        # variants that have no counterpart here
         if config.get("position_embedding_type", "absolute") != "absolute" or config.get("is_decoder"):
             raise ValueError("it is a decoder, or has relative positions; expected an encoder with absolute ones")
+        # then the preset, with this model's sizes
         mask = config.get("mask_token_id", min(103, config["vocab_size"] - 1))
         kind = activation(config["hidden_act"])
         if kind != "gelu":
@@ -66,7 +69,8 @@ class Bert(Family):
         return token_facts(config, "max_position_embeddings")
 
     def correspondences(self, config: dict[str, Any]) -> list[Correspondence]:
-        """One for one, but for the types of tokens, which :meth:`prepare` takes away."""
+        """One to one, except for the token types, which :meth:`prepare` removes."""
+        # embeddings and the prediction head
         rows = [
             Correspondence("bert.embeddings.word_embeddings.weight", ("stem.embedding.weight",)),
             Correspondence(PLACES, ("backbone.position.table.weight",)),
@@ -77,6 +81,7 @@ class Bert(Family):
         ]
         if not config.get("tie_word_embeddings", True):
             rows.append(Correspondence("cls.predictions.decoder.weight", ("head.weight",)))
+        # the layers: attention, feed-forward, and the norm behind each (post-norm)
         for i in range(config["num_hidden_layers"]):
             theirs, ours = f"bert.encoder.layer.{i}.", f"backbone.blocks.{i}."
             for name in ("query", "key", "value"):
@@ -97,13 +102,14 @@ class Bert(Family):
         return kept | {PLACES: tensors[PLACES] + types[0]}
 
     def finish(self, tensors: dict[str, Tensor], config: dict[str, Any]) -> dict[str, Tensor]:
-        """With types of tokens that add nothing."""
+        """Add token types of zeros."""
         places = tensors[PLACES]
         return tensors | {TYPES: torch.zeros(config["type_vocab_size"], places.shape[1], dtype=places.dtype)}
 
     def config(self, model: Any, objective: dict[str, Any], facts: dict[str, Any]) -> dict[str, Any]:
         """What ``BertConfig`` takes."""
         plain_attention(objective)
+        # sizes are read off the first block; all blocks are alike
         block = model.backbone.blocks[0]
         symbols = model.stem.embedding.num_embeddings
         return {

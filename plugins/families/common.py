@@ -7,15 +7,15 @@ from torch import nn
 from zoo import Correspondence
 
 ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_new", "gelu_sigmoid": "quick_gelu", "relu": "relu", "silu": "silu"}
-"""Our names of activations, and theirs."""
+"""Our names of activations, and the published ones."""
 _THEIRS = {theirs: ours for ours, theirs in ACTIVATIONS.items()} | {"gelu_pytorch_tanh": "gelu_tanh", "swish": "silu"}
 
 
 def activation(name: str) -> str:
-    """Our name of one of their activations.
+    """Our name for one of their activations.
 
     Raises:
-        ValueError: we have no such.
+        ValueError: there is none.
     """
     if name not in _THEIRS:
         raise ValueError(f"its activation {name} is none of ours, which are {', '.join(sorted(_THEIRS))}")
@@ -28,13 +28,13 @@ def size(config: dict[str, Any], dim: str, layers: str, heads: str) -> list[str]
 
 
 def token_facts(config: dict[str, Any], longest: str) -> dict[str, Any]:
-    """Facts of a model of tokens in and out, whose longest sequence is read under this name."""
+    """Facts of a model with tokens in and out, whose longest sequence is read under this name."""
     symbols = config["vocab_size"]
     return {"vocab_size": symbols, "classes": symbols, "max_len": config[longest]}
 
 
 def both(theirs: str, *ours: str, transposed: bool = False, bias: bool = True) -> list[Correspondence]:
-    """Weight, and bias unless there is none, of one module of theirs and of ours."""
+    """The weight of one module there and here, and its bias if it has one."""
     rows = [Correspondence(theirs + ".weight", tuple(name + ".weight" for name in ours), transposed)]
     return rows + ([Correspondence(theirs + ".bias", tuple(name + ".bias" for name in ours))] if bias else [])
 
@@ -45,7 +45,7 @@ def depth(model: Any) -> int:
 
 
 def layernorm(norm: nn.Module) -> nn.LayerNorm:
-    """The norm, if it is LayerNorm.
+    """The norm, if it is a LayerNorm.
 
     Raises:
         ValueError: it is another one.
@@ -56,10 +56,10 @@ def layernorm(norm: nn.Module) -> nn.LayerNorm:
 
 
 def plain_attention(objective: dict[str, Any]) -> None:
-    """Every layer is full attention, without sinks.
+    """Check that every layer is full attention without sinks.
 
     Raises:
-        ValueError: it is not.
+        ValueError: one is not.
     """
     backbone = objective["backbone"]
     mixers = {"m": backbone["mixer"], "a": backbone["alternate_mixer"]}

@@ -30,6 +30,7 @@ class GPT2(Family):
 
     def words(self, config: dict[str, Any]) -> list[str]:
         """``arch=gpt2`` of this size."""
+        # variants that have no counterpart here
         if config.get("scale_attn_by_inverse_layer_idx") or not config.get("scale_attn_weights", True):
             raise ValueError("its attention scales scores in a way of its own, and ours by 1 / sqrt(head_dim) alone")
         hidden = config.get("n_inner") or 4 * config["n_embd"]
@@ -47,7 +48,8 @@ class GPT2(Family):
         return token_facts(config, "n_positions")
 
     def correspondences(self, config: dict[str, Any]) -> list[Correspondence]:
-        """Its matrices are stored (in, out), and queries, keys and values in one."""
+        """Matrices are stored there as (in, out), with queries, keys and values in one."""
+        # embeddings, the last norm, and the head where it is not tied
         rows = [
             Correspondence("transformer.wte.weight", ("stem.embedding.weight",)),
             Correspondence("transformer.wpe.weight", ("backbone.position.table.weight",)),
@@ -55,6 +57,7 @@ class GPT2(Family):
         ]
         if not config.get("tie_word_embeddings", True):
             rows.append(Correspondence("lm_head.weight", ("head.weight",)))
+        # the layers: norms, attention, feed-forward
         for i in range(config["n_layer"]):
             theirs, ours = f"transformer.h.{i}.", f"backbone.blocks.{i}."
             rows += both(theirs + "ln_1", ours + "mixer_norm") + both(theirs + "ln_2", ours + "ffn_norm")
@@ -68,6 +71,7 @@ class GPT2(Family):
     def config(self, model: Any, objective: dict[str, Any], facts: dict[str, Any]) -> dict[str, Any]:
         """What ``GPT2Config`` takes."""
         plain_attention(objective)
+        # sizes are read off the first block; all blocks are alike
         block: Any = model.backbone.blocks[0]
         return {
             "vocab_size": facts["vocab_size"],

@@ -36,6 +36,7 @@ class Llama(Family):
         if config.get("hidden_act", "silu") != "silu":
             raise ValueError(f"its activation is {config['hidden_act']}; expected silu")
         heads = config["num_attention_heads"]
+        # rotary settings have stood under two names over time
         rope = {**(config.get("rope_scaling") or {}), **(config.get("rope_parameters") or {})}
         kind = rope.get("rope_type", rope.get("type", "default"))
         words = [
@@ -57,7 +58,8 @@ class Llama(Family):
         return token_facts(config, "max_position_embeddings")
 
     def correspondences(self, config: dict[str, Any]) -> list[Correspondence]:
-        """One for one."""
+        """One to one."""
+        # the embedding, the last norm, and the head where it is not tied
         rows = [
             Correspondence("model.embed_tokens.weight", ("stem.embedding.weight",)),
             Correspondence("model.norm.weight", ("backbone.norm.weight",)),
@@ -66,6 +68,7 @@ class Llama(Family):
             rows.append(Correspondence("lm_head.weight", ("head.weight",)))
         biased = {"self_attn": bool(config.get("attention_bias")), "mlp": bool(config.get("mlp_bias"))}
         names = {"q_proj": "query", "k_proj": "key", "v_proj": "value", "o_proj": "out"}
+        # the layers: attention, feed-forward, norms
         for i in range(config["num_hidden_layers"]):
             theirs, ours = f"model.layers.{i}.", f"backbone.blocks.{i}."
             for name, own in names.items():
@@ -80,8 +83,10 @@ class Llama(Family):
         """What ``LlamaConfig`` takes."""
         plain_attention(objective)
         block, position = model.backbone.blocks[0], objective["backbone"]["mixer"]["position"]
+        # only models with RMSNorm and rotary positions belong to this family
         if not isinstance(block.mixer_norm, nn.RMSNorm) or position["_component_"] != "position/rotary":
             raise ValueError("it has not RMSNorm and rotary positions")
+        # rotary settings in their names
         rope: dict[str, Any] = {"rope_theta": position["base"], "rope_type": "default"}
         if position["scaling"] == "ntk":
             raise ValueError("position.scaling=ntk has no name there")
@@ -91,6 +96,7 @@ class Llama(Family):
                 rope["original_max_position_embeddings"] = position["trained_len"]
         if position["scaling"] == "llama3":
             rope |= {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
+        # sizes are read off the first block; all blocks are alike
         return {
             "vocab_size": facts["vocab_size"],
             "hidden_size": model.head.in_features,
@@ -112,11 +118,12 @@ class Llama(Family):
 
 
 def _scaling(kind: str, rope: dict[str, Any], config: dict[str, Any]) -> list[str]:
-    """Overrides for positions that reach further than they were trained.
+    """Overrides for rotary positions that reach beyond the trained length.
 
     Raises:
-        ValueError: in a way that is none of ours, or with other constants.
+        ValueError: the scaling is none of ours, or has other constants.
     """
+    # scalings and constants that ours do not have are refused
     if kind not in ("linear", "yarn", "llama3"):
         raise ValueError(f"its rotary positions are scaled by {kind}; expected linear, yarn or llama3")
     ours = {"beta_fast": 32, "beta_slow": 1, "low_freq_factor": 1, "high_freq_factor": 4}
@@ -128,6 +135,7 @@ def _scaling(kind: str, rope: dict[str, Any], config: dict[str, Any]) -> list[st
             raise ValueError(f"its rotary positions have {name}={rope[name]}, which ours have not")
     if rope.get("truncate") is False:
         raise ValueError("its rotary positions have truncate=false, and ours true")
+    # the rest are settings of position=rotary
     words = ["position.scaling=" + kind, f"position.factor={float(rope['factor'])}"]
     trained = rope.get("original_max_position_embeddings") or config["max_position_embeddings"]
     return words if kind == "linear" else [*words, f"position.trained_len={trained}"]

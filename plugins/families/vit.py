@@ -13,7 +13,7 @@ class ViT(Family):
 
     model_type, architecture, prefix = "vit", "ViTForImageClassification", "vit."
     ignored = (r"vit\.pooler\..*",)
-    renames = (  # of releases that name their modules anew
+    renames = (  # newer releases use other names
         (r"^vit\.layers\.(\d+)\.attention\.([qkv])_proj\.", r"vit.encoder.layer.\1.attention.attention.\2."),
         (r"\.attention\.attention\.q\.", ".attention.attention.query."),
         (r"\.attention\.attention\.k\.", ".attention.attention.key."),
@@ -42,6 +42,7 @@ class ViT(Family):
 
     def words(self, config: dict[str, Any]) -> list[str]:
         """``arch=vit`` of this size, for images."""
+        # variants that have no counterpart here
         if not config.get("qkv_bias", True):
             raise ValueError("its queries, keys and values have no bias and the projection after them has; ours agree")
         return [
@@ -61,7 +62,8 @@ class ViT(Family):
         return {"image_size": side, "channels": config["num_channels"], "classes": classes, "max_len": side * side}
 
     def correspondences(self, config: dict[str, Any]) -> list[Correspondence]:
-        """One for one; patches are a convolution there, a projection of their pixels here."""
+        """One to one. Patches are a convolution there, and a projection of their pixels here."""
+        # class token, positions, patches, last norm and head
         dim, patch, channels = config["hidden_size"], config["patch_size"], config["num_channels"]
         places = (config["image_size"] // patch) ** 2 + 1
         patches = "vit.embeddings.patch_embeddings.projection"
@@ -75,6 +77,7 @@ class ViT(Family):
             *both("vit.layernorm", "backbone.norm"),
             *both("classifier", "head"),
         ]
+        # the layers: attention, norms, feed-forward
         for i in range(config["num_hidden_layers"]):
             theirs, ours = f"vit.encoder.layer.{i}.", f"backbone.blocks.{i}."
             for name in ("query", "key", "value"):
@@ -89,6 +92,7 @@ class ViT(Family):
     def config(self, model: Any, objective: dict[str, Any], facts: dict[str, Any]) -> dict[str, Any]:
         """What ``ViTConfig`` takes."""
         plain_attention(objective)
+        # sizes are read off the first block; all blocks are alike
         block, classes = model.backbone.blocks[0], facts["classes"]
         return {
             "hidden_size": model.head.in_features,

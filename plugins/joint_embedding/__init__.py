@@ -1,1 +1,1 @@
-"""Predicting embeddings of what is hidden, and the rival that predicts the inputs themselves."""
+"""Predicting embeddings of what is hidden, and its rival, which predicts the inputs themselves."""

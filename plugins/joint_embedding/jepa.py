@@ -1,4 +1,4 @@
-"""Predict the embeddings of what is hidden from the embeddings of what is seen."""
+"""Predict the embeddings of what is hidden from the embeddings of what is visible."""
 
 from typing import Literal
 
@@ -16,15 +16,33 @@ from .regularisers import kept_apart
 
 @register("objective", "jepa")
 class JEPA(nn.Module):
-    """Predict embeddings of hidden regions from what is seen (I-JEPA), for any encoder.
+    """Predict embeddings of hidden regions from what is visible (I-JEPA), with any encoder.
 
-    Assran et al. 2023, arXiv:2301.08243. Of images ``blocks`` rectangles are targets, each predicted by itself; of
-    sequences spans, a share of ``hidden``. The encoder reads the visible places alone; the teacher, a moving average of
-    it, reads everything, and its outputs, each normalised, are what is to be predicted. ``averaged_layers`` takes the
-    mean of the teacher's last layers (Baevski et al. 2022, arXiv:2202.03555, data2vec). With ``teacher=none`` the
-    encoder is its own teacher, and ``regulariser`` keeps it from collapsing: ``variance_covariance`` (Bardes et al.
-    2021, arXiv:2105.04906) or ``sigreg`` (Balestriero and LeCun 2025, arXiv:2511.08544) on the mean over visible
-    places, weighed by ``regulariser_weight``. It gives embeddings; a ``probe`` judges them.
+    ``loss = error(predictor(encoder(x at the visible places)), normalise(teacher(x)) at the targets) +
+    regulariser_weight * regulariser`` (Assran et al. 2023, arXiv:2301.08243). In images the targets are rectangles,
+    each predicted separately; in sequences they are spans. The encoder reads only the visible places, the teacher reads
+    everything. The objective gives embeddings, which a ``probe`` scores.
+
+    Args:
+        teacher: where the targets come from. ``average`` is a moving average of the encoder. ``none`` is the encoder
+            itself, with gradients, which needs a ``regulariser``.
+        momentum: share of its old weights that the teacher keeps at each step, from 0 to 1. It rises linearly to 1 by
+            the end.
+        loss: error of the predicted embeddings. ``smooth_l1`` is linear for large errors, ``l2`` is the mean square.
+        regulariser: what keeps embeddings from collapsing to one: ``variance_covariance`` (Bardes et al.
+            2021, arXiv:2105.04906) or ``sigreg`` (Balestriero and LeCun 2025, arXiv:2511.08544), on the mean over
+            visible places.
+        regulariser_weight: weight of the regulariser in the loss, at least 0.
+        averaged_layers: number of the teacher's last layers whose mean is the target (Baevski et al.
+            2022, arXiv:2202.03555, data2vec).
+        blocks: number of target rectangles per image.
+        target_scale: range of a target's area, as a share of the image.
+        target_aspect: range of a target's height over its width.
+        context_scale: range of the area of the visible square, as a share of the image. The targets are cut out of it.
+        hidden: share of a sequence's tokens that are targets, between 0 and 1. Images ignore it.
+        span: tokens per hidden span. Images ignore it.
+        predictor_dim: channels of the predictor.
+        predictor_layers: number of layers of the predictor.
     """
 
     needs = ("inputs",)
@@ -53,6 +71,7 @@ class JEPA(nn.Module):
         predictor_layers: int = 2,
     ) -> None:
         super().__init__()
+        # refuse settings that collapse or have no meaning
         if teacher == "none" and regulariser == "none":
             raise ValueError(
                 "objective.teacher=none with objective.regulariser=none collapses to one embedding for everything; "
@@ -73,6 +92,7 @@ class JEPA(nn.Module):
                 raise ValueError(
                     f"objective.{name}={list(values)}: expected two numbers, rising, above 0 and at most {most}"
                 )
+        # the encoder, a narrow predictor of hidden embeddings, and the teacher that gives the targets
         self.encoder = Encoder(stem, backbone)
         self.grid = getattr(self.encoder.stem, "grid", None)
         self.encoder.patches_alone("jepa")
@@ -89,15 +109,15 @@ class JEPA(nn.Module):
         self.hidden, self.span = hidden, span
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """``loss``: the error of the predicted embeddings, and what keeps them apart."""
+        """``loss``: the error of the predicted embeddings, plus the regulariser."""
         return {"loss": self.loss(batch["inputs"])}
 
     def embed(self, inputs: Tensor) -> Tensor:
-        """(B, L, D): what the encoder, or its teacher, makes of the whole input."""
+        """(B, L, D): the embeddings of the whole input, by the teacher if there is one."""
         return self._wise().embed(inputs)
 
     def loss(self, inputs: Tensor) -> Tensor:
-        """A scalar; in evaluation of the same places every time."""
+        """A scalar. In evaluation the same places are hidden every time."""
         source = None if self.training else torch.Generator(inputs.device).manual_seed(0)
         context_BS, target_BMT = self.split(inputs, source)
         seen_BSD = self.encoder(inputs, context_BS)
@@ -106,17 +126,17 @@ class JEPA(nn.Module):
         return loss + self.regulariser_weight * kept_apart(self.regulariser, seen_BSD.mean(1))
 
     def targets(self, inputs: Tensor) -> Tensor:
-        """What is to be predicted, (B, L, D): each place normalised, without a gradient where a teacher gives it."""
+        """What is to be predicted, (B, L, D): each position normalised, without a gradient if a teacher gives it."""
         encoder = self._wise()
         with torch.set_grad_enabled(self.teacher is None and torch.is_grad_enabled()):
             return encoder.normalised(inputs, self.averaged_layers)
 
     def _wise(self) -> Encoder:
-        """The encoder whose embeddings are predicted and judged: the teacher's, if there is one."""
+        """The encoder whose embeddings are predicted and scored: the teacher's, if there is one."""
         return self.encoder if self.teacher is None else self.teacher.module
 
     def split(self, inputs: Tensor, source: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """Visible places (B, S) and targets (B, M, T)."""
+        """Visible places (B, S), and targets (B, M, T) in M groups."""
         if self.grid is not None:
             _, rows, columns = self.grid
             return block_split(len(inputs), rows, columns, self.blocks, *self.scales, inputs.device, source)
@@ -124,6 +144,6 @@ class JEPA(nn.Module):
         return context_BS, target_BT.unsqueeze(1)
 
     def after_optimizer_step(self, step: int, steps: int) -> None:
-        """The teacher follows."""
+        """Move the teacher towards the encoder."""
         if self.teacher is not None:
             self.teacher.follow(self.encoder, step, steps)

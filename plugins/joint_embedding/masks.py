@@ -1,4 +1,4 @@
-"""Which places are context and which are targets: disjoint, exact in number, drawn on the device."""
+"""Which places are context and which are targets: disjoint, fixed in number, drawn on the device."""
 
 import torch
 from torch import Tensor
@@ -9,7 +9,7 @@ ARRANGEMENTS = 4
 
 
 def random_split(batch_size: int, length: int, kept: float, device: torch.device, source=None) -> tuple[Tensor, Tensor]:
-    """A share of the places at random, and all others: (B, S) and (B, L - S), both rising.
+    """A random share of the places, and all others: (B, S) and (B, L - S), each in rising order.
 
     Raises:
         ValueError: one of the two would be empty.
@@ -26,10 +26,10 @@ def random_split(batch_size: int, length: int, kept: float, device: torch.device
 def span_split(
     batch_size: int, length: int, hidden: float, span: int, device: torch.device, source=None
 ) -> tuple[Tensor, Tensor]:
-    """Spans of neighbours as targets, and all other places as context, both rising.
+    """Spans of neighbours as targets, and all other places as context, each in rising order.
 
     Raises:
-        ValueError: one of the two would be empty.
+        ValueError: no context would be left.
     """
     count = max(1, round(hidden * length))
     target_BT = spans(batch_size, length, count, min(span, count), device, source)
@@ -52,27 +52,31 @@ def block_split(
 ) -> tuple[Tensor, Tensor]:
     """Rectangles of a grid as targets, and a larger rectangle without them as context (I-JEPA).
 
-    Assran et al. 2023, arXiv:2301.08243, section 3: sizes are drawn for the whole batch, places for each image, here of
-    four arrangements the one that leaves most to see. Returns context (B, S) and targets (B, blocks, T), rising; S is
-    the smallest context of the batch, to which the others are cut at random. That number must be known to the
-    processor: so without a ``source`` all is drawn there, and a GPU is sent the places instead of being waited for.
+    Assran et al. 2023, arXiv:2301.08243, section 3. Sizes are drawn for the whole batch, places for each image; of four
+    arrangements an image takes the one that leaves most visible. Returns context (B, S) and targets (B, blocks, T), in
+    rising order. S is the smallest context of the batch; larger ones are cut to it at random. The CPU must know S, so
+    without a ``source`` everything is drawn on the CPU and sent to the GPU, which avoids waiting for it.
 
     Raises:
-        ValueError: the targets leave nothing to see.
+        ValueError: the targets leave nothing visible.
     """
     target, device = device, torch.device("cpu") if source is None else device
+    # one size of targets and of context for the whole batch, so that tensors are rectangular
     draw = torch.rand(3, generator=source if source is not None and source.device.type == "cpu" else None).tolist()
     share, ratio, whole = (low + (high - low) * x for (low, high), x in zip((scale, aspect, kept), draw, strict=True))
     height, width = _sides(share, ratio, rows, columns)
+    # several arrangements of the targets per image, as masks (B, A, blocks, L)
     many = (batch_size, ARRANGEMENTS, blocks, rows * columns)
     target_BAML = _rectangles(batch_size * ARRANGEMENTS * blocks, rows, columns, height, width, device, source).view(
         many
     )
+    # the context rectangle without the targets; keep the arrangement that leaves most of it
     seen_BL = _rectangles(batch_size, rows, columns, *_sides(whole, 1.0, rows, columns), device, source)
     context_BAL = seen_BL.unsqueeze(1) & ~target_BAML.any(2)
     best_B = context_BAL.sum(2).argmax(1)
     row_B = torch.arange(batch_size, device=device)
     context_BL, target_BML = context_BAL[row_B, best_B], target_BAML[row_B, best_B]
+    # cut every context to the smallest of the batch
     count = int(context_BL.sum(1).min())
     if not count:
         raise ValueError(
@@ -81,19 +85,20 @@ def block_split(
         )
     rank_BL = torch.rand(context_BL.shape, device=device, generator=source) + context_BL  # context first, at random
     context_BS = rank_BL.topk(count, dim=1).indices.sort(1).values
+    # targets all have the same area, so their masks turn into places without a cut
     split = context_BS, _places(target_BML, height * width)
     return split if target == device else tuple(sent(places, target) for places in split)
 
 
 def _places(inside: Tensor, count: int) -> Tensor:
-    """Where a mask is true, (..., count), rising; as many as there are in every row, which nobody waits for."""
+    """Where a mask is true, (..., count), rising. Every row has ``count`` of them, so no device is waited for."""
     length = inside.shape[-1]
     first = inside.long() * length - torch.arange(length, device=inside.device)
     return first.topk(count, dim=-1).indices.sort(-1).values
 
 
 def _sides(share: float, ratio: float, rows: int, columns: int) -> tuple[int, int]:
-    """Whole sides of a rectangle of this share of the grid, higher than wide by the ratio."""
+    """Whole sides of a rectangle with this share of the grid's area, and this ratio of height to width."""
     area = share * rows * columns
     height, width = round((area * ratio) ** 0.5), round((area / ratio) ** 0.5)
     return min(max(1, height), rows), min(max(1, width), columns)
@@ -102,7 +107,7 @@ def _sides(share: float, ratio: float, rows: int, columns: int) -> tuple[int, in
 def _rectangles(
     count: int, rows: int, columns: int, height: int, width: int, device: torch.device, source=None
 ) -> Tensor:
-    """One rectangle in each row of (count, rows * columns), anywhere."""
+    """``count`` masks (count, rows * columns), each a rectangle of this size at a random place."""
     corner = torch.rand(count, 2, device=device, generator=source)
     top_N1 = (corner[:, :1] * (rows - height + 1)).long()
     left_N1 = (corner[:, 1:] * (columns - width + 1)).long()

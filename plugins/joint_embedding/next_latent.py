@@ -1,4 +1,4 @@
-"""Predict the embeddings of what comes in a sequence, beside the next token or instead of it."""
+"""Predict the embeddings of what comes next in a sequence, along with the next token or instead of it."""
 
 from typing import Literal
 
@@ -14,23 +14,40 @@ from .parts import Encoder, Predictor, Teacher
 from .regularisers import info_nce, kept_apart
 
 COMPARED = 1024
-"""So many predictions of a batch, drawn at random, are told apart or kept apart: each is compared with every other."""
+"""Most predictions of a batch that a contrastive loss or a regulariser compares, drawn at random."""
 
 
 @register("objective", "next_latent")
 class NextLatent(nn.Module):
-    """Predict embeddings in a causal model, beside the next token or instead of it.
+    """Predict embeddings in a causal model, along with the next token or instead of it.
 
-    Their loss is added to that of the next token with ``weight``; with ``tokens=false`` it is alone. ``latent=next``
-    predicts, from the embedding of each place, that of the places ``ahead`` of it, by a small network for each (van den
-    Oord et al. 2018, arXiv:1807.03748, whose loss is ``info_nce``; Teoh et al. 2025, arXiv:2511.05963, who also tell it
-    the next token).
-    ``latent=spans`` predicts hidden spans from the visible places alone, which are read once more, as
-    ``objective=jepa`` does (beside the loss of tokens, with other views: Huang et al. 2025, arXiv:2509.14252). What is
-    to be predicted are normalised embeddings of the whole sequence: those of a teacher, a moving average; or with
-    ``teacher=none`` the model's own, to which no gradient goes while tokens keep it from collapse. Without tokens and
-    without a teacher ``loss=info_nce`` or a ``regulariser`` must do that. With tokens the model is judged by them as
-    any other; a ``probe`` may judge its embeddings.
+    ``loss = cross-entropy of the next token + weight * (error(prediction, normalised embedding) + regulariser_weight *
+    regulariser)`` (van den Oord et al. 2018, arXiv:1807.03748; Teoh et al. 2025, arXiv:2511.05963, who also tell the
+    predictor the next token). With tokens the model is judged by them, as any other; a ``probe`` may judge its
+    embeddings.
+
+    Args:
+        weight: weight of the embeddings' loss beside that of the tokens, at least 0.
+        tokens: also predict the next token. Without it, the embeddings' loss is the only one.
+        latent: what is predicted. ``next`` is the embedding of later places, from each place by a small network.
+            ``spans`` is hidden spans, from the visible places, which are read a second time, as in ``objective=jepa``
+            (beside tokens and with other views: Huang et al. 2025, arXiv:2509.14252).
+        ahead: distances in tokens of the embeddings that ``latent=next`` predicts, one network for each.
+        teacher: where the targets come from. ``average`` is a moving average of the model. ``none`` is the model
+            itself; with tokens no gradient goes to the targets, without them ``loss=info_nce`` or a ``regulariser``
+            must prevent collapse.
+        momentum: share of its old weights that the teacher keeps at each step, from 0 to 1. It rises linearly to 1 by
+            the end.
+        loss: error of the predicted embeddings. ``smooth_l1`` is linear for large errors, ``l2`` is the mean square,
+            ``info_nce`` tells the right embedding from the others of the batch.
+        temperature: divides the cosines of ``loss=info_nce``, above 0. Smaller values separate more sharply.
+        regulariser: what keeps the model's embeddings spread out, ``variance_covariance`` or ``sigreg``, as in
+            ``objective=jepa``.
+        regulariser_weight: weight of the regulariser in the embeddings' loss, at least 0.
+        hidden: share of tokens that ``latent=spans`` hides, between 0 and 1.
+        span: tokens per hidden span of ``latent=spans``.
+        predictor_dim: channels of the predictor, or of the hidden layer of the small networks.
+        predictor_layers: number of layers of the predictor of ``latent=spans``.
     """
 
     one_way = True
@@ -59,6 +76,7 @@ class NextLatent(nn.Module):
         predictor_layers: int = 2,
     ) -> None:
         super().__init__()
+        # refuse settings that collapse or have no meaning
         if min(weight, regulariser_weight) < 0 or not ahead or min(*ahead, span) < 1 or not 0 < hidden < 1:
             raise ValueError(
                 f"objective.weight={weight}, regulariser_weight={regulariser_weight}, ahead={list(ahead)}, "
@@ -76,9 +94,11 @@ class NextLatent(nn.Module):
         self.weight, self.latent, self.ahead, self.hidden, self.span = weight, latent, list(ahead), hidden, span
         self.error, self.temperature = loss, temperature
         self.regulariser, self.regulariser_weight = regulariser, regulariser_weight
+        # the causal model with its token head, if it has one
         self.encoder = Encoder(stem, backbone, causal=True)
         self.encoder.patches_alone("next_latent")
         self.head = precise_linear(in_features=dim, out_features=classes, bias=False) if tokens else None
+        # what predicts embeddings: a small encoder for spans, or one network per distance
         if latent == "spans":
             self.predictor = Predictor(
                 dim, dim, predictor_dim, predictor_layers, predictor_backbone, precise_linear, self.encoder.stem
@@ -99,14 +119,17 @@ class NextLatent(nn.Module):
         return {"loss": told + loss, "logits": logits_BSC}
 
     def latent_loss(self, inputs: Tensor, x_BLD: Tensor) -> Tensor:
-        """A scalar, given what the encoder makes of the inputs; in evaluation of the same places every time."""
+        """A scalar, given the model's output for the inputs. In evaluation the same places are drawn every time."""
+        # evaluation draws the same spans and samples every time
         source = None if self.training else torch.Generator(inputs.device).manual_seed(0)
         wanted_BLD = self.targets(inputs, x_BLD)
+        # spans: read only the visible places, and predict the embeddings at the hidden ones
         if self.latent == "spans":
             context_BS, target_BT = span_split(*x_BLD.shape[:2], self.hidden, self.span, inputs.device, source)
             said_BTD = self.predictor(self.encoder(inputs, context_BS), context_BS, target_BT)
             loss = self._compare(said_BTD, take(wanted_BLD, target_BT), source)
         else:
+            # next: from each place, predict the embedding k places later, for every distance that fits
             near = [k for k in self.ahead if k < x_BLD.shape[1]]
             if not near:
                 raise ValueError(
@@ -118,13 +141,14 @@ class NextLatent(nn.Module):
                 if k in near
             ]
             loss = torch.stack(parts).mean()
+        # keep the model's own embeddings spread out, on a sample of them
         if self.regulariser == "none":
             return loss
         sample_ND = _sample(source, x_BLD)[0]
         return loss + self.regulariser_weight * kept_apart(self.regulariser, sample_ND)
 
     def targets(self, inputs: Tensor, x_BLD: Tensor) -> Tensor:
-        """What is to be predicted, (B, L, D)."""
+        """What is to be predicted, (B, L, D): normalised embeddings of the teacher, or of the model itself."""
         if self.teacher is not None:
             with torch.no_grad():
                 return self.teacher.module.normalised(inputs)
@@ -139,11 +163,11 @@ class NextLatent(nn.Module):
         return error(said_BTD.float(), wanted_BTD)
 
     def embed(self, inputs: Tensor) -> Tensor:
-        """(B, L, D): what the model makes of each place and what is before it; without tokens, its teacher."""
+        """(B, L, D): the model's embedding of each place given those before; without tokens, its teacher's."""
         return (self.encoder if self.teacher is None or self.head is not None else self.teacher.module).embed(inputs)
 
     def after_optimizer_step(self, step: int, steps: int) -> None:
-        """The teacher follows."""
+        """Move the teacher towards the model."""
         if self.teacher is not None:
             self.teacher.follow(self.encoder, step, steps)
 
@@ -152,7 +176,7 @@ class NextLatent(nn.Module):
         return self.encoder.backbone.init_state(batch_size, max_len, device, dtype)
 
     def step(self, inputs_BL: Tensor, state, mask_BL: Tensor | None = None) -> tuple[Tensor, object]:
-        """Logits (B, L, C) for these further tokens, and the state after them; padding stands in front."""
+        """Logits (B, L, C) for these further tokens, and the state after them. Padding stands in front."""
         padding = {} if mask_BL is None else {"mask_BL": mask_BL}
         x_BLD, state = self.encoder.backbone(self.encoder.stem(inputs_BL), state, **padding)
         return widened(self.head(x_BLD)), state
@@ -167,7 +191,7 @@ def _network(dim: int, width: int, linear) -> nn.Sequential:
 
 
 def _sample(source: torch.Generator | None, *tensors_BTD: Tensor) -> list[Tensor]:
-    """The same places of each, (N, D), at most so many as are compared."""
+    """The same places of each tensor, (N, D), at most ``COMPARED`` of them."""
     flat = [x_BTD.flatten(0, 1) for x_BTD in tensors_BTD]
     count, device = len(flat[0]), flat[0].device
     if count <= COMPARED:

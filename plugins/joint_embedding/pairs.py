@@ -15,14 +15,22 @@ from .views import cropped, halves, shifted
 
 @register("objective", "jepa_pairs")
 class JEPAPairs(nn.Module):
-    """Joint embeddings of pairs: two augmentations of an image, or context and continuation of a sequence.
+    """Joint embeddings of pairs: two augmentations of an image, or the first and the second half of a sequence.
 
-    ``loss`` says what keeps them apart: ``info_nce`` tells each pair from all others of the batch (van den Oord et al.
-    2018, arXiv:1807.03748; SimCLR, arXiv:2002.05709); ``variance_covariance`` asks for spread (VICReg, Bardes et al.
-    2021, arXiv:2105.04906, weights 25, 25, 1); ``sigreg`` for a normal distribution, ``(1 - w) invariance + w
-    regulariser`` with ``regulariser_weight`` w (LeJEPA, Balestriero and LeCun 2025, arXiv:2511.08544). ``views=later``
-    takes the pairs that a task gives: an observation, and one of the same thing later. Losses read a projection of
-    ``projection_dim`` channels; the encoder's own output is the embedding, which a ``probe`` judges.
+    The loss reads projections a, b of the mean embedding of either view. ``info_nce`` is the cross-entropy of finding
+    each partner in the batch (van den Oord et al. 2018, arXiv:1807.03748; SimCLR, arXiv:2002.05709).
+    ``variance_covariance`` is ``25 |a - b|^2 + 25 variance + covariance`` (VICReg, Bardes et al. 2021,
+    arXiv:2105.04906). ``sigreg`` is ``(1 - w) * invariance + w * regulariser`` (LeJEPA, Balestriero and LeCun 2025,
+    arXiv:2511.08544). The encoder's own output is the embedding, which a ``probe`` scores.
+
+    Args:
+        loss: what keeps different things apart; see above.
+        views: where pairs of images come from. ``shift`` and ``crop`` are random augmentations. ``later`` takes the
+            pairs that a task gives: an observation, and one of the same thing later. Sequences of tokens are cut in
+            half.
+        regulariser_weight: w of ``loss=sigreg``, between 0 and 1.
+        temperature: divides the cosines of ``loss=info_nce``, above 0. Smaller values separate more sharply.
+        projection_dim: channels of the projections that the loss compares.
     """
 
     gives = ()
@@ -45,6 +53,7 @@ class JEPAPairs(nn.Module):
                 f"objective.regulariser_weight={regulariser_weight}, temperature={temperature}, "
                 f"projection_dim={projection_dim}: expected a share between 0 and 1, more than 0, and at least 1"
             )
+        # the loss reads a projection, so that the embedding itself may keep what the loss would discard
         self.encoder = Encoder(stem, backbone)
         self.kind, self.view = loss, {"shift": shifted, "crop": cropped}.get(views)
         self.needs = ("inputs", "later") if self.view is None else ("inputs",)
@@ -57,16 +66,19 @@ class JEPAPairs(nn.Module):
         )
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """``loss``; in evaluation of the same views every time."""
+        """``loss``. In evaluation the same views are drawn every time."""
         inputs = batch["inputs"]
         source = None if self.training else torch.Generator(inputs.device).manual_seed(0)
+        # the two views: the task's own pair, two augmentations, or the two halves of a sequence
         if self.view is None:
             pair = inputs, batch["later"]
         elif inputs.is_floating_point():
             pair = self.view(inputs, source), self.view(inputs, source)
         else:
             pair = halves(inputs)
+        # embed both in one pass, average over places, project, (B, P) each
         a_BP, b_BP = self.projector(self.embed(torch.cat(pair)).mean(1)).float().chunk(2)
+        # compare over the whole batch, on however many processes it is spread
         a_BP, b_BP = gather_over_processes(a_BP), gather_over_processes(b_BP)
         return {"loss": self._loss(a_BP, b_BP)}
 
@@ -74,6 +86,7 @@ class JEPAPairs(nn.Module):
         if self.kind == "info_nce":
             return info_nce(a_BP, b_BP, self.temperature)
         if self.kind == "variance_covariance":
+            # VICReg's weights 25, 25, 1; the two views share that of the variance
             spreads = [variance_covariance(part) for part in (a_BP, b_BP)]
             variance, covariance = (sum(parts) for parts in zip(*spreads, strict=True))
             return 25 * (a_BP - b_BP).square().mean() + 12.5 * variance + covariance
@@ -83,5 +96,5 @@ class JEPAPairs(nn.Module):
         return (1 - self.regulariser_weight) * apart + self.regulariser_weight * spread
 
     def embed(self, inputs: Tensor) -> Tensor:
-        """(B, L, D): what the encoder makes of the input, but for what is before its places."""
+        """(B, L, D): the encoder's output for the input, without tokens before its places."""
         return self.encoder.embed(inputs)

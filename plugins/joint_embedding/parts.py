@@ -1,4 +1,4 @@
-"""Encoder, teacher and predictor: what methods that predict embeddings are made of."""
+"""Encoder, teacher and predictor: the parts of methods that predict embeddings."""
 
 import copy
 
@@ -10,7 +10,7 @@ from zoo.nn import places, take
 
 
 class Encoder(nn.Module):
-    """Stem and backbone of an encoder, of all of an input or of a few of its places."""
+    """A stem and a backbone, which read all of an input or a few of its places."""
 
     def __init__(self, stem, backbone, causal: bool = False) -> None:
         super().__init__()
@@ -19,18 +19,18 @@ class Encoder(nn.Module):
         self.before = getattr(self.stem, "grid", (0,))[0]
 
     def forward(self, inputs: Tensor, places_BS: Tensor | None = None) -> Tensor:
-        """(B, L, D); or (B, S, D) of these places alone, so that the others cost nothing."""
+        """(B, L, D); or (B, S, D) of only these places, so that the others cost nothing."""
         x_BLD = self.stem(inputs)
         if places_BS is None:
             return self.backbone(x_BLD)[0]
         return self.backbone(take(x_BLD, places_BS), places_BL=places_BS)[0]
 
     def embed(self, inputs: Tensor) -> Tensor:
-        """(B, L, D) of a whole input, but for what stands before its places."""
+        """(B, L, D) of a whole input, without class token and registers."""
         return self(inputs)[:, self.before :]
 
     def patches_alone(self, objective: str) -> None:
-        """Refuse what stands before the places, where an objective hides and predicts these.
+        """Refuse class tokens and registers, for objectives that hide and predict places.
 
         Raises:
             ValueError: the stem has a class token or registers.
@@ -39,7 +39,7 @@ class Encoder(nn.Module):
             raise ValueError(f"objective={objective} needs patches alone: stem.class_token=false stem.registers=0")
 
     def layers(self, inputs: Tensor, count: int) -> list[Tensor]:
-        """What the last ``count`` layers of the backbone make of an input, (B, L, D) each; the last one's is normed."""
+        """The outputs of the backbone's last ``count`` layers for an input, (B, L, D) each. Only the last is normed."""
         kept: list[Tensor] = []
         blocks = self.backbone.blocks[-count:-1] if count > 1 else []
         handles = [block.register_forward_hook(lambda _, __, out: kept.append(out[0])) for block in blocks]
@@ -51,7 +51,7 @@ class Encoder(nn.Module):
         return [*kept, last_BLD]
 
     def normalised(self, inputs: Tensor, count: int = 1) -> Tensor:
-        """The mean of these last layers, each vector normalised, (B, L, D) in float32: what is to be predicted."""
+        """The mean of these last layers, each vector normalised, (B, L, D) in float32: the targets."""
         normal = [F.layer_norm(x_BLD.float(), x_BLD.shape[-1:]) for x_BLD in self.layers(inputs, count)]
         return torch.stack(normal).mean(0)
 
@@ -59,8 +59,8 @@ class Encoder(nn.Module):
 class Teacher(nn.Module):
     """A copy of a module that follows it slowly: an exponential moving average of its weights.
 
-    ``t <- m t + (1 - m) s`` after each optimizer step, m from ``momentum`` to 1 linearly (I-JEPA's code). No gradient
-    reaches it; the loop leaves what is inside alone (``frozen``). It is always in evaluation mode.
+    ``t <- m t + (1 - m) s`` after each optimizer step, with m rising linearly from ``momentum`` to 1 (I-JEPA's code).
+    No gradient reaches it, and the training loop leaves it alone (``frozen``). It is always in evaluation mode.
     """
 
     frozen = True
@@ -77,7 +77,7 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def follow(self, student: nn.Module, step: int, steps: int) -> None:
-        """One step towards the student, ``step`` of ``steps`` being done; whole numbers are copied."""
+        """One step towards the student, after ``step`` of ``steps``. Integer tensors are copied."""
         momentum = self.momentum + (1 - self.momentum) * step / steps
         mine, theirs = self.module.state_dict(), student.state_dict()
         floats = [name for name, tensor in mine.items() if tensor.is_floating_point()]
@@ -88,10 +88,10 @@ class Teacher(nn.Module):
 
 
 class Predictor(nn.Module):
-    """A narrow encoder that reads the context and says what stands at the targets (I-JEPA's predictor).
+    """A narrow encoder that reads the context and predicts what stands at the targets (I-JEPA's predictor).
 
-    Context and one trained vector for each target go through it in the order of their places, which it is told, so any
-    mixer serves.
+    Context vectors and one trained vector for each target pass through it in the order of their places, which it is
+    told. So it works with any mixer.
     """
 
     def __init__(self, dim: int, out_features: int, width: int, layers: int, backbone, linear, stem: nn.Module) -> None:
@@ -109,17 +109,20 @@ class Predictor(nn.Module):
         return self._predict(self.into(context_BSD), context_BS, target_BT)
 
     def of_each(self, context_BSD: Tensor, context_BS: Tensor, target_BMT: Tensor) -> Tensor:
-        """The same for M groups of targets, each predicted by itself, (B, M, T, out_features)."""
+        """The same for M groups of targets, each predicted separately, (B, M, T, out_features)."""
         M = target_BMT.shape[1]
         x_BSD = self.into(context_BSD)
         seen_NSD, where_NS = (x.unsqueeze(1).expand(-1, M, *x.shape[1:]).flatten(0, 1) for x in (x_BSD, context_BS))
         return self._predict(seen_NSD, where_NS, target_BMT.flatten(0, 1)).unflatten(0, (-1, M))
 
     def _predict(self, x_BSD: Tensor, context_BS: Tensor, target_BT: Tensor) -> Tensor:
+        # the same trained vector stands at every target
         asked_BTD = self.hidden_D.to(x_BSD.dtype).expand(*target_BT.shape, -1)
+        # context and targets in the order of their places, so that a recurrent mixer serves too
         places_BL, order_BL = torch.cat([context_BS, target_BT], 1).sort(1)
         x_BLD = take(torch.cat([x_BSD, asked_BTD], 1), order_BL)
         x_BLD = self.backbone(x_BLD, places_BL=places_BL)[0]
+        # undo the order, and read off the targets
         rank_L = torch.arange(order_BL.shape[1], device=order_BL.device)
         back_BL = torch.empty_like(order_BL).scatter_(1, order_BL, rank_L.expand_as(order_BL))
         return self.out(take(x_BLD, back_BL[:, context_BS.shape[1] :]))

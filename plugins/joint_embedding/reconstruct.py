@@ -13,11 +13,16 @@ from .parts import Encoder, Predictor
 
 @register("objective", "reconstruct")
 class Reconstruct(nn.Module):
-    """Predict the pixels of hidden patches, or the hidden tokens, from what is seen (masked autoencoder).
+    """Predict the pixels of hidden patches, or the hidden tokens, from what is visible (masked autoencoder).
 
-    He et al. 2021, arXiv:2111.06377: the encoder reads ``visible`` of the places alone, a narrow decoder says what is
-    hidden; pixels of each patch are normalised, and the loss is their squared error, or the cross-entropy of tokens. It
-    gives embeddings; a ``probe`` judges them.
+    ``loss = mean (decoder(encoder(visible)) - pixels)^2`` over the hidden patches, with the pixels of each patch
+    normalised (He et al. 2021, arXiv:2111.06377), or the cross-entropy of the hidden tokens. The encoder reads only the
+    visible places. The objective gives embeddings, which a ``probe`` scores.
+
+    Args:
+        visible: share of places that the encoder sees, between 0 and 1.
+        predictor_dim: channels of the decoder.
+        predictor_layers: number of layers of the decoder.
     """
 
     needs = ("inputs",)
@@ -43,18 +48,22 @@ class Reconstruct(nn.Module):
         self.encoder.patches_alone("reconstruct")
         if self.patch_size is None and vocab_size is None:
             raise ValueError("objective=reconstruct needs a task of images or of tokens")
+        # the decoder says the pixels of a patch, or a token of the vocabulary
         wanted = vocab_size if self.patch_size is None else self.encoder.stem.projection.in_features
         self.predictor = Predictor(
             dim, wanted, predictor_dim, predictor_layers, predictor_backbone, precise_linear, self.encoder.stem
         )
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """``loss``; in evaluation of the same places every time."""
+        """``loss``. In evaluation the same places are hidden every time."""
         inputs = batch["inputs"]
         source = None if self.training else torch.Generator(inputs.device).manual_seed(0)
+        # draw which places are visible, (B, S), and which are hidden, (B, T)
         length = self.encoder.stem.max_len if self.patch_size is not None else inputs.shape[1]
         context_BS, hidden_BT = random_split(len(inputs), length, self.visible, inputs.device, source)
+        # encode the visible places only, and decode the hidden ones
         said_BTF = self.predictor(self.encoder(inputs, context_BS), context_BS, hidden_BT).float()
+        # tokens: cross-entropy; images: squared error of pixels, normalised patch by patch
         if self.patch_size is None:
             loss = F.cross_entropy(said_BTF.flatten(0, 1), inputs.gather(1, hidden_BT).flatten())
         else:
@@ -64,5 +73,5 @@ class Reconstruct(nn.Module):
         return {"loss": loss}
 
     def embed(self, inputs: Tensor) -> Tensor:
-        """(B, L, D): what the encoder makes of the whole input."""
+        """(B, L, D): the encoder's output for the whole input."""
         return self.encoder.embed(inputs)

@@ -1,4 +1,4 @@
-"""An encoder as it starts: what learning must beat."""
+"""An encoder as it is initialised: the baseline that learning must beat."""
 
 import torch
 from torch import Tensor, nn
@@ -10,9 +10,10 @@ from .parts import Encoder
 
 @register("objective", "untrained")
 class Untrained(nn.Module):
-    """An encoder that learns nothing, a strong control: a probe of random features knows much already.
+    """An encoder that learns nothing.
 
-    It has no parameter that learns, so its runs take no step, whatever they may cost.
+    A strong control, because a probe of random features already knows much. It has no parameter that learns, so its
+    runs take no step, whatever their budget.
     """
 
     needs = ("inputs",)
@@ -27,5 +28,5 @@ class Untrained(nn.Module):
         return {"loss": batch["inputs"].new_zeros((), dtype=torch.float32)}
 
     def embed(self, inputs: Tensor) -> Tensor:
-        """(B, L, D): what the encoder makes of the input, but for what is before its places."""
+        """(B, L, D): the encoder's output for the input, without tokens before its places."""
         return self.encoder.embed(inputs)

@@ -1,1 +1,1 @@
-"""Weights of one bit or of three values, with activations of a few bits, and what runs them once trained."""
+"""Linear layers with weights of one bit or three values and activations of a few bits, and kernels that run them."""

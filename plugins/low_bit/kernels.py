@@ -1,8 +1,8 @@
-"""Ways to multiply by packed codes, among those that torch has; which one is measured on the machine at hand.
+"""The kernels of torch that can multiply by packed codes. Which one runs is measured on the machine at hand.
 
-A sum of products of small integers is exact in int32, and in float32 below 2^24, whatever the order: hence every kernel
-gives the same bits in float32, and one that does not on a trial is not used. In half precision, where a plain linear
-layer rounds its output anyway, kernels that round to that precision compete too.
+A sum of products of small integers is exact in int32, and in float32 below 2^24, in any order. So every kernel gives
+the same bits in float32, and one that does not in a trial is not used. In half precision, where a plain linear layer
+rounds its output anyway, kernels that round to that precision compete too.
 """
 
 import statistics
@@ -18,18 +18,18 @@ from torch.nn import functional as F
 from .quantizers import activations
 
 FEW = 8
-"""Up to so many rows, a choice is measured with one, as in decoding; beyond, with 64."""
+"""Up to this many rows, kernels are timed on one row, as in decoding; above it on 64."""
 UNNOTICED = 1e-5
-"""Seconds: rounding the activations of one token takes about as long."""
+"""Seconds that do not matter: about as long as rounding the activations of one token."""
 MOST_ROWS = 8192
-"""Outputs of a layer on which a choice is measured."""
+"""Most outputs of a layer on which kernels are timed."""
 LARGEST_EXACT = 2**24 // 127
 """Columns up to which a float32 sum of 8-bit by ternary products is exact."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a product is computed, and of what: all that a choice depends on."""
+    """Where a product is computed and on what: all that the choice of kernel depends on."""
 
     device: str
     dtype: torch.dtype
@@ -40,18 +40,18 @@ class Place:
 
     @property
     def wide(self) -> torch.dtype:
-        """In which sums are scaled."""
+        """The dtype in which sums are scaled."""
         return torch.promote_types(self.dtype, torch.float32)
 
     @property
     def half_on_processor(self) -> bool:
-        """Where torch's kernels for packed weights run."""
+        """Whether torch's CPU kernels for packed weights can run here."""
         return self.device == "cpu" and self.dtype == torch.bfloat16
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """One way: where it applies, what it keeps of the int8 codes (N, K), and how it multiplies (M, K) to (M, N)."""
+    """One kernel: where it applies, what it keeps of the int8 codes (N, K), and how it multiplies (M, K) to (M, N)."""
 
     applies: Callable[[Place], bool]
     prepare: Callable[[Tensor, Place], tuple[Tensor, ...]]
@@ -60,7 +60,7 @@ class Kernel:
 
 @dataclass(frozen=True)
 class Choice:
-    """The kernel of a place, and the seconds of the whole layer over those of a bfloat16 ``F.linear`` of its shape."""
+    """The kernel for a place, and the time of the whole layer relative to a bfloat16 ``F.linear`` of its shape."""
 
     kernel: str
     ratio: float
@@ -68,7 +68,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Way:
-    """A kernel with what it keeps: the whole layer but for the norm."""
+    """A kernel with what it keeps: the whole layer except for the norm."""
 
     kernel: str
     place: Place
@@ -86,7 +86,7 @@ class Way:
 
 
 def prepare(kernel: str, codes_NK: Tensor, place: Place) -> Way:
-    """Make of the codes what a kernel reads."""
+    """Turn the codes into what a kernel reads."""
     return Way(kernel, place, KERNELS[kernel].prepare(codes_NK, place))
 
 
@@ -147,7 +147,7 @@ KERNELS = {  # by the memory that they hold, the least first
 
 
 def _float(place: Place) -> torch.dtype:
-    """In which floating-point products of unpacked codes are exact; those of activations as they are need not be."""
+    """The dtype in which floating-point products are exact, which only rounded activations need."""
     if place.activation_bits is None:
         return place.dtype
     return place.wide if place.columns < LARGEST_EXACT else torch.float64
@@ -156,18 +156,22 @@ def _float(place: Place) -> torch.dtype:
 @lru_cache(maxsize=4096)
 @torch.no_grad()
 def choose(place: Place) -> Choice:
-    """The kernel that holds least among those about as fast as the fastest, measured once a process.
+    """The kernel that holds least memory among those about as fast as the fastest, measured once per process.
 
-    Of a layer with very many outputs, on some of them. ``unpacked`` needs no trial: it is what the others are held to.
+    Very wide layers are measured on some of their outputs. ``unpacked`` needs no trial: the others are compared with
+    it.
     """
+    # a layer of this shape with random codes and inputs
     device, generator = torch.device(place.device), torch.Generator().manual_seed(0)
     place = replace(place, rows=min(place.rows, MOST_ROWS))
     codes_NK = torch.randint(-1, 2, (place.rows, place.columns), dtype=torch.int8, generator=generator).to(device)
     x_MK = torch.randn(1 if place.few else 64, place.columns, generator=generator).to(device, place.dtype)
+    # the reference result, and how far a kernel may be from it: not at all where sums are exact
     scale, plain = torch.ones((), device=device), prepare("unpacked", codes_NK, place)
     expected = plain(x_MK, scale, None)
     exact = place.activation_bits is not None and place.dtype.itemsize >= 4
     allowed = 0.0 if exact else 8 * torch.finfo(place.dtype).eps * x_MK.float().abs().sum(1).max()
+    # every kernel that applies, runs and is right is timed, and a plain bfloat16 linear for comparison
     baseline = (x_MK.bfloat16(), codes_NK.bfloat16())
     calls: dict[str, Callable[[], Tensor]] = {
         "": lambda: F.linear(*baseline),
@@ -182,6 +186,7 @@ def choose(place: Place) -> Choice:
                 continue  # this build of torch, or this device, does not have it for this shape
             if error <= allowed:
                 calls[name] = lambda way=way: way(x_MK, scale, None)
+    # among those about as fast as the fastest, take the first: the one that holds least memory
     seconds = _seconds(calls, device)
     quickest = min(seconds[name] for name in calls if name)
     best = next(name for name in KERNELS if name in calls and seconds[name] <= 1.25 * quickest + UNNOTICED)
@@ -189,7 +194,7 @@ def choose(place: Place) -> Choice:
 
 
 def _seconds(calls: dict[str, Callable[[], Tensor]], device: torch.device, rounds: int = 15) -> dict[str, float]:
-    """The median time of a call of each, by turns, after two for warming up."""
+    """The median time of each call, in turn, after two rounds of warm-up."""
     found: dict[str, list[float]] = {name: [] for name in calls}
     for round_ in range(rounds + 2):
         for name, call in calls.items():

@@ -1,4 +1,4 @@
-"""What all low-bit linears are: ``torch.nn.Linear`` whose forward pass sees codes times a scale."""
+"""What all low-bit linears share: a ``torch.nn.Linear`` whose forward pass sees codes times a scale."""
 
 import copy
 
@@ -16,14 +16,14 @@ class LowBitLinear(nn.Linear):
     """``y = Q(x) @ (codes * scale)^T + bias``, where ``Q`` rounds each token to ``activation_bits``.
 
     The weight that is trained and saved is the latent one, so a checkpoint is that of ``torch.nn.Linear``. It is
-    quantised anew at each forward pass: fused optimizers write weights without telling, so a cache would go stale.
-    Gradients pass straight through both roundings, also where a value was clipped, and scales have none.
+    quantised anew in each forward pass, because fused optimizers write weights without notice and a cache would go
+    stale. Gradients pass straight through both roundings, also where a value was clipped. Scales have no gradient.
 
     Args:
         activation_bits: 2 to 8, or none to leave activations alone.
-        subln: root-mean-square normalisation of the inputs, before they are rounded (SubLN of BitNet).
-        warmup: the share of training over which quantisation comes in: the weight and the inputs are
-            ``x + mix * (Q(x) - x)`` with ``mix`` rising to 1. For a start from trained full-precision weights.
+        subln: root-mean-square normalisation of the inputs before they are rounded (SubLN of BitNet).
+        warmup: the share of training over which quantisation is blended in: weight and inputs are ``x + mix * (Q(x) -
+            x)`` with ``mix`` rising to 1. For starting from trained full-precision weights.
     """
 
     values: int
@@ -45,15 +45,15 @@ class LowBitLinear(nn.Linear):
             raise ValueError(f"linear.warmup={warmup}: expected a share of training, from 0 to 1")
         self.activation_bits, self.warmup = activation_bits, warmup
         self.norm = nn.RMSNorm(in_features, eps=1e-6) if subln else None
-        # a tensor, so that a compiled graph does not freeze its value; in no checkpoint, since the step tells it
+        # a tensor, so that a compiled graph does not freeze its value; not saved, because the step determines it
         self.register_buffer("mix", torch.ones(()) if warmup else None, persistent=False)
 
     def quantise(self, weight_NK: Tensor) -> tuple[Tensor, Tensor]:
-        """Codes (N, K) as floats and their scale, scalar or (N, 1), of weights in float32 or wider."""
+        """Codes (N, K) as floats, and their scale, a scalar or (N, 1), of weights in float32 or wider."""
         raise NotImplementedError(f"{type(self).__name__} must quantise")
 
     def set_progress(self, step: int, steps: int) -> None:
-        """How much of the quantisation is in force at this step of training."""
+        """Set how far quantisation is blended in at this step of training."""
         if self.mix is not None:
             self.mix.fill_(min(1.0, (step + 1) / max(1.0, self.warmup * steps)))
 
@@ -64,9 +64,9 @@ class LowBitLinear(nn.Linear):
         return codes_NK.to(torch.int8), scale
 
     def packed(self, layout: str = "planes") -> nn.Module | None:
-        """The same layer for inference, its codes in a bit or two each."""
+        """The same layer for inference, with codes of a bit or two each."""
         codes_NK, scale = self.codes()
-        norm = copy.deepcopy(self.norm)  # the trained layer goes on living
+        norm = copy.deepcopy(self.norm)  # the trained layer keeps its own
         return PackedLinear(codes_NK, scale, self.values, layout, self.activation_bits, self.bias, norm)
 
     def seen_weight(self, dtype: torch.dtype) -> Tensor:
@@ -89,13 +89,15 @@ class LowBitLinear(nn.Linear):
         dtype = compute_dtype(x)
         if self.norm is not None:
             x = self.norm(_wide(x))
+        # the values that are multiplied: quantised weight (N, K) and inputs (..., K)
         with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
             weight_NK, inputs = self.seen_weight(dtype), self.seen_inputs(x, dtype)
         bias = None if self.bias is None else self.bias.to(dtype)
+        # gradients go to the latent weight and the inputs, as if nothing had been rounded
         return F.linear(straight_through(x, inputs), straight_through(self.weight, weight_NK), bias)
 
     def extra_repr(self) -> str:
-        """As of ``torch.nn.Linear``, and how it rounds."""
+        """That of ``torch.nn.Linear``, and how it rounds."""
         return f"{super().extra_repr()}, values={self.values}, activation_bits={self.activation_bits}"
 
 

@@ -12,10 +12,10 @@ from .packing import pack, unpack
 class PackedLinear(nn.Module):
     """``y = (q @ codes^T) * (scale_x * scale) + bias``, with q the integer codes of x and a ``scale_x`` for each token.
 
-    The product of integers is exact, so the result has the same bits whichever kernel computes it (in float32; half
-    precision rounds as it always does). It is that of the trained layer up to the order of rounding. Its state is
-    ``codes`` (bytes), ``scale``, ``shape`` (N, K as they truly are) and ``bias``. Codes are unpacked once, at
-    the first call on a device, into what the chosen kernel reads.
+    The product of integers is exact, so in float32 every kernel gives the same bits (half precision rounds as always).
+    The result is that of the trained layer up to the order of rounding. Its state is ``codes`` (bytes), ``scale``,
+    ``shape`` (N and K without padding) and ``bias``. Codes are unpacked once, at the first call on a device, into what
+    the chosen kernel reads.
     """
 
     def __init__(
@@ -38,14 +38,14 @@ class PackedLinear(nn.Module):
         self._ways: dict[tuple[str, torch.dtype, bool], Way] = {}
 
     def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing, unexpected, errors) -> None:
-        self._ways = {}  # made from other codes
+        self._ways = {}  # they were made from the old codes
         shape = state_dict.get(f"{prefix}shape")
-        if shape is not None and shape.tolist() != self.shape.tolist():  # padding can hide it in the codes
+        if shape is not None and shape.tolist() != self.shape.tolist():  # padding may hide it in the codes
             errors.append(f"{prefix}shape is {shape.tolist()}, this layer's {self.shape.tolist()}")
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing, unexpected, errors)
 
     def _apply(self, function, recurse: bool = True):
-        self._ways = {}  # on another device
+        self._ways = {}  # they are for the old device
         return super()._apply(function, recurse)
 
     def unpacked(self) -> Tensor:
@@ -53,7 +53,7 @@ class PackedLinear(nn.Module):
         return unpack(self.codes, self.in_features, self.values, self.layout)
 
     def implementations(self, device: torch.device, dtype: torch.dtype) -> dict[str, str]:
-        """Which kernel multiplies there, for one token and for many, and how long the whole layer then takes."""
+        """Which kernel multiplies there, for one token and for many, and how long the whole layer takes."""
         found = {}
         for few, name in ((True, "one token"), (False, "64 tokens")):
             choice = choose(self._place(device.type, dtype, few))
@@ -63,7 +63,7 @@ class PackedLinear(nn.Module):
         return found
 
     def held_bytes(self) -> int:
-        """What this layer holds in memory: its state, and what kernels made of it so far."""
+        """The bytes this layer holds in memory: its state, and what kernels have made of it so far."""
         kept = {id(tensor): tensor for way in self._ways.values() for tensor in way.kept}
         return sum(t.numel() * t.element_size() for t in [*self.state_dict().values(), *kept.values()])
 
@@ -71,7 +71,7 @@ class PackedLinear(nn.Module):
         return Place(device, dtype, self.activation_bits, self.out_features, self.in_features, few)
 
     def _way(self, device: str, dtype: torch.dtype, few: bool) -> Way:
-        """The chosen kernel with what it keeps, which other choices of the same kernel share."""
+        """The chosen kernel with what it keeps, shared between choices of the same kernel."""
         place = self._place(device, dtype, few)
         name = choose(place).kernel
         for (other, kept_dtype, _), way in self._ways.items():

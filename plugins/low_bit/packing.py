@@ -1,7 +1,7 @@
-"""Codes in bytes: several digits a byte, in planes.
+"""Codes packed into bytes: several digits per byte, in planes.
 
-With Q bytes a row, byte j holds the digits of columns j, j + Q, j + 2Q, ..., the first of them lowest. A plane is then
-one contiguous slice: unpacking needs no interleaving. Rows are filled up with zeros to whole bytes.
+With Q bytes per row, byte j holds the digits of columns j, j + Q, j + 2Q, ..., the first of them lowest. A plane is
+then one contiguous slice, so unpacking needs no interleaving. Rows are padded with zeros to whole bytes.
 """
 
 import torch
@@ -12,11 +12,11 @@ LAYOUTS: dict[int, dict[str, tuple[int, int]]] = {
     2: {"planes": (2, 8), "base3": (2, 8)},
     3: {"planes": (4, 4), "base3": (3, 5)},
 }
-"""Base and digits a byte, by how many values a code takes: 1 bit for two; 2 bits, or 1.6 in base 3, for three."""
+"""Base and digits per byte, by the number of values of a code: 1 bit for two; 2 bits, or 1.6 in base 3, for three."""
 
 
 def pack(codes_NK: Tensor, values: int, layout: str) -> Tensor:
-    """int8 codes (N, K), {-1, 1} or {-1, 0, 1}, to bytes (N, ceil(K / digits)).
+    """Pack int8 codes (N, K), {-1, 1} or {-1, 0, 1}, into bytes (N, ceil(K / digits)).
 
     Raises:
         ValueError: there is no such layout.
@@ -42,7 +42,7 @@ def unpack(bytes_NQ: Tensor, columns: int, values: int, layout: str) -> Tensor:
 
 
 def base_and_digits(values: int, layout: str) -> tuple[int, int]:
-    """Of a layout, for codes of so many values.
+    """The base and the digits per byte of a layout, for codes of this many values.
 
     Raises:
         ValueError: there is no such layout.

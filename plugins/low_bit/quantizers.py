@@ -1,7 +1,7 @@
-"""From numbers to codes and a scale: ``x ~ codes * scale``, always, with the codes as integer-valued floats.
+"""From numbers to codes and a scale, ``x ~ codes * scale``, with the codes as integer-valued floats.
 
-Everything is computed in float32 or wider and without gradients; a result is fresh, so a caller may change it in place.
-Weights are (N, K): out features, in features. Their scale is a scalar, or (N, 1) by row.
+Everything is computed in float32 or wider and without gradients. Results are fresh tensors, which callers may change in
+place. Weights are (N, K): out features, in features. Their scale is a scalar, or (N, 1) by row.
 """
 
 from collections.abc import Callable
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 SMALLEST = 1e-5
-"""No scale is smaller, so that zeros stay zeros."""
+"""The smallest scale, so that zeros stay zeros."""
 
 WeightQuantizer = Callable[[Tensor, bool], tuple[Tensor, Tensor]]
 
@@ -31,7 +31,7 @@ def absmean(weight_NK: Tensor, by_row: bool) -> tuple[Tensor, Tensor]:
 
 
 def absmedian(weight_NK: Tensor, by_row: bool) -> tuple[Tensor, Tensor]:
-    """As :func:`absmean` with the median (Nielsen et al. 2024, arXiv:2407.09527): fewer codes are zero."""
+    """Like :func:`absmean` but with the median (Nielsen et al. 2024, arXiv:2407.09527): fewer codes are zero."""
     sizes = weight_NK.abs()
     middle = sizes.median(-1, keepdim=True).values if by_row else sizes.median()
     scale = middle.clamp_min(SMALLEST)
@@ -57,10 +57,12 @@ def sign(weight_NK: Tensor, by_row: bool) -> tuple[Tensor, Tensor]:
 
 
 def activations(x: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-    """Codes in ``[-(2^(bits-1) - 1), 2^(bits-1) - 1]`` and a scale for each token, (..., 1): its largest size over
-    the largest code. A scale for the whole tensor would tell a token of the tokens after it.
+    """Codes in ``[-(2^(bits-1) - 1), 2^(bits-1) - 1]`` and a scale for each token, (..., 1).
+
+    The scale is the token's largest absolute value over the largest code. One scale for the whole tensor would leak
+    later tokens into earlier ones.
     """
     wide, largest = x.to(torch.promote_types(x.dtype, torch.float32)), 2.0 ** (bits - 1) - 1
-    # twice as fast as abs().amax() on a processor, which makes another tensor first
+    # twice as fast on a CPU as abs().amax(), which makes another tensor first
     size = torch.maximum(wide.amax(-1, keepdim=True), wide.amin(-1, keepdim=True).neg_()).clamp_min_(SMALLEST)
     return (wide * (largest / size)).round_(), size * (1 / largest)

@@ -12,12 +12,22 @@ from .quantizers import WeightQuantizer, absmean, absmedian, threshold
 
 @register("linear", "ternary")
 class Ternary(LowBitLinear):
-    """Weights in {-s, 0, s}, activations of 8 bits by token: BitNet b1.58 and its kin.
+    """Weights in {-s, 0, s} and rounded activations: BitNet b1.58 and its relatives.
 
-    Ma et al. 2024, arXiv:2402.17764. ``method``: ``bitnet`` rounds ``W / mean|W|``; ``median`` divides by the median
-    (Nielsen et al. 2024, arXiv:2407.09527); ``twn`` zeroes what is below ``0.7 mean|W|`` and scales by the mean of the
-    rest (Li et al. 2016, arXiv:1605.04711). ``by_row`` gives each output its own scale. Heads, stems, routers and what
-    sets the time scales of a state space follow ``precise_linear`` instead.
+    ``y = Q(x) (s * clip(round(W / s), -1, 1))^T + b`` with ``s = mean|W|`` (Ma et al. 2024, arXiv:2402.17764), where W
+    are the trained latent weights and Q rounds each token's inputs. Heads, stems, routers and what sets the time scales
+    of a state space follow ``precise_linear`` instead.
+
+    Args:
+        method: ``bitnet`` rounds ``W / mean|W|``. ``median`` divides by the median instead (Nielsen et al.
+            2024, arXiv:2407.09527). ``twn`` sets weights below ``0.7 mean|W|`` to zero and scales by the mean of the
+            rest (Li et al. 2016, arXiv:1605.04711).
+        by_row: give each output its own scale, instead of one for the matrix.
+        activation_bits: bits that each token's inputs are rounded to, 2 to 8, with one scale per token. null leaves
+            them as they are.
+        subln: normalise the inputs by their root mean square before they are rounded (BitNet's SubLN).
+        warmup: share of training over which quantisation is blended in, from 0 (quantised from the start) to 1. For
+            starting from trained full-precision weights.
     """
 
     values = 3
@@ -38,5 +48,5 @@ class Ternary(LowBitLinear):
         self.method, self.by_row = self.METHODS[method], by_row
 
     def quantise(self, weight_NK: Tensor) -> tuple[Tensor, Tensor]:
-        """Codes in {-1, 0, 1} and the scale."""
+        """Codes in {-1, 0, 1}, and the scale."""
         return self.method(weight_NK, self.by_row)

@@ -1,1 +1,1 @@
-"""State-space layers: Mamba-1, Mamba-2 and Mamba-3, their scans, and the kernels that they may run on."""
+"""State-space layers: Mamba-1, Mamba-2 and Mamba-3, their scans, and the kernels that they can run on."""

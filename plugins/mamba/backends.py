@@ -1,4 +1,4 @@
-"""Which implementation runs: ours in PyTorch, C++ or Triton, or the published kernels; and why."""
+"""Which implementation runs, and why: ours in PyTorch, C++ or Triton, or the published kernels."""
 
 from functools import cache
 
@@ -12,18 +12,20 @@ from . import kernels, native, triton_scan
 
 @cache
 def decide(wanted: str, kernel: str, device: str, dtype: torch.dtype, states: int) -> tuple[str, str]:
-    """The implementation of a kernel (``scan`` or ``ssd``) of so many states, on a kind of device, and why.
+    """The implementation of a kernel (``scan`` or ``ssd``) with this many states on a kind of device, and why.
 
     Raises:
-        ValueError: an implementation is named that cannot run here. Only ``auto`` chooses another.
+        ValueError: the user named an implementation that cannot run here. Only ``auto`` falls back to another.
     """
     if wanted == "torch":
-        return wanted, "as named"  # nothing else is even tried
+        return wanted, "as named"  # so nothing else is tried
+    # a named implementation runs or fails; it is never replaced in silence
     if wanted != "auto":
         reason = _why_not(wanted, kernel, device, dtype, states)
         if reason is not None:
             raise ValueError(f"mixer.backend={wanted} cannot run: {reason}. Use mixer.backend=auto or torch")
         return wanted, "as named"
+    # auto: the first candidate that can run, else PyTorch, with the reasons on the way
     reasons = []
     for candidate in _candidates(kernel, device):
         reason = _why_not(candidate, kernel, device, dtype, states)
@@ -34,7 +36,7 @@ def decide(wanted: str, kernel: str, device: str, dtype: torch.dtype, states: in
 
 
 def _candidates(kernel: str, device: str) -> tuple[str, ...]:
-    """The implementations to be tried there, the one that should be the fastest first."""
+    """The implementations to try there, the one expected to be fastest first."""
     if kernel == "ssd":
         return ("mamba_ssm",)
     return ("native",) if device == "cpu" else ("mamba_ssm", "triton")
@@ -65,7 +67,7 @@ def backend_of(wanted: str, kernel: str, x: Tensor, states: int) -> str:
 
 
 def from_a_state(backend: str, x: Tensor, states: int) -> str:
-    """What scans from a state in the place of ``mamba_ssm``, whose kernel starts from none."""
+    """The implementation that scans from a state: ``mamba_ssm`` is replaced, for its kernel starts from none."""
     return ("triton" if _triton_works(x.device.type, states) else "torch") if backend == "mamba_ssm" else backend
 
 
@@ -82,7 +84,7 @@ def _fused_convolution_works(device: str) -> bool:
 def convolve(
     convolution: ShortConvolution | None, x_BLD: Tensor, state: Tensor | None, backend: str
 ) -> tuple[Tensor, Tensor | None]:
-    """The convolution, if there is one, and SiLU; and what the convolution holds, where there is a state."""
+    """The convolution, if there is one, then SiLU; and the convolution's next state, where there is a state."""
     silu = torch.nn.functional.silu
     if convolution is None:
         return silu(x_BLD), None

@@ -1,4 +1,4 @@
-"""What the three generations share: widths, how time steps start, what a state must be, and padding."""
+"""What the three generations share: widths, initial time steps, checks of states, and padding."""
 
 import math
 
@@ -7,10 +7,10 @@ from torch import Tensor
 
 
 def check_widths(**widths: int) -> None:
-    """Every width of a layer must be at least 1.
+    """Refuse widths of a layer below 1.
 
     Raises:
-        ValueError: one is not.
+        ValueError: a width is below 1; the message names it.
     """
     for name, width in widths.items():
         if width < 1:
@@ -18,10 +18,10 @@ def check_widths(**widths: int) -> None:
 
 
 def heads_of(inner: int, head_dim: int | None, groups: int) -> int:
-    """How many heads share ``inner`` channels; a head has 64, or what of 64 divides them, unless said otherwise.
+    """The number of heads that share ``inner`` channels. By default a head has gcd(inner, 64) channels.
 
     Raises:
-        ValueError: heads do not divide the channels, or groups the heads.
+        ValueError: the head's channels do not divide ``inner``, or ``groups`` does not divide the heads.
     """
     head_dim = math.gcd(inner, 64) if head_dim is None else head_dim
     check_widths(head_dim=head_dim, groups=groups)
@@ -50,22 +50,24 @@ def time_step_bias(count: int, smallest: float, largest: float, floor: float) ->
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:
-    """The dtype of states, time steps and their sums: a bfloat16 state loses a fifth of its value in 1024 tokens."""
+    """The dtype of states, time steps and their sums. A bfloat16 state loses a fifth of its value in 1024 tokens."""
     return torch.promote_types(dtype, torch.float32)
 
 
 def check_state(state: dict, x_BLD: Tensor) -> None:
-    """A state must be of this batch, and of the dtype that it was made for.
+    """Check that a state belongs to this batch and to its dtype.
 
     Raises:
-        ValueError: it is not.
+        ValueError: it does not.
     """
     memory = state["memory"]
+    # as many sequences as the batch has
     if memory.shape[0] != x_BLD.shape[0]:
         raise ValueError(
             f"a state for {memory.shape[0]} sequences met a batch of {x_BLD.shape[0]}; "
             f"make one with init_state(batch_size={x_BLD.shape[0]}, ...)"
         )
+    # and the dtype that :meth:`init_state` gives for inputs of this dtype
     if memory.dtype != wide(x_BLD.dtype):
         raise ValueError(
             f"a state of {memory.dtype} met inputs of {x_BLD.dtype}, which need {wide(x_BLD.dtype)}; "
@@ -74,5 +76,5 @@ def check_state(state: dict, x_BLD: Tensor) -> None:
 
 
 def without_padding(x_BLD: Tensor, mask_BL: Tensor | None) -> Tensor:
-    """Zeros where the mask is false, whatever stood there."""
+    """The vectors with zeros where the mask is false."""
     return x_BLD if mask_BL is None else x_BLD.masked_fill(~mask_BL.unsqueeze(-1), 0.0)

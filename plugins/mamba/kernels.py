@@ -1,7 +1,7 @@
-"""The published fused kernels (package ``mamba-ssm``, and ``causal-conv1d``), where they truly work.
+"""The published fused kernels (packages ``mamba-ssm`` and ``causal-conv1d``), where they really work.
 
-Importing that package tells little: its import may succeed and its first forward fail. So each kernel is tried once, on
-a few numbers against our own form, values and gradients, before it is used. Their interface is that of mamba-ssm 2.3.
+That the package imports does not mean that its kernels run. So each kernel is tried once before it is used: on small
+inputs, values and gradients, against our own implementation. The interface is that of mamba-ssm 2.3.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ from .ssd import ssd
 INSTALL = 'pip install --no-build-isolation -e ".[cuda]" (docs/kernels.md has the exact commands)'
 Outputs = tuple[Tensor, ...]
 FUSED_CHUNK = 256
-"""Tokens of a chunk of the fused kernels, as their package has it; chunks change the time and not the result."""
+"""Tokens per chunk of the fused kernels, their package's default. It changes the time, not the result."""
 
 
 def fused_scan(u_BLD: Tensor, dt_BLD: Tensor, A_DN: Tensor, B_BLN: Tensor, C_BLN: Tensor) -> tuple[Tensor, Tensor]:
@@ -42,7 +42,7 @@ def fused_ssd(
 
 
 def fused_convolution(x_BLD: Tensor, weight_DW: Tensor, bias_D: Tensor | None) -> Tensor:
-    """A short causal convolution and SiLU in one kernel, which reads rows at multiples of 8 elements."""
+    """A short causal convolution and SiLU in one kernel, which needs rows to start at multiples of 8 elements."""
     from causal_conv1d import causal_conv1d_fn
 
     if x_BLD.stride(2) != 1 or x_BLD.stride(1) % 8 or x_BLD.stride(0) % 8:
@@ -51,12 +51,12 @@ def fused_convolution(x_BLD: Tensor, weight_DW: Tensor, bias_D: Tensor | None) -
 
 
 def fits_convolution(x_BLD: Tensor, width: int) -> bool:
-    """Whether the fused convolution takes this input: 2 to 4 taps, channels in eights, not float64."""
+    """Whether the fused convolution takes this input: 2 to 4 taps, a multiple of 8 channels, not float64."""
     return 2 <= width <= 4 and x_BLD.shape[2] % 8 == 0 and x_BLD.dtype != torch.float64
 
 
 def why_not(kernel: str, device: str, dtype: torch.dtype, states: int) -> str | None:
-    """Why this kernel (``scan``, ``ssd``, ``convolution``) cannot run there; none where it can."""
+    """Why this kernel (``scan``, ``ssd``, ``convolution``) cannot run there, or none if it can."""
     if device != "cuda":
         return f"the kernels of mamba-ssm run on CUDA, and this is {device}"
     if not torch.cuda.is_available():
@@ -105,7 +105,7 @@ def _try_scan() -> tuple[Callable[..., Outputs], Callable[..., Outputs], list[Te
 
 
 def _try_ssd() -> tuple[Callable[..., Outputs], Callable[..., Outputs], list[Tensor]]:
-    """In bfloat16 with decays in float32 and from a state, as under autocast."""
+    """In bfloat16 with decays in float32, starting from a state, as under autocast."""
     x, B, C = (_numbers(1, 48, *rest).bfloat16() / 4 for rest in ((2, 32), (1, 32), (1, 32)))
     inputs = [x, _numbers(1, 48, 2) / 8, -_numbers(2), B, C, _numbers(1, 2, 32, 32)]
 

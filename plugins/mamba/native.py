@@ -1,8 +1,8 @@
-"""The selective scan in C++, compiled on first use where there is a compiler; the same results, sooner.
+"""The selective scan in C++, compiled on first use where there is a compiler: the same results, faster.
 
-Never required: without a compiler the PyTorch form runs. The library is plain C through ctypes, so it needs no headers
-of torch and builds in a second. It is kept in the user's cache folder, under a name made of its source, the compiler,
-the processor and its own size.
+It is never required: without a compiler the PyTorch form runs. The library is plain C called through ctypes, so it
+needs no torch headers and builds in a second. It is kept in the user's cache folder, under a name made of its source,
+the compiler, the processor and its own size.
 """
 
 import ctypes
@@ -21,31 +21,31 @@ import torch
 from torch import Tensor
 
 CHUNK = 32
-"""Time steps between two states that are kept for the backward pass."""
+"""Time steps between the states that are kept for the backward pass."""
 SOURCE = Path(__file__).with_name("selective_scan.cpp")
 FLAGS = ["-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-pthread", "-fopenmp-simd", "-fno-math-errno"]
 REORDER = ["-fassociative-math", "-fno-signed-zeros", "-fno-trapping-math"]
-"""Sums may be taken in another order; what is not a number stays so."""
+"""Sums may be reordered; NaN stays NaN."""
 WIDTH = "-mprefer-vector-width=256"
-"""On x86: halves of a 512-bit register are faster here, by 1.7 times in the backward pass."""
+"""On x86, 256-bit vectors are faster here than 512-bit ones, 1.7 times in the backward pass."""
 
 
 @cache
 def why_not() -> str | None:
-    """Why the compiled scan cannot run here; none where it can. The first call builds it."""
+    """Why the compiled scan cannot run here, or none if it can. The first call builds it."""
     try:
         return None if _agrees(_library()) else "the compiled scan gives other results than its definition"
-    except Exception as error:  # whatever a strange machine raises must not end a run that PyTorch can do
+    except Exception as error:  # whatever goes wrong here must not end a run that PyTorch can do
         return f"{type(error).__name__}: {error}"
 
 
 def starts_shape(batch: int, length: int, channels: int, states: int) -> tuple[int, ...]:
-    """Of the states that are kept."""
+    """The shape of the states that are kept for the backward pass."""
     return -(-length // CHUNK), batch, channels, states
 
 
 def forward(u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """y, the last state, and the state at the start of each chunk; contiguous float32 on the CPU."""
+    """y, the last state, and the state at the start of each chunk. All tensors are contiguous float32 on the CPU."""
     starts = u.new_empty(starts_shape(*u.shape, A.shape[1]))
     y, last = torch.empty_like(u), torch.empty_like(state)
     _call("selective_scan_forward", (u, dt, A, B, C, state), (y, last, starts))
@@ -67,11 +67,12 @@ def backward(
 
 
 def _call(name: str, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...]) -> None:
-    """Hand over pointers, after making sure that there is behind them what C++ will read.
+    """Pass pointers to the library, after checking that they point to what C++ will read.
 
     Raises:
-        ValueError: a tensor has another dtype, place, layout or shape.
+        ValueError: a tensor has the wrong dtype, device, layout or shape.
     """
+    # C++ trusts its pointers, so shapes, dtypes and layouts are checked here
     u, dt, A, B, C = inputs[:5]
     batch, length, channels, states = *u.shape, A.shape[1]
     shapes = [(batch, length, channels)] * 2 + [(channels, states)] + [(batch, length, states)] * 2
@@ -80,6 +81,7 @@ def _call(name: str, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...]) ->
     for tensor in inputs:
         if tensor.dtype != torch.float32 or tensor.device.type != "cpu" or not tensor.is_contiguous():
             raise ValueError(f"the compiled scan needs contiguous float32 on the CPU, given {tensor.dtype} there")
+    # then only addresses and sizes cross over
     pointers = [ctypes.c_void_p(tensor.data_ptr()) for tensor in (*inputs, *outputs)]
     numbers = (batch, length, channels, states, CHUNK, torch.get_num_threads())
     getattr(_library(), name)(*pointers, *map(ctypes.c_int64, numbers))
@@ -90,13 +92,16 @@ def _library() -> ctypes.CDLL:
     compiler, flags = _compiler(), [*FLAGS, *REORDER]
     if platform.machine() in ("x86_64", "AMD64"):
         flags.append(WIDTH)
+    # the name says all that the binary depends on, so a stale one is never loaded
     version = subprocess.run([*compiler, "--version"], capture_output=True, timeout=60, check=True).stdout
     identity = "\0".join([SOURCE.read_text(), *flags, str(version), platform.machine(), _processor()])
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "zoo"
     name = f"selective_scan-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
+    # use the one that is there
     for path in folder.glob(f"{name}-*.so"):
-        if path.stem.endswith(f"-{path.stat().st_size}"):  # whole: a truncated library would end the process
+        if path.stem.endswith(f"-{path.stat().st_size}"):  # complete: loading a truncated library would crash
             return ctypes.CDLL(str(path))
+    # or build it in a scratch folder, and move it into place whole
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         built = Path(scratch) / "built.so"
@@ -104,7 +109,7 @@ def _library() -> ctypes.CDLL:
         if done.returncode:
             raise OSError(f"{compiler[0]} failed: {done.stderr.decode(errors='replace').strip()[-300:]}")
         path = folder / f"{name}-{built.stat().st_size}.so"
-        built.replace(path)  # atomic: processes that build at the same time do no harm
+        built.replace(path)  # atomic, so several processes may build at once
     return ctypes.CDLL(str(path))
 
 
@@ -121,24 +126,26 @@ def _compiler() -> list[str]:
 
 
 def _processor() -> str:
-    """What ``-march=native`` depends on: a cache folder may be shared by unlike machines."""
+    """What ``-march=native`` depends on. Different machines may share a cache folder."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(errors="replace").splitlines() if info.exists() else [platform.processor()]
     return next((line for line in lines if line.startswith(("flags", "Features"))), lines[0] if lines else "")
 
 
 def _agrees(library: ctypes.CDLL) -> bool:
-    """A last guard: a scan of a few numbers against the definition, without torch and its modes and defaults."""
+    """Check the library on a few numbers against the definition, without torch and its settings."""
     length, channels, states = 3, 2, 4
 
     def numbers(count: int, sign: float = 1.0) -> ctypes.Array:
         return (ctypes.c_float * count)(*(sign * (0.1 + 0.7 * math.sin(i + count) ** 2) for i in range(count)))
 
+    # small inputs, and the library's answer
     u, dt, A = numbers(length * channels), numbers(length * channels), numbers(channels * states, -1.0)
     B, C, first = numbers(length * states), numbers(length * states), numbers(channels * states)
     y, last, starts = numbers(length * channels), numbers(channels * states), numbers(channels * states)
     shape = (1, length, channels, states, CHUNK, 1)
     library.selective_scan_forward(u, dt, A, B, C, first, y, last, starts, *map(ctypes.c_int64, shape))
+    # the recurrence itself, in plain Python
     h, expected = list(first), []
     for t in range(length):
         for d in range(channels):

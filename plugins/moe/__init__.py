@@ -1,1 +1,1 @@
-"""Mixture of experts: each token goes through a few of many feed-forwards, chosen by a router."""
+"""Mixture of experts: a router sends each token through a few of many feed-forward layers."""

@@ -1,11 +1,11 @@
-"""Losses that keep experts busy alike, each normalised so that its coefficient means the same for any E, K and N."""
+"""Losses that keep experts equally busy. Each is normalised so that its coefficient does not depend on E, K and N."""
 
 import torch
 from torch import Tensor
 
 
 def mean(values_N: Tensor, weight_N: Tensor | None) -> Tensor:
-    """Over tokens, of the real ones where ``weight_N`` is their mask as numbers; zero of none."""
+    """The mean over tokens, or over real ones where ``weight_N`` is their mask as numbers. Of no tokens it is zero."""
     if weight_N is None:
         return values_N.sum(0) / max(1, values_N.shape[0])
     shaped = weight_N.to(values_N.dtype).view(-1, *[1] * (values_N.ndim - 1))
@@ -15,8 +15,9 @@ def mean(values_N: Tensor, weight_N: Tensor | None) -> Tensor:
 def balance(probability_NE: Tensor, counts_E: Tensor, weight_N: Tensor | None = None) -> Tensor:
     """``E * sum_e f_e P_e``, with f the share of assignments and P the mean probability: 1 when both are uniform.
 
-    Fedus et al. 2022, arXiv:2101.03961, equation 4. Dividing f by the number of choices too keeps the 1 whatever K;
-    Hugging Face's does not, so a coefficient from there means K times as much here. Only P carries a gradient.
+    Fedus et al. 2022, arXiv:2101.03961, equation 4. Here f is also divided by the number of choices K, so that uniform
+    is 1 whatever K. Hugging Face does not divide, so a coefficient from there means K times as much here. Only P has a
+    gradient.
     """
     share_E = counts_E / counts_E.sum().clamp(min=1)
     mean_E = mean(probability_NE, weight_N)
@@ -24,7 +25,7 @@ def balance(probability_NE: Tensor, counts_E: Tensor, weight_N: Tensor | None = 
 
 
 def coefficient_of_variation(sums_E: Tensor) -> Tensor:
-    """Its square, ``var / mean^2`` with the population's variance: 0 when uniform.
+    """The squared coefficient of variation, ``var / mean^2`` with the population's variance: 0 when uniform.
 
     Shazeer et al. 2017, arXiv:1701.06538, equation 6.
     """
@@ -32,15 +33,16 @@ def coefficient_of_variation(sums_E: Tensor) -> Tensor:
 
 
 def logit_size(logits_NE: Tensor, weight_N: Tensor | None = None) -> Tensor:
-    """The mean of ``logsumexp(logits)^2``, the z-loss (Zoph et al. 2022, arXiv:2202.08906, equation 5)."""
+    """The z-loss, the mean of ``logsumexp(logits)^2`` (Zoph et al. 2022, arXiv:2202.08906, equation 5)."""
     return mean(torch.logsumexp(logits_NE, -1).square(), weight_N)
 
 
 def load_of_noisy(clean_NE: Tensor, noisy_NE: Tensor, deviation_NE: Tensor, choices: int) -> Tensor | None:
-    """The probability that each expert would be chosen if its own noise were drawn again, (N, E).
+    """The probability that each expert would be chosen if only its own noise were drawn again, (N, E).
 
-    Shazeer et al. 2017, equations 8 and 9: a smooth estimate of the load. The bar to pass is the largest K noisy logits
-    without the expert's own: the (K+1)-th for those that are chosen, the K-th for the others. None if all are chosen.
+    Shazeer et al. 2017, equations 8 and 9: a smooth estimate of the load. An expert must exceed the K-th largest noisy
+    logit of the others: that is the (K+1)-th of all for experts that were chosen, and the K-th for the rest. None if
+    every expert is chosen.
     """
     if choices >= clean_NE.shape[1]:
         return None

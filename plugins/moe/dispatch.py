@@ -1,6 +1,6 @@
-"""Tokens to the rows of their experts and back, by gathering alone.
+"""Moving tokens to the rows of their experts and back, using only gathers.
 
-No scattered additions in either direction: the same bits on every run, on a GPU too.
+Neither direction adds with scatters, so the result has the same bits on every run, on a GPU too.
 """
 
 from dataclasses import dataclass
@@ -11,19 +11,19 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Order:
-    """Assignments (token n, choice k), numbered ``n * K + k``, sorted by expert; ties keep their order."""
+    """Assignments (token n, choice k), numbered ``n * K + k`` and sorted by expert. Ties keep their order."""
 
     perm_S: Tensor
-    """Of each row in the experts' order, its assignment."""
+    """The assignment of each row in the experts' order."""
     inverse_S: Tensor
-    """Of each assignment, its row."""
+    """The row of each assignment."""
     counts_E: Tensor
     """How many rows each expert has."""
     choices: int
 
     @property
     def token_S(self) -> Tensor:
-        """Of each row, its token."""
+        """The token of each row."""
         return self.perm_S.div(self.choices, rounding_mode="floor")
 
     @property
@@ -33,7 +33,7 @@ class Order:
 
 
 def sort(expert_NK: Tensor, experts: int) -> Order:
-    """The order of these choices of experts, (N, K)."""
+    """Sort these choices of experts, (N, K), by expert."""
     flat_S = expert_NK.reshape(-1)
     perm_S = torch.argsort(flat_S, stable=True)
     inverse_S = torch.empty_like(perm_S).scatter_(0, perm_S, torch.arange(perm_S.numel(), device=perm_S.device))
@@ -41,7 +41,7 @@ def sort(expert_NK: Tensor, experts: int) -> Order:
 
 
 def count(flat_S: Tensor, experts: int, counted_S: Tensor | None = None) -> Tensor:
-    """How often each expert occurs, where it counts. (``bincount`` waits for a GPU: its size depends on the data.)"""
+    """How often each expert occurs where it counts. (``bincount`` would wait for a GPU to learn its size.)"""
     zeros_E = torch.zeros(experts, dtype=torch.int64, device=flat_S.device)
     return zeros_E.scatter_add_(0, flat_S, torch.ones_like(flat_S) if counted_S is None else counted_S.to(torch.int64))
 
@@ -63,7 +63,7 @@ class _Dispatch(torch.autograd.Function):
 
 
 def dispatch(x_ND: Tensor, order: Order) -> Tensor:
-    """Each token once for each of its experts, (S, D), in the experts' order."""
+    """Each token repeated for each of its experts, (S, D), in the experts' order."""
     return _Dispatch.apply(x_ND, order.perm_S, order.inverse_S, order.choices)
 
 

@@ -1,9 +1,9 @@
-"""A matrix multiply by groups of rows: each group has a weight of its own.
+"""A matrix multiply by groups of rows: each group has its own weight.
 
-``grouped_mm(x_SK, weight_ENK, ends_E)`` multiplies rows ``ends[e - 1] : ends[e]`` by ``weight[e]`` transposed. One
-loop of plain multiplies behind one operator: any floating-point dtype, no indexing of the stacked weight under
-autograd (whose backward writes a whole stack of zeros for each expert), no break of a compiled graph. On GPUs from
-Hopper on, bfloat16 runs ``torch.nn.functional.grouped_mm``.
+``grouped_mm(x_SK, weight_ENK, ends_E)`` multiplies rows ``ends[e - 1] : ends[e]`` by ``weight[e]`` transposed. It is a
+loop of plain multiplies behind one operator: it takes any floating-point dtype, never indexes the stacked weight under
+autograd (whose backward pass would write a whole stack of zeros for each expert), and does not break a compiled graph.
+On GPUs from Hopper on, bfloat16 runs ``torch.nn.functional.grouped_mm``.
 """
 
 import torch
@@ -28,6 +28,7 @@ def _(x_SK, weight_ENK, ends_E):
 @torch.library.custom_op("zoo::grouped_mm_backward", mutates_args=())
 def _backward(gradient_SN: Tensor, x_SK: Tensor, weight_ENK: Tensor, ends_E: Tensor) -> tuple[Tensor, Tensor]:
     dx_SK, dweight_ENK = torch.empty_like(x_SK), torch.empty_like(weight_ENK)
+    # each expert's rows: gradient of the inputs, and of the expert's weight
     start = 0
     for expert, end in enumerate(ends_E.tolist()):
         rows = slice(start, end)
@@ -35,7 +36,7 @@ def _backward(gradient_SN: Tensor, x_SK: Tensor, weight_ENK: Tensor, ends_E: Ten
             torch.mm(gradient_SN[rows], weight_ENK[expert], out=dx_SK[rows])
             torch.mm(gradient_SN[rows].t(), x_SK[rows], out=dweight_ENK[expert])
         else:
-            dweight_ENK[expert].zero_()  # no token, no gradient: zeros, and not what was in memory
+            dweight_ENK[expert].zero_()  # no token, no gradient: empty_like holds garbage
         start = end
     return dx_SK, dweight_ENK
 
@@ -46,7 +47,7 @@ def _(gradient_SN, x_SK, weight_ENK, ends_E):
 
 
 def _groups(weight_ENK: Tensor, ends_E: Tensor):
-    """Each expert that has rows, and which."""
+    """Each expert that has rows, with its rows."""
     start = 0
     for expert, end in enumerate(ends_E.tolist()):
         if end > start:
@@ -77,8 +78,10 @@ def _flops_backward(gradient, x, weight, ends, *, out_shape=None, **rest) -> int
 
 
 def by_torch(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether torch's own grouped multiply is used there: a single kernel on recent GPUs in bfloat16, a loop without
-    Python on processors. On other GPUs it is a loop that waits for the device, as ours is.
+    """Whether torch's own grouped multiply is used there.
+
+    It is a single kernel on recent GPUs in bfloat16, and a loop outside Python on CPUs. On other GPUs it is a loop that
+    waits for the device, as ours is.
     """
     if device.type == "cuda":
         return dtype == torch.bfloat16 and torch.cuda.get_device_capability(device) >= (9, 0)
@@ -87,7 +90,7 @@ def by_torch(device: torch.device, dtype: torch.dtype) -> bool:
 
 
 def grouped_mm(x_SK: Tensor, weight_ENK: Tensor, ends_E: Tensor) -> Tensor:
-    """(S, K) by (E, N, K) to (S, N); ``ends_E`` (int32) is where each expert's rows end, the last of them S."""
+    """(S, K) by (E, N, K) to (S, N). ``ends_E`` (int32) is where each expert's rows end; the last is S."""
     N, K = weight_ENK.shape[1:]
     if by_torch(x_SK.device, x_SK.dtype) and N % 8 == 0 and K % 8 == 0 and x_SK.shape[0]:
         return F.grouped_mm(x_SK, weight_ENK.transpose(1, 2), offs=ends_E)

@@ -1,8 +1,8 @@
-"""One part an expert, behind the face of one part: rows that are sorted by expert meet each its own.
+"""Per-expert weights behind one module: rows that are sorted by expert meet their own expert's weights.
 
-A feed-forward built of these is a feed-forward for each expert, whatever it does between them. There are two ways
-through it, with the same result: all rows at once, each matrix multiply by groups; or expert by expert, whose rows then
-stay in a processor's cache from the first multiply to the last.
+A feed-forward layer built of these is one feed-forward layer per expert, whatever it does between them. It runs in one
+of two ways, with the same result: all rows at once, each matrix multiply by groups; or expert by expert, so that an
+expert's rows stay in a processor's cache from the first multiply to the last.
 """
 
 import itertools
@@ -16,16 +16,16 @@ from zoo.nn import compute_dtype, rescale_
 from .grouped import grouped_mm
 
 FEWEST = 160
-"""Rows an expert, on average, from which going expert by expert is the quicker on a processor."""
+"""Average rows per expert from which going expert by expert is faster on a CPU."""
 
 
 class Rows:
-    """Whose rows are whose during a forward pass. Empty between passes.
+    """Which rows belong to which expert during a forward pass. Empty between passes.
 
     Attributes:
-        ends_E, size: where each expert's rows end, int32, and how many there are.
-        expert: the one whose turn it is, where they go one by one.
-        chunk, source: its rows, and from which tokens (N, D) they were taken, at which places.
+        ends_E, size: where each expert's rows end, int32, and how many rows there are.
+        expert: the expert that is running, where they run one by one.
+        chunk, source: its rows, and the tokens (N, D) and places they were taken from.
     """
 
     ends_E: Tensor | None = None
@@ -35,10 +35,10 @@ class Rows:
     source: tuple[Tensor, Tensor] | None = None
 
     def ends_among(self, rows: int) -> Tensor:
-        """Where each expert's end among so many, which are these, or each of these in as many pieces.
+        """Where each expert's rows end among ``rows`` rows: the rows themselves, or each of them in as many pieces.
 
         Raises:
-            ValueError: they are neither.
+            ValueError: ``rows`` is not a multiple of the number of rows.
         """
         pieces = rows // max(1, self.size)
         if rows != pieces * self.size:
@@ -48,12 +48,12 @@ class Rows:
         return self.ends_E if pieces == 1 else self.ends_E * pieces
 
     def counts(self, rows: int) -> list[int]:
-        """How many of so many rows each expert has."""
+        """How many of this many rows each expert has."""
         return [b - a for a, b in itertools.pairwise([0, *self.ends_among(rows).tolist()])]
 
 
 class _LinearOfTaken(torch.autograd.Function):
-    """A linear of rows that were taken from others: it keeps these, which live anyway, and takes the rows again."""
+    """A linear on gathered rows. For backward it keeps the source, which lives anyway, and gathers the rows again."""
 
     @staticmethod
     def forward(ctx, chunk_RK: Tensor, weight_NK: Tensor, x_MK: Tensor, place_R: Tensor) -> Tensor:
@@ -68,7 +68,7 @@ class _LinearOfTaken(torch.autograd.Function):
 
 
 class StackedLinear(nn.Module):
-    """Dense weights (E, N, K) in one parameter."""
+    """The dense weights of all experts, (E, N, K), in one parameter."""
 
     def __init__(self, rows: Rows, linears: list[nn.Linear]) -> None:
         super().__init__()
@@ -79,11 +79,13 @@ class StackedLinear(nn.Module):
     def forward(self, x_SK: Tensor) -> Tensor:
         """(..., K), sorted by expert, to (..., N)."""
         rows = self.rows
+        # one expert at a time: its own weight, and the memory-saving form for rows fresh from the tokens
         if rows.expert is not None:
             weight_NK = self.unbound[rows.expert]
             if x_SK is rows.chunk and not torch.is_autocast_enabled(x_SK.device.type):
                 return _LinearOfTaken.apply(x_SK, weight_NK, *rows.source)
             return F.linear(x_SK, weight_NK)
+        # all experts at once: one grouped multiply
         dtype = compute_dtype(x_SK)
         flat_SK = x_SK.reshape(-1, x_SK.shape[-1]).to(dtype).contiguous()
         y_SN = grouped_mm(flat_SK, self.weight.to(dtype), rows.ends_among(flat_SK.shape[0]))
@@ -91,14 +93,14 @@ class StackedLinear(nn.Module):
 
 
 class Listed(nn.Module):
-    """Modules of any kind, each on its own rows; one without rows takes part with none, so that it has a gradient."""
+    """Modules of any kind, each on its own rows. One without rows still runs, so that it has a gradient."""
 
     def __init__(self, rows: Rows, parts: list[nn.Module]) -> None:
         super().__init__()
         self.rows, self.parts = rows, nn.ModuleList(parts)
 
     def scale_(self, factor: float) -> None:
-        """Multiply what each gives."""
+        """Multiply what each module gives."""
         for part in self.parts:
             rescale_(part, factor)
 
@@ -113,7 +115,7 @@ class Listed(nn.Module):
 
 
 def run(body: nn.Module, rows: Rows, x_SD: Tensor, ends_E: Tensor, x_ND: Tensor, token_S: Tensor) -> Tensor:
-    """Rows through their experts, (S, D) to (S, D), sorted by expert; they were taken from tokens (N, D), at these."""
+    """Rows through their experts, (S, D) to (S, D), sorted by expert. They are tokens ``token_S`` of x (N, D)."""
     few = x_SD.shape[0] < FEWEST * ends_E.shape[0]
     if x_SD.is_cuda or torch.compiler.is_compiling() or few:
         return at_once(body, rows, x_SD, ends_E)
@@ -135,8 +137,9 @@ def at_once(body: nn.Module, rows: Rows, x_SD: Tensor, ends_E: Tensor) -> Tensor
 
 def _one_by_one(body: nn.Module, rows: Rows, x_SD: Tensor, x_ND: Tensor, token_S: Tensor) -> Tensor:
     stacked = [module for module in body.modules() if isinstance(module, StackedLinear)]
-    for module in stacked:  # once: the gradient of indexing E times would write E stacks of zeros
+    for module in stacked:  # once: indexing E times would write E stacks of zeros
         module.unbound = module.weight.unbind(0)
+    # each expert's rows through the whole feed-forward layer before the next expert's
     counts, found = rows.counts(rows.size), []
     try:
         for expert, (chunk, place) in enumerate(zip(x_SD.split(counts), token_S.split(counts), strict=True)):
@@ -150,13 +153,13 @@ def _one_by_one(body: nn.Module, rows: Rows, x_SD: Tensor, x_ND: Tensor, token_S
 
 
 def experts_of(expert_ffn, rows: Rows, experts: int, **facts) -> nn.Module:
-    """So many feed-forwards as one module for sorted rows: (S, D) to (S, D).
+    """As many feed-forward layers as there are experts, as one module for sorted rows: (S, D) to (S, D).
 
-    Dense linears without biases are stacked; other linears, and norms, are listed. A feed-forward that has parameters
-    of its own besides is listed whole.
+    Dense linears without biases are stacked. Other linears, and norms, are listed. A feed-forward layer that has other
+    parameters besides is listed whole.
 
     Raises:
-        ValueError: the feed-forward is none at all.
+        ValueError: the feed-forward is ``none``.
     """
 
     def wrap(factory):
@@ -167,9 +170,11 @@ def experts_of(expert_ffn, rows: Rows, experts: int, **facts) -> nn.Module:
 
         return build
 
+    # build the layer once, with each of its linears and norms replaced by one for all experts
     body = expert_ffn.wrapping("linear", wrap).wrapping("norm", wrap)(**facts)
     if body is None:
         raise ValueError("ffn@expert_ffn=none: an expert must be a feed-forward")
+    # parameters that were not replaced would be shared by all experts: then list the layer whole
     grouped = [module for module in body.modules() if isinstance(module, StackedLinear | Listed)]
     if sum(p.numel() for p in body.parameters()) > sum(p.numel() for module in grouped for p in module.parameters()):
         return Listed(rows, [expert_ffn(**facts) for _ in range(experts)])

@@ -1,8 +1,8 @@
 """Experts spread over processes: each token travels to the process that holds its expert, and back.
 
-Three exchanges a layer and direction: how many rows go where, the rows, and their results. Every process keeps the
-whole router. Experts' gradients already sum over the tokens of all processes, where data parallelism averages the rest
-over processes; hence they are divided by their number.
+A layer makes three exchanges per direction: how many rows go where, the rows, and their results. Every process keeps
+the whole router. Experts' gradients already sum over the tokens of all processes, while data parallelism averages the
+others over processes. So they are divided by the number of processes.
 """
 
 import torch
@@ -38,7 +38,7 @@ class Spread:
         self.local = experts // self.size
 
     def shard_(self, body: nn.Module) -> None:
-        """Keep this process's experts alone, their gradients scaled as data parallelism scales the others'."""
+        """Keep only this process's experts, with their gradients scaled as data parallelism scales the others."""
         mine = slice(self.rank * self.local, (self.rank + 1) * self.local)
         for module in body.modules():
             if isinstance(module, StackedLinear):
@@ -49,9 +49,10 @@ class Spread:
             parameter.register_hook(lambda gradient: gradient / self.size)
 
     def run(self, body: nn.Module, rows, x_SD: Tensor, counts_E: Tensor) -> Tensor:
-        """(S, D), sorted by expert of all processes, to (S, D)."""
+        """(S, D), sorted by expert over all processes, to (S, D)."""
+        # exchange how many rows go where, then the rows themselves
         theirs_E = torch.empty_like(counts_E)
-        dist.all_to_all_single(theirs_E, counts_E, group=self.group)  # of each process, rows for my experts
+        dist.all_to_all_single(theirs_E, counts_E, group=self.group)  # rows per process for my experts
         sent = counts_E.view(self.size, -1).sum(1).tolist()
         received = theirs_E.view(self.size, -1).sum(1).tolist()
         x_RD = _Exchange.apply(x_SD, sent, received, self.group)
@@ -60,12 +61,13 @@ class Spread:
         perm_R = torch.argsort(expert_R, stable=True)
         inverse_R = torch.empty_like(perm_R).scatter_(0, perm_R, torch.arange(perm_R.numel(), device=perm_R.device))
         ends_E = theirs_E.view(self.size, -1).sum(0).cumsum(0, dtype=torch.int32)
+        # run this process's experts, undo the order, and send the results back
         y_RD = at_once(body, rows, x_RD.index_select(0, perm_R), ends_E).index_select(0, inverse_R)
         return _Exchange.apply(y_RD, received, sent, self.group)
 
 
 def spread_experts_(model: nn.Module, group: dist.ProcessGroup | None = None) -> list[str]:
-    """Spread the experts of every mixture in a model over a group of processes; returns the names of their parameters.
+    """Spread the experts of every mixture in a model over processes, and return the names of their parameters.
 
     Every process must hold the same model before. Data parallelism must leave these parameters alone: give the names to
     ``DistributedDataParallel._set_params_and_buffers_to_ignore_for_model``, or do not wrap them. The group must be all
@@ -73,7 +75,7 @@ def spread_experts_(model: nn.Module, group: dist.ProcessGroup | None = None) ->
     every process's share: neither is done here.
 
     Raises:
-        ValueError: the experts do not divide by the processes, or choose their tokens.
+        ValueError: the processes do not divide the experts, or experts choose their tokens.
     """
     names = []
     for path, module in model.named_modules():

@@ -21,8 +21,8 @@ class Routing:
     """A router's decision.
 
     Attributes:
-        taken_NK: false where a choice was made and then left; none where all are taken.
-        noisy: logits with noise and its deviation, (N, E) each, of gates that have it, in training.
+        taken_NK: false where a choice was made but not taken; none if all are taken.
+        noisy: logits with noise and the noise's deviation, (N, E) each, in training, for gates that have it.
     """
 
     expert_NK: Tensor
@@ -33,7 +33,7 @@ class Routing:
     losses: dict[str, Tensor] = field(default_factory=dict)
 
     def counted_NK(self, real_N: Tensor | None) -> Tensor | None:
-        """Which choices count: those of real tokens that were taken; none where all do."""
+        """Which choices count: those of real tokens that were taken. None if all do."""
         if real_N is None:
             return self.taken_NK
         real_NK = real_N.unsqueeze(1).expand_as(self.expert_NK)
@@ -41,9 +41,9 @@ class Routing:
 
 
 def top(score_NE: Tensor, choices: int) -> Tensor:
-    """The experts of the largest scores, (N, K), the largest first; of equal scores the first, on every device.
+    """The experts with the largest scores, (N, K), largest first. Of equal scores the first wins, on every device.
 
-    (``torch.topk`` answers ties otherwise on each device, which sends all tokens of an untrained router to the last
+    (``torch.topk`` breaks ties differently on each device, and sends all tokens of an untrained router to the last
     experts.)
     """
     if choices > 4:
@@ -52,32 +52,34 @@ def top(score_NE: Tensor, choices: int) -> Tensor:
     for choice in range(choices):
         if choice:
             score_NE = score_NE.scatter(1, found[-1], float("-inf"))
-        found.append(score_NE.argmax(-1, keepdim=True))  # which is the first of the largest
+        found.append(score_NE.argmax(-1, keepdim=True))  # the first of equals
     return torch.cat(found, 1)
 
 
 class Router(nn.Module):
-    """Scores by a projection; a subclass selects and weighs.
+    """Scores experts by a projection. A subclass selects experts and weights them.
 
     Args:
         projection: (..., D) to (..., E), the run's ``precise_linear``.
-        jitter: in training the router's own input is multiplied by a uniform number of [1 - jitter, 1 + jitter].
+        jitter: in training the router's input is multiplied by a uniform number from [1 - jitter, 1 + jitter].
     """
 
     renormalises = False
-    """Whether the gates of the chosen experts sum to one: then one choice would leave the router without gradient."""
+    """Whether the gates of the chosen experts sum to one. Then a single choice would give the router no gradient."""
 
     def __init__(self, projection: nn.Module, experts: int, choices: int, jitter: float) -> None:
         super().__init__()
         self.projection, self.experts, self.choices, self.jitter = projection, experts, choices, jitter
 
     def forward(self, x_ND: Tensor, real_N: Tensor | None = None) -> Routing:
-        """Where each token goes; losses are of real tokens alone, and of training."""
+        """Where each token goes. Losses exist in training only, and cover real tokens only."""
+        # logits in float32 or wider, (N, E)
         with torch.autocast(x_ND.device.type, enabled=False):
             x_ND = x_ND.to(torch.promote_types(x_ND.dtype, torch.float32))
             if self.training and self.jitter:
                 x_ND = x_ND * torch.empty_like(x_ND).uniform_(1 - self.jitter, 1 + self.jitter)
             logits_NE = project(self.projection, x_ND)
+            # select and weight experts, then add the losses of training
             routing = self.route(logits_NE, x_ND)
             if self.training:
                 routing.losses["z"] = logit_size(logits_NE, real_N)
@@ -85,7 +87,7 @@ class Router(nn.Module):
             return routing
 
     def route(self, logits_NE: Tensor, x_ND: Tensor) -> Routing:
-        """Select and weigh."""
+        """Select experts and weight them."""
         raise NotImplementedError(f"{type(self).__name__} must route")
 
     def add_losses(self, routing: Routing, logits_NE: Tensor, real_N: Tensor | None) -> None:
@@ -99,7 +101,7 @@ class Router(nn.Module):
 
 
 class Switch(Router):
-    """Softmax over all experts; a gate is the probability itself, which trains the router with one choice too."""
+    """Softmax over all experts. A gate is the probability itself, which trains the router with a single choice too."""
 
     def route(self, logits_NE: Tensor, x_ND: Tensor) -> Routing:
         """Fedus et al. 2022, arXiv:2101.03961; with several choices as in OLMoE (arXiv:2409.02060)."""
@@ -109,18 +111,18 @@ class Switch(Router):
 
 
 class Mixtral(Router):
-    """Softmax over the chosen experts alone."""
+    """Softmax over the chosen experts only."""
 
     renormalises = True
 
     def route(self, logits_NE: Tensor, x_ND: Tensor) -> Routing:
-        """Jiang et al. 2024, arXiv:2401.04088: equal to the largest of the whole softmax over their sum."""
+        """Jiang et al. 2024, arXiv:2401.04088: the same as the largest of the whole softmax over their sum."""
         expert_NK = top(logits_NE, self.choices)
         return Routing(expert_NK, logits_NE.gather(1, expert_NK).softmax(-1), logits_NE.softmax(-1))
 
 
 class GShard(Mixtral):
-    """Two choices, of which the second is taken at random, with twice its gate as its probability."""
+    """Two choices, of which the second is taken at random, with a probability of twice its gate."""
 
     def route(self, logits_NE: Tensor, x_ND: Tensor) -> Routing:
         """Lepikhin et al. 2020, arXiv:2006.16668, algorithm 1. A choice that is not taken counts nothing."""
@@ -132,7 +134,7 @@ class GShard(Mixtral):
         return routing
 
     def add_losses(self, routing: Routing, logits_NE: Tensor, real_N: Tensor | None) -> None:
-        """Of first choices alone, as there."""
+        """The balance loss of first choices only, as in the paper."""
         self._balance(routing, routing.expert_NK[:, :1], real_N)
 
 
@@ -143,17 +145,19 @@ class Noisy(Router):
         super().__init__(projection, experts, choices, jitter)
         self.noise = noise
         for linear in (projection, noise):
-            nn.init.zeros_(linear.weight)  # the noise alone routes at first: balanced from the start
+            nn.init.zeros_(linear.weight)  # at first only noise routes, so load is even
 
     def route(self, logits_NE: Tensor, x_ND: Tensor) -> Routing:
         """Shazeer et al. 2017, arXiv:1701.06538, equations 3 to 5 and appendix A."""
         noisy_NE, noisy = logits_NE, None
+        # in training add normal noise whose deviation is learned per expert and token
         if self.training:
             deviation_NE = F.softplus(project(self.noise, x_ND)) + 1e-2
             noisy_NE = logits_NE + torch.randn_like(logits_NE) * deviation_NE
             noisy = (noisy_NE, deviation_NE)
+        # select by the noisy logits, and weight by a softmax over the chosen
         expert_NK = top(noisy_NE, self.choices)
-        if self.choices == 1:  # a softmax over one logit is one, and would leave the router without gradient
+        if self.choices == 1:  # a softmax over one logit is one, without gradient
             gate_NK = noisy_NE.softmax(-1).gather(1, expert_NK)
         else:
             gate_NK = noisy_NE.gather(1, expert_NK).softmax(-1)
@@ -173,7 +177,7 @@ class Noisy(Router):
 
 
 class Sigmoid(Router):
-    """Sigmoid scores; a bias on the selection alone moves with the load, so that no balance loss is needed."""
+    """Sigmoid scores. A bias on the selection only follows the load, so that no balance loss is needed."""
 
     renormalises = True
 
@@ -187,13 +191,13 @@ class Sigmoid(Router):
     def route(self, logits_NE: Tensor, x_ND: Tensor) -> Routing:
         """DeepSeek-AI 2024, arXiv:2412.19437, equations 12 to 16; Wang et al. 2024, arXiv:2408.15664."""
         expert_NK = top(logits_NE.sigmoid() + self.bias_E.to(logits_NE.dtype), self.choices)
-        logarithm_NE = F.logsigmoid(logits_NE)  # a softmax of these is a sigmoid over their sum, and never 0 / 0
+        logarithm_NE = F.logsigmoid(logits_NE)  # their softmax is sigmoid / sum, and never 0 / 0
         gate_NK = logarithm_NE.gather(1, expert_NK).softmax(-1) * self.scale
         return Routing(expert_NK, gate_NK, logarithm_NE.softmax(-1))
 
     @torch.no_grad()
     def move_bias(self, counts_E: Tensor) -> None:
-        """After an optimizer step: up where the load was below the mean, down where it was above."""
+        """After an optimizer step: up for experts below the mean load, down for those above."""
         counts_E = counts_E.to(self.bias_E)
         step_E = self.rate * torch.sign(counts_E.mean() - counts_E)
         self.bias_E += step_E - step_E.mean()

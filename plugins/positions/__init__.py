@@ -1,1 +1,1 @@
-"""Where a token is: nothing, a vector added, a rotation, or a bias on the scores; on a line or on a grid."""
+"""Positions: none, an added vector, a rotation, or a bias on the scores; on a line or on a grid."""

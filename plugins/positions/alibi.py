@@ -1,4 +1,4 @@
-"""A bias on the scores that grows with distance."""
+"""A bias on the attention scores that grows with distance."""
 
 import math
 
@@ -10,10 +10,11 @@ from zoo import Position, register
 
 @register("position", "alibi")
 class AlibiPosition(Position):
-    """A penalty on the scores, linear in distance, steeper in some heads.
+    """A penalty on the attention scores, linear in distance, steeper in some heads (ALiBi).
 
-    Press et al. 2021, arXiv:2108.12409. Head ``h`` of ``H`` has slope ``2^(-8 h / H)``; between the powers of
-    two, slopes are taken from the next power as the paper's code does.
+    ``score_ij <- score_ij - slope_h * |i - j|`` with ``slope_h = 2^(-8 h / H)`` for head h of H, counted from 1 (Press
+    et al. 2021, arXiv:2108.12409). Where H is no power of two, the other slopes come from the next power, as in the
+    paper's code.
     """
 
     def __init__(self, heads: int) -> None:
@@ -21,7 +22,7 @@ class AlibiPosition(Position):
         self.register_buffer("slope_H", torch.tensor(_slopes(heads)), persistent=False)
 
     def bias(self, query_L: Tensor, key_M: Tensor) -> Tensor:
-        """(H, L, M): minus slope times distance; (B, H, L, M) of positions (B, L) and (B, M)."""
+        """(H, L, M): minus slope times distance. (B, H, L, M) for positions (B, L) and (B, M)."""
         distance = (query_L.unsqueeze(-1) - key_M.unsqueeze(-2)).abs()
         return -self.slope_H[:, None, None] * distance.unsqueeze(-3)
 

@@ -1,4 +1,4 @@
-"""Positions on the grid of an image's patches: rows and columns apart. What stands before the grid has none."""
+"""Positions on the grid of an image's patches, by row and column. Tokens before the grid have none."""
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +9,7 @@ from .rotary import frequencies, turn
 
 
 class GridPosition(Position):
-    """Rows and columns of each place in a sequence that is ``before`` tokens and then a grid, row by row."""
+    """Rows and columns in a sequence of ``before`` tokens followed by a grid, row by row."""
 
     def __init__(self, grid: tuple[int, int, int]) -> None:
         super().__init__()
@@ -21,7 +21,7 @@ class GridPosition(Position):
         return row.flatten(), column.flatten()
 
     def cut(self, table: Tensor, offset: int | Tensor, length: int) -> Tensor:
-        """Rows of a table of all positions.
+        """The rows of a table, (positions, ...), at these positions.
 
         Raises:
             ValueError: they go beyond the grid.
@@ -37,9 +37,14 @@ class GridPosition(Position):
 
 @register("position", "sinusoidal_2d")
 class SinusoidalPosition2D(GridPosition):
-    """Fixed waves of the row in half of the channels and of the column in the other half.
+    """Fixed waves of the row in half of the channels, and of the column in the other half.
 
-    As in masked autoencoders (He et al. 2021, arXiv:2111.06377); scaled as ``position=sinusoidal`` is.
+    Each half is ``gain / sqrt(dim)`` times sines and cosines of ``r base^(-4i / dim)`` for a row or column r. As in
+    masked autoencoders (He et al. 2021, arXiv:2111.06377), scaled as in ``position=sinusoidal``.
+
+    Args:
+        base: the wavelengths, in patches, run from 2 pi to almost 2 pi times this number.
+        gain: size of the waves. At 1.4 they start as large as a token's embedding.
     """
 
     additive = True
@@ -56,15 +61,15 @@ class SinusoidalPosition2D(GridPosition):
         self.register_buffer("wave_LD", (gain * dim**-0.5 * wave_LD).float(), persistent=False)
 
     def add(self, x_BLD: Tensor, offset: int | Tensor = 0) -> Tensor:
-        """Add the waves of positions ``offset`` onwards, or of the given ones."""
+        """Add the waves from position ``offset`` on, or those at the given positions."""
         return x_BLD + self.cut(self.wave_LD, offset, x_BLD.shape[1]).to(x_BLD.dtype)
 
 
 @register("position", "learned_2d")
 class LearnedPosition2D(GridPosition):
-    """A trained vector for each row and one for each column, added up and added to the stream.
+    """A trained vector for each row and one for each column, both added to the stream.
 
-    Dosovitskiy et al. 2020, arXiv:2010.11929, appendix D.4, who concatenate two halves.
+    ``x_rc <- x_rc + R[r] + C[c]``. Dosovitskiy et al. 2020, arXiv:2010.11929, appendix D.4, who concatenate two halves.
     """
 
     additive = True
@@ -79,7 +84,7 @@ class LearnedPosition2D(GridPosition):
         return {"row_RD", "column_CD"}
 
     def add(self, x_BLD: Tensor, offset: int | Tensor = 0) -> Tensor:
-        """Add the vectors of positions ``offset`` onwards, or of the given ones."""
+        """Add the vectors from position ``offset`` on, or those at the given positions."""
         grid_LD = (self.row_RD[:, None] + self.column_CD).flatten(0, 1)
         table_LD = nn.functional.pad(grid_LD, (0, 0, self.before, 0))
         return x_BLD + self.cut(table_LD, offset, x_BLD.shape[1])
@@ -87,9 +92,13 @@ class LearnedPosition2D(GridPosition):
 
 @register("position", "rotary_2d")
 class RotaryPosition2D(GridPosition):
-    """Queries and keys turned by their row in half of the pairs of channels and by their column in the other half.
+    """Rotary positions on a grid: half of the channel pairs turn by the row, the other half by the column.
 
-    Axial rotary positions (Heo et al. 2024, arXiv:2403.13298), with their base of 100, for grids are short.
+    Pair i of a half turns by ``r base^(-4i / head_dim)`` radians for a row or column r. Axial rotary positions (Heo et
+    al. 2024, arXiv:2403.13298).
+
+    Args:
+        base: sets the slowest rotation. 100 as in the paper, because grids are short; text uses 10,000.
     """
 
     def __init__(self, head_dim: int, grid: tuple[int, int, int], base: float = 100.0) -> None:
@@ -98,15 +107,17 @@ class RotaryPosition2D(GridPosition):
             raise ValueError(f"position.base={base}: expected more than 1")
         if head_dim % 4:
             raise ValueError(f"position=rotary_2d needs a head_dim that is a multiple of 4, given {head_dim}")
+        # angles (L, K): rows in the first half of the pairs, columns in the second; both ends of a pair alike
         row_L, column_L = self.places()
         frequency_K = frequencies(head_dim // 2, base)
         angle_LK = torch.cat([torch.outer(place.double(), frequency_K) for place in (row_L, column_L)], -1).repeat(1, 2)
+        # tokens before the grid are not turned
         angle_LK = torch.cat([torch.zeros(self.before, head_dim, dtype=torch.float64), angle_LK])
         self.register_buffer("cos_LK", angle_LK.cos().float(), persistent=False)
         self.register_buffer("sin_LK", angle_LK.sin().float(), persistent=False)
 
     def rotate(self, q_BHLK: Tensor, k_BGLK: Tensor, offset: int | Tensor = 0) -> tuple[Tensor, Tensor]:
-        """Turn both by the places of positions ``offset`` onwards, or of those given, (B, L)."""
+        """Rotate queries and keys by the grid places of positions ``offset`` onwards, or of given ones, (B, L)."""
         cos_LK, sin_LK = (self.cut(table, offset, q_BHLK.shape[2]) for table in (self.cos_LK, self.sin_LK))
         if isinstance(offset, Tensor):
             cos_LK, sin_LK = cos_LK.unsqueeze(1), sin_LK.unsqueeze(1)

@@ -1,4 +1,4 @@
-"""Rotary positions, and what makes them reach further than they were trained."""
+"""Rotary positions, and the scalings that let them reach beyond the trained length."""
 
 import math
 from typing import Literal
@@ -9,21 +9,27 @@ from torch import Tensor
 from zoo import Position, register
 
 LONGEST_TABLE = 16_384
-"""Positions whose angles each layer keeps from the start."""
+"""Number of positions whose angles each layer keeps from the start."""
 _LONGER: dict[tuple, tuple[Tensor, Tensor]] = {}
-"""Angles beyond, made when they are asked for, for all layers together: by frequencies, gain and device."""
+"""Angles of later positions, computed on demand and shared by all layers, by frequencies, gain and device."""
 MOST_LONGER = 4
 
 
 @register("position", "rotary")
 class RotaryPosition(Position):
-    """Queries and keys turned by an angle that grows with position.
+    """Queries and keys rotated by an angle proportional to their position.
 
-    Su et al. 2021, arXiv:2104.09864. Channel ``i`` is paired with ``i + head_dim / 2``, as in GPT-NeoX and Llama.
-    ``scaling`` lets a model that was trained on ``trained_len`` tokens read ``factor`` times as many: ``linear``
-    divides positions (Chen et al. 2023, arXiv:2306.15595), ``ntk`` raises the base so that slow angles stretch and
-    fast ones hardly (Peng and Quesnelle 2023), ``yarn`` divides slow angles alone and sharpens the scores (Peng et al.
-    2023, arXiv:2309.00071), ``llama3`` is Llama 3.1's own blend (Dubey et al. 2024, arXiv:2407.21783).
+    The pair of channels ``i`` and ``i + head_dim / 2``, as in GPT-NeoX and Llama, turns by ``t base^(-2i / head_dim)``
+    radians at position t, so that scores depend on distance only. Su et al. 2021, arXiv:2104.09864.
+
+    Args:
+        base: sets the slowest rotation, above 1. Larger bases tell more distant positions apart.
+        scaling: how a model reads beyond its trained length. ``linear`` divides positions (Chen et al.
+            2023, arXiv:2306.15595). ``ntk`` raises the base, so that slow rotations stretch and fast ones hardly change
+            (Peng and Quesnelle 2023). ``yarn`` slows only slow rotations and sharpens the scores (Peng et al.
+            2023, arXiv:2309.00071). ``llama3`` is the blend of Llama 3.1 (Dubey et al. 2024, arXiv:2407.21783).
+        factor: how many times the trained length is to be read, at least 1. Above 1 it needs a ``scaling``.
+        trained_len: the length in tokens that the model was trained on. ``yarn`` and ``llama3`` need it.
     """
 
     def __init__(
@@ -36,6 +42,7 @@ class RotaryPosition(Position):
         trained_len: int | None = None,
     ) -> None:
         super().__init__()
+        # refuse what has no meaning, in words that say what to change
         if head_dim % 2:
             raise ValueError(f"position=rotary needs an even head_dim, given {head_dim}; change mixer.heads")
         if not 1 < base < math.inf:
@@ -52,7 +59,9 @@ class RotaryPosition(Position):
             )
         if scaling == "ntk" and head_dim == 2:
             raise ValueError("position.scaling=ntk needs a head_dim above 2; change mixer.heads")
+        # YaRN's temperature: both queries and keys grow, so scores grow by its square
         self.gain = 0.1 * math.log(factor) + 1 if scaling == "yarn" else 1.0
+        # cosines and sines (L, K) of the positions that a task has, in float32
         self.frequency_K = frequencies(head_dim, base, scaling, factor, trained_len)
         self._key = tuple(self.frequency_K.tolist())
         cos_LK, sin_LK = (table.float() for table in self._angles(0, min(max_len, LONGEST_TABLE)))
@@ -60,11 +69,12 @@ class RotaryPosition(Position):
         self.register_buffer("sin_LK", sin_LK, persistent=False)
 
     def rotate(self, q_BHLK: Tensor, k_BGLK: Tensor, offset: int | Tensor = 0) -> tuple[Tensor, Tensor]:
-        """Turn both by positions ``offset`` onwards, or by those given; beyond the table angles are computed anew."""
+        """Rotate queries and keys by positions from ``offset`` on, or by given ones, computed beyond the table."""
         if isinstance(offset, Tensor):  # (B, L) places within max_len
             tables = (self.cos_LK, self.sin_LK) if q_BHLK.dtype != torch.float64 else self._angles(0, len(self.cos_LK))
             cos_BLK, sin_BLK = (table.to(q_BHLK)[offset].unsqueeze(1) for table in tables)
             return turn(q_BHLK, cos_BLK, sin_BLK), turn(k_BGLK, cos_BLK, sin_BLK)
+        # consecutive positions: from the table, else computed, and in decoding from the shared longer table
         end = offset + q_BHLK.shape[2]
         if end <= self.cos_LK.shape[0] and q_BHLK.dtype != torch.float64:  # the table is of float32
             cos_LK, sin_LK = self.cos_LK[offset:end], self.sin_LK[offset:end]
@@ -75,11 +85,11 @@ class RotaryPosition(Position):
         return turn(q_BHLK, cos_LK, sin_LK), turn(k_BGLK, cos_LK, sin_LK)
 
     def _longer(self, end: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Cosines and sines of so many positions or more, doubled when they do not reach: decoding asks one by one."""
+        """Cosines and sines of at least ``end`` positions, from a table that doubles when it is too short."""
         key = (self._key, self.gain, device)
         found = _LONGER.pop(key, None)
         if found is None or len(found[0]) < end:
-            with torch.inference_mode(False), torch.no_grad():  # training may use them later
+            with torch.inference_mode(False), torch.no_grad():  # usable in training later
                 cos_LK, sin_LK = self._angles(0, 1 << (end - 1).bit_length())
                 found = cos_LK.float().to(device), sin_LK.float().to(device)
         _LONGER[key] = found  # the newest last
@@ -95,22 +105,23 @@ class RotaryPosition(Position):
 def frequencies(
     head_dim: int, base: float, scaling: str = "none", factor: float = 1.0, trained_len: int | None = None
 ) -> Tensor:
-    """Radians that each pair of channels turns by from one position to the next, (head_dim / 2,), in float64."""
+    """Radians that each pair of channels turns from one position to the next, (head_dim / 2,), in float64."""
     if scaling == "ntk":
         base = base * factor ** (head_dim / (head_dim - 2))
     plain_K = base ** (-torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
     if scaling == "linear":
         return plain_K / factor
-    if scaling == "llama3":  # whole turns within the trained length: fewer than 1 stretched, more than 4 left alone
+    if scaling == "llama3":  # by turns within the trained length: below 1 stretched, above 4 left alone
         turns_K = (trained_len or 0) * plain_K / (2 * math.pi)
         share_K = ((turns_K - 1) / (4 - 1)).clamp(0, 1)
         return plain_K * (share_K + (1 - share_K) / factor)
-    if scaling == "yarn":  # the same with a ramp over channels, from those of 32 turns to those of one
+    if scaling == "yarn":  # the same, with a linear ramp over pairs from 32 turns to one
 
         def channel(turns: float) -> float:
             return head_dim * math.log((trained_len or 0) / (turns * 2 * math.pi)) / (2 * math.log(base))
 
         low, high = max(math.floor(channel(32)), 0), min(math.ceil(channel(1)), head_dim - 1)
+        # share of stretching per pair, 0 below the ramp and 1 above it
         steps_K = torch.arange(head_dim // 2, dtype=torch.float64)
         stretched_K = ((steps_K - low) / max(high - low, 0.001)).clamp(0, 1)
         return plain_K * (1 - stretched_K + stretched_K / factor)
@@ -118,7 +129,7 @@ def frequencies(
 
 
 def turn(x_BHLK: Tensor, cos_LK: Tensor, sin_LK: Tensor) -> Tensor:
-    """Each pair of channels, rotated."""
+    """Rotate each pair of channels."""
     cos_LK, sin_LK = cos_LK.to(x_BHLK.dtype), sin_LK.to(x_BHLK.dtype)
     first, second = x_BHLK.chunk(2, dim=-1)
     return x_BHLK * cos_LK + torch.cat([-second, first], dim=-1) * sin_LK

@@ -7,7 +7,7 @@ from conftest import TINY, words_of_tasks
 import zoo
 from zoo.registry.discovery import load_plugins
 from zoo.registry.registry import entries
-from zoo.runs.run import train
+from zoo.runs.train import train
 from zoo.testing.parts import DIM, LENGTH, part
 from zoo.training.build import make_task
 

@@ -7,8 +7,8 @@ from conftest import ROOT, TINY, whole_and_resumed
 import zoo
 from zoo.base.errors import ZooError
 from zoo.base.files import read_json
-from zoo.runs.identity import folder_of
-from zoo.runs.run import train
+from zoo.runs.run import folder_of
+from zoo.runs.train import train
 from zoo.training import cuda_graphs as graphs
 from zoo.training.loop import Loop
 

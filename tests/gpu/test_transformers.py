@@ -6,7 +6,7 @@ from conftest import TINY
 
 import zoo
 from zoo.models.decoding import beam_search, generate
-from zoo.runs.run import train
+from zoo.runs.train import train
 from zoo.testing.parts import part
 from zoo.training.build import make_objective, make_task
 

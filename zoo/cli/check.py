@@ -168,7 +168,7 @@ def _reason(error: Exception, smallest: str, law: str) -> str:
 
 def _run(kind: str, name: str, overrides: Sequence[str]) -> Verdict:
     """Two steps and the tests of a run that has this component in its place."""
-    from zoo.runs.run import train
+    from zoo.runs.train import train
 
     says, law = "", "trains_in_a_run"
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():

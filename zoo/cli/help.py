@@ -1,158 +1,245 @@
-"""What ``--help`` prints."""
+"""The texts that ``zoo --help`` and ``zoo COMMAND --help`` print."""
 
 HELP = """\
 zoo: which sequence architecture should I use?
 
-  zoo compare [NAME] [OVERRIDE ...]   the families, fairly, with a report
-  zoo train [-m] [OVERRIDE ...]       one run, or with -m a sweep
-  zoo report FOLDER                   tables and a page from runs that are there
-  zoo generate RUN [--prompt TEXT]    what a trained model writes
-  zoo measure [NAME ...]              the cost of use against the length of the context: time, state, crossings
-  zoo inspect RUN                     a page: attention maps, what each head is worth, how far a mixer reaches
-  zoo export RUN [--packed]           a trained model as one file, low-bit weights in a bit or two each
-  zoo import hf SOURCE                GPT-2, Llama, BERT or ViT of Hugging Face's as a model here
+  zoo compare [NAME] [OVERRIDE ...]   compare fairly, and write a report
+  zoo train [-m] [OVERRIDE ...]       make one run, or with -m a sweep
+  zoo report FOLDER                   tables and a page from existing runs
+  zoo generate RUN [--prompt TEXT]    let a trained model write
+  zoo measure [NAME ...]              cost of inference by context length: time,
+                                      state, and where one overtakes another
+  zoo inspect RUN                     a page with attention maps, the worth of
+                                      each head, and a mixer's receptive field
+  zoo export RUN [--packed]           a trained model as one file; low-bit
+                                      weights in one or two bits each
+  zoo import hf SOURCE                a GPT-2, Llama, BERT or ViT from Hugging
+                                      Face as a model here
   zoo list [KIND]                     what exists
-  zoo show [OVERRIDE ...]             what a choice resolves to, and what it costs
-  zoo new KIND NAME [--package]       a plugin of yours to begin with
-  zoo check KIND=NAME                 whether a component, yours or ours, keeps the laws of its kind
+  zoo show [OVERRIDE ...]             what a choice resolves to, and its cost
+  zoo new KIND NAME [--package]       the skeleton of a plugin of yours
+  zoo check KIND=NAME                 test a component, yours or ours, by the
+                                      laws of its kind
   zoo completion bash|zsh|fish        completion for your shell
 
-An override is a choice (mixer=lstm), a value (mixer.heads=4) or a choice for one place (linear@ffn.linear=dense).
+An override is a choice (mixer=lstm), a value (mixer.heads=4), or a choice for
+one place (linear@ffn.linear=dense).
 
   zoo train arch=transformer task=parity mixer=lstm seed=1
   zoo train -m arch=transformer,lstm seed=0,1,2
 
-zoo COMMAND --help says more.
+Type zoo COMMAND --help for more.
 """
 
 TRAIN_HELP = """\
-zoo train [-m] [OVERRIDE ...]: one run, or with -m one for each combination of comma-separated values
+zoo train [-m] [OVERRIDE ...]: make one run
 
-  arch=NAME            a preset: one coherent architecture        task=NAME         what it is trained on
-  mixer=NAME ...       swap one component (zoo list)               mixer.heads=4     set its parameter
-  dim=64 layers=2      the size                                    steps=1000        the length of training
-  optimizer.lr=3e-3    the learning rate                           seed=0            data order, initialisation, dropout
-  trainer=auto         cpu, gpu, ddp, fsdp                         logger=wandb      or tensorboard, besides metrics.csv
-  runs=runs experiment=train    results go to runs/train/<id>
-  start_from=runs/train/<id>    begin with the weights of a finished run
-  budget=flops budget.target=1e12    or parameters, active_parameters, state (solves dim), tokens, seconds (steps)
+With -m, make one run for each combination of comma-separated values.
 
-A run that is finished is not made again; one that was interrupted goes on where it stopped.
-Hydra's own options work: --cfg job, --info, --multirun, --package, --resolve; hydra/launcher=... with -m.
+  arch=NAME              a preset: one coherent architecture
+  task=NAME              what it is trained on
+  mixer=NAME ...         replace one component (zoo list)
+  mixer.heads=4          set a parameter of a component
+  dim=64 layers=2        the size
+  steps=1000             the length of training
+  optimizer.lr=3e-3      the learning rate
+  seed=0                 data order, initialisation, dropout
+  trainer=auto           or cpu, gpu, ddp, fsdp
+  logger=wandb           or tensorboard, besides metrics.csv
+  runs=runs experiment=train       results go to runs/train/<id>
+  start_from=runs/train/<id>       start with the weights of a finished run
+  budget=flops budget.target=1e12  or parameters, active_parameters, state
+                                   (solved for dim), tokens, seconds (solved
+                                   for steps, as flops is)
+
+A finished run is not repeated. An interrupted run resumes where it stopped.
+Hydra's own options work: --cfg job, --info, --multirun, --package, --resolve;
+hydra/launcher=... works with -m.
 """
 
 COMPARE_HELP = """\
-zoo compare [NAME] [OVERRIDE ...]: a whole comparison (zoo list compare), by default `families`; or ./FILE.yaml of yours
+zoo compare [NAME] [OVERRIDE ...]: make a whole comparison
 
-  compare.archs=[transformer,lstm]        who competes; 'compare.archs=["mixer=gru"]' works too
-  compare.also=[my_preset]                who competes besides
-  compare.only=[recall]                   some of its tasks
-  compare.seeds=[0,1,2,3,4]               seeds that are reported
-  compare.tune={optimizer.lr:[1e-3,1e-2]} the grid, tuned on validation with seeds of its own; it may have several
-                                          keys, and a key with [] is not tuned
-  compare.extend=2                        the grid may grow by so many values at an edge, for everybody
-  compare.workers=2                       processes
-  hydra/launcher=submitit_slurm           who makes the runs, if not processes here (docs/elsewhere.md)
-  budget=seconds budget.target=60         the same budget for all: parameters, state, tokens, flops, seconds
-  steps=1000 dim=128 ...                  any other override applies to every run
+NAME is a comparison (zoo list compare), by default `families`, or a file of
+yours, ./FILE.yaml.
 
-Finished runs are skipped, interrupted ones resumed. It exits with 1 if any run failed, and names it.
+  compare.archs=[transformer,lstm]
+      the contestants; 'compare.archs=["mixer=gru"]' works too
+  compare.also=[my_preset]
+      additional contestants
+  compare.only=[recall]
+      some of its tasks
+  compare.seeds=[0,1,2,3,4]
+      the seeds that are reported
+  compare.tune={optimizer.lr:[1e-3,1e-2]}
+      the grid. It is tuned on validation data, with seeds of its own. It may
+      have several keys. A key with [] is not tuned.
+  compare.extend=2
+      how many values the grid may grow by at an edge, for everybody
+  compare.workers=2
+      the number of processes
+  hydra/launcher=submitit_slurm
+      what makes the runs, if not processes here (docs/elsewhere.md)
+  budget=seconds budget.target=60
+      the same budget for all: parameters, state, tokens, flops or seconds
+  steps=1000 dim=128 ...
+      any other override applies to every run
+
+With --dry-run it says what it would run. Finished runs are skipped, and
+interrupted ones are resumed. The exit status is 1 if any run failed; the
+output names it.
 """
 
-REPORT_HELP = """zoo report FOLDER [--to FILE]: print the tables of a folder of runs and write its report.html
-zoo report FOLDER OTHER: set two folders side by side, paired by seed
+REPORT_HELP = """\
+zoo report FOLDER [--to FILE]: print the tables of a folder of runs
 
-  --to FILE   the figures also as .csv, .md, .tex or .parquet
+It also writes report.html into the folder.
+
+  --to FILE   write the figures also as .csv, .md, .tex or .parquet
+
+zoo report FOLDER OTHER: compare two folders, paired by seed
 """
+
 MEASURE_HELP = """\
-zoo measure [NAME ...] [OVERRIDE ...]: what it costs to read a context and to write a token, by the context's length
+zoo measure [NAME ...] [OVERRIDE ...]: the cost of inference by context length
 
-  NAME                       a preset, or one with overrides: transformer 'transformer mixer.kv_heads=1' mamba2
-  dim=256 layers=4 ...       overrides that apply to all
-  --lengths 128,512,2048     lengths of the context
-  --rounds 7                 how often each is timed, by turns in a drawn order; medians are shown
-  --on cpu                   or cuda; by default what is there
-  --to FILE                  where the figures go, by default runs/measure/inference.json
+It times how long it takes to read a context, and to write a token after it.
 
-On a processor it is the processor's own time with one thread, so other work on the machine matters little.
+  NAME                    a preset, or one with overrides:
+                          transformer 'transformer mixer.kv_heads=1' mamba2
+  dim=256 layers=4 ...    overrides that apply to all
+  --lengths 128,512,2048  lengths of the context
+  --rounds 7              how often each is timed, in a random order; the
+                          tables show medians
+  --on cpu                or cuda; by default the device that is there
+  --to FILE               where the figures go; by default
+                          runs/measure/inference.json
+
+On a CPU it measures processor time with one thread, so other work on the
+machine matters little.
 """
+
 EXPORT_HELP = """\
-zoo export RUN [--packed[=LAYOUT]] [--to FILE]: the model of a finished run (runs/train/<id>) as one safetensors file
+zoo export RUN [--packed[=LAYOUT]] [--to FILE]: save the model of a finished run
 
-  --packed            low-bit weights as codes and scales: 1 bit for two values, 2 bits for three
-  --packed=base3      three values in 1.6 bits: smaller, and slower to unpack
-  --to FILE           instead of model.safetensors, or packed.safetensors, in the run's folder
-  --hf FOLDER         as Hugging Face's transformers reads it, config.json and model.safetensors, where the model is
-                      of a published family (zoo list family); RUN may be a file of zoo import or zoo export
+RUN is runs/train/<id>. The result is one safetensors file.
 
-The file is read back and must give the same bits; its test score is printed beside the run's. In Python:
+  --packed        store low-bit weights as codes and scales: 1 bit each for two
+                  values, 2 bits for three
+  --packed=base3  store three values in 1.6 bits: smaller, and slower to unpack
+  --to FILE       instead of model.safetensors, or packed.safetensors, in the
+                  folder of the run
+  --hf FOLDER     write config.json and model.safetensors as Hugging Face's
+                  transformers reads them, if the model is of a published
+                  family (zoo list family). RUN may then also be a file made by
+                  zoo import or zoo export.
+
+The file is read back and must give the same bits. Its test score is printed
+beside that of the run. In Python:
 
   model = zoo.load("packed.safetensors")
 """
 
 IMPORT_HELP = """\
-zoo import hf SOURCE [--to FILE]: a model of a published family (zoo list family) as one safetensors file of ours
+zoo import hf SOURCE [--to FILE]: convert a model of a published family
 
-  SOURCE              a folder with config.json and safetensors, or a name on the hub: pip install -e ".[hub]"
-  --to FILE           instead of <name>.safetensors in this folder
+The result is one safetensors file of ours. `zoo list family` shows the
+families.
 
-The numbers are theirs: the same logits for the same tokens. In Python, also of a model in memory:
+  SOURCE      a folder with config.json and safetensors, or a name on the hub,
+              which needs pip install -e ".[hub]"
+  --to FILE   instead of <name>.safetensors in this folder
+
+The numbers are theirs: the same tokens give the same logits. In Python you can
+also convert a model in memory:
 
   model = zoo.load("gpt2.safetensors")
-  model = zoo.from_huggingface(transformers.AutoModelForCausalLM.from_pretrained(...))
+  model = zoo.from_huggingface(
+      transformers.AutoModelForCausalLM.from_pretrained(...))
 
-Back again, as these or trained on: zoo export RUN_OR_FILE --hf FOLDER
+To go back, with these weights or with trained ones, use
+zoo export RUN_OR_FILE --hf FOLDER.
 """
 
 INSPECT_HELP = """\
-zoo inspect RUN: look inside the model of a finished run (runs/train/<id>); writes inspect.html and inspect.json there
+zoo inspect RUN: look inside the model of a finished run (runs/train/<id>)
 
-  --example 0         which examples of the test to show; it may be given several times (0, 1 and 2)
-  --length 64         how many of their tokens
-  --judged-by 256     by how many examples of validation and test heads are judged
+It writes inspect.html and inspect.json into the folder of the run.
 
-Maps of attention by layer and head; for mixers without heads, the effective receptive field. The loss without each head
-alone, and as heads are removed one after another; how much heads look at the token before, and complete repetitions.
+  --example 0      which test example to show; may be given several times
+                   (default 0, 1 and 2)
+  --length 64      how many of its tokens
+  --judged-by 256  how many examples of validation and test judge the heads
+
+The page shows attention maps by layer and head. For mixers without heads it
+shows the effective receptive field. It shows the loss without each head, and
+the loss as heads are removed one after another. It also shows how much heads
+attend to the previous token, and how much they complete repetitions.
 """
 
 GENERATE_HELP = """\
-zoo generate RUN [--prompt TEXT ...]: what the model of a finished run (runs/train/<id>) writes
+zoo generate RUN [--prompt TEXT ...]: let the model of a finished run write
 
-  --prompt TEXT       go on from this; it may be given several times. Without it, examples of the run's test, and of
-                      sequence-to-sequence tasks the share that is right
-  --tokens 64         at most so many
-  --beams 4           beam search instead of the likeliest token each time
-  --temperature 0.8   draw from the softmax instead; --seed 1 draws others
-  --examples 5        how many examples of the test are shown
+RUN is runs/train/<id>.
+
+  --prompt TEXT      continue this text; may be given several times. Without
+                     it, the model answers examples of the run's test. For
+                     sequence-to-sequence tasks the share that is right is
+                     printed too.
+  --tokens 64        the most tokens to write
+  --beams 4          beam search, instead of the likeliest token each time
+  --temperature 0.8  sample from the softmax instead; --seed 1 samples others
+  --examples 5       how many test examples to show
 """
 
 CHECK_HELP = """\
-zoo check KIND=NAME [OVERRIDE ...]: whether a component keeps the laws of its kind
-zoo check ./FILE.py [OVERRIDE ...]: the same of all that a file or a module registers
+zoo check KIND=NAME [OVERRIDE ...]: test a component by the laws of its kind
+zoo check ./FILE.py [OVERRIDE ...]: test all that a file or module registers
 
   zoo check mixer=lstm
   zoo check mixer=attention mixer.heads=4 mixer.window=8
   zoo check objective=classify task=digits
 
-Shapes, splitting at random cuts, causality, gradients, state, padding, saving, bfloat16, compiling, cost, learning; and
-a run of two steps. A law that is broken is named, with what broke it and the smallest input that does, and the exit
-status is 1. FILE may be the folder of a package or of a project. A class may say what it cannot keep, and why:
+The laws are about shapes, splitting at random cuts, causality, gradients,
+state, padding, saving, bfloat16, compiling, cost and learning. A run of two
+steps comes last. If a law is broken, the output names it, says what broke it,
+and gives the smallest input that does. The exit status is then 1.
+
+FILE may also be the folder of a package or of a project. A class may say what
+it cannot keep, and why:
 known_failures = {"mixer_runs_in_bfloat16": "its sums need float32"}.
 """
 
 NEW_HELP = """\
-zoo new KIND NAME [--package]: the skeleton of a plugin of yours, which runs and keeps every law at once
+zoo new KIND NAME [--package]: write the skeleton of a plugin of yours
 
-  zoo new mixer my_mixer              my_mixer.py, in this folder
-  zoo new task my_task --package      zoo-my-task/, with pyproject.toml, a README and tests, to be installed
-  zoo new comparison mine             mine.yaml, for zoo compare ./mine.yaml
+It runs and keeps every law at once.
+
+  zoo new mixer my_mixer          my_mixer.py, in this folder
+  zoo new task my_task --package  zoo-my-task/, a package to install, with
+                                  pyproject.toml, a README and tests
+  zoo new comparison mine         mine.yaml, for zoo compare ./mine.yaml
 
 Kinds: mixer, ffn, linear, norm, position, objective, task, optimizer, schedule.
 """
 
-LIST_HELP = "zoo list [KIND]: every component, preset and comparison: what it is, its paper, who provides it\n"
-SHOW_HELP = (
-    "zoo show [OVERRIDE ...]: the components that a choice resolves to, parameters and FLOPs by part, bytes of state\n"
-    "zoo show KIND=NAME: besides, what it is, and each of its parameters with type, default and meaning\n"
-)
-COMPLETION_HELP = 'zoo completion bash|zsh|fish: a script; in bash: eval "$(zoo completion bash)"\n'
+LIST_HELP = """\
+zoo list [KIND]: list every component, preset and comparison
+
+For each it says what it is, its paper, and who provides it.
+"""
+
+SHOW_HELP = """\
+zoo show [OVERRIDE ...]: show the components that a choice resolves to
+
+It also shows parameters and FLOPs by part, and the bytes of the state.
+
+zoo show KIND=NAME: show in addition what the component is, and each of its
+parameters with type, default and meaning
+"""
+
+COMPLETION_HELP = """\
+zoo completion bash|zsh|fish: print a completion script
+
+In bash, use it with: eval "$(zoo completion bash)"
+"""

@@ -146,16 +146,9 @@ def _train(words: list[str]) -> int:
 
 def _compare(words: list[str]) -> int:
     flags, rest = _split(words, {"--dry-run"})
-    from zoo.comparison.plan import plan_of
-    from zoo.training.processes import count, warm
+    from zoo.comparison.compare import carried_out, plan_for
 
-    if count() > 1:
-        raise ZooError(
-            "zoo compare makes its own processes, and torchrun starts it several times; leave torchrun out, and add "
-            "trainer.devices=2 for runs of several processes each"
-        )
-
-    plan = plan_of(rest)
+    plan = plan_for(rest)
     if flags:
         for cell in plan.cells:
             grid = ", ".join(" ".join(f"{k}={v}" for k, v in setting) for setting in cell.grid)
@@ -165,30 +158,18 @@ def _compare(words: list[str]) -> int:
             )
         print(f"{many(plan.total(), 'run')} into {plan.folder}")
         return 0
-    warm()
     from rich.console import Console
 
-    from zoo.comparison.execute import Execution
     from zoo.comparison.terminal import Board
 
-    execution = Execution(plan)
-    with Board(Console(stderr=True, markup=False)) as board:
-        execution.run(board)
+    ledger, page, execution = carried_out(plan, Board(Console(stderr=True, markup=False)))
     if execution.skipped:
         were = "was" if execution.skipped == 1 else "were"
         print(f"{execution.skipped} of {many(execution.total, 'run')} {were} finished before")
-    from zoo.comparison.compare import publish
-    from zoo.comparison.ledger import read_ledger
-
-    failed = "\n".join(f"failed: {reason}" for reason in execution.failures)
-    try:
-        ledger = read_ledger(plan.folder)
-    except ZooError as error:
-        raise ZooError(f"{failed}\n{error}".lstrip()) from error
     _print_tables(ledger)
-    print(publish(ledger, plan))
-    if failed:
-        return _say(failed, 1)
+    print(page)
+    if execution.failures:
+        return _say("\n".join(f"failed: {reason}" for reason in execution.failures), 1)
     return 0
 
 

@@ -57,9 +57,9 @@ def measure(options: MeasureOptions) -> None:
         check_numbers(compose(*each))
     config = compose(*words[names[0]])
     chosen = hardware.choose(config["trainer"] | {"accelerator": options.accelerator}, 1)
-    device = torch.device(chosen["accelerator"])
-    hardware.set_up(chosen["accelerator"], 1)
-    _, dtype = decoding_place(chosen["accelerator"], chosen["precision"])
+    device = torch.device(chosen.accelerator)
+    hardware.set_up(chosen.accelerator, 1)
+    _, dtype = decoding_place(chosen.accelerator, chosen.precision)
     longest = options.lengths[-1] + inference.DECODED
     models = {name: inference.decoder(each, longest).to(device, dtype) for name, each in words.items()}
     console = Console(stderr=True, highlight=False, markup=False)
@@ -69,7 +69,7 @@ def measure(options: MeasureOptions) -> None:
             console.print(f"{done} of {total} timed")
 
     curves = inference.measure(models, options.lengths, options.rounds, 256, device, progress)
-    found = _plain(curves, chosen["accelerator"], options)
+    found = _plain(curves, chosen.accelerator, options)
     write_json(options.to, found)
     _show(curves, found)
     lengths = ",".join(map(str, options.lengths))

@@ -131,14 +131,14 @@ def measure(config: Config) -> tuple[dict[str, str], list[tuple[str, int, float,
     )
 
     check_numbers(config)
-    chosen = hardware.choose(config["trainer"], config["steps"])
+    device = hardware.choose(config["trainer"], config["steps"])
     task = make_task(config)
     objective = make_objective(config, task)
     batch = {key: value[:2] for key, value in task.train_batch(0, 0, torch.device("cpu")).items()}
     tokens, whole = task.tokens(batch), task.tokens(task.train_batch(0, 0, torch.device("cpu")))
     counts = flops.by_module(objective.eval(), batch)
     forward, training = flops.count(objective, batch)
-    stored = weights.stored(objective, *decoding_place(chosen["accelerator"], chosen["precision"]))
+    stored = weights.stored(objective, *decoding_place(device.accelerator, device.precision))
     parts = []
     for name, module in objective.named_modules():
         size = sum(p.numel() for p in module.parameters())
@@ -156,10 +156,10 @@ def measure(config: Config) -> tuple[dict[str, str], list[tuple[str, int, float,
         "state": "this model does not decode"
         if state is None
         else f"{state:,} bytes for one sequence of {length} tokens (float32)",
-        "trainer": " ".join(f"{key}={value}" for key, value in chosen.items()),
-        **implementations(objective, chosen["accelerator"], chosen["precision"]),
+        "trainer": " ".join(f"{key}={value}" for key, value in device.identity().items()),
+        **implementations(objective, device.accelerator, device.precision),
         **_weights(stored),
     }
     if weights.pack_(objective, "planes"):
-        facts |= implementations(objective, chosen["accelerator"], chosen["precision"])
+        facts |= implementations(objective, device.accelerator, device.precision)
     return facts, parts

@@ -1,14 +1,17 @@
-"""A whole comparison from Python, as ``zoo compare`` makes it."""
+"""A whole comparison, from the words after ``zoo compare`` to its page; the command line and Python both come here."""
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
+from zoo.base.errors import ZooError
 from zoo.comparison.execute import Execution, Silent, Watcher
 from zoo.comparison.ledger import Ledger, read_ledger
 from zoo.comparison.page import write_page
 from zoo.comparison.plan import Plan, plan_of
 from zoo.comparison.wandb_report import share
+from zoo.training.processes import count, warm
 
 
 def compare(*words: str, watcher: Watcher | None = None) -> Ledger:
@@ -28,15 +31,42 @@ def compare(*words: str, watcher: Watcher | None = None) -> Ledger:
     Raises:
         ZooError: a word names what does not exist, or cannot be meant.
     """
-    plan = plan_of(words)
-    Execution(plan).run(watcher or Silent())
-    ledger = read_ledger(plan.folder)
-    publish(ledger, plan)
+    ledger, _, _ = carried_out(plan_for(words), nullcontext(watcher or Silent()))
     return ledger
 
 
-def publish(ledger: Ledger, plan: Plan) -> Path:
-    """Write the page of a comparison and tell the logger of its runs; returns where the page is."""
+def plan_for(words: tuple[str, ...] | list[str]) -> Plan:
+    """The plan of a comparison, where one can be made.
+
+    Raises:
+        ZooError: a word cannot be meant, or torchrun started this process several times.
+    """
+    if count() > 1:
+        raise ZooError(
+            "a comparison makes its own processes, and torchrun starts it several times; leave torchrun out, and add "
+            "trainer.devices=2 for runs of several processes each"
+        )
+    return plan_of(words)
+
+
+def carried_out(plan: Plan, watching: AbstractContextManager[Watcher]) -> tuple[Ledger, Path, Execution]:
+    """Carry a plan out, write its page, and tell the logger of its runs.
+
+    Returns:
+        What a report shows, where the page is, and how the execution went.
+
+    Raises:
+        ZooError: another process makes it, or nothing came of it; then the reasons of the runs are said too.
+    """
+    warm()
+    execution = Execution(plan)
+    with watching as watcher:
+        execution.run(watcher)
+    try:
+        ledger = read_ledger(plan.folder)
+    except ZooError as error:
+        failed = "\n".join(f"failed: {reason}" for reason in execution.failures)
+        raise ZooError(f"{failed}\n{error}".lstrip()) from error
     page = write_page(ledger)
     share(ledger, plan.cells[0].base["logger"])
-    return page
+    return ledger, page, execution

@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Protocol
 
 from filelock import FileLock, Timeout
@@ -18,9 +19,8 @@ from zoo.comparison.plan import Cell, Job, Plan, check_distinct, describe
 from zoo.comparison.pool import Flight, Pool
 from zoo.config.tree import Config, chooses
 from zoo.runs.budget import key_of, wanted
-from zoo.runs.identity import folder_of
 from zoo.runs.row import read_row
-from zoo.runs.run import base_row, is_current
+from zoo.runs.train import is_current, record_failure
 
 MOST_WORKERS = 16
 """Each worker holds torch and its data: about half a gigabyte."""
@@ -66,15 +66,20 @@ class Execution:
 
         from zoo.training import hardware
 
-        self.choose = hardware.choose
-        chosen = [hardware.choose(cell.base["trainer"], cell.base["steps"]) for cell in plan.cells]
-        self.chosen = {(each["accelerator"], each["precision"]) for each in chosen}
-        cores, on_cpu = cpu_count(), all(each["accelerator"] == "cpu" for each in chosen)
+        asked = {id(cell): (json.dumps(cell.base["trainer"]), cell.base["steps"]) for cell in plan.cells}
+        devices = {key: hardware.choose(json.loads(key[0]), key[1]) for key in dict.fromkeys(asked.values())}
+        self.device = {cell: devices[key] for cell, key in asked.items()}
+        self.kinds: set[tuple[str, str]] = {(device.accelerator, device.precision) for device in devices.values()}
+        cores, on_cpu = cpu_count(), all(device.accelerator == "cpu" for device in devices.values())
         spread = any(cell.base["trainer"]["devices"] > 1 for cell in plan.cells)  # a run takes several by itself
         self.devices = [] if on_cpu or spread else hardware.visible_devices()
         packed = cores if on_cpu else min(cores, RUNS_ON_A_GPU * max(1, len(self.devices)))
         self.workers = max(1, min(plan.workers or packed, self.total, MOST_WORKERS))
         self.threads = max(1, cores // self.workers)
+        for cell in plan.cells:
+            threads = cell.base["trainer"]["threads"] or (None if plan.launcher else self.threads)
+            cell.trainer = {"progress": False, "threads": threads}
+            cell.forget_runs()
 
     def run(self, watcher: Watcher) -> None:
         """Run everything. Ctrl-C lets the runs in flight save themselves, and passes on.
@@ -84,7 +89,7 @@ class Execution:
         """
         with self._alone(), self._pool() as pool:
             watcher.update(self, pool)
-            pool.measure_ceilings(self.chosen)
+            pool.measure_ceilings(self.kinds)
             self._settle(pool)
             self._hash_data(pool)
             for cell in self.plan.cells:
@@ -133,19 +138,18 @@ class Execution:
         """Queue these jobs of one cell; those that are finished already count at once."""
         self.waiting[id(jobs[0].cell)] = len(jobs)
         for job in jobs:
-            unmet = self.unmet.get(key_of(job.config)) if wanted(job.config) else None
-            threads = job.config["trainer"]["threads"] or (None if self.plan.launcher else self.threads)
-            job.config["trainer"] |= {"progress": False, "threads": threads}
+            asked = job.cell.at(job.setting, job.run.config["seed"])
+            unmet = self.unmet.get(key_of(asked)) if wanted(asked) else None
             if unmet is not None:
                 self.failures.append(f"{job.cell.name}: {unmet}")
-                failed = {**base_row(job.config), "status": "failed", "error": unmet}
-                write_json(folder_of(job.config) / "result.json", failed)
+                record_failure(job.run, unmet)
                 self._count(job, None)
                 continue
-            row = read_row(folder_of(job.config) / "result.json")
-            data_hash = self.hashes.get(_task_key(job.config))
-            chosen = self.choose(job.config["trainer"], job.config["steps"])
-            if row and row["status"] == "finished" and is_current(row, data_hash, chosen):
+            row = read_row(job.run.folder / "result.json")
+            job.run = replace(job.run, device=None if self.plan.launcher else self.device[id(job.cell)])
+            data_hash = self.hashes.get(_task_key(job.run.config))
+            known = replace(job.run, device=self.device[id(job.cell)], data_hash=data_hash)
+            if row and row["status"] == "finished" and is_current(row, known):
                 self.skipped += 1
                 self._count(job, row)
             else:
@@ -161,9 +165,8 @@ class Execution:
         for cell in self.plan.cells:
             for setting in cell.grid if wanted(cell.base) else ():
                 config = cell.at(setting, cell.seeds[0])
-                key = key_of(config)  # of what was asked for; the threads are this machine's
-                config["trainer"] |= {"progress": False, "threads": config["trainer"]["threads"] or self.threads}
-                configs[key] = config
+                trainer = {"progress": False, "threads": config["trainer"]["threads"] or self.threads}
+                configs[key_of(config)] = {**config, "trainer": {**config["trainer"], **trainer}}
         found = dict(zip(configs, pool.solutions(list(configs.values())), strict=True))
         self.unmet = {key: reason for key, reason in found.items() if isinstance(reason, str)}
         if found and len(self.unmet) == len(found):
@@ -171,6 +174,8 @@ class Execution:
         for cell in self.plan.cells:
             cell.budgets.update({key: each for key, each in found.items() if not isinstance(each, str)})
         if found:
+            for cell in self.plan.cells:
+                cell.forget_runs()
             check_distinct(self.plan.cells)
 
     def _hash_data(self, pool: Pool) -> None:

@@ -21,9 +21,9 @@ from zoo.base.errors import ZooError
 from zoo.base.files import read_json, read_yaml, write_json, write_yaml
 from zoo.comparison.plan import Job
 from zoo.comparison.pool import Flight, Outcome, Pool, make_run, record_death
-from zoo.runs.heartbeat import Vigil, alive
-from zoo.runs.identity import folder_of, run_id
+from zoo.runs.heartbeat import Listener, alive
 from zoo.runs.row import read_row
+from zoo.runs.run import Run
 
 ATTEMPTS = 2
 """How often a run is launched before it counts as failed: a lost worker is no fault of the run, which goes on."""
@@ -37,7 +37,7 @@ class Wave:
     jobs: list[Job]
     launcher: subprocess.Popen[bytes]
     open: set[int] = field(default_factory=set)
-    vigil: Vigil = field(default_factory=Vigil)
+    listener: Listener = field(default_factory=Listener)
 
 
 class Elsewhere(Pool):
@@ -90,8 +90,10 @@ class Elsewhere(Pool):
     def _launch(self, jobs: list[Job]) -> Wave:
         folder = (self.folder / ".launched" / uuid.uuid4().hex).absolute()
         for index, job in enumerate(jobs):
-            write_yaml(folder / f"{index}.yaml", {"config": job.config, "id": run_id(job.config), "here": os.getcwd()})
-            self.attempts[run_id(job.config)] = self.attempts.get(run_id(job.config), 0) + 1
+            run = job.run
+            order = {"config": run.config, "code": dict(run.code), "id": run.id, "here": os.getcwd()}
+            write_yaml(folder / f"{index}.yaml", order)
+            self.attempts[run.id] = self.attempts.get(run.id, 0) + 1
         command = [sys.executable, "-m", "zoo", "_launch", str(folder), str(len(jobs)), *self.launcher]
         with (folder / "launcher.log").open("wb") as log:
             process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
@@ -102,17 +104,16 @@ class Elsewhere(Pool):
         written = read_json(wave.folder / f"{index}.json")
         job = wave.jobs[index]
         if written is not None:
-            row = read_row(folder_of(job.config) / "result.json")
+            row = read_row(job.run.folder / "result.json")
             if written["status"] == "finished" and row is not None:
                 return {"status": "finished", "row": row}
             return {"status": "failed", "error": str(written.get("error"))}
-        if not ended and not wave.vigil.silent(wave.folder / f"{index}.alive"):
+        if not ended and not wave.listener.silent(wave.folder / f"{index}.alive"):
             return None
-        name = run_id(job.config)
-        if self.attempts[name] < ATTEMPTS:
+        if self.attempts[job.run.id] < ATTEMPTS:
             return {"status": "lost"}
         said = "its worker was lost twice" if not ended else f"the launcher gave it up: {_last_line(wave.folder)}"
-        return {"status": "failed", "error": record_death(job.config, said)}
+        return {"status": "failed", "error": record_death(job.run, said)}
 
     def _end(self, wave: Wave) -> None:
         """Stop a launcher that waits for what will not come, and tidy up."""
@@ -170,7 +171,9 @@ def launched(cfg: Any) -> None:
         os.chdir(order["here"])
     with alive(folder / f"{index}.alive"):
         try:
-            outcome = make_run(order["config"], order["id"], wait=True)
+            config = order["config"]
+            folder_of_run = Path(config["runs"], config["experiment"], order["id"])
+            outcome = make_run(Run(config, order["code"], order["id"], folder_of_run), wait=True)
         except ZooError as error:
             outcome = {"status": "failed", "error": str(error)}
     if outcome["status"] != "interrupted" and folder.is_dir():

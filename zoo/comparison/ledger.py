@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from zoo.base import validation
 from zoo.base.errors import ZooError
 from zoo.base.files import read_json
 from zoo.comparison.claims import Finding, judge_claims
 from zoo.comparison.overall import Overall, overall
-from zoo.comparison.plan_file import RULES
+from zoo.comparison.plan_file import PlanFile
 from zoo.comparison.result import Row, Standing
 from zoo.comparison.scaling import Fitted, fits
 from zoo.comparison.statistics import Estimate, paired_difference, verdict
@@ -94,7 +95,7 @@ def read_ledger(folder: Path) -> Ledger:
     rules = read_json(folder / "comparison.json")
     if rules is None and os.path.lexists(folder / "comparison.json"):
         raise ZooError(_broken_rules(folder, "it is no JSON"))
-    if rules is not None and (wrong := RULES(rules)):
+    if rules is not None and (wrong := validation.flaw(rules, PlanFile)):
         raise ZooError(_broken_rules(folder, wrong.lstrip(". ")))
     return _ledger(folder, rules, rows)
 

@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from zoo.base.errors import ZooError, unknown
-from zoo.base.files import read_yaml
+from zoo.base.errors import ZooError
 from zoo.comparison.claims import check_claims
 from zoo.comparison.grid import Setting, edges
-from zoo.comparison.plan_file import PUBLISHED
-from zoo.config.compose import compose_checked
-from zoo.config.explain import check, explained
-from zoo.config.hydra import hydra_ready
+from zoo.comparison.plan_file import Claim, PlanFile, PublishedFigure
+from zoo.comparison.rules import check_rules, stored
+from zoo.config.compose import compose, composed_of
+from zoo.config.explain import Checked, check
+from zoo.config.hydra import with_values
 from zoo.config.limits import check_numbers
-from zoo.config.schema import CompareConfig
+from zoo.config.messages import explained
 from zoo.config.tree import Config, chooses, key_of, refuse_repeated
 from zoo.registry.nodes import COMPONENT
 from zoo.runs.budget import key_of as budget_key
-from zoo.runs.budget import settled, wanted
-from zoo.runs.identity import run_id
+from zoo.runs.budget import wanted, with_solution
+from zoo.runs.run import Run, planned
 
 
 @dataclass
@@ -34,7 +33,7 @@ class Job:
     cell: Cell
     stage: str
     setting: Setting
-    config: Config
+    run: Run
 
 
 @dataclass
@@ -53,6 +52,10 @@ class Cell:
     higher_is_better: bool = True
     budgets: dict[str, Config] = field(default_factory=dict)
     """How the budgets of the comparison's runs are met, shared by its cells and known once they were solved."""
+    trainer: dict[str, Any] = field(default_factory=dict)
+    """Settings of the trainer that change no result and are this machine's: threads, no progress bar."""
+    _bases: dict[Setting, Config] = field(default_factory=dict)
+    _runs: dict[tuple[Setting, int], Run] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if len(self.grid) == 1:
@@ -68,31 +71,46 @@ class Cell:
         if len(self.grid) == 1:
             return []
         wanted = self.grid if settings is None else settings
-        return [Job(self, "tune", s, self.at(s, seed)) for s in wanted for seed in self.tune_seeds]
+        return [Job(self, "tune", s, self.run(s, seed)) for s in wanted for seed in self.tune_seeds]
 
     def reporting(self) -> list[Job]:
         """The runs that are reported: the chosen setting, on seeds that tuning did not see."""
         if self.chosen is None:
             return []
-        return [Job(self, "report", self.chosen, self.at(self.chosen, seed)) for seed in self.seeds]
+        return [Job(self, "report", self.chosen, self.run(self.chosen, seed)) for seed in self.seeds]
+
+    def run(self, setting: Setting, seed: int) -> Run:
+        """The run with this setting and seed, its budgets met; named once, when it is first asked for."""
+        found = self._runs.get((setting, seed))
+        if found is None:
+            found = planned(with_solution(self.at(setting, seed), self.budgets)).with_trainer(**self.trainer)
+            self._runs[setting, seed] = found
+        return found
+
+    def forget_runs(self) -> None:
+        """Name the runs anew: budgets were solved, or the trainer's settings are known now."""
+        self._runs.clear()
 
     def at(self, setting: Setting, seed: int) -> Config:
-        """The base config with this setting and seed."""
-        config = copy.deepcopy(self.base)
+        """The base config with this setting and seed, as it was asked for."""
+        if setting not in self._bases:
+            self._bases[setting] = self._with(setting)
+        config = self._bases[setting]
+        return {**config, "seed": seed, "overrides": [*config["overrides"], f"seed={seed}"]}
+
+    def _with(self, setting: Setting) -> Config:
         words = [f"{key}={value}" for key, value in setting]
-        nested = [word for word in words if not key_of(word).startswith(("optimizer.", "schedule."))]
-        if nested:
-            with explained(nested):
-                config |= compose_checked([*config["overrides"], *nested])
-            config |= {key: self.base[key] for key in ("experiment", "overrides")}
-        for key, value in setting:
-            root, _, name = key.partition(".")
-            if root in ("optimizer", "schedule"):
-                config[root][name] = value
-        config["seed"] = seed
-        config["overrides"] = [*self.base["overrides"], *words, f"seed={seed}"]
-        config["label"] = self.contestant
-        return settled(config, self.budgets)
+        config, plain = dict(self.base), [_is_plain(key) for key, _ in setting]
+        if not all(plain):  # it may choose components, or be of a part that follows another
+            config = compose(
+                *self.base["overrides"], *(word for word, is_plain in zip(words, plain, strict=True) if not is_plain)
+            )
+        for (key, value), is_plain in zip(setting, plain, strict=True):
+            if is_plain:
+                root, _, name = key.partition(".")
+                config[root] = {**config[root], name: _like(value, config[root].get(name))}
+        words = [*self.base["overrides"], *words]
+        return {**config, "experiment": self.base["experiment"], "overrides": words, "label": self.contestant}
 
     def choose(self) -> None:
         """Take the setting with the best mean validation score.
@@ -118,6 +136,17 @@ class Cell:
     def on_edge(self) -> list[str]:
         """Keys whose chosen value is the smallest or largest tried: the best may lie beyond."""
         return [] if self.chosen is None else edges(self.grid, self.chosen)
+
+
+def _is_plain(key: str) -> bool:
+    """Whether a tuned key is a number of the optimizer or the schedule, which no other part of a config follows."""
+    root, _, name = key.partition(".")
+    return root in ("optimizer", "schedule") and bool(name)
+
+
+def _like(value: Any, known: Any) -> Any:
+    """A whole number where a number with a point stands is one, as composing would make it."""
+    return float(value) if isinstance(known, float) and isinstance(value, int) else value
 
 
 @dataclass
@@ -169,38 +198,39 @@ def make_plan(name: str | None, overrides: Sequence[str]) -> Plan:
     Raises:
         ZooError: an override, a preset or a contestant does not exist, or the grid or the seeds are empty.
     """
-    from hydra import compose
     from omegaconf import OmegaConf
 
     refuse_repeated(overrides)
     words = [*([f"compare={name}"] if name else []), *overrides]
-    file = Path(name) if name and name.endswith((".yaml", ".yml")) else None
-    with hydra_ready():
-        if file is not None:
-            words[0] = f"compare={_stored(file)}"
-        checked = check(words, "comparison")
-        with explained(checked):
-            cfg = compose("comparison", checked)
-            rules: dict[str, Any] = OmegaConf.to_container(cfg.compare, resolve=True)  # type: ignore[assignment]
-        launcher = [word for word in checked if key_of(word).split(".")[0].split("/")[0] == "hydra"]
-        mine = [word for word in checked if not key_of(word).startswith("compare") and word not in launcher]
-        taken = [word for word in mine if key_of(word) in ("arch", "task", "seed", *rules["tune"])]
-        if taken:
-            raise ZooError(
-                f"{taken[0]}: a comparison varies that itself; shape it with compare.archs=[...], compare.only=[...], "
-                f"compare.seeds=[...] or compare.tune={{{','.join(f'{key}:[...]' for key in rules['tune'])}}}"
-            )
-        rules["tune"] = {key: values for key, values in rules["tune"].items() if values}
-        _check_rules(rules)
-        contestants = [*rules["archs"], *rules["also"]]
-        budgets: dict[str, Config] = {}
-        tasks = [task for task in rules["tasks"] if rules["only"] is None or task in rules["only"]]
-        words_of = {task: [*rules["overrides"], *rules["tasks"][task], *mine] for task in tasks}
-        cells = [
-            _cell(contestant, task, words_of[task], rules, budgets, first=task == tasks[0])
-            for task in tasks
-            for contestant in contestants
-        ]
+    if name and name.endswith((".yaml", ".yml")):
+        words[0] = f"compare={stored(Path(name))}"
+    looked_up = check(words, "comparison")
+    checked = looked_up.lines
+    with explained(checked):
+        cfg = with_values(looked_up.base, looked_up.values)
+        rules: dict[str, Any] = OmegaConf.to_container(cfg.compare, resolve=True)  # type: ignore[assignment]
+        runs = str(cfg.runs)
+
+    # the words of the comparison shape it, those of a launcher make its runs, and all others are of every run
+    launcher = [word for word in checked if key_of(word).split(".")[0].split("/")[0] == "hydra"]
+    mine = [word for word in checked if not key_of(word).startswith("compare") and word not in launcher]
+    taken = [word for word in mine if key_of(word) in ("arch", "task", "seed", *rules["tune"])]
+    if taken:
+        raise ZooError(
+            f"{taken[0]}: a comparison varies that itself; shape it with compare.archs=[...], compare.only=[...], "
+            f"compare.seeds=[...] or compare.tune={{{','.join(f'{key}:[...]' for key in rules['tune'])}}}"
+        )
+    rules["tune"] = {key: values for key, values in rules["tune"].items() if values}
+    check_rules(rules)
+    contestants = [*rules["archs"], *rules["also"]]
+    budgets: dict[str, Config] = {}
+    tasks = [task for task in rules["tasks"] if rules["only"] is None or task in rules["only"]]
+    words_of = {task: [*rules["overrides"], *rules["tasks"][task], *mine] for task in tasks}
+    cells = [
+        _cell(contestant, task, words_of[task], rules, budgets, first=task == tasks[0])
+        for task in tasks
+        for contestant in contestants
+    ]
     check_distinct(cells)
     if any(cell.base["trainer"]["batch_size"] == "auto" for cell in cells):
         raise ZooError("task.batch_size=auto: contestants would train on other data; give a number that fits all")
@@ -216,7 +246,7 @@ def make_plan(name: str | None, overrides: Sequence[str]) -> Plan:
         rules["name"],
         baseline,
         cells,
-        cfg.runs,
+        runs,
         rules["workers"],
         [*([name] if name else []), *(word for word in overrides if word not in launcher)],
         rules["published"],
@@ -227,84 +257,6 @@ def make_plan(name: str | None, overrides: Sequence[str]) -> Plan:
     )
 
 
-def _stored(file: Path) -> str:
-    """Make a file of one's own an option of the group ``compare``; its name there.
-
-    Raises:
-        ZooError: it cannot be read, is no mapping, or has the name of a comparison that exists.
-    """
-    from hydra.core.config_store import ConfigStore
-
-    rules = read_yaml(file)
-    if not isinstance(rules, dict):
-        raise ZooError(f"{file}: there is no such file" if not file.exists() else f"{file} is no comparison in YAML")
-    known = [field.name for field in fields(CompareConfig)]
-    wrong = [str(key) for key in rules if key not in known]
-    if wrong:
-        raise ZooError(f"{file}: " + unknown("key", wrong[0], known))
-    with hydra_ready() as loader:
-        store = ConfigStore.instance()
-        if file.stem in loader.get_group_options("compare") and f"{file.stem}.yaml" not in store.repo.get(
-            "compare", {}
-        ):
-            raise ZooError(f"{file}: a comparison called {file.stem} exists already; rename the file")
-        store.store(group="compare", name=file.stem, node={"name": file.stem, **rules}, provider=str(file))
-    return file.stem
-
-
-def _check_rules(rules: Mapping[str, Any]) -> None:
-    if not rules["name"] or rules["name"] in (".", "..") or set(rules["name"]) & set("/\\\0"):
-        raise ZooError(f"compare.name={rules['name']!r}: expected a name of a folder, without / in it")
-    for contestant in [*rules["archs"], *rules["also"]]:
-        if not isinstance(contestant, str) or not contestant.strip():
-            raise ZooError(f"compare.archs has {contestant!r}; expected presets, or overrides as one text")
-    if rules["workers"] is not None and rules["workers"] < 1:
-        raise ZooError(f"compare.workers={rules['workers']}: expected at least 1")
-    if rules["only"] is not None and not rules["only"]:
-        raise ZooError("compare.only is empty; name at least one of its tasks, or leave it out")
-    for key, values in rules["tune"].items():
-        if not isinstance(values, list) or not all(isinstance(v, str | int | float | None) for v in values):
-            raise ZooError(f"compare.tune.{key}={values}: expected a list of plain values")
-        numbers = [isinstance(v, int | float) for v in values]
-        if any(numbers) and (not all(numbers) or not all(math.isfinite(v) for v in values)):
-            raise ZooError(f"compare.tune.{key}={values}: expected numbers, or no number at all")
-    for key in ("tasks", "seeds", "tune_seeds"):
-        if not rules[key]:
-            raise ZooError(f"compare.{key} is empty; a comparison needs at least one")
-    for task in rules["only"] or ():
-        if task not in rules["tasks"]:
-            raise ZooError(unknown("task in this comparison", task, rules["tasks"]))
-    if not [*rules["archs"], *rules["also"]]:
-        raise ZooError("compare.archs is empty; name at least one contestant, such as compare.archs=[transformer,lstm]")
-    for key in ("seeds", "tune_seeds"):
-        if len(set(rules[key])) < len(rules[key]):
-            raise ZooError(f"compare.{key}={rules[key]}: expected each seed once")
-    shared = set(rules["seeds"]) & set(rules["tune_seeds"])
-    if shared and any(len(values) > 1 for values in rules["tune"].values()):
-        raise ZooError(
-            f"compare.tune_seeds and compare.seeds share {sorted(shared)}; "
-            f"a run that chose the setting must not be reported"
-        )
-    if rules["extend"] < 0:
-        raise ZooError(f"compare.extend={rules['extend']}: expected at least 0")
-    for figure in rules["published"]:
-        _check_published(figure, rules["tasks"])
-    for key, values in rules["tune"].items():
-        if len(set(values)) != len(values):
-            raise ZooError(f"compare.tune.{key}={values}: expected each value once")
-
-
-def _check_published(figure: Mapping[str, Any], tasks: Mapping[str, Any]) -> None:
-    needed, known = {"contestant", "task", "value", "source"}, {"at", "settings"}
-    if not needed <= set(figure) <= needed | known or PUBLISHED(figure):
-        raise ZooError(
-            f"compare.published has {dict(figure)}; expected {', '.join(sorted(needed))} (a number), "
-            f"and perhaps {', '.join(sorted(known))}"
-        )
-    if figure["task"] not in tasks:
-        raise ZooError("compare.published: " + unknown("task in this comparison", figure["task"], tasks))
-
-
 FIXED = ("task", "seed", "steps", "runs", "experiment", "trainer", "logger", "compare", "budget")
 """What a contestant may not set for itself."""
 
@@ -313,8 +265,10 @@ def check_distinct(cells: Sequence[Cell]) -> None:
     """Two contestants that are the same runs would be one, listed twice."""
     seen: dict[str, str] = {}
     for cell in cells:
-        config = cell.at(cell.grid[0], cell.seeds[0])
-        name = run_id(config) if "budget_met" in config else f"{run_id(config)} {budget_key(config)}"
+        run = cell.run(cell.grid[0], cell.seeds[0])
+        name = run.id
+        if "budget_met" not in run.config and wanted(run.config):
+            name = f"{run.id} {budget_key(run.config)}"  # which budgets are not solved yet
         if name in seen:
             raise ZooError(f"{cell.name} is the same run as {seen[name]}; leave one of them out")
         seen[name] = cell.name
@@ -337,11 +291,12 @@ def _cell(
     if fixed:
         raise ZooError(f"{where}: {fixed[0]} is the same for every contestant, or tuned for each; leave it out")
     try:
-        tuned = [f"{key}={values[0]}" for key, values in rules["tune"].items()]
-        checked = check([*words, *chosen, *tuned], types=first)
-        overrides = checked[: len(checked) - len(tuned)]
-        with explained(overrides):
-            base = compose_checked(overrides)
+        looked_up = check([*words, *chosen])
+        base = composed_of(looked_up)
+        tuned = [
+            f"{key}={value}" for key, values in rules["tune"].items() for value in (values if first else values[:1])
+        ]
+        _check_tuned(looked_up, [*words, *chosen], tuned)
     except ZooError as error:
         raise ZooError(f"{where}: {error}") from error
     base |= {"experiment": rules["name"], "label": contestant}
@@ -350,15 +305,27 @@ def _cell(
     return Cell(contestant, task, base, grid, list(rules["tune_seeds"]), list(rules["seeds"]), budgets=budgets)
 
 
-def describe(plan: Plan) -> dict[str, Any]:
+def _check_tuned(looked_up: Checked, words: Sequence[str], tuned: Sequence[str]) -> None:
+    """Look up the keys that are tuned, and lay each value over the config, before any run is made.
+
+    Raises:
+        ZooError: a key does not exist with these choices, or a value is of the wrong type.
+    """
+    for word in tuned:
+        with_it = check([*words, word])
+        if with_it.base is looked_up.base:
+            with_values(with_it.base, with_it.values[-1:])
+
+
+def describe(plan: Plan) -> PlanFile:
     """The comparison as plain data, stored beside its runs and read by the report."""
     return {
         "schema": 1,
         "name": plan.name,
         "baseline": plan.baseline,
         "overrides": plan.overrides,
-        "published": plan.published,
-        "claims": plan.claims,
+        "published": cast(list[PublishedFigure], plan.published),
+        "claims": cast(list[Claim], plan.claims),
         "scaling": plan.scaling,
         "cells": [
             {
@@ -370,11 +337,11 @@ def describe(plan: Plan) -> dict[str, Any]:
                 "tried": [{"setting": dict(s), "validation": v} for s, v in cell.tried.items()],
                 "chosen": dict(cell.chosen) if cell.chosen is not None else None,
                 "edge": cell.on_edge(),
-                "budget": cell.at(cell.chosen or cell.grid[0], cell.seeds[0]).get("budget_met", {}),
+                "budget": cell.run(cell.chosen or cell.grid[0], cell.seeds[0]).config.get("budget_met", {}),
                 "tune_seeds": cell.tune_seeds,
                 "seeds": cell.seeds,
-                "tuning": [run_id(job.config) for job in cell.tuning()],
-                "reporting": [run_id(job.config) for job in cell.reporting()],
+                "tuning": [job.run.id for job in cell.tuning()],
+                "reporting": [job.run.id for job in cell.reporting()],
             }
             for cell in plan.cells
         ],

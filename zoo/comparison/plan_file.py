@@ -1,22 +1,74 @@
-"""What ``comparison.json`` must hold, as :func:`zoo.comparison.plan.describe` writes it and the report reads it."""
+"""What ``comparison.json`` holds: :func:`zoo.comparison.plan.describe` writes it, the report reads it."""
 
 from __future__ import annotations
 
-from zoo.base.validation import anything, figure, many, maybe, plain, record, simple, switch, table, text
+from typing import Any, Literal, NotRequired, TypedDict
 
-SETTING = table(plain)
-CELL = record({
-    "contestant": text, "task": text, "chosen": maybe(SETTING), "edge": many(text), "tuning": many(text),
-    "tried": many(record({"setting": SETTING, "validation": many(maybe(figure))})), "reporting": many(text),
-})  # fmt: skip
-PUBLISHED = record({"contestant": text, "task": text, "value": figure, "source": text})
-CLAIM = record({"says": anything, "better": anything, "than": anything})
-RULES = record(
-    {
-        "schema": simple("1, which this version reads", lambda value: value == 1),
-        "baseline": maybe(text),
-        "overrides": many(text),
-        "cells": many(CELL),
-    },
-    optional={"published": many(PUBLISHED), "claims": many(CLAIM), "scaling": switch},
-)
+from zoo.base.validation import Count, Figure, Plain
+from zoo.runs.row import BudgetMet
+
+Setting = dict[str, Plain]
+"""One point of the tuning grid: values by key."""
+
+
+class Tried(TypedDict):
+    """A setting that was tuned, with its validation scores; none stands for a run that failed."""
+
+    setting: Setting
+    validation: list[Figure | None]
+
+
+class CellFile(TypedDict):
+    """One contestant on one task."""
+
+    contestant: str
+    task: str
+    component: NotRequired[str]
+    """The task's component, as ``task/name``."""
+    overrides: NotRequired[list[str]]
+    grid: NotRequired[list[Setting]]
+    chosen: Setting | None
+    tried: list[Tried]
+    edge: list[str]
+    """Keys whose chosen value is the smallest or largest tried."""
+    budget: NotRequired[dict[str, BudgetMet]]
+    tune_seeds: NotRequired[list[int]]
+    seeds: NotRequired[list[int]]
+    tuning: list[str]
+    """The ids of its tuning runs."""
+    reporting: list[str]
+    """The ids of the runs that are reported."""
+
+
+class PublishedFigure(TypedDict):
+    """A figure of others that the report sets beside ours."""
+
+    contestant: str
+    task: str
+    value: Figure
+    source: str
+    at: NotRequired[Any]
+    settings: NotRequired[Any]
+
+
+class Claim(TypedDict):
+    """What a comparison was made to test."""
+
+    says: Any
+    better: Any
+    than: Any
+
+
+class PlanFile(TypedDict):
+    """A whole comparison."""
+
+    schema: Literal[1]
+    name: NotRequired[str]
+    baseline: str | None
+    overrides: list[str]
+    """What was typed after ``zoo compare``."""
+    cells: list[CellFile]
+    published: NotRequired[list[PublishedFigure]]
+    claims: NotRequired[list[Claim]]
+    scaling: NotRequired[bool]
+    workers: NotRequired[Count | None]

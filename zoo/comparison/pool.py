@@ -18,8 +18,10 @@ from zoo.base.errors import ZooError
 from zoo.comparison.plan import Job
 from zoo.config.hydra import prepare
 from zoo.config.tree import Config
-from zoo.runs.identity import folder_of, run_id
-from zoo.runs.run import base_row, train
+from zoo.runs.identity import code_hashes
+from zoo.runs.row import read_row
+from zoo.runs.run import Run
+from zoo.runs.train import make, record_failure
 from zoo.training.processes import start_method
 
 ORPHANED_SECONDS = 30.0
@@ -55,12 +57,11 @@ def _end_with_parent() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def make_run(config: Config, name: str, wait: bool = False, alone: bool = False) -> Outcome:
+def make_run(run: Run, wait: bool = False, alone: bool = False) -> Outcome:
     """In a worker: one run, whatever becomes of it.
 
     Args:
-        config: of the run.
-        name: its id as the parent knows it.
+        run: as the parent named it.
         wait: for another process that makes the same run.
         alone: no other run is under way, whatever the number of workers.
     """
@@ -69,20 +70,20 @@ def make_run(config: Config, name: str, wait: bool = False, alone: bool = False)
     prepare()
     if alone:
         with _told("ZOO_RUNS_AT_ONCE", "1"):
-            return make_run(config, name, wait)
-    if run_id(config) != name:
-        return {"status": "failed", "error": f"{name}: its code was edited meanwhile; run the comparison again"}
-    pulse = folder_of(config) / "step"
+            return make_run(run, wait)
+    if code_hashes(run.config) != run.code:
+        return {"status": "failed", "error": f"{run.id}: its code was edited meanwhile; run the comparison again"}
+    pulse = run.folder / "step"
 
     def beat(step: int) -> None:
         pulse.write_text(str(step))
 
     try:
-        return {"status": "finished", "row": train(config, beat, wait)}
+        return {"status": "finished", "row": make(run, beat, wait)}
     except Interrupted:
         return {"status": "interrupted", "error": "interrupted"}
     except ZooError as error:
-        said = str(error) if name in str(error) else f"{name}: {error}"
+        said = str(error) if run.id in str(error) else f"{run.id}: {error}"
         return {"status": "failed", "error": said, "crowded": _out_of_memory(error.__cause__)}
     finally:
         pulse.unlink(missing_ok=True)
@@ -158,8 +159,8 @@ class Flight:
     def fraction(self) -> float:
         """How much of it is done, as its heartbeat says."""
         try:
-            steps: int = max(1, self.job.config["steps"])
-            return int((folder_of(self.job.config) / "step").read_text()) / steps
+            steps: int = max(1, self.job.run.config["steps"])
+            return int((self.job.run.folder / "step").read_text()) / steps
         except (OSError, ValueError):
             return 0.0
 
@@ -224,7 +225,7 @@ class Pool:
 
     def _submit(self, job: Job, alone: bool = False) -> None:
         # a worker of a comparison that was killed may still be saving this very run
-        future = self.pool.submit(make_run, None, job.config, run_id(job.config), True, alone)
+        future = self.pool.submit(make_run, None, job.run, True, alone)
         self.flights[future] = Flight(job, alone=alone)
 
     def busy(self) -> bool:
@@ -243,7 +244,7 @@ class Pool:
             elif error is None:
                 yield flight, future.result()
             else:
-                said = _own_words(flight) or record_death(flight.job.config, _how(error))
+                said = _own_words(flight) or record_death(flight.job.run, _how(error))
                 yield flight, {"status": "failed", "error": said}
 
     def _let_save(self) -> None:
@@ -264,20 +265,15 @@ def _how(error: BaseException) -> str:
 
 def _own_words(flight: Flight) -> str | None:
     """What a run wrote of its failure before its worker ended, if it did."""
-    from zoo.runs.row import read_row
-
-    path = folder_of(flight.job.config) / "result.json"
+    path = flight.job.run.folder / "result.json"
     row = read_row(path)
     if row is None or row["status"] != "failed" or path.stat().st_mtime < flight.began:
         return None
     return f"{row['id']}: {row['error']}"
 
 
-def record_death(config: Config, how: str) -> str:
+def record_death(run: Run, how: str) -> str:
     """Write the row that a worker could not write, for it died."""
-    from zoo.base.files import write_json
-
-    folder = folder_of(config)
     with suppress(OSError):  # a full disk is said on the terminal all the same
-        write_json(folder / "result.json", {**base_row(config), "status": "failed", "error": how})
-    return f"{folder.name}: {how}"
+        record_failure(run, how)
+    return f"{run.id}: {how}"

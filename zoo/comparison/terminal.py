@@ -58,7 +58,7 @@ class Board:
         )
         if self.live:
             flights = [
-                f"  {flight.job.stage:6} {flight.job.cell.name}, seed {flight.job.config['seed']}, "
+                f"  {flight.job.stage:6} {flight.job.cell.name}, seed {flight.job.run.config['seed']}, "
                 f"{' '.join(f'{k}={v}' for k, v in flight.job.setting)}  {flight.fraction():.0%}"
                 for flight in (pool.flights.values() if pool else ())
             ]

@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from zoo.base.errors import ZooError
-from zoo.config.hydra import hydra_ready
+from zoo.config.explain import Checked, check
+from zoo.config.hydra import refuse_by_hydra, with_values
+from zoo.config.messages import explained
 from zoo.config.schema import ROOT_KEYS
 from zoo.config.settings import apply
-from zoo.config.tree import Config, key_of
+from zoo.config.tree import Config, key_of, refuse_repeated
 from zoo.registry.kinds import Entry
 from zoo.registry.nodes import COMPONENT, default
 from zoo.registry.registry import entry
@@ -24,12 +26,11 @@ def compose_typed(*overrides: str, config_name: str = "config") -> Config:
 
     Args:
         overrides: Hydra overrides, such as ``"arch=lstm"``, ``"task=parity"``, ``"mixer.heads=2"``.
+        config_name: the root; another one than ``config`` is for comparisons.
 
     Raises:
         ZooError: an override names what does not exist, gives a value of the wrong type, or chooses again for a place.
     """
-    from zoo.config.tree import refuse_repeated
-
     refuse_repeated(overrides)
     return compose(*overrides, config_name=config_name)
 
@@ -40,21 +41,21 @@ def compose(*overrides: str, config_name: str = "config") -> Config:
     Raises:
         ZooError: an override names what does not exist, or gives a value of the wrong type.
     """
-    from zoo.config.explain import check, explained
-
-    with hydra_ready():
-        checked = check(overrides, config_name, types=False)
-        with explained(checked):
-            return compose_checked(checked, config_name)
+    return composed_of(check(overrides, config_name), config_name)
 
 
-def compose_checked(overrides: Sequence[str], config_name: str = "config") -> Config:
-    """:func:`compose`, for overrides that were checked before."""
-    from hydra import compose as hydra_compose
+def composed_of(checked: Checked, config_name: str = "config") -> Config:
+    """The complete, plain config of overrides that were looked up.
 
-    with hydra_ready():
-        cfg = hydra_compose(config_name, list(overrides), return_hydra_config=True)
-        return resolve(cfg, dict(cfg.hydra.runtime.choices), overrides)
+    Raises:
+        ZooError: a value is of the wrong type, or a word has several values.
+    """
+    for item in checked.sweeps:
+        raise ZooError(f"{item.input_line} has several values, and one is expected; zoo train -m sweeps over several")
+    if checked.hydras:
+        refuse_by_hydra(config_name, checked.lines)
+    with explained(checked.lines):
+        return resolve(with_values(checked.base, checked.values), checked.base.choices, checked.lines)
 
 
 def resolve(cfg: Any, choices: Mapping[str, Any], overrides: Sequence[str]) -> Config:

@@ -7,94 +7,83 @@ misspelt key, which then silently does nothing. Both are refused here.
 from __future__ import annotations
 
 import re
-import traceback
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 from zoo.base.errors import ZooError, close, unknown
-from zoo.config.hydra import hydra_ready
-from zoo.config.schema import OUTSIDE, SITES, CompareConfig, RunConfig
+from zoo.config.hydra import Composed, composed, groups, with_values
+from zoo.config.schema import OUTSIDE, SITES
 from zoo.config.sweep_values import ends, swept
-from zoo.config.tree import refuse_foreign
+from zoo.config.tree import key_of, refuse_foreign
 from zoo.registry.kinds import KINDS
 from zoo.registry.nodes import COMPONENT
-from zoo.registry.registry import entry, generation
+from zoo.registry.registry import entry
 from zoo.registry.renames import modern
 
 
-@contextmanager
-def explained(overrides: Sequence[str]) -> Iterator[None]:
-    """Turn Hydra's and OmegaConf's exceptions into one line that says what to type."""
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError
+@dataclass(frozen=True)
+class Checked:
+    """Overrides that can be meant, once each was looked up."""
 
-    try:
-        yield
-    except (HydraException, OmegaConfBaseException) as error:
-        raise ZooError(_reason(error)) from error
-    except YAMLError as error:
-        raise ZooError("a config is not YAML: " + " ".join(str(error).split())) from error
-    except Exception as error:
-        if isinstance(error, ZooError) or not _is_hydras(error):
-            raise
-        raise ZooError(f"{' '.join(overrides)}: {(str(error) or type(error).__name__).splitlines()[0]}") from error
+    lines: list[str]
+    """As Hydra wants them: ``linear@ffn.linear=ternary`` gains the ``+`` of a component chosen for one place."""
+    base: Composed
+    """The config with every option chosen that is not swept over."""
+    values: list[Any]
+    """The parsed overrides of one value each, which are laid over the base."""
+    sweeps: list[Any]
+    """The parsed overrides of several values."""
+    hydras: bool
+    """Whether words are about Hydra's own launchers, sweepers and settings."""
 
 
-def _is_hydras(error: BaseException) -> bool:
-    """Whether Hydra or OmegaConf raised it, of what it was given."""
-    last = list(traceback.walk_tb(error.__traceback__))[-1:]
-    return any(frame.f_globals.get("__name__", "").split(".")[0] in ("hydra", "omegaconf") for frame, _ in last)
+def check(overrides: Sequence[str], config_name: str = "config") -> Checked:
+    """Look up what each override chooses or sets.
 
-
-def _reason(error: BaseException) -> str:
-    lines = str(error).strip().split("\n")
-    cause = error.__cause__
-    if lines[0].startswith("Error merging override ") and cause is not None:
-        override = lines[0].removeprefix("Error merging override ")
-        return f"{override}: {_cause(cause)}"
-    if "raised while composing" in lines[0]:
-        where = lines[0].split(":")[0].removeprefix("In ").strip("'")
-        return f"{where}: {_in_file(lines[1:])}" if cause is None else f"{where}: {_cause(cause)}"
-    several = re.match(r"Sweep parameters '(.*)' requires|Ambiguous value for argument '(.*)'$", lines[0])
-    if several:
-        return f"{several[1] or several[2]} has several values, and one is expected; zoo train -m sweeps over several"
-    return lines[0]
-
-
-def _in_file(lines: Sequence[str]) -> str:
-    """What is wrong with a key of a config file, with what was meant."""
-    key = next((line.split("full_key:")[1].strip() for line in lines if "full_key:" in line), "")
-    if lines and lines[0].startswith("Key '"):
-        group, _, name = key.rpartition(".")
-        known = {"compare": CompareConfig, "": RunConfig}.get(group)
-        return unknown("key", name, [field.name for field in fields(known)]) if known else lines[0]
-    if "is not a ListConfig" in "".join(lines[:1]):
-        return f"{key}: expected a list, such as [a, b]"
-    return f"{key}: {lines[0] if lines else 'it cannot be read'}"
-
-
-def _cause(cause: BaseException) -> str:
-    text = str(cause).strip().split("\n")[0].rstrip(".")
-    kind = {"Integer": "int", "Float": "float", "Boolean": "true or false", "String": "str"}
-    wanted = re.search(r"could not be converted to (\w+)", text)
-    return text + (f"; expected {kind.get(wanted[1], wanted[1])}" if wanted else "")
-
-
-def check(overrides: Sequence[str], config_name: str = "config", types: bool = True) -> list[str]:
-    """The overrides as Hydra wants them.
-
-    ``linear@ffn.linear=ternary`` gains the ``+`` that Hydra asks for where a component is chosen for one place.
-    ``types=False`` leaves wrong types to a caller that composes them next, which is where they show.
+    Types of values are left to whoever lays them over the base (:func:`zoo.config.hydra.with_values`).
 
     Raises:
-        ZooError: any override names what does not exist; all such are listed at once.
+        ZooError: an override names what does not exist; all such are listed at once.
     """
-    with hydra_ready() as loader:
-        return _Checker(loader, config_name).run(overrides, types)
+    return _Checker(config_name).run(overrides)
+
+
+def check_sweep(checked: Checked, config_name: str = "config") -> None:
+    """Compose a sweep's plain values, and the first sixteen values of each swept key, before any run is made.
+
+    Raises:
+        ZooError: a value is of the wrong type, or is of a key that goes with another choice.
+    """
+    with_values(checked.base, checked.values)
+    choices = [line for line in checked.lines if key_of(line).split("@")[0] in groups()]
+    swept = {item.input_line for item in checked.sweeps}
+    for item in checked.sweeps:
+        for value in _Checker(config_name).values_of(item)[:16]:
+            word = f"{item.get_key_element()}={value}"
+            base, values = checked.base, checked.values
+            if item.key_or_group in groups():
+                base = composed(config_name, [*(line for line in choices if line.lstrip("+") not in swept), word])
+            else:
+                values = [*values, parsed(word)]
+            with_values(base, values)
+
+
+@lru_cache(maxsize=4096)
+def parsed(text: str) -> Any:
+    """An override as Hydra's parser reads it. (It is shared, and nobody changes it.)
+
+    Raises:
+        ZooError: it is not one.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        return OverridesParser.create().parse_override(text)
+    except HydraException as error:
+        raise ZooError(_not_an_override(text)) from error
 
 
 def _not_an_override(text: str) -> str:
@@ -112,27 +101,6 @@ def _raise(problems: Sequence[str | None]) -> None:
     found = [problem for problem in problems if problem]
     if found:
         raise ZooError("\n".join(found))
-
-
-@lru_cache(maxsize=256)
-def _tree(config_name: str, chosen: tuple[str, ...], generation: int) -> Mapping[str, Any]:
-    """Every key of the config with these options chosen, and its value; kept, for runs choose the same ones often."""
-    from hydra import compose
-    from omegaconf import OmegaConf
-
-    with explained(chosen):
-        cfg = compose(config_name, list(chosen), return_hydra_config=True)
-    found: dict[str, Any] = {}
-
-    def flatten(node: Any, path: str) -> None:
-        for key, value in node.items():
-            name = f"{path}.{key}" if path else str(key)
-            found[name] = value
-            if isinstance(value, dict):
-                flatten(value, name)
-
-    flatten(OmegaConf.to_container(cfg, resolve=False, throw_on_missing=False), "")
-    return found
 
 
 AUTOMATIC = {"task.batch_size=auto": "trainer.batch_size=auto"}
@@ -160,75 +128,61 @@ EXTRAS = {
 
 
 class _Checker:
-    def __init__(self, loader: Any, config_name: str) -> None:
-        self.loader, self.config_name = loader, config_name
-        self.groups = self._groups()
+    def __init__(self, config_name: str) -> None:
+        self.config_name, self.groups = config_name, groups()
 
-    def run(self, overrides: Sequence[str], types: bool) -> list[str]:
-        from hydra.core.override_parser.overrides_parser import OverridesParser
-        from hydra.errors import HydraException
-
-        overrides = [AUTOMATIC.get(text, modern(text)) for text in overrides]
-        parser, parsed = OverridesParser.create(), []
+    def run(self, overrides: Sequence[str]) -> Checked:
+        items: list[Any] = []
         problems: list[str | None] = []
         for text in overrides:
             try:
-                parsed.append(parser.parse_override(text))
-            except HydraException:
-                problems.append(_not_an_override(text))
-        chosen: list[str] = []
-        for item in parsed:
+                items.append(parsed(AUTOMATIC.get(text, modern(text))))
+            except ZooError as error:
+                problems.append(str(error))
+        choices = [item for item in items if self._is_choice(item.key_or_group)]
+        _raise([*problems, *map(self._choice, choices)])
+
+        hydras = any(item.key_or_group.split(".")[0].split("/")[0] == "hydra" for item in items)
+
+        # one composition where all is well; where it fails, what is wrong is found choice by choice
+        plain = [item for item in choices if not item.is_sweep_override() and not item.is_delete()]
+        at_root = [str(item.input_line) for item in plain if not self._is_nested(item)]
+        nested = ["+" + item.input_line.lstrip("+") for item in plain if self._is_nested(item)]
+        try:
+            base = composed(self.config_name, [*at_root, *nested], hydras)
+        except ZooError:
+            if not nested:
+                raise
+            tree = composed(self.config_name, at_root, hydras).tree
+            _raise([self._place(item, tree)[1] for item in plain])
+            raise
+        lines, values, sweeps = [], [], []
+        for item in items:
             if self._is_choice(item.key_or_group):
-                problem = self._choice(item)
-                problems.append(problem)
-                here = not item.package or item.package in SITES
-                if not problem and here and not item.is_sweep_override() and not item.is_delete():
-                    chosen.append(str(item.input_line))
-        _raise(problems)
-        tree = self._tree(chosen)
-        placed = [self._place(item, tree) for item in parsed if self._is_nested(item)]
-        if any(problem is None for _, problem in placed):
-            tree = self._tree([*chosen, *[line for line, problem in placed if problem is None]])
-        result = []
-        for item in parsed:
-            if self._is_choice(item.key_or_group):
-                line, problem = self._place(item, tree)
-                result.append(line)
+                line, problem = self._place(item, base.tree)
             else:
-                added = self._free(item.key_or_group, tree) and not item.is_delete()
-                line = str(item.input_line)
-                result.append("++" + line.lstrip("+") if added else line)  # whether or not it is there already
-                problem = self._key(item, tree)
+                line, problem = str(item.input_line), self._key(item, base.tree)
+                if self._free(item.key_or_group, base.tree) and not item.is_delete():
+                    line = "++" + line.lstrip("+")  # whether or not it is there already
+                    item = parsed(line) if not problem else item
+                if not item.is_sweep_override():
+                    values.append(item)
+            if item.is_sweep_override():
+                sweeps.append(item)
+            lines.append(line)
             problems.append(problem)
         _raise(problems)
-        if types:
-            self._types(parsed, result)
-        return result
-
-    def _groups(self) -> dict[str, list[str]]:
-        from hydra.core.object_type import ObjectType
-
-        found: dict[str, list[str]] = {}
-        listed = self.loader.repository.get_group_options  # the loader's own method copies every config, each time
-
-        def walk(parent: str) -> None:
-            for group in listed(parent, ObjectType.GROUP):
-                name = f"{parent}/{group}" if parent else group
-                found[name] = listed(name, ObjectType.CONFIG)
-                walk(name)
-
-        walk("")
-        return {name: options for name, options in found.items() if options}
+        return Checked(lines, base, values, sweeps, hydras)
 
     def _is_choice(self, key: str) -> bool:
         return key in self.groups
 
     def _is_nested(self, item: Any) -> bool:
         """Whether it chooses a component for a place within another."""
-        inside = item.package and item.package not in SITES and item.key_or_group in KINDS
-        return bool(inside) and not item.is_sweep_override()
+        return bool(item.package and item.package not in SITES and item.key_or_group in KINDS)
 
-    def _values(self, item: Any) -> list[str]:
+    def values_of(self, item: Any) -> list[str]:
+        """The values of an override, as texts; of an interval its ends."""
         if item.is_delete():
             return []
         if item.is_sweep_override():
@@ -243,7 +197,7 @@ class _Checker:
         group, options = item.key_or_group, self.groups[item.key_or_group]
         if group in OUTSIDE:
             return f"{item.input_line}: a {group} is no part of a run ({OUTSIDE[group]}); choose arch=NAME"
-        for value in self._values(item):
+        for value in self.values_of(item):
             if value not in options and not (value == "None" and group.startswith("hydra")):
                 shown = f"{group}@{item.package}" if item.package else group
                 if (group, value) in EXTRAS:
@@ -251,9 +205,6 @@ class _Checker:
                     return f'{item.input_line}: it is not installed; type: pip install -e ".[{extra}]"'
                 return f"{item.input_line}: " + unknown(group, value, options, prefix=f"{shown}=")
         return None
-
-    def _tree(self, chosen: Sequence[str]) -> Mapping[str, Any]:
-        return _tree(self.config_name, tuple(chosen), generation())
 
     def _place(self, item: Any, tree: Mapping[str, Any]) -> tuple[str, str | None]:
         """A component chosen for one place: ``kind@path=name``."""
@@ -288,7 +239,7 @@ class _Checker:
             return f"{line}: which component it is cannot be overridden; choose it with {key.split('.')[0]}=NAME"
         if known and self._is_component(key, tree):
             kind = self._kind(key, tree)
-            value = (self._values(item) or ["NAME"])[0]
+            value = (self.values_of(item) or ["NAME"])[0]
             if key in SITES:
                 return f"{line}: {key} holds a component; choose it with {kind}@{key}={value}"
             site = f", or for this place alone with {kind}@{key}={value}" if "." in key else ""
@@ -344,17 +295,3 @@ class _Checker:
         except ZooError as error:
             return str(error)
         return None
-
-    def _types(self, parsed: Sequence[Any], result: list[str]) -> None:
-        """Compose once with every plain override, and once for each value of a sweep."""
-        from hydra import compose
-
-        plain = [line for item, line in zip(parsed, result, strict=True) if not item.is_sweep_override()]
-        with explained(plain):
-            compose(self.config_name, plain)
-        for item in parsed:
-            if item.is_sweep_override():
-                for value in self._values(item)[:16]:
-                    key = item.get_key_element()
-                    with explained([*plain, f"{key}={value}"]):
-                        compose(self.config_name, [*plain, f"{key}={value}"])

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from zoo.base.errors import ZooError, close, unknown
 
-ONLY_LOOKS = {"--cfg", "-c", "--info", "-i", "--hydra-help"}
+ONLY_SHOW = {"--cfg", "-c", "--info", "-i", "--hydra-help"}
 """Options with which nothing is run."""
 LONG = {"-c": "--cfg", "-i": "--info", "-p": "--package", "-m": "--multirun"}
 CHOICES = {
@@ -43,7 +43,7 @@ def given(flags: Sequence[str]) -> dict[str, str | None]:
     for name in NEED_CFG:
         if name in found and "--cfg" not in found:
             raise ZooError(f"{name} says how a config is shown; add --cfg job, which shows it")
-    looks = [name for name in found if name in ONLY_LOOKS]
+    looks = [name for name in found if name in ONLY_SHOW]
     if looks and "--multirun" in found:
         raise ZooError(f"--multirun makes runs, and {looks[0]} only shows what one would be; leave one of them out")
     if len(looks) > 1:
@@ -52,7 +52,7 @@ def given(flags: Sequence[str]) -> dict[str, str | None]:
 
 
 def check_package(package: str, shown: str, overrides: Sequence[str]) -> None:
-    """A part of the config that is asked for is there, and holds something; Hydra is initialised, the words checked.
+    """A part of the config that is asked for is there, and holds something; the words were looked up before.
 
     Raises:
         ZooError: it is not, or not in what ``--cfg`` shows: the ``job``, ``hydra`` or ``all``.
@@ -60,11 +60,12 @@ def check_package(package: str, shown: str, overrides: Sequence[str]) -> None:
     from hydra import compose
     from omegaconf import OmegaConf, open_dict
 
-    from zoo.config.explain import explained
+    from zoo.config.hydra import hydra_ready
+    from zoo.config.messages import explained
 
     if package == "_global_":
         return
-    with explained([f"--package {package}"]):
+    with explained([f"--package {package}"]), hydra_ready():
         cfg = compose("config", list(overrides), return_hydra_config=True)
         with open_dict(cfg):
             for key in list(cfg) if shown != "all" else ():

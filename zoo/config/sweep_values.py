@@ -70,17 +70,15 @@ def ends(item: Any) -> tuple[float, float]:
     return value.start, value.end
 
 
-def how_many(word: str, loader: Any) -> int | None:
-    """How many values a word sweeps over: none is said of a plain one, and 0 where only a search can tell.
+def how_many(item: Any, options: Sequence[str] | None) -> int:
+    """How many values a parsed override sweeps over; 0 where only a search can tell.
+
+    Args:
+        item: an override that sweeps.
+        options: those of the config group that it is about.
 
     Raises:
         ZooError: it has none, or no end of them.
     """
-    from hydra.core.object_type import ObjectType
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
-    item = OverridesParser.create().parse_override(word)
-    if not item.is_sweep_override():
-        return None
-    found = swept(item, loader.repository.get_group_options(item.key_or_group, ObjectType.CONFIG) or None)
+    found = swept(item, options)
     return 0 if found is None else len(found)

@@ -1,1 +1,1 @@
-"""What a run costs, measured and not declared: parameters, FLOPs, state, memory."""
+"""What a run costs, measured rather than declared: parameters, FLOPs, state, memory."""

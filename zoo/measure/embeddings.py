@@ -1,4 +1,4 @@
-"""How alike embeddings are: the signs of a model that says the same of everything."""
+"""How similar embeddings are: signs of a model that says the same about everything."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 PAIRED = 2048
-"""So many embeddings at most are compared one with another."""
+"""Most embeddings that are compared pairwise."""
 
 
 def diagnostics(
@@ -16,19 +16,21 @@ def diagnostics(
     """Measures of a sample of embeddings.
 
     ``effective_rank``: the exponential of the entropy of the singular values' shares, of centred embeddings (Roy and
-    Vetterli 2007; RankMe, Garrido et al. 2023, arXiv:2210.02885, does not centre); 0 where all are alike.
+    Vetterli 2007; RankMe, Garrido et al. 2023, arXiv:2210.02885, does not centre); 0 if all are alike.
     ``relative_deviation``: the mean standard deviation of a dimension over the root mean square of all values.
-    ``correlation``: the root mean square of the correlations of two dimensions. ``cosine``: the mean cosine of two
+    ``correlation``: the root mean square of the correlations between dimensions. ``cosine``: the mean cosine between
     embeddings. ``uniformity``: the logarithm of the mean ``exp(-2 |f - f'|^2)`` of unit vectors, and ``alignment``: the
-    mean ``|f - f'|^2`` of those with one label (Wang and Isola 2020, arXiv:2005.10242, whose pairs are two views).
+    mean ``|f - f'|^2`` of those with the same label (Wang and Isola 2020, arXiv:2005.10242, whose pairs are two views).
 
-    With ``places_N`` an embedding is compared with others at its own place alone: an encoder that says where it is and
-    nothing of what is there has collapsed. Uniformity and alignment look at all.
+    With ``places_N`` an embedding is compared only with others at its own place, because an encoder that encodes only
+    the position and nothing of the content has collapsed. Uniformity and alignment use all.
     """
+    # compare within each place, where there are enough examples of it
     z_ND = embeddings_ND.double()
     place_N = torch.zeros(len(z_ND), dtype=torch.long, device=z_ND.device) if places_N is None else places_N
     if len(place_N.unique()) > len(z_ND) // 8:
         place_N = torch.zeros_like(place_N)  # too few at each place to compare
+    # rank: from the singular values of centred embeddings; size: from all values
     centred_ND, spare = _centred(z_ND, place_N)
     values_D = torch.linalg.svdvals(centred_ND)
     total = values_D.sum()
@@ -41,6 +43,7 @@ def diagnostics(
         "correlation": _correlation(centred_ND),
         "cosine": _cosine(F.normalize(z_ND, dim=1), place_N),
     }
+    # pairwise distances of unit vectors, for uniformity and alignment
     unit_ND = F.normalize(z_ND[:PAIRED], dim=1)
     distance_NN = (2 - 2 * unit_ND @ unit_ND.mT).clamp(min=0)
     other_NN = ~torch.eye(len(unit_ND), dtype=torch.bool, device=z_ND.device)
@@ -52,21 +55,21 @@ def diagnostics(
 
 
 def collapse(found: dict[str, float], dim: int) -> str:
-    """``complete`` where all embeddings are nearly one, ``dimensional`` where they fill few dimensions, or empty."""
+    """``complete`` if all embeddings are nearly one, ``dimensional`` if they fill few dimensions, else empty."""
     if found["relative_deviation"] < 0.02 or found["cosine"] > 0.999:
         return "complete"
     return "dimensional" if found["effective_rank"] < max(2.0, 0.05 * dim) else ""
 
 
 def _centred(z_ND: Tensor, place_N: Tensor) -> tuple[Tensor, int]:
-    """Each without the mean at its place, and how many such means there are."""
+    """The embeddings minus the mean at their place, and how many such means there are."""
     _, index_N, count_P = place_N.unique(return_inverse=True, return_counts=True)
     sum_PD = torch.zeros(len(count_P), z_ND.shape[1], dtype=z_ND.dtype, device=z_ND.device).index_add_(0, index_N, z_ND)
     return z_ND - (sum_PD / count_P[:, None])[index_N], len(count_P)
 
 
 def _cosine(unit_ND: Tensor, place_N: Tensor) -> float:
-    """The mean over all pairs at one place, from the length of the sum of their unit vectors."""
+    """The mean cosine over all pairs at one place, from the length of the sum of their unit vectors."""
     _, index_N, count_P = place_N.unique(return_inverse=True, return_counts=True)
     sum_PD = torch.zeros(len(count_P), unit_ND.shape[1], dtype=unit_ND.dtype, device=unit_ND.device)
     sum_PD.index_add_(0, index_N, unit_ND)

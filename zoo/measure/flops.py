@@ -1,9 +1,9 @@
 """Floating-point operations, counted from the operations that really run (2 for a multiply and add).
 
-torch's counter knows matrix multiplies and, on CUDA, attention. On the CPU it counts
-``scaled_dot_product_attention``, LSTM and grouped matrix multiplies as nothing, which would rank an LSTM at half
-its cost: their formulas are added here. Element-wise operations count as nothing, in every architecture alike; a scan's
-recurrence is no such operation, and its plugin registers what it costs.
+torch's counter knows matrix multiplies and, on CUDA, attention. On the CPU it counts ``scaled_dot_product_attention``,
+LSTM and grouped matrix multiplies as nothing, which would rank an LSTM at half its cost. Their formulas are added here.
+Element-wise operations count as nothing, in every architecture alike. A scan's recurrence is not element-wise, and its
+plugin registers what it costs.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Shape = tuple[int, ...]
 
 @cache
 def register_formulas() -> None:
-    """Tell torch's counter the operations that it does not know; done once a process."""
+    """Teach torch's counter the operations that it does not know, once per process."""
     aten = torch.ops.aten
 
     def attention(q: Shape, k: Shape, v: Shape, *rest: Any, out_shape: Any = None, **more: Any) -> int:
@@ -52,7 +52,7 @@ def register_formulas() -> None:
 
     def triangular(a: Shape, b: Shape, *rest: Any, out_shape: Any = None, **more: Any) -> int:
         rows, columns = b[-2:]
-        return prod(b[:-2]) * rows * rows * columns  # half of a product's, for half of the matrix is zero
+        return prod(b[:-2]) * rows * rows * columns  # half of a product's, as half of the matrix is zero
 
     def real_fft(x: Shape, dims: Sequence[int], *rest: Any, out_shape: Any = None, **more: Any) -> int:
         # 5 N log2 N for complex numbers, half of it for real ones (Cooley and Tukey's count, by radix 2)
@@ -81,9 +81,9 @@ def register_formulas() -> None:
 
 
 def count(objective: nn.Module, batch: Batch) -> tuple[int, int]:
-    """FLOPs of one forward pass, and of forward and backward together, on this batch; of training none if none learns.
+    """FLOPs of one forward pass on this batch, and of forward and backward together, which is 0 if nothing learns.
 
-    Gradients are cleared afterwards and the mode restored; random numbers are drawn from a stream of its own.
+    Gradients are cleared afterwards and the mode is restored. Random numbers come from a stream of its own.
     """
     register_formulas()
     training = objective.training
@@ -100,7 +100,7 @@ def count(objective: nn.Module, batch: Batch) -> tuple[int, int]:
 
 
 def by_module(objective: nn.Module, batch: Batch) -> dict[str, int]:
-    """FLOPs of one forward pass, by the name of each module."""
+    """FLOPs of one forward pass for each module, by name."""
     register_formulas()
     with torch.no_grad(), counting(), FlopCounterMode(display=False) as counter:
         objective(batch)
@@ -116,11 +116,11 @@ DRAWS = 16
 
 
 def per_token(objective: nn.Module, task: Task, device: torch.device | None = None) -> tuple[float, float]:
-    """FLOPs of one token, forward and in training, counted on two examples where these stand for all.
+    """FLOPs per token, forward and in training, counted on two examples if these are representative.
 
-    A mask of another size is other work, as are comparisons within a batch: where another seed, or twice as many
-    examples, cost otherwise, whole batches are counted, ``DRAWS`` of them where chance decides. ``device`` is where the
-    model lies: large ones take seconds on a processor.
+    Masks of varying size and comparisons within a batch make the cost vary. So if another seed or twice as many
+    examples cost something else, whole batches are counted, ``DRAWS`` of them if chance decides. ``device`` is the
+    model's: large models take seconds on a CPU.
     """
     device = device or torch.device("cpu")
     batch = task.train_batch(0, 0, device)

@@ -1,4 +1,4 @@
-"""Memory: what a model must remember of a sequence, and what a run took at its peak."""
+"""Memory: what a model must remember of a sequence, and a run's peak."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from zoo.nn import state_bytes
 def decoding_state_bytes(
     objective: Any, facts: Mapping[str, Any], device: torch.device, dtype: torch.dtype = torch.float32
 ) -> int | None:
-    """Bytes that the longest sequence of a task with these facts leaves in the state, measured on the state itself.
+    """Bytes of state that a task's longest sequence leaves behind, measured on the state itself.
 
-    Of a model that reads a source, those of its longest source and of its longest target. None where the model does
-    not decode (it sees the future, or its objective has no steps).
+    For a model that reads a source: of its longest source and its longest target. None if the model does not decode (it
+    sees the future, or its objective has no steps).
     """
     make = getattr(objective, "init_state", None)
     if make is None:
@@ -38,10 +38,10 @@ def decoding_state_bytes(
 
 
 class Peak:
-    """The most memory that was held between its making and :meth:`read`, above what was held before.
+    """The most memory held between its creation and :meth:`read`, above what was held before.
 
-    On CUDA by torch's allocator; on Linux by the kernel's high-water mark of this process, after giving back what
-    earlier runs in it had freed, so the first run of a worker and the tenth are measured alike; elsewhere not at all.
+    On CUDA by torch's allocator. On Linux by the kernel's high-water mark of this process, after returning what earlier
+    runs have freed, so that a worker's first and tenth run are measured alike. Elsewhere it is not measured.
     """
 
     def __init__(self, accelerator: str) -> None:
@@ -54,13 +54,13 @@ class Peak:
             self.start = torch.cuda.memory_allocated()
         elif sys.platform == "linux":
             with suppress(OSError, AttributeError):
-                ctypes.CDLL(None).malloc_trim(0)  # glibc keeps freed pages otherwise
+                ctypes.CDLL(None).malloc_trim(0)  # otherwise glibc keeps freed pages
             with suppress(OSError):
                 Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark of this process
             self.start = _status("VmRSS")
 
     def read(self, known: int = 0) -> int | None:
-        """Bytes, or none where the system does not tell; ``known`` is what the GPU's allocator said, if that counts."""
+        """Bytes, or none if the system does not say. ``known`` is the GPU allocator's figure, if that counts."""
         if self.accelerator == "cuda":
             return int(known or torch.cuda.max_memory_allocated()) - self.start
         if sys.platform == "linux":
@@ -69,7 +69,7 @@ class Peak:
 
 
 def high_water() -> int | None:
-    """The most that this process held: on its GPU where it used one, else in all; or none where nobody tells."""
+    """The most memory that this process has held, on its GPU if it used one, else in all; none if unknown."""
     if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
         return int(torch.cuda.max_memory_allocated())
     return _status("VmHWM") if sys.platform == "linux" else None

@@ -1,4 +1,4 @@
-"""What a model's weights take, on disk and in memory: low-bit ones as the codes that they are."""
+"""What a model's weights take, on disk and in memory. Low-bit weights count as their codes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from zoo.base.errors import ZooError
 
 @dataclass(frozen=True)
 class Stored:
-    """The tensors of one module, without those of the modules in it."""
+    """The tensors of one module, without those of modules inside it."""
 
     name: str
     weights: int
@@ -25,11 +25,11 @@ class Stored:
 
 
 def stored(model: nn.Module, device: torch.device, dtype: torch.dtype) -> list[Stored]:
-    """Every module that has tensors of its own, each tensor once; low-bit ones as :func:`pack_` would pack them.
+    """Every module with tensors of its own, each tensor once, and low-bit layers as :func:`pack_` would pack them.
 
-    In memory a packed layer also holds what the kernel that decodes on this device in this dtype has made of its codes.
-    A frozen copy of others (a teacher) is left out. The weights of a packed layer are those of the matrix; what goes
-    with it (a scale, a bias) counts in its bytes alone.
+    In memory a packed layer also holds what the kernel that decodes on this device and dtype has made of its codes. A
+    frozen copy of other modules (a teacher) is left out. A packed layer's ``weights`` are those of its matrix; what
+    comes with it (a scale, a bias) counts only in its bytes.
     """
     return list(_walk(model, "", set(), device, dtype))
 
@@ -38,6 +38,7 @@ def _walk(module: nn.Module, name: str, seen: set[int], device: torch.device, dt
     if id(module) in seen or getattr(module, "frozen", False):
         return
     seen.add(id(module))
+    # a low-bit layer: run it once, so that its kernel has prepared what it holds
     packed = _pack(module, "planes") if isinstance(module, HasLowBitWeight) else None
     if packed is not None:
         layer = cast(PackedWeight, packed.to(device))
@@ -45,6 +46,7 @@ def _walk(module: nn.Module, name: str, seen: set[int], device: torch.device, dt
         weights = layer.in_features * layer.out_features
         yield Stored(name, weights, _bytes(packed.state_dict().values()), layer.held_bytes(), low_bit=True)
         return
+    # any other module: its own tensors, then its children
     own = [tensor for tensor in _own(module) if id(tensor) not in seen]
     seen |= {id(tensor) for tensor in own}
     if own:
@@ -55,7 +57,7 @@ def _walk(module: nn.Module, name: str, seen: set[int], device: torch.device, dt
 
 
 def held(model: nn.Module) -> int:
-    """The bytes that a model holds in memory as it is now, with what kernels have made of packed weights."""
+    """The bytes that a model holds in memory now, including what kernels have made of packed weights."""
     seen: set[int] = set()
     inside = {id(part) for module in model.modules() if isinstance(module, PackedWeight) for part in module.modules()}
     total = 0
@@ -70,7 +72,7 @@ def held(model: nn.Module) -> int:
 
 
 def _own(module: nn.Module) -> list[Tensor]:
-    """The tensors of a module that are saved, without those of the modules in it."""
+    """The saved tensors of a module, without those of modules inside it."""
     unsaved = module._non_persistent_buffers_set
     buffers = [buffer for key, buffer in module.named_buffers(recurse=False) if key not in unsaved]
     return [*module.parameters(recurse=False), *buffers]
@@ -88,7 +90,7 @@ def _pack(module: HasLowBitWeight, layout: str) -> nn.Module | None:
 
 
 def pack_(model: nn.Module, layout: str) -> dict[str, nn.Module]:
-    """Put its packed form in the place of every low-bit linear; returns these by name.
+    """Replace every low-bit linear by its packed form, and return these by name.
 
     Raises:
         ZooError: there is no such layout.

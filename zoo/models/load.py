@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypedDict, cast
 
 import torch
 from torch import nn
@@ -15,17 +15,28 @@ from torch import nn
 from zoo.base.contracts import Probe, Task
 from zoo.base.errors import ZooError
 from zoo.base.files import atomic, refuse_odd
-from zoo.base.validation import anything, maybe, record, table, text
+from zoo.base.validation import component, flaw
 from zoo.config.hydra import prepare
 from zoo.config.tree import Config, refuse_foreign
 from zoo.measure.weights import pack_
 from zoo.registry.factory import build
 from zoo.registry.renames import modernised
-from zoo.runs.finished import Finished, component, fill, finished
-from zoo.runs.identity import CORE, code_hashes
+from zoo.runs.finished import Finished, fill, finished
+from zoo.runs.identity import code_hashes, core_modules
 from zoo.training.build import fitted_probes, make_task
 
 SCHEMA = 1
+
+
+class About(TypedDict):
+    """What an exported file says of its model, beside the file's schema."""
+
+    objective: component("objective")  # type: ignore[valid-type]
+    facts: dict[str, Any]
+    code: dict[str, str]
+    layout: str | None
+
+
 KEY = "zoo"
 """Under which the file's metadata holds all but the tensors, as JSON."""
 
@@ -82,7 +93,7 @@ def filled(model: nn.Module, tensors: dict[str, torch.Tensor], source: str) -> n
 def _note_changes(code: dict[str, str], objective: Config, source: str) -> None:
     """Warn where the components that a model is built of are not the code that trained it."""
     now = code_hashes({"objective": objective})
-    changed = sorted(name for name in now.keys() & code.keys() - set(CORE) if now[name] != code[name])
+    changed = sorted(name for name in now.keys() & code.keys() - set(core_modules()) if now[name] != code[name])
     if changed:
         warnings.warn(f"the code of {', '.join(changed)} has changed since {source} was trained", stacklevel=3)
 
@@ -144,8 +155,8 @@ def described(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
         raise ZooError(f"{path} is not a model that zoo export wrote ({type(error).__name__}: {error})") from error
     if isinstance(about, dict) and about.get("schema", SCHEMA) != SCHEMA:
         raise ZooError(f"{path} has schema {about['schema']}, this version reads {SCHEMA}; export the run again")
-    if wrong := ABOUT(about):
-        raise ZooError(f"{path} is not a model that zoo export wrote: of its metadata, {wrong.lstrip('. ')}")
+    if wrong := flaw(about, About):
+        raise ZooError(f"{path} is not a model that zoo export wrote: of its metadata, {wrong}")
     prepare()
     about["objective"] = modernised(about["objective"])
     refuse_foreign(about["objective"], str(path))
@@ -171,9 +182,3 @@ def _as_code_is_now() -> Iterator[None]:
             f"the config of this model does not fit the code as it is now ({type(error).__name__}: {error}); "
             f"train it again, or use the version that made it"
         ) from error
-
-
-ABOUT = record({
-    "objective": component("objective"), "facts": table(anything), "code": table(text), "layout": maybe(text),
-})  # fmt: skip
-"""Of an exported model, beside its schema."""

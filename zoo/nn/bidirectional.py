@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 
 class Bidirectional(nn.Module):
-    """The sum of a mixer's output and of what a mixer makes of the reversed sequence, over the square root of 2.
+    """A mixer's output plus that on the reversed sequence, over the square root of 2.
 
-    With ``backward`` (another mixer) each direction has weights of its own, as in a bidirectional LSTM (Schuster and
-    Paliwal 1997); without it one mixer serves both, as in Caduceus (Schiff et al. 2024, arXiv:2403.03234). For
-    encoders: there is no state.
+    ``y = (forward(x) + reverse(backward(reverse(x)))) / sqrt(2)``. With ``backward`` (another mixer) each direction has
+    its own weights, as in a bidirectional LSTM (Schuster and Paliwal 1997). Without it one mixer serves both, as in
+    Caduceus (Schiff et al. 2024, arXiv:2403.03234). For encoders: there is no state.
     """
 
     def __init__(self, forward: nn.Module, backward: nn.Module | None = None) -> None:
@@ -21,10 +21,10 @@ class Bidirectional(nn.Module):
         self.forwards, self.backwards = forward, backward
 
     def init_state(self, batch_size: int, max_len: int, device: torch.device, dtype: torch.dtype) -> Any:
-        """Refused.
+        """Refuse to make a state.
 
         Raises:
-            ValueError: always; a layer that sees the future cannot be decoded.
+            ValueError: always. A layer that sees the future cannot be decoded.
         """
         raise ValueError("a layer that looks both ways sees the future; it cannot be decoded step by step")
 
@@ -32,7 +32,7 @@ class Bidirectional(nn.Module):
         """(B, L, D) to (B, L, D), and no state."""
         if state is not None:
             raise ValueError("a layer that looks both ways sees the future; it takes no state")
-        if self.backwards is None:  # one call for both directions
+        if self.backwards is None:  # shared weights: both directions in one batch
             both = None if mask_BL is None else torch.cat([mask_BL, mask_BL.flip(1)])
             ahead_BLD, behind_BLD = _mix(self.forwards, torch.cat([x_BLD, x_BLD.flip(1)]), both).chunk(2)
         else:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 
 def at_least_zero_below_one(**values: float) -> None:
-    """Refuse a rate that is none: a dropout, a smoothing of labels.
+    """Refuse rates, such as dropout or label smoothing, outside [0, 1).
 
     Raises:
-        ValueError: a value is below 0, at least 1, or no number; the message names it.
+        ValueError: a value is below 0, at least 1, or NaN; the message names it.
     """
     for name, value in values.items():
         if not 0 <= value < 1:

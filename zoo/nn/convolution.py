@@ -1,4 +1,4 @@
-"""A short causal convolution over time, one filter a channel, with the few inputs it remembers as state."""
+"""A short causal convolution over time, with one filter per channel and its last inputs as state."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from torch.nn import functional as F
 
 
 class ShortConvolution(nn.Module):
-    """``y[t] = bias + sum_w weight[:, w] * x[t - width + 1 + w]``, channel by channel; before the start are zeros.
+    """``y[t] = bias + sum_w weight[:, w] * x[t - width + 1 + w]`` for each channel, with zeros before the start.
 
-    It starts as the identity plus noise, so that adding it changes little before training; with ``identity=False``
-    as ``torch.nn.Conv1d`` does. Shapes: (B, L, D) to (B, L, D); the state is the last ``width - 1`` inputs,
-    (B, width - 1, D).
+    It starts as the identity plus noise, so that adding it changes little before training. With ``identity=False`` it
+    starts like ``torch.nn.Conv1d``. Shapes: (B, L, D) to (B, L, D). The state is the last ``width - 1`` inputs, (B,
+    width - 1, D).
     """
 
     def __init__(self, dim: int, width: int, bias: bool = False, identity: bool = True) -> None:
@@ -20,6 +20,7 @@ class ShortConvolution(nn.Module):
         if width < 1:
             raise ValueError(f"a convolution of width {width}; expected at least 1")
         self.dim, self.width, bound = dim, width, width**-0.5
+        # noise around the identity, which is a one at the newest input; or uniform, as in torch.nn.Conv1d
         weight_DW = (
             torch.randn(dim, width) * (0.3 * bound) if identity else torch.empty(dim, width).uniform_(-bound, bound)
         )
@@ -30,7 +31,7 @@ class ShortConvolution(nn.Module):
         self.identity = identity
 
     def no_weight_decay(self) -> set[str]:
-        """A filter that starts at the identity should not decay to zero."""
+        """A filter that starts as the identity should not decay to zero."""
         return {"weight"} if self.identity else set()
 
     def init_state(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
@@ -38,16 +39,17 @@ class ShortConvolution(nn.Module):
         return torch.zeros(batch_size, self.width - 1, self.dim, device=device, dtype=dtype)
 
     def forward(self, x_BLD: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """Convolve; with a state, go on from it and return the next one."""
+        """Convolve. With a state, continue from it and return the next one."""
+        # put what came before in front: zeros, or the inputs in the state
         if state is None:
             padded_BMD = F.pad(x_BLD, (0, 0, self.width - 1, 0))
         else:
             padded_BMD = torch.cat([state.to(x_BLD.dtype), x_BLD], dim=1)
         length = x_BLD.shape[1]
-        # shifted multiplies and adds: no transposing, and faster on a processor than a depthwise conv1d
+        # shifted multiplies and adds: no transposes, and faster on a CPU than a depthwise conv1d
         y_BLD = padded_BMD[:, :length] * self.weight[:, 0]
         if self.bias is not None:
             y_BLD = y_BLD + self.bias
         for w in range(1, self.width):
             y_BLD = torch.addcmul(y_BLD, padded_BMD[:, w : w + length], self.weight[:, w])
-        return y_BLD, None if state is None else padded_BMD[:, length:].clone()  # a view would keep all of it
+        return y_BLD, None if state is None else padded_BMD[:, length:].clone()  # a view would keep all inputs alive

@@ -1,4 +1,4 @@
-"""Counting costs runs the plain form of everything: a fused kernel hides its operations from a counter."""
+"""Counting costs runs the plain form of everything, because a fused kernel hides its operations from a counter."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _counting = False
 
 @contextmanager
 def counting() -> Iterator[None]:
-    """Within it, modules run operations that can be counted, on whatever device they are."""
+    """Inside it, modules run operations that can be counted, on any device."""
     global _counting
     before, _counting = _counting, True
     try:
@@ -22,7 +22,7 @@ def counting() -> Iterator[None]:
 
 
 def is_recomputing() -> bool:
-    """Whether a forward pass runs within a backward pass, to have activations again that were not kept."""
+    """Whether this forward pass runs inside a backward pass, to recompute activations that were not kept."""
     return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
 
 

@@ -12,11 +12,11 @@ M = TypeVar("M", bound=nn.Module)
 
 @torch.no_grad()
 def scale_residual_(linear: M, depth: int) -> M:
-    """Shrink a projection into the residual stream by ``1 / sqrt(2 * depth)``, and return it.
+    """Scale a projection into the residual stream by ``1 / sqrt(2 * depth)``, and return it.
 
-    Two branches a layer add to the stream, so its variance at the start stays that of the input whatever the depth
-    (Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", section 2.3). A linear whose output
-    does not follow the size of its weight has a method ``scale_(factor)``.
+    Each layer adds two branches to the stream. With this scale the stream's variance at the start does not grow with
+    depth (Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", section 2.3). A linear whose
+    output is not proportional to its weight has a method ``scale_(factor)``.
     """
     rescale_(linear, (2 * depth) ** -0.5)
     return linear
@@ -24,7 +24,7 @@ def scale_residual_(linear: M, depth: int) -> M:
 
 @torch.no_grad()
 def rescale_(linear: nn.Module, factor: float) -> None:
-    """Multiply what a linear gives: by its method ``scale_`` if it has one, else by its weight."""
+    """Multiply a linear's output: by its method ``scale_`` if it has one, else by its weight."""
     own, weight = getattr(linear, "scale_", None), getattr(linear, "weight", None)
     if callable(own):
         own(factor)

@@ -1,4 +1,4 @@
-"""Which positions are hidden from a model: exact in number, drawn on the device."""
+"""Which positions are hidden from a model: an exact number, drawn on the device."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ def spans(
     device: torch.device,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Positions (B, S) in rising order, in runs of ``span`` neighbours that do not overlap.
+    """Random positions (B, S) in rising order, in spans of ``span`` neighbours that do not overlap.
 
-    S is ``count`` rounded to whole spans, at least one and no more than fit; single positions where ``span`` is 1.
-    Every way to lay that many spans is equally likely.
+    S is ``count`` rounded to whole spans, at least one span and at most what fits. With a span of 1 they are single
+    positions. Every arrangement of that many spans is equally likely.
 
     Raises:
-        ValueError: a count or a span below 1, or a sequence that is shorter than a span.
+        ValueError: a count or a span is below 1, or the sequence is shorter than a span.
     """
     if count < 1 or span < 1 or span > length:
         raise ValueError(f"{count} positions in spans of {span} do not fit into a sequence of {length} tokens")
     many = min(max(1, round(count / span)), length // span)
-    # spans that shrink to a point leave this many places; sorted draws without repetition are starts of the shrunken
+    # shrink each span to a point: draw as many different places of what is left, sort, and stretch them again
     places = length - many * (span - 1)
     draw_BP = torch.rand(batch_size, places, device=device, generator=generator)
     start_BN = draw_BP.topk(many, dim=1).indices.sort(1).values

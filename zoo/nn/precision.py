@@ -1,4 +1,4 @@
-"""In which dtype things are computed."""
+"""The dtype in which things are computed."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from torch import Tensor
 
 
 def widened(x: Tensor) -> Tensor:
-    """In float32 or wider: logits, whatever a head was computed in."""
+    """In float32 or wider, for logits, whatever the head was computed in."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:
-    """The dtype in which autocast, if it is on, would multiply ``x``; else its own."""
+    """The dtype in which autocast, if it is on, would multiply ``x``; else that of ``x``."""
     kind = x.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype

@@ -1,4 +1,4 @@
-"""One run on several processes: what is a function of the whole batch is computed of all their parts."""
+"""One run on several processes: functions of the whole batch are computed over all its parts."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from torch import Tensor
 
 
 def processes() -> int:
-    """How many processes make this run together."""
+    """How many processes this run has."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def sum_over_processes(x: Tensor) -> Tensor:
-    """The sum of ``x`` over all processes of the run; ``x`` itself where there is one.
+    """The sum of ``x`` over all processes of the run; ``x`` itself if there is one.
 
-    With a gradient: where every process computes the same loss from the sum and gradients are averaged over processes,
-    as data parallelism does, parameters get the gradient of one process with the whole batch.
+    It has a gradient. If every process computes the same loss from the sum, and gradients are averaged over processes,
+    as in data parallelism, then parameters get the gradient of one process with the whole batch.
     """
     return x if processes() == 1 else _Sum.apply(x)
 
@@ -26,7 +26,7 @@ def sum_over_processes(x: Tensor) -> Tensor:
 def gather_over_processes(x: Tensor) -> Tensor:
     """The rows of all processes, in the order of their ranks, (sum of rows, ...), with a gradient as above.
 
-    Every process must have as many.
+    Every process must have equally many.
     """
     return x if processes() == 1 else _Gather.apply(x)
 

@@ -1,4 +1,4 @@
-"""Ways to a device on which nobody waits."""
+"""Non-blocking host-to-device copies."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from torch import Tensor
 
 
 def sent(tensor: Tensor, device: torch.device) -> Tensor:
-    """What was drawn on the processor, on the device. From pageable memory a GPU copies while the processor waits."""
+    """A CPU tensor on the device, without waiting: the CPU would wait for a copy to a GPU from pageable memory."""
     if device.type == "cuda" and tensor.device.type == "cpu":
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)
 
 
 def held(*tensors: Tensor) -> Callable[[torch.device], tuple[Tensor, ...]]:
-    """What never changes, by device: sent when one first asks for it, and kept there."""
+    """Constant tensors by device: sent to a device at the first request, and kept there."""
     return lru_cache(maxsize=4)(lambda device: tuple(tensor.to(device) for tensor in tensors))

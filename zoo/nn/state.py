@@ -1,4 +1,4 @@
-"""A state is any nest of dicts, lists and tuples; these walk it."""
+"""Walking a state, which is any nest of dicts, lists and tuples of tensors."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def tensors_of(state: Any) -> Iterator[Tensor]:
 
 
 def select_rows(state: Any, index_B: Tensor) -> Any:
-    """The same state for these sequences of its batch, in this order: every tensor has the batch first."""
+    """The state of these sequences of its batch, in this order. Every tensor has the batch first."""
     if isinstance(state, Tensor):
         return state.index_select(0, index_B)
     if isinstance(state, dict):
@@ -33,5 +33,5 @@ def select_rows(state: Any, index_B: Tensor) -> Any:
 
 
 def state_bytes(state: Any) -> int:
-    """The bytes that a state really holds, measured from its tensors."""
+    """The bytes that a state holds, measured from its tensors."""
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors_of(state))

@@ -1,4 +1,4 @@
-"""Put another value in a tensor's place and let the gradient pass as if nothing had happened."""
+"""The straight-through estimator: another value in the forward pass, the gradient of the original."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class _Replace(torch.autograd.Function):
 
 
 def straight_through(x: Tensor, value: Tensor) -> Tensor:
-    """``value``, to the bit, with the gradient of ``x`` (Bengio et al. 2013, arXiv:1308.3432).
+    """Exactly ``value`` in the forward pass, with the gradient of ``x`` (Bengio et al. 2013, arXiv:1308.3432).
 
-    The usual ``x + (value - x).detach()`` rounds twice: in bfloat16 it returns up to a tenth of a layer's weights off
-    by one to two per cent, and a "ternary" weight of more than three values.
+    The usual ``x + (value - x).detach()`` rounds twice. In bfloat16 up to a tenth of a layer's weights are then off by
+    one to two per cent, and a "ternary" weight has more than three values.
     """
     replaced: Tensor = _Replace.apply(x, value)
     return replaced

@@ -153,6 +153,8 @@ def locate(module: str) -> ModuleSpec | None:
             spec = _top(name)
         else:
             assert spec is not None
+            if spec.submodule_search_locations is None:
+                return None  # a plain module holds no others
             spec = PathFinder.find_spec(name, spec.submodule_search_locations)
         if spec is None:
             return None

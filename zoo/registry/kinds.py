@@ -25,6 +25,9 @@ KINDS: dict[str, str] = {
 }
 
 
+RUN_PARTS = ("objective", "task", "probe", "optimizer", "schedule")
+"""Kinds of which a run's config holds one component each; all others sit inside the objective."""
+
 _PLACE = frozenset({"dim", "layer", "depth", "causal", "max_len", "grid"})
 
 

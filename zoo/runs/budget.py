@@ -5,16 +5,17 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, NotRequired, TypedDict
 
 from filelock import FileLock
 
 from zoo.base.errors import ZooError, unknown
 from zoo.base.files import read_json, write_json
-from zoo.base.validation import anything, count, either, record, table
+from zoo.base.validation import Count, flaw
 from zoo.config.tree import Config
 from zoo.config.tree import key_of as override_key
 from zoo.runs.identity import basis, digest
-from zoo.runs.row import BUDGETS
+from zoo.runs.row import BudgetMet
 
 SIZES = ("parameters", "active_parameters", "state_bytes")
 DURATIONS = ("tokens", "flops", "seconds")
@@ -24,11 +25,19 @@ GRAINS = (8, 4, 2, 1)
 """Widths are tried in multiples of the first, then of the next, until one meets the budget."""
 
 
-SOLUTION = either(
-    record({"budget_met": BUDGETS}, optional={"dim": count, "layers": count, "steps": count}),
-    record({"batch_size": count}),
-)
-"""What is kept of a run whose budgets, or whose batch, were solved for."""
+class Solution(TypedDict):
+    """How a run's budgets are met, as ``budgets.json`` keeps it."""
+
+    budget_met: dict[str, BudgetMet]
+    dim: NotRequired[Count]
+    layers: NotRequired[Count]
+    steps: NotRequired[Count]
+
+
+class BatchSolution(TypedDict):
+    """The largest batch that fits."""
+
+    batch_size: Count
 
 
 def wanted(config: Config) -> dict[str, tuple[float, str]]:
@@ -132,7 +141,9 @@ def _kept(config: Config, key: str, solve: Callable[[], Config], keep: bool) -> 
 def _known(path: Path) -> dict[str, Config]:
     """What the file holds, but for what is damaged, which is found anew."""
     known = read_json(path)
-    return {} if table(anything)(known) else {key: each for key, each in known.items() if not SOLUTION(each)}
+    if flaw(known, dict[str, Any]):
+        return {}
+    return {key: each for key, each in known.items() if not (flaw(each, Solution) and flaw(each, BatchSolution))}
 
 
 def _with_batch(config: Config, keep: bool) -> Config:
@@ -163,7 +174,7 @@ def solution(config: Config) -> Config:
     return {name: whole[name] for name in ("dim", "layers", "steps", "budget_met")}
 
 
-def settled(config: Config, known: Mapping[str, Config]) -> Config:
+def with_solution(config: Config, known: Mapping[str, Config]) -> Config:
     """The run as :func:`settle` would make it, where the solution is known; else as it is."""
     return {**config, **known.get(key_of(config), {})} if wanted(config) else config
 

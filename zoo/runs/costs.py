@@ -81,17 +81,16 @@ def seconds_per_step(config: Config) -> float:
 
     quiet()
     steps = WARM_UP + MOST_STEPS
-    chosen = hardware.choose(config["trainer"], config["steps"])
-    hardware.set_up(chosen["accelerator"], config["trainer"]["threads"])
+    device = hardware.choose(config["trainer"], config["steps"])
+    hardware.set_up(device.accelerator, config["trainer"]["threads"])
     task = make_task(config)
     objective = make_objective(config, task)
-    if chosen["compile"]:
+    if device.compile:
         objective.compile()
-    clock = _Clock(chosen["accelerator"])
-    stream = Stream(task, config["seed"], torch.device(chosen["accelerator"]), steps * config["trainer"]["accumulate"])
+    clock = _Clock(device.accelerator)
+    stream = Stream(task, config["seed"], torch.device(device.accelerator), steps * config["trainer"]["accumulate"])
     with tempfile.TemporaryDirectory() as folder:
-        graph = hardware.graph(config["trainer"], chosen["accelerator"])
-        loop = make_loop({**config, "steps": steps}, objective, task, lambda step, values: None, graph=graph)
-        make_trainer({**config, "steps": steps}, chosen, [clock], folder).fit(loop, stream)
+        loop = make_loop({**config, "steps": steps}, objective, task, lambda step, values: None, graph=device.graph)
+        make_trainer({**config, "steps": steps}, device, [clock], folder).fit(loop, stream)
     spans = sorted(later - earlier for earlier, later in pairwise(clock.marks[WARM_UP:]))
     return float(mean(spans[: max(1, len(spans) * 9 // 10)]))

@@ -6,21 +6,45 @@ import shlex
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import nn
 
 from zoo.base.errors import ZooError, first_of
 from zoo.base.files import read_yaml
-from zoo.base.validation import Form, anything, count, integer, many, maybe, number, record, simple, table, text
+from zoo.base.validation import Count, Number, component, flaw
 from zoo.config.hydra import prepare
 from zoo.config.tree import Config, refuse_foreign
-from zoo.registry.nodes import COMPONENT
+from zoo.registry.kinds import RUN_PARTS
 from zoo.registry.renames import modernised
 from zoo.runs.row import read_row
 from zoo.training.checkpoint import keeper_state
 from zoo.training.checkpoint import load as load_checkpoint
+
+
+class SavedCommand(TypedDict):
+    """What of a saved config says how to make the run again."""
+
+    overrides: list[str]
+    experiment: str
+    runs: str
+
+
+SavedConfig = TypedDict(
+    "SavedConfig",
+    {
+        **{kind: component(kind) for kind in RUN_PARTS},  # type: ignore[misc]
+        "more_probes": dict[str, component("probe")],  # type: ignore[misc]
+        "dim": Count,
+        "layers": Count,
+        "steps": Count,
+        "seed": int,
+        "gradient_clip": Number | None,
+        "trainer": dict[str, Any],
+    },
+)
+"""What the config beside a run must hold before anything is built of it."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +95,7 @@ def finished(folder: Path) -> Finished:
         ZooError: there is none, or it is not finished.
     """
     row, config = read_row(folder / "result.json"), read_yaml(folder / "config.yaml")
-    if COMMAND(config):
+    if flaw(config, SavedCommand):
         raise ZooError(f"{folder} is not a run; expected a folder such as runs/train/<id>, as zoo train prints it")
     prepare()
     config = modernised(config)
@@ -79,10 +103,8 @@ def finished(folder: Path) -> Finished:
     if not row or row["status"] != "finished":
         state = f"it failed: {row.get('error')}" if row and row["status"] == "failed" else "it was started only"
         raise ZooError(f"{folder} is not a finished run ({state}); finish it: {_command(config)}")
-    if wrong := CONFIG(config):
-        raise ZooError(
-            f"{folder / 'config.yaml'} is damaged ({wrong.lstrip('. ')}); make the run again: {_command(config)}"
-        )
+    if wrong := flaw(config, SavedConfig):
+        raise ZooError(f"{folder / 'config.yaml'} is damaged ({wrong}); make the run again: {_command(config)}")
     return Finished(folder, config, row)
 
 
@@ -103,23 +125,6 @@ def fill(model: nn.Module, tensors: dict[str, torch.Tensor], source: str) -> Non
     if problems:
         raise ZooError(f"{source} does not fit this model: {first_of(sorted(problems))}")
     model.load_state_dict(tensors)
-
-
-def component(kind: str) -> Form:
-    """The config of a component of this kind; whether it is registered is another question."""
-    expected = f"a component, {COMPONENT}: {kind}/NAME"
-    return simple(expected, lambda node: isinstance(node, dict) and str(node.get(COMPONENT)).startswith(f"{kind}/"))
-
-
-COMMAND = record({"overrides": many(text), "experiment": text, "runs": text})
-"""What says how to make the run again."""
-
-
-CONFIG = record({
-    **{kind: component(kind) for kind in ("objective", "task", "probe", "optimizer", "schedule")},
-    "more_probes": table(component("probe")), "dim": count, "layers": count, "steps": count, "seed": integer,
-    "gradient_clip": maybe(number), "trainer": table(anything),
-})  # fmt: skip
 
 
 def start(objective: nn.Module, folder: Path) -> None:

@@ -17,7 +17,7 @@ LOST_SECONDS = 60.0
 
 
 @dataclass
-class Vigil:
+class Listener:
     """Listens to workers, by the files in which each says that it is alive."""
 
     heard: dict[Path, tuple[str, float]] = field(default_factory=dict)

@@ -14,44 +14,45 @@ from typing import Any
 
 from zoo.base.errors import ZooError
 from zoo.config.tree import Config, components_of
-from zoo.registry.kinds import Entry
+from zoo.registry.kinds import RUN_PARTS, Entry
 from zoo.registry.registry import target
 from zoo.runs.row import read_row
 
-DETERMINING = ("dim", "layers", "steps", "seed", "gradient_clip", "objective", "task", "probe", "more_probes",
-               "optimizer", "schedule")  # fmt: skip
+DETERMINING = ("dim", "layers", "steps", "seed", "gradient_clip", "more_probes", *RUN_PARTS)
 TRAINER = ("accelerator", "precision", "compile", "accumulate")
-CORE = (
-    "zoo.training.build",
-    "zoo.base.contracts",
-    "zoo.registry.factory",
-    "zoo.measure.metrics",
-    "zoo.training.loop",
-    "zoo.training.parameter_groups",
-    "zoo.base.seeds",
-)
-"""Modules of the core whose code a result depends on, besides the components' own."""
-SHARED = ("zoo.nn", "zoo.tasks")
-"""Packages of the core that components import: what they use of them counts."""
+ROOT = "zoo.runs.session"
+"""The module that makes a run. A result depends on its code and on that of all it imports, but for these."""
+NO_RESULT = (
+    "zoo.base.errors", "zoo.base.files", "zoo.base.html", "zoo.base.validation",  # messages, and how files are written
+    "zoo.config", "zoo.registry", "zoo.runs.finished", "zoo.runs.identity", "zoo.runs.row", "zoo.runs.run",  # names
+    "zoo.training.loggers", "zoo.training.progress",  # what is shown
+)  # fmt: skip
+"""Modules and rooms whose code changes no result, and why."""
+BUILDING = ("zoo.registry.factory",)
+"""What of these rooms does count, for it decides what is built."""
 
 
-def run_id(config: Config) -> str:
+def run_id(config: Config, code: Mapping[str, str] | None = None) -> str:
     """A readable name with a hash: architecture, task, seed, and all that determines the result.
 
     Code counts: editing a component's module (not its comments or docstrings) gives a new id, so a stale result is
     never taken for a fresh one. What cannot change the result (loggers, folders, progress) does not count.
+
+    Args:
+        config: of the run, its budgets met.
+        code: of :func:`code_hashes`, where it is known.
     """
     task = config["task"]["_component_"].split("/")[1]
-    return f"{config['arch']}-{task}-{config['seed']}-{digest(basis(config))}"
+    return f"{config['arch']}-{task}-{config['seed']}-{digest(basis(config, code))}"
 
 
-def basis(config: Config) -> dict[str, Any]:
+def basis(config: Config, code: Mapping[str, str] | None = None) -> dict[str, Any]:
     """All that determines the result of a run."""
     found = {key: config[key] for key in DETERMINING}
     found["trainer"] = {key: config["trainer"][key] for key in TRAINER}
     if config["trainer"]["devices"] > 1:  # sums are taken in another order
         found["trainer"] |= {key: config["trainer"][key] for key in ("devices", "strategy")}
-    found["code"] = code_hashes(config)
+    found["code"] = code_hashes(config) if code is None else dict(code)
     if config.get("start_from") is not None:
         found["start_from"] = _started_from(Path(config["start_from"]))
     return found
@@ -74,16 +75,29 @@ def digest(value: Any) -> str:
 
 
 def code_hashes(config: Mapping[str, Any]) -> dict[str, str]:
-    """A hash of the code of every module that the run's components live in, of what these import of their own
-    package or of the zoo's shared ones, and of the core's loop."""
+    """A hash of the code of every module that can change the run's result: those that its components live in, and the
+    core's loop, each with what it imports of its own package or of the core."""
     components = components_of(dict(config)).values()
-    modules, wanted = set(CORE), {entry.module for entry in components if entry.module != "__main__"}
+    modules = _with_imports(ROOT, *sorted({entry.module for entry in components if entry.module != "__main__"}))
+    found = {module: _module(module)[0] for module in modules}
+    return found | {entry.path: _of_a_cell(entry) for entry in components if entry.module == "__main__"}
+
+
+@lru_cache(maxsize=1024)
+def _with_imports(*roots: str) -> tuple[str, ...]:
+    """These modules and all that they import, at any depth, as far as code there can change a result."""
+    modules: set[str] = set()
+    wanted = {*roots, *BUILDING}
     while wanted:
         module = wanted.pop()
         modules.add(module)
         wanted |= _module(module)[1] - modules
-    found = {module: _module(module)[0] for module in sorted(modules)}
-    return found | {entry.path: _of_a_cell(entry) for entry in components if entry.module == "__main__"}
+    return tuple(sorted(modules))
+
+
+def core_modules() -> tuple[str, ...]:
+    """The core's modules whose code every result depends on."""
+    return _with_imports(ROOT)
 
 
 def _of_a_cell(entry: Entry) -> str:
@@ -128,11 +142,9 @@ def _imports(tree: ast.Module, module: str) -> Iterator[str]:
 
 
 def _counts(name: str, importer: str) -> bool:
-    top = importer.split(".")[0]
-    ours = name.startswith(SHARED) if top == "zoo" else name.split(".")[0] == top or name.startswith(SHARED)
-    return ours and name != importer
-
-
-def folder_of(config: Config) -> Path:
-    """Where the run lives."""
-    return Path(config["runs"], config["experiment"], run_id(config))
+    """Whether code of this module can change what a module that imports it does to a result."""
+    if name == importer or name in BUILDING:
+        return name != importer
+    if name.split(".")[0] != "zoo":
+        return name.split(".")[0] == importer.split(".")[0]
+    return name != "zoo" and not any(name == left or name.startswith(f"{left}.") for left in NO_RESULT)

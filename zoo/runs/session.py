@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 
-from zoo.config.tree import Config
 from zoo.measure import choices, embeddings, memory, weights
 from zoo.measure.flops import per_token
 from zoo.measure.metrics import asks, metric
 from zoo.runs.finished import start
-from zoo.runs.identity import code_hashes
+from zoo.runs.row import Row
+from zoo.runs.run import Run
 from zoo.training import hardware
 from zoo.training.build import (
     active_parameters,
@@ -29,29 +29,32 @@ from zoo.training.build import (
     parameters,
     trains,
 )
-from zoo.training.callbacks import Heartbeat, Keeper, Progress, Signals
+from zoo.training.callbacks import Keeper, Signals
 from zoo.training.ceiling import ceiling
 from zoo.training.checkpoint import keeper_state, load
 from zoo.training.data import Held, Stream
 from zoo.training.loggers import MetricsFile, finish_logger, make_logger
 from zoo.training.processes import count, rank
+from zoo.training.progress import Heartbeat, Progress
 from zoo.training.trainer import make_loop, make_trainer
-
-Row = dict[str, Any]
 
 
 class Session:
-    """A run from its config to its measurements; ``facts`` is the part of the row that is known before it starts."""
+    """A run from its objects to its measurements.
 
-    def __init__(
-        self, config: Config, folder: Path, facts: Row, data_hash: str, beat: Callable[[int], None] | None
-    ) -> None:
-        self.config, self.folder, self.facts, self.data_hash = config, folder, facts, data_hash
+    Args:
+        run: with its device chosen and its data hashed.
+        beat: told the step about once a second.
+    """
+
+    def __init__(self, run: Run, beat: Callable[[int], None] | None) -> None:
+        self.planned, self.config, self.facts = run, run.config, run.row()
+        self.device: hardware.Device = run.device
+        config, folder = run.config, run.folder
         self.started, self.cpu_started = time.monotonic(), time.process_time()
         self.steps, settings = config["steps"], config["trainer"]
-        self.chosen = hardware.choose(settings, self.steps)
-        hardware.set_up(self.chosen["accelerator"], settings["threads"])
-        self.peak = memory.Peak(self.chosen["accelerator"])
+        hardware.set_up(self.device.accelerator, settings["threads"])
+        self.peak = memory.Peak(self.device.accelerator)
         self.task = make_task(config)
         self.objective = make_objective(config, self.task)
         self.probes = make_probes(config, self.objective, self.task)
@@ -60,17 +63,17 @@ class Session:
             self.steps = 0
         if config.get("start_from") is not None:
             start(self.objective, Path(config["start_from"]))
-        self.implementations = implementations(self.objective, self.chosen["accelerator"], self.chosen["precision"])
+        self.implementations = implementations(self.objective, self.device.accelerator, self.device.precision)
         self.stored = self._stored()
         self.model_facts = facts_of(config, self.task)
-        place = torch.device(self.chosen["accelerator"] if count() == 1 else "cpu")  # of several, each has another one
+        place = torch.device(self.device.accelerator if count() == 1 else "cpu")  # of several, each has another one
         self.forward_flops, self.training_flops = per_token(self.objective.to(place), self.task, place)
         batch = self.task.train_batch(0, 0, torch.device("cpu"))
         self.step_tokens = self.task.tokens(batch) * settings["accumulate"]
         self.checkpoint = folder / "checkpoints" / "last.ckpt"
-        identity = {"data_hash": data_hash, **{key: str(value) for key, value in self.chosen.items()}}
+        identity = {"data_hash": str(run.data_hash), **self.device.identity()}
         self.reached = reached(self.checkpoint, identity)
-        device = torch.device(self.chosen["accelerator"])
+        device = torch.device(self.device.accelerator)
         self.rank, self.processes = rank(), count()
         self.stream = Stream(
             self.task,
@@ -91,11 +94,10 @@ class Session:
         self.watchers: list[Any] = [*self.bars, *([Heartbeat(beat)] if beat else [])]
         self.metrics = MetricsFile(folder / "metrics.csv", self.reached) if self.rank == 0 else None
         self.logger = make_logger(config, folder, folder.name) if self.rank == 0 else None
-        if self.chosen["compile"]:
+        if self.device.compile:
             self.objective.compile()  # in place: names in checkpoints stay what they are
-        graph = hardware.graph(settings, self.chosen["accelerator"])
-        self.loop = make_loop(config, self.objective, self.task, self._record, self.probes, graph)
-        self.trainer = make_trainer(config, self.chosen, [*self.bars, self.keeper], folder)
+        self.loop = make_loop(config, self.objective, self.task, self._record, self.probes, self.device.graph)
+        self.trainer = make_trainer(config, self.device, [*self.bars, self.keeper], folder)
 
     def run(self) -> Row:
         """Train from where the last checkpoint left it, evaluate every held-out split, and return the whole row."""
@@ -114,7 +116,7 @@ class Session:
 
     def _stored(self) -> Row:
         """What the weights take, as ``zoo export --packed`` would write them and as a decoder here would hold them."""
-        device, dtype = decoding_place(self.chosen["accelerator"], self.chosen["precision"])
+        device, dtype = decoding_place(self.device.accelerator, self.device.precision)
         found = weights.stored(self.objective, device, dtype)
         disk, count = sum(part.disk_bytes for part in found), parameters(self.objective)
         return {
@@ -168,15 +170,14 @@ class Session:
 
     def _share(self, speed: float | None) -> Row:
         """The speed, what the device can multiply in a second, and how much of that the steps made use of."""
-        most = ceiling(self.chosen["accelerator"], self.chosen["precision"])
+        most = ceiling(self.device.accelerator, self.device.precision)
         share = speed * self.training_flops / (most * self.processes) if most and speed else None
         return {"tokens_per_second": speed, "matmul_ceiling_flops_per_second": most, "matmul_share": share}
 
     def _launches(self) -> dict[str, str]:
         """How the passes of a step are launched, where there is a choice."""
         said = self.loop.graph.said if self.loop.graph is not None else None
-        wanted = str(self.config["trainer"]["compile"]).lower()
-        _, why_not = hardware.compiling(wanted, self.chosen["accelerator"], self.config["steps"])
+        why_not = self.device.not_compiled
         return ({"training step": said} if said else {}) | ({"compiling": why_not} if why_not else {})
 
     def _embedding(self) -> Row | None:
@@ -223,13 +224,13 @@ class Session:
             "wall_seconds": round(time.monotonic() - self.started, 3),
             "cpu_seconds": round(time.process_time() - self.cpu_started, 3),
             "resumed_at": self.reached,
-            "precision": self.chosen["precision"],
-            "compiled": self.chosen["compile"],
+            "precision": self.device.precision,
+            "compiled": self.device.compile,
             "implementations": self.implementations | self._launches(),
-            "hardware": hardware.describe(self.chosen["accelerator"]) | {"processes": self.processes},
+            "hardware": hardware.describe(self.device.accelerator) | {"processes": self.processes},
             "versions": hardware.versions(),
-            "code": code_hashes(self.config),
-            "data_hash": self.data_hash,
+            "code": dict(self.planned.code),
+            "data_hash": self.planned.data_hash,
             "facts": self.model_facts,
         }
 

@@ -17,14 +17,16 @@ from typing import Any
 
 from zoo.base.errors import RunFailed, ZooError, first_of, many
 from zoo.base.files import read_json, write_json
-from zoo.config.compose import resolve
-from zoo.config.explain import check, explained
-from zoo.config.flags import ONLY_LOOKS, check_package, given
-from zoo.config.hydra import hydra_ready, prepare
+from zoo.config.compose import composed_of, resolve
+from zoo.config.explain import check, check_sweep
+from zoo.config.flags import ONLY_SHOW, check_package, given
+from zoo.config.hydra import groups, prepare, with_values
+from zoo.config.messages import explained
 from zoo.config.sweep_values import how_many
-from zoo.config.tree import Config, chooses, key_of, refuse_repeated
-from zoo.runs import heartbeat as vigil
+from zoo.config.tree import Config, chooses, refuse_repeated
+from zoo.runs import heartbeat
 from zoo.runs.identity import run_id
+from zoo.runs.run import settled
 from zoo.training.processes import count
 
 FAILURES = "hydra.sweeper.max_failure_rate"
@@ -39,16 +41,19 @@ def sweep(flags: Sequence[str], overrides: Sequence[str]) -> None:
     """
     refuse_repeated(overrides)
     options = given(flags)
-    multirun, looks = "--multirun" in options, bool(ONLY_LOOKS & set(options))
-    with hydra_ready() as loader:
-        checked = check(overrides)
-        numbers = {word: how_many(word, loader) for word in checked}
-        counts = {word: number for word, number in numbers.items() if number is not None}
-        if counts and not multirun:
-            add = f"add -m to sweep them: zoo train -m {' '.join(overrides)}"
-            raise ZooError(f"{next(iter(counts))} is for a sweep; {'one config has one value' if looks else add}")
-        if options.get("--package"):
-            check_package(str(options["--package"]), str(options["--cfg"]), checked)
+    multirun, shows = "--multirun" in options, bool(ONLY_SHOW & set(options))
+    looked_up = check(overrides)
+    checked = looked_up.lines
+    counts = {str(each.input_line): how_many(each, groups().get(each.key_or_group)) for each in looked_up.sweeps}
+    if counts and not multirun:
+        add = f"add -m to sweep them: zoo train -m {' '.join(overrides)}"
+        raise ZooError(f"{next(iter(counts))} is for a sweep; {'one config has one value' if shows else add}")
+    if not flags and not looked_up.hydras:
+        one_run(composed_of(looked_up), multirun=False)  # nothing here is Hydra's to do
+        return
+    check_sweep(looked_up)
+    if options.get("--package"):
+        check_package(str(options["--package"]), str(options["--cfg"]), checked)
     draws = [word for word, number in counts.items() if not number]
     searches = chooses(checked, "hydra/sweeper")  # which decides for itself how many runs it makes
     if draws and not searches:
@@ -62,14 +67,14 @@ def sweep(flags: Sequence[str], overrides: Sequence[str]) -> None:
         checked.append(f"{FAILURES}=1.0")  # a trial that fails is a row like any other, and the search goes on
     import hydra
 
-    runs = next((word.partition("=")[2] for word in reversed(checked) if key_of(word) == "runs"), "runs")
+    runs = str(with_values(looked_up.base, looked_up.values).runs)
     elsewhere = multirun and chooses(checked, "hydra/launcher")
     job = _Job(multirun, os.getcwd(), str(Path(runs, ".sweeps", uuid.uuid4().hex)), elsewhere)
     expected = math.prod(counts.values()) if all(counts.values()) and not searches else 0
     sys.argv = ["zoo train", *flags, *checked]
     with explained(checked), _watched(job, expected):
         try:
-            hydra.main(version_base="1.3", config_path="pkg://zoo_conf", config_name="config")(job.run)()
+            hydra.main(version_base="1.3", config_path="pkg://zoo_conf", config_name="job")(job.run)()
         except ZooError:
             raise
         except KeyboardInterrupt:
@@ -84,7 +89,7 @@ def sweep(flags: Sequence[str], overrides: Sequence[str]) -> None:
             shutil.rmtree(job.folder, ignore_errors=True)
             with suppress(OSError):  # another sweep is under way
                 Path(job.folder).parent.rmdir()
-    if not looks:
+    if not shows:
         _say(outcomes, expected or len(outcomes), job)
 
 
@@ -101,11 +106,11 @@ def _watched(job: _Job, expected: int) -> Iterator[None]:
 
 
 def _watch(job: _Job, expected: int, ended: Event) -> None:
-    listening = vigil.Vigil()
-    while not ended.wait(vigil.BEAT_SECONDS):
+    listening = heartbeat.Listener()
+    while not ended.wait(heartbeat.BEAT_SECONDS):
         missing = [number for number in range(expected) if not job.outcome(number).exists()]
         if missing and missing == [number for number in missing if listening.silent(job.sign(number))]:
-            job.stopped = f"no sign of life for {vigil.LOST_SECONDS:.0f} s"
+            job.stopped = f"no sign of life for {heartbeat.LOST_SECONDS:.0f} s"
             os.kill(os.getpid(), signal.SIGTERM)  # zoo makes it a KeyboardInterrupt of the main thread
             return
 
@@ -196,7 +201,7 @@ class _Job:
         if not self.elsewhere:
             return nullcontext()
         Path(self.folder).mkdir(parents=True, exist_ok=True)
-        return vigil.alive(self.sign(number))
+        return heartbeat.alive(self.sign(number))
 
     def _write(self, number: int, outcome: dict[str, Any]) -> None:
         """Say it where the parent finds it: in a file, or, where that cannot be or the run is the only one, here."""
@@ -221,21 +226,21 @@ def _is_basic(sweeper: Any) -> bool:
 
 def one_run(config: Config, multirun: bool) -> float | None:
     """Train one config and say what came out; the number goes to Hydra's sweepers."""
-    from zoo.runs.budget import describe, settle
-    from zoo.runs.identity import folder_of
-    from zoo.runs.run import train
+    from zoo.runs.budget import describe
+    from zoo.runs.train import make
 
-    config = settle(config)
+    run = settled(config)
+    config = run.config
     if config.get("batch_found"):
         print(f"task.batch_size={config['batch_found']} is the largest power of two that fits here", flush=True)
     if config.get("budget_met"):
         print(describe(config), flush=True)
     if multirun:
         print(f"{config['label']}, seed {config['seed']}", flush=True)
-    row = train(config)
+    row = make(run)
     score = row["test"][row["metric"]]
     state = "finished before" if row.get("skipped") else f"{row['training_seconds']:.1f} s of training"
     harder = "".join(f", {name}: {values[row['metric']]:.4f}" for name, values in row["test_harder"].items())
-    print(f"test {row['metric']} {score:.4f}{harder} ({state}; {row['parameters']:,} parameters)\n{folder_of(config)}")
+    print(f"test {row['metric']} {score:.4f}{harder} ({state}; {row['parameters']:,} parameters)\n{run.folder}")
     value: float = row["validation"][row["metric"]]
     return value

@@ -1,1 +1,1 @@
-"""The shared tasks, registered like any component. Each says its generator, its settings and its metric."""
+"""The shared tasks, registered like any component. Each describes its data, its settings and its metric."""

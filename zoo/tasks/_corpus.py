@@ -1,4 +1,4 @@
-"""Text as three byte streams, from the Python standard library, any file, any folder, or a ``datasets`` name."""
+"""Text as three byte streams, from the Python standard library, a file, a folder, or a ``datasets`` name."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SKIPPED = {"site-packages", "dist-packages", "__pycache__", "test", "tests", "id
 
 @dataclass(frozen=True)
 class Corpus:
-    """Bytes of each split, and how many documents they came from."""
+    """The bytes of each split, and how many documents they came from."""
 
     train: bytes
     validation: bytes
@@ -29,7 +29,7 @@ class Corpus:
 
     @cached_property
     def hash(self) -> str:
-        """SHA-256 over the three streams: only figures with equal hashes may be compared."""
+        """SHA-256 over the three streams. Only figures with equal hashes may be compared."""
         digest = sha256()
         for split in SPLITS:
             data: bytes = getattr(self, split)
@@ -39,7 +39,7 @@ class Corpus:
 
 @lru_cache(maxsize=4)
 def read_corpus(source: str, config: str | None, column: str, max_bytes: int) -> Corpus:
-    """Read a source once a process.
+    """Read a source, once per process.
 
     Raises:
         ZooError: it does not exist, may not be read, or is too small to split.
@@ -68,7 +68,7 @@ def read_corpus(source: str, config: str | None, column: str, max_bytes: int) ->
 def _stdlib() -> Iterator[tuple[str, bytes]]:
     root = Path(sysconfig.get_paths()["stdlib"])
     lines: set[bytes] = set()
-    for path in walk(root, SKIPPED, say=False):  # nobody here named it
+    for path in walk(root, SKIPPED, say=False):  # the user did not name it, so no warning
         if path.suffix != ".py" or "config-" in path.parent.name:
             continue
         data = read(path)
@@ -88,7 +88,7 @@ def _folder(root: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def documents(source: str) -> Iterator[tuple[str, bytes]]:
-    """The Python files of the standard library or of a folder, by name, in the order of a hash of it."""
+    """The Python files of the standard library or of a folder, by name, in an arbitrary fixed order."""
     found = _stdlib() if source == "stdlib" else (d for d in _folder(Path(source).expanduser()) if d[0].endswith(".py"))
     return iter(
         sorted(found, key=lambda document: md5(b"order " + document[0].encode(), usedforsecurity=False).digest())
@@ -98,7 +98,10 @@ def documents(source: str) -> Iterator[tuple[str, bytes]]:
 def split_documents(
     found: Iterator[tuple[str, bytes]], max_bytes: int, parts: int = 20
 ) -> tuple[dict[str, list[bytes]], int]:
-    """Documents by split, by a hash of the name, without duplicates, and how many: a part each validates and tests."""
+    """Documents by split, without duplicates, and how many there are.
+
+    A hash of the name decides the split: one part in ``parts`` validates, one tests.
+    """
     streams: dict[str, list[bytes]] = {split: [] for split in SPLITS}
     seen: set[bytes] = set()
     total = 0
@@ -116,7 +119,7 @@ def split_documents(
 
 
 def _from_documents(found: Iterator[tuple[str, bytes]], max_bytes: int) -> Corpus:
-    """Split by document; few documents are cut by blocks instead."""
+    """Split by document. Where documents are few, cut the whole text into blocks instead."""
     streams, count = split_documents(found, max_bytes)
     joined = {split: b"".join(parts) for split, parts in streams.items()}
     total = sum(map(len, joined.values()))

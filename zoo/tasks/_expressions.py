@@ -1,4 +1,4 @@
-"""Expressions of nested operations on digits, many at once."""
+"""Nested operations on digits, many expressions at once."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from numpy.typing import NDArray
 Integers = NDArray[np.int64]
 OPERATORS = ("[MIN", "[MAX", "[MED", "[SM")
 PAD, END, FIRST = 0, 15, 11
-"""Of 16 tokens: padding, the digits from 1 on, the operators, the closing bracket."""
+"""The 16 tokens: padding 0, the digits from 1 on, the operators from 11 on, and the closing bracket 15."""
 NESTING = 0.25
-"""How often an argument is an operation itself; as published."""
+"""Share of arguments that are operations themselves, as published."""
 
 
 class Level(NamedTuple):
     """The nodes of all trees at one depth, children in the order of their parents."""
 
     parents: Integers
-    """The place of each node's parent in the level above; of a root its own tree."""
+    """The place of each node's parent in the level above; for a root, its own tree."""
     operators: Integers
-    """0 to 3, or -1 for a digit."""
+    """The operator, 0 to 3, or -1 for a digit."""
     digits: Integers
 
 
 class Trees(NamedTuple):
-    """Expressions level by level, the roots first, with what each node comes to."""
+    """Expressions level by level, roots first, with the size and value of each node."""
 
     levels: list[Level]
     sizes: list[Integers]
-    """The tokens of each node and all within it."""
+    """Number of tokens of each node with everything inside it."""
     results: list[Integers]
 
     @property
@@ -44,7 +44,7 @@ class Trees(NamedTuple):
         return self.results[0]
 
     def tokens(self, wanted: NDArray[np.bool_], width: int) -> Integers:
-        """(trees that are wanted, width), padded behind."""
+        """The tokens of the wanted trees, (trees, width), padded behind."""
         row = np.where(wanted, np.cumsum(wanted) - 1, -1)
         table = np.full((int(wanted.sum()), width), PAD, dtype=np.int64)
         start = np.zeros_like(row)
@@ -61,23 +61,25 @@ class Trees(NamedTuple):
 
 
 def grow(count: int, depth: int, arguments: int, most: int, source: np.random.Generator) -> Trees:
-    """Trees whose root is an operation; those that are sure to exceed ``most`` tokens stop growing."""
+    """Trees whose root is an operation. Those that are sure to exceed ``most`` tokens stop growing."""
     levels, trees = [], np.arange(count)
     parents, bulk = np.arange(count), np.zeros(count, dtype=np.int64)
     for level in range(depth + 1):
+        # each node of this level: an operation or a digit; the last level is digits only
         nests = source.random(len(parents)) < (NESTING if level else 1.0)
         if level == depth:
             nests[:] = False
         nests &= bulk[trees] < most
         operators = np.where(nests, source.integers(0, len(OPERATORS), len(parents)), -1)
         levels.append(Level(parents, operators, source.integers(0, 10, len(parents))))
+        # operations get their arguments, which are the next level
         many = np.where(nests, source.integers(2, arguments + 1, len(parents)), 0)
         parents = np.repeat(np.arange(len(many)), many)
         trees = trees[parents]
         bulk += np.bincount(trees, minlength=count)
         if not len(parents):
             break
-    # what stopped growing has more leaves than ``most``, so it is never asked
+    # sizes and values, from the leaves up; trees that stopped growing are too long, so nobody asks for them
     sizes: list[Integers] = []
     results: list[Integers] = []
     for level_ in reversed(levels):
@@ -93,7 +95,8 @@ def grow(count: int, depth: int, arguments: int, most: int, source: np.random.Ge
 
 
 def _apply(operators: Integers, parents: Integers, values: Integers) -> Integers:
-    """The value of each operation, given those of its arguments, which stand together."""
+    """The value of each operation, given its arguments' values, which stand together."""
+    # sort the arguments of each operation: then smallest, largest and median stand at known places
     many = np.bincount(parents, minlength=len(operators))
     first = np.cumsum(many) - many
     ordered = values[np.lexsort((values, parents))]

@@ -1,4 +1,4 @@
-"""Walking folders of data, in a fixed order, without passing over what may not be read, and never out of them."""
+"""Walking folders of data in a fixed order, reporting what may not be read, and never leaving them."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from zoo.base.files import is_odd, refuse_odd
 
 
 def walk(root: Path, skipped: Collection[str] = (), say: bool = True) -> Iterator[Path]:
-    """Every file below ``root``, sorted, but for hidden folders and those named in ``skipped``.
+    """Every file below ``root``, sorted, except for hidden folders and those named in ``skipped``.
 
-    Left out, and said in a warning unless ``say`` is false: links that lead out of ``root``, behind which may be what
-    nobody meant to train on, and what is no plain file, such as a pipe.
+    Links that lead out of ``root`` are left out, as nobody may have meant to train on what is behind them, and so is
+    everything that is no plain file, such as a pipe. A warning says so, unless ``say`` is false.
 
     Raises:
-        ZooError: a folder may not be read (``os.walk`` by itself would leave it out in silence).
+        ZooError: a folder may not be read (``os.walk`` would leave it out silently).
     """
 
     left_out = []
@@ -28,13 +28,13 @@ def walk(root: Path, skipped: Collection[str] = (), say: bool = True) -> Iterato
             refused = {path: why for path in [*folders, *files] if (why := objection(path, root))}
             left_out += [f"{path} is {why}" for path, why in refused.items()]
             yield from (path for path in files if path not in refused)
-    finally:  # also where nobody wants to see the rest
+    finally:  # also when the caller stops early
         if left_out and say:
             warnings.warn(f"task.source={root}: not read: {first_of(left_out)}", stacklevel=2)
 
 
 def _folders(root: Path, skipped: Collection[str]) -> Iterator[tuple[list[Path], list[Path]]]:
-    """What is in each folder: folders, some of which may be links that are not followed, and all else."""
+    """The contents of each folder: its folders, some of which may be links that are not followed, and all else."""
 
     def refuse(error: OSError) -> None:
         raise ZooError(f"task.source: {error.filename} cannot be read: {error.strerror}") from error
@@ -49,14 +49,14 @@ LEADS_OUT = "a link that leads out of it (cp -rL makes a copy that holds what li
 
 
 def objection(path: Path, root: Path) -> str:
-    """Why nothing below ``root`` may be read at this path; nothing where it may be, or where there is nothing."""
+    """Why this path below ``root`` may not be read; empty if it may be, or if nothing is there."""
     if leads_out(path, root):
         return LEADS_OUT
     return "no plain file" if is_odd(path) else ""
 
 
 def leads_out(path: Path, root: Path) -> bool:
-    """Whether it is a link to what is not below ``root``, of which itself may be a link."""
+    """Whether it is a link to something outside ``root``, which may itself be a link."""
     return path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
 
 
@@ -64,7 +64,7 @@ def read(path: Path, root: Path | None = None) -> bytes:
     """A file's bytes.
 
     Raises:
-        ZooError: it may not be read, is no plain file, or leads out of ``root``, if one is given.
+        ZooError: it may not be read, is no plain file, or leads out of ``root``, where that is given.
     """
     if root is not None and leads_out(path, root):
         raise ZooError(f"task.source={root}: {path} is {LEADS_OUT}")
@@ -76,11 +76,11 @@ def read(path: Path, root: Path | None = None) -> bytes:
 
 
 def load_hub(name: str, config: str | None) -> Any:
-    """A data set of Hugging Face ``datasets``: a name where there is a network, or a local folder, all its splits.
+    """All splits of a data set of Hugging Face ``datasets``: by name where there is a network, or a local folder.
 
     Raises:
-        ZooError: the library is not installed, or cannot load it; a folder holds links that lead out of it, which the
-            library would follow, or what is no plain file.
+        ZooError: the library is not installed or cannot load it; or a folder holds links that lead out of it, which the
+            library would follow, or something that is no plain file.
     """
     folder = Path(name)
     inside = (path for parts in _folders(folder, ()) for part in parts for path in part) if folder.is_dir() else ()

@@ -1,4 +1,4 @@
-"""Sequences that are made as they are needed, at the training length and at longer ones."""
+"""Sequences that are made on demand, at the training length and at longer ones."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from zoo.base.seeds import generator, tenth_of
 
 
 class Generated(Task):
-    """A task whose data is a function of seed, step and length; a subclass sets these and makes a batch.
+    """A task whose data is a function of seed, step and length. A subclass sets these and makes batches.
 
     Attributes:
         stream: names its random numbers, which no other task draws.
         length, batch_size: of training batches.
-        test_lengths, test_size: of the tests under ``test/LENGTH``, and how many sequences each split has.
+        test_lengths, test_size: the lengths of the tests under ``test/LENGTH``, and how many sequences each split has.
     """
 
     stream: ClassVar[str]
@@ -46,27 +46,27 @@ class Generated(Task):
         return [self._make(count, length, source) for count in in_parts(self.test_size, size)]
 
     def _held_out_batch_size(self, length: int) -> int:
-        """About 16,000 tokens a batch."""
+        """About 16,000 tokens per batch."""
         return max(1, min(250, 16_384 // length))
 
 
 CANDIDATES = 32
-"""Draws for each problem of training, of which the first that no test holds is taken: all fail once in 10^22."""
+"""Draws per training problem, of which the first that is not held out is taken. All fail once in 10^22."""
 
 DRAWS = 100
-"""Of 4096 problems each, among which those of a test are sought: all there are, where they are few."""
+"""Most draws of 4096 problems each in search of a test's problems. Where there are few, this finds them all."""
 
 
 class Problems(Generated):
-    """Problems drawn at random, none of which is both trained on and asked in a test.
+    """Problems drawn at random, of which none is both trained on and tested.
 
     A hash of the problem decides its split: one in ten validates, one tests, the others train. A test holds each
-    problem once, and fewer than ``test_size`` where there are no more. Tests beyond the training length ask problems
-    that are longer than any of training, and no others.
+    problem once, and fewer than ``test_size`` where there are no more. Tests beyond the training length hold only
+    problems that are longer than any in training.
     """
 
     def _shortest(self) -> int:
-        """The size of the smallest problem of training, and of tests that are no longer."""
+        """The size of the smallest problem in training, and in tests that are no longer."""
         return 1
 
     def _draw(self, shape: tuple[int, ...], low: int, high: int, source: torch.Generator) -> Tensor:
@@ -74,7 +74,7 @@ class Problems(Generated):
         raise NotImplementedError(f"{type(self).__name__} must draw its problems")
 
     def _pose(self, problems_BW: Tensor, length: int) -> Batch:
-        """The batch that asks these problems, in the shape of those of this length."""
+        """The batch that asks these problems, with the shape of batches of this length."""
         raise NotImplementedError(f"{type(self).__name__} must ask its problems")
 
     def _identity(self, problems: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -86,7 +86,7 @@ class Problems(Generated):
         return tenth_of(*self._identity(problems))
 
     def train_batch(self, step: int, seed: int, device: torch.device) -> Batch:
-        """Problems of this step and seed, none of which is held out."""
+        """Problems for this step and seed, none of which is held out."""
         source = generator(device, self.stream, "train", seed, step)
         drawn_BNW = self._draw((self.batch_size, CANDIDATES), self._shortest(), self.length, source)
         chosen_B = (self._part(drawn_BNW) >= 2).byte().argmax(1)
@@ -110,15 +110,15 @@ class Problems(Generated):
 
 
 def in_parts(total: int, size: int) -> list[int]:
-    """How many each part has, of so many in parts of this size; the last may have fewer."""
+    """The sizes of parts of at most ``size`` that make up ``total``. The last may be smaller."""
     return [min(size, total - start) for start in range(0, total, size)]
 
 
 def at_least_one(**sizes: int | list[int]) -> None:
-    """Refuse a size of a task, or one of a list of them, that is below one.
+    """Refuse sizes of a task, or lists of them, below one.
 
     Raises:
-        ZooError: by name.
+        ZooError: one is; the message names it.
     """
     for name, value in sizes.items():
         if isinstance(value, int) and value < 1:

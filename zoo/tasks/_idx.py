@@ -22,7 +22,7 @@ def read_idx(folder: Path, size: int | None) -> tuple[NDArray[np.uint8], NDArray
     """The images of all pairs of files, (count, 1, size, size), their labels, and a name for each.
 
     Raises:
-        ZooError: a file is damaged, empty or without its partner, or images are no squares of one size and none is
+        ZooError: a file is damaged, empty or without its partner, or images are not squares of one size and no size is
             given.
     """
     images, labels, names = [], [], []
@@ -46,10 +46,10 @@ def read_idx(folder: Path, size: int | None) -> tuple[NDArray[np.uint8], NDArray
 
 
 def _array(path: Path, dimensions: int) -> NDArray[np.uint8]:
-    """The bytes of a file of so many dimensions; where more is packed than it says, no more is unpacked.
+    """The bytes of a file with this many dimensions. No more is unpacked than its header announces.
 
     Raises:
-        ZooError: it is none, or holds less or more than it says.
+        ZooError: it is no such file, or holds less or more than it says.
     """
     data = io.BytesIO(read(path, path.parent))
     try:

@@ -24,7 +24,7 @@ from zoo.tasks._metrics import Ratios, label_accuracy
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp"}
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP")
-"""Pillow goes by what is in a file, and would hand PostScript to an interpreter, whatever the file is called."""
+"""Formats that are read. Pillow goes by a file's contents, and would run PostScript whatever the file is called."""
 
 
 @dataclass(frozen=True)
@@ -55,14 +55,14 @@ class ImageTask(Task):
         return {"image_size": size, "channels": channels, "classes": self.data.classes, "max_len": size * size}
 
     def fingerprint(self) -> str:
-        """The hash of pixels, labels and splits."""
+        """A hash of pixels, labels and splits."""
         digest = sha256(self.data.pixels.tobytes() + self.data.labels.tobytes())
         for name in sorted(self.data.splits):
             digest.update(name.encode() + self.data.splits[name].tobytes())
         return digest.hexdigest()[:16]
 
     def train_batch(self, step: int, seed: int, device: torch.device) -> Batch:
-        """Drawn with repetition, so that a step needs to know no other."""
+        """Drawn with repetition, so that a step need not know the others."""
         (rows,) = self._rows["train"](device)
         source = generator(device, "images", "train", seed, step)
         pick_B = rows[torch.randint(0, len(rows), (self.batch_size,), generator=source, device=device)]
@@ -78,7 +78,7 @@ class ImageTask(Task):
         return label_accuracy(outputs, batch["labels"])
 
     def tokens(self, batch: Batch) -> int:
-        """Images count as one each: how many tokens one becomes is the stem's business."""
+        """Images count as one each: how many tokens an image becomes is up to the stem."""
         return len(batch["inputs"])
 
     def _take(self, rows: Tensor, device: torch.device) -> Batch:
@@ -98,10 +98,10 @@ def split_by_hash(names: list[str]) -> dict[str, NDArray[np.int64]]:
 
 @lru_cache(maxsize=2)
 def read_images(source: str, config: str | None, size: int | None, channels: int | None) -> Images:
-    """Read a folder of IDX files, a folder of one folder a class, or a ``datasets`` name.
+    """Read a folder of IDX files, a folder with one folder per class, or a ``datasets`` name.
 
     Raises:
-        ZooError: there is nothing to read, or it may not be read, or images differ in size and no size is given.
+        ZooError: there is nothing to read, it may not be read, or images differ in size and no size is given.
     """
     path = Path(source).expanduser()
     try:
@@ -136,7 +136,7 @@ def _from_folder(folder: Path, size: int | None, channels: int | None) -> Images
 
 
 def _opened(path: Path) -> Any:
-    """An image in memory: by itself Pillow reads it later, and would hold a descriptor for each file.
+    """An image in memory. Pillow by itself reads it later, and would hold a file descriptor for each image.
 
     Raises:
         ZooError: it cannot be read, or is so large that it may have been made to fill the memory.

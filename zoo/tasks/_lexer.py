@@ -1,4 +1,4 @@
-"""What each letter of Python source is part of, as Python's own tokenizer says."""
+"""What each letter of Python source is part of, according to Python's own tokenizer."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _KINDS |= {getattr(tokenize, name): 2 for name in ("FSTRING_START", "FSTRING_MID
 
 @lru_cache(maxsize=512)
 def letter_classes(source: bytes) -> NDArray[np.int64] | None:
-    """For each byte the class of the token that it is in, -100 but for lower-case letters; none where it is no Python.
+    """The class of the token around each byte, -100 except for lower-case letters; none if this is not Python.
 
-    Only ASCII is read, so that bytes are characters. A keyword is what may never be a name.
+    Only ASCII is read, so that bytes are characters. A keyword is a word that may never be a name.
     """
     try:
         text = source.decode("ascii")
@@ -30,6 +30,7 @@ def letter_classes(source: bytes) -> NDArray[np.int64] | None:
         return None
     except tokenize.TokenError:
         return None
+    # the offset of each line, to turn rows and columns into places
     starts = [0, *accumulate(map(len, io.StringIO(text)))]
     found = np.full(len(source), UNASKED, dtype=np.int64)
     for token in tokens:
@@ -38,6 +39,7 @@ def letter_classes(source: bytes) -> NDArray[np.int64] | None:
             kind = 0 if keyword.iskeyword(token.string) else 1
         if kind is not None:
             found[starts[token.start[0] - 1] + token.start[1] : starts[token.end[0] - 1] + token.end[1]] = kind
+    # only lower-case letters are asked
     letters = np.frombuffer(source, dtype=np.uint8)
     found[(letters < ord("a")) | (letters > ord("z"))] = UNASKED
     return found

@@ -1,4 +1,4 @@
-"""What the tasks of MAD share: a training set of a given size, drawn once and gone through again and again."""
+"""What the tasks of MAD share: a training set of a given size, drawn once and passed over again and again."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from zoo.tasks._generated import in_parts
 from zoo.tasks._metrics import Ratios, token_accuracy
 
 PART = 256
-"""Sequences of a training set that are made at once, so that the memory of making them is bounded."""
+"""Sequences of a training set that are made at once, which bounds the memory that takes."""
 
 
 class MadTask(Task):
     """A task of Poli et al. 2024, "Mechanistic design and scaling of hybrid architectures", arXiv:2403.17844.
 
-    ``train_size`` sequences are drawn once and gone through in an order anew each time, as published; none draws fresh
-    ones at each step. Training and tests are never the same sequences but by chance.
+    ``train_size`` sequences are drawn once and passed over in a new order each time, as published. With none, each step
+    draws fresh ones. Training and test sequences are the same only by chance.
     """
 
     metric: ClassVar[str] = "accuracy"
@@ -36,7 +36,7 @@ class MadTask(Task):
     test_size: int
 
     def _make(self, count: int, training: bool, source: torch.Generator) -> Batch:
-        """So many sequences, on the device of the source."""
+        """This many sequences, on the device of the source."""
         raise NotImplementedError(f"{type(self).__name__} must make its sequences")
 
     def _check(self, **least: int) -> None:
@@ -47,7 +47,7 @@ class MadTask(Task):
         self._on = lru_cache(maxsize=4)(self._training_set)
 
     def train_batch(self, step: int, seed: int, device: torch.device) -> Batch:
-        """The batch of this step: of the training set, or fresh."""
+        """The batch of this step: from the training set, or fresh."""
         if self.train_size is None:
             return self._make(self.batch_size, True, generator(device, self.stream, "train", seed, step))
         first = step * self.batch_size

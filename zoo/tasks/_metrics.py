@@ -30,13 +30,13 @@ def nats(outputs: Mapping[str, Tensor], targets_BS: Tensor) -> tuple[Tensor, Ten
 
 
 def label_accuracy(outputs: Mapping[str, Tensor], labels_B: Tensor) -> Ratios:
-    """``accuracy`` of one label an example."""
+    """``accuracy`` of one label per example."""
     right_B = outputs["logits"].argmax(-1) == labels_B
     return {"accuracy": (right_B.sum(), torch.tensor(len(labels_B), device=labels_B.device))}
 
 
 def running_accuracy(outputs: Mapping[str, Tensor], targets_BL: Tensor) -> Ratios:
-    """As :func:`token_accuracy`, and ``last_accuracy``: that at the last position, where the whole sequence counts."""
+    """Like :func:`token_accuracy`, plus ``last_accuracy``: at the last position, where the whole sequence counts."""
     last = (outputs["logits"][:, -1].argmax(-1) == targets_BL[:, -1]).sum()
     examples = torch.tensor(len(targets_BL), device=targets_BL.device)
     return {**token_accuracy(outputs, targets_BL), "last_accuracy": (last, examples)}

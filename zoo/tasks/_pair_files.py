@@ -80,7 +80,7 @@ def _encoded(value: Any, place: str) -> bytes:
     """A text's bytes.
 
     Raises:
-        ZooError: it is none.
+        ZooError: it is not a text.
     """
     if not isinstance(value, str):
         raise ZooError(f"{place}: expected a text, found {value!r}")
@@ -102,8 +102,8 @@ def _csv(text: str, path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def _lines(text: str, path: Path) -> Iterator[tuple[str, Any]]:
-    """Lines of JSON objects, or of texts with tabs between them; empty lines do not count."""
-    for number, line in enumerate(text.split("\n"), 1):  # splitlines() would also cut within texts
+    """Lines of JSON objects, or of texts separated by tabs. Empty lines do not count."""
+    for number, line in enumerate(text.split("\n"), 1):  # splitlines() would also cut inside texts
         line = line.removesuffix("\r")
         place = f"task.source={path}, line {number}"
         if not line.strip():

@@ -20,13 +20,13 @@ FIRST = 3
 class PairTask(Task):
     """Give the target of a source, for encoder-decoders and for decoders alike.
 
-    A batch holds the pair twice. ``source`` (B, M) with ``source_mask`` and ``prefix`` (B, S), the target one place
-    later, are for a model that reads the source whole. ``inputs`` (B, L) is source, start, target in one sequence, and
-    ``positions`` (B, S) where each target token is read off; ``inputs_mask`` tells its tokens from padding, which
-    stands behind. ``targets`` (B, S) end with an end.
+    A batch holds each pair twice. ``source`` (B, M) with ``source_mask``, and ``prefix`` (B, S), the target shifted by
+    one place, are for a model that reads the source whole. ``inputs`` (B, L) is source, start and target in one
+    sequence, and ``positions`` (B, S) says where each target token is read off; ``inputs_mask`` tells tokens from
+    padding, which stands behind. ``targets`` (B, S) end with the end token.
 
-    ``sequence_accuracy`` is the share of targets whose every token is the likeliest one given those before it: exactly
-    those that greedy decoding gets right, so nothing need be decoded to know it.
+    ``sequence_accuracy`` is the share of targets whose every token is the most likely one given those before it. These
+    are exactly the targets that greedy decoding gets right, so nothing needs to be decoded.
     """
 
     gives = ("inputs", "inputs_mask", "targets", "positions", "source", "source_mask", "prefix")
@@ -47,11 +47,11 @@ class PairTask(Task):
         return token_accuracy(outputs, batch["targets"])
 
     def chance(self) -> dict[str, float]:
-        """A target by guessing: never."""
+        """Guessing a whole target: never right."""
         return {"guessing": 0.0}
 
     def token_name(self, token: int) -> str:
-        """The symbol, or what the first three numbers stand for."""
+        """The symbol, or the name of one of the first three tokens."""
         return ("pad", "start", "end")[token] if token < FIRST else str(token - FIRST)
 
     def encode(self, text: str) -> list[int]:
@@ -66,7 +66,7 @@ class PairTask(Task):
 
 
 Piece = tuple[Tensor, Tensor]
-"""Tokens (B, W), of which each row has as many as the lengths (B,) beside them say, from the first on."""
+"""Tokens (B, W), and how many of each row count, from the first on, (B,)."""
 
 
 def joined(pieces: Sequence[Piece]) -> Piece:
@@ -75,6 +75,7 @@ def joined(pieces: Sequence[Piece]) -> Piece:
     start_BP = lengths_BP.cumsum(1) - lengths_BP
     tokens_BT = torch.cat([tokens for tokens, _ in pieces], 1)
     B, total = tokens_BT.shape
+    # where each token goes: behind the real tokens of the pieces before it
     place_T, piece_T = _layout(tuple(tokens.shape[1] for tokens, _ in pieces), tokens_BT.device)
     inside_BT = place_T < lengths_BP[:, piece_T]
     target_BT = torch.where(inside_BT, start_BP[:, piece_T] + place_T, total)  # the last column is thrown away
@@ -84,14 +85,14 @@ def joined(pieces: Sequence[Piece]) -> Piece:
 
 @lru_cache(maxsize=256)
 def _layout(widths: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Of each column of pieces of these widths, which one it is of its piece, and of which piece; held by device."""
+    """The place of each column within its piece, and which piece it is of, for these widths; kept per device."""
     place_T = torch.cat([torch.arange(width) for width in widths])
     piece_T = torch.repeat_interleave(torch.tensor(widths))
     return place_T.to(device), piece_T.to(device)
 
 
 def pair_batch(source_BM: Tensor, source_B: Tensor, target_BT: Tensor, target_B: Tensor) -> Batch:
-    """The batch of these tokens, of which each row has as many as the lengths beside them say."""
+    """The batch of these sources and targets, given how many tokens of each row count."""
     device, (B, M), T = source_BM.device, source_BM.shape, target_BT.shape[1]
     ls_B1, lt_B1 = source_B.unsqueeze(1), target_B.unsqueeze(1)
     place_S, place_L = torch.arange(T + 1, device=device), torch.arange(M + 1 + T, device=device)

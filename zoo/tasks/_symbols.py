@@ -1,4 +1,4 @@
-"""Random strings of symbols and what becomes of them."""
+"""Random strings of symbols, and targets made from them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from zoo.tasks._pairs import FIRST, PairTask, pair_batch
 
 
 class SymbolTask(Generated, PairTask):
-    """Sources of ``length / 2`` to ``length`` random symbols; a subclass says what the target is."""
+    """Sources of ``length / 2`` to ``length`` random symbols. A subclass makes the targets."""
 
     def __init__(
         self, length: int, symbols: int, batch_size: int, test_lengths: list[int] | None, test_size: int
@@ -35,12 +35,12 @@ class SymbolTask(Generated, PairTask):
         return self.facts_of_lengths(longest, longest)
 
     def chance(self) -> dict[str, float]:
-        """Symbols at random, of the right number."""
+        """Random symbols, as many as there should be."""
         lengths = range(-(-self.length // 2), self.length + 1)
         return {"guessing": sum(self.symbols**-n for n in lengths) / len(lengths)}
 
     def _target(self, source_BM: Tensor, length_B1: Tensor) -> Tensor:
-        """The targets of these sources, of the same lengths; what stands behind the lengths does not matter."""
+        """The targets of these sources, with the same lengths. What stands behind the lengths does not matter."""
         raise NotImplementedError(f"{type(self).__name__} must say what the target is")
 
     def _make(self, batch_size: int, length: int, source: torch.Generator) -> Batch:

@@ -1,4 +1,4 @@
-"""Sums and products of numbers of several digits, digit by digit."""
+"""Sums and products of numbers with several digits, digit by digit."""
 
 from __future__ import annotations
 
@@ -20,17 +20,24 @@ PLUS, TIMES, EQUALS, COMMA = (FIRST + SIGNS.index(sign) for sign in "+*=,")
 
 @register("task", "arithmetic")
 class Arithmetic(Problems, PairTask):
-    """Add or multiply two whole numbers of up to ``digits`` digits, digit by digit.
+    """Add or multiply two whole numbers, digit by digit.
 
-    How many digits a number has is drawn evenly, then the number; none starts with a zero but zero itself. The answer
-    is written as people do, or with ``reverse`` from its last digit, which lets each digit depend on those already
-    said (Lee et al. 2023, arXiv:2307.03381). With ``scratchpad`` the way to it is written first (Nye et al. 2021,
-    arXiv:2112.00114), then ``=`` and the answer: of a sum, from the last place on, each digit and what is carried; of a
-    product, the first number times each digit of the second, from the last one on, with commas between.
+    The target is ``a + b`` or ``a * b``. The number of digits of each number is drawn evenly, then the number; only
+    zero itself starts with a zero. A hash of the two numbers in either order decides their split, 8 : 1 : 1, so neither
+    a test problem nor its mirror is ever trained on. A sequence-to-sequence task, like ``reverse``.
 
-    A hash of the two numbers in either order decides their split, 8 : 1 : 1, so neither a problem of the tests nor its
-    mirror is ever trained on. ``test_digits``, by default one digit more, are tested besides: problems of which a
-    number has more digits than any in training. A sequence-to-sequence task, as ``reverse`` is.
+    Args:
+        operation: ``add`` or ``multiply``.
+        digits: most digits of a number in training, 1 to 9.
+        reverse: write the answer from its last digit on, so that each digit depends only on those already written (Lee
+            et al. 2023, arXiv:2307.03381).
+        scratchpad: write the working first (Nye et al. 2021, arXiv:2112.00114), then ``=`` and the answer. For a sum:
+            each digit and the carry, from the last place on. For a product: the first number times each digit of the
+            second, from the last one on, with commas between.
+        batch_size: number of problems per training batch.
+        test_digits: further numbers of digits to test. Where larger than ``digits``, one number of each problem has
+            more digits than any in training. By default one more digit, 9 at most.
+        test_size: number of problems in validation and in each test; fewer where there are not so many.
     """
 
     stream = "arithmetic"
@@ -86,13 +93,16 @@ class Arithmetic(Problems, PairTask):
         return digits + 1 if self.operation == "add" else 2 * digits
 
     def _draw(self, shape: tuple[int, ...], low: int, high: int, source: torch.Generator) -> Tensor:
-        """Pairs of numbers (..., 2) of 1 to ``high`` digits, one of which has ``low`` or more."""
+        """Pairs of numbers (..., 2) of 1 to ``high`` digits, of which at least one has ``low`` digits or more."""
         device = source.device
+        # digits of each number, minus one
         many = torch.randint(0, high, (*shape, 2), generator=source, device=device)
+        # one of the two, at random, has at least ``low`` digits
         if low > 1:
             longer = torch.randint(low - 1, high, (*shape, 1), generator=source, device=device)
             many = torch.cat([torch.where(many[..., :1] < low - 1, longer, many[..., :1]), many[..., 1:]], -1)
             many = torch.where(torch.rand((*shape, 1), generator=source, device=device) < 0.5, many, many.flip(-1))
+        # then the number itself, evenly among those with so many digits
         least = torch.where(many == 0, 0, 10**many)
         share = torch.rand((*shape, 2), generator=source, device=device, dtype=torch.float64)
         return least + ((10 ** (many + 1) - least) * share).long()
@@ -114,7 +124,7 @@ class Arithmetic(Problems, PairTask):
 
 
 def _digits(number_B: Tensor, width: int) -> Piece:
-    """Tokens of the digits, the first one first and nothing of note behind the last, (B, width), and how many."""
+    """The tokens of the digits, first digit first, (B, width), and how many digits there are. The rest is arbitrary."""
     power_T = 10 ** torch.arange(width, device=number_B.device)
     many_B = (number_B[:, None] >= power_T).sum(1).clamp(min=1)
     place_BT = (many_B[:, None] - 1 - torch.arange(width, device=number_B.device)).clamp(min=0)
@@ -132,7 +142,7 @@ def _sign(token: int, like_B: Tensor) -> Piece:
 
 
 def _carries(a_B: Tensor, b_B: Tensor, digits: int) -> list[Piece]:
-    """Of each place that either number has, from the last on, the digit of the sum and what is carried."""
+    """For each place that either number has, from the last on: the digit of the sum, and the carry."""
     many_B = torch.maximum(_digits(a_B, digits)[1], _digits(b_B, digits)[1])
     pieces, carried_B = [], torch.zeros_like(a_B)
     for place in range(digits):

@@ -1,4 +1,4 @@
-"""One function in each region of the input: what a mixture of experts is made for."""
+"""A different function in each region of the input: what a mixture of experts is made for."""
 
 from __future__ import annotations
 
@@ -20,10 +20,17 @@ from zoo.tasks._metrics import Ratios
 
 @register("task", "clusters", stem="vectors", objective="regress")
 class Clusters(Generated):
-    """Regress on vectors from a few clusters, each with a random network of its own.
+    """Regress on vectors from several clusters, each with its own random network.
 
-    ``x = centre_c + z``, ``y = W_c relu(V_c z)``: after Chen et al. 2022, arXiv:2208.02813, whose mixtures learn the
-    clusters where a single expert cannot. The metric is the squared error over the variance: 1 is saying nothing.
+    ``x = centre_c + z`` and ``y = W_c relu(V_c z)`` with normal z, after Chen et al. 2022, arXiv:2208.02813, whose
+    mixtures learn the clusters where a single expert cannot. The metric is the squared error over the variance:
+    predicting the mean scores 1.
+
+    Args:
+        features: channels of inputs and targets.
+        clusters: number of clusters, each with a centre and a network.
+        hidden: hidden units of each cluster's network.
+        batch_size: number of vectors per training batch.
     """
 
     stream, judges = "clusters", ("predictions",)
@@ -57,7 +64,7 @@ class Clusters(Generated):
         return {"error": ((outputs["predictions"] - targets).square().sum(), variance)}
 
     def chance(self) -> dict[str, float]:
-        """Saying the mean."""
+        """Predicting the mean."""
         return {"saying the mean": 1.0}
 
     def _held_out_batch_size(self, length: int) -> int:

@@ -1,4 +1,4 @@
-"""Python source, each letter labelled by what it is part of."""
+"""Python source, with each letter labelled by what it is part of."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from zoo.tasks.text import Text
 
 @lru_cache(maxsize=2)
 def _labelled(source: str, max_bytes: int) -> tuple[Corpus, dict[str, NDArray[np.int64]]]:
-    """Source split by document, and the class of each of its bytes."""
+    """Source code split by document, and the class of each of its bytes."""
     readable = ((name, data) for name, data in documents(source) if letter_classes(data) is not None)
     splits, count = split_documents(readable, max_bytes, parts=8)
     streams = {split: b"".join(splits[split]) for split in SPLITS}
@@ -37,12 +37,18 @@ def _labelled(source: str, max_bytes: int) -> tuple[Corpus, dict[str, NDArray[np
 
 @register("task", "code", objective="classify_tokens")
 class Code(Text):
-    """Say of each lower-case letter of Python source whether it is in a keyword, a name, a string or a comment.
+    """Label each lower-case letter of Python source as part of a keyword, a name, a string or a comment.
 
-    The labels are those of Python's own tokenizer; a letter alone says little of them, and what is around it much.
-    ``source`` is ``stdlib`` (the standard library as installed) or a folder of Python files, of which the first
-    ``max_bytes`` in an order without meaning are read; files that are not ASCII are left out. Split by file, 6 to
-    1 to 1. Where an objective asks for ``targets``, they are the next bytes, as in ``text``.
+    ``label_t`` is the class of the token around byte t, by Python's own tokenizer. A letter alone says little about it,
+    its surroundings say much. Files are split 6 : 1 : 1. Files that are not ASCII are left out. Where an objective asks
+    for ``targets``, they are the next bytes, as in ``text``.
+
+    Args:
+        source: ``stdlib`` (the standard library as installed), or a folder of Python files.
+        length: bytes per sequence.
+        batch_size: number of sequences per training batch.
+        test_windows: most sequences in validation and in test.
+        max_bytes: most bytes of source to read, in an arbitrary fixed order of files.
     """
 
     gives: ClassVar[tuple[str, ...]] = ("inputs", "targets", "token_labels")
@@ -68,15 +74,15 @@ class Code(Text):
         self._streams: dict[tuple[str, str], Tensor] = {}
 
     def facts(self) -> dict[str, Any]:
-        """Bytes in; bytes out, or a class of each letter."""
+        """Bytes in; bytes, or a class for each letter, out."""
         return {**super().facts(), "label_classes": len(CLASSES)}
 
     def fingerprint(self) -> str:
-        """A hash of the source, of its labels, for Python's tokenizer may change, and of how it is cut."""
+        """A hash of the source, of its labels (Python's tokenizer may change), and of how it is cut."""
         return self._cut_hash(self.corpus.hash.encode() + b"".join(self.labels[s].tobytes() for s in SPLITS))
 
     def judge(self, outputs: Mapping[str, Tensor], batch: Batch) -> Ratios:
-        """Accuracy over letters, and that of each class."""
+        """Accuracy over letters, in all and for each class."""
         labels_BL = batch["token_labels"]
         right_BL = outputs["label_logits"].argmax(-1) == labels_BL
         found = {"accuracy": (right_BL.sum(), (labels_BL >= 0).sum())}
@@ -85,7 +91,7 @@ class Code(Text):
         return found
 
     def chance(self) -> dict[str, float]:
-        """Always the commonest class, and the commonest class of each letter, both of the training text."""
+        """The most common class, and the most common class of each letter, both from the training text."""
         counts_LC = np.zeros((256, len(CLASSES)))
         bytes_, labels = np.frombuffer(self.corpus.train, np.uint8), self.labels["train"]
         np.add.at(counts_LC, (bytes_[labels >= 0], labels[labels >= 0]), 1)

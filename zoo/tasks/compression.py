@@ -16,11 +16,19 @@ from zoo.tasks._metrics import Ratios, token_accuracy
 
 @register("task", "compression", objective="autoencode")
 class Compression(MadTask):
-    """Say every token of a random sequence again, from what a model made of it at its last token (MAD's compression).
+    """Reconstruct a random sequence from the model's output at its last token (MAD's compression).
 
-    Poli et al. 2024, arXiv:2403.17844. ``length - 1`` random tokens, then one that asks for them, the last of
-    ``vocab_size``. (The published targets have this one too, which is known; here it is not asked.) An objective of its
-    own, for the tokens stand in the input.
+    Poli et al. 2024, arXiv:2403.17844. A sequence is ``length - 1`` random tokens, then one that asks for them. The
+    targets are the random tokens. (The published targets include the asking token, which is known.) It needs an
+    objective of its own, because the tokens to predict stand in the input.
+
+    Args:
+        length: tokens per sequence, at least 2. The last one asks.
+        vocab_size: number of tokens, at least 3. The last one asks, the others are drawn at random.
+        batch_size: number of sequences per training batch.
+        train_size: number of sequences in the training set, which is passed over again and again in new orders. null
+            draws fresh sequences at each step.
+        test_size: number of sequences in validation and in each test.
     """
 
     gives = ("inputs", "tokens")

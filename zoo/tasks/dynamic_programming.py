@@ -1,4 +1,4 @@
-"""The largest sum of numbers no two of which are neighbours: dynamic programming, written out."""
+"""The largest sum of numbers of which no two are neighbours: dynamic programming, written out."""
 
 from __future__ import annotations
 
@@ -20,15 +20,21 @@ TAKEN, LEFT, EQUALS = NUMBERS, NUMBERS + 1, NUMBERS + 2
 
 @register("task", "dynamic_programming")
 class DynamicProgramming(Problems, PairTask):
-    """Of whole numbers from -5 to 5, say which to take so that their sum is the largest and no two are neighbours.
+    """Choose among whole numbers from -5 to 5 so that their sum is largest and no two are neighbours.
 
-    Dziri et al. 2023, arXiv:2305.18654, section 2: for each number ``+`` (taken) or ``-``, and of several best choices
-    the one that takes at the first place where they differ. The best sum from place ``i`` on is ``s_i = max(s_{i+1},
-    x_i + s_{i+2}, 0)``; with ``scratchpad`` all ``s_i`` are written first, from the last place on, then ``=``. There
-    are ``length / 2`` to ``length`` numbers; those of ``test_lengths``, by default up to half as many again and twice
-    as many, are all longer. No problem of a test is ever trained on. A sum is one token, so the largest of longer
-    problems (one answer in twenty at twice the length) are tokens that no training has. A sequence-to-sequence task,
-    as ``reverse`` is.
+    The best sum from place i on is ``s_i = max(s_{i+1}, x_i + s_{i+2}, 0)``. The target is ``+`` (taken) or ``-`` for
+    each number; of several best choices, the one that takes at the first place where they differ. Dziri et al. 2023,
+    arXiv:2305.18654, section 2. No test problem is ever trained on. A sum is one token, so the largest sums of longer
+    problems (one answer in twenty at twice the length) are tokens that training never has. A sequence-to-sequence task,
+    like ``reverse``.
+
+    Args:
+        length: most numbers in training. Problems have half as many to this many.
+        scratchpad: write all sums ``s_i`` first, from the last place on, then ``=`` and the choices.
+        batch_size: number of problems per training batch.
+        test_lengths: further lengths to test; a longer test holds only problems longer than any in training. By default
+            1.5 and 2 times ``length``.
+        test_size: number of problems in validation and in each test; fewer where there are not so many.
     """
 
     stream = "dynamic programming"
@@ -52,7 +58,7 @@ class DynamicProgramming(Problems, PairTask):
         return self.facts_of_lengths(self.longest, (2 * self.longest + 1) if self.scratchpad else self.longest)
 
     def token_name(self, token: int) -> str:
-        """The number, the choice, or the sum."""
+        """The number, the choice or the sum."""
         symbol = token - FIRST
         if symbol < 0:
             return super().token_name(token)
@@ -75,7 +81,7 @@ class DynamicProgramming(Problems, PairTask):
         return -(-self.length // 2)
 
     def _draw(self, shape: tuple[int, ...], low: int, high: int, source: torch.Generator) -> Tensor:
-        """How many numbers there are, and then the numbers, (..., 1 + high); those beyond are 0."""
+        """The count of numbers and then the numbers, (..., 1 + high). Those beyond the count are 0."""
         device = source.device
         many = torch.randint(low, high + 1, (*shape, 1), generator=source, device=device)
         numbers = torch.randint(-LARGEST, LARGEST + 1, (*shape, high), generator=source, device=device)
@@ -87,15 +93,18 @@ class DynamicProgramming(Problems, PairTask):
     def _pose(self, problems_BW: Tensor, length: int) -> Batch:
         many_B, x_BM = problems_BW[:, 0], problems_BW[:, 1:]
         ones_B = torch.ones_like(many_B)
+        # the best sums, from the last place on
         sums_BS = torch.zeros(len(x_BM), length + 2, dtype=torch.long, device=x_BM.device)
         for i in reversed(range(length)):  # numbers beyond the end are 0 and leave the sums 0
             sums_BS[:, i] = torch.stack([sums_BS[:, i + 1], x_BM[:, i] + sums_BS[:, i + 2], 0 * many_B]).amax(0)
+        # take a number whenever that reaches the best sum and its neighbour was not taken
         free_B, choices = torch.ones_like(many_B, dtype=torch.bool), []
         for i in range(length):
             taken_B = free_B & (sums_BS[:, i] == x_BM[:, i] + sums_BS[:, i + 2])
             choices.append(torch.where(taken_B, TAKEN, LEFT))
             free_B = ~taken_B
         answer = (torch.stack(choices, 1) + FIRST, many_B)
+        # write the sums before the choices, the last place first
         if self.scratchpad:
             place_M = torch.arange(length, device=x_BM.device)
             backwards_BM = (many_B[:, None] - 1 - place_M).clamp(min=0)

@@ -1,4 +1,4 @@
-"""Facts without a rule: all that can be done is to store them."""
+"""Facts without a rule: all a model can do is store them."""
 
 from __future__ import annotations
 
@@ -18,10 +18,17 @@ from zoo.tasks._metrics import Ratios, nats, token_accuracy
 
 @register("task", "facts")
 class Facts(Task):
-    """Given two symbols, say the value that a table of random facts holds for them: capacity, and nothing else.
+    """Given two symbols, give the value that a table of random facts holds for them: capacity, and nothing else.
 
-    Allen-Zhu and Li 2024, arXiv:2404.05405, count two bits a parameter in transformers. Validation and test ask one
-    half of the facts each; all are trained on, for there is nothing to generalise to. A fact is log2(``values``) bits.
+    ``value = table[first, second]``, which is log2(``values``) bits per fact. Allen-Zhu and Li 2024, arXiv:2404.05405,
+    count two bits per parameter in transformers. Validation and test ask one half of the facts each. All facts are
+    trained on, because there is nothing to generalise to.
+
+    Args:
+        count: number of facts, at most ``symbols`` squared.
+        symbols: number of first symbols, and of second symbols.
+        values: number of different values.
+        batch_size: number of facts per training batch.
     """
 
     metric, solved = "accuracy", 0.99
@@ -55,7 +62,7 @@ class Facts(Task):
         return [self._ask(part, torch.device("cpu")) for part in index_F.split(8192)]
 
     def judge(self, outputs: Mapping[str, Tensor], batch: Batch) -> Ratios:
-        """How many facts are known, and in how many nats."""
+        """How many facts are known, and the mean negative log-likelihood in nats."""
         accuracy = token_accuracy(outputs, batch["targets"])["accuracy"]
         return {"accuracy": accuracy, "nats": nats(outputs, batch["targets"])}
 

@@ -17,13 +17,23 @@ from zoo.tasks._mad import MadTask
 
 @register("task", "fuzzy_recall")
 class FuzzyRecall(MadTask):
-    """Say the value, of one to ``motif`` tokens, of a key of as many (MAD's fuzzy in-context recall).
+    """Recall the value of a key, where keys and values are several tokens long (MAD's fuzzy in-context recall).
 
-    Poli et al. 2024, arXiv:2403.17844. A key is one to ``motif`` different tokens of the lower half of the vocabulary,
-    a value as many of the upper half; how many is drawn evenly, then which. In tests every key has ``motif`` tokens. A
-    sequence is such pairs, of which the last repeats a key, with padding in front, the last token of the vocabulary.
-    Tests ask all tokens of the value of a key that came before; training asks the next token everywhere, as published,
-    unless ``train_on_answers``.
+    Poli et al. 2024, arXiv:2403.17844. A sequence is pairs ``key value``, of which the last repeats a key, with padding
+    in front. Keys come from the lower half of the vocabulary, values from the upper half; the last token is padding.
+    How many tokens a key or value has is drawn evenly, then which. In tests every key has ``motif`` tokens, and all
+    tokens of the value of a key that came before are asked.
+
+    Args:
+        length: tokens per sequence.
+        vocab_size: number of tokens, padding included.
+        motif: most tokens of a key and of a value, all different.
+        train_on_answers: in training ask only for the values that tests ask for. By default every next token, as
+            published.
+        batch_size: number of sequences per training batch.
+        train_size: number of sequences in the training set, which is passed over again and again in new orders. null
+            draws fresh sequences at each step.
+        test_size: number of sequences in validation and in each test.
     """
 
     stream = "fuzzy recall"
@@ -60,6 +70,7 @@ class FuzzyRecall(MadTask):
 
     def _make(self, count: int, training: bool, source: torch.Generator) -> Batch:
         device, longest, motif = source.device, self.length + 1, self.motif
+        # as many keys and values as could fit at their shortest
         slots = longest // 2 if training else longest // (motif + 1)
         key_BS, size_BS = self._keys(count, slots, training, source)
         value_BS, wide_BS = self._values(key_BS, source)
@@ -73,11 +84,14 @@ class FuzzyRecall(MadTask):
         )
         pair_BS = (size_BS + wide_BS) * kept_BS
         ends_BS = pair_BS.cumsum(1)
+        # where each pair starts, so that the last one ends at the end
         starts_BS = longest - ends_BS[:, -1:] + ends_BS - pair_BS
         keys, values = (table.on(device)[2] for table in (self.keys, self.values))
+        # which keys stand earlier in the sequence: their values are asked
         earlier_SS = torch.ones(slots + 1, slots + 1, dtype=torch.bool, device=device).tril(-1)
         same_BSS = (key_BS[:, :, None] == key_BS[:, None, :]) & kept_BS[:, None, :] & earlier_SS
         again_BS = same_BSS.any(2)
+        # write keys and values token by token; what lies outside goes to a column that is dropped
         sequence_BL = torch.full((count, longest + 1), self.vocab_size - 1, device=device)
         asked_BL = torch.zeros(count, longest + 1, dtype=torch.bool, device=device)
         for j in range(motif):
@@ -99,7 +113,7 @@ class FuzzyRecall(MadTask):
         return self.keys.draw(size_BS, source), size_BS
 
     def _values(self, key_BS: Tensor, source: torch.Generator) -> tuple[Tensor, Tensor]:
-        """The value of each key: that of the first place where it stands, so nothing is contradicted."""
+        """The value of each key: that of its first occurrence, so that nothing is contradicted."""
         sizes = torch.randint(1, self.motif + 1, key_BS.shape, generator=source, device=source.device)
         drawn_BS = self.values.draw(sizes, source)
         first_BS = (key_BS[:, :, None] == key_BS[:, None, :]).byte().argmax(2)
@@ -107,7 +121,7 @@ class FuzzyRecall(MadTask):
 
 
 class _Motifs:
-    """All sequences of one to ``longest`` different tokens; ``tokens`` (M, longest), zero behind the end."""
+    """All sequences of one to ``longest`` different tokens. ``tokens`` is (M, longest), zero behind the end."""
 
     def __init__(self, vocabulary: range, longest: int) -> None:
         each = [list(itertools.permutations(vocabulary, size)) for size in range(1, longest + 1)]

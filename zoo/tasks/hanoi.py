@@ -1,4 +1,4 @@
-"""The Tower of Hanoi: a puzzle whose answers grow twice as long with each disk."""
+"""The Tower of Hanoi: a puzzle whose solution doubles in length with each disk."""
 
 from __future__ import annotations
 
@@ -20,15 +20,20 @@ PEGS = 3
 
 @register("task", "hanoi")
 class Hanoi(Problems, PairTask):
-    """Say the moves that bring all disks of a Tower of Hanoi onto one peg, from any legal start.
+    """Give the moves that bring all disks of a Tower of Hanoi onto one peg, from any legal start.
 
-    The start says the peg of each disk, the largest first, and then the peg to reach; a disk never lies on a smaller
-    one, so this is all there is to say. The shortest way from a start to a full peg is unique (Hinz et al. 2013, *The
-    Tower of Hanoi - Myths and Maths*); its moves are the answer, each one token: from which peg to which. There are 1
-    to ``disks`` disks, and ways of up to ``2^disks - 1`` moves; ``test_disks``, by default one more, are tested
-    besides. Where a start that is drawn is at its end already, its largest disk is put on another peg. No problem of a
-    test is trained on, nor one that differs from it by the names of the pegs; a test asks none twice. Few disks have
-    few problems: 5 have 1074, of which about a tenth are the test. A sequence-to-sequence task, as ``reverse`` is.
+    The source is the peg of each disk, largest first, and then the peg to reach; a disk never lies on a smaller one, so
+    this says everything. The shortest way from a start to a full peg is unique (Hinz et al. 2013, *The Tower of Hanoi -
+    Myths and Maths*), with at most ``2^disks - 1`` moves. Its moves are the target, each one token: from which peg to
+    which. If a start is already at its end, its largest disk is put on another peg. No test problem is trained on, nor
+    one that differs from it only by the names of the pegs, and a test asks none twice. Few disks have few problems: 5
+    have 1074, about a tenth of which are the test. A sequence-to-sequence task, like ``reverse``.
+
+    Args:
+        disks: most disks in training, 3 to 12.
+        batch_size: number of problems per training batch.
+        test_disks: further numbers of disks to test. By default one more disk.
+        test_size: number of problems in validation and in each test; fewer where there are not so many.
     """
 
     stream = "hanoi"
@@ -67,7 +72,7 @@ class Hanoi(Problems, PairTask):
         return [int(word) + FIRST for word in text.split()]
 
     def _draw(self, shape: tuple[int, ...], low: int, high: int, source: torch.Generator) -> Tensor:
-        """How many disks there are, the peg to reach, and their pegs, (..., 2 + high); what is beyond is 0."""
+        """The number of disks, the peg to reach, and the disks' pegs, (..., 2 + high). The rest is 0."""
         device = source.device
         many = torch.randint(low, high + 1, (*shape, 1), generator=source, device=device)
         pegs = torch.randint(0, PEGS, (*shape, high + 1), generator=source, device=device)
@@ -78,7 +83,7 @@ class Hanoi(Problems, PairTask):
         return torch.cat([many, goal, disks], -1)
 
     def _identity(self, problems: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The same for problems that differ by the names of the pegs alone."""
+        """The same for problems that differ only by the names of the pegs."""
         many, goal, disks = problems[..., 0], problems[..., 1:2], problems[..., 2:]
         away = (disks - goal) % PEGS * (torch.arange(disks.shape[-1], device=disks.device) < many[..., None])
         first = away.gather(-1, (away > 0).byte().argmax(-1, keepdim=True))
@@ -94,19 +99,22 @@ class Hanoi(Problems, PairTask):
 
 
 def _moves(pegs_BM: Tensor, many_B: Tensor, goal_B: Tensor) -> Piece:
-    """The shortest way, from the smallest disk on: that of each disk and all smaller ones to each of the pegs.
+    """The shortest ways, built from the smallest disk up: those of each disk and all smaller ones to each of the pegs.
 
-    A disk that stands where it shall be stays. Else the smaller ones go to the third peg, it moves, and they follow as
-    a tower.
+    A disk that stands where it should stays. Otherwise the smaller ones go to the third peg, it moves, and they follow
+    as a tower.
     """
     length, device = pegs_BM.shape[1], pegs_BM.device
+    # of no disks: no moves, to any peg
     ways: list[Piece] = [(pegs_BM[:, :0], torch.zeros_like(many_B)) for _ in range(PEGS)]
     for smaller in range(length):
+        # add the next larger disk
         peg_B, there_B = pegs_BM[:, length - 1 - smaller], smaller < many_B
         towers_PPT = _towers(smaller, device)
         tokens_PBT, lengths_PB = torch.stack([t for t, _ in ways]), torch.stack([n for _, n in ways])
         row_B, found = torch.arange(len(many_B), device=device), []
         for goal in range(PEGS):
+            # where it must move: the smaller ones to the third peg, its own move, and the tower on top of it
             moves_B = (there_B & (peg_B != goal)).long()
             third_B = torch.where(moves_B == 1, PEGS - peg_B - goal, goal)
             own_B = _move(peg_B, torch.full_like(peg_B, goal))
@@ -132,7 +140,7 @@ def _move(from_peg: Tensor, to_peg: Tensor) -> Tensor:
 
 @lru_cache(maxsize=64)
 def _towers(disks: int, device: torch.device) -> Tensor:
-    """The moves of a tower of so many disks from each peg to each, (3, 3, 2^disks - 1); held by device."""
+    """The moves of a tower of this many disks between each two pegs, (3, 3, 2^disks - 1), kept per device."""
     if disks == 0:
         return torch.zeros(PEGS, PEGS, 0, dtype=torch.long, device=device)
     smaller = _towers(disks - 1, torch.device("cpu"))

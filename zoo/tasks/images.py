@@ -1,4 +1,4 @@
-"""Labelled images from anywhere."""
+"""Labelled images from files, folders and ``datasets``."""
 
 from __future__ import annotations
 
@@ -11,11 +11,17 @@ from zoo.tasks._images import ImageTask, read_images
 
 @register("task", "images", stem="patches", objective="classify")
 class LabelledImages(ImageTask):
-    """Classify images from IDX files, a folder of classes, or ``datasets``.
+    """Classify your own images: from IDX files, a folder per class, or Hugging Face ``datasets``.
 
-    IDX is the format of MNIST and its kin; in a folder, each class is a folder. Split 8 to 1 to 1 by a hash of
-    each image's name, so that adding images moves none. ``size`` resizes (needed where images differ),
-    ``channels`` forces 1 or 3.
+    The label is an image's class. IDX is the format of MNIST and its relatives. Images are split 8 : 1 : 1 by a hash of
+    their names, so that adding images moves none.
+
+    Args:
+        source: a folder of IDX files, a folder with one folder per class, or a name for Hugging Face ``datasets``.
+        config: the configuration of the data set, where ``datasets`` needs one.
+        size: side in pixels to which images are resized. It is needed where images differ in size or are not square.
+        channels: 1 for grey, 3 for colour. By default what the images have.
+        batch_size: number of images per training batch.
     """
 
     def __init__(
@@ -33,6 +39,6 @@ class LabelledImages(ImageTask):
         super().__init__(data, batch_size)
 
     def chance(self) -> dict[str, float]:
-        """Always the commonest class of the training images."""
+        """The most common class of the training images."""
         commonest = np.bincount(self.data.labels[self.data.splits["train"]]).argmax()
         return {"the commonest class": float((self.data.labels[self.data.splits["test"]] == commonest).mean())}

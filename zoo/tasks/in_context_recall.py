@@ -1,4 +1,4 @@
-"""Recall as MAD asks it: pairs all along the sequence, perhaps among noise."""
+"""Recall as MAD asks it: pairs all along the sequence, optionally among noise."""
 
 from __future__ import annotations
 
@@ -14,13 +14,23 @@ from zoo.tasks._mad import MadTask
 
 @register("task", "in_context_recall")
 class InContextRecall(MadTask):
-    """Say the value that a key had when it came before; with ``noise``, MAD's noisy in-context recall.
+    """Recall the value that a key had earlier in the sequence; with ``noise``, MAD's noisy in-context recall.
 
-    Poli et al. 2024, arXiv:2403.17844. A sequence is ``length / 2`` pairs of a key and a value, from the lower and the
-    upper half of ``vocab_size`` tokens; each key has one value in a sequence, drawn with repetition. The last pair
-    repeats a key. Tests ask the value of each key that came before; training asks the next token everywhere, as
-    published, unless ``train_on_answers``. With ``noise``, that share of pairs is two random tokens of ``noise_tokens``
-    further ones instead (published: 0.2 of 16 and more).
+    Poli et al. 2024, arXiv:2403.17844. A sequence is ``length / 2`` pairs ``key value``. Keys come from the lower half
+    of the vocabulary, values from the upper half. Each key has one value in a sequence; keys are drawn with repetition,
+    and the last pair repeats one. Tests ask for the value of each key that came before.
+
+    Args:
+        length: tokens per sequence, even.
+        vocab_size: number of tokens for keys and values together, even.
+        noise: share of pairs that are replaced by two random noise tokens, from 0 to below 1 (published: 0.2).
+        noise_tokens: number of further tokens that noise is drawn from (published: 16 and more).
+        train_on_answers: in training ask only for the values that tests ask for. By default every next token, as
+            published.
+        batch_size: number of sequences per training batch.
+        train_size: number of sequences in the training set, which is passed over again and again in new orders. null
+            draws fresh sequences at each step.
+        test_size: number of sequences in validation and in each test.
     """
 
     stream = "in-context recall"
@@ -57,6 +67,7 @@ class InContextRecall(MadTask):
 
     def _make(self, count: int, training: bool, source: torch.Generator) -> Batch:
         pairs, half, device = self.length // 2, self.vocab_size // 2, source.device
+        # keys with repetition, one value per key and sequence, and which pairs are noise
         keys_BP = torch.randint(0, half, (count, pairs), generator=source, device=device)
         value_BK = torch.randint(half, self.vocab_size, (count, half), generator=source, device=device)
         noisy_BP = torch.rand(count, pairs, generator=source, device=device) < self.noise
@@ -71,6 +82,7 @@ class InContextRecall(MadTask):
             sequence_BP2 = torch.where(noisy_BP[..., None], noise_BP2, sequence_BP2)
         sequence_BL = sequence_BP2.flatten(1)
         targets_BL = sequence_BL[:, 1:].clone()
+        # ask for the value of a key that came before, never for noise
         if not training or self.train_on_answers:
             is_key_BPK = torch.nn.functional.one_hot(keys_BP, half) * ~noisy_BP[..., None]
             before_BPK = is_key_BPK.cumsum(1) - is_key_BPK

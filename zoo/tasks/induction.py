@@ -22,13 +22,20 @@ RUNGS: dict[str, tuple[int, int, list[int]]] = {  # length, batch_size, test_len
 
 @register("task", "induction")
 class Induction(Generated):
-    """Say what followed the special token when it came before (induction heads).
+    """Recall the token that followed the special token earlier in the sequence (induction heads).
 
     Olsson et al. 2022, arXiv:2209.11895; as a task Dao et al. 2022, arXiv:2212.14052, and Gu and Dao 2023,
-    arXiv:2312.00752, section 4.1.2, whose settings are ``rung=published``. A sequence is random tokens of
-    ``vocab_size``; at a random place stands a special token, one more, and the sequence ends with it again. The one
-    answer asked, at the end, is the token that followed the first. Trained at ``length``; tested at it and at each of
-    ``test_lengths``, under ``test/LENGTH``: a model that learned the rule goes on to any length.
+    arXiv:2312.00752, section 4.1.2. A sequence is random tokens with a special token at a random place, and the
+    sequence ends with it again. The only target, at the end, is the token that followed it the first time. A model that
+    learned the rule goes on to any length.
+
+    Args:
+        rung: a set of defaults. ``small`` is length 64, ``published`` has the settings of Gu and Dao.
+        length: tokens per training sequence, at least 3. By default the rung's.
+        vocab_size: number of ordinary tokens. The special token is one more.
+        batch_size: number of sequences per training batch. By default the rung's.
+        test_lengths: further lengths to test, under ``test/LENGTH``. By default the rung's.
+        test_size: number of sequences in validation and in each test.
     """
 
     stream = "induction"

@@ -20,7 +20,7 @@ from zoo.tasks._generated import at_least_one, in_parts
 from zoo.tasks._metrics import Ratios, token_accuracy
 
 LEAST_SHARE, TRIED = 1e-4, 100_000
-"""Sizes that fewer expressions than this share of so many have are refused."""
+"""Settings are refused if less than this share of this many expressions has the right size."""
 RUNGS: dict[str, tuple[int, int, int, int]] = {  # min_length, max_length, depth, arguments
     "small": (8, 48, 4, 4),
     "medium": (32, 256, 6, 6),
@@ -30,15 +30,24 @@ RUNGS: dict[str, tuple[int, int, int, int]] = {  # min_length, max_length, depth
 
 @register("task", "listops")
 class ListOps(Task):
-    """Say the value of an expression such as ``[MAX 2 [MIN 4 7 ] 0 ]``: smallest, largest, median, sum modulo ten.
+    """Compute an expression such as ``[MAX 2 [MIN 4 7 ] 0 ]``: smallest, largest, median, or sum modulo ten.
 
-    Nangia and Bowman 2018, arXiv:1804.06028; ``rung=published`` has the sizes of Long Range Arena (Tay et al. 2020,
-    arXiv:2011.04006): more than ``min_length`` and fewer than ``max_length`` tokens, brackets counted, operations at
-    most ``depth`` deep with 2 to ``arguments`` arguments, a quarter of which are operations. The median of an even
-    number is the middle, rounded down. Padding stands behind; the value is asked at the last bracket. A hash of the
-    expression decides its split, 8 : 1 : 1, so none of a test is trained on.
+    Nangia and Bowman 2018, arXiv:1804.06028; the published sizes are those of Long Range Arena (Tay et al. 2020,
+    arXiv:2011.04006). A quarter of the arguments are operations. The median of an even number of arguments is the mean
+    of the middle two, rounded down. Padding stands behind, and the value is asked at the last bracket. A hash of the
+    expression decides its split, 8 : 1 : 1, so no test expression is trained on.
 
     Published figures are of encoders that look both ways; here a model reads once, from left to right.
+
+    Args:
+        rung: a set of defaults for the next four: ``small`` (8 to 48 tokens), ``medium`` (32 to 256) or ``published``
+            (500 to 2000).
+        min_length: expressions have more tokens than this, brackets included.
+        max_length: expressions have fewer tokens than this, brackets included.
+        depth: how deep operations are nested at most.
+        arguments: most arguments of an operation, at least 2. The least is 2.
+        batch_size: number of expressions per training batch.
+        test_size: number of expressions in validation and in test.
     """
 
     gives = ("inputs", "targets", "positions")
@@ -76,12 +85,12 @@ class ListOps(Task):
         return {"vocab_size": 16, "classes": 10, "max_len": self.max_length - 1}
 
     def train_batch(self, step: int, seed: int, device: torch.device) -> Batch:
-        """Expressions of this step and seed, none of which is held out."""
+        """Expressions for this step and seed, none of which is held out."""
         batch = self._make(self.batch_size, range(2, 10), derive("listops", "train", seed, step))
         return {key: sent(value, device) for key, value in batch.items()}
 
     def held_out(self, split: str) -> list[Batch]:
-        """Fixed expressions; found once a process, for it takes seconds where they are long."""
+        """Fixed expressions, searched once per process, which takes seconds where they are long."""
         return self._held_out(split)
 
     def _fixed(self, split: str) -> list[Batch]:
@@ -94,7 +103,7 @@ class ListOps(Task):
         return {"accuracy": token_accuracy(outputs, batch["targets"])["accuracy"]}
 
     def chance(self) -> dict[str, float]:
-        """The commonest value of 2000 expressions, which are not those of the test."""
+        """The most common value of 2000 expressions, which are not those of the test."""
         values = self._make(2000, range(2, 10), derive("listops", "chance"))["targets"]
         return {"the commonest value": float(values.flatten().bincount(minlength=10).max() / len(values))}
 
@@ -117,10 +126,11 @@ class ListOps(Task):
         return [known[word] for word in words]
 
     def _make(self, count: int, parts: range, seed: int) -> Batch:
-        """So many expressions whose hash is among these, of lengths that are asked for."""
+        """This many expressions of the right lengths whose hash is in ``parts``."""
         source, found = np.random.default_rng(seed), list[tuple[Integers, int]]()
         missing, tried = count, 0
         while missing > 0:
+            # grow many at once, and keep those of the right length and split
             trees = grow(max(64, 4 * missing), self.depth, self.arguments, self.max_length, source)
             tried += len(trees.lengths)
             wanted = (trees.lengths > self.min_length) & (trees.lengths < self.max_length)
@@ -128,12 +138,14 @@ class ListOps(Task):
             inside = np.isin(tenth_of(torch.from_numpy(tokens)).numpy(), parts)
             found += zip(tokens[inside], trees.values[wanted][inside], strict=True)
             missing = count - len(found)
+            # give up where hardly any fit
             if tried > TRIED and len(found) < LEAST_SHARE * tried:
                 raise ZooError(
                     f"of {tried:,} expressions with operations {self.depth} deep and up to {self.arguments} arguments "
                     f"{len(found)} have between {self.min_length} and {self.max_length} tokens and belong to this "
                     f"split; expected task.min_length and task.max_length further apart"
                 )
+        # the value is asked at the last token that is not padding
         inputs_BL = torch.from_numpy(np.stack([tokens for tokens, _ in found[:count]]))
         values_B1 = torch.tensor([[int(value)] for _, value in found[:count]])
         ends_B1 = (inputs_BL != PAD).sum(1, keepdim=True) - 1

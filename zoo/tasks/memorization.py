@@ -1,4 +1,4 @@
-"""A fixed table of keys and values, to be known by heart."""
+"""A fixed table of keys and values, to be learned by heart."""
 
 from __future__ import annotations
 
@@ -15,11 +15,19 @@ from zoo.tasks._mad import MadTask
 
 @register("task", "memorization")
 class Memorization(MadTask):
-    """Say the value of each key by a table that is the same in training and in tests (MAD's memorization).
+    """Give the value of each key from a table that is the same in training and in tests (MAD's memorization).
 
-    Poli et al. 2024, arXiv:2403.17844. A sequence is keys, each followed by the one token at which its value is asked;
-    values never stand in it, so nothing can be read off and all must be stored. The lower half of the vocabulary is
-    keys, the upper half values, the last token asks.
+    ``value = table[key]``. Poli et al. 2024, arXiv:2403.17844. A sequence alternates keys with one token that asks for
+    the value. Values never stand in it, so nothing can be copied and everything must be stored. The lower half of the
+    vocabulary is keys, the upper half values, and the last token asks.
+
+    Args:
+        length: tokens per sequence, rounded down to an even number. Half of them are keys.
+        vocab_size: number of tokens, the one that asks included. The table has ``(vocab_size - 1) // 2`` keys.
+        batch_size: number of sequences per training batch.
+        train_size: number of sequences in the training set, which is passed over again and again in new orders. null
+            draws fresh sequences at each step.
+        test_size: number of sequences in validation and in each test.
     """
 
     stream = "memorization"

@@ -1,4 +1,4 @@
-"""Two frames of a shape that moves: pairs in time, without an augmentation."""
+"""Two frames of a moving shape: pairs in time, without augmentation."""
 
 from __future__ import annotations
 
@@ -15,11 +15,19 @@ from zoo.tasks.shapes import KINDS, PLACES, RADII, Shapes, uniform
 
 @register("task", "moving_shapes", stem="patches", objective="classify")
 class MovingShapes(Shapes):
-    """Which of eight shapes is in a frame; ``later`` is a frame in which it has moved, with noise and light of its own.
+    """Classify one of eight shapes in a frame; ``later`` is a second frame, in which it has moved.
 
-    As ``shapes``, whose kinds, sizes and nuisances these are. From one frame to the other a shape moves by up to
-    ``speed`` pixels each way (of an image of 16 x 16; more in a larger one) and turns back at the bounds of its place;
-    kind, size and whether it is light or dark stay. What is asked is the kind in the first frame.
+    Kinds, sizes and nuisances are those of ``shapes``; each frame has noise and light of its own. From one frame to the
+    other the shape moves at random and turns back at the bounds of its place. Its kind, its size and whether it is
+    light or dark stay. The label is the kind.
+
+    Args:
+        size: side of the images in pixels, at least 12.
+        noise: standard deviation of the noise on each pixel, where a shape's contrast is 0.6 to 1.2.
+        speed: most pixels that a shape moves each way between the frames, in an image of 16 x 16; larger ones in
+            proportion.
+        batch_size: number of pairs per training batch.
+        test_size: number of pairs in validation and in test.
     """
 
     gives: ClassVar[tuple[str, ...]] = ("inputs", "later", "labels")
@@ -50,7 +58,7 @@ class MovingShapes(Shapes):
 
 
 def _reflected(place: Tensor, scale: float) -> Tensor:
-    """What goes beyond a bound comes back as far."""
+    """Places beyond a bound come back by as much."""
     low, high = (bound * scale for bound in PLACES)
     place = torch.where(place < low, 2 * low - place, place)
     return torch.where(place > high, 2 * high - place, place)

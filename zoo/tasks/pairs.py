@@ -24,10 +24,18 @@ from zoo.tasks._pairs import FIRST, PairTask, pair_batch
 class Pairs(PairTask):
     """Give the second text of each pair in a file, byte by byte, after reading the first.
 
-    ``source`` is a file of tab-separated lines (the first two columns, without a header), a ``.csv`` with a header or
-    a ``.jsonl`` whose ``columns`` name the two, or a name or folder for Hugging Face ``datasets`` with such columns.
-    Pairs of which one side is empty or longer than ``max_bytes`` are left out, and counted in a warning. Split 18 : 1 :
-    1 by a hash of the first text, so that one text is in one split alone. Judged in bits per byte of the second text.
+    Scored in bits per byte of the second text, ``-mean log2 p(byte)``. Pairs with an empty or too long side are left
+    out, and counted in a warning. Pairs are split 18 : 1 : 1 by a hash of the first text, so that a text is in one
+    split only.
+
+    Args:
+        source: a file of tab-separated lines (its first two columns, without a header), a ``.csv`` with a header or a
+            ``.jsonl``, or a name or folder for Hugging Face ``datasets``.
+        config: the configuration of the data set, where ``datasets`` needs one.
+        columns: names of the first and the second text in a ``.csv``, a ``.jsonl`` or a data set.
+        max_bytes: longest text in bytes; pairs with a longer one are left out.
+        batch_size: number of pairs per training batch.
+        test_size: most pairs in validation and in test.
     """
 
     metric, higher_is_better, solved = "bits_per_byte", False, None
@@ -58,14 +66,14 @@ class Pairs(PairTask):
         return self.facts_of_lengths(*self.longest)
 
     def fingerprint(self) -> str:
-        """The hash of every pair, split by split."""
+        """A hash of every pair, split by split."""
         digest = sha256()
         for split in SPLITS:
             digest.update(repr((split, self.pairs[split])).encode())
         return digest.hexdigest()[:16]
 
     def train_batch(self, step: int, seed: int, device: torch.device) -> Batch:
-        """Drawn with repetition, so that a step needs to know no other."""
+        """Drawn with repetition, so that a step need not know the others."""
         source = generator(device, "pairs", "train", seed, step)
         count = len(self.pairs["train"])
         return self._take("train", torch.randint(0, count, (self.batch_size,), generator=source, device=device))
@@ -76,12 +84,12 @@ class Pairs(PairTask):
         return [self._take(split, rows) for rows in torch.arange(count).split(128)]
 
     def judge(self, outputs: Mapping[str, Tensor], batch: Batch) -> Ratios:
-        """Bits per byte, the end counted as one; accuracy over bytes, and the share of texts without a mistake."""
+        """Bits per byte, with the end counted as one; accuracy over bytes, and the share of texts without a mistake."""
         total, count = nats(outputs, batch["targets"])
         return {"bits_per_byte": (total / math.log(2), count)} | token_accuracy(outputs, batch["targets"])
 
     def chance(self) -> dict[str, float]:
-        """Bytes of the second texts as often as they come in training, whatever stands around them."""
+        """Predicting bytes by their frequency in the second texts of training, whatever surrounds them."""
         counts = torch.ones(257, dtype=torch.float64)
         for _, text in self.pairs["train"]:
             counts += torch.bincount(torch.tensor([*text, 256]), minlength=257)

@@ -18,10 +18,15 @@ from zoo.tasks._metrics import Ratios, running_accuracy
 class Parity(Generated):
     """After each bit, say whether the number of ones so far is odd.
 
-    Merrill et al. 2024, arXiv:2404.08819, say why it is hard. Asked at every position. Trained at ``length`` and
-    tested at it and at each of ``test_lengths``, under ``test/LENGTH``: a model that tracks the state goes on
-    forever, one that memorised patterns falls to a half. ``last_accuracy`` is the accuracy at the last position
-    alone, where the whole sequence counts.
+    ``y_t = (x_1 + ... + x_t) mod 2``, asked at every position. Merrill et al. 2024, arXiv:2404.08819, explain why it is
+    hard. A model that tracks the state goes on for ever; one that memorised patterns falls to a half. ``last_accuracy``
+    is the accuracy at the last position only, where the whole sequence counts.
+
+    Args:
+        length: bits per training sequence.
+        batch_size: number of sequences per training batch.
+        test_lengths: further lengths to test, under ``test/LENGTH``.
+        test_size: number of sequences in validation and in each test.
     """
 
     stream = "parity"

@@ -1,4 +1,4 @@
-"""Multi-query associative recall: remember pairs, answer each key with its value."""
+"""Multi-query associative recall: remember pairs, and answer each key with its value."""
 
 from __future__ import annotations
 
@@ -27,18 +27,25 @@ RUNGS: dict[str, tuple[int, int, int]] = {  # length, pairs, vocab_size
 
 @register("task", "recall")
 class Recall(Generated):
-    """Remember key-value pairs, answer each key with its value (MQAR).
+    """Remember key-value pairs, and answer each key with its value (MQAR).
 
-    Arora et al. 2023, "Zoology", arXiv:2312.04927. A sequence is ``key value`` pairs, then filler in which each
-    key comes once more; at that place the answer is its value. Keys come from the lower half of the vocabulary (0
-    is filler), values from the upper half, both without repetition. The gap before a query follows a power law:
-    slot ``s`` has probability proportional to ``s^(power - 1)``, so most queries come early. Nothing else is
-    asked.
+    Arora et al. 2023, "Zoology", arXiv:2312.04927. A sequence is ``key value`` pairs, then filler in which each key
+    comes once more; at that place the target is its value. Nothing else is asked. Keys come from the lower half of the
+    vocabulary (0 is filler), values from the upper half, both without repetition. The gap before a query follows a
+    power law: slot s has probability proportional to ``s^(power - 1)``. Training sequences are fresh at each step.
 
-    ``rung`` is a ladder of difficulty whose ``zoology`` steps are the published settings; ``length``, ``pairs`` and
-    ``vocab_size`` override it one by one. Test data has the training length, and each of ``test_lengths`` (by
-    default 2 and 4 times as long) under ``test/LENGTH``. ``filler=random`` draws filler from keys that this
-    sequence does not use, so that no filler can bind a key a second time. Training sequences are fresh each step.
+    Args:
+        rung: a set of defaults for the next three, from ``tiny`` to ``medium``; those named ``zoology`` are the
+            published settings.
+        length: tokens per training sequence, at least 4 per pair. By default the rung's.
+        pairs: number of key-value pairs. By default the rung's.
+        vocab_size: number of tokens. By default the rung's.
+        power: exponent of the gaps, above 0. Small values put most queries early, and 1 spreads them evenly.
+        filler: ``zero`` fills with token 0. ``random`` fills with keys that the sequence does not use, so that no
+            filler can bind a key a second time.
+        batch_size: number of sequences per training batch.
+        test_lengths: further lengths to test, under ``test/LENGTH``. By default 2 and 4 times the training length.
+        test_size: number of sequences in validation and in each test.
     """
 
     stream = "recall"
@@ -86,7 +93,7 @@ class Recall(Generated):
         return token_accuracy(outputs, batch["targets"])
 
     def chance(self) -> dict[str, float]:
-        """Guessing any value, and guessing among the values that this sequence showed."""
+        """Guessing any value, and guessing among the values of the sequence."""
         return {"any value": 1 / (self.vocab_size - self.vocab_size // 2), "a value in the sequence": 1 / self.pairs}
 
     def _make(self, batch_size: int, length: int, source: torch.Generator) -> Batch:
@@ -96,6 +103,7 @@ class Recall(Generated):
             """``many`` of ``count`` without repetition, in random order."""
             return torch.rand(batch_size, count, generator=source, device=device).topk(many, dim=1).indices
 
+        # different keys and values for each sequence
         keys_BS = draw(half - 1, self.pairs) + 1
         values_BS = draw(self.vocab_size - half, self.pairs) + half
         inputs_BL = torch.zeros(batch_size, length, dtype=torch.long, device=device)
@@ -103,10 +111,11 @@ class Recall(Generated):
             used = torch.zeros(batch_size, half, dtype=torch.bool, device=device)
             used.scatter_(1, keys_BS, True)[:, 0] = True
             inputs_BL = torch.multinomial((~used).double(), length, replacement=True, generator=source)
+        # the pairs come first; then each key again after a gap that follows the power law
         inputs_BL[:, 0:context:2], inputs_BL[:, 1:context:2] = keys_BS, values_BS
         slots = (length - context) // 2
         chance = torch.arange(1, slots + 1, dtype=torch.double, device=device) ** (self.power - 1)
-        # torch.multinomial, which draws the same without repetition, reads on the way whether chances are valid
+        # the same as torch.multinomial without repetition, which would wait for a GPU to check the probabilities
         wait_BN = torch.empty(batch_size, slots, dtype=torch.double, device=device).exponential_(1, generator=source)
         gaps_BS = (chance / wait_BN).topk(self.pairs, dim=1).indices
         positions_BS = context + 2 * gaps_BS

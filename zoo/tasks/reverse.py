@@ -11,11 +11,17 @@ from zoo.tasks._symbols import SymbolTask
 
 @register("task", "reverse")
 class Reverse(SymbolTask):
-    """Say a string of symbols backwards: the first answer is the token just read, the last the furthest away.
+    """Give a string of symbols backwards: the first target is the token just read, the last the furthest away.
 
-    Strings have ``length / 2`` to ``length`` random symbols and are fresh at each step; those of ``test_lengths``, by
-    default twice as long, are tested besides. A sequence-to-sequence task: for ``objective=sequence_to_sequence``, and
-    for decoders, which read source, start and target in one line.
+    ``target_i = source_{n+1-i}`` for a string of n random symbols, fresh at each step. A sequence-to-sequence task: for
+    ``objective=sequence_to_sequence``, and for decoders, which read source, start and target as one sequence.
+
+    Args:
+        length: most symbols of a string. Strings have half as many to this many.
+        symbols: number of different symbols, at least 2.
+        batch_size: number of strings per training batch.
+        test_lengths: further values of ``length`` to test, under ``test/LENGTH``. By default twice the training length.
+        test_size: number of strings in validation and in each test.
     """
 
     stream = "reverse"

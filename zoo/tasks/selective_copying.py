@@ -1,4 +1,4 @@
-"""Selective copying: remember the tokens that matter, wherever they stand."""
+"""Selective copying: remember the tokens that matter, wherever they are."""
 
 from __future__ import annotations
 
@@ -24,15 +24,23 @@ RUNGS: dict[str, tuple[int, int]] = {  # length, data
 
 @register("task", "selective_copying")
 class SelectiveCopying(Generated):
-    """Repeat in order the tokens that stood scattered among noise.
+    """Repeat in order the tokens that were scattered among noise.
 
-    Gu and Dao 2023, arXiv:2312.00752, section 4.1.1, after Jing et al. 2019; ``rung=published`` has their sizes
-    (their code was not released), ``rung=mad`` those of MAD (Poli et al. 2024, arXiv:2403.17844), 256 tokens in
-    all; there one marker and blanks ask, here a marker each. ``data`` tokens stand at random places among
-    ``length``, the rest is noise; then ``data`` markers ask for them in order. Places vary, so a model that does
-    not look at its input cannot know which to keep. Of ``vocab_size``, 0 is noise, the last is the marker, the
-    others are data. Tested at ``length`` and at each of ``test_lengths`` (by default 2 and 4 times as long), under
-    ``test/LENGTH``.
+    Gu and Dao 2023, arXiv:2312.00752, section 4.1.1, after Jing et al. 2019. Data tokens stand at random places among
+    noise; then as many markers ask for them in order. Places vary, so a model that does not look at its input cannot
+    know which tokens to keep. Token 0 is noise, the last is the marker, and the others are data.
+
+    Args:
+        rung: a set of defaults for ``length`` and ``data``. ``published`` has the sizes of Gu and Dao (their code was
+            not released), ``mad`` those of MAD (Poli et al. 2024, arXiv:2403.17844), 256 tokens in all; there one
+            marker and blanks ask, here a marker each.
+        length: tokens before the markers in training. By default the rung's.
+        data: number of tokens to repeat. By default the rung's.
+        vocab_size: number of tokens, noise and marker included, at least 4.
+        batch_size: number of sequences per training batch.
+        test_lengths: further values of ``length`` to test, under ``test/LENGTH``. By default 2 and 4 times the training
+            length.
+        test_size: number of sequences in validation and in each test.
     """
 
     stream = "selective copying"

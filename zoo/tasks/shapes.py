@@ -1,4 +1,4 @@
-"""Images of shapes among nuisances, made as they are needed."""
+"""Images of shapes among nuisances, drawn on demand."""
 
 from __future__ import annotations
 
@@ -15,17 +15,23 @@ from zoo.registry.registry import register
 from zoo.tasks._metrics import Ratios, label_accuracy
 
 RADII, PLACES = (3.4, 5.2), (-3.0, 3.0)
-"""Sizes of shapes, and how far their middles lie from that of an image, in pixels of one of 16 x 16."""
+"""Radii of shapes, and offsets of their centres from that of the image, in pixels of an image of 16 x 16."""
 KINDS = ("disk", "ring", "square", "triangle", "plus", "bar", "pole", "dots")
 
 
 @register("task", "shapes", stem="patches", objective="classify")
 class Shapes(Task):
-    """Which of eight shapes is in a small image, whatever its place, size, brightness and the noise.
+    """Classify one of eight shapes in a small image, whatever its place, size, brightness and the noise.
 
-    Disk, ring, square, triangle, plus, lying bar, standing bar and two dots; place, size, contrast and its sign,
-    brightness and ``noise`` are drawn for each image and say nothing of the shape. Images are standardised one by one,
-    fresh at each step, and made on the device. What predicts pixels spends itself on the nuisances.
+    The label is disk, ring, square, triangle, plus, lying bar, standing bar or two dots. Place, size, contrast and its
+    sign, brightness and noise are drawn for each image and say nothing about the shape. Images are standardised one by
+    one, fresh at each step, and made on the device. A model that predicts pixels wastes itself on the nuisances.
+
+    Args:
+        size: side of the images in pixels, at least 12.
+        noise: standard deviation of the noise on each pixel, where a shape's contrast is 0.6 to 1.2.
+        batch_size: number of images per training batch.
+        test_size: number of images in validation and in test.
     """
 
     gives: ClassVar[tuple[str, ...]] = ("inputs", "labels")
@@ -76,15 +82,18 @@ class Shapes(Task):
     def _draw(
         self, label_B: Tensor, radius: Tensor, across: Tensor, down: Tensor, sign: Tensor, source: torch.Generator
     ) -> Tensor:
-        """Images (B, 1, H, W) of these shapes, light or dark by ``sign``; sizes and places are (B, 1, 1)."""
+        """Images (B, 1, H, W) of these shapes, light or dark by ``sign``. Sizes and places are (B, 1, 1)."""
         count, device, size = len(label_B), source.device, self.size
+        # signed distance of each pixel to each of the eight shapes; keep that of the label
         axis = torch.arange(size, device=device) - (size - 1) / 2
         x, y = (axis[None, None, :] - across) / radius, (axis[None, :, None] - down) / radius
         distance_B8HW = torch.stack(torch.broadcast_tensors(*_distances(x, y)), 1)
         distance_BHW = distance_B8HW[torch.arange(count, device=device), label_B] * radius
+        # a soft edge, then contrast, brightness and noise
         contrast, brightness = uniform(count, source, 0.6, 1.2), uniform(count, source, -0.2, 0.2)
         image_BHW = (-2.5 * distance_BHW).sigmoid() * sign * contrast + brightness
         image_BHW = image_BHW + self.noise * torch.randn(count, size, size, generator=source, device=device)
+        # standardise each image, so that light says nothing
         mean, deviation = image_BHW.mean((1, 2), keepdim=True), image_BHW.std((1, 2), keepdim=True)
         return ((image_BHW - mean) / deviation).unsqueeze(1)
 
@@ -95,7 +104,7 @@ def uniform(count: int, source: torch.Generator, low: float, high: float) -> Ten
 
 
 def _distances(x: Tensor, y: Tensor) -> list[Tensor]:
-    """How far each point is outside of each shape of radius about 1, negative inside; in the order of the names."""
+    """How far each point is outside each shape of radius about 1, negative inside, in the order of ``KINDS``."""
     round_, wide, high = (x * x + y * y).sqrt(), x.abs(), y.abs()
     slope = 0.866 * wide + 0.5 * y
     dots = torch.minimum(((x - 0.6) ** 2 + y * y).sqrt(), ((x + 0.6) ** 2 + y * y).sqrt())

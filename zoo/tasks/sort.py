@@ -11,10 +11,17 @@ from zoo.tasks._symbols import SymbolTask
 
 @register("task", "sort")
 class Sort(SymbolTask):
-    """Say a string of symbols in rising order, each as often as it came.
+    """Give a string of symbols in rising order, each as often as it came.
 
-    Strings have ``length / 2`` to ``length`` random symbols and are fresh at each step; those of ``test_lengths``, by
-    default twice as long, are tested besides. A sequence-to-sequence task, as ``reverse`` is.
+    ``target = sort(source)`` for a string of random symbols, fresh at each step. A sequence-to-sequence task, like
+    ``reverse``.
+
+    Args:
+        length: most symbols of a string. Strings have half as many to this many.
+        symbols: number of different symbols, at least 2.
+        batch_size: number of strings per training batch.
+        test_lengths: further values of ``length`` to test, under ``test/LENGTH``. By default twice the training length.
+        test_size: number of strings in validation and in each test.
     """
 
     stream = "sort"

@@ -23,13 +23,21 @@ from zoo.tasks._metrics import Ratios, nats, token_accuracy
 
 @register("task", "text")
 class Text(Task):
-    """Predict each byte of text, judged in bits per byte.
+    """Predict each next byte of text, scored in bits per byte.
 
-    ``source`` is ``stdlib`` (the source of the Python standard library as installed: about 10 MB, no download, split
-    by file, duplicates removed), a file, a folder of files, or a name for Hugging Face ``datasets`` (with ``config``
-    and ``column``). The data's hash is stored with every run, for the standard library differs between versions of
-    Python. Training windows start anywhere; held-out windows of ``length`` bytes do not overlap and are spread over
-    the whole split, each without what came before it.
+    Bits per byte are ``-mean log2 p(byte | the bytes before it in its window)``. Training windows start anywhere.
+    Held-out windows do not overlap, are spread over the whole split, and are read without what came before them. The
+    data's hash is stored with every run, because the standard library differs between versions of Python.
+
+    Args:
+        source: ``stdlib`` (the source of the Python standard library as installed: about 10 MB, no download, split by
+            file, without duplicates), a file, a folder of files, or a name for Hugging Face ``datasets``.
+        config: the configuration of the data set, where ``datasets`` needs one.
+        column: the column of the data set that holds the text.
+        length: bytes per window.
+        batch_size: number of windows per training batch.
+        test_windows: most windows in validation and in test.
+        max_bytes: most bytes of the source to read.
     """
 
     metric, higher_is_better, writes = "bits_per_byte", False, True
@@ -65,7 +73,7 @@ class Text(Task):
         return sha256(data + cut).hexdigest()[:16]
 
     def train_batch(self, step: int, seed: int, device: torch.device) -> Batch:
-        """Windows that start anywhere, drawn by this step and seed."""
+        """Windows that start anywhere, drawn for this step and seed."""
         source, last = generator(device, "text", "train", seed, step), len(self.corpus.train) - self.length
         starts_B = torch.randint(0, last, (self.batch_size,), generator=source, device=device)
         return self._cut("train", starts_B)
@@ -77,7 +85,7 @@ class Text(Task):
         return [self._cut(split, starts_B) for starts_B in chosen.split(max(1, 8192 // self.length))]
 
     def judge(self, outputs: Mapping[str, Tensor], batch: Batch) -> Ratios:
-        """Bits per byte, and how often the likeliest byte was right."""
+        """Bits per byte, and how often the most likely byte was right."""
         total, count = nats(outputs, batch["targets"])
         accuracy = token_accuracy(outputs, batch["targets"])["accuracy"]
         return {"bits_per_byte": (total / math.log(2), count), "accuracy": accuracy}
@@ -95,7 +103,7 @@ class Text(Task):
         return bytes(tokens).decode(errors="replace")
 
     def chance(self) -> dict[str, float]:
-        """Bytes as often as in the training text, and what xz makes of the test text, which knows no other."""
+        """Predicting bytes by their frequency in training; and compressing the test text, and no other, with xz."""
         train, test = (
             np.bincount(np.frombuffer(text, np.uint8), minlength=256) for text in (self.corpus.train, self.corpus.test)
         )

@@ -1,4 +1,4 @@
-"""Word problems of finite groups: after each element, say the product of all so far."""
+"""Word problems of finite groups: after each element, give the product of all so far."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from zoo.tasks._metrics import Ratios, running_accuracy
 
 Permutation = tuple[int, ...]
 GROUPS = {"S3": (3, False), "S4": (4, False), "S5": (5, False), "A4": (4, True), "A5": (5, True)}
-"""Symmetric groups and alternating ones: how many things they permute, and whether evenly."""
+"""Symmetric and alternating groups: how many things they permute, and whether only by even permutations."""
 
 
 def elements(group: str) -> list[Permutation]:
@@ -43,7 +43,7 @@ def _is_even(permutation: Permutation) -> bool:
 
 @lru_cache(maxsize=8)
 def table(group: str) -> Tensor:
-    """(N, N): the number of the product ``a b``, which does ``a`` first and then ``b``."""
+    """(N, N): the number of the product ``a b``, which applies ``a`` first and then ``b``."""
     found = elements(group)
     number = {permutation: index for index, permutation in enumerate(found)}
     return torch.tensor([[number[tuple(b[i] for i in a)] for b in found] for a in found])
@@ -51,13 +51,19 @@ def table(group: str) -> Tensor:
 
 @register("task", "word_problem")
 class WordProblem(Generated):
-    """After each element of a group, say the product of all elements so far: state tracking in its purest form.
+    """After each element of a group, give the product of all elements so far: state tracking in its purest form.
 
-    Merrill et al. 2024, arXiv:2404.08819: for S5 and A5, which are not solvable, a recurrent layer tracks the state at
-    any length, and attention or a linear state space of fixed depth cannot. ``group`` is S3, S4, S5, A4, A5, or Z2 to
-    Z120 (Z2 is parity). Each token is any element, or with ``generators`` the identity or one of the fewest that make
-    all others. Trained at ``length``, tested there and at each of ``test_lengths``. ``last_accuracy`` is that at the
-    last position alone.
+    ``y_t = x_1 x_2 ... x_t`` in the group. Merrill et al. 2024, arXiv:2404.08819: for S5 and A5, which are not
+    solvable, a recurrent layer tracks the state at any length, and attention or a linear state space of fixed depth
+    cannot. ``last_accuracy`` is the accuracy at the last position only.
+
+    Args:
+        group: S3, S4, S5, A4, A5, or Z2 to Z120 (Z2 is parity).
+        length: elements per training sequence.
+        generators: draw tokens only from the identity and a smallest set of generators, instead of from all elements.
+        batch_size: number of sequences per training batch.
+        test_lengths: further lengths to test, under ``test/LENGTH``.
+        test_size: number of sequences in validation and in each test.
     """
 
     stream = "word_problem"
@@ -105,7 +111,7 @@ class WordProblem(Generated):
 
 
 def _generators(table_NN: Tensor) -> list[int]:
-    """The fewest elements, the first such in order, whose products are the whole group."""
+    """A smallest set of elements, the first in order, whose products are the whole group."""
     product = table_NN.tolist()
     for count in itertools.count(1):
         for chosen in itertools.combinations(range(1, len(product)), count):

@@ -1,4 +1,4 @@
-"""What every plugin must pass, ours and yours alike: ``@parametrize_with_checks("mixer")``."""
+"""The checks that every plugin must pass, ours and yours alike: ``@parametrize_with_checks("mixer")``."""
 
 from zoo.testing.checks import CHECKS as CHECKS
 from zoo.testing.checks import parametrize_with_checks as parametrize_with_checks

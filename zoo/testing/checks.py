@@ -1,4 +1,4 @@
-"""The contract of each kind, as checks that take a component's name and raise where it is broken."""
+"""The contract of each kind, as checks that take a component's name and raise if it is broken."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ for _kind in _MODULES:
 
 
 def laws_of(kind: str, name: str) -> list[Check]:
-    """The checks of this component; of one that builds to nothing (``ffn=none``), the one that allows it."""
+    """The checks of this component. One that builds to nothing (``ffn=none``) has only the check that allows it."""
     laws = CHECKS.get(kind, [])
     if kind == "ffn" and name == "none":
         return [law for law in laws if law is others.ffn_treats_each_token_alone]
@@ -49,7 +49,7 @@ def laws_of(kind: str, name: str) -> list[Check]:
 
 
 def known_failures(kind: str, name: str) -> dict[str, str]:
-    """The checks that a component says it fails, and why: ``known_failures = {"mixer_keeps_shape": "..."}``.
+    """The checks that a component declares to fail, and why: ``known_failures = {"mixer_keeps_shape": "..."}``.
 
     Raises:
         ZooError: there is no such check, or no reason is given.
@@ -72,9 +72,9 @@ def known_failures(kind: str, name: str) -> dict[str, str]:
 
 
 def parametrize_with_checks(*kinds: str, names: Sequence[str] | None = None) -> Any:
-    """A pytest decorator: every check of these kinds over every registered component, or over those of these names.
+    """A pytest decorator: every check of these kinds on every registered component, or only on those with these names.
 
-    The test receives ``name`` and ``check``. A check that a component says it fails is expected to fail.
+    The test receives ``name`` and ``check``. A check that a component declares to fail is expected to fail.
 
     Raises:
         ZooError: no component of these kinds has one of the names.

@@ -14,19 +14,19 @@ from zoo.testing import parts
 from zoo.testing.parts import DIM
 
 Check = Callable[[str], str | None]
-"""Takes a component's name, raises where its law is broken, and may return what else it saw."""
+"""Takes a component's name, raises if its law is broken, and may return a remark."""
 Law = TypeVar("Law", bound=Callable[..., str | None])
 DEVICE = torch.device("cpu")
 
 
 def sized(check: Law) -> Law:
-    """Mark a check that asks :mod:`parts` how many sequences to use and how long: the smallest failure is sought."""
+    """Mark a check that asks :mod:`parts` how many and how long sequences are, to find the smallest failure."""
     check.sized = True  # type: ignore[attr-defined]
     return check
 
 
 def laws_in(module: ModuleType) -> list[Check]:
-    """The checks that a module of one kind's laws defines, in its order: its public functions."""
+    """The checks that a module defines, in its order: its public functions."""
     found = vars(module).items()
     return [each for name, each in found if isfunction(each) and each.__module__ == module.__name__ and name[0] != "_"]
 
@@ -34,16 +34,16 @@ def laws_in(module: ModuleType) -> list[Check]:
 def inputs(batch: int = 2, length: int | None = None, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
     """Random vectors, (B, L, D), the same on every device.
 
-    Of a check that is ``sized`` they stay within its limits, unless the length is given.
+    In a ``sized`` check they stay within its limits, unless the length is given.
     """
     size = (parts.rows(batch), parts.length() if length is None else length, DIM)
     return torch.randn(size, dtype=dtype, generator=torch.Generator().manual_seed(seed)).to(parts.device())
 
 
 def close(actual: Tensor, expected: Tensor, tolerance: float, where: str) -> None:
-    """Equal within the tolerance, in whatever dtype, which has a law of its own; ``where`` says what was compared.
+    """Assert equality within the tolerance, in any dtype, which has a law of its own. ``where`` says what was compared.
 
-    On a GPU other shapes take other kernels, which add in another order: of float32 no more than 1e-4 is asked there.
+    On a GPU other shapes take other kernels, which add in another order. So float32 there is held to no more than 1e-4.
     """
     if tolerance and actual.is_cuda and actual.dtype == torch.float32:
         tolerance = max(tolerance, 1e-4)
@@ -53,7 +53,7 @@ def close(actual: Tensor, expected: Tensor, tolerance: float, where: str) -> Non
 
 
 def seeded(function: Callable[..., Any], *given: Any) -> Any:
-    """What it returns when all that it draws is drawn from a fixed seed: so two calls of the same shapes compare."""
+    """Call a function with all random numbers from a fixed seed, so that two calls of the same shapes compare."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         return function(*given)
@@ -63,9 +63,9 @@ _MEMORY = inputs(64, 9, seed=5)
 
 
 def call(kind: str, module: Any, x_BLD: Tensor, first: int = 0) -> Tensor:
-    """What a module of this kind makes of vectors; of what reads another sequence, one of 9 tokens.
+    """A module's output for vectors. A module that reads another sequence gets one of 9 tokens.
 
-    ``first`` is the place of the first example in a larger batch, and so tells which sequence it reads.
+    ``first`` is the place of the first example in a larger batch, which determines the sequence that it reads.
     """
     if kind == "cross":
         read: Tensor = module(x_BLD, module.read(_MEMORY[first : first + x_BLD.shape[0]].to(x_BLD)))
@@ -75,17 +75,17 @@ def call(kind: str, module: Any, x_BLD: Tensor, first: int = 0) -> Tensor:
 
 
 def ends(length: int) -> list[int]:
-    """The first, the middle and the last of so many places."""
+    """The first, the middle and the last of this many places."""
     return sorted({0, length // 2, length - 1})
 
 
 def coupled(module: Any) -> str:
-    """Why what a token gets in training depends on the others of its batch, as the module says itself; else nothing."""
+    """Why a token's training output depends on the others of its batch, as the module itself declares; else empty."""
     return str(getattr(module, "couples_training", ""))
 
 
 def each_token_alone(module: Any, x_BLD: Tensor) -> str | None:
-    """A token's output is the same alone, and beside others that are larger, in evaluation and in training."""
+    """A token's output is the same alone and beside other, larger tokens, in evaluation and in training."""
     length = x_BLD.shape[1]
     for place in ends(length):
         alone = module(x_BLD[:, place : place + 1])

@@ -1,4 +1,4 @@
-"""The laws of what reads another sequence."""
+"""The laws of components that read another sequence."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from zoo.testing.parts import LENGTH
 
 
 def _memory(batch: int = 3) -> tuple[Tensor, Tensor]:
-    """A memory of 9 tokens, and a mask of which tokens are there."""
+    """A memory of 9 tokens, and a mask of which tokens are real."""
     lengths_B1 = torch.tensor([9, 4, 1])[:batch, None]
     return inputs(batch, 9, torch.float64, seed=5), (torch.arange(9) < lengths_B1).to(parts.device())
 
 
 def cross_treats_each_token_alone(name: str) -> None:
-    """(B, L, D) in and out; a token's output does not depend on the tokens beside it, nor on other examples.
+    """(B, L, D) in and out. A token's output does not depend on the tokens beside it, nor on other examples.
 
-    In training neither, with the same draws.
+    The same holds in training, with the same random draws.
     """
     cross, (memory_BMD, mask_BM) = parts.part("cross", name, dtype=torch.float64), _memory()
     x_BLD = inputs(3, dtype=torch.float64)
@@ -41,7 +41,7 @@ def cross_treats_each_token_alone(name: str) -> None:
 
 
 def cross_leaves_no_trace_of_padding(name: str) -> None:
-    """What stands in the memory where the mask is false changes nothing, and might as well not be there."""
+    """What stands in the memory where the mask is false changes nothing, as if it were not there."""
     cross, (memory_BMD, mask_BM) = parts.part("cross", name, dtype=torch.float64), _memory()
     x_BLD = inputs(3, dtype=torch.float64)
     whole = cross(x_BLD, cross.read(memory_BMD, mask_BM))
@@ -53,7 +53,7 @@ def cross_leaves_no_trace_of_padding(name: str) -> None:
 
 
 def cross_state_is_what_it_says(name: str) -> None:
-    """``init_state`` is as large as what ``read`` makes of as many tokens, and follows its sequences."""
+    """``init_state`` is as large as what ``read`` makes of as many tokens, and its rows follow their sequences."""
     cross, (memory_BMD, mask_BM) = parts.part("cross", name, dtype=torch.float64), _memory()
     state = cross.read(memory_BMD, mask_BM)
     shapes = [tuple(t.shape) for t in tensors_of(cross.init_state(3, 9, parts.device(), torch.float64))]

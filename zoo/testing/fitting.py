@@ -1,4 +1,4 @@
-"""Runs in which a component can be: not every task has images, and not every run reads a memory."""
+"""Runs that a component fits into: not every task has images, and not every run reads a memory."""
 
 from __future__ import annotations
 
@@ -12,22 +12,23 @@ from zoo.config.tree import Config, chooses, components_of
 from zoo.registry.registry import entries, generation
 
 SMALL = ("steps=2", "dim=32", "layers=1", "trainer.progress=false", "trainer.accelerator=cpu", "budget=none")
-"""A run that says whether a component works where it belongs, and nothing else."""
+"""A run just large enough to tell whether a component works in its place."""
 
 MOST = 3
-"""Runs in which a pass may fail before the component, and not the choice of run, is held to be broken."""
+"""After this many runs with a failing pass, the component is considered broken, and not the choice of run."""
 
 
 def words_of_a_run(
     kind: str, name: str, overrides: Sequence[str] = (), first: Sequence[Sequence[str]] = ()
 ) -> list[str]:
-    """What to type besides these overrides for a run that has the component in its place, and whose parts fit.
+    """The overrides, besides these, of a run that has the component in its place and whose parts fit together.
 
-    Tried are ``first``, the laws' tasks as they come, and every objective on the first of them that it can read; a pass
-    over two examples decides. Where none passes, it is the first whose parts fit: a run of that says what fails.
+    It tries ``first``, then the laws' tasks in order, then every objective on the first of these tasks that it can
+    read. A forward pass over two examples decides. If none passes, it is the first run whose parts fit, which then
+    shows what fails.
 
     Raises:
-        SkipTest: no run here fits it; the message says what the first of them lacked.
+        SkipTest: no run here fits the component; the message says what the first run lacked.
     """
     from zoo.testing.parts import with_overrides
 
@@ -53,7 +54,7 @@ def words_of_a_run(
 
 
 def _candidates(kind: str, name: str, overrides: Sequence[str]) -> Iterator[list[str]]:
-    """Words of runs, the plainest first."""
+    """Overrides of runs to try, the simplest first."""
     from zoo.testing import objectives
 
     named = [word.partition("=")[2] for word in (*overrides, f"{kind}={name}") if word.startswith("objective=")]
@@ -65,12 +66,12 @@ def _candidates(kind: str, name: str, overrides: Sequence[str]) -> Iterator[list
         has_task = kind == "task" or chooses(overrides, "task")
         yield from [[]] if has_task else [[f"task={task}"] for task in objectives.TASKS]
     yield from _of_objectives(named or [each.name for each in entries("objective")], kind)
-    if named:  # none of the laws' tasks fits it, and the run's own may say better why
+    if named:  # no task of the laws fits; the run's own may explain it better
         yield []
 
 
 def _holders(kind: str) -> list[str]:
-    """The objectives that hold a kind which no backbone holds and few objectives do: what reads a memory."""
+    """The objectives that hold a kind which no backbone and few objectives hold, such as readers of a memory."""
     if any(kind in each.components().values() for each in entries("backbone")):
         return []
     found = [each.name for each in entries("objective") if kind in each.components().values()]
@@ -78,7 +79,7 @@ def _holders(kind: str) -> list[str]:
 
 
 def _of_objectives(names: Sequence[str], kind: str) -> Iterator[list[str]]:
-    """Of each objective the words of a run on the first of the laws' tasks that it can read."""
+    """For each objective, the overrides of a run on the first of the laws' tasks that it can read."""
     from zoo.testing import objectives
 
     for objective in names:
@@ -97,7 +98,7 @@ def _in_force() -> tuple[str, ...]:
 
 
 def _passes(words: Sequence[str], kind: str, name: str) -> bool | None:
-    """Whether two examples go through such a run's model; none where the component is not in it.
+    """Whether two examples pass through such a run's model; none if the component is not in it.
 
     Raises:
         ZooError: its parts do not fit each other.
@@ -111,7 +112,7 @@ def _passes(words: Sequence[str], kind: str, name: str) -> bool | None:
 
 
 def _built(config: Config) -> Config:
-    """What of a config becomes an object."""
+    """The part of a config that becomes objects."""
     return {key: config[key] for key in ("objective", "task", "probe", "optimizer", "schedule")}
 
 

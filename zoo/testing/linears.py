@@ -1,4 +1,4 @@
-"""The laws of linears, and of those whose weights are a bit or two."""
+"""The laws of linears, and of linears with low-bit weights."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from zoo.testing.parts import DIM, LENGTH
 
 
 def linear_is_a_drop_in(name: str) -> None:
-    """It has a weight of (out, in) and a bias where one was asked for, and maps (..., in) to (..., out)."""
+    """It has a weight (out, in), and a bias if one was asked for, and maps (..., in) to (..., out)."""
     linear = parts.part("linear", name)
     assert linear.weight.shape == (48, DIM)
     assert linear.bias is not None
@@ -24,21 +24,21 @@ def linear_is_a_drop_in(name: str) -> None:
 
 @sized
 def linear_treats_each_token_alone(name: str) -> str | None:
-    """A token's output does not move when the others do: one scale for a whole tensor would tell of the future.
+    """A token's output does not change with the others: one scale for a whole tensor would leak the future.
 
-    In training neither.
+    The same holds in training.
     """
     return each_token_alone(parts.part("linear", name, dtype=torch.float64), inputs(dtype=torch.float64))
 
 
 def _low_bit(name: str, dtype: torch.dtype = torch.float32, bias: bool = False) -> Any:
-    """The linear where it is stored as codes, else none."""
+    """The linear if it is stored as codes, else none."""
     linear = parts.part("linear", name, bias=bias, dtype=dtype)
     return linear if isinstance(linear, HasLowBitWeight) and linear.packed() is not None else None
 
 
 def linear_sees_its_codes_exactly(name: str) -> None:
-    """The weight of the forward pass is codes times scale, to the last bit of each value: no more values than codes."""
+    """The weight of the forward pass is exactly codes times scale, so it has no more values than there are codes."""
     for dtype, tolerance in ((torch.float32, 1e-6), (torch.bfloat16, 1e-2)):
         linear = _low_bit(name, dtype)
         if linear is None:
@@ -53,11 +53,11 @@ def linear_sees_its_codes_exactly(name: str) -> None:
 
 
 def linear_passes_gradients_straight_through(name: str) -> None:
-    """Weight and input get the gradients of the product of what was multiplied, as if nothing had been rounded."""
+    """Weight and input get the gradients of the multiplied values, as if nothing had been rounded."""
     linear = _low_bit(name)
     if linear is None:
         return
-    x_BLD = inputs().sign().requires_grad_()  # values that every rounding by the largest keeps
+    x_BLD = inputs().sign().requires_grad_()  # values that rounding relative to the largest keeps
     gradient = torch.randn(2, LENGTH, 48, generator=torch.Generator().manual_seed(1)).to(parts.device())
     linear(x_BLD).backward(gradient)
     codes_NK, scale = linear.codes()
@@ -68,7 +68,7 @@ def linear_passes_gradients_straight_through(name: str) -> None:
 
 
 def linear_codes_stay_when_rounded_again(name: str) -> None:
-    """Codes times scale, as a latent weight, have the same codes."""
+    """Codes times scale, taken as a latent weight, have the same codes again."""
     linear = _low_bit(name)
     if linear is None:
         return
@@ -79,7 +79,7 @@ def linear_codes_stay_when_rounded_again(name: str) -> None:
 
 
 def linear_packs_to_the_same(name: str) -> None:
-    """Packed it computes the same, in fewer bytes; every layout, and what is loaded into another one, to the bit."""
+    """Packed, it computes the same in fewer bytes; every layout, also when loaded into another layer, to the bit."""
     linear, x_BLD = _low_bit(name, bias=True), inputs()
     if linear is None:
         return

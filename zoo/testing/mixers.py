@@ -1,4 +1,4 @@
-"""The laws of what mixes along the sequence."""
+"""The laws of mixers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from zoo.testing.parts import DIM, LENGTH
 
 
 def _cuts(length: int, rng: random.Random) -> list[int]:
-    """Lengths of the pieces of a sequence that is cut at random, sometimes into single tokens."""
+    """Lengths of the pieces of a randomly cut sequence, sometimes single tokens."""
     if rng.random() < 0.25 or length < 3:
         return [1] * length
     places = sorted(rng.sample(range(1, length), rng.randint(1, min(4, length - 1))))
@@ -25,7 +25,7 @@ def _cuts(length: int, rng: random.Random) -> list[int]:
 
 
 def _decoded(mixer: Any, x_BLD: Tensor, cuts: list[int], state: Any = None) -> Tensor:
-    """The outputs of a sequence that is fed in pieces, with the state carried over."""
+    """The outputs for a sequence fed in pieces, with the state carried over."""
     state = mixer.init_state(x_BLD.shape[0], LENGTH, parts.device(), x_BLD.dtype) if state is None else state
     pieces = []
     for piece_BLD in x_BLD.split(cuts, dim=1):
@@ -36,7 +36,7 @@ def _decoded(mixer: Any, x_BLD: Tensor, cuts: list[int], state: Any = None) -> T
 
 @sized
 def mixer_keeps_shape(name: str) -> None:
-    """(B, L, D) in, (B, L, D) and no state out, also for a single token and a batch of one."""
+    """(B, L, D) in, (B, L, D) and no state out, also for a single token and for a batch of one."""
     mixer = parts.part("mixer", name)
     for x_BLD in (inputs(2), inputs(1, 1), inputs(3, min(7, parts.length()))):
         y_BLD, state = mixer(x_BLD)
@@ -45,7 +45,7 @@ def mixer_keeps_shape(name: str) -> None:
 
 
 def mixer_takes_no_tokens(name: str) -> None:
-    """A piece of no tokens gives none and leaves the state as it was."""
+    """A piece without tokens gives none, and leaves the state as it was."""
     mixer = parts.part("mixer", name, dtype=torch.float64)
     empty_BLD, x_BLD = inputs(2, 0, torch.float64), inputs(2, dtype=torch.float64)
     assert mixer(empty_BLD)[0].shape == (2, 0, DIM), "without a state"
@@ -55,7 +55,7 @@ def mixer_takes_no_tokens(name: str) -> None:
 
 @sized
 def mixer_obeys_the_law_of_splitting(name: str) -> None:
-    """Whole, or cut anywhere with the state carried over: the same outputs."""
+    """Fed whole, or cut anywhere with the state carried over: the same outputs."""
     rng = random.Random(0)
     for dtype, tolerance in ((torch.float64, 1e-10), (torch.float32, 2e-5)):
         mixer = parts.part("mixer", name, dtype=dtype)
@@ -70,7 +70,7 @@ def mixer_obeys_the_law_of_splitting(name: str) -> None:
 
 @sized
 def mixer_does_not_see_the_future(name: str) -> None:
-    """No output moves when a later input does, nor has a gradient to one; in training too, with the same draws."""
+    """No output changes with a later input, nor has a gradient to it; also in training, with the same draws."""
     mixer = parts.part("mixer", name, dtype=torch.float64)
     x_BLD = inputs(dtype=torch.float64)
     length = x_BLD.shape[1]
@@ -86,16 +86,16 @@ def mixer_does_not_see_the_future(name: str) -> None:
         other.square().sum().backward()
         assert leaf.grad is not None
         later, earlier = (part.abs().max().item() for part in (leaf.grad[:, cut:], leaf.grad[:, :cut]))
-        assert later <= 1e-10 * earlier, (  # a Fourier transform rounds what is zero
+        assert later <= 1e-10 * earlier, (  # a Fourier transform rounds zeros
             f"{mode}outputs before token {cut} have a gradient of {later:.2g} to inputs from there on, not 0"
         )
 
 
 @sized
 def mixer_goes_on_beyond_its_length(name: str) -> None:
-    """A sequence longer than any that it was told of changes nothing at its beginning, or is refused in words.
+    """A sequence longer than ``max_len`` has the same outputs at its beginning, or is refused with a clear message.
 
-    The ``ValueError`` names the length or ``max_len``: by this a refusal is told from an accident.
+    The ``ValueError`` names the length or ``max_len``, which tells a refusal from an accident.
     """
     mixer = parts.part("mixer", name)
     x_BLD = torch.cat([inputs(2), inputs(2, 2 * LENGTH, seed=1)], 1)
@@ -115,7 +115,7 @@ def mixer_goes_on_beyond_its_length(name: str) -> None:
 
 
 def mixer_state_is_bounded_by_what_it_says(name: str) -> None:
-    """The tensors of a state keep their bytes while tokens pass, in float32 and in bfloat16: what is said is held."""
+    """A state keeps its size in bytes as tokens pass, in float32 and in bfloat16: what it declares is what it holds."""
     for dtype in (torch.float32, torch.bfloat16):
         mixer = parts.part("mixer", name)
         state = mixer.init_state(2, LENGTH, parts.device(), dtype)
@@ -136,7 +136,7 @@ def mixer_state_is_bounded_by_what_it_says(name: str) -> None:
 
 
 def mixer_state_follows_its_sequences(name: str) -> None:
-    """A state from which some sequences are taken, in another order, goes on as those sequences do."""
+    """A state from which some sequences are taken, in another order, continues as those sequences do."""
     mixer = parts.part("mixer", name, dtype=torch.float64)
     x_BLD = inputs(3, dtype=torch.float64)
     whole = _decoded(mixer, x_BLD, [10, LENGTH - 10])
@@ -149,9 +149,9 @@ def mixer_state_follows_its_sequences(name: str) -> None:
 
 
 def mixer_leaves_no_trace_of_padding(name: str) -> str | None:
-    """Padding in front, under a mask, changes nothing: not in one call, nor cut anywhere and decoded from.
+    """Masked padding in front changes nothing: not in one call, nor cut anywhere and decoded from there.
 
-    A mixer that takes no ``mask_BL`` does not claim it.
+    A mixer that takes no ``mask_BL`` does not claim this.
     """
     mixer = parts.part("mixer", name, dtype=torch.float64)
     if "mask_BL" not in inspect.signature(mixer.forward).parameters:

@@ -1,4 +1,4 @@
-"""The laws of every kind that is a module: gradients, saving, precision, compiling, memory, devices, cost, learning."""
+"""The laws of all kinds that are modules: gradients, saving, precision, compiling, memory, devices, cost, learning."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from zoo.testing.common import Check, call, close, coupled, inputs, seeded, size
 
 
 def _law(body: Callable[[str, str], str | None]) -> Callable[[str], Check]:
-    """A law that holds for several kinds: called with one, it gives the check of that kind."""
+    """A law that holds for several kinds: called with a kind, it gives that kind's check."""
 
     def of(kind: str) -> Check:
         def check(name: str) -> str | None:
@@ -34,9 +34,10 @@ def _law(body: Callable[[str, str], str | None]) -> Callable[[str], Check]:
 @_law
 @sized
 def module_treats_each_example_alone(kind: str, name: str) -> str | None:
-    """An example's output does not depend on what else is in the batch; in training too, with the same draws.
+    """An example's output does not depend on the rest of the batch; also in training, with the same random draws.
 
-    What shares something among the tokens of a batch by design, in training alone, says so: ``couples_training``.
+    A module that shares something among a batch's tokens by design, in training only, declares it:
+    ``couples_training``.
     """
     module, x_BLD = parts.part(kind, name, dtype=torch.float64), inputs(4, dtype=torch.float64)
     last = x_BLD.shape[0] - 1
@@ -56,7 +57,7 @@ def module_treats_each_example_alone(kind: str, name: str) -> str | None:
 
 @_law
 def module_keeps_the_dtype(kind: str, name: str) -> None:
-    """Vectors come out in the dtype in which they went in, also with a state; under autocast in that or bfloat16."""
+    """Outputs have the dtype of the inputs, also with a state; under autocast that dtype or bfloat16."""
     for dtype, autocast in ((torch.float32, False), (torch.float64, False), (torch.float32, True)):
         module, x_BLD = parts.part(kind, name, dtype=dtype), inputs(dtype=dtype)
         allowed = (dtype, torch.bfloat16) if autocast else (dtype,)
@@ -72,7 +73,7 @@ def module_keeps_the_dtype(kind: str, name: str) -> None:
 
 @_law
 def module_trains_every_parameter(kind: str, name: str) -> None:
-    """A gradient that is finite and somewhere not zero reaches every parameter."""
+    """Every parameter gets a gradient that is finite and not zero everywhere."""
     module = parts.part(kind, name).train()
     call(kind, module, inputs()).square().sum().backward()
     for parameter_name, parameter in module.named_parameters():
@@ -90,7 +91,7 @@ def module_is_deterministic(kind: str, name: str) -> None:
 
 @_law
 def module_saves(kind: str, name: str) -> None:
-    """Weights that are saved and loaded into another copy give the same output, to the bit."""
+    """Weights saved and loaded into another copy give the same output, to the bit."""
     module, x_BLD = parts.part(kind, name), inputs()
     file = io.BytesIO()
     torch.save(module.state_dict(), file)
@@ -99,13 +100,13 @@ def module_saves(kind: str, name: str) -> None:
     for parameter in other.parameters():
         parameter.data.add_(1)
     other.load_state_dict(torch.load(file, weights_only=True))
-    first = seeded(call, kind, module, x_BLD)  # a module that draws is not this law's affair
+    first = seeded(call, kind, module, x_BLD)  # random draws are not this law's business
     close(seeded(call, kind, other, x_BLD), first, 0, "a loaded copy: ")
 
 
 @_law
 def module_runs_in_bfloat16(kind: str, name: str) -> None:
-    """Autocast to bfloat16 gives a finite output close to float32's."""
+    """Autocast to bfloat16 gives a finite output close to that of float32."""
     module, x_BLD = parts.part(kind, name), inputs()
     with torch.autocast(x_BLD.device.type, torch.bfloat16):
         low = seeded(call, kind, module, x_BLD)
@@ -114,7 +115,7 @@ def module_runs_in_bfloat16(kind: str, name: str) -> None:
 
 @contextmanager
 def _poisoned_memory() -> Iterator[None]:
-    """Within it, memory that torch hands out without values holds NaN."""
+    """Inside it, uninitialised memory from torch holds NaN."""
     settings = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     deterministic: Any = torch.utils.deterministic  # a module whose setting is a property
     filled = deterministic.fill_uninitialized_memory
@@ -128,7 +129,7 @@ def _poisoned_memory() -> Iterator[None]:
 
 
 def _outputs(kind: str, name: str) -> dict[str, Tensor]:
-    """What a component makes of an input: whole, all gradients, and of a mixer also piece by piece with a state."""
+    """A component's output for a whole input, all gradients, and for a mixer also piece by piece with a state."""
     module, x_BLD = parts.part(kind, name), inputs().requires_grad_()
     y_BLD = call(kind, module, x_BLD)
     y_BLD.square().sum().backward()
@@ -147,7 +148,7 @@ def _outputs(kind: str, name: str) -> dict[str, Tensor]:
 
 @_law
 def module_reads_no_stray_memory(kind: str, name: str) -> None:
-    """Memory that nobody has written may hold anything, NaN above all: no output shows it, nor any gradient."""
+    """Uninitialised memory may hold anything, such as NaN: no output or gradient shows it."""
     with _poisoned_memory():
         poisoned = _outputs(kind, name)
     for what, given in poisoned.items():
@@ -156,14 +157,14 @@ def module_reads_no_stray_memory(kind: str, name: str) -> None:
 
 @_law
 def module_compiles(kind: str, name: str) -> str:
-    """``torch.compile`` gives the same outputs and gradients; where it breaks the graph, that is reported."""
+    """``torch.compile`` gives the same outputs and gradients. Graph breaks are reported."""
     from torch._dynamo.utils import counters
 
     module, x_BLD = parts.part(kind, name).train(), inputs()
     other = copy.deepcopy(module)
     torch._dynamo.reset()
     counters.clear()
-    # the compiler's front end and its autograd, with PyTorch's own kernels behind them
+    # the compiler's front end and its autograd, running PyTorch's own kernels
     compiled = torch.compile(lambda x: call(kind, other, x), backend="aot_eager")
     results = []
     for function in (lambda x: call(kind, module, x), compiled):
@@ -195,16 +196,16 @@ def module_agrees_on_cuda(kind: str, name: str) -> None:
 
 
 def _weights(module: nn.Module) -> int:
-    """How many weights of matrices each token meets."""
+    """How many matrix weights each token meets."""
     inactive = sum(m.inactive_parameters() for m in module.modules() if isinstance(m, HasInactiveParameters))
     return sum(p.numel() for p in module.parameters() if p.ndim >= 2) - inactive
 
 
 @_law
 def module_counts_its_operations(kind: str, name: str) -> str:
-    """Of what it computes the counter sees at least a multiplication and an addition for each weight and token.
+    """The counter sees at least one multiplication and addition for each weight and token.
 
-    Where a class says by hand what it computes, ``forward_flops(batch_size, length)``, the two agree within 1 %.
+    If a class gives its own count, ``forward_flops(batch_size, length)``, the two agree within 1 %.
     """
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -218,7 +219,7 @@ def module_counts_its_operations(kind: str, name: str) -> str:
         call(kind, module, x_BLD)
     counted, least = counter.get_total_flops(), 2 * _weights(module) * rows * length
     if kind == "cross":
-        least = 0  # some of its weights read the memory, whose length is another
+        least = 0  # some of its weights read the memory, of another length
     hint = "a custom operator needs a formula: torch.utils.flop_counter.register_flop_formula"
     assert counted >= 0.99 * least, (
         f"{counted:,} operations counted for {rows} x {length} tokens, where its weights alone need {least:,}; {hint}"
@@ -233,9 +234,9 @@ def module_counts_its_operations(kind: str, name: str) -> str:
 
 @_law
 def module_learns(kind: str, name: str) -> str | None:
-    """In sixty steps of Adam it learns by heart what a copy of itself with other weights makes of one input, to a half.
+    """Sixty steps of Adam halve its distance to a copy with other weights, on one input.
 
-    So its gradients point down, whatever it computes.
+    So its gradients point downhill, whatever it computes.
     """
     student = parts.part(kind, name).train()
     learned = [p for p in student.parameters() if p.requires_grad]

@@ -22,7 +22,7 @@ from zoo.testing.common import close, seeded
 from zoo.training.build import make_objective, make_probes, make_task, trains
 
 TASKS = ("parity", "digits", "reverse", "clusters", "shapes", "compression", "moving_shapes", "code", "facts")
-"""Tasks to try, in this order, where no override names one."""
+"""Tasks to try, in this order, if no override names one."""
 ANSWERS = ("targets", "labels", "token_labels")
 SIZE = ("dim=32", "layers=2")
 
@@ -31,7 +31,7 @@ SIZE = ("dim=32", "layers=2")
 def _fitting(name: str, words: tuple[str, ...], generation: int) -> Config:
     """The config of a run with this objective, on the first task that fits it."""
     reasons = ["none gives what it needs"]
-    needs = set(getattr(target("objective", name), "needs", ()))  # of some only an object knows it
+    needs = set(getattr(target("objective", name), "needs", ()))  # some know it only once built
     readable = [task for task in TASKS if needs <= set(target("task", task).gives)]  # type: ignore[attr-defined]
     for task in [None] if any(word.startswith("task=") for word in words) else readable:
         for probe in ([], ["probe=linear"]):
@@ -48,7 +48,7 @@ def _fitting(name: str, words: tuple[str, ...], generation: int) -> Config:
 
 
 def _objective(name: str) -> tuple[Any, Batch]:
-    """The objective, in training, from a fixed seed, and a batch of four."""
+    """The objective in training mode, from a fixed seed, and a batch of four."""
     config = _fitting(name, parts.overrides(), generation())
     task = make_task(config)
     objective = make_objective(config, task).to(parts.device()).train()
@@ -60,7 +60,7 @@ def _rows(batch: Batch, which: slice) -> Batch:
 
 
 def objective_gives_what_it_says(name: str) -> None:
-    """It reads what ``needs`` says and no more, and gives a finite scalar ``loss`` and all that ``gives`` says."""
+    """It reads only what ``needs`` names, and gives a finite scalar ``loss`` and everything in ``gives``."""
     objective, batch = _objective(name)
     extra = {key: value for key, value in batch.items() if key in (*objective.needs, "positions", "inputs_mask")}
     for mode in (True, False):
@@ -88,7 +88,7 @@ def objective_trains_every_parameter(name: str) -> str | None:
 
 
 def _error(objective: Any, outputs: dict[str, Tensor], batch: Batch) -> float | None:
-    """How far its logits are from the answers that it was asked for: squares of numbers, or -log of the right class."""
+    """How far its logits are from the answers it was asked for: mean square, or -log probability of the right class."""
     known = {key: batch[key] for key in ANSWERS if key in batch and key in objective.needs}
     asked = outputs if "targets" in objective.gives else known
     answers, logits = next((asked[key] for key in ANSWERS if key in asked), None), outputs.get("logits")
@@ -102,9 +102,9 @@ def _error(objective: Any, outputs: dict[str, Tensor], batch: Batch) -> float | 
 
 
 def objective_learns(name: str) -> str:
-    """Ten steps of Adam on one batch, with the same draws, lower its loss, and bring its logits nearer the answers.
+    """Ten steps of Adam on one batch, with the same draws, lower its loss and bring its logits nearer to the answers.
 
-    The second is asked as well, for a loss of the wrong sign falls like any other.
+    The second is checked as well, because a loss of the wrong sign falls like any other.
     """
     objective, batch = _objective(name)
     if not trains(objective):
@@ -129,7 +129,7 @@ def objective_learns(name: str) -> str:
 
 
 def objective_is_a_function_of_its_seed(name: str) -> None:
-    """What it draws comes from torch's default generator: the same seed gives the same loss, to the bit."""
+    """Its random draws come from torch's default generator: the same seed gives the same loss, to the bit."""
     objective, batch = _objective(name)
     close(seeded(objective, batch)["loss"], seeded(objective, batch)["loss"], 0, "the same seed twice: ")
 
@@ -149,7 +149,7 @@ def objective_saves(name: str) -> None:
 
 
 def objective_does_not_read_the_answer(name: str) -> str | None:
-    """No logits depend on the answer that they are asked for, nor on later ones: the last answer changes none."""
+    """Logits depend neither on the answer they are asked for nor on later ones: changing the last changes nothing."""
     objective, batch = _objective(name)
     if "logits" not in objective.gives or "targets" in objective.gives:
         return "it gives no logits for the task's own answers"

@@ -1,4 +1,4 @@
-"""The laws of feed-forwards, norms, positions, families, optimizers and schedules."""
+"""The laws of feed-forwards, norms, positions, probes, families, optimizers and schedules."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ from zoo.testing.parts import LENGTH
 
 @sized
 def ffn_treats_each_token_alone(name: str) -> str | None:
-    """A token's output does not depend on the tokens around it, in training neither; none at all is allowed too.
+    """A token's output does not depend on the tokens around it, also in training. No layer at all is allowed too.
 
-    What shares something among the tokens of a batch by design, in training alone, says so: ``couples_training``.
+    A module that shares something among a batch's tokens by design, in training only, declares it:
+    ``couples_training``.
     """
     ffn = parts.part("ffn", name, dtype=torch.float64)
     if ffn is None:
@@ -32,7 +33,7 @@ def ffn_treats_each_token_alone(name: str) -> str | None:
 
 @sized
 def norm_keeps_shape(name: str) -> None:
-    """(..., D) in and out, each token alone, in training too."""
+    """(..., D) in and out, each token separately, also in training."""
     norm = parts.part("norm", name, dtype=torch.float64)
     x_BLD = inputs(dtype=torch.float64)
     assert norm(x_BLD).shape == x_BLD.shape
@@ -42,7 +43,7 @@ def norm_keeps_shape(name: str) -> None:
 
 
 def position_goes_on_at_an_offset(name: str) -> None:
-    """Positions of a later piece are those it has in the whole."""
+    """A later piece of a sequence gets the positions that it has in the whole."""
     position = parts.part("position", name, dtype=torch.float64)
     x_BLD = inputs(dtype=torch.float64)
     q_BHLK = x_BLD.view(2, LENGTH, 2, 16).transpose(1, 2)
@@ -60,7 +61,7 @@ def position_goes_on_at_an_offset(name: str) -> None:
 
 
 def _made(position: Any) -> list[Tensor]:
-    """All that a position makes of fixed inputs: what is added, what is rotated, and the bias."""
+    """Everything that a position makes of fixed inputs: what is added, what is rotated, and the bias."""
     x_BLD = inputs()
     q_BHLK, places_L = x_BLD.view(2, LENGTH, 2, 16).transpose(1, 2), torch.arange(LENGTH, device=x_BLD.device)
     made = [position.add(x_BLD), *position.rotate(q_BHLK, q_BHLK), position.bias(places_L, places_L)]
@@ -68,7 +69,7 @@ def _made(position: Any) -> list[Tensor]:
 
 
 def position_trains_every_parameter(name: str) -> None:
-    """A gradient that is finite and somewhere not zero reaches every parameter."""
+    """Every parameter gets a gradient that is finite and not zero everywhere."""
     position = parts.part("position", name).train()
     source = torch.Generator().manual_seed(1)
     weighed = sum((each * torch.randn(each.shape, generator=source).to(each.device)).sum() for each in _made(position))
@@ -88,7 +89,7 @@ def position_is_deterministic(name: str) -> None:
 
 
 def position_saves(name: str) -> None:
-    """Weights that are saved and loaded into another copy do the same, to the bit."""
+    """Weights saved and loaded into another copy do the same, to the bit."""
     position, other = parts.part("position", name), parts.part("position", name)
     file = io.BytesIO()
     torch.save(position.state_dict(), file)
@@ -101,7 +102,7 @@ def position_saves(name: str) -> None:
 
 
 def family_gives_back_what_it_was_given(name: str) -> None:
-    """A model of theirs becomes one of ours and again the same: every tensor, and a config of the same meaning."""
+    """A published model becomes ours and then the same again: every tensor, and a config of the same meaning."""
     from zoo.models.convert import adopt, theirs_of
     from zoo.registry.registry import target
 
@@ -127,7 +128,7 @@ def family_gives_back_what_it_was_given(name: str) -> None:
 
 
 def probe_reads_off_what_is_plain(name: str) -> None:
-    """Embeddings in one heap a class are told apart, those without a sign of it are not; ``none`` builds nothing."""
+    """Embeddings in one cluster per class are told apart, and pure noise is not. ``none`` builds nothing."""
     probe = parts.factory("probe", name)(classes=3, dim=8)
     if probe is None:
         return
@@ -135,7 +136,7 @@ def probe_reads_off_what_is_plain(name: str) -> None:
     labels_N = torch.randint(0, 3, (300,), generator=source)
     noise = torch.randn(300, 8, generator=source)
     heaps = noise + 20 * torch.nn.functional.one_hot(labels_N, 8)
-    if getattr(probe, "reads_places", False):  # the sign is at the second of four places
+    if getattr(probe, "reads_places", False):  # the class shows at the second of four places
         around_NLD = torch.randn(300, 4, 8, generator=source)
         heaps, noise = around_NLD.index_copy(1, torch.tensor([1]), heaps.unsqueeze(1)), around_NLD
     for embeddings, low, high in ((heaps, 0.99, 1.0), (noise, 0.15, 0.55)):
@@ -176,7 +177,7 @@ def _regression() -> tuple[torch.nn.Linear, Callable[[], torch.Tensor]]:
 
 
 def optimizer_steps_as_torch_says(name: str) -> None:
-    """``step()`` and ``step(closure)`` move alike, the closure's loss comes back, and who has no gradient stays."""
+    """``step()`` and ``step(closure)`` move alike, the latter returns the loss, parameters without gradient stay."""
     from zoo.training.parameter_groups import parameter_groups
 
     moved = []
@@ -204,7 +205,7 @@ def optimizer_steps_as_torch_says(name: str) -> None:
 
 
 def optimizer_resumes(name: str) -> None:
-    """From its ``state_dict``, saved and loaded, it goes on as if it had never stopped, to the bit."""
+    """Saved and loaded by its ``state_dict``, it continues as if it had never stopped, to the bit."""
     from zoo.training.parameter_groups import parameter_groups
 
     results = []
@@ -226,7 +227,7 @@ def optimizer_resumes(name: str) -> None:
 
 
 def optimizer_heeds_its_groups(name: str) -> None:
-    """A group's own ``lr`` is what its parameters move by, also when it changes between steps: none, no move."""
+    """Parameters move by their group's own ``lr``, also when it changes between steps. At zero they stay."""
     from zoo.training.parameter_groups import parameter_groups
 
     model, loss = _regression()
@@ -242,7 +243,7 @@ def optimizer_heeds_its_groups(name: str) -> None:
 
 
 def schedule_stays_between_zero_and_one(name: str) -> None:
-    """A multiplier within [0, 1] at every step, rising from a warm-up, for short runs and long ones."""
+    """The multiplier is within [0, 1] at every step and gets close to 1, in short runs and long ones."""
     for steps in (1, 2, 100):
         schedule = parts.factory("schedule", name)(steps=steps)
         values = [schedule(step) for step in range(steps)]

@@ -1,4 +1,4 @@
-"""Components on their own, built by name as a run would build them, at a small size."""
+"""Single components, built by name as a run would build them, at a small size."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _device: ContextVar[str] = ContextVar("device", default="cpu")
 
 @contextmanager
 def on(device: str) -> Iterator[None]:
-    """Within it, components are built and checked on this kind of device, such as ``cuda``."""
+    """Inside it, components are built and checked on this kind of device, such as ``cuda``."""
     token = _device.set(device)
     try:
         yield
@@ -44,13 +44,13 @@ def on(device: str) -> Iterator[None]:
 
 
 def device() -> torch.device:
-    """Where components are checked."""
+    """The device on which components are checked."""
     return torch.device(_device.get())
 
 
 @contextmanager
 def at_most(rows: int, length: int) -> Iterator[None]:
-    """Within it, no check uses more sequences or longer ones: so the smallest that breaks a law is found."""
+    """Inside it, no check uses more or longer sequences, so that the smallest failure is found."""
     token = _limits.set((rows, length))
     try:
         yield
@@ -59,18 +59,18 @@ def at_most(rows: int, length: int) -> Iterator[None]:
 
 
 def rows(wanted: int) -> int:
-    """How many sequences a check uses that would like so many."""
+    """How many sequences a check uses that would like this many."""
     return min(wanted, _limits.get()[0])
 
 
 def length() -> int:
-    """How long the sequences of a check are."""
+    """The length of the sequences in a check."""
     return _limits.get()[1]
 
 
 @contextmanager
 def with_overrides(words: Sequence[str]) -> Iterator[None]:
-    """Within it, components are built with these overrides, such as ``mixer.heads=4``."""
+    """Inside it, components are built with these overrides, such as ``mixer.heads=4``."""
     token = _overrides.set(tuple(words))
     try:
         yield
@@ -79,12 +79,12 @@ def with_overrides(words: Sequence[str]) -> Iterator[None]:
 
 
 def overrides() -> tuple[str, ...]:
-    """Those that are in force."""
+    """The overrides in force."""
     return _overrides.get()
 
 
 def composed(*words: str) -> Config:
-    """The config of a run with these words and the overrides that are in force; kept, so it must not be changed."""
+    """The config of a run with these overrides and those in force. It is cached, so it must not be changed."""
     return _composed((*words, *_overrides.get()), generation())
 
 
@@ -99,7 +99,7 @@ def factory(kind: str, name: str, *overrides: str) -> Factory:
 
 @lru_cache(maxsize=1024)
 def _composed(words: tuple[str, ...], generation: int) -> Config:
-    """Kept, for every check of a component asks for the same."""
+    """Cached, because every check of a component asks for the same."""
     return compose(*words)
 
 

@@ -1,4 +1,4 @@
-"""The laws of tasks: data that depends on nothing but seed and step, and a metric that knows right from wrong."""
+"""The laws of tasks: data that depends only on seed and step, and a metric that knows right from wrong."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ ANSWERS = ("token_labels", "targets", "labels", "tokens")
 
 
 def _task(name: str) -> Task:
-    """A new object of the task, with the overrides that are in force.
+    """A new object of the task, with the overrides in force.
 
     Raises:
-        SkipTest: its defaults alone cannot be built; it needs a file, say.
+        SkipTest: its defaults alone cannot be built; for example it needs a file.
     """
     try:
         task: Task = user_error(build, parts.composed(f"task={name}")["task"])
@@ -42,7 +42,7 @@ def _same(first: Batch, second: Batch) -> bool:
 
 
 def task_is_a_function_of_seed_and_step(name: str) -> None:
-    """The same seed and step give the same batch, whatever was drawn before; another seed or step gives another."""
+    """The same seed and step give the same batch, whatever was drawn before. Another seed or step gives another."""
     task = _task(name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
@@ -56,7 +56,7 @@ def task_is_a_function_of_seed_and_step(name: str) -> None:
 
 
 def task_holds_out_the_same_data(name: str) -> None:
-    """Held-out data is the same in every copy, on the CPU; validation and test are there, and not the same."""
+    """Held-out data is the same in every copy, on the CPU. Validation and test exist and differ."""
     one, other = _task(name), _task(name)
     splits = one.splits()
     assert {"validation", "test"} <= set(splits), f"splits are {splits}, expected validation and test among them"
@@ -70,7 +70,7 @@ def task_holds_out_the_same_data(name: str) -> None:
 
 
 def task_tests_what_it_did_not_train(name: str) -> str:
-    """What validation and test ask was not trained on: hardly an example of theirs is in training batches.
+    """Hardly any example of validation and test is in the training batches.
 
     A task that asks what was learned by heart says so in ``known_failures``.
     """
@@ -92,7 +92,7 @@ def task_tests_what_it_did_not_train(name: str) -> str:
 
 
 def task_keeps_to_its_facts(name: str) -> None:
-    """Every batch has what ``gives`` says, in shapes that stay, of at most ``max_len`` tokens within the vocabulary."""
+    """Every batch has what ``gives`` names, in constant shapes, with at most ``max_len`` tokens of the vocabulary."""
     task = _task(name)
     facts = task.facts()
     training = [task.train_batch(step, 0, DEVICE) for step in (0, 1)]
@@ -124,7 +124,7 @@ def _scores(task: Task, logits: Tensor, batch: Batch) -> dict[str, float]:
 
 
 def task_tells_right_from_wrong(name: str) -> str | None:
-    """Right answers are judged better than wrong ones by the metric that ranks, and better than chance says."""
+    """The ranking metric scores right answers better than wrong ones, and better than chance."""
     task = _task(name)
     for split in task.splits():
         batch = task.held_out(split)[0]

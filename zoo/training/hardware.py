@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import platform
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 import torch
 
@@ -19,8 +20,31 @@ COMPILE_STEPS = 1000
 """From how many steps on a GPU compiling pays for itself, a minute or so, when the run leaves the choice open."""
 
 
-def choose(trainer: Config, steps: int) -> dict[str, Any]:
-    """Replace every ``auto`` by a decision: ``{"accelerator", "precision", "compile"}``.
+@dataclass(frozen=True)
+class Device:
+    """Where and how a run is computed, every ``auto`` decided.
+
+    Attributes:
+        accelerator: ``cpu`` or ``cuda``.
+        precision: ``32-true``, ``64-true`` or ``bf16-mixed``.
+        compile: whether the objective is compiled.
+        graph: ``auto`` or ``true`` where forward and backward may or must be one CUDA graph, else nothing.
+        not_compiled: why a run that asked to be compiled, or would have been, is not.
+    """
+
+    accelerator: str
+    precision: Literal["32-true", "64-true", "bf16-mixed"]
+    compile: bool
+    graph: str | None = None
+    not_compiled: str | None = None
+
+    def identity(self) -> dict[str, str]:
+        """What a checkpoint says of how its weights were computed."""
+        return {"accelerator": self.accelerator, "precision": self.precision, "compile": str(self.compile)}
+
+
+def choose(trainer: Config, steps: int) -> Device:
+    """Replace every ``auto`` by a decision.
 
     Raises:
         ZooError: a device or precision is named that this machine does not have.
@@ -48,7 +72,8 @@ def choose(trainer: Config, steps: int) -> dict[str, Any]:
     compile_it, failure = compiling(wanted, "cuda" if cuda else "cpu", steps)
     if failure and wanted == "true":
         raise ZooError(f"trainer.compile=true cannot be here: {failure}; use trainer.compile=auto or false")
-    return {"accelerator": "cuda" if cuda else accelerator, "precision": precision, "compile": compile_it}
+    accelerator = "cuda" if cuda else accelerator
+    return Device(accelerator, cast(Any, precision), compile_it, _graph(trainer, accelerator), failure)
 
 
 def compiling(wanted: str, accelerator: str, steps: int) -> tuple[bool, str | None]:
@@ -80,7 +105,7 @@ def compile_failure(device: str) -> str | None:
     return None
 
 
-def graph(trainer: Config, accelerator: str) -> str | None:
+def _graph(trainer: Config, accelerator: str) -> str | None:
     """Whether a step's passes ``auto`` may or ``true`` must be one CUDA graph; nothing where they are not.
 
     Raises:

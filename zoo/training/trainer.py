@@ -16,6 +16,7 @@ from zoo.config.tree import Config
 from zoo.registry.factory import Factory, build
 from zoo.training.build import user_error
 from zoo.training.callbacks import AtomicCheckpointIO
+from zoo.training.hardware import Device
 from zoo.training.loop import Loop
 from zoo.training.processes import count, local_count
 
@@ -35,9 +36,9 @@ def make_loop(
     return Loop(objective, task, optimizer, schedule, steps, config["seed"], config["log_every"], record, probes, graph)
 
 
-def make_trainer(config: Config, chosen: dict[str, Any], callbacks: list[Any], folder: Path | str) -> L.Trainer:
+def make_trainer(config: Config, device: Device, callbacks: list[Any], folder: Path | str) -> L.Trainer:
     """Lightning's trainer of a run, which writes nothing by itself."""
-    settings, accelerator, steps = config["trainer"], chosen["accelerator"], config["steps"]
+    settings, accelerator, steps = config["trainer"], device.accelerator, config["steps"]
     processes = count()
     every = min(config["evaluate_every"] or -(-steps // 10), steps)
     return L.Trainer(
@@ -45,7 +46,7 @@ def make_trainer(config: Config, chosen: dict[str, Any], callbacks: list[Any], f
         devices=settings["devices"] if processes == 1 else local_count(),
         num_nodes=max(1, processes // local_count()),
         strategy=make_strategy(settings["strategy"], accelerator, processes),
-        precision=chosen["precision"],
+        precision=device.precision,
         max_steps=steps,
         accumulate_grad_batches=settings["accumulate"],
         gradient_clip_val=config["gradient_clip"],

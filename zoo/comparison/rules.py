@@ -1,0 +1,100 @@
+"""The rules of a comparison as the user wrote them: a file of one's own, and what cannot be meant."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from zoo.base.errors import ZooError, unknown
+from zoo.base.files import read_yaml
+from zoo.base.validation import flaw
+from zoo.comparison.plan_file import PublishedFigure
+from zoo.config.hydra import forget, hydra_ready
+from zoo.config.schema import CompareConfig
+
+
+def stored(file: Path) -> str:
+    """Make a file of one's own an option of the group ``compare``; its name there.
+
+    Raises:
+        ZooError: it cannot be read, is no mapping, or has the name of a comparison that exists.
+    """
+    from hydra.core.config_store import ConfigStore
+
+    rules = read_yaml(file)
+    if not isinstance(rules, dict):
+        raise ZooError(f"{file}: there is no such file" if not file.exists() else f"{file} is no comparison in YAML")
+    known = [field.name for field in fields(CompareConfig)]
+    wrong = [str(key) for key in rules if key not in known]
+    if wrong:
+        raise ZooError(f"{file}: " + unknown("key", wrong[0], known))
+    with hydra_ready() as loader:
+        store = ConfigStore.instance()
+        if file.stem in loader.get_group_options("compare") and f"{file.stem}.yaml" not in store.repo.get(
+            "compare", {}
+        ):
+            raise ZooError(f"{file}: a comparison called {file.stem} exists already; rename the file")
+        store.store(group="compare", name=file.stem, node={"name": file.stem, **rules}, provider=str(file))
+    forget()  # what was composed of a file of this name before
+    return file.stem
+
+
+def check_rules(rules: Mapping[str, Any]) -> None:
+    """Refuse a comparison that cannot be made, or whose report could mislead.
+
+    Raises:
+        ZooError: by the name of the key, with what is expected.
+    """
+    if not rules["name"] or rules["name"] in (".", "..") or set(rules["name"]) & set("/\\\0"):
+        raise ZooError(f"compare.name={rules['name']!r}: expected a name of a folder, without / in it")
+    for contestant in [*rules["archs"], *rules["also"]]:
+        if not isinstance(contestant, str) or not contestant.strip():
+            raise ZooError(f"compare.archs has {contestant!r}; expected presets, or overrides as one text")
+    if rules["workers"] is not None and rules["workers"] < 1:
+        raise ZooError(f"compare.workers={rules['workers']}: expected at least 1")
+    if rules["only"] is not None and not rules["only"]:
+        raise ZooError("compare.only is empty; name at least one of its tasks, or leave it out")
+    for key, values in rules["tune"].items():
+        if not isinstance(values, list) or not all(isinstance(v, str | int | float | None) for v in values):
+            raise ZooError(f"compare.tune.{key}={values}: expected a list of plain values")
+        numbers = [isinstance(v, int | float) for v in values]
+        if any(numbers) and (not all(numbers) or not all(math.isfinite(v) for v in values)):
+            raise ZooError(f"compare.tune.{key}={values}: expected numbers, or no number at all")
+    for key in ("tasks", "seeds", "tune_seeds"):
+        if not rules[key]:
+            raise ZooError(f"compare.{key} is empty; a comparison needs at least one")
+    for task in rules["only"] or ():
+        if task not in rules["tasks"]:
+            raise ZooError(unknown("task in this comparison", task, rules["tasks"]))
+    if not [*rules["archs"], *rules["also"]]:
+        raise ZooError("compare.archs is empty; name at least one contestant, such as compare.archs=[transformer,lstm]")
+    for key in ("seeds", "tune_seeds"):
+        if len(set(rules[key])) < len(rules[key]):
+            raise ZooError(f"compare.{key}={rules[key]}: expected each seed once")
+    shared = set(rules["seeds"]) & set(rules["tune_seeds"])
+    if shared and any(len(values) > 1 for values in rules["tune"].values()):
+        raise ZooError(
+            f"compare.tune_seeds and compare.seeds share {sorted(shared)}; "
+            f"a run that chose the setting must not be reported"
+        )
+    if rules["extend"] < 0:
+        raise ZooError(f"compare.extend={rules['extend']}: expected at least 0")
+    for figure in rules["published"]:
+        _check_published(figure, rules["tasks"])
+    for key, values in rules["tune"].items():
+        if len(set(values)) != len(values):
+            raise ZooError(f"compare.tune.{key}={values}: expected each value once")
+
+
+def _check_published(figure: Mapping[str, Any], tasks: Mapping[str, Any]) -> None:
+    needed, known = {"contestant", "task", "value", "source"}, {"at", "settings"}
+    if not needed <= set(figure) <= needed | known or flaw(figure, PublishedFigure):
+        raise ZooError(
+            f"compare.published has {dict(figure)}; expected {', '.join(sorted(needed))} (a number), "
+            f"and perhaps {', '.join(sorted(known))}"
+        )
+    if figure["task"] not in tasks:
+        raise ZooError("compare.published: " + unknown("task in this comparison", figure["task"], tasks))

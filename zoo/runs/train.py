@@ -1,0 +1,152 @@
+"""Train one run: its folder, its lock, its processes, and one row of results or of failure."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from zoo.base.errors import Diverged, RunFailed, ZooError
+from zoo.base.files import atomic, sweep, write_json, write_yaml
+from zoo.config.hydra import prepare
+from zoo.config.limits import check_numbers
+from zoo.config.tree import Config
+from zoo.runs.row import Row, read_row
+from zoo.runs.run import Run, placed, settled
+from zoo.training.processes import count, launch, rank
+
+
+def train(config: Config, beat: Callable[[int], None] | None = None, wait: bool = False) -> Row:
+    """Train and test one run, or return the row of an equal run that is finished already.
+
+    The run's folder is ``runs/experiment/id``: ``config.yaml``, ``metrics.csv``, ``checkpoints/last.ckpt`` and, at
+    the end, ``result.json``. A run that was started and not finished goes on from its last checkpoint, bit for bit.
+
+    Args:
+        config: from :func:`zoo.compose`.
+        beat: told the step about once a second.
+        wait: for another process that is making the same run, whose row is returned then; else that is refused.
+
+    Raises:
+        ZooError: the config cannot work; nothing was run, and the row says so.
+        RunFailed: it started and failed; the row and ``error.txt`` say why.
+    """
+    return make(settled(config), beat, wait)
+
+
+def make(run: Run, beat: Callable[[int], None] | None = None, wait: bool = False) -> Row:
+    """:func:`train`, for a run whose budgets are met and whose name is known."""
+    folder = run.folder
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / "lock")
+        if rank() == 0:
+            lock.acquire(timeout=-1 if wait else 0)
+            sweep(folder)
+            sweep(folder / "checkpoints")
+            write_yaml(folder / "config.yaml", run.config)
+    except Timeout as error:
+        raise RunFailed(f"{run.id}: another process is making this run right now") from error
+    except OSError as error:
+        raise ZooError(f"runs={run.config['runs']}: cannot write to {folder}: {error.strerror}") from error
+    try:
+        return _make_locked(run, beat)
+    finally:
+        if rank() == 0:
+            lock.release()
+            (folder / "lock").unlink(missing_ok=True)
+
+
+def _make_locked(run: Run, beat: Callable[[int], None] | None) -> Row:
+    old = read_row(run.folder / "result.json")
+    finished = old is not None and old["status"] == "finished"
+    try:
+        import lightning  # noqa: F401  (it sets its loggers' levels when imported)
+
+        from zoo.training.trainer import quiet
+
+        quiet()
+        check_numbers(run.config)
+        run = placed(run)
+        if old is not None and finished and is_current(old, run):
+            return {**old, "skipped": True}
+        finished = False  # from here on the old result does not hold
+        devices = run.config["trainer"]["devices"]
+        if devices > 1 and count() == 1:
+            row: Row = launch(devices, session, run)
+        else:
+            row = session(run, beat)
+        if rank() == 0:
+            write_json(run.folder / "result.json", row)
+            (run.folder / "error.txt").unlink(missing_ok=True)
+        return row
+    except Exception as error:
+        known = isinstance(error, ZooError)
+        reason = str(error) if known else f"{type(error).__name__}: {error}"
+        if not known:
+            reason = _about_memory(error, run.config) or reason
+        if not finished:  # a finished result is not lost because its data cannot be read today
+            at = {"diverged_at": error.step} if isinstance(error, Diverged) else {}
+            _write_failure(run, reason, traceback.format_exc(), at)
+        if known:
+            raise
+        where = run.folder / "error.txt"
+        raise RunFailed(f"{run.id}: {reason.splitlines()[0]} (the traceback is in {where})") from error
+
+
+def session(run: Run, beat: Callable[[int], None] | None = None) -> Row:
+    """The run itself, in this process or in each of several."""
+    prepare()
+    import lightning  # noqa: F401
+
+    from zoo.training.trainer import quiet
+
+    quiet()
+    from zoo.runs.session import Session
+
+    return Session(run, beat).run()
+
+
+def is_current(row: Row, run: Run) -> bool:
+    """Whether a finished row still says what a new run would: on the same data, computed in the same way."""
+    made = (row["hardware"]["accelerator"], row["precision"], row["compiled"])
+    now = (run.device.accelerator, run.device.precision, run.device.compile)
+    return bool(row["data_hash"] == run.data_hash and made == now)
+
+
+def record_failure(run: Run, reason: str, **more: Any) -> None:
+    """Write the row of a run that failed.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    write_json(run.folder / "result.json", run.row(status="failed", error=reason, **more))
+
+
+def _about_memory(error: Exception, config: Config) -> str | None:
+    """What to do where memory was not enough; nothing where the error is another."""
+    from zoo.measure.memory import high_water
+    from zoo.runs.batch_size import explain, is_out_of_memory
+    from zoo.training.hardware import runs_at_once
+
+    if not is_out_of_memory(error):
+        return None
+    if runs_at_once() > 1:  # to look for what fits would take the others' memory, and this run is made again alone
+        return None
+    peak = high_water()
+    error.__traceback__ = None  # which keeps the tensors of the step alive
+    return explain(config, peak)
+
+
+def _write_failure(run: Run, reason: str, trace: str, more: Row) -> None:
+    if rank() != 0:
+        return
+    try:
+        with atomic(run.folder / "error.txt") as file:
+            file.write(trace.encode(errors="backslashreplace"))
+        record_failure(run, reason, **more)
+    except OSError as error:  # a full disk must not hide the first reason
+        logging.getLogger("zoo").warning("the failure of %s cannot be recorded: %s", run.folder, error)

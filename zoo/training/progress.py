@@ -1,0 +1,67 @@
+"""What is shown of a run under way: a bar on the terminal, and a heartbeat for whoever watches a comparison."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import lightning as L
+
+
+class Progress(L.Callback):
+    """A bar with the loss and the task's own metric, drawn ten times a second at most, outside the step."""
+
+    def __init__(self, title: str, steps: int, metric: str) -> None:
+        self.title, self.steps, self.metric = title, steps, metric
+        self.shown: dict[str, float] = {}
+
+    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Draw it."""
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bar
+
+        columns = (
+            "{task.description}",
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
+        self.bar = Bar(*columns, refresh_per_second=5, transient=False)
+        self.row = self.bar.add_task(self.title, total=self.steps, completed=trainer.global_step, note="")
+        self.bar.start()
+
+    def update(self, step: int, values: dict[str, float]) -> None:
+        """Take new figures; called by the loop's flush."""
+        self.shown |= {
+            name.split("/", 1)[1]: v
+            for name, v in values.items()
+            if name in ("train/loss", f"validation/{self.metric}")
+        }
+        if hasattr(self, "bar"):
+            note = "  ".join(f"{name} {value:.4g}" for name, value in self.shown.items())
+            self.bar.update(self.row, completed=step, note=note)
+
+    def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Leave it full."""
+        self.bar.update(self.row, completed=trainer.global_step)
+        self.bar.stop()
+
+    def on_exception(self, trainer: L.Trainer, module: L.LightningModule, exception: BaseException) -> None:
+        """Leave it where it stopped."""
+        if hasattr(self, "bar"):
+            self.bar.stop()
+
+
+class Heartbeat:
+    """Says to whoever watches a comparison how far a run is: one small file, once a second at most."""
+
+    def __init__(self, beat: Callable[[int], None]) -> None:
+        self.beat, self.last = beat, 0.0
+
+    def update(self, step: int, values: dict[str, float]) -> None:
+        """Report, if a second has passed."""
+        now = time.monotonic()
+        if now - self.last > 1.0:
+            self.last = now
+            self.beat(step)
