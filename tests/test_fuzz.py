@@ -326,12 +326,12 @@ def ledger(apart):
                                "compare.name=small", *SMALL])  # fmt: skip
     for cell in plan.cells:
         for job in cell.tuning():
-            row = train(job.config)
+            row = train(job.run.config)
             cell.higher_is_better = row["higher_is_better"]
             cell.tried.setdefault(job.setting, []).append(row["validation"][row["metric"]])
         cell.choose()
         for job in cell.reporting():
-            train(job.config)
+            train(job.run.config)
     write_json(plan.folder / "comparison.json", describe(plan))
     return plan.folder.resolve()
 
