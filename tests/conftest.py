@@ -1,7 +1,10 @@
 """Shared by all tests: one thread, no network, no account, and the command line as a user has it."""
 
+import copy
 import gc
+import importlib
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -18,13 +21,42 @@ if not torch.cuda.is_available():  # its own functions are defined for its inter
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 ROOT = Path(__file__).parents[1]
+THOROUGH = pytest.mark.thorough
 TINY = ("steps=4", "dim=16", "layers=1", "task.batch_size=4", "trainer.progress=false", "trainer.accelerator=cpu")
+
+
+COMPILERS = [
+    "aot_eager",
+    pytest.param(
+        "inductor",
+        marks=[THOROUGH, pytest.mark.skipif(shutil.which("g++") is None, reason="the compiler of torch needs g++")],
+    ),
+]
+"""Backends of ``torch.compile``: one that traces and differentiates alone, and the one that also writes C++."""
+
+
+def covering(rows, key=lambda row: row):
+    """Parameters for ``parametrize``: the default run takes the first row with each value, the thorough run the others.
+
+    Args:
+        rows: tuples or lists of parameters
+        key: what of a row has to be covered: a tuple, of which each value is covered at its place
+    """
+    seen, params = set(), []
+    for row in rows:
+        fresh = set(enumerate(key(row))) - seen
+        seen |= fresh
+        params.append(pytest.param(*row, marks=() if fresh else THOROUGH))
+    return params
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items):
-    """Tests that share what is dear to make run in one process: the smoke comparison, the README's folder."""
+    """Tests that share what is dear to make run in one process: the smoke comparison, the configs of a component."""
     for item in items:
+        if item.module.__name__ == "test_contracts" and hasattr(item, "callspec"):
+            variant = item.callspec.params.get("variant") or item.callspec.id.partition("-")[0]
+            item.add_marker(pytest.mark.xdist_group(variant))
         for name in ("smoke", "readme", "site", "archive"):
             if name in getattr(item, "fixturenames", ()):
                 item.add_marker(pytest.mark.xdist_group(name))
@@ -33,8 +65,11 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(scope="session", autouse=True)
 def swept():
     """What imports leave behind is not searched for garbage before each run, of which there are thousands."""
-    import lightning  # noqa: F401
+    from zoo.config.hydra import prepare
 
+    for name in ("lightning", "torch._dynamo"):  # which the first pass imports
+        importlib.import_module(name)
+    prepare()
     gc.collect()
     gc.freeze()
     yield
@@ -144,6 +179,13 @@ def batches_without_waiting(monkeypatch):
     monkeypatch.setattr(Stream, "__iter__", strict)
 
 
+def composed(*words):
+    """A config that may be changed, composed once in this process for each choice of words."""
+    from zoo.testing import parts
+
+    return copy.deepcopy(parts.composed(*words))
+
+
 def objective_of(*words):
     """The objective that these overrides choose, with weights from a fixed seed, and its task."""
     import torch
@@ -151,7 +193,7 @@ def objective_of(*words):
     import zoo
     from zoo.training.build import facts_of, make_task
 
-    config = zoo.compose(*words)
+    config = composed(*words)
     task = make_task(config)
     torch.manual_seed(0)
     return zoo.build(config["objective"], **facts_of(config, task)), task

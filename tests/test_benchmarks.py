@@ -18,7 +18,7 @@ def gpu(monkeypatch):
     return module
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_it_runs_whole_at_toy_sizes(tmp_path):
     sections = ["ceiling", "small step", "decoder", "state spaces", "experts", "precisions", "llama", "inference"]
     command = [sys.executable, ROOT / "benchmarks/gpu.py", "--toy", "--to", tmp_path / "gpu.json", "--only", *sections]

@@ -1,6 +1,7 @@
 """Every registered component keeps the contract of its kind; a new plugin is tested the day it is registered."""
 
 import pytest
+from conftest import THOROUGH
 
 from zoo.registry.kinds import KINDS
 from zoo.registry.registry import entries
@@ -31,10 +32,15 @@ VARIANTS = {
 }
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize(
-    "check", [c for c in CHECKS["mixer"] if c.__name__.startswith("mixer_")], ids=lambda c: c.__name__
-)
+def laws_of_variants():
+    """Each law for each variant. Compiling takes seconds: in the default run, only mixers with their defaults do."""
+    for check in (check for check in CHECKS["mixer"] if check.__name__.startswith("mixer_")):
+        for variant in VARIANTS:
+            marks = THOROUGH if check.__name__ == "mixer_compiles" else ()
+            yield pytest.param(variant, check, marks=marks, id=f"{check.__name__}-{variant}")
+
+
+@pytest.mark.parametrize(("variant", "check"), laws_of_variants())
 def test_variants_of_a_mixer_keep_its_laws(variant, check, monkeypatch):
     name, *words = VARIANTS[variant]
     monkeypatch.setattr(parts, "part", lambda kind, name, **facts: part(kind, name, *words, **facts))

@@ -16,7 +16,7 @@ import warnings
 from pathlib import Path
 
 import pytest
-from conftest import TINY
+from conftest import THOROUGH, TINY
 from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 
@@ -326,12 +326,12 @@ def ledger(apart):
                                "compare.name=small", *SMALL])  # fmt: skip
     for cell in plan.cells:
         for job in cell.tuning():
-            row = train(job.config)
+            row = train(job.run.config)
             cell.higher_is_better = row["higher_is_better"]
             cell.tried.setdefault(job.setting, []).append(row["validation"][row["metric"]])
         cell.choose()
         for job in cell.reporting():
-            train(job.config)
+            train(job.run.config)
     write_json(plan.folder / "comparison.json", describe(plan))
     return plan.folder.resolve()
 
@@ -687,8 +687,9 @@ WITHIN_RULES = (
 )  # fmt: skip
 
 
+@pytest.mark.parametrize("each_page", [False, pytest.param(True, marks=THOROUGH)], ids=["two pages", "each page"])
 @pytest.mark.parametrize("path", WITHIN_RULES, ids=str)
-def test_garbage_deep_in_the_rules_is_refused_or_shown(ledger, path):
+def test_garbage_deep_in_the_rules_is_refused_or_shown(ledger, path, each_page):
     from zoo.base.validation import flaw
     from zoo.comparison.plan_file import PlanFile
 
@@ -702,10 +703,11 @@ def test_garbage_deep_in_the_rules_is_refused_or_shown(ledger, path):
         "claims": [{"says": "so", "better": first, "than": second}],
     }
     assert not flaw(whole, PlanFile)
-    for found in spoilt(whole, path):
-        if not flaw(found, PlanFile):  # else it is refused, as another test shows
-            with holding(rules, found):
-                assert read(ledger, page=True)
+    # others are refused, as another test shows
+    taken = [found for found in spoilt(whole, path) if not flaw(found, PlanFile)]
+    for number, found in enumerate(taken):
+        with holding(rules, found):
+            assert read(ledger, page=each_page or number in (0, len(taken) - 1))
 
 
 @pytest.mark.parametrize(

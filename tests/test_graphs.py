@@ -4,7 +4,7 @@ import re
 
 import pytest
 import torch
-from conftest import TINY
+from conftest import THOROUGH, TINY
 from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -195,9 +195,9 @@ def rows_of(*words, monkeypatch, graph):
         ("task=parity", "mixer.dropout=0.2"),
         ("task=parity", "trainer.accumulate=2"),
         ("arch=lstm", "task=parity"),
-        ("arch=mamba2", "task=recall", "task.rung=tiny"),
+        pytest.param(("arch=mamba2", "task=recall", "task.rung=tiny"), marks=THOROUGH),
         ("arch=ternary", "task=parity", "linear.warmup=0.9"),
-        ("arch=mixtral", "task=recall", "task.rung=tiny"),
+        pytest.param(("arch=mixtral", "task=recall", "task.rung=tiny"), marks=THOROUGH),
         ("arch=deepseek_moe", "task=recall", "task.rung=tiny", "ffn.first_dense=0"),
         ("arch=vit", "task=shapes"),
     ],

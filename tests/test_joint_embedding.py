@@ -156,6 +156,8 @@ def test_the_teacher_is_its_formula_to_the_bit_under_accumulation(here, monkeypa
 
 
 def test_a_resumed_run_has_the_same_teacher(here, monkeypatch):
+    monkeypatch.setattr("zoo.measure.metrics.EXAMPLES", 64)
+    monkeypatch.setattr("zoo.measure.flops.DRAWS", 1)
     words = [
         *SMALL,
         "objective=jepa",
@@ -297,6 +299,7 @@ def test_the_predictor_is_told_where_its_targets_stand():
 @pytest.mark.parametrize("words", [["arch=mamba", "position=sinusoidal_2d"], ["arch=lstm"], ["arch=mixtral"], ["arch=ternary"], ["arch=switch"], ["arch=vit", "stem.class_token=false"]], ids=" ".join)  # fmt: skip
 def test_any_encoder_learns_by_predicting(words, here, monkeypatch):
     monkeypatch.setattr("zoo.measure.metrics.EXAMPLES", 64)
+    monkeypatch.setattr("zoo.measure.flops.DRAWS", 1)
     kind = "jepa_pairs" if words == ["arch=lstm"] else "jepa"
     predictor = ["objective.predictor_dim=16"] if kind == "jepa" else []
     row = train(

@@ -15,6 +15,7 @@ SWEEP = ["train", "-m", "task=parity", "seed=0,1,2", "steps=60", "dim=16", "laye
 COMPARE = ["compare", "smoke", "compare.only=[parity]", "compare.archs=[transformer,lstm]", "compare.tune={optimizer.lr:[0.01]}", "compare.seeds=[0]",
            "trainer.checkpoint_seconds=0", "compare.name=killed"]  # fmt: skip
 KILLS, SEED = 50, 0
+pytestmark = pytest.mark.thorough
 TIMES = ("time", "seconds", "tokens_per_second", "peak_memory", "resumed_at", "threads")
 
 
@@ -59,7 +60,6 @@ def killed(shell, words, folder, times, longest, rng):
     return kills
 
 
-@pytest.mark.slow
 def test_fifty_kills_lose_nothing(shell, tmp_path):
     whole, cut, rng = tmp_path / "whole", tmp_path / "cut", random.Random(SEED)
     whole.mkdir(), cut.mkdir()
@@ -76,7 +76,6 @@ def test_fifty_kills_lose_nothing(shell, tmp_path):
     assert not left
 
 
-@pytest.mark.slow
 def test_a_killed_comparison_goes_on(shell, tmp_path):
     whole, cut, rng = tmp_path / "whole", tmp_path / "cut", random.Random(SEED)
     whole.mkdir(), cut.mkdir()

@@ -1,11 +1,10 @@
 """Binary and ternary weights: formulas against slow float64 maths, published layers, and what training does to them."""
 
 import math
-import shutil
 
 import pytest
 import torch
-from conftest import TINY, join_group, two_processes, whole_and_resumed
+from conftest import COMPILERS, TINY, join_group, two_processes, whole_and_resumed
 from torch import nn
 from torch.nn import functional as F
 
@@ -440,12 +439,12 @@ def test_a_mixer_of_ternary_weights_stays_causal(arch, monkeypatch):
     modules.module_trains_every_parameter("mixer")(name)
 
 
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")
-def test_compiles_without_a_graph_break_and_computes_the_same():
+@pytest.mark.parametrize("backend", COMPILERS)
+def test_compiles_without_a_graph_break_and_computes_the_same(backend):
     net = nn.Sequential(
         part("linear", "ternary", "linear.warmup=0.5"), nn.ReLU(), part("linear", "binary", in_features=48)
     ).train()
-    compiled = torch.compile(net, fullgraph=True)
+    compiled = torch.compile(net, fullgraph=True, backend=backend)
     x = torch.randn(6, 32)
     for mix in (1, 100):  # how far quantisation has come in is no constant of the graph
         net[0].set_progress(mix - 1, 200)

@@ -1,10 +1,8 @@
 """Mixtures of experts: values and gradients by explicit sums, routers by their papers, losses, counts, any expert."""
 
-import shutil
-
 import pytest
 import torch
-from conftest import TINY, join_group, two_processes, whole_and_resumed
+from conftest import COMPILERS, TINY, join_group, two_processes, whole_and_resumed
 from torch import nn
 from torch.nn import functional as F
 
@@ -389,10 +387,10 @@ def test_logits_are_those_of_hugging_faces_mixtral():
         torch.testing.assert_close(logits, theirs(inputs).logits, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")
-def test_compiles_whole_for_any_number_of_tokens():
+@pytest.mark.parametrize("backend", COMPILERS)
+def test_compiles_whole_for_any_number_of_tokens(backend):
     layer = mixture("ffn.gate=switch", training=True)
-    compiled = torch.compile(layer, fullgraph=True, dynamic=True)
+    compiled = torch.compile(layer, fullgraph=True, dynamic=True, backend=backend)
     for count in (16, 24, 40):
         results = []
         for model in (layer, compiled):
@@ -620,6 +618,7 @@ def test_expert_by_expert_is_all_at_once(kind, monkeypatch):
         torch.testing.assert_close(one, all_, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.thorough
 def test_facts_are_learned_by_who_has_room_for_them(here):
     """The science in small: at as many active parameters a mixture stores more."""
     words = [

@@ -22,7 +22,6 @@ from packaging.utils import canonicalize_name, parse_wheel_filename
 from packaging.version import Version
 
 pytestmark = [
-    pytest.mark.xdist_group("offline"),
     pytest.mark.skipif(not sys.platform.startswith("linux"), reason="bundles are for Linux"),
 ]
 LEFT_OUT = {"wandb", "vl-convert-python"}
@@ -112,7 +111,7 @@ def bare(tmp_path_factory):
     return there, folder / "venv"
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_bundle_has_what_the_zoo_needs_and_a_cluster_lacks(archive, bundle):
     assert archive.stat().st_size < 60e6
     names = {parse_wheel_filename(path.name)[0] for path in (bundle / "wheels").glob("*.whl")}
@@ -125,7 +124,7 @@ def test_a_bundle_has_what_the_zoo_needs_and_a_cluster_lacks(archive, bundle):
     assert not list(bundle.rglob("tests"))
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_one_command_installs_it_with_no_index(bundle, bare, tmp_path):
     there, venv = bare
     python = venv / "bin/python"
@@ -145,7 +144,7 @@ def test_one_command_installs_it_with_no_index(bundle, bare, tmp_path):
     assert "vegaEmbed" in said, "charts need no vl-convert there"
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_bundle_that_was_altered_is_refused(bundle, tmp_path):
     (bundle / "requirements.txt").open("a").write("\n")
     try:

@@ -74,6 +74,7 @@ RUN = [
 ]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("where", ["elsewhere", "checkout", "inside"])
 def test_a_wheel_works_from_any_directory(site, where, tmp_path):
     cwd = {"elsewhere": tmp_path, "checkout": ROOT, "inside": ROOT / "zoo"}[where]
@@ -93,6 +94,7 @@ def test_a_wheel_works_from_any_directory(site, where, tmp_path):
         assert name in listed.stdout
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("where", ["elsewhere", "checkout", "inside"])
 def test_this_installation_works_from_any_directory(where, tmp_path):
     cwd = {"elsewhere": tmp_path, "checkout": ROOT, "inside": ROOT / "conf"}[where]
@@ -101,6 +103,7 @@ def test_this_installation_works_from_any_directory(where, tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.thorough
 def test_the_wheel_has_the_reports_template_and_every_config(site):
     assert (site / "zoo/comparison/report.html.j2").exists()
     assert (site / "zoo/py.typed").exists()

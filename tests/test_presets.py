@@ -1,10 +1,11 @@
 """Every preset and every comparison that is shipped runs, two steps of it."""
 
-import shutil
+import functools
 
 import pytest
+import torch
 import yaml
-from conftest import ROOT, TINY
+from conftest import COMPILERS, ROOT, THOROUGH, TINY, covering
 
 import zoo
 from zoo.comparison.plan import make_plan
@@ -49,7 +50,7 @@ PAIRS = [
 ]
 
 
-@pytest.mark.parametrize(("arch", "task"), PAIRS)
+@pytest.mark.parametrize(("arch", "task"), covering(PAIRS))
 def test_a_preset_trains_on_a_task(arch, task, here):
     size = {"text": ["task.test_windows=8"], "digits": [], "facts": [], "clusters": []}.get(task, ["task.test_size=8"])
     extra = ["layers=2"] if arch in ("switch", "deepseek_moe", "jamba") else []  # whose first layer is dense
@@ -88,8 +89,9 @@ def test_the_comparison_of_sizes_and_lengths_meets_them(here):
     assert {cell.base["dim"] for cell in plan.cells} == {8, 16, 32, 64, 96}
 
 
+@pytest.mark.parametrize("all_cells", [False, pytest.param(True, marks=THOROUGH)], ids=["first", "each"])
 @pytest.mark.parametrize("name", sorted(set(COMPARISONS) - {*DERIVED, "scaling"}))
-def test_a_comparison_runs_two_steps_of_each_contestant_and_of_each_task(name, here, monkeypatch):
+def test_a_comparison_runs_two_steps_of_each_contestant_and_of_each_task(name, all_cells, here, monkeypatch):
     monkeypatch.setattr("zoo.measure.metrics.EXAMPLES", 64)
     small = [] if name == "recall_width" else ["dim=16"]  # which has widths of its own
     small += ["layers=2" if name == "experts" else "layers=1"]
@@ -100,8 +102,9 @@ def test_a_comparison_runs_two_steps_of_each_contestant_and_of_each_task(name, h
     )
     many = max(len(contestants), len(tasks))
     wanted = {(contestants[i % len(contestants)], tasks[i % len(tasks)]) for i in range(many)}
-    for cell in (cell for cell in plan.cells if (cell.contestant, cell.task) in wanted):
-        config = (cell.tuning() or cell.reporting())[0].config
+    cells = [cell for cell in plan.cells if (cell.contestant, cell.task) in wanted]
+    for cell in cells if all_cells else cells[:1]:
+        config = (cell.tuning() or cell.reporting())[0].run.config
         fewer = {"test_size": 8, "test_windows": 8, "batch_size": 4}
         config["task"] |= {key: value for key, value in fewer.items() if key in config["task"]}
         assert train(config)["status"] == "finished"
@@ -133,14 +136,16 @@ def test_every_part_can_be_swapped(words, here):
     assert train(zoo.compose(*base, *TINY, *words, "steps=2"))["status"] == "finished"
 
 
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")
-def test_compiling_changes_nothing_but_speed(here):
+@pytest.mark.parametrize("backend", COMPILERS)
+def test_compiling_changes_nothing_but_speed(backend, here, monkeypatch):
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
     words = ["task=parity", "task.test_size=8", *TINY, "steps=3"]
     plain, compiled = train(zoo.compose(*words)), train(zoo.compose(*words, "trainer.compile=true"))
     assert compiled["compiled"]
     assert compiled["test"]["accuracy"] == pytest.approx(plain["test"]["accuracy"], abs=0.02)
 
 
+@pytest.mark.thorough
 def test_two_sides_are_learned_within_seconds(here):
     """The science in small: what each family can do, from fresh weights, in a few CPU seconds each."""
     common = ["trainer.progress=false", "trainer.accelerator=cpu", "task.test_size=200"]

@@ -203,7 +203,7 @@ def points_of(law, noise=0.005, sizes=6, lengths=6, span=150.0):
 def test_a_law_is_found_again(law):
     from zoo.comparison.scaling import fit
 
-    found = fit(*points_of(law), draws=60)
+    found = fit(*points_of(law), draws=30)
     assert found.parameters_exponent == pytest.approx(law[2], abs=0.03)
     assert found.tokens_exponent == pytest.approx(law[4], abs=0.03)
     low, high = found.intervals["parameters_exponent"]

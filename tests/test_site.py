@@ -15,6 +15,7 @@ PAGES = [ROOT / "docs/start.md", *sorted((ROOT / "docs/tutorials").glob("*.md"))
 BLOCK = re.compile(r"(?:Save this as `([\w.]+)`:\s*)?^```(\w*)\n(.*?)^```", re.M | re.S)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_a_tutorial_does_what_it_says(page, shell, tmp_path):
     """Lines that start with zoo and whole scripts run in the page's order, in one empty folder."""
@@ -47,6 +48,7 @@ def expanded(word, folder):
     return sorted(os.path.relpath(path, folder) for path in glob.glob(str(folder / word))) or [word]
 
 
+@pytest.mark.thorough
 def test_the_notebook_runs(tmp_path):
     nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
     notebook = nbformat.read(ROOT / "docs/tour.ipynb", as_version=4)
@@ -72,6 +74,7 @@ def site(tmp_path_factory):
     return folder
 
 
+@pytest.mark.thorough
 def test_the_site_has_every_page_and_reads_without_a_network(site):
     for page in (
         "index",
@@ -91,6 +94,7 @@ def test_the_site_has_every_page_and_reads_without_a_network(site):
         assert not loaded, (page, loaded)
 
 
+@pytest.mark.thorough
 def test_the_catalogue_is_made_from_the_registry(site):
     from zoo.config.hydra import prepare
     from zoo.registry.registry import entries

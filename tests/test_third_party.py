@@ -23,7 +23,7 @@ for line in sys.stdin.read().splitlines():
     print("exit", main(shlex.split(line)), flush=True)
 """
 
-pytestmark = pytest.mark.xdist_group("third party")
+pytestmark = [pytest.mark.thorough, pytest.mark.xdist_group("third party")]
 
 
 @pytest.fixture(scope="module")

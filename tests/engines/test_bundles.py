@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT / "tests"))
 from test_offline import bare, test_one_command_installs_it_with_no_index  # noqa: E402, F401
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("engines")]
+pytestmark = [pytest.mark.xdist_group("engines")]
 
 
 def made(target, *words):

@@ -20,7 +20,7 @@ ray = pytest.mark.skipif(
     not (alone and find_spec("ray") and find_spec("hydra_plugins.hydra_ray_launcher")),
     reason="needs root, unshare, ip and zoo[ray]",
 )
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("engines")]
+pytestmark = [pytest.mark.xdist_group("engines")]
 
 ZOO = f"""{sys.executable} -c 'import sys, zoo.runs.heartbeat
 zoo.runs.heartbeat.LOST_SECONDS = 20.0

@@ -97,7 +97,7 @@ def factory(kind: str, name: str, *overrides: str) -> Factory:
     return Factory(copy.deepcopy(found))
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=1024)
 def _composed(words: tuple[str, ...], generation: int) -> Config:
     """Cached, because every check of a component asks for the same."""
     return compose(*words)
