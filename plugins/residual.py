@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo import register
-from zoo.nn import Bidirectional
+from zoo.nn import Bidirectional, one_pass
 
 
 class Block(nn.Module):
@@ -151,10 +151,11 @@ class Residual(nn.Module):
         states = []
         if memory is None and state is not None:
             memory = state.get("memory")
-        for i, block in enumerate(self.blocks):
-            before, read = None if state is None else state["mixers"][i], None if memory is None else memory[i]
-            x_BLD, after = block(x_BLD, before, mask_BL, read, places_BL)
-            states.append(after)
+        with one_pass():
+            for i, block in enumerate(self.blocks):
+                before, read = None if state is None else state["mixers"][i], None if memory is None else memory[i]
+                x_BLD, after = block(x_BLD, before, mask_BL, read, places_BL)
+                states.append(after)
         x_BLD = self.norm(x_BLD)
         if state is None:
             return x_BLD, None
