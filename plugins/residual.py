@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo import register
-from zoo.nn import Bidirectional
+from zoo.nn import Bidirectional, one_pass
 
 
 class Block(nn.Module):
@@ -169,11 +169,12 @@ class Residual(nn.Module):
         # in decoding the memory of a reader travels in the state
         if memory is None and state is not None:
             memory = state.get("memory")
-        # the blocks, each with its own part of the state
-        for i, block in enumerate(self.blocks):
-            before, read = None if state is None else state["mixers"][i], None if memory is None else memory[i]
-            x_BLD, after = block(x_BLD, before, mask_BL, read, places_BL)
-            states.append(after)
+        # the blocks, each with its own part of the state; what they all need of this pass is computed once
+        with one_pass():
+            for i, block in enumerate(self.blocks):
+                before, read = None if state is None else state["mixers"][i], None if memory is None else memory[i]
+                x_BLD, after = block(x_BLD, before, mask_BL, read, places_BL)
+                states.append(after)
         x_BLD = self.norm(x_BLD)
         # hand back the state of every mixer, and the memory unchanged
         if state is None:

@@ -1,12 +1,41 @@
 """Softmax attention of a sequence to itself: whole or in a sliding window, with shared keys or without."""
 
+from collections.abc import Callable, Hashable
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from zoo import register
+from zoo import Position, register
+from zoo.nn import once_a_pass
 
+from . import masks
+from .blocks import Blocks, blocks_of
 from .heads import Heads
+
+
+class Sight(NamedTuple):
+    """What decides who sees whom, besides the pattern of a layer."""
+
+    queries: int
+    keys: int
+    offset: int = 0
+    """The position of the first query."""
+    first: int = 0
+    """The position of the first key; negative where a cache has slots that were never written."""
+    places_BL: Tensor | None = None
+    """The positions of queries and keys, where these do not follow one another."""
+    real_BM: Tensor | None = None
+    """Which keys are no padding."""
+    padding_B: Tensor | None = None
+    """How much padding stands in front of each sequence."""
+
+    def positions(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+        """Where queries and keys of these indices stand; with places of its own for each sequence, (B, ...)."""
+        if self.places_BL is None:
+            return query + self.offset, key + self.first
+        return self.places_BL[:, query], self.places_BL[:, key.clamp(max=self.keys - 1)]
 
 
 @register("mixer", "attention")
@@ -58,7 +87,7 @@ class Attention(Heads):
             raise ValueError(f"mixer.window={window}: expected at least 1")
         if sinks < 0:
             raise ValueError(f"mixer.sinks={sinks}: expected at least 0")
-        self.causal, self.window, self.sinks, self.patterned = causal, window, sinks, window is not None
+        self.causal, self.window, self.sinks = causal, window, sinks
         self.position = position(heads=self.heads, head_dim=self.head_dim)
         if sinks:
             shape = (self.kv_heads, sinks, self.head_dim)
@@ -72,10 +101,10 @@ class Attention(Heads):
         return {"sink_keys_GNK", "sink_values_GNK"} if self.sinks else set()
 
     def init_state(self, batch_size: int, max_len: int, device: torch.device, dtype: torch.dtype) -> dict:
-        """An empty cache for ``max_len`` tokens, or for the ``window - 1`` that a window looks back."""
+        """An empty cache for ``max_len`` tokens, or for the ``window - 1`` that a window looks back if fewer."""
         if not self.causal:
             raise ValueError("attention without causal=True sees the future; it cannot be decoded step by step")
-        held = max_len if self.window is None else self.window - 1
+        held = max_len if self.window is None else min(self.window - 1, max_len)
         shape = (batch_size, self.kv_heads, held, self.head_dim)
         empty = {"keys": torch.zeros(shape, device=device, dtype=dtype), "seen": 0}
         return {**empty, "values": torch.zeros(shape, device=device, dtype=dtype)}
@@ -88,9 +117,12 @@ class Attention(Heads):
         places_BL: Tensor | None = None,
     ) -> tuple[Tensor, dict | None]:
         """(B, L, D) to (B, L, D), and the cache with these tokens in it; nothing attends to padding."""
-        q_BHLK, k_BGMK, v_BGMK, mask, state = self.prepare(x_BLD, state, mask_BL, places_BL)
-        causal = self.causal and mask is None and x_BLD.shape[1] > 1
-        return self.merge(self.attend(q_BHLK, k_BGMK, v_BGMK, mask, causal)), state
+        q_BHLK, k_BGMK, v_BGMK, plain_BHLK, sight, state = self.prepare(x_BLD, state, mask_BL, places_BL)
+        blocks = None if self.window is None else blocks_of(self.window, self.causal, sight.queries, sight.keys)
+        if blocks is not None:
+            return self.merge(self._in_blocks(blocks, sight, q_BHLK, k_BGMK, v_BGMK, plain_BHLK, x_BLD.dtype)), state
+        mask, causal = self.mask(sight, x_BLD)
+        return self.merge(self.attend(*self._with_sinks(q_BHLK, k_BGMK, v_BGMK, plain_BHLK), mask, causal)), state
 
     def attention_map(
         self,
@@ -100,36 +132,32 @@ class Attention(Heads):
         places_BL: Tensor | None = None,
     ) -> Tensor:
         """The weights (B, H, L, M) of the pass with these arguments; the sinks' come first."""
-        q_BHLK, k_BGMK, _, mask, _ = self.prepare(x_BLD, state, mask_BL, places_BL)
-        return self.weights(q_BHLK, k_BGMK, mask, self.causal and mask is None and x_BLD.shape[1] > 1)
+        q_BHLK, k_BGMK, v_BGMK, plain_BHLK, sight, _ = self.prepare(x_BLD, state, mask_BL, places_BL)
+        q_BHLK, k_BGMK, _ = self._with_sinks(q_BHLK, k_BGMK, v_BGMK, plain_BHLK)
+        return self.weights(q_BHLK, k_BGMK, *self.mask(sight, x_BLD))
 
     def prepare(
         self, x_BLD: Tensor, state: dict | None, mask_BL: Tensor | None, places_BL: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None, dict | None]:
-        """Queries, all keys and values that they may see, who sees whom, and the next state."""
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Sight, dict | None]:
+        """Queries, keys and values that they may see, queries before they were turned, who sees whom, next state."""
         L = x_BLD.shape[1]
         offset = 0 if state is None else state["seen"]
         q_BHLK, k_BGMK, v_BGMK, plain_BHLK = self.project(x_BLD, offset if places_BL is None else places_BL)
-        first, padding_B = 0, None
-        if state is None and mask_BL is not None and self.absolute:
-            padding_B = mask_BL.byte().argmax(1)
-        if state is not None:
-            padding_B = state.get("padding")
-            if mask_BL is not None:  # padding is in front, so counting it says where it is
-                padding_B = mask_BL.logical_not().sum(1) + (0 if padding_B is None else padding_B)
-            k_BGMK, v_BGMK, first, state = self._remember(k_BGMK, v_BGMK, state)
-            if padding_B is not None:
-                mask_BL = torch.arange(first, first + k_BGMK.shape[2], device=x_BLD.device) >= padding_B.unsqueeze(1)
-                state["padding"] = padding_B
-        if places_BL is not None:
-            mask = self._mask_of(places_BL, x_BLD.dtype)
-        else:
-            mask = self._mask(offset, L, first, k_BGMK.shape[2], x_BLD, mask_BL, padding_B)
-        if self.sinks:
-            q_BHLK, k_BGMK, v_BGMK = self._with_sinks(q_BHLK, plain_BHLK, k_BGMK, v_BGMK)
-            if mask is not None:
-                mask = pad(mask, (self.sinks, 0), value=1 if mask.dtype == torch.bool else 0)
-        return q_BHLK, k_BGMK, v_BGMK, mask, state
+        if state is None:
+            padding_B = mask_BL.byte().argmax(1) if mask_BL is not None and self.absolute else None
+            return q_BHLK, k_BGMK, v_BGMK, plain_BHLK, Sight(L, L, 0, 0, places_BL, mask_BL, padding_B), None
+        # padding is in front, so counting it says where it is
+        padding_B, real_BM = state.get("padding"), None
+        if mask_BL is not None:
+            before_B = padding_B
+            padding_B = once_a_pass(("padding",), lambda: _padding(before_B, mask_BL), before_B, mask_BL)
+        k_BGMK, v_BGMK, first, state = self._remember(k_BGMK, v_BGMK, state)
+        if padding_B is not None:
+            state["padding"] = padding_B
+            end = first + k_BGMK.shape[2]
+            real_BM = once_a_pass(("real", first, end), lambda: _behind(padding_B, first, end), padding_B)
+        sight = Sight(L, k_BGMK.shape[2], offset, first, None, real_BM, padding_B)
+        return q_BHLK, k_BGMK, v_BGMK, plain_BHLK, sight, state
 
     def project(self, x_BLD: Tensor, offset: int | Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Queries and keys turned by their positions, values, and the queries as they were before."""
@@ -139,21 +167,21 @@ class Attention(Heads):
         return q_BHLK, k_BGLK, v_BGLK, plain_BHLK
 
     def _with_sinks(
-        self, q_BHLK: Tensor, plain_BHLK: Tensor, k_BGMK: Tensor, v_BGMK: Tensor
+        self, q_BHLK: Tensor, k_BGMK: Tensor, v_BGMK: Tensor, plain_BHLK: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Sinks in front of keys and values. They stand nowhere, so they meet queries that were not turned: in channels
-        of their own, where all other keys are zero."""
-        B, K = q_BHLK.shape[0], self.head_dim
-        sinks = [t.to(q_BHLK.dtype).expand(B, -1, -1, -1) for t in (self.sink_keys_GNK, self.sink_values_GNK)]
-        if self.position is not None:
+        """Sinks in front of keys and values, of sequences or of blocks of them.
+
+        They stand nowhere, so they meet queries that were not turned: where positions turn them, in channels of their
+        own, in which all other keys are zero.
+        """
+        if not self.sinks:
+            return q_BHLK, k_BGMK, v_BGMK
+        many, K = q_BHLK.shape[:-3], self.head_dim
+        sinks = [t.to(q_BHLK.dtype).expand(*many, -1, -1, -1) for t in (self.sink_keys_GNK, self.sink_values_GNK)]
+        if overrides(self.position, "rotate"):
             q_BHLK, k_BGMK = torch.cat([q_BHLK, plain_BHLK], -1), pad(k_BGMK, (0, K))
             sinks[0] = pad(sinks[0], (K, 0))
-        return q_BHLK, torch.cat([sinks[0], k_BGMK], 2), torch.cat([sinks[1], v_BGMK], 2)
-
-    def sees(self, query: Tensor, key: Tensor) -> Tensor:
-        """Whether a query at one position sees a key at another; both broadcast."""
-        seen = key <= query if self.causal else (key == key) | (query == query)
-        return seen if self.window is None else seen & ((query - key).abs() < self.window)
+        return q_BHLK, torch.cat([sinks[0], k_BGMK], -2), torch.cat([sinks[1], v_BGMK], -2)
 
     def _remember(self, k_BGLK: Tensor, v_BGLK: Tensor, state: dict) -> tuple[Tensor, Tensor, int, dict]:
         """All keys and values that these queries may see, the position of the first, and the next state."""
@@ -161,49 +189,133 @@ class Attention(Heads):
         if keys_BGMK.shape[0] != k_BGLK.shape[0]:
             raise ValueError(f"a state for {keys_BGMK.shape[0]} sequences met a batch of {k_BGLK.shape[0]}")
         k_BGLK, v_BGLK = k_BGLK.to(keys_BGMK.dtype), v_BGLK.to(values_BGMK.dtype)
-        end = seen + k_BGLK.shape[2]
+        held, end = keys_BGMK.shape[2], seen + k_BGLK.shape[2]
+        needed = end if self.window is None else min(seen, self.window - 1)
+        if needed > held:
+            raise ValueError(f"the state holds {held} tokens, and would need {needed}")
         if self.window is None:
-            if end > keys_BGMK.shape[2]:
-                raise ValueError(f"the state holds {keys_BGMK.shape[2]} tokens, and would need {end}")
             keys_BGMK[:, :, seen:end], values_BGMK[:, :, seen:end] = k_BGLK, v_BGLK
             state = {"keys": keys_BGMK, "values": values_BGMK, "seen": end}
             return keys_BGMK[:, :, :end], values_BGMK[:, :, :end], 0, state
-        held = keys_BGMK.shape[2]
         keys_BGMK, values_BGMK = torch.cat([keys_BGMK, k_BGLK], 2), torch.cat([values_BGMK, v_BGLK], 2)
         last = slice(keys_BGMK.shape[2] - held, None)
         state = {"keys": keys_BGMK[:, :, last].clone(), "values": values_BGMK[:, :, last].clone(), "seen": end}
         return keys_BGMK, values_BGMK, seen - held, state
 
-    def _mask_of(self, places_BL: Tensor, dtype: torch.dtype) -> Tensor | None:
-        """Which of a few tokens sees which, by where they stand."""
-        bias_BHLM = self.position.bias(places_BL, places_BL)
-        if bias_BHLM is None and not self.patterned and not self.causal:
-            return None
-        seen = self.sees(places_BL[:, None, :, None], places_BL[:, None, None, :])
-        return seen if bias_BHLM is None else bias_BHLM.masked_fill(~seen, float("-inf")).to(dtype)
+    def pattern(self) -> masks.Mod | None:
+        """Which positions see which, besides what causality says; none where all do."""
+        return None if self.window is None else masks.window(self.window, forward=not self.causal)
 
-    def _mask(
-        self,
-        offset: int,
-        length: int,
-        first: int,
-        memory: int,
-        x_BLD: Tensor,
-        real_BM: Tensor | None,
-        padding_B: Tensor | None,
-    ) -> Tensor | None:
-        """Which keys each query sees, with any bias; none where the plain causal mask says it all."""
-        query_L = torch.arange(offset, offset + length, device=x_BLD.device)
-        key_M = torch.arange(first, first + memory, device=x_BLD.device)
-        bias_HLM = self.position.bias(query_L, key_M)
-        unmasked = not self.causal or length == 1 or (offset == 0 and not self.sinks)
-        if bias_HLM is None and real_BM is None and not self.patterned and unmasked:
-            return None
-        query_L1 = query_L[:, None]
-        start = padding_B[:, None, None, None] if self.absolute and padding_B is not None else 0
-        seen = self.sees(query_L1 - start, key_M - start) & (key_M >= 0)
-        if real_BM is not None:  # a masked query sees itself, since a softmax over nothing is not a number
-            seen = (seen & real_BM[:, None, None, :]) | (key_M == query_L1)
-        if bias_HLM is None:
+    def pattern_key(self) -> Hashable:
+        """What tells the pattern of this layer from that of another: layers with equal ones share a mask."""
+        return self.causal, self.window
+
+    def hides(self, sight: Sight) -> bool:
+        """Whether the pattern hides anything here: a window as long as the sequence does not."""
+        return self.window is not None and (
+            self.window < sight.keys or sight.places_BL is not None or sight.offset > 0 or sight.first < 0
+        )
+
+    def mask(self, sight: Sight, x_BLD: Tensor) -> tuple[Tensor | None, bool]:
+        """Who sees whom, which broadcasts to (B, H, L, sinks + M): booleans, or a bias with minus infinity.
+
+        No mask where all see all, or where causality alone decides: then the second value is true.
+        """
+        plain = sight.real_BM is None and not self.hides(sight) and not overrides(self.position, "bias")
+        if plain and not self.causal:
+            return None, False
+        if plain and sight.places_BL is None:
+            if sight.queries == 1:
+                return None, False
+            if sight.offset == 0 and not self.sinks:
+                return None, True
+        return self._once("mask", sight, x_BLD, lambda: self._mask(sight, x_BLD)), False
+
+    def _mask(self, sight: Sight, x_BLD: Tensor) -> Tensor:
+        device, keys = x_BLD.device, sight.keys + self.sinks
+        seen = masks.whole(self._mod(sight), len(x_BLD), sight.queries, keys, device)
+        index_L, index_M = torch.arange(sight.queries, device=device), torch.arange(sight.keys, device=device)
+        return self._biased(seen, self.position.bias(*sight.positions(index_L, index_M)), x_BLD.dtype)
+
+    def _biased(self, seen: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
+        """The bias where a key is seen, and minus infinity where not; sinks have none."""
+        if bias is None:
             return seen
-        return bias_HLM.masked_fill(~seen, float("-inf")).to(x_BLD.dtype)
+        return pad(bias, (self.sinks, 0)).masked_fill(~seen, float("-inf")).to(dtype)
+
+    def _mod(self, sight: Sight) -> masks.Mod:
+        """Who sees whom, by index: causality and the layer's pattern, where tokens stand, padding, and sinks."""
+        pattern = self.pattern()
+        parts = [part for part in (masks.causal if self.causal else None, pattern) if part is not None]
+        mod = masks.both(*parts) if parts else masks.written
+        if self.absolute and sight.padding_B is not None:
+            mod = masks.from_start(mod, sight.padding_B)
+        if sight.first < 0:
+            mod = masks.both(mod, masks.written)
+        if sight.places_BL is not None:
+            mod = masks.placed(mod, sight.places_BL)
+        elif sight.offset or sight.first:
+            mod = masks.shifted(mod, sight.offset, sight.first)
+        if sight.real_BM is not None:
+            mod = masks.either(masks.both(mod, masks.real(sight.real_BM)), masks.itself(sight.keys - sight.queries))
+        return masks.behind_sinks(mod, self.sinks) if self.sinks else mod
+
+    def _once(self, what: str, sight: Sight, x: Tensor, make: Callable[[], Tensor]) -> Tensor:
+        """A mask that layers with the same pattern share in a pass; not where each has a bias of its own."""
+        if overrides(self.position, "bias") and self.position.bias_key is None:
+            return make()
+        sizes = sight.queries, sight.keys, sight.offset, sight.first, len(x), self.sinks
+        tensors = sight.places_BL, sight.real_BM, sight.padding_B
+        key = (what, type(self), self.pattern_key(), self.position.bias_key, sizes, x.dtype, x.device)
+        return once_a_pass(key, make, *tensors)
+
+    def _in_blocks(
+        self,
+        blocks: Blocks,
+        sight: Sight,
+        q_BHLK: Tensor,
+        k_BGMK: Tensor,
+        v_BGMK: Tensor,
+        plain_BHLK: Tensor,
+        dtype: torch.dtype,
+    ) -> Tensor:
+        """What heads make of the sequence, (B, H, L, K): each block of queries meets the keys in its reach alone."""
+        mask_BNHCS = self._once("blocks", sight, q_BHLK, lambda: self._mask_of_blocks(blocks, sight, q_BHLK, dtype))
+        q, k, v = self._with_sinks(
+            blocks.of_queries(q_BHLK),
+            blocks.of_keys(k_BGMK),
+            blocks.of_keys(v_BGMK),
+            blocks.of_queries(plain_BHLK) if self.sinks else plain_BHLK,
+        )
+        if len(mask_BNHCS) == len(q):  # blocks of all sequences are one batch
+            y = self.attend(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1), mask_BNHCS.flatten(0, 1))
+            y = y.unflatten(0, q.shape[:2])
+        elif mask_BNHCS.shape[2] == 1:  # sequences stand beside heads, so that one mask does for all
+            y = self.attend(*(t.transpose(0, 1).flatten(1, 2) for t in (q, k, v)), mask_BNHCS[0])
+            y = y.unflatten(1, (len(q), self.heads)).transpose(0, 1)
+        else:  # a bias of each head is not written down for each sequence
+            y = torch.stack([self.attend(*each, mask_BNHCS[0]) for each in zip(q, k, v, strict=True)])
+        return blocks.joined(y)
+
+    def _mask_of_blocks(self, blocks: Blocks, sight: Sight, q_BHLK: Tensor, dtype: torch.dtype) -> Tensor:
+        """Who sees whom in the reach of each block, (B, N, H, C, S); B and H are 1 where all have the same."""
+        seen_BNHCS = blocks.mask(self._mod(sight), len(q_BHLK), self.sinks, q_BHLK.device).unsqueeze(2)
+        at_query, at_key = sight.positions(*blocks.indices(q_BHLK.device))
+        bias = self.position.bias(at_query.reshape(-1, blocks.size), at_key.reshape(-1, blocks.reach))
+        return self._biased(seen_BNHCS, None if bias is None else bias.unflatten(0, (-1, blocks.count)), dtype)
+
+
+def overrides(position: Position, method: str) -> bool:
+    """Whether this kind of position does something by a method of :class:`~zoo.Position`."""
+    return getattr(type(position), method) is not getattr(Position, method)
+
+
+def _padding(before_B: Tensor | None, mask_BL: Tensor) -> Tensor:
+    """How many tokens of padding there were in each sequence, (B,)."""
+    count_B = mask_BL.logical_not().sum(1)
+    return count_B if before_B is None else before_B + count_B
+
+
+def _behind(padding_B: Tensor, first: int, end: int) -> Tensor:
+    """Which positions from ``first`` on and before ``end`` are behind the padding, (B, M)."""
+    return torch.arange(first, end, device=padding_B.device) >= padding_B.unsqueeze(1)

@@ -1,15 +1,17 @@
 """Block-sparse attention: nearby blocks, one block in every few, and a few tokens that everyone sees."""
 
+from collections.abc import Hashable
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from zoo import Position, register
+from zoo import register
 from zoo.nn import is_counting
 
-from .attention import Attention
+from . import masks
+from .attention import Attention, Sight, overrides
 
 
 class Pattern(NamedTuple):
@@ -20,6 +22,15 @@ class Pattern(NamedTuple):
     stride: int
     global_tokens: int
     causal: bool
+
+    def mod(self, batch: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        """Where a query at one position sees a key at another, as predicates of :mod:`masks` say it."""
+        query_block, key_block = query // self.block, key // self.block
+        near = (key_block > query_block - self.local) & (key_block < query_block + self.local)
+        seen = near | (key < self.global_tokens)
+        if self.stride:
+            seen = seen | (key_block % self.stride == self.stride - 1)
+        return seen & (key <= query) if self.causal else seen | (query < self.global_tokens)
 
 
 @register("mixer", "sparse_attention")
@@ -88,12 +99,20 @@ class SparseAttention(Attention):
         ):
             if value < least:
                 raise ValueError(f"mixer.{name}={value}: expected at least {least}")
-        self.pattern = Pattern(block, local, stride, global_tokens, causal)
-        self.patterned, self.backend = True, backend
+        self.blocks_seen = Pattern(block, local, stride, global_tokens, causal)
+        self.backend = backend
 
-    def sees(self, query: Tensor, key: Tensor) -> Tensor:
-        """Whether a query at one position sees a key at another; both broadcast."""
-        return _sees(self.pattern, query, key)
+    def pattern(self) -> masks.Mod:
+        """Near blocks, strided blocks and the first tokens."""
+        return self.blocks_seen.mod
+
+    def pattern_key(self) -> Hashable:
+        """Its sizes."""
+        return self.blocks_seen
+
+    def hides(self, sight: Sight) -> bool:
+        """It hides most of a sequence, wherever that is cut."""
+        return True
 
     def implementations(self, device: torch.device, dtype: torch.dtype) -> dict[str, str]:
         """FlexAttention or a dense mask.
@@ -123,7 +142,7 @@ class SparseAttention(Attention):
     def flex(self, x_BLD: Tensor, attention) -> Tensor:
         """The heads' outputs (B, H, L, K) for a whole sequence, by this form of FlexAttention."""
         q_BHLK, k_BGLK, v_BGLK, _ = self.project(x_BLD, 0)
-        blocks = _block_mask(self.pattern, x_BLD.shape[1], x_BLD.device)
+        blocks = _block_mask(self.blocks_seen, x_BLD.shape[1], x_BLD.device)
         return attention(q_BHLK, k_BGLK, v_BGLK, block_mask=blocks, enable_gqa=self.heads != self.kv_heads)
 
     def _not_flex(self, device: torch.device) -> str:
@@ -134,17 +153,9 @@ class SparseAttention(Attention):
             return "FlexAttention trains on CUDA only"
         if self.sinks:
             return "trained sinks stand before the sequence"
-        if type(self.position).bias is not Position.bias:
+        if overrides(self.position, "bias"):
             return "its positions are a bias on the scores"
         return ""
-
-
-def _sees(pattern: Pattern, query: Tensor, key: Tensor) -> Tensor:
-    query_block, key_block = query // pattern.block, key // pattern.block
-    seen = ((query_block - key_block).abs() < pattern.local) | (key < pattern.global_tokens)
-    if pattern.stride:
-        seen = seen | (key_block % pattern.stride == pattern.stride - 1)
-    return seen & (key <= query) if pattern.causal else seen | (query < pattern.global_tokens)
 
 
 @lru_cache(maxsize=64)
@@ -152,7 +163,7 @@ def _block_mask(pattern: Pattern, length: int, device: torch.device):
     """The block mask of a pattern. It is kept, because making it takes longer than a layer."""
     from torch.nn.attention.flex_attention import create_block_mask
 
-    return create_block_mask(lambda b, h, q, k: _sees(pattern, q, k), None, None, length, length, device=device)
+    return create_block_mask(lambda b, h, q, k: pattern.mod(b, q, k), None, None, length, length, device=device)
 
 
 @lru_cache(maxsize=1)

@@ -20,10 +20,12 @@ class AlibiPosition(Position):
     def __init__(self, heads: int) -> None:
         super().__init__()
         self.register_buffer("slope_H", torch.tensor(_slopes(heads)), persistent=False)
+        self.bias_key = "alibi", heads
 
     def bias(self, query_L: Tensor, key_M: Tensor) -> Tensor:
         """(H, L, M): minus slope times distance. (B, H, L, M) for positions (B, L) and (B, M)."""
-        distance = (query_L.unsqueeze(-1) - key_M.unsqueeze(-2)).abs()
+        query_L, key_M = query_L.to(self.slope_H.dtype), key_M.to(self.slope_H.dtype)  # exact up to 2^24 in float32
+        distance = (query_L.unsqueeze(-1) - key_M.unsqueeze(-2)).abs_()
         return -self.slope_H[:, None, None] * distance.unsqueeze(-3)
 
 

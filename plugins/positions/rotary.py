@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from zoo import Position, register
+from zoo.nn import once_a_pass
 
 LONGEST_TABLE = 16_384
 """Number of positions whose angles each layer keeps from the start."""
@@ -59,6 +60,7 @@ class RotaryPosition(Position):
             )
         if scaling == "ntk" and head_dim == 2:
             raise ValueError("position.scaling=ntk needs a head_dim above 2; change mixer.heads")
+        self.max_len = max_len
         # YaRN's temperature: both queries and keys grow, so scores grow by its square
         self.gain = 0.1 * math.log(factor) + 1 if scaling == "yarn" else 1.0
         # cosines and sines (L, K) of the positions that a task has, in float32
@@ -70,9 +72,8 @@ class RotaryPosition(Position):
 
     def rotate(self, q_BHLK: Tensor, k_BGLK: Tensor, offset: int | Tensor = 0) -> tuple[Tensor, Tensor]:
         """Rotate queries and keys by positions from ``offset`` on, or by given ones, computed beyond the table."""
-        if isinstance(offset, Tensor):  # (B, L) places within max_len
-            tables = (self.cos_LK, self.sin_LK) if q_BHLK.dtype != torch.float64 else self._angles(0, len(self.cos_LK))
-            cos_BLK, sin_BLK = (table.to(q_BHLK)[offset].unsqueeze(1) for table in tables)
+        if isinstance(offset, Tensor):
+            cos_BLK, sin_BLK = (table.unsqueeze(1) for table in self._at(offset, q_BHLK))
             return turn(q_BHLK, cos_BLK, sin_BLK), turn(k_BGLK, cos_BLK, sin_BLK)
         # consecutive positions: from the table, else computed, and in decoding from the shared longer table
         end = offset + q_BHLK.shape[2]
@@ -83,6 +84,19 @@ class RotaryPosition(Position):
         else:
             cos_LK, sin_LK = (table[offset:end] for table in self._longer(end, q_BHLK.device))
         return turn(q_BHLK, cos_LK, sin_LK), turn(k_BGLK, cos_LK, sin_LK)
+
+    def _at(self, position_BL: Tensor, q_BHLK: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines and sines of these positions, (B, L, K), wherever they are."""
+        if q_BHLK.dtype == torch.float64 or (torch.compiler.is_compiling() and self.max_len > len(self.cos_LK)):
+            angle_BLK = (position_BL.double().unsqueeze(-1) * self.frequency_K.to(position_BL.device)).repeat(1, 1, 2)
+            return angle_BLK.cos() * self.gain, angle_BLK.sin() * self.gain
+        end = self.max_len
+        if not torch.compiler.is_compiling() and not (self.training and position_BL.is_cuda):  # it would be waited for
+            end = once_a_pass(
+                ("rotary",), lambda: int(position_BL.max()) + 1 if position_BL.numel() else 0, position_BL
+            )
+        tables = (self.cos_LK, self.sin_LK) if end <= len(self.cos_LK) else self._longer(end, q_BHLK.device)
+        return tables[0][position_BL], tables[1][position_BL]
 
     def _longer(self, end: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """Cosines and sines of at least ``end`` positions, from a table that doubles when it is too short."""

@@ -6,7 +6,7 @@ G key-value heads, K channels of a head, V vocabulary, C classes, N state, E exp
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, ClassVar, Protocol, runtime_checkable
@@ -77,9 +77,14 @@ class Position(nn.Module):
 
     ``additive`` positions are built once, on the residual stream, with the fact ``dim``; the others inside each
     attention, with the facts ``heads`` and ``head_dim``. Mixers that need no positions never ask for one.
+
+    Attributes:
+        bias_key: where the bias has no trained part: what tells it from the bias of another layer. Layers with equal
+            keys make it once a pass; without one each layer makes its own.
     """
 
     additive: ClassVar[bool] = False
+    bias_key: Hashable = None
 
     @classmethod
     def for_place(cls, facts: Mapping[str, Any]) -> Position | None:

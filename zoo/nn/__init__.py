@@ -9,6 +9,8 @@ from zoo.nn.counting import is_recomputing as is_recomputing
 from zoo.nn.init import rescale_ as rescale_
 from zoo.nn.init import scale_residual_ as scale_residual_
 from zoo.nn.masking import spans as spans
+from zoo.nn.passes import once_a_pass as once_a_pass
+from zoo.nn.passes import one_pass as one_pass
 from zoo.nn.places import at_positions as at_positions
 from zoo.nn.places import places as places
 from zoo.nn.places import take as take
@@ -37,6 +39,8 @@ __all__ = [
     "held",
     "is_counting",
     "is_recomputing",
+    "once_a_pass",
+    "one_pass",
     "places",
     "processes",
     "project",

@@ -20,6 +20,7 @@ CHECKS: dict[str, list[Check]] = {
     "norm": [others.norm_keeps_shape],
     "position": [
         others.position_goes_on_at_an_offset,
+        others.position_goes_on_beyond_its_tables,
         others.position_trains_every_parameter,
         others.position_is_deterministic,
         others.position_saves,

@@ -60,6 +60,28 @@ def position_goes_on_at_an_offset(name: str) -> None:
         close(later, bias[:, 10:], 1e-10, "the bias of queries from 10 on: ")
 
 
+def position_goes_on_beyond_its_tables(name: str) -> None:
+    """Positions given one by one are those of the same offset, also where a table that is kept ends; or are refused.
+
+    The ``ValueError`` of a refusal names how many there are.
+    """
+    for dtype in (torch.float32, torch.float64):
+        position = parts.part("position", name, dtype=dtype, max_len=20_000)
+        for start in (10, 16_384 - 5, 20_000 - LENGTH, 20_000):
+            x_BLD = inputs(dtype=dtype)
+            q_BHLK = x_BLD.view(2, LENGTH, 2, 16).transpose(1, 2)
+            places_BL = (start + torch.arange(LENGTH, device=x_BLD.device)).expand(2, -1)
+            try:
+                expected = [position.add(x_BLD, start), *position.rotate(q_BHLK, q_BHLK, start)]
+                given = [position.add(x_BLD, places_BL), *position.rotate(q_BHLK, q_BHLK, places_BL)]
+            except ValueError as error:
+                refused = str(error)
+                assert str(start + LENGTH) in refused, f"a refusal that does not name {start + LENGTH}: {refused}"
+                continue
+            for one, other in zip(given, expected, strict=True):
+                close(one, other, 1e-6, f"positions {start} to {start + LENGTH - 1}, given and counted: ")
+
+
 def _made(position: Any) -> list[Tensor]:
     """Everything that a position makes of fixed inputs: what is added, what is rotated, and the bias."""
     x_BLD = inputs()
