@@ -27,6 +27,8 @@ class LinearAttention(nn.Module):
         bias: give the projections a bias.
     """
 
+    takes_mask = True
+
     def __init__(
         self,
         dim: int,

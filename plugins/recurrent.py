@@ -10,6 +10,7 @@ from zoo import register
 class Recurrent(nn.Module):
     """What LSTM and GRU share. The cell runs in float32 whatever the model's dtype, because its state lives long."""
 
+    takes_mask = True
     one_way = True
     states: int
 

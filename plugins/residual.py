@@ -1,6 +1,5 @@
 """The residual stream: a stack of blocks, each a mixer and a feed-forward layer."""
 
-import inspect
 from typing import Literal
 
 import torch
@@ -25,8 +24,6 @@ class Block(nn.Module):
         self.cross_norm = None if reader is None else norm(layer=layer)
         self.ffn = ffn(layer=layer)
         self.ffn_norm = None if self.ffn is None else norm(layer=layer)
-        self.ffn_knows_padding = self.ffn is not None and "mask_BL" in inspect.signature(self.ffn.forward).parameters
-        self.asks_places = "places_BL" in inspect.signature(self.mixer.forward).parameters
 
     def forward(
         self, x_BLD: Tensor, state=None, mask_BL: Tensor | None = None, memory=None, places_BL: Tensor | None = None
@@ -34,8 +31,8 @@ class Block(nn.Module):
         """(B, L, D) to (B, L, D), and the mixer's state."""
         # pass the mask and the positions only to parts that take them
         padding = {} if mask_BL is None else {"mask_BL": mask_BL}
-        told = padding if self.ffn_knows_padding else {}
-        if places_BL is not None and self.asks_places:
+        told = padding if getattr(self.ffn, "takes_mask", False) else {}
+        if places_BL is not None and getattr(self.mixer, "takes_places", False):
             padding = {**padding, "places_BL": places_BL}
         # pre-norm: normalise what each branch reads
         if self.pre:
@@ -203,7 +200,7 @@ class Residual(nn.Module):
     def _know_padding(self) -> None:
         for block in self.blocks:
             mixer = block.mixer.forwards if isinstance(block.mixer, Bidirectional) else block.mixer
-            if "mask_BL" not in inspect.signature(mixer.forward).parameters:
+            if not getattr(mixer, "takes_mask", False):
                 raise ValueError(
                     f"{type(mixer).__name__} knows no padding: its forward takes no mask_BL; "
                     f"use sequences of one length, or another mixer"

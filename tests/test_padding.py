@@ -122,7 +122,7 @@ def test_a_mixer_that_knows_no_padding_is_named(monkeypatch):
         backbone = make_objective(config, make_task(config)).backbone
         mixer = backbone.blocks[0].mixer
         mixer = getattr(mixer, "forwards", mixer)
-        monkeypatch.setattr(mixer, "forward", lambda x_BLD, state=None: (x_BLD, state))
+        monkeypatch.setattr(mixer, "takes_mask", False)
         with pytest.raises(ValueError, match="LSTM knows no padding"):
             backbone(draw(1, 3, 32, dtype=torch.float32), None, torch.ones(1, 3, dtype=torch.bool))
 

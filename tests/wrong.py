@@ -110,6 +110,8 @@ class Stray(torch.autograd.Function):
 class Padded(Mixer):
     """The same, which says that it knows padding."""
 
+    takes_mask = True
+
     def forward(self, x, state=None, mask_BL=None):
         if mask_BL is not None and self.law != "leaves_no_trace_of_padding":
             x = x * mask_BL[..., None]
@@ -264,6 +266,9 @@ class Places(Position):
         gain = self.gain
         if self.law == "is_deterministic":
             gain = gain * (1 + 1e-6 * torch.rand(1)) if x.dtype == torch.float32 else gain
+        if isinstance(offset, torch.Tensor):  # (B, L)
+            late = self.law == "goes_on_beyond_its_tables" and int(offset.max()) > 10_000
+            return x + gain * (offset + late)[..., None].to(x.dtype)
         return x + gain * (torch.arange(x.shape[1])[:, None] + first)
 
     def bias(self, query_L, key_M):

@@ -62,6 +62,8 @@ class Attention(Heads):
         dropout: probability of dropping an attention weight in training, from 0 to below 1.
     """
 
+    takes_mask = True
+    takes_places = True
     absolute = False
     """Whether who sees whom depends on where the sequence starts, and not on distance alone."""
 

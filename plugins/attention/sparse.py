@@ -63,6 +63,8 @@ class SparseAttention(Attention):
             can run.
     """
 
+    takes_mask = True
+    takes_places = True
     absolute = True
 
     def __init__(

@@ -48,6 +48,7 @@ class Mamba1(nn.Module):
             ``auto``, the fastest that can run.
     """
 
+    takes_mask = True
     one_way = True
 
     def __init__(

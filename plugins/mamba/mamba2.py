@@ -50,6 +50,7 @@ class Mamba2(nn.Module):
             that can run.
     """
 
+    takes_mask = True
     one_way = True
 
     def __init__(

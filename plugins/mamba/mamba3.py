@@ -44,6 +44,7 @@ class Mamba3(nn.Module):
         bias: give the projections in and out a bias.
     """
 
+    takes_mask = True
     one_way = True
 
     def __init__(

@@ -20,6 +20,8 @@ class ExpertChoice(nn.Module):
     varies.
     """
 
+    takes_mask = True
+
     def __init__(
         self, projection: nn.Module, rows: Rows, body: nn.Module, shared: nn.ModuleList, layer: int, experts: int,
         choices: int, z_loss: float,

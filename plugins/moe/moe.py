@@ -27,6 +27,8 @@ class Mixture(nn.Module):
     of a batch's N tokens, first choices before second ones, and dropped choices contribute nothing.
     """
 
+    takes_mask = True
+
     def __init__(
         self,
         router: Router,

@@ -31,12 +31,13 @@ class Mixer(Protocol):
     With ``causal=True`` a mixer obeys **the law of splitting**: feeding a sequence whole, or cut anywhere with
     the state carried over, gives the same outputs. Decoding, chunked prefill and streaming are this one law.
 
-    Optional: ``one_way = True`` says that it looks back only whatever ``causal``, so that a backbone makes an encoder
-    of it by running it in both directions. ``forward(..., mask_BL=None)`` says that it knows padding: where the mask is
-    false a token leaves no trace, neither in the outputs of real tokens nor in the state. Padding stands in front of a
-    sequence, or behind it where there is no state; a backbone has set it to zero, so it is always a number.
-    ``forward(..., places_BL=None)`` says that it asks where tokens stand: without a state, a few tokens of a longer
-    sequence may come, in rising order, and these are their positions there.
+    Optional: ``one_way = True`` says that it looks back only whatever ``causal``, so that a backbone makes an
+    encoder of it by running it in both directions. ``takes_mask = True`` says that ``forward(..., mask_BL=None)``
+    takes the padding mask: where it is false a token leaves no trace, neither in the outputs of real tokens nor in
+    the state. Padding stands in front of a sequence, or behind it where there is no state; a backbone has set it to
+    zero, so it is always a number. ``takes_places = True`` says that ``forward(..., places_BL=None)`` takes
+    position ids: without a state, a few tokens of a longer sequence may come, in rising order, and these are their
+    positions there.
     """
 
     def __call__(self, x_BLD: Tensor, state: State = None) -> tuple[Tensor, State]:

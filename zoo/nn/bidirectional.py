@@ -16,6 +16,8 @@ class Bidirectional(nn.Module):
     Caduceus (Schiff et al. 2024, arXiv:2403.03234). For encoders: there is no state.
     """
 
+    takes_mask = True
+
     def __init__(self, forward: nn.Module, backward: nn.Module | None = None) -> None:
         super().__init__()
         self.forwards, self.backwards = forward, backward

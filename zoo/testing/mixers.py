@@ -151,11 +151,13 @@ def mixer_state_follows_its_sequences(name: str) -> None:
 def mixer_leaves_no_trace_of_padding(name: str) -> str | None:
     """Masked padding in front changes nothing: not in one call, nor cut anywhere and decoded from there.
 
-    A mixer that takes no ``mask_BL`` does not claim this.
+    A mixer without ``takes_mask = True`` does not claim this.
     """
     mixer = parts.part("mixer", name, dtype=torch.float64)
-    if "mask_BL" not in inspect.signature(mixer.forward).parameters:
-        return "it takes no mask_BL, so it claims nothing"
+    declared, taken = getattr(mixer, "takes_mask", False), "mask_BL" in inspect.signature(mixer.forward).parameters
+    assert declared == taken, f"takes_mask is {declared}, and forward {'takes' if taken else 'has no'} mask_BL"
+    if not declared:
+        return "it has no takes_mask, so it claims nothing"
     pads, prompt = (0, 3, 8), LENGTH - 4
     x_BLD = inputs(len(pads), dtype=torch.float64)
     alone = [mixer(x_BLD[row : row + 1, pad:])[0][0] for row, pad in enumerate(pads)]

@@ -73,6 +73,7 @@ class GatedDelta(nn.Module):
         chunk: tokens whose corrections are solved for at once; it changes speed and not the result.
     """
 
+    takes_mask = True
     one_way = True
 
     def __init__(self, dim: int, linear, precise_linear, heads: int = 4, convolution: int = 4, chunk: int = 32) -> None:

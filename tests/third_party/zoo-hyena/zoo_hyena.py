@@ -75,6 +75,7 @@ class Hyena(nn.Module):
         filter_frequency: of the sines in it to begin with, which says how rough filters are.
     """
 
+    takes_mask = True
     one_way = True
 
     def __init__(

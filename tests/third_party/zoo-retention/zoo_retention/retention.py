@@ -61,6 +61,7 @@ class Retention(nn.Module):
         chunk: tokens that are computed at once; it changes speed and not the result.
     """
 
+    takes_mask = True
     one_way = True
 
     def __init__(self, dim: int, linear, position, heads: int = 4, value_factor: int = 2, chunk: int = 64) -> None:
