@@ -10,7 +10,9 @@ from conftest import COMPILERS, ROOT, THOROUGH, TINY, covering
 import zoo
 from zoo.comparison.plan import make_plan
 from zoo.runs.budget import settle
+from zoo.runs.run import folder_of
 from zoo.runs.train import train
+from zoo.training.loggers import read_metrics
 
 ARCHS = sorted(path.stem for path in (ROOT / "conf/arch").glob("*.yaml"))
 COMPARISONS = sorted(path.stem for path in (ROOT / "conf/compare").glob("*.yaml"))
@@ -139,10 +141,15 @@ def test_every_part_can_be_swapped(words, here):
 @pytest.mark.parametrize("backend", COMPILERS)
 def test_compiling_changes_nothing_but_speed(backend, here, monkeypatch):
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
-    words = ["task=parity", "task.test_size=8", *TINY, "steps=3"]
-    plain, compiled = train(zoo.compose(*words)), train(zoo.compose(*words, "trainer.compile=true"))
-    assert compiled["compiled"]
-    assert compiled["test"]["accuracy"] == pytest.approx(plain["test"]["accuracy"], abs=0.02)
+    losses = {}
+    for choice in ("false", "true"):
+        words = [f"trainer.compile={choice}", f"experiment={choice}", "steps=3", "log_every=1"]
+        config = zoo.compose("task=parity", "task.test_size=8", *TINY, *words)
+        assert train(config)["compiled"] is (choice == "true")
+        points = read_metrics(folder_of(config) / "metrics.csv")
+        losses[choice] = [point["value"] for point in points if point["name"] == "train/loss"]
+    assert losses["true"] == pytest.approx(losses["false"], rel=1e-3)
+    assert len(losses["true"]) == 3
 
 
 @pytest.mark.thorough
