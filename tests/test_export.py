@@ -102,6 +102,35 @@ def test_every_kernel_that_applies_gives_the_same(bits, dtype):
         torch.testing.assert_close(outputs["unpacked"].double(), exact, rtol=3e-2, atol=3e-2)
 
 
+@pytest.mark.parametrize("columns", [8, 24, 40, 43, 48, 72, 100, 168])
+@pytest.mark.parametrize("rows", [3, 22, 48])
+def test_kernels_of_torch_are_offered_only_what_their_source_proves_safe(rows, columns):
+    """The int8 kernel for processors reads columns by sixteens and, on ARM, scales by fours; it checks neither."""
+    packed = part("linear", "ternary", in_features=columns, out_features=rows).packed()
+    kernels = kernels_of(packed)
+    for bits in (8, None):
+        place = kernels.Place("cpu", torch.bfloat16, bits, rows, columns, True)
+        assert kernels.KERNELS["int8 container"].applies(place) == (columns % 16 == 0 and rows % 4 == 0)
+        assert kernels.KERNELS["int4 container"].applies(place) == (columns % 32 == 0 and rows % 16 == 0)
+    x = torch.randn(5, columns, generator=torch.Generator().manual_seed(0)).bfloat16()
+    torch.testing.assert_close(packed(x).float(), packed(x.float()), rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.parametrize("bits", ["8", "null"])
+def test_kernels_that_load_by_vectors_are_given_aligned_rows(bits):
+    packed = part("linear", "ternary", f"linear.activation_bits={bits}", in_features=64, out_features=64).packed()
+    kernels = kernels_of(packed)
+    place = packed._place("cpu", torch.bfloat16, True)
+    askew = torch.randn(5 * 64 + 1, generator=torch.Generator().manual_seed(0)).bfloat16()[1:].view(5, 64)
+    wide = torch.randn(5, 70, generator=torch.Generator().manual_seed(0)).bfloat16()[:, 3:67]
+    for name, kernel in kernels.KERNELS.items():
+        if kernel.applies(place):
+            way = kernels.prepare(name, packed.unpacked(), place)
+            for x in (askew, wide):
+                expected = way(x.clone(), packed.scale, packed.bias)
+                assert torch.equal(way(x, packed.scale, packed.bias), expected), name
+
+
 def test_a_kernel_that_errs_or_fails_is_not_chosen(monkeypatch):
     packed = part("linear", "ternary", in_features=64, out_features=64).packed()
     kernels = kernels_of(packed)

@@ -268,7 +268,8 @@ class Places(Position):
             gain = gain * (1 + 1e-6 * torch.rand(1)) if x.dtype == torch.float32 else gain
         if isinstance(offset, torch.Tensor):  # (B, L)
             late = self.law == "goes_on_beyond_its_tables" and int(offset.max()) > 10_000
-            return x + gain * (offset + late)[..., None].to(x.dtype)
+            where = offset - offset[:, :1] if self.law == "goes_on_at_an_offset" else offset
+            return x + gain * (where + late)[..., None].to(x.dtype)
         return x + gain * (torch.arange(x.shape[1])[:, None] + first)
 
     def bias(self, query_L, key_M):

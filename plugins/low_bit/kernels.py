@@ -1,5 +1,11 @@
 """The kernels of torch that can multiply by packed codes. Which one runs is measured on the machine at hand.
 
+A kernel is offered only what its source proves safe, since one that reads out of bounds may seem to work on a trial, or
+end the process. torch's int8 kernel for processors (``aten/src/ATen/native/cpu/int8mm_kernel.cpp``) checks no shape: it
+reads columns by sixteens with aligned loads, and on ARM the scales of rows by fours. Its int4 kernel
+(``int4mm_kernel.cpp``) takes rows by sixteens and columns by groups of 32 or more, wherever they lie. ``_int_mm`` and
+torch's kernels for CUDA check their shapes themselves.
+
 A sum of products of small integers is exact in int32, and in float32 below 2^24, in any order. So every kernel gives
 the same bits in float32, and one that does not in a trial is not used. In half precision, where a plain linear layer
 rounds its output anyway, kernels that round to that precision compete too.
@@ -51,7 +57,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Kernel:
-    """One kernel: where it applies, what it keeps of the int8 codes (N, K), and how it multiplies (M, K) to (M, N)."""
+    """One kernel: where it is safe, what it keeps of the int8 codes (N, K), and how it multiplies (M, K) to (M, N)."""
 
     applies: Callable[[Place], bool]
     prepare: Callable[[Tensor, Place], tuple[Tensor, ...]]
@@ -98,6 +104,12 @@ def _int8(x_MK: Tensor, codes_NK: Tensor) -> Tensor:
     return torch._int_mm(x_MK, codes_NK.t())[:rows]
 
 
+def _laid_out(x_MK: Tensor, dtype: torch.dtype) -> Tensor:
+    """In this dtype, row by row, from an address where every vector load is aligned: as a fresh tensor lies."""
+    x_MK = x_MK.to(dtype).contiguous()
+    return x_MK if x_MK.data_ptr() % 64 == 0 else x_MK.clone()
+
+
 def _int4_container(codes_NK: Tensor, place: Place) -> tuple[Tensor, ...]:
     group = next(size for size in (256, 128, 64, 32) if place.columns % size == 0)
     packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu((codes_NK + 8).to(torch.int32), 1)
@@ -120,13 +132,15 @@ KERNELS = {  # by the memory that they hold, the least first
         lambda place: place.half_on_processor and place.columns % 32 == 0 and place.rows % 16 == 0,
         _int4_container,
         lambda x_MK, packed, scales, group: torch.ops.aten._weight_int4pack_mm_for_cpu(
-            x_MK.to(scales.dtype), packed, int(group), scales
+            _laid_out(x_MK, scales.dtype), packed, int(group), scales
         ),
     ),
     "tinygemm int4": Kernel(
         lambda place: place.device == "cuda" and place.dtype == torch.bfloat16 and place.columns % 32 == 0,
         _tinygemm,
-        lambda x_MK, packed, scales: torch.ops.aten._weight_int4pack_mm(x_MK.to(scales.dtype), packed, 32, scales),
+        lambda x_MK, packed, scales: torch.ops.aten._weight_int4pack_mm(
+            _laid_out(x_MK, scales.dtype), packed, 32, scales
+        ),
     ),
     "int8": Kernel(
         lambda place: place.activation_bits is not None and place.device in ("cpu", "cuda"),
@@ -134,9 +148,11 @@ KERNELS = {  # by the memory that they hold, the least first
         _int8,
     ),
     "int8 container": Kernel(
-        lambda place: place.half_on_processor,
-        lambda codes_NK, place: (codes_NK, torch.ones(place.rows, dtype=place.dtype)),
-        lambda x_MK, codes_NK, ones_N: torch.ops.aten._weight_int8pack_mm(x_MK.to(ones_N.dtype), codes_NK, ones_N),
+        lambda place: place.half_on_processor and place.columns % 16 == 0 and place.rows % 4 == 0,
+        lambda codes_NK, place: (_laid_out(codes_NK, torch.int8), torch.ones(place.rows, dtype=place.dtype)),
+        lambda x_MK, codes_NK, ones_N: torch.ops.aten._weight_int8pack_mm(
+            _laid_out(x_MK, ones_N.dtype), codes_NK, ones_N
+        ),
     ),
     "unpacked": Kernel(
         lambda place: True,
