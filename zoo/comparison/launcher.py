@@ -93,7 +93,7 @@ class Elsewhere(Pool):
             write_yaml(folder / f"{index}.yaml", {"config": job.config, "id": run_id(job.config), "here": os.getcwd()})
             self.attempts[run_id(job.config)] = self.attempts.get(run_id(job.config), 0) + 1
         command = [sys.executable, "-m", "zoo", "_launch", str(folder), str(len(jobs)), *self.launcher]
-        with (folder / "launcher.log").open("wb") as log:
+        with (folder / "launcher.log").open("xb") as log:
             process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
         return Wave(folder, jobs, process, set(range(len(jobs))))
 

@@ -15,6 +15,7 @@ from multiprocessing import active_children, get_context, parent_process
 from typing import Any
 
 from zoo.base.errors import ZooError
+from zoo.base.files import write_sign
 from zoo.comparison.plan import Job
 from zoo.config.hydra import prepare
 from zoo.config.tree import Config
@@ -75,7 +76,7 @@ def make_run(config: Config, name: str, wait: bool = False, alone: bool = False)
     pulse = folder_of(config) / "step"
 
     def beat(step: int) -> None:
-        pulse.write_text(str(step))
+        write_sign(pulse, str(step))
 
     try:
         return {"status": "finished", "row": train(config, beat, wait)}
