@@ -1,46 +1,87 @@
-"""Writing files so that a reader, or a crash, never meets half of one."""
+"""Writing files so that a reader, or a crash, never meets half of one, and no link leads the writer elsewhere."""
 
 from __future__ import annotations
 
 import errno
 import json
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 PARTIAL = ".partial-"
-"""Between a file's name and its writer's process, as long as it is not whole."""
+"""Between a file's name and random letters, as long as it is not whole."""
+LONGEST = 200
+"""Bytes of a file's name that the name of its unfinished file repeats; file systems allow 255 in all."""
 
 
 @contextmanager
-def atomic(path: Path) -> Iterator[IO[bytes]]:
-    """A file beside ``path`` that takes its place when whole, synced to disk; nothing is left of it on an error.
+def beside(path: Path) -> Iterator[Path]:
+    """A name for a new file beside ``path``, which takes its place at the end; nothing is left of it on an error.
 
-    Lightning's own move is a plain copy where ``$TMPDIR`` is another file system: kills left broken checkpoints.
+    Nobody can foretell the name, so nobody can have put a link there for the writer to follow.
+
+    Args:
+        path: the file to write; folders above it are made. A link there is replaced, not followed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}{PARTIAL}{os.getpid()}")
+    name = os.fsdecode(os.fsencode(path.name)[:LONGEST])
+    partial = path.with_name(f"{name}{PARTIAL}{secrets.token_hex(8)}")
     try:
-        with partial.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
+        yield partial
         os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic(path: Path, durable: bool = True) -> Iterator[IO[bytes]]:
+    """An open file :func:`beside` ``path`` that takes its place when whole, with the mode that the umask gives.
+
+    Lightning's own move is a plain copy where ``$TMPDIR`` is another file system: kills left broken checkpoints.
+
+    Args:
+        path: the file to write.
+        durable: wait until file and folder are on the disk; a sign of life need not be.
+    """
+    with beside(path) as partial, partial.open("xb") as file:
+        yield file
+        file.flush()
+        if durable:
+            os.fsync(file.fileno())
+    if durable:
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
         finally:
             os.close(folder)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def sweep(folder: Path) -> None:
     """Remove what writers that were killed left half written in a folder whose lock is held, not in those within."""
     for left in folder.glob(f"*{PARTIAL}*"):
-        left.unlink(missing_ok=True)
+        if left.is_symlink() or not left.is_dir():
+            left.unlink(missing_ok=True)
+
+
+def own_folder(folder: Path) -> Path:
+    """Make a folder that is nobody else's: a link there would lead what is written in it to another folder.
+
+    Raises:
+        OSError: it is a link.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if folder.is_symlink():
+        raise OSError(errno.ELOOP, "it is a link to another folder, whose files would be replaced", str(folder))
+    return folder
+
+
+def write_sign(path: Path, text: str) -> None:
+    """Write a short text that says how far something is, without waiting for the disk."""
+    with atomic(path, durable=False) as file:
+        file.write(text.encode())
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -173,7 +173,8 @@ def _write(files: dict[Path, str], words: dict[str, str]) -> list[Path]:
     try:
         for path, text in files.items():
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(Template(text).substitute(words))
+            with path.open("x") as file:
+                file.write(Template(text).substitute(words))
     except OSError as error:
         raise ZooError(f"{error.filename}: {error.strerror}") from error
     return list(files)

@@ -95,7 +95,7 @@ class Elsewhere(Pool):
             write_yaml(folder / f"{index}.yaml", order)
             self.attempts[run.id] = self.attempts.get(run.id, 0) + 1
         command = [sys.executable, "-m", "zoo", "_launch", str(folder), str(len(jobs)), *self.launcher]
-        with (folder / "launcher.log").open("wb") as log:
+        with (folder / "launcher.log").open("xb") as log:
             process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
         return Wave(folder, jobs, process, set(range(len(jobs))))
 

@@ -15,6 +15,7 @@ from multiprocessing import active_children, get_context, parent_process
 from typing import Any
 
 from zoo.base.errors import ZooError
+from zoo.base.files import write_sign
 from zoo.comparison.plan import Job
 from zoo.config.hydra import prepare
 from zoo.config.tree import Config
@@ -76,7 +77,7 @@ def make_run(run: Run, wait: bool = False, alone: bool = False) -> Outcome:
     pulse = run.folder / "step"
 
     def beat(step: int) -> None:
-        pulse.write_text(str(step))
+        write_sign(pulse, str(step))
 
     try:
         return {"status": "finished", "row": make(run, beat, wait)}

@@ -14,7 +14,7 @@ from zoo.base.errors import RunFailed, ZooError, first_of
 from zoo.config.compose import compose
 from zoo.config.hydra import prepare
 from zoo.models.huggingface import Tensors, read, reason, write
-from zoo.models.load import described, filled, load, save, with_tied
+from zoo.models.load import described, filled, load, saved, with_tied
 from zoo.registry.factory import build
 from zoo.registry.registry import entries, target
 from zoo.runs.identity import code_hashes
@@ -46,18 +46,10 @@ def import_huggingface(source: str, to: Path | None) -> Path:
     path = to or Path(Path(source).resolve().name + ".safetensors")
     if path.is_dir() or path.resolve().parent == Path(source).resolve():
         raise ZooError(f"{path}: expected the name of a file that is not in {source}, such as --to model.safetensors")
-    unchecked = path.with_name(path.name + ".unchecked")
-    try:
-        try:
-            save(model, about, unchecked)
-        except OSError as error:
-            raise ZooError(f"{path} cannot be written: {error.strerror or error}") from error
+    with saved(model, about, path) as unchecked:
         batch = _example(about["facts"])
         if not torch.equal(_outputs(model, batch), _outputs(load(unchecked), batch)):
             raise RunFailed("what was written does not give back the same numbers; please report this")
-        unchecked.replace(path)
-    finally:
-        unchecked.unlink(missing_ok=True)
     count = sum(parameter.numel() for parameter in model.parameters())
     print(f'{path}\n{about["label"]}, {count:,} parameters; in Python: zoo.load("{path}")')
     return path

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import torch
@@ -12,7 +11,7 @@ from zoo.base.contracts import HasLowBitWeight, Probe, Task
 from zoo.base.errors import RunFailed, ZooError
 from zoo.measure import weights
 from zoo.measure.metrics import judge
-from zoo.models.load import about_run, load, model_of, probes_of, save, task_of
+from zoo.models.load import about_run, load, model_of, probes_of, saved, task_of
 from zoo.runs.finished import Finished, finished
 from zoo.training.build import implementations
 
@@ -35,16 +34,8 @@ def export(folder: Path, layout: str | None, to: Path | None) -> Path:
     path = to or folder / ("model.safetensors" if layout is None else "packed.safetensors")
     if layout is not None and not weights.pack_(model, layout):
         raise ZooError(f"{folder} has no low-bit weights to pack; without --packed it is exported as it is")
-    unchecked = path.with_name(path.name + ".unchecked")
-    try:
-        try:
-            save(model, about_run(run, layout), unchecked)
-        except OSError as error:
-            raise ZooError(f"{path} cannot be written: {error.strerror or error}") from error
+    with saved(model, about_run(run, layout), path) as unchecked:
         tested = _test(model, unchecked, run)
-        os.replace(unchecked, path)
-    finally:
-        unchecked.unlink(missing_ok=True)
     print(f"{path}\n{path.stat().st_size:,} bytes on disk; {trained:,} as trained")
     if layout is None and any(isinstance(m, HasLowBitWeight) and m.packed() is not None for m in model.modules()):
         print("some of these weights are low-bit and could be packed: --packed")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypedDict, cast
 
@@ -14,7 +14,7 @@ from torch import nn
 
 from zoo.base.contracts import Probe, Task
 from zoo.base.errors import ZooError
-from zoo.base.files import atomic, refuse_odd
+from zoo.base.files import atomic, beside, refuse_odd
 from zoo.base.validation import component, flaw
 from zoo.config.hydra import prepare
 from zoo.config.tree import Config, refuse_foreign
@@ -117,6 +117,22 @@ def save(model: nn.Module, about: dict[str, Any], path: Path) -> None:
             tensors[name] = tensor.detach() if whole else tensor.detach().clone(memory_format=torch.contiguous_format)
     with atomic(path) as file:
         file.write(to_bytes(tensors, {KEY: json.dumps(about)}))
+
+
+@contextmanager
+def saved(model: nn.Module, about: dict[str, Any], path: Path) -> Iterator[Path]:
+    """:func:`save` beside ``path``, for the caller to read back; the file takes its place if that raises nothing.
+
+    Raises:
+        ZooError: it cannot be written.
+    """
+    with ExitStack() as stack:
+        try:
+            unchecked = stack.enter_context(beside(path))
+            save(model, about, unchecked)
+        except OSError as error:
+            raise ZooError(f"{path} cannot be written: {error.strerror or error}") from error
+        yield unchecked
 
 
 def load(path: str | Path) -> nn.Module:

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event, Thread
 
+from zoo.base.files import write_sign
+
 BEAT_SECONDS = 2.0
 """How often a worker says that it is alive."""
 LOST_SECONDS = 60.0
@@ -52,7 +54,7 @@ def _beat(path: Path, done: Event) -> None:
     count = 0
     while True:
         with suppress(OSError):
-            path.write_text(f"{os.uname().nodename} {os.getpid()} {count}")
+            write_sign(path, f"{os.uname().nodename} {os.getpid()} {count}")
         count += 1
         if done.wait(BEAT_SECONDS):
             return

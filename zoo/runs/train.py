@@ -10,7 +10,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from zoo.base.errors import Diverged, RunFailed, ZooError
-from zoo.base.files import atomic, sweep, write_json, write_yaml
+from zoo.base.files import atomic, own_folder, sweep, write_json, write_yaml
 from zoo.config.hydra import prepare
 from zoo.config.limits import check_numbers
 from zoo.config.tree import Config
@@ -46,12 +46,13 @@ def make(run: Run, beat: Callable[[int], None] | None = None, wait: bool = False
         if rank() == 0:
             lock.acquire(timeout=-1 if wait else 0)
             sweep(folder)
-            sweep(folder / "checkpoints")
+            sweep(own_folder(folder / "checkpoints"))
             write_yaml(folder / "config.yaml", run.config)
     except Timeout as error:
         raise RunFailed(f"{run.id}: another process is making this run right now") from error
     except OSError as error:
-        raise ZooError(f"runs={run.config['runs']}: cannot write to {folder}: {error.strerror}") from error
+        where = error.filename or folder
+        raise ZooError(f"runs={run.config['runs']}: cannot write to {where}: {error.strerror}") from error
     try:
         return _make_locked(run, beat)
     finally:

@@ -19,7 +19,7 @@ class MetricsFile:
     def __init__(self, path: Path, resume_step: int) -> None:
         kept = [row for row in read_metrics(path) if row["step"] <= resume_step] if resume_step else []
         path.unlink(missing_ok=True)  # a new file: what is written goes through no link, and into no pipe
-        self.file = path.open("w", newline="", buffering=1)
+        self.file = path.open("x", newline="", buffering=1)
         self.writer = csv.writer(self.file)
         self.writer.writerow(FIELDS)
         self.writer.writerows([row[field] for field in FIELDS] for row in kept)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.base.errors import RunFailed
+from zoo.base.files import atomic
 
 HANDLED = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT") if hasattr(signal, name)]
 STRATEGIES = ("auto", "ddp", "fsdp")
@@ -128,9 +129,8 @@ def _in_process(folder: str, function: Callable[..., Any], arguments: tuple[Any,
             pickle.loads(written)  # nosec B301: our own process wrote it just now
         except Exception:
             written = pickle.dumps(RunFailed(f"{type(error).__name__}: {error}"))
-        partial = Path(folder, f"{rank()}.partial")
-        partial.write_bytes(written)
-        partial.rename(Path(folder, f"{rank()}.error"))
+        with atomic(Path(folder, f"{rank()}.error"), durable=False) as file:
+            file.write(written)
         raise SystemExit(1) from None  # the parent says it
     finally:
         import torch.distributed as dist
