@@ -570,3 +570,24 @@ def test_compiling_is_tried(monkeypatch):
     hardware.compile_failure.cache_clear()
     assert hardware.compile_failure("cpu") == "torch.compile fails: RuntimeError: no C++ compiler"
     hardware.compile_failure.cache_clear()
+
+
+def test_divergence_at_the_last_update_is_divergence(zoo_main, here):
+    """No loss is computed after the last update: its weights, and the metric that ranks, are looked at instead."""
+    words = ("task=parity", *TINY, "steps=1", "optimizer.lr=1e38", "optimizer.weight_decay=1e38", "gradient_clip=null")
+    status, _, err = zoo_main("train", *words)
+    assert status == 1
+    assert "diverged: the weight" in err
+    row = read_json(next(here.glob("runs/train/*/result.json")))
+    assert (row["status"], row["diverged_at"]) == ("failed", 1)
+
+
+def test_curves_survive_a_kill_before_the_result(here):
+    """Resumed after the last evaluation was written and before the result was: the same rows, each once."""
+    config = zoo.compose("task=parity", *TINY, "steps=4", "log_every=1", "evaluate_every=2")
+    train(config)
+    path = folder_of(config) / "metrics.csv"
+    first = [(point["step"], point["name"], point["value"]) for point in read_metrics(path)]
+    (folder_of(config) / "result.json").unlink()
+    train(config)
+    assert [(point["step"], point["name"], point["value"]) for point in read_metrics(path)] == first

@@ -7,7 +7,7 @@ import pytest
 
 from zoo.comparison.grid import beyond, edges, further
 from zoo.comparison.overall import overall, scaled
-from zoo.comparison.statistics import bootstrap, estimate, interquartile_mean, over_strata
+from zoo.comparison.statistics import bootstrap, estimate, interquartile_mean, over_strata, paired_difference, verdict
 
 
 def test_the_interquartile_mean_is_the_mean_of_the_middle_half():
@@ -257,3 +257,10 @@ def test_every_contestant_is_tuned_with_the_grid_that_grew(extend, rates, chosen
     assert cells["transformer"]["edge"] == left
     reported = {(name, rate) for stage, name, rate in pool.ran if stage == "report"}
     assert reported == {("transformer", chosen), ("lstm", cells["lstm"]["chosen"]["optimizer.lr"])}
+
+
+def test_no_verdict_without_spread():
+    """Two seeds that differ by the same amount do so by chance in one of seven; nothing is claimed of them."""
+    difference = paired_difference({0: 0.5, 1: 0.75}, {0: 0.25, 1: 0.5})
+    assert (difference.low, difference.high) == (0.25, 0.25)
+    assert verdict(difference, True) == verdict(difference, False) == "not separated"

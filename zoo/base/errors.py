@@ -21,18 +21,18 @@ class RunFailed(ZooError):
 
 
 class Diverged(RunFailed):
-    """The loss of a step is not a number any more, or infinite."""
+    """The loss of a step, a weight after the last step, or the metric that ranks is not a number, or infinite."""
 
-    def __init__(self, step: int, loss: float) -> None:
+    def __init__(self, step: int, loss: float, what: str = "the loss") -> None:
         super().__init__(
-            f"diverged: the loss became {loss} at step {step}; a lower learning rate (optimizer.lr), a smaller "
+            f"diverged: {what} became {loss} at step {step}; a lower learning rate (optimizer.lr), a smaller "
             f"gradient_clip or a warm-up (schedule.warmup) may help"
         )
-        self.step, self.loss = step, loss
+        self.step, self.loss, self.what = step, loss, what
 
-    def __reduce__(self) -> tuple[type[Diverged], tuple[int, float]]:
+    def __reduce__(self) -> tuple[type[Diverged], tuple[int, float, str]]:
         """It is sent between processes as what it was made of."""
-        return Diverged, (self.step, self.loss)
+        return Diverged, (self.step, self.loss, self.what)
 
 
 @contextmanager

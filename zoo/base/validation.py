@@ -6,6 +6,9 @@ Keys that a ``TypedDict`` does not name are left alone.
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Sequence
 from typing import Annotated, Any, TypedDict
 
 import msgspec
@@ -21,13 +24,16 @@ Figure = float
 """A number that is only shown: NaN and infinity too."""
 Whole = Annotated[int, Meta(ge=-LARGEST_WHOLE, le=LARGEST_WHOLE)]
 Count = Annotated[int, Meta(ge=0, le=LARGEST_WHOLE)]
-FolderName = Annotated[str, Meta(pattern=r"^(?!\.{1,2}$)[^/\x00]+$")]
+FOLDER_NAME = r"^(?!\.{1,2}$)[^/\x00]+$"
+FolderName = Annotated[str, Meta(pattern=FOLDER_NAME)]
 Plain = str | bool | int | float | None
 """A setting's value."""
 
 
 def flaw(value: Any, kind: Any) -> str:
     """Say what is wrong with plain data of which this type is expected; nothing where it fits.
+
+    The answer names the place, what is there, and what was expected: ``steps is "x", expected a whole number``.
 
     Args:
         value: what ``json.loads`` or a YAML reader returned.
@@ -36,13 +42,81 @@ def flaw(value: Any, kind: Any) -> str:
     try:
         msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
-        said = str(error).replace("`", "")
-        what, _, where = said.partition(" - at ")
-        what = what[0].lower() + what[1:]
-        return f"{where.removeprefix('$').removeprefix('.')}: {what}" if where.strip("$") else what
+        said, _, where = str(error).replace("`", "").partition(" - at ")
+        place = _place(value, kind, re.findall(r"\[\.\.\.\]|[^.$\[\]]+", where.partition(" in ")[2] or where))
+        named = ".".join(map(str, place))
+        missing = said.partition("missing required field ")[2]
+        if missing:
+            return f"{'.'.join([*map(str, place), missing])} is missing"
+        return f"{named or 'it'} is {_brief(_at(value, place))}, expected {_expected(said)}"
     except (UnicodeEncodeError, RecursionError) as error:
         return f"{type(error).__name__}: {error}"
     return ""
+
+
+def _place(value: Any, kind: Any, steps: list[str]) -> list[Any]:
+    """The keys and indices to a flaw. msgspec names no key of a mapping: the one that is wrong alone is looked for."""
+    place: list[Any] = []
+    for step in steps:
+        here = _at(value, place)
+        if step != "[...]":
+            place.append(int(step) if isinstance(here, list) and step.isdigit() else step)
+            continue
+        wrong = (key for key in here if not _fits(_with(value, place, {key: here[key]}), kind))
+        place.append(next(wrong, "?"))
+    return place
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    try:
+        msgspec.convert(value, kind)
+    except msgspec.ValidationError:
+        return False
+    return True
+
+
+def _with(value: Any, place: Sequence[Any], new: Any) -> Any:
+    """The value with another one at this place; only what leads there is copied."""
+    if not place:
+        return new
+    copy = list(value) if isinstance(value, list) else dict(value)
+    copy[place[0]] = _with(value[place[0]], place[1:], new)
+    return copy
+
+
+def _at(value: Any, place: Sequence[Any]) -> Any:
+    for step in place:
+        try:
+            value = value[step]
+        except (LookupError, TypeError):
+            return None
+    return value
+
+
+WORDS = {"str": "a text", "object": "values by name", "array": "a list", "bool": "true or false", "null": "nothing",
+         "int": "a whole number", "float": "a number"}  # fmt: skip
+
+
+def _expected(said: str) -> str:
+    """What msgspec expected, in words."""
+    if "regex" in said:
+        return "the name of a folder" if FOLDER_NAME in said.replace("\\\\", "\\") else "a name of another form"
+    found = re.match(r"Expected ([\w | ]+?)(?:, got .*| (>=|>|<=|<|of length >=|of length <=) ([-\w.+]+))?$", said)
+    if found is None:
+        return "a number within its range" if "out of range" in said else f"another one ({said})"
+    names = [WORDS.get(name.strip(), name.strip()) for name in found[1].split("|")]
+    if not found[2] or abs(float(found[3])) >= 1e300:
+        return " or ".join(names)
+    bound = {">=": "from {} on", ">": "above {}", "<=": "up to {}", "<": "below {}"}.get(found[2], "of {}")
+    return f"{' or '.join(names)} {bound.format(f'{float(found[3]):g}')}"
+
+
+def _brief(value: Any) -> str:
+    """A value in a message: of parts and of long texts no more than a word."""
+    if isinstance(value, list | dict):
+        return f"a list of {len(value)}" if isinstance(value, list) else "values by name"
+    said = json.dumps(value) if isinstance(value, str | int | float | None) else type(value).__name__
+    return said if len(said) <= 40 else f"{said[:40]}..."
 
 
 def component(kind: str) -> Any:

@@ -95,6 +95,8 @@ def read_ledger(folder: Path) -> Ledger:
     rules = read_json(folder / "comparison.json")
     if rules is None and os.path.lexists(folder / "comparison.json"):
         raise ZooError(_broken_rules(folder, "it is no JSON"))
+    if isinstance(rules, dict) and rules.get("schema", 1) != 1:
+        raise ZooError(_broken_rules(folder, f"schema is {rules['schema']!r}, expected 1, which this version reads"))
     if rules is not None and (wrong := validation.flaw(rules, PlanFile)):
         raise ZooError(_broken_rules(folder, wrong.lstrip(". ")))
     return _ledger(folder, rules, rows)

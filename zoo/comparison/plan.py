@@ -206,6 +206,8 @@ def make_plan(name: str | None, overrides: Sequence[str]) -> Plan:
         words[0] = f"compare={stored(Path(name))}"
     looked_up = check(words, "comparison")
     checked = looked_up.lines
+    for item in looked_up.sweeps:
+        raise ZooError(f"{item.input_line} has several values; expected one, or a list such as [0,1,2]")
     with explained(checked):
         cfg = with_values(looked_up.base, looked_up.values)
         rules: dict[str, Any] = OmegaConf.to_container(cfg.compare, resolve=True)  # type: ignore[assignment]

@@ -94,9 +94,14 @@ def share_interval(count: int, n: int, level: float = 0.95) -> tuple[float, floa
 
 
 def verdict(difference: Estimate | None, higher_is_better: bool) -> str:
-    """``better`` or ``worse`` where the interval of the paired difference leaves out zero, else ``not separated``."""
+    """``better`` or ``worse`` where the interval of the paired difference leaves out zero, else ``not separated``.
+
+    An interval of no width says nothing: two seeds that differ by the same amount do so by chance too often.
+    """
     if difference is None or difference.low is None or difference.high is None:
         return "unknown"
+    if difference.low == difference.high:
+        return "not separated"
     if difference.low > 0 or difference.high < 0:
         return "better" if (difference.mean > 0) == higher_is_better else "worse"
     return "not separated"

@@ -188,9 +188,9 @@ def _unranked(row: Row) -> str:
     splits |= {f"test_harder.{name}": scores for name, scores in row["test_harder"].items()}
     for name, scores in splits.items():
         if row["metric"] not in scores:
-            return f"{name}.{row['metric']}: it is missing"
+            return f"{name}.{row['metric']} is missing"
         if wrong := validation.flaw(scores[row["metric"]], Number):
-            return f"{name}.{row['metric']}: {wrong}"
+            return f"{name}.{row['metric']}{wrong.removeprefix('it')}"
     return ""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from typing import Any
 
 import torch
 
+from zoo.base.errors import Diverged
 from zoo.measure import choices, embeddings, memory, weights
 from zoo.measure.flops import per_token
 from zoo.measure.metrics import asks, metric
@@ -92,7 +94,11 @@ class Session:
             else []
         )
         self.watchers: list[Any] = [*self.bars, *([Heartbeat(beat)] if beat else [])]
-        self.metrics = MetricsFile(folder / "metrics.csv", self.reached) if self.rank == 0 else None
+        self.metrics = (
+            MetricsFile(folder / "metrics.csv", self.reached, evaluated=self.reached >= self.steps)
+            if self.rank == 0
+            else None
+        )
         self.logger = make_logger(config, folder, folder.name) if self.rank == 0 else None
         if self.device.compile:
             self.objective.compile()  # in place: names in checkpoints stay what they are
@@ -105,7 +111,9 @@ class Session:
         try:
             with self.signals:
                 peak = self._fit()
+                self._refuse_divergence()
                 self._evaluate()
+                self._refuse_unranked()
             row = self._row(dict(self.loop.results), peak)
             summary = {f"test/{name}": value for name, value in row["test"].items()}
             return row
@@ -140,6 +148,27 @@ class Session:
         self.signals.in_loops = True
         self.trainer.test(self.loop, loaders, verbose=False)
         self.signals.in_loops = False
+
+    def _refuse_divergence(self) -> None:
+        """Stop where the last update, which no loss was computed after, left weights that are not finite.
+
+        Raises:
+            Diverged: it did.
+        """
+        for name, weight in self.objective.named_parameters():
+            if not torch.isfinite(weight).all():
+                raise Diverged(self.steps, math.nan, f"the weight {name}")
+
+    def _refuse_unranked(self) -> None:
+        """Stop where a split has no finite score in the metric that ranks.
+
+        Raises:
+            Diverged: one has none.
+        """
+        name = metric(self.objective, self.task)
+        for split, scores in self.loop.results.items():
+            if not math.isfinite(scores[name]):
+                raise Diverged(self.steps, scores[name], f"{split}/{name}")
 
     def _fit(self) -> int | None:
         """Train what is left to train; returns the peak of memory meanwhile."""

@@ -3,26 +3,39 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 from pathlib import Path
 from typing import Any
 
 from zoo.base.errors import ZooError, needed, unknown
+from zoo.base.files import atomic
 from zoo.config.tree import Config
 
 FIELDS = ("step", "seconds", "name", "value")
 
 
 class MetricsFile:
-    """``metrics.csv``, one row a value: a curve that any tool reads, appended to, and cut back on resuming."""
+    """``metrics.csv``, one row a value: a curve that any tool reads, appended to, and cut back on resuming.
 
-    def __init__(self, path: Path, resume_step: int) -> None:
+    Args:
+        path: where it is.
+        resume_step: the step from which the run goes on; later rows are dropped, and 0 drops all.
+        evaluated: whether training ended at that step, so that the last evaluation is made again and its rows with it.
+    """
+
+    def __init__(self, path: Path, resume_step: int, evaluated: bool = False) -> None:
         kept = [row for row in read_metrics(path) if row["step"] <= resume_step] if resume_step else []
-        path.unlink(missing_ok=True)  # a new file: what is written goes through no link, and into no pipe
-        self.file = path.open("x", newline="", buffering=1)
+        if evaluated:
+            kept = _before_last_evaluation(kept, resume_step)
+        with atomic(path) as file:  # in the place of the old one when whole: a kill in between loses no curve
+            text = io.TextIOWrapper(file, newline="", write_through=True)
+            writer = csv.writer(text)
+            writer.writerow(FIELDS)
+            writer.writerows([row[field] for field in FIELDS] for row in kept)
+            text.detach()
+        self.file = path.open("a", newline="", buffering=1)
         self.writer = csv.writer(self.file)
-        self.writer.writerow(FIELDS)
-        self.writer.writerows([row[field] for field in FIELDS] for row in kept)
 
     def write(self, step: int, seconds: float, values: dict[str, float]) -> None:
         """Append these values."""
@@ -31,6 +44,20 @@ class MetricsFile:
     def close(self) -> None:
         """Close the file."""
         self.file.close()
+
+
+def _before_last_evaluation(rows: list[dict[str, Any]], step: int) -> list[dict[str, Any]]:
+    """Rows without those of the evaluation after training: each name's second at the last step, and all of tests."""
+    kept: list[dict[str, Any]] = []
+    seen: set[str] = set()
+    for row in rows:
+        if row["step"] == step:
+            again = row["name"].startswith("test/") or row["name"] in seen
+            seen.add(row["name"])
+            if again:
+                continue
+        kept.append(row)
+    return kept
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
