@@ -3,6 +3,7 @@
 import copy
 import gc
 import importlib
+import itertools
 import os
 import shutil
 import signal
@@ -76,6 +77,17 @@ def swept():
     gc.unfreeze()
 
 
+FINISHED = itertools.count(1)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown():
+    """Nor is what tests leave behind, such as caches and modules that they imported."""
+    if next(FINISHED) % 10 == 0:
+        gc.collect()
+        gc.freeze()
+
+
 @pytest.fixture
 def here(tmp_path, monkeypatch):
     """An empty working directory."""
@@ -140,8 +152,6 @@ def words_of_tasks():
 @pytest.fixture(scope="session")
 def files_of_tasks(tmp_path_factory):
     """What tasks of files read: images of two classes, and pairs of words."""
-    import itertools
-
     import torch
     from PIL import Image
 
