@@ -3,6 +3,7 @@
 import copy
 import gc
 import importlib
+import itertools
 import os
 import shutil
 import signal
@@ -36,29 +37,31 @@ COMPILERS = [
 
 
 def covering(rows, key=lambda row: row):
-    """Parameters for ``parametrize``: the default run takes the first row with each value, the thorough run the others.
+    """Parameters for ``parametrize``: the default run takes few rows that have each value, the thorough run all others.
 
     Args:
         rows: tuples or lists of parameters
         key: what of a row has to be covered: a tuple, of which each value is covered at its place
     """
-    seen, params = set(), []
-    for row in rows:
-        fresh = set(enumerate(key(row))) - seen
-        seen |= fresh
-        params.append(pytest.param(*row, marks=() if fresh else THOROUGH))
-    return params
+    rows = list(rows)
+    values = [set(enumerate(key(row))) for row in rows]
+    missing, taken = set().union(*values), set()
+    while missing:
+        most = max(range(len(rows)), key=lambda index: len(values[index] & missing))
+        taken.add(most)
+        missing -= values[most]
+    return [pytest.param(*row, marks=() if index in taken else THOROUGH) for index, row in enumerate(rows)]
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items):
-    """Tests that share what is dear to make run in one process: the smoke comparison, the configs of a component."""
+    """Tests that share what is dear to make run in one process: the warm shell, the configs of a component."""
     for item in items:
         if item.module.__name__ == "test_contracts" and hasattr(item, "callspec"):
             variant = item.callspec.params.get("variant") or item.callspec.id.partition("-")[0]
             item.add_marker(pytest.mark.xdist_group(variant))
-        for name in ("smoke", "readme", "site", "archive"):
-            if name in getattr(item, "fixturenames", ()):
+        for name in ("shell", "site", "archive"):
+            if name in getattr(item, "fixturenames", ()) and not item.get_closest_marker("xdist_group"):
                 item.add_marker(pytest.mark.xdist_group(name))
 
 
@@ -74,6 +77,17 @@ def swept():
     gc.freeze()
     yield
     gc.unfreeze()
+
+
+FINISHED = itertools.count(1)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown():
+    """Nor is what tests leave behind, such as caches and modules that they imported."""
+    if next(FINISHED) % 10 == 0:
+        gc.collect()
+        gc.freeze()
 
 
 @pytest.fixture
@@ -140,8 +154,6 @@ def words_of_tasks():
 @pytest.fixture(scope="session")
 def files_of_tasks(tmp_path_factory):
     """What tasks of files read: images of two classes, and pairs of words."""
-    import itertools
-
     import torch
     from PIL import Image
 

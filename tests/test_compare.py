@@ -154,7 +154,7 @@ def test_commands_in_the_report_make_the_row_again(smoke, tmp_path, zoo_command)
     assert row["test"] == pytest.approx(standing.rows[0]["test"], abs=1e-6)
 
 
-@pytest.mark.parametrize("how", ["raise", "die"])
+@pytest.mark.parametrize("how", ["raise", pytest.param("die", marks=THOROUGH)])
 def test_a_failed_run_is_counted_and_named(how, tmp_path, zoo_command):
     from zoo.base.seeds import derive
 

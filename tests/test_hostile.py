@@ -187,12 +187,12 @@ def test_half_a_character_does_not_cost_the_page(ledger, tmp_path, monkeypatch):
     assert "gru \\ud800" in page_of(ledger, tmp_path / "small", "\ud800")
 
 
-def test_half_a_character_does_not_cost_the_tables(ledger, here, zoo_command):
+def test_half_a_character_does_not_cost_the_tables(ledger, here, zoo_main):
     folder = Path(shutil.copytree(ledger, here / "small", ignore=shutil.ignore_patterns("checkpoints")))
     change(next(folder.glob("*/result.json")), task="\ud800")
-    done = zoo_command("report", str(folder))
-    assert done.returncode == 0, done.stderr
-    assert "\\ud800: test accuracy" in done.stdout
+    status, out, err = zoo_main("report", str(folder))
+    assert status == 0, err
+    assert "\\ud800: test accuracy" in out
 
 
 def test_a_comparison_may_be_called_anything_that_a_folder_may(here, monkeypatch):

@@ -1,6 +1,7 @@
 """The loop: deterministic, resumable bit for bit, honest about failure, and the same for every architecture."""
 
 import io
+import itertools
 import math
 import os
 import signal
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY
+from conftest import TINY, covering
 
 import zoo
 from zoo import register
@@ -110,8 +111,7 @@ def teacher():
     return "objective=tests_follows"
 
 
-@pytest.mark.parametrize("stop_at", [5, 6])
-@pytest.mark.parametrize("accumulate", [1, 3])
+@pytest.mark.parametrize(("accumulate", "stop_at"), covering(itertools.product([1, 3], [5, 6])))
 def test_an_interrupted_run_ends_as_if_it_had_not_been(here, monkeypatch, accumulate, stop_at, teacher):
     words = [
         "task=parity",

@@ -1,5 +1,6 @@
 """The page: self-contained, small, and without an error in a real browser."""
 
+import functools
 import re
 import shutil
 import subprocess
@@ -188,6 +189,9 @@ def test_claims_are_judged_by_paired_differences(smoke):  # noqa: F811
 LAWS = ((1.69, 406.4, 0.34, 410.7, 0.28), (1.0, 30.0, 0.4, 200.0, 0.45))
 
 
+LAWS_IN_ONE_PROCESS = pytest.mark.xdist_group("laws")  # which fits each once
+
+
 def points_of(law, noise=0.005, sizes=6, lengths=6, span=150.0):
     import numpy as np
 
@@ -199,6 +203,15 @@ def points_of(law, noise=0.005, sizes=6, lengths=6, span=150.0):
     return n, d, (E + A / n**a + B / d**b) * error
 
 
+@functools.cache
+def exact(law):
+    """The law that is fitted to points without noise."""
+    from zoo.comparison.scaling import fit
+
+    return fit(*points_of(law, noise=0.0), draws=2)
+
+
+@LAWS_IN_ONE_PROCESS
 @pytest.mark.parametrize("law", LAWS)
 def test_a_law_is_found_again(law):
     from zoo.comparison.scaling import fit
@@ -210,15 +223,15 @@ def test_a_law_is_found_again(law):
     assert low - 0.02 <= law[2] <= high + 0.02
     assert found.doubts == ()
     assert found.worst < 0.03
-    exact = fit(*points_of(law, noise=0.0), draws=2)
-    assert exact.floor == pytest.approx(law[0], rel=0.01)
-    assert exact.loss(1e6, 1e8) == pytest.approx(law[0] + law[1] / 1e6 ** law[2] + law[3] / 1e8 ** law[4], rel=1e-3)
+    assert exact(law).floor == pytest.approx(law[0], rel=0.01)
+    assert exact(law).loss(1e6, 1e8) == pytest.approx(
+        law[0] + law[1] / 1e6 ** law[2] + law[3] / 1e8 ** law[4], rel=1e-3
+    )
 
 
+@LAWS_IN_ONE_PROCESS
 def test_the_best_size_for_a_compute_is_the_best():
-    from zoo.comparison.scaling import fit
-
-    law = fit(*points_of(LAWS[0], noise=0.0), draws=2)
+    law = exact(LAWS[0])
     n = law.best_size(1e15 / 6)
     d, loss = 1e15 / 6 / n, law.loss(n, 1e15 / 6 / n)
     assert all(law.loss(n * x, d / x) > loss for x in (0.5, 0.9, 1.1, 2))
@@ -227,9 +240,9 @@ def test_the_best_size_for_a_compute_is_the_best():
 def test_what_must_not_be_extrapolated_says_why():
     from zoo.comparison.scaling import fit
 
-    narrow = fit(*points_of(LAWS[0], span=3.0), draws=30)
+    narrow = fit(*points_of(LAWS[0], span=3.0), draws=10)
     assert any("range over a factor of 3 alone" in doubt for doubt in narrow.doubts)
-    noisy = fit(*points_of(LAWS[0], noise=0.3), draws=30)
+    noisy = fit(*points_of(LAWS[0], noise=0.3), draws=10)
     assert any(doubt.startswith("the exponent of") for doubt in noisy.doubts)
     with pytest.raises(ValueError, match="4 points"):
         fit([1, 2, 3, 4], [1, 2, 3, 4], [4, 3, 2, 1])
@@ -271,11 +284,12 @@ def test_a_law_of_one_quantity_is_found_again():
     assert noisy.interval[0] < 0.35 < noisy.interval[1]
 
 
+@LAWS_IN_ONE_PROCESS
 def test_a_law_says_how_it_forecasts_and_when_it_has_no_floor():
     from zoo.comparison.scaling import fit
 
     n, d, losses = points_of(LAWS[0], noise=0.0)
-    assert fit(n, d, losses, draws=2).forecast < 1e-3
+    assert exact(LAWS[0]).forecast < 1e-3
     bent = np.where(d == d.max(), losses * 1.2, losses)
     doubtful = fit(n, d, bent, draws=2)
     assert doubtful.forecast > 0.1

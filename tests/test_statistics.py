@@ -1,9 +1,11 @@
 """Statistics of few seeds: what they are by definition, and how often their intervals hold what they should."""
 
+import itertools
 import math
 
 import numpy as np
 import pytest
+from conftest import covering
 
 from zoo.comparison.grid import beyond, edges, further
 from zoo.comparison.overall import overall, scaled
@@ -57,8 +59,7 @@ SPREADS = {
 }
 
 
-@pytest.mark.parametrize("seeds", [3, 5])
-@pytest.mark.parametrize("spread", SPREADS)
+@pytest.mark.parametrize(("spread", "seeds"), covering(itertools.product(SPREADS, [3, 5])))
 def test_intervals_over_tasks_hold_the_truth_as_often_as_they_say(spread, seeds):
     centres, widths = SPREADS[spread]
 

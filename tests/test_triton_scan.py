@@ -141,6 +141,7 @@ for kernel in (triton_kernels.forward, triton_kernels.backward):
 """
 
 
+@pytest.mark.thorough
 def test_the_kernels_compile_for_a_gpu(tmp_path):
     env = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", COMPILE], env=env, capture_output=True, text=True, timeout=300)
