@@ -24,10 +24,13 @@ from zoo.registry.renames import modernised
 from zoo.runs.finished import Finished, component, fill, finished
 from zoo.runs.identity import CORE, code_hashes
 from zoo.training.build import fitted_probes, make_task
+from zoo.training.checkpoint import digest
 
 SCHEMA = 1
 KEY = "zoo"
 """Under which the file's metadata holds all but the tensors, as JSON."""
+DIGEST = "digest"
+"""Under which it holds the digest of both."""
 
 
 def model_of(run: Finished) -> nn.Module:
@@ -106,7 +109,8 @@ def save(model: nn.Module, about: dict[str, Any], path: Path) -> None:
             whole = tensor.untyped_storage().nbytes() == tensor.nbytes and tensor.is_contiguous()
             tensors[name] = tensor.detach() if whole else tensor.detach().clone(memory_format=torch.contiguous_format)
     with atomic(path) as file:
-        file.write(to_bytes(tensors, {KEY: json.dumps(about)}))
+        text = json.dumps(about)
+        file.write(to_bytes(tensors, {KEY: text, DIGEST: digest([json.loads(text), tensors])}))
 
 
 @contextmanager
@@ -152,7 +156,8 @@ def described(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     try:
         refuse_odd(path)
         with safe_open(path, framework="pt") as file:
-            about = json.loads((file.metadata() or {})[KEY])
+            metadata = file.metadata() or {}
+            about = json.loads(metadata[KEY])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (it has no iterator)
     except FileNotFoundError as error:
         raise ZooError(f"there is no file {path}; zoo export writes one") from error
@@ -163,8 +168,14 @@ def described(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     if wrong := ABOUT(about):
         raise ZooError(f"{path} is not a model that zoo export wrote: of its metadata, {wrong.lstrip('. ')}")
     prepare()
+    whole = DIGEST not in metadata or metadata[DIGEST] == digest([about, tensors])  # there is none in earlier ones
     about["objective"] = modernised(about["objective"])
     refuse_foreign(about["objective"], str(path))
+    if not whole:
+        raise ZooError(
+            f"{path} is damaged: by its digest, its tensors or its config are not what was written; export the run "
+            f"again, or take another copy of the file"
+        )
     _note_changes(about["code"], about["objective"], str(path))
     model = _built(about["objective"], about["facts"])
     if about["layout"] is not None:
