@@ -138,7 +138,7 @@ def test_two_ledgers_side_by_side(smoke, zoo_main, tmp_path, monkeypatch):  # no
     shutil.copytree("runs/smoke", "runs/other")
     for path in (smoke / "runs/other").glob("*/result.json"):
         row = json.loads(path.read_text())
-        row["test"]["accuracy"] += 0.25
+        row["test"]["accuracy"] += 0.25 + 1e-6 * row["seed"]  # some spread, too little to be shown
         row["versions"]["torch"] = "9"
         path.write_text(json.dumps(row))
     status, out, err = zoo_main("report", "runs/smoke", "runs/other")
@@ -170,7 +170,7 @@ def test_claims_are_judged_by_paired_differences(smoke):  # noqa: F811
         sides = {s.contestant: s for s in ledger.standings if s.task == finding.task}
         for s, value in ((sides[names[0]], 0.9), (sides[names[1]], 0.1)):
             for index, row in enumerate(s.rows):
-                row["test"][row["metric"]] = value + 0.001 * index
+                row["test"][row["metric"]] = value + 0.001 * index * (1 + value)
     assert {f.outcome for f in judge_claims([claim], ledger.standings)} == {"holds"}
     turned = {**claim, "better": names[1], "than": names[0]}
     assert {f.outcome for f in judge_claims([turned], ledger.standings)} == {"contradicted"}

@@ -265,3 +265,6 @@ def test_no_verdict_without_spread():
     difference = paired_difference({0: 0.5, 1: 0.75}, {0: 0.25, 1: 0.5})
     assert (difference.low, difference.high) == (0.25, 0.25)
     assert verdict(difference, True) == verdict(difference, False) == "not separated"
+    rounded = paired_difference({0: 0.3, 1: 0.4}, {0: 0.2, 1: 0.3})
+    assert rounded.low != rounded.high, "0.3 - 0.2 and 0.4 - 0.3 differ in their last digit"
+    assert verdict(rounded, True) == "not separated"

@@ -100,7 +100,7 @@ def verdict(difference: Estimate | None, higher_is_better: bool) -> str:
     """
     if difference is None or difference.low is None or difference.high is None:
         return "unknown"
-    if difference.low == difference.high:
+    if math.isclose(difference.low, difference.high, rel_tol=0, abs_tol=1e-12):  # equal but for rounding
         return "not separated"
     if difference.low > 0 or difference.high < 0:
         return "better" if (difference.mean > 0) == higher_is_better else "worse"

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import csv
-import io
 import os
 from pathlib import Path
 from typing import Any
 
 from zoo.base.errors import ZooError, needed, unknown
-from zoo.base.files import atomic
+from zoo.base.files import beside
 from zoo.config.tree import Config
 
 FIELDS = ("step", "seconds", "name", "value")
@@ -28,14 +27,12 @@ class MetricsFile:
         kept = [row for row in read_metrics(path) if row["step"] <= resume_step] if resume_step else []
         if evaluated:
             kept = _before_last_evaluation(kept, resume_step)
-        with atomic(path) as file:  # in the place of the old one when whole: a kill in between loses no curve
-            text = io.TextIOWrapper(file, newline="", write_through=True)
-            writer = csv.writer(text)
-            writer.writerow(FIELDS)
-            writer.writerows([row[field] for field in FIELDS] for row in kept)
-            text.detach()
-        self.file = path.open("a", newline="", buffering=1)
-        self.writer = csv.writer(self.file)
+        with beside(path) as partial:  # it takes the old one's place when whole: a kill in between loses no curve
+            self.file = partial.open("x", newline="", buffering=1)
+            self.writer = csv.writer(self.file)
+            self.writer.writerow(FIELDS)
+            self.writer.writerows([row[field] for field in FIELDS] for row in kept)
+            self.file.flush()
 
     def write(self, step: int, seconds: float, values: dict[str, float]) -> None:
         """Append these values."""
