@@ -370,6 +370,8 @@ def test_a_run_that_is_being_made_again_is_not_taken_for_the_old_one(here, zoo_m
     """Its data changed and the second making was interrupted: the checkpoint is not that of the result."""
     import torch as t
 
+    from zoo.training.callbacks import AtomicCheckpointIO
+
     config = zoo.compose("linear=ternary", *SMALL)
     train(config)
     path = folder_of(config) / "checkpoints" / "last.ckpt"
@@ -378,7 +380,7 @@ def test_a_run_that_is_being_made_again_is_not_taken_for_the_old_one(here, zoo_m
         {"callbacks": {"Keeper": {"identity": {"data_hash": "other", "precision": "32-true"}}}},
     ):
         saved = t.load(path, weights_only=True)
-        t.save(saved | change, path)
+        AtomicCheckpointIO().save_checkpoint(saved | change, path)
         status, _, err = zoo_main("export", str(folder_of(config)), "--packed")
         assert status == 2
         assert "another making of this run" in err

@@ -19,6 +19,7 @@ from zoo.base.files import read_json
 from zoo.runs.run import folder_of
 from zoo.runs.train import train
 from zoo.training.callbacks import AtomicCheckpointIO
+from zoo.training.checkpoint import load
 from zoo.training.loggers import read_metrics
 from zoo.training.loop import Loop
 
@@ -333,7 +334,7 @@ def test_atomic_checkpoints_leave_nothing_behind(tmp_path):
     AtomicCheckpointIO().save_checkpoint({"a": 1}, path)
     with pytest.raises(AttributeError):
         AtomicCheckpointIO().save_checkpoint({"a": lambda: 0}, path)
-    assert torch.load(path) == {"a": 1}
+    assert load(path) | {"digests": None} == {"a": 1, "digests": None}
     assert list(tmp_path.iterdir()) == [path]
 
 

@@ -91,7 +91,7 @@ class RotaryPosition(Position):
             angle_BLK = (position_BL.double().unsqueeze(-1) * self.frequency_K.to(position_BL.device)).repeat(1, 1, 2)
             return angle_BLK.cos() * self.gain, angle_BLK.sin() * self.gain
         end = self.max_len
-        may_read = position_BL.device.type == "cpu" or (position_BL.is_cuda and not self.training)  # else it waits
+        may_read = not self.training and position_BL.device.type in ("cpu", "cuda")  # in training nobody waits for it
         if not torch.compiler.is_compiling() and may_read:
             end = once_a_pass(
                 ("rotary",), lambda: int(position_BL.max()) + 1 if position_BL.numel() else 0, position_BL

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from zoo.base.environment import for_children
 from zoo.base.errors import RunFailed, ZooError, close, many, unknown
 from zoo.cli.help import (
     CHECK_HELP,
@@ -37,7 +38,7 @@ TAKES_VALUE = {"--cfg", "-c", "--package", "-p"}
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; 0 if all went well, 1 if a run failed, 2 for a mistake, 130 when interrupted."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # two spinning threads on a busy machine are ten times slower
+    for_children()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach us, to be said in one line
     warnings.showwarning = lambda message, *rest, **more: print(f"warning: {message}", file=sys.stderr)
     if isinstance(sys.stdout, io.TextIOWrapper):  # half a character, as JSON can hold, is shown as it is

@@ -10,8 +10,11 @@ from torch import Tensor
 
 from zoo.base.errors import ZooError
 from zoo.base.files import atomic, refuse_odd
+from zoo.training.checkpoint import digest
 
 Tensors = dict[str, Tensor]
+DIGEST = "zoo_digest"
+"""In the metadata of the files that we write: of their tensors. Other libraries leave it out when they write again."""
 SHARDS = "model.safetensors.index.json"
 
 
@@ -41,8 +44,7 @@ def read(source: Any) -> tuple[dict[str, Any], Tensors]:
 
 
 def _tensors(folder: Path) -> Tensors:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors import SafetensorError, safe_open
 
     files = [folder / "model.safetensors"]
     if (folder / SHARDS).is_file():
@@ -55,11 +57,16 @@ def _tensors(folder: Path) -> Tensors:
     for path in files:
         try:
             refuse_odd(path)
-            found |= load_file(path)
+            with safe_open(path, framework="pt") as file:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (it has no iterator)
+                written = (file.metadata() or {}).get(DIGEST)
         except (OSError, SafetensorError) as error:
             pickled = " (a pickle, pytorch_model.bin, is not read: it may run anything)"
             hint = pickled if (folder / "pytorch_model.bin").exists() else ""
             raise ZooError(f"{path} cannot be read: {error}{hint}") from error
+        if written is not None and written != digest(tensors):
+            raise ZooError(f"{path} is damaged: by the digest that zoo export wrote, these are not its tensors")
+        found |= tensors
     return found
 
 
@@ -87,7 +94,7 @@ def write(folder: Path, config: dict[str, Any], tensors: Tensors) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with atomic(folder / "model.safetensors") as file:
-            file.write(to_bytes(tensors, {"format": "pt"}))
+            file.write(to_bytes(tensors, {"format": "pt", DIGEST: digest(tensors)}))
         with atomic(folder / "config.json") as file:
             file.write((json.dumps(config, indent=2, sort_keys=True) + "\n").encode())
     except OSError as error:

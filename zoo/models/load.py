@@ -23,6 +23,7 @@ from zoo.registry.factory import build
 from zoo.runs.finished import Finished, fill, finished
 from zoo.runs.identity import code_hashes, core_modules
 from zoo.training.build import fitted_probes, make_task
+from zoo.training.checkpoint import digest
 
 SCHEMA = 1
 
@@ -38,6 +39,8 @@ class About(TypedDict):
 
 KEY = "zoo"
 """Under which the file's metadata holds all but the tensors, as JSON."""
+DIGEST = "digest"
+"""Under which it holds the digest of both."""
 
 
 def model_of(run: Finished) -> nn.Module:
@@ -116,7 +119,8 @@ def save(model: nn.Module, about: dict[str, Any], path: Path) -> None:
             whole = tensor.untyped_storage().nbytes() == tensor.nbytes and tensor.is_contiguous()
             tensors[name] = tensor.detach() if whole else tensor.detach().clone(memory_format=torch.contiguous_format)
     with atomic(path) as file:
-        file.write(to_bytes(tensors, {KEY: json.dumps(about)}))
+        text = json.dumps(about)
+        file.write(to_bytes(tensors, {KEY: text, DIGEST: digest([json.loads(text), tensors])}))
 
 
 @contextmanager
@@ -162,7 +166,8 @@ def described(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     try:
         refuse_odd(path)
         with safe_open(path, framework="pt") as file:
-            about = json.loads((file.metadata() or {})[KEY])
+            metadata = file.metadata() or {}
+            about = json.loads(metadata[KEY])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (it has no iterator)
     except FileNotFoundError as error:
         raise ZooError(f"there is no file {path}; zoo export writes one") from error
@@ -173,7 +178,13 @@ def described(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     if wrong := flaw(about, About):
         raise ZooError(f"{path} is not a model that zoo export wrote: of its metadata, {wrong}")
     prepare()
+    whole = DIGEST not in metadata or metadata[DIGEST] == digest([about, tensors])  # there is none in earlier ones
     refuse_foreign(about["objective"], str(path))
+    if not whole:
+        raise ZooError(
+            f"{path} is damaged: by its digest, its tensors or its config are not what was written; export the run "
+            f"again, or take another copy of the file"
+        )
     _note_changes(about["code"], about["objective"], str(path))
     model = _built(about["objective"], about["facts"])
     if about["layout"] is not None:

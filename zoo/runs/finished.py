@@ -18,7 +18,7 @@ from zoo.config.hydra import prepare
 from zoo.config.tree import Config, refuse_foreign
 from zoo.registry.kinds import RUN_PARTS
 from zoo.runs.row import read_row
-from zoo.training.checkpoint import keeper_state
+from zoo.training.checkpoint import Damaged, keeper_state
 from zoo.training.checkpoint import load as load_checkpoint
 
 
@@ -64,6 +64,8 @@ class Finished:
         try:
             saved = load_checkpoint(path)
             step, made = saved["global_step"], keeper_state(saved).get("identity", {})
+        except Damaged as error:
+            raise ZooError(f"{path} cannot be read ({error}); make the run again: {self.command()}") from error
         except Exception as error:
             raise ZooError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
         row = self.row

@@ -33,7 +33,7 @@ from zoo.training.build import (
 )
 from zoo.training.callbacks import Keeper, Signals
 from zoo.training.ceiling import ceiling
-from zoo.training.checkpoint import keeper_state, load
+from zoo.training.checkpoint import Damaged, keeper_state, load
 from zoo.training.data import Held, Stream
 from zoo.training.loggers import MetricsFile, finish_logger, make_logger
 from zoo.training.processes import count, rank
@@ -100,6 +100,10 @@ class Session:
             else None
         )
         self.logger = make_logger(config, folder, folder.name) if self.rank == 0 else None
+        if self.device.precision == "64-true":
+            self.objective.double()  # before a checkpoint is read: Lightning would round its weights to float32 first
+            if config.get("start_from") is not None:
+                start(self.objective, Path(config["start_from"]))
         if self.device.compile:
             self.objective.compile()  # in place: names in checkpoints stay what they are
         self.loop = make_loop(config, self.objective, self.task, self._record, self.probes, self.device.graph)
@@ -267,8 +271,8 @@ class Session:
 def reached(checkpoint: Path, identity: dict[str, str]) -> int:
     """The step of the last checkpoint, or 0 where the run must start again.
 
-    A checkpoint of other data or another precision is not gone on from, and one that cannot be read safely is set
-    aside as ``last.ckpt.unreadable``, with a warning.
+    A checkpoint of other data or another precision is not gone on from, and one that is damaged or cannot be read
+    safely is set aside as ``last.ckpt.unreadable``, with a warning.
 
     Raises:
         OSError: the file is there, and may not be read just now.
@@ -282,6 +286,7 @@ def reached(checkpoint: Path, identity: dict[str, str]) -> int:
         raise
     except Exception as error:  # damaged, foreign or hostile
         aside = checkpoint.rename(checkpoint.with_name(checkpoint.name + ".unreadable"))
-        warnings.warn(f"{aside} cannot be read ({type(error).__name__}); the run starts again", stacklevel=2)
+        reason = str(error) if isinstance(error, Damaged) else f"{type(error).__name__}: {error}"
+        warnings.warn(f"{aside} cannot be read ({reason}); the run starts again", stacklevel=2)
         return 0
     return step if found == identity else 0

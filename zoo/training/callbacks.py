@@ -15,6 +15,7 @@ from lightning.fabric.plugins.io import TorchCheckpointIO
 
 from zoo.base.errors import Interrupted
 from zoo.base.files import atomic
+from zoo.training.checkpoint import sealed
 from zoo.training.cuda_graphs import PLAIN_STEPS
 from zoo.training.data import Stream
 
@@ -23,12 +24,12 @@ STARTING = PLAIN_STEPS + 2
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Checkpoints that are whole or absent: written beside their target, synced, renamed."""
+    """Checkpoints that are whole or absent, each with its digests: written beside their target, synced, renamed."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Write tensors and plain data only, so that loading never runs code."""
         with atomic(Path(os.fspath(path))) as file:
-            torch.save(checkpoint, file)
+            torch.save(sealed(checkpoint), file)
 
 
 class Signals:

@@ -16,6 +16,7 @@ from multiprocessing import get_all_start_methods
 from pathlib import Path
 from typing import Any
 
+from zoo.base.environment import for_children
 from zoo.base.errors import RunFailed
 from zoo.base.files import atomic
 
@@ -46,7 +47,7 @@ def warm() -> None:
     if "forkserver" in get_all_start_methods():
         from multiprocessing import forkserver
 
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported
+        for_children()
         forkserver.set_forkserver_preload(["zoo.runs.session"])
         forkserver.ensure_running()
 
@@ -57,6 +58,7 @@ def start_method() -> str:
     They have the environment and the folder of when it was started, and not of who starts them.
     """
     if "forkserver" not in get_all_start_methods():
+        for_children()
         return "spawn"
     warm()
     return "forkserver"
@@ -76,6 +78,7 @@ def launch(number: int, function: Callable[..., Any], *arguments: Any) -> Any:
 
     from zoo.base.errors import Interrupted
 
+    for_children()
     # a rendezvous on this machine's loopback; the store lives in this process
     config = LaunchConfig(
         min_nodes=1,
@@ -118,7 +121,6 @@ def _handlers_given_back() -> Iterator[None]:
 
 def _in_process(folder: str, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
     """In one of the processes: call it, and leave what it raises where the parent finds it."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         result = function(*arguments)
         return result if rank() == 0 else None
