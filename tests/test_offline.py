@@ -139,7 +139,7 @@ def test_one_command_installs_it_with_no_index(bundle, bare, tmp_path):
     assert status == 0, said
     for line in ("zoo list: well", "zoo compare smoke: well", "not here: vl-convert-python, wandb; what needs them"):
         assert line in said
-    status, said = within(python, "-c", "from zoo import pages; print(pages.plotting_library())", cwd=tmp_path)
+    status, said = within(python, "-c", "from zoo.base import html; print(html.plotting_library())", cwd=tmp_path)
     assert status == 0, said
     assert "vegaEmbed" in said, "charts need no vl-convert there"
 

@@ -46,11 +46,11 @@ def site(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("wheel")
     copy = folder / "copy"
-    shutil.copytree(
-        ROOT,
-        copy,
-        ignore=shutil.ignore_patterns(".git", "runs", "build", "*.egg-info", ".venv", "__pycache__", ".*_cache"),
-    )
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        (copy / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, copy)
+    for room in TABLE["tool"]["setuptools"]["package-dir"].values():
+        shutil.copytree(ROOT / room, copy / room, ignore=shutil.ignore_patterns("__pycache__"))
     pip = [sys.executable, "-m", "pip", "-q", "--disable-pip-version-check"]
     built = subprocess.run([*pip, "wheel", "--no-deps", "-w", str(folder), str(copy)], capture_output=True, text=True)
     assert built.returncode == 0, built.stderr

@@ -7,6 +7,7 @@ import subprocess
 
 import numpy as np
 import pytest
+from conftest import THOROUGH
 from test_compare import smoke  # noqa: F401  (a fixture)
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
@@ -212,7 +213,7 @@ def exact(law):
 
 
 @LAWS_IN_ONE_PROCESS
-@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("law", [LAWS[0], *(pytest.param(law, marks=THOROUGH) for law in LAWS[1:])])
 def test_a_law_is_found_again(law):
     from zoo.comparison.scaling import fit
 
