@@ -83,8 +83,11 @@ def test_a_comparison_chooses_a_device_for_each_distinct_trainer(calls, here):
     from zoo.comparison.execute import Execution
     from zoo.comparison.plan import plan_of
 
-    Execution(plan_of(["smoke"]))
+    plan = plan_of(["smoke"])
+    named = calls["run_id"]
+    Execution(plan)
     assert calls["choose"] == 1
+    assert calls["run_id"] == named, "settings of this machine's trainer name no run anew"
 
 
 ARCHS = ["transformer", "lstm", "mixtral", "bert", "ternary"]

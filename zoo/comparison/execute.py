@@ -78,8 +78,7 @@ class Execution:
         self.threads = max(1, cores // self.workers)
         for cell in plan.cells:
             threads = cell.base["trainer"]["threads"] or (None if plan.launcher else self.threads)
-            cell.trainer = {"progress": False, "threads": threads}
-            cell.forget_runs()
+            cell.use_trainer(progress=False, threads=threads)
 
     def run(self, watcher: Watcher) -> None:
         """Run everything. Ctrl-C lets the runs in flight save themselves, and passes on.

@@ -87,8 +87,13 @@ class Cell:
             self._runs[setting, seed] = found
         return found
 
+    def use_trainer(self, **settings: Any) -> None:
+        """Give every run these settings of the trainer, which change no result and so no name."""
+        self.trainer = settings
+        self._runs = {key: run.with_trainer(**settings) for key, run in self._runs.items()}
+
     def forget_runs(self) -> None:
-        """Name the runs anew: budgets were solved, or the trainer's settings are known now."""
+        """Name the runs anew, for budgets were solved."""
         self._runs.clear()
 
     def at(self, setting: Setting, seed: int) -> Config:

@@ -103,7 +103,7 @@ def _raise(problems: Sequence[str | None]) -> None:
 
 
 AUTOMATIC = {"task.batch_size=auto": "trainer.batch_size=auto"}
-"""What is typed as a value of a component and is a wish to the run: the one is a number, the other finds it."""
+"""Words that look like a component's value but ask the run to find one: ``auto`` is no number."""
 
 FREE = (
     "settings",
