@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo import register
-from zoo.nn import Bidirectional, one_pass
+from zoo.nn import Bidirectional, Convolved, one_pass
 
 
 class Block(nn.Module):
@@ -68,6 +68,8 @@ class Residual(nn.Module):
         bidirectional: what an encoder does with a mixer that only looks back. ``tied`` runs it in both directions with
             the same weights, ``separate`` with two sets of weights, ``none`` leaves it as it is.
         norm_embeddings: put a norm before the first block, as BERT does.
+        convolution: width in tokens of a short causal convolution in front of every mixer; 1 is none. Attention and
+            recurrences gain from one as state spaces do, which have their own.
         reader: a factory of cross-attention layers, or none. An objective sets it; a config leaves it alone.
         dropout: probability of zeroing a channel of each branch's output in training, from 0 to 1.
     """
@@ -86,6 +88,7 @@ class Residual(nn.Module):
         norm_placement: Literal["pre", "post"] = "pre",
         bidirectional: Literal["tied", "separate", "none"] = "tied",
         norm_embeddings: bool = False,
+        convolution: int = 1,
         reader=None,
         dropout: float = 0.0,
     ) -> None:
@@ -96,16 +99,23 @@ class Residual(nn.Module):
             )
         if depth < 1:
             raise ValueError(f"layers={depth}; expected at least 1")
+        if convolution < 1:
+            raise ValueError(f"backbone.convolution={convolution}: expected at least 1, which is none")
         # which of the two mixers a layer has, in both directions where an encoder needs that
         pre = norm_placement == "pre"
         kinds = {"m": mixer, "a": alternate_mixer}
 
         def mix(layer: int) -> nn.Module:
             choice = kinds[pattern[layer % len(pattern)]]
-            built = choice(layer=layer)
+
+            def build() -> nn.Module:
+                built = choice(layer=layer)
+                return built if convolution == 1 else Convolved(built, dim, convolution)
+
+            built = build()
             if causal or bidirectional == "none" or not getattr(built, "one_way", False):
                 return built
-            return Bidirectional(built, choice(layer=layer) if bidirectional == "separate" else None)
+            return Bidirectional(built, build() if bidirectional == "separate" else None)
 
         # positions that are added stand before the blocks; the others live inside attention
         self.position = position(dim=dim) if position.target.additive else None

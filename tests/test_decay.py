@@ -115,7 +115,7 @@ def test_figures_are_over_seeds_and_by_length():
     assert first.over("error").n == first.surplus.n == 3
     assert [point["length"] for point in first.lengths] == list(range(4, 13))
     assert sum(point["answers"] for point in first.lengths) == 1500
-    assert first.half == pytest.approx(np.log(0.5) / np.log(1 - first.over("error").mean))
+    assert first.half == pytest.approx(np.log(0.5) / np.log(1 - first.over("error").value))
     assert first.rejected("independent").endswith("/3")
     assert second.rejected("even") == "3/3"
     assert decays([{"decay": {}}, {"decay": {}}]) == decays([]) == decays([{}]) == []

@@ -98,7 +98,7 @@ def test_a_comparison_runs_two_steps_of_each_contestant_and_of_each_task(name, a
     small = [] if name == "recall_width" else ["dim=16"]  # which has widths of its own
     small += ["layers=2" if name == "experts" else "layers=1"]
     plan = make_plan(name, ["steps=2", "budget=none", "trainer.progress=false", "trainer.accelerator=cpu", *small])
-    assert plan.total() == len(plan.cells) * (len(plan.cells[0].tuning()) + len(plan.cells[0].seeds))
+    assert plan.total() == sum(cell.tuning_count() + len(cell.seeds) for cell in plan.cells)
     contestants, tasks = (
         list(dict.fromkeys(getattr(cell, key) for cell in plan.cells)) for key in ("contestant", "task")
     )

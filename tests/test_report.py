@@ -339,4 +339,4 @@ def test_who_failed_stays_among_those_that_were_asked_the_same():
     assert finding.outcome == "not tested"
     (figure,) = _published([{"contestant": "a", "task": "shapes", "value": 0.5, "source": "somebody"}], standings)
     assert figure.task == "shapes (linear probe)"
-    assert figure.ours.mean == 0.5
+    assert figure.ours.value == 0.5

@@ -2,155 +2,173 @@
 
 import itertools
 import math
+import statistics
 
 import numpy as np
 import pytest
-from conftest import covering
+from scipy import stats
 
 from zoo.comparison.grid import beyond, edges, further
 from zoo.comparison.overall import overall, scaled
-from zoo.comparison.statistics import bootstrap, estimate, interquartile_mean, over_strata, paired_difference, verdict
+from zoo.comparison.result import Standing
+from zoo.comparison.statistics import (
+    boschloo,
+    difference_p_value,
+    estimate,
+    fewest_solved,
+    holm,
+    over_tasks,
+    paired_difference,
+    share_interval,
+    smallest_shift,
+)
 
 
-def test_the_interquartile_mean_is_the_mean_of_the_middle_half():
-    assert interquartile_mean([0, 1, 2, 100]) == 1.5
-    assert interquartile_mean([5]) == 5
-    assert interquartile_mean([1, 2]) == 1.5
-    # of three values a quarter of a value is kept at each end: (0.25 a + b + 0.25 c) / 1.5
-    assert interquartile_mean([6, 0, 12]) == pytest.approx((0.25 * 0 + 6 + 0.25 * 12) / 1.5)
-    # the second value alone weighs as much as both others, so the middle half lies in it and in half of each
-    assert interquartile_mean([0, 6, 12], [1, 2, 1]) == 6
-    assert interquartile_mean([0, 6, 12], [1, 1, 2]) == pytest.approx((0.5 * 6 * 2 + 0.5 * 12 * 2) / 2)
-    many = list(np.random.default_rng(0).normal(size=400))
-    assert interquartile_mean(many) == pytest.approx(np.mean(sorted(many)[100:300]))
+def test_an_estimate_is_the_median_between_two_order_statistics():
+    five = estimate([3.0, 1.0, 5.0, 2.0, 4.0])
+    assert (five.value, five.low, five.high, five.n) == (3.0, 1.0, 5.0, 5)
+    ten = estimate([float(value) for value in range(10)])
+    assert (ten.value, ten.low, ten.high) == (4.5, 1.0, 8.0)
+    assert estimate([1.0, 2.0, 3.0, 4.0]).low is None, "the range of four holds the median 87 times in 100"
     with pytest.raises(ValueError, match="at least one"):
-        interquartile_mean([])
+        estimate([])
 
 
 def test_numbers_at_the_end_of_what_floats_hold_are_estimated():
-    assert estimate([1e308, 1e308, 1e308]).mean == pytest.approx(1e308)
-    assert estimate([1e308, 1e308]).half_width == 0
-    wide = estimate([1.7e308, -1.7e308])
-    assert (wide.mean, wide.low, wide.high) == (0, -math.inf, math.inf)
-    assert over_strata([[1e200, 2e200], [0.5, 0.6]], interquartile_mean).mean > 0
+    assert estimate([1e308, 1e308]).value == 1e308
+    assert estimate([1.7e308, -1.7e308]).value == 0
 
 
 @pytest.mark.parametrize("odd", [math.nan, math.inf, -math.inf])
 def test_what_is_no_finite_number_has_no_interval(odd):
-    found = estimate([odd, 1.0, 2.0])
-    assert (found.low, found.n) == (None, 3)
-    assert found.mean == odd or math.isnan(found.mean)
-    assert math.isnan(estimate([math.inf, -math.inf]).mean)
+    found = estimate([odd, 1.0, 2.0, 3.0, 4.0])
+    assert (found.low, found.n) == (None, 5)
+    assert math.isnan(estimate([math.nan, 1.0]).value)
 
 
-def coverage(make, interval, truth, trials):
-    source, held = np.random.default_rng(0), 0
-    for _ in range(trials):
-        found = interval(make(source))
-        held += found.low <= truth <= found.high
-    return held / trials
-
-
-SPREADS = {
-    "even": ((0.2, 0.5, 0.6), (0.1, 0.1, 0.1)),
-    "uneven": ((0.2, 0.5, 0.6), (0.02, 0.1, 0.3)),
-    "two": ((0.3, 0.4), (0.1, 0.05)),
-    "six": ((0.1, 0.2, 0.3, 0.4, 0.5, 0.6), (0.05, 0.1, 0.02, 0.2, 0.1, 0.05)),
+LAWS = {
+    "normal": (lambda r, n: r.normal(size=n), 0.0),
+    "skewed": (lambda r, n: np.exp(r.normal(size=n)), 1.0),
+    "near one": (lambda r, n: 1 - 0.03 * np.exp(r.normal(size=n)), 0.97),
+    "two modes": (lambda r, n: np.where(r.random(n) < 0.8, 0.99 + 0.01 * r.random(n), 0.5 * r.random(n)), None),
 }
 
 
-@pytest.mark.parametrize(("spread", "seeds"), covering(itertools.product(SPREADS, [3, 5])))
-def test_intervals_over_tasks_hold_the_truth_as_often_as_they_say(spread, seeds):
-    centres, widths = SPREADS[spread]
-
-    def make(source):
-        return [source.normal(c, s, seeds).tolist() for c, s in zip(centres, widths, strict=True)]
-
-    def mean(values):
-        return sum(values) / len(values)
-
-    share = coverage(make, lambda strata: over_strata(strata, mean, draws=200), mean(centres), 250)
-    assert 0.90 <= share <= 0.98
-    truth = np.mean(
-        [interquartile_mean([x for part in make(np.random.default_rng(i)) for x in part]) for i in range(3000)]
-    )
-    share = coverage(make, lambda strata: over_strata(strata, interquartile_mean, draws=200), truth, 250)
-    assert 0.90 <= share <= 0.985
+@pytest.mark.parametrize(("law", "n"), list(itertools.product(LAWS, [5, 10])))
+def test_intervals_hold_the_median_run_whatever_the_distribution(law, n):
+    make, truth = LAWS[law]
+    source = np.random.default_rng(0)
+    truth = float(np.median(make(source, 400_001))) if truth is None else truth
+    found = [estimate(make(source, n).tolist()) for _ in range(1500)]
+    assert sum(e.low <= truth <= e.high for e in found) / 1500 >= 0.92, "93 % less two standard errors of this count"
 
 
-@pytest.mark.parametrize("n", [8, 20])
-def test_the_bootstrap_holds_the_truth_as_often_as_it_says(n):
-    share = coverage(lambda source: source.normal(1, 2, n).tolist(), lambda x: bootstrap(x, draws=1000), 1, 500)
-    assert 0.90 <= share <= 0.98
+def test_exact_shares_are_those_of_scipy_and_hold_the_truth():
+    for count, n in ((0, 3), (3, 3), (4, 5), (7, 10)):
+        exact = stats.binomtest(count, n).proportion_ci(0.95, method="exact")
+        assert share_interval(count, n) == pytest.approx((exact.low, exact.high))
+    for n in (3, 5, 10):
+        for share in (0.5, 0.8, 0.9, 0.95):
+            held = 0.0
+            for k in range(n + 1):
+                low, high = share_interval(k, n)
+                held += stats.binom.pmf(k, n, share) * (low <= share <= high)
+            assert held >= 0.95
 
 
-def test_a_bootstrap_of_few_seeds_is_not_given():
-    assert bootstrap([1.0, 2.0, 3.0]).low is None
-    assert bootstrap([1.0, 2.0, 3.0]).mean == 2
-    found, student = bootstrap(list(range(30))), estimate(list(range(30)))
-    assert found.low == pytest.approx(student.low, abs=0.4)
-    assert found.high == pytest.approx(student.high, abs=0.4)
-    with pytest.raises(ValueError, match="at least one"):
-        bootstrap([])
+def test_holm_is_that_of_its_definition():
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.5]) == [0.5]
+    assert holm([]) == []
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
 
 
-def test_one_stratum_gives_students_interval():
-    values = [0.3, 0.5, 0.4, 0.9]
-    found = over_strata([values], lambda x: sum(x) / len(x), draws=20_000)
-    student = estimate(values)
-    assert (found.low, found.high) == (pytest.approx(student.low, abs=0.01), pytest.approx(student.high, abs=0.01))
-    assert over_strata([[1.0], [2.0, 3.0]], sum).low is None
-    alike = over_strata([[2.0, 2.0], [3.0, 3.0]], sum)
-    assert (alike.mean, alike.low, alike.high, alike.n) == (10, None, None, 4)
+def test_boschloo_is_the_largest_tail_over_the_shared_share():
+    """p = max over s of P(a table whose Fisher p-value is no larger | both shares are s), by brute force."""
+    for n, ours, theirs in ((5, 5, 0), (5, 4, 0), (4, 4, 1)):
+        tables = [(a, b) for a in range(n + 1) for b in range(n + 1)]
+        fisher = {t: stats.fisher_exact([[t[0], t[1]], [n - t[0], n - t[1]]]).pvalue for t in tables}
+        extreme = [t for t in tables if fisher[t] <= fisher[ours, theirs] + 1e-12]
+        tails = [
+            sum(stats.binom.pmf(a, n, share) * stats.binom.pmf(b, n, share) for a, b in extreme)
+            for share in np.linspace(0.001, 0.999, 999)
+        ]
+        assert boschloo(ours, n, theirs, n) == pytest.approx(max(tails), rel=0.02)
+    assert boschloo(3, 3, 5, 5) == 1.0
 
 
-def test_scores_are_scaled_from_guessing_to_perfection():
-    assert scaled({"guess": 0.5, "higher_is_better": True}, 0.75) == 0.5
-    assert scaled({"guess": 4.0, "higher_is_better": False}, 1.0) is None
-    assert scaled({"guess": 1.0, "higher_is_better": True}, 1.0) is None
-    assert scaled({"guess": 0.5, "higher_is_better": True}, 0.4) == pytest.approx(-0.2)
-    assert scaled({"guess": None, "higher_is_better": True}, 0.4) is None
-    assert scaled({"higher_is_better": True}, 0.4) is None
+def test_the_p_value_is_that_of_the_test_that_suits():
+    ours, theirs = [1.0, 1.1, 0.9, 1.05, 0.97], [1.4, 1.6, 1.5, 1.3, 1.45]
+    welch = stats.ttest_ind(ours, theirs, equal_var=False).pvalue
+    assert difference_p_value(ours, theirs) == max(welch, 2 / 4**5)
+    assert difference_p_value([1.0, 1.0], [1.0, 1.0]) == 1.0
+    assert difference_p_value([1.0, 1.0], [2.0, 2.0]) == 1.0, "no spread says nothing"
+    assert difference_p_value([1.0], [5.0]) == 1.0
+    # on both sides of the bar counts decide; on one side of it the scores do
+    solved, not_solved = [0.99, 1.0, 1.0, 0.995, 0.99], [0.2, 0.3, 0.25, 0.4, 0.1]
+    assert difference_p_value(solved, not_solved, bar=0.99) == boschloo(5, 5, 0, 5) == pytest.approx(2 / 4**5)
+    assert difference_p_value(not_solved, [0.7, 0.75, 0.8, 0.72, 0.7], bar=0.99) < 0.002
+    assert difference_p_value([2.0] * 5, [3.0, 3.1, 3.2, 3.3, 3.4], bar=2.5, higher_is_better=False) < 0.01
+    # failed runs count where there is no bar
+    assert difference_p_value([-math.inf] * 5, ours) == boschloo(5, 5, 0, 5)
+    assert difference_p_value([-math.inf, 0.1, 0.2, 0.3, 0.4], ours) == boschloo(1, 5, 0, 5)
 
 
-class Standing:
-    def __init__(self, contestant, task, scores, failed=(), guess=0.0):
-        row = {"metric": "accuracy", "guess": guess, "higher_is_better": True}
-        self.contestant, self.task = contestant, task
-        self.rows = [{**row, "seed": seed, "test": {"accuracy": score}} for seed, score in scores.items()]
-        self.failed = [{"seed": seed} for seed in failed]
+def test_differences_are_paired_by_seed():
+    ours, theirs = {0: 1.1, 1: 5.1, 2: 9.12, 7: 100.0}, {0: 1.0, 1: 5.0, 2: 9.0, 8: -3.0}
+    found = paired_difference(ours, theirs)
+    assert (found.n, found.value) == (3, pytest.approx(0.1))
+    assert paired_difference({0: 1.0}, {1: 1.0}) is None
 
 
-def test_everybody_is_ranked_over_the_tasks_that_all_ran():
-    standings = [
-        Standing("a", "one", {0: 0.9, 1: 0.8, 2: 0.9}),
-        Standing("b", "one", {0: 0.5, 1: 0.4}, failed=[2]),
-        Standing("a", "two", {0: 0.7, 1: 0.7, 2: 0.8}, guess=0.5),
-        Standing("b", "two", {0: 0.51, 1: 0.52, 2: 0.5}, guess=0.5),
-        Standing("a", "alone", {0: 0.1, 1: 0.1, 2: 0.1}),
-        Standing("a", "no scale", {0: 0.1}, guess=None),
-        Standing("b", "no scale", {0: 0.1}, guess=None),
+@pytest.mark.parametrize(("n", "comparisons"), [(5, 1), (5, 6), (10, 24)])
+def test_the_smallest_shift_is_found_as_often_as_it_says(n, comparisons):
+    shift, source = smallest_shift(n, comparisons), np.random.default_rng(0)
+    ours, theirs = source.normal(size=(2, 1500, n)) + np.array([shift, 0.0])[:, None, None]
+    hits = (stats.ttest_ind(ours, theirs, axis=1, equal_var=False).pvalue <= 0.05 / comparisons).sum()
+    assert 0.76 <= hits / 1500 <= 0.86
+    assert smallest_shift(3, 2) is None
+    assert (fewest_solved(3, 1), fewest_solved(3, 2), fewest_solved(5, 24)) == (3, None, 5)
+
+
+def standing(contestant, task, scores, failed=0, guess=0.0, **about):
+    row = {"metric": "accuracy", "guess": guess, "higher_is_better": True, "solved": None, **about}
+    rows = [{**row, "seed": seed, "test": {"accuracy": score}} for seed, score in enumerate(scores)]
+    return Standing(contestant, task, rows, [{"seed": 100 + i} for i in range(failed)], of=task, about=row)
+
+
+def test_scores_are_scaled_from_the_best_rule_to_perfection():
+    assert scaled(standing("a", "t", [0.5], guess=0.2, shortcut=0.5), 0.75) == 0.5
+    assert scaled(standing("a", "t", [0.5], guess=0.5), 0.4) == 0, "never below what needs no learning"
+    assert scaled(standing("a", "t", [0.5], guess=4.0, higher_is_better=False), 1.0) is None
+    assert scaled(standing("a", "t", [0.5], guess=None), 0.4) is None
+
+
+def test_only_suites_of_ten_tasks_have_one_figure():
+    many = [standing("a", f"t{i}", [0.9, 0.8]) for i in range(10)] + [
+        standing("b", f"t{i}", [0.5, 0.5]) for i in range(10)
     ]
-    (first, second), tasks = overall(standings, "b")
-    assert tasks == ["one", "two"]
-    assert (first.contestant, second.contestant) == ("a", "b")
-    assert first.middle.mean == pytest.approx(interquartile_mean([0.9, 0.8, 0.9, 0.4, 0.4, 0.6]))
-    assert first.difference.mean == pytest.approx(((0.4 + 0.4 + 0.9) / 3 + (0.38 + 0.36 + 0.6) / 3) / 2)
-    assert first.verdict == "better"
-    assert second.difference is None
-    assert first.unlearned == (0, 6)
-    assert second.unlearned == (4, 6), "one failed, three are at chance"
-    assert overall(standings[:2], "b") == ([], [])
-    # a task on which everybody failed says nothing, for nobody's row says what guessing gives
-    lost = [Standing(name, "lost", {}, failed=[0, 1, 2]) for name in "ab"]
-    assert overall([*standings, *lost], "b") == overall(standings, "b")
-    # tasks weigh alike, however many seeds they have
-    sweep = [
-        Standing("a", "one", dict.fromkeys(range(10), 1.0)),
-        Standing("a", "two", {0: 0.0, 1: 0.0}),
-    ]
-    ((only,), _) = overall(sweep, None)
-    assert only.middle.mean == pytest.approx(0.5)
+    assert overall(many[:9]) == ([], [])
+    (first, second), tasks = overall(many)
+    assert (first.contestant, second.contestant, len(tasks)) == ("a", "b", 10)
+    assert first.mean.value == pytest.approx(0.85)
+    # a task on which everybody failed is not dropped, and who lacks a task has no figure
+    lost = [standing("a", "lost", [], failed=2), standing("b", "lost", [0.5], failed=1)]
+    (first, second), tasks = overall([*many, *lost])
+    assert (first.worst, first.worst_task, len(tasks)) == (0.0, "lost", 11)
+    assert second.mean.value == pytest.approx((10 * 0.5 + 0.25) / 11)
+    assert [each.contestant for each in overall([*many, lost[0]])[0]] == ["a"]
+
+
+@pytest.mark.parametrize(("share", "seeds"), list(itertools.product([0.5, 0.9, 0.95], [3, 5, 10])))
+def test_the_mean_over_ten_tasks_holds_the_truth(share, seeds):
+    source, held = np.random.default_rng(0), 0
+    for _ in range(400):
+        found = over_tasks((source.random((10, seeds)) < share).astype(float).tolist())
+        held += found.low <= share <= found.high
+    assert held / 400 >= 0.93
+    assert over_tasks([[1.0], [2.0, 3.0]]).low is None
+    assert over_tasks([[0.5, 0.7]]).value == pytest.approx(statistics.fmean([0.5, 0.7]))
 
 
 def grid(*rates):
@@ -258,13 +276,3 @@ def test_every_contestant_is_tuned_with_the_grid_that_grew(extend, rates, chosen
     assert cells["transformer"]["edge"] == left
     reported = {(name, rate) for stage, name, rate in pool.ran if stage == "report"}
     assert reported == {("transformer", chosen), ("lstm", cells["lstm"]["chosen"]["optimizer.lr"])}
-
-
-def test_no_verdict_without_spread():
-    """Two seeds that differ by the same amount do so by chance in one of seven; nothing is claimed of them."""
-    difference = paired_difference({0: 0.5, 1: 0.75}, {0: 0.25, 1: 0.5})
-    assert (difference.low, difference.high) == (0.25, 0.25)
-    assert verdict(difference, True) == verdict(difference, False) == "not separated"
-    rounded = paired_difference({0: 0.3, 1: 0.4}, {0: 0.2, 1: 0.3})
-    assert rounded.low != rounded.high, "0.3 - 0.2 and 0.4 - 0.3 differ in their last digit"
-    assert verdict(rounded, True) == "not separated"

@@ -139,6 +139,8 @@ class Task:
         judges: what its metric reads from the objective's output.
         metric: the name of the metric that ranks; ``higher_is_better`` its direction.
         solved: the value from which a run counts as having solved the task, if there is one.
+        margin: the difference of the metric that matters; a smaller one is called none, however sure it is.
+        references: names in :meth:`chance` that are no rule to be beaten, such as a compressor of the whole test text.
         writes: whether a model goes on writing what it was trained on; else it answers at some places alone.
         chained: whether the answers of an example are one whole, which a single mistake spoils: how mistakes add up
             along it is then measured.
@@ -150,6 +152,8 @@ class Task:
     metric: ClassVar[str] = "accuracy"
     higher_is_better: ClassVar[bool] = True
     solved: ClassVar[float | None] = None
+    margin: ClassVar[float] = 0.02
+    references: ClassVar[tuple[str, ...]] = ()
     writes: ClassVar[bool] = False
     chained: ClassVar[bool] = False
     start: ClassVar[int | None] = None

@@ -154,9 +154,14 @@ def _compare(words: list[str]) -> int:
         for cell in plan.cells:
             grid = ", ".join(" ".join(f"{k}={v}" for k, v in setting) for setting in cell.grid)
             print(
-                f"{cell.name}: {many(len(cell.tuning()), 'tuning run')} ({grid or 'no grid'}), "
+                f"{cell.name}: {many(cell.tuning_count(), 'tuning run')} ({grid or 'no grid'}), "
                 f"{len(cell.seeds)} reported"
             )
+        if plan.comparisons():
+            from zoo.comparison.verdicts import can_find
+
+            runs = min(len(cell.seeds) for cell in plan.cells)
+            print(f"{many(plan.comparisons(), 'verdict')}; on each task it finds {can_find(runs, plan.comparisons())}")
         print(f"{many(plan.total(), 'run')} into {plan.folder}")
         return 0
     from rich.console import Console
@@ -182,9 +187,12 @@ def _console() -> Any:
 
 
 def _print_tables(ledger: Any) -> None:
+    from zoo.comparison.answer import answer
     from zoo.comparison.terminal import tables
 
     console = _console()
+    for sentence in answer(ledger):
+        console.print(f"- {sentence}")
     for table in tables(ledger):
         console.print(table)
     if ledger.failures:

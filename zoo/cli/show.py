@@ -117,7 +117,7 @@ def measure(config: Config) -> tuple[dict[str, str], list[tuple[str, int, float,
     """Facts of the whole model, and parameters, bits per weight and forward FLOPs per token of its parts."""
     import torch
 
-    from zoo.comparison.terminal import quantity
+    from zoo.comparison.words import quantity
     from zoo.config.limits import check_numbers
     from zoo.measure import flops, memory, weights
     from zoo.training import hardware

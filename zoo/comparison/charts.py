@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from zoo.base.html import plain_chart
+from zoo.comparison.evidence import seeds_chart, tuning_chart
 from zoo.comparison.ledger import Ledger
 from zoo.comparison.result import COSTS, Standing
 from zoo.comparison.statistics import estimate
@@ -16,11 +17,14 @@ def charts(ledger: Ledger) -> Iterator[tuple[str, dict[str, Any]]]:
     """Vega-Lite specifications by the name of the place on the page where they stand."""
     if ledger.laws:
         yield "scaling", _scaling(ledger)
+    else:
+        yield from _named("seeds", seeds_chart(ledger))
     for task in ledger.tasks:
         standings = [s for s in ledger.ranked(task) if s.rows]
         if standings:
             yield f"{task}-quality", _quality(standings)
             yield from _named(f"{task}-curves", _curves(ledger, standings))
+            yield from _named(f"{task}-tuning", tuning_chart(standings))
             yield from _named(f"{task}-decay", _decay(standings))
             yield from _named(f"{task}-modules", _modules(ledger, standings))
             yield from _named(f"{task}-choices", _choices(standings))
@@ -85,7 +89,7 @@ def _quality(standings: list[Standing]) -> dict[str, Any]:
         assert score is not None
         point = {
             "contestant": standing.contestant,
-            "score": score.mean,
+            "score": score.value,
             "low": score.low,
             "high": score.high,
             "n": score.n,
@@ -121,7 +125,7 @@ def _quality(standings: list[Standing]) -> dict[str, Any]:
 
 
 def _curves(ledger: Ledger, standings: list[Standing]) -> dict[str, Any] | None:
-    """The validation metric while training: the mean over seeds, its interval as a band, and a faint line a seed."""
+    """The validation metric while training: the median over seeds, its interval as a band, and a faint line a seed."""
     import altair as alt
 
     from zoo.training.loggers import read_metrics
@@ -143,7 +147,7 @@ def _curves(ledger: Ledger, standings: list[Standing]) -> dict[str, Any] | None:
     for (name, _, step), value in scores.items():
         by_step.setdefault((name, step), []).append(value)
     means = [
-        {"contestant": name, "step": step, "score": found.mean, "low": found.low, "high": found.high, "n": found.n}
+        {"contestant": name, "step": step, "score": found.value, "low": found.low, "high": found.high, "n": found.n}
         for (name, step), values in by_step.items()
         for found in [estimate(values)]
     ]
@@ -166,7 +170,7 @@ def _curves(ledger: Ledger, standings: list[Standing]) -> dict[str, Any] | None:
     area = band.mark_area().encode(
         x=x, y=alt.Y("bottom:Q"), y2="top:Q", color=color, opacity=alt.condition(chosen, alt.value(0.15), alt.value(0))
     )
-    title = "Learning curves: means and 95 % intervals, faint: each seed"
+    title = "Learning curves: medians and intervals, faint: each seed"
     return plain_chart(alt.layer(area, faint, lines).add_params(chosen).properties(width=260, height=230, title=title))
 
 
@@ -292,7 +296,7 @@ def _harder(standings: list[Standing]) -> dict[str, Any]:
                 {
                     "contestant": standing.contestant,
                     "test": name,
-                    "score": score.mean,
+                    "score": score.value,
                     "low": score.low,
                     "high": score.high,
                 }

@@ -1,4 +1,4 @@
-"""Claims that a comparison was made to test: stated before it runs, judged by paired differences after."""
+"""Claims that a comparison was made to test: stated before it runs, and judged after."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from zoo.base.errors import ZooError
-from zoo.comparison.statistics import Estimate, paired_difference, verdict
+from zoo.comparison.result import Standing
+from zoo.comparison.statistics import Estimate, paired_difference
+from zoo.comparison.verdicts import judge
 
-WORDS = {"better": "holds", "worse": "contradicted", "not separated": "not separated", "unknown": "not tested"}
+WORDS = {"better": "holds", "worse": "contradicted", "unknown": "not tested"}
 
 
 @dataclass(frozen=True)
@@ -37,19 +39,24 @@ def check_claims(claims: Sequence[Mapping[str, Any]]) -> None:
             raise ZooError(f"compare.claims has {dict(claim)}; expected says, better and than, of two contestants")
 
 
-def judge_claims(claims: Sequence[Mapping[str, Any]], standings: Sequence[Any]) -> list[Finding]:
-    """Each claim on each task that both sides were tested on."""
-    findings = []
+def judge_claims(
+    claims: Sequence[Mapping[str, Any]], standings: Sequence[Standing], margin: float | None = None
+) -> list[Finding]:
+    """Each claim on each task that both sides were tested on; all of them are one family of comparisons."""
+    sides: list[tuple[Mapping[str, Any], str, Standing | None, Standing | None]] = []
     for claim in claims:
         for task in dict.fromkeys(standing.of for standing in standings):
             first, second = (
                 next((s for s in standings if s.of == task and s.contestant == claim[key]), None)
                 for key in ("better", "than")
             )
-            difference, higher = None, True
-            if first and second and first.rows and second.rows and first.metric == second.metric:
-                difference = paired_difference(first.by_seed(), second.by_seed())
-                higher = bool(first.rows[0]["higher_is_better"])
-            outcome = WORDS[verdict(difference, higher)]
-            findings.append(Finding(claim["says"], claim["better"], claim["than"], task, difference, outcome))
+            sides.append((claim, task, first, second))
+    tested = [(a, b) for _, _, a, b in sides if a and b and a.rows and b.rows and a.metric == b.metric]
+    verdicts = {(id(a), id(b)): found for (a, b), found in zip(tested, judge(tested, margin), strict=True)}
+    findings = []
+    for claim, task, first, second in sides:
+        found = verdicts.get((id(first), id(second)))
+        difference = paired_difference(first.by_seed(), second.by_seed()) if found and first and second else None
+        outcome = "not tested" if found is None else WORDS.get(found.word, found.word)
+        findings.append(Finding(claim["says"], claim["better"], claim["than"], task, difference, outcome))
     return findings

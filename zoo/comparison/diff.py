@@ -10,8 +10,9 @@ from rich.table import Table
 from zoo.base.errors import ZooError
 from zoo.comparison.ledger import Ledger
 from zoo.comparison.result import Standing
-from zoo.comparison.statistics import Estimate, paired_difference, verdict
-from zoo.comparison.terminal import interval
+from zoo.comparison.statistics import Estimate, paired_difference
+from zoo.comparison.verdicts import judge
+from zoo.comparison.words import figure, interval
 from zoo.config.tree import key_of
 
 
@@ -24,7 +25,7 @@ def pairs(first: Ledger, second: Ledger) -> Iterator[tuple[Standing, Standing]]:
 
 
 def difference(first: Standing, second: Standing) -> tuple[Estimate | None, str]:
-    """Second minus first, paired by seed, and what it says; nothing where their data or metric is not the same."""
+    """Second minus first, paired by seed; or none, and why, where their data or metric is not the same."""
     if not first.rows or not second.rows:
         return None, "not run in both"
     if first.metric != second.metric:
@@ -33,7 +34,7 @@ def difference(first: Standing, second: Standing) -> tuple[Estimate | None, str]
     if hashes[0] != hashes[1]:
         return None, "other data"
     found = paired_difference(second.by_seed(), first.by_seed())
-    return found, verdict(found, first.rows[0]["higher_is_better"]) if found else "no seed in common"
+    return found, "" if found else "no seed in common"
 
 
 def compare(first: Ledger, second: Ledger) -> Table:
@@ -42,15 +43,19 @@ def compare(first: Ledger, second: Ledger) -> Table:
     Raises:
         ZooError: they have none in common.
     """
-    table = Table(title=f"{second.folder} against {first.folder}, paired by seed, 95 % intervals", title_justify="left")
+    title = f"{second.folder} against {first.folder}: medians, and differences paired by seed"
+    table = Table(title=title, title_justify="left")
     for name in ("task", "contestant"):
         table.add_column(name, overflow="fold")
     for name in (str(first.folder), str(second.folder), "difference", ""):
         table.add_column(name, justify="right", min_width=16 if name else 13)
     table.add_column("what differs", overflow="fold")
-    for ours, theirs in pairs(first, second):
-        found, says = difference(ours, theirs)
-        scores = [interval(s.score()).lstrip("+") if s.rows else s.absent() for s in (ours, theirs)]
+    both = [(ours, theirs, *difference(ours, theirs)) for ours, theirs in pairs(first, second)]
+    family = [(theirs, ours) for ours, theirs, found, _ in both if found]
+    verdicts = iter(judge(family))
+    for ours, theirs, found, why_not in both:
+        says = str(next(verdicts)) if found else why_not
+        scores = [figure(s.score()) if s.rows else s.absent() for s in (ours, theirs)]
         table.add_row(ours.task, ours.contestant, *scores, interval(found), says, _what_differs(ours, theirs))
     if not table.row_count:
         raise ZooError(f"{first.folder} and {second.folder} have no contestant on the same task in common")

@@ -46,8 +46,9 @@ class Silent:
 class Execution:
     """A comparison under way: which jobs wait, which ended, and how long they took.
 
-    Each cell is tuned first; once its tuning has ended, its reported runs join the queue, while other cells go on.
-    Where grids may grow, a task's cells wait for each other: each is tuned with the same grid.
+    Each cell is tuned first: every setting with the first tuning seed, then the better half with the others. Once its
+    tuning has ended, its reported runs join the queue, while other cells go on. Where grids may grow, a task's cells
+    wait for each other: each is tuned with the same grid.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -92,6 +93,8 @@ class Execution:
             self._settle(pool)
             self._hash_data(pool)
             for cell in self.plan.cells:
+                if cell.follows and len(cell.grid) > 1:
+                    continue  # it waits until that one is tuned
                 if len(cell.grid) == 1:
                     self.reporting.add(id(cell))
                 self._enqueue(cell.tuning() or cell.reporting())
@@ -201,15 +204,22 @@ class Execution:
         if row:
             cell.higher_is_better = row["higher_is_better"]
         cell.tried.setdefault(job.setting, []).append(row["validation"][row["metric"]] if row else None)
-        if self.waiting[id(cell)] == 0:
-            cell.choose()
-            self._tuned(cell)
+        if self.waiting[id(cell)] > 0:
+            return
+        cell.choose()
+        if cell.finalists:
+            self._chosen(cell)
+        else:
+            self._ranked(cell)
 
-    def _tuned(self, cell: Cell) -> None:
-        """Queue the reported runs of a cell; where grids may grow, those of all cells of its task, or their growth."""
+    def _ranked(self, cell: Cell) -> None:
+        """Go on from a cell whose settings the first tuning seed has ranked.
+
+        Where grids may grow, all cells of its task wait for each other: each is tuned with the same grid.
+        """
         ready = [cell]
         if self.plan.extend:
-            rivals = [each for each in self.plan.cells if each.task == cell.task]
+            rivals = [each for each in self.plan.cells if each.task == cell.task and not each.follows]
             ready = self.tuned.setdefault(cell.task, [])
             ready.append(cell)
             if len(ready) < len(rivals):
@@ -219,16 +229,26 @@ class Execution:
             if growth:
                 jobs: dict[int, list[Job]] = {id(each): [] for each in ready}
                 for each in ready:
+                    before = each.final_count()
                     for key, value in growth:
                         settings = further(each.grid, key, value)
                         each.grid += settings
                         jobs[id(each)] += each.tuning(settings)
+                    self.total += len(jobs[id(each)]) + each.final_count() - before
                 for each in ready:
-                    self.total += len(jobs[id(each)])
                     self._enqueue(jobs[id(each)])
                 return
-        write_json(self.plan.folder / "comparison.json", describe(self.plan))
         for each in ready:
+            finals = each.finals()
+            if finals:
+                self._enqueue(finals)
+            else:
+                self._chosen(each)
+
+    def _chosen(self, cell: Cell) -> None:
+        """Queue the reported runs of a cell whose setting is chosen, and of the control that follows it."""
+        write_json(self.plan.folder / "comparison.json", describe(self.plan))
+        for each in [cell, *(other for other in self.plan.cells if other.follows is cell)]:
             self.reporting.add(id(each))
             self._enqueue(each.reporting())
 
@@ -265,7 +285,9 @@ class Execution:
 
         left = sum(expected(job.cell) for job in self.queue)
         left += sum(expected(f.job.cell) * (1 - f.fraction()) for f in flights)
-        left += sum(expected(cell) * len(cell.seeds) for cell in self.plan.cells if id(cell) not in self.reporting)
+        for cell in self.plan.cells:
+            if id(cell) not in self.reporting:
+                left += expected(cell) * (len(cell.seeds) + (0 if cell.finalists else cell.final_count()))
         return left / self.workers
 
 

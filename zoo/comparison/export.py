@@ -12,34 +12,44 @@ from zoo.base.errors import ZooError
 from zoo.base.files import atomic
 from zoo.comparison.ledger import Ledger
 from zoo.comparison.result import COSTS, Standing
+from zoo.comparison.words import figure
 
 Line = dict[str, Any]
 
 
 def lines(ledger: Ledger) -> list[Line]:
     """Every standing as plain values, in the order of the ranks; none where a figure was not measured."""
-    return [_line(rank, s) for task in ledger.tasks for rank, s in enumerate(ledger.ranked(task), 1)]
+    found = []
+    for task in ledger.tasks:
+        ranks = ledger.ranks(task)
+        found += [_line(order, s, ranks.get(s.contestant)) for order, s in enumerate(ledger.ranked(task), 1)]
+    return found
 
 
-def _line(rank: int, standing: Standing) -> Line:
+def _line(order: int, standing: Standing, ranks: tuple[int, int] | None) -> Line:
     score, difference = standing.score(), standing.difference
     return {
         "task": standing.task,
-        "rank": rank if score else None,
+        "order": order if score else None,
+        "rank_low": ranks[0] if ranks and score else None,
+        "rank_high": ranks[1] if ranks and score else None,
         "contestant": standing.contestant,
         "metric": standing.metric or None,
-        "mean": score.mean if score else None,
-        "low_95": score.low if score else None,
-        "high_95": score.high if score else None,
+        "median": score.value if score else None,
+        "low": score.low if score else None,
+        "high": score.high if score else None,
         "seeds": score.n if score else 0,
         "failed": len(standing.failed),
         "solved": standing.solved() or None,
         "learned_nothing": standing.unlearned() or None,
         "collapsed": standing.collapsed() or None,
-        "difference": difference.mean if difference else None,
-        "difference_low_95": difference.low if difference else None,
-        "difference_high_95": difference.high if difference else None,
-        "verdict": standing.verdict or None,
+        "state": standing.state() or None,
+        "difference": difference.value if difference else None,
+        "difference_low": difference.low if difference else None,
+        "difference_high": difference.high if difference else None,
+        "verdict": str(standing.verdict) if standing.verdict else None,
+        "p_value": standing.verdict.p_value if standing.verdict else None,
+        "doubts": "; ".join(standing.verdict.doubts) or None if standing.verdict else None,
         "setting": " ".join(f"{key}={value}" for key, value in standing.chosen.items()) or None,
         "steps": standing.cost("steps"),
         **{key: standing.cost(key) for key in COSTS},
@@ -75,16 +85,15 @@ def _csv(ledger: Ledger) -> bytes:
 
 
 def _short(ledger: Ledger) -> list[tuple[str, list[list[str]]]]:
-    """For people: by task, the rank, who, the score with half of its interval, how many seeds, and the verdict."""
+    """For people: by task, the order, who, the median with its interval, how many seeds, and the verdict."""
     found = []
     for task in ledger.tasks:
         rows = []
         for rank, standing in enumerate(ledger.ranked(task), 1):
             score = standing.score()
-            half = f" ± {score.half_width:.4f}" if score and score.half_width is not None else ""
-            said = f"{score.mean:.4f}{half}" if score else standing.absent()
+            said = figure(score) if score else standing.absent()
             seeds = f"{score.n if score else 0}" + (f" ({len(standing.failed)} failed)" if standing.failed else "")
-            rows.append([str(rank) if score else "", standing.contestant, said, seeds, standing.verdict])
+            rows.append([str(rank) if score else "", standing.contestant, said, seeds, str(standing.verdict or "")])
         found.append((task, rows))
     return found
 

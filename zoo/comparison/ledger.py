@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import shlex
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import fmean, median
 from typing import Any
 
 from zoo.base import validation
@@ -14,9 +15,11 @@ from zoo.base.files import read_json
 from zoo.comparison.claims import Finding, judge_claims
 from zoo.comparison.overall import Overall, overall
 from zoo.comparison.plan_file import PlanFile
-from zoo.comparison.result import Row, Standing
+from zoo.comparison.result import Row, Standing, Verdict
 from zoo.comparison.scaling import Fitted, fits
-from zoo.comparison.statistics import Estimate, paired_difference, verdict
+from zoo.comparison.statistics import Estimate, paired_difference
+from zoo.comparison.trends import Trend, crossing, curves, trend
+from zoo.comparison.verdicts import Pair, all_pairs, can_find, cannot_decide, judge, rank_ranges
 from zoo.config.tree import key_of
 from zoo.runs.row import SCHEMA, flaw, read_row
 
@@ -50,13 +53,66 @@ class Ledger:
     laws: list[Fitted] = field(default_factory=list)
     missing: int = 0
     """Runs of its rules that have no result: not made yet, or lost."""
+    trends: dict[int, Trend] = field(default_factory=dict)
+    """How each standing of a comparison learned, by its :func:`id`, where its curves are there."""
+    margin: float | None = None
+    """The difference that matters, in place of each task's own."""
+    pairs: bool = False
+    """Whether every pair of contestants is judged too."""
+    swept: bool = False
+    """Whether the runs are those of a sweep, without a comparison's rules."""
 
     def overall(self) -> tuple[list[Overall], list[str]]:
-        """Everybody over all tasks that have a scale from guessing to perfection, and which these are.
+        """Everybody over a suite of ten tasks or more, and which these are; nobody where there are fewer.
 
-        Nobody where the tasks are one at several sizes.
+        Nor where the tasks are one at several sizes.
         """
-        return ([], []) if self.laws else overall(self.standings, self.baseline)
+        return ([], []) if self.laws else overall(self.contestants())
+
+    def contestants(self) -> list[Standing]:
+        """Every standing but the control's."""
+        return [standing for standing in self.standings if not standing.control]
+
+    def on(self, task: str) -> list[Standing]:
+        """Those who compete on a task, without the control."""
+        return [standing for standing in self.contestants() if standing.task == task]
+
+    def control(self, task: str) -> Standing | None:
+        """The baseline under other seeds, where the comparison has it."""
+        return next((s for s in self.standings if s.control and s.task == task), None)
+
+    def comparisons(self) -> int:
+        """How many verdicts the report holds."""
+        return sum(standing.verdict is not None for standing in self.standings)
+
+    def ranks(self, task: str) -> dict[str, tuple[int, int]]:
+        """The ranks that each contestant may have on a task."""
+        return rank_ranges(self.on(task), self.margin)
+
+    def all_pairs(self) -> list[tuple[Pair, Verdict]]:
+        """Every pair on every task, where the comparison asks for them."""
+        return all_pairs([self.on(task) for task in self.tasks], self.margin) if self.pairs else []
+
+    def cannot_decide(self, task: str) -> str:
+        """Why the task tells nobody apart, whoever competes."""
+        return cannot_decide(self.on(task))
+
+    def can_find(self, task: str) -> str:
+        """The smallest difference that this comparison finds on a task."""
+        entered = [s for s in self.on(task) if s.scores()]
+        if len(entered) < 2 or not self.comparisons():
+            return ""
+        return can_find(min(len(s.scores()) for s in entered), self.comparisons(), entered)
+
+    def trend(self, standing: Standing) -> Trend | None:
+        """How a standing learned."""
+        return self.trends.get(id(standing))
+
+    def unconverged(self, task: str) -> list[tuple[Standing, Trend]]:
+        """Those who still improved by more than the margin in the last doubling of steps, the fastest first."""
+        known = [(s, found) for s in self.on(task) if (found := self.trend(s))]
+        still = [(s, t) for s, t in known if t.gain > (s.margin if self.margin is None else self.margin)]
+        return sorted(still, key=lambda each: -each[1].gain)
 
     @property
     def tasks(self) -> list[str]:
@@ -64,15 +120,21 @@ class Ledger:
         return list(dict.fromkeys(standing.task for standing in self.standings))
 
     def ranked(self, task: str) -> list[Standing]:
-        """Best first; contestants without a finished run come last."""
+        """Who competes on a task, best first: by solved runs, where the task has a bar, and then by the median run.
 
-        def key(standing: Standing) -> tuple[bool, float]:
-            score = standing.score()
-            if score is None:
-                return (True, 0.0)
-            return (False, -score.mean if standing.rows[0]["higher_is_better"] else score.mean)
+        The settings of a sweep are ordered by their median on validation data: who picks one by the test would report
+        too good a score.
+        """
 
-        return sorted((s for s in self.standings if s.task == task), key=key)
+        def key(standing: Standing) -> tuple[bool, float, float]:
+            if not standing.rows:
+                return (True, 0.0, 0.0)
+            sign = -1 if standing.higher_is_better else 1
+            if self.swept:
+                return (False, 0.0, sign * median(row["validation"][row["metric"]] for row in standing.rows))
+            return (False, -(standing.solved_count() or 0) / len(standing.scores()), sign * standing.middle())
+
+        return sorted(self.on(task), key=key)
 
 
 def read_ledger(folder: Path) -> Ledger:
@@ -121,7 +183,15 @@ def _ledger(folder: Path, rules: Any, rows: list[Row]) -> Ledger:
         standings = _from_rows(rows)
     _part_by_question(standings)
     baseline = rules["baseline"] if rules else None
-    _compare_to(standings, baseline)
+    for standing in standings:
+        if not standing.about:
+            standing.about = next((s.rows[0] for s in standings if s.task == standing.task and s.rows), {})
+    margin = rules.get("margin") if rules else None
+    trends: dict[int, Trend] = {}
+    if rules:
+        known = ((id(s), trend(curves(folder, s), s.higher_is_better)) for s in standings)
+        trends = {key: found for key, found in known if found}
+    _compare_to(standings, baseline, trends, margin)
     failures = [row for row in rows if row["status"] != "finished"]
     words = (
         " ".join(["zoo compare", *map(shlex.quote, _command_words(rules["overrides"]))])
@@ -129,10 +199,14 @@ def _ledger(folder: Path, rules: Any, rows: list[Row]) -> Ledger:
         else f"zoo report {folder}"
     )
     published = _published(rules.get("published", []), standings) if rules else []
-    findings = judge_claims(rules.get("claims", []), standings) if rules else []
+    findings = judge_claims(rules.get("claims", []), standings, margin) if rules else []
     laws = fits(standings) if rules and rules.get("scaling") else []
     missing = _missing(rules["cells"], rows) if rules else 0
-    return Ledger(folder.name, folder, baseline, standings, rows, failures, words, published, findings, laws, missing)
+    pairs = bool(rules and rules.get("pairs"))
+    return Ledger(
+        folder.name, folder, baseline, standings, rows, failures, words, published, findings, laws, missing, trends,
+        margin, pairs, not rules,
+    )  # fmt: skip
 
 
 def _missing(cells: list[dict[str, Any]], rows: list[Row]) -> int:
@@ -174,6 +248,7 @@ def _from_rules(rules: dict[str, Any], rows: list[Row]) -> tuple[list[Standing],
                 cell["chosen"] or {},
                 cell["tried"],
                 cell["edge"],
+                control=cell.get("control", False),
             )
         )
     return standings, used
@@ -221,15 +296,58 @@ def _part_by_question(standings: list[Standing]) -> None:
         )
 
 
-def _compare_to(standings: list[Standing], baseline: str | None) -> None:
+def _compare_to(
+    standings: list[Standing], baseline: str | None, trends: dict[int, Trend], margin: float | None
+) -> None:
+    """Judge everybody beside the baseline, on all tasks together: one family of comparisons."""
+    bases = {s.task: s for s in standings if s.contestant == baseline and not s.control}
+    rivals = [s for s in standings if s is not bases.get(s.task) and s.task in bases and not s.control]
     for standing in standings:
-        base = next((s for s in standings if s.task == standing.task and s.contestant == baseline), None)
-        if base is None or base is standing or not standing.rows or not base.rows:
+        base = bases.get(standing.task)
+        if base is None or base is standing:
             continue
-        standing.difference = paired_difference(standing.by_seed(), base.by_seed())
         ours, theirs = standing.by_seed(), base.by_seed()
+        standing.difference = paired_difference(ours, theirs)
         standing.differences = {seed: ours[seed] - theirs[seed] for seed in sorted(ours) if seed in theirs}
-        standing.verdict = verdict(standing.difference, standing.rows[0]["higher_is_better"])
+    family = [s for s in rivals if s.scores() and bases[s.task].scores() and (s.rows or bases[s.task].rows)]
+    for standing, verdict in zip(family, judge([(s, bases[s.task]) for s in family], margin), strict=True):
+        doubts = _doubts(standing, bases[standing.task], verdict, trends)
+        standing.verdict = replace(verdict, doubts=tuple(doubts))
+
+
+def _doubts(standing: Standing, base: Standing, verdict: Verdict, trends: dict[int, Trend]) -> list[str]:
+    """Why a verdict may change with more tuning or longer training."""
+    if verdict.word not in ("better", "worse"):
+        return []
+    ahead, behind = (standing, base) if verdict.word == "better" else (base, standing)
+    doubts = []
+    if behind.edge:
+        doubts.append(f"the best {' and '.join(behind.edge)} of {behind.contestant} is at the edge of its grid")
+    neighbours = [_neighbour(s) for s in (ahead, behind)]
+    if neighbours[0] is not None and neighbours[1] is not None:
+        gap = (neighbours[0] - neighbours[1]) * (1 if ahead.higher_is_better else -1)
+        if gap < 0:
+            doubts.append("the next best setting of each says the opposite on validation data")
+    last, first = trends.get(id(behind)), trends.get(id(ahead))
+    if last and first:
+        gap = (first.end - last.end) * (1 if ahead.higher_is_better else -1)
+        if last.gain > max(gap, 0):
+            times = crossing(last, first, ahead.higher_is_better)
+            passes = f", and its curve foretells that it passes at {times:.2g} times the steps" if times else ""
+            doubts.append(f"{behind.contestant} still gained more in the last doubling of steps than it lacks{passes}")
+    return doubts
+
+
+def _neighbour(standing: Standing) -> float | None:
+    """The validation score of the best setting but the chosen one; none where there is none, or a run of it failed."""
+    means = []
+    for trial in standing.tried:
+        scores = [value for value in trial["validation"] if value is not None]
+        if trial["setting"] != standing.chosen and scores and len(scores) == len(trial["validation"]):
+            means.append(fmean(scores))
+    if not means:
+        return None
+    return max(means) if standing.higher_is_better else min(means)
 
 
 def _command_words(overrides: list[str]) -> list[str]:

@@ -1,103 +1,64 @@
-"""Over all tasks of a comparison: who is ahead, on a scale from blind guessing to perfection."""
+"""One figure over a suite of many tasks; a few tasks have none, for what it hides is most of what was found."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from statistics import fmean
-from typing import Any
 
-from zoo.comparison.statistics import Estimate, interquartile_mean, over_strata, verdict
+from zoo.comparison.result import Standing
+from zoo.comparison.statistics import Estimate, over_tasks
 
-LEARNED = 0.05
-"""From here on the scale from guessing to perfection, a run counts as having learned something."""
-
-
-def scaled(row: dict[str, Any], value: float) -> float | None:
-    """A share of right answers between blind guessing, 0, and perfection, 1; below zero for what is worse.
-
-    None where the task does not say what guessing gives, or is not judged by such a share: a loss has no perfection
-    that could be reached.
-    """
-    guess = row.get("guess")
-    if guess is None or guess >= 1 or not row["higher_is_better"]:
-        return None
-    return float((value - guess) / (1 - guess))
+LEAST_TASKS = 10
+"""Below so many tasks a mean over them would rest on which tasks were picked."""
 
 
 @dataclass(frozen=True)
 class Overall:
-    """A contestant over all tasks.
+    """A contestant over all tasks of a suite.
 
     Attributes:
-        middle: the interquartile mean of its scaled scores over seeds and tasks, each task weighing alike.
-        difference: to the baseline, paired by seed, the mean over tasks; none for the baseline itself.
-        unlearned: of all its runs, how many learned nothing or failed.
+        mean: of its scores from the strongest shortcut, 0, to perfection, 1, each task weighing alike.
+        worst: its lowest mean of a task, and which task that is.
     """
 
     contestant: str
-    middle: Estimate
-    difference: Estimate | None
-    verdict: str
-    unlearned: tuple[int, int]
+    mean: Estimate
+    worst: float
+    worst_task: str
 
 
-def overall(standings: Sequence[Any], baseline: str | None) -> tuple[list[Overall], list[str]]:
-    """Each contestant, best first, and the tasks that this is over: two or more, that all were run on.
+def overall(standings: Sequence[Standing]) -> tuple[list[Overall], list[str]]:
+    """Each contestant, best first, and the tasks that this is over: ten or more, or there is none.
 
-    A failed run counts as one that guesses.
+    A task counts if its metric is a share of right answers and it has a rule that needs no learning. No task is left
+    out because of a rival: where a contestant lacks a task that others have, it has no overall figure. A failed run
+    counts as 0.
     """
-    names = list(dict.fromkeys(standing.contestant for standing in standings))
-    by_task: dict[str, dict[str, dict[int, float]]] = {}
-    has_scale = {s.task for s in standings for row in s.rows if scaled(row, 0.0) is not None}
+    scores: dict[str, dict[str, list[float]]] = {}
+    tasks: dict[str, None] = {}
     for standing in standings:
-        scores = _scores(standing)
-        if scores and standing.task in has_scale:
-            by_task.setdefault(standing.task, {})[standing.contestant] = scores
-    tasks = [task for task, found in by_task.items() if len(found) == len(names)]
-    if len(tasks) < 2:
+        found = [scaled(standing, value) for value in standing.scores()]
+        if found and None not in found:
+            tasks[standing.task] = None
+            scores.setdefault(standing.contestant, {})[standing.task] = [each for each in found if each is not None]
+    if len(tasks) < LEAST_TASKS:
         return [], []
     result = []
-    for name in names:
-        strata = [list(by_task[task][name].values()) for task in tasks]
-        weights = [1 / len(stratum) for stratum in strata for _ in stratum]
-        difference = None
-        if baseline is not None and baseline in names and name != baseline:
-            pairs = [(by_task[task][name], by_task[task][baseline]) for task in tasks]
-            differences = [[ours[seed] - theirs[seed] for seed in ours if seed in theirs] for ours, theirs in pairs]
-            if all(differences):
-                difference = over_strata(differences, _mean_of_means([len(each) for each in differences]))
-        values = [value for stratum in strata for value in stratum]
-        unlearned = (sum(value < LEARNED for value in values), len(values))
-        said = verdict(difference, True) if difference else ""
-        result.append(
-            Overall(
-                name, over_strata(strata, partial(interquartile_mean, weights=weights)), difference, said, unlearned
-            )
-        )
-    return sorted(result, key=lambda each: -each.middle.mean), tasks
+    for name, by_task in scores.items():
+        if len(by_task) == len(tasks):
+            means = {task: fmean(values) for task, values in by_task.items()}
+            worst = min(means, key=means.__getitem__)
+            result.append(Overall(name, over_tasks(list(by_task.values())), means[worst], worst))
+    return sorted(result, key=lambda each: -each.mean.value), list(tasks)
 
 
-def _scores(standing: Any) -> dict[int, float]:
-    """Scaled scores by seed, 0 for a failed run; empty where the task has no scale or nothing was run."""
-    found: dict[int, float] = {}
-    for row in standing.rows:
-        value = scaled(row, row["test"][row["metric"]])
-        if value is None:
-            return {}
-        found[row["seed"]] = value
-    return found | {row["seed"]: 0.0 for row in standing.failed}
+def scaled(standing: Standing, value: float) -> float | None:
+    """A share of right answers between the strongest shortcut, 0, and perfection, 1, and not beyond.
 
-
-def _mean_of_means(sizes: Sequence[int]) -> Any:
-    """The mean over strata of their means, of values that stand one stratum behind the other."""
-
-    def statistic(values: Sequence[float]) -> float:
-        means, start = [], 0
-        for size in sizes:
-            means.append(fmean(values[start : start + size]))
-            start += size
-        return fmean(means)
-
-    return statistic
+    None where the task knows no shortcut, or is not judged by such a share: a loss has no perfection to be reached.
+    """
+    shortcut = standing.shortcut
+    if shortcut is None or shortcut >= 1 or not standing.higher_is_better:
+        return None
+    return min(1.0, max(0.0, (value - shortcut) / (1 - shortcut)))

@@ -9,24 +9,31 @@ from pathlib import Path
 from typing import Any
 
 from zoo.base.html import drawings, write_html
+from zoo.comparison.answer import answer
 from zoo.comparison.charts import charts
+from zoo.comparison.known import beside
 from zoo.comparison.ledger import Ledger
+from zoo.comparison.matrix import EXPLAINED, matrix
 from zoo.comparison.result import COSTS
 from zoo.comparison.scaling import overtakes
-from zoo.comparison.statistics import Estimate
-from zoo.comparison.terminal import interval, quantity
+from zoo.comparison.words import figure, interval, quantity
 
 TEMPLATE = "report.html.j2"
 
 
 def write_page(ledger: Ledger) -> Path:
     """Write ``report.html`` into the ledger's folder and return its path."""
-    filters = {"quantity": quantity, "short": _short, "interval": interval, "estimate": _estimate}
+    filters = {"quantity": quantity, "short": _short, "interval": interval, "figure": figure}
     data = {
         "ledger": ledger,
         "costs": COSTS,
         "time": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "answer": answer(ledger),
+        "matrix": matrix(ledger),
+        "explained": EXPLAINED,
+        "ranks": {task: ledger.ranks(task) for task in ledger.tasks},
         "overall": ledger.overall(),
+        "known": beside(ledger),
         "decays": {task: [(s.contestant, d) for s in ledger.ranked(task) for d in s.decays()] for task in ledger.tasks},
         "overtakes": [(a, b, overtakes(a, b)) for a, b in combinations(ledger.laws, 2)],
         "machines": _machines(ledger),
@@ -37,12 +44,6 @@ def write_page(ledger: Ledger) -> Path:
 
 def _short(value: float | None) -> str:
     return "" if value is None else f"{value:.4f}"
-
-
-def _estimate(value: Estimate | None) -> str:
-    if value is None:
-        return ""
-    return f"{value.mean:.4g}" + ("" if value.half_width is None else f" ± {value.half_width:.2g}")
 
 
 def _machines(ledger: Ledger) -> list[dict[str, Any]]:

@@ -49,9 +49,13 @@ class Cell:
     chosen: Setting | None = None
     tried: dict[Setting, list[float | None]] = field(default_factory=dict)
     """Validation scores by setting; ``None`` for a run that failed."""
+    finalists: list[Setting] = field(default_factory=list)
+    """The settings that all tuning seeds ran, once the first seed has ranked them."""
     higher_is_better: bool = True
     budgets: dict[str, Config] = field(default_factory=dict)
     """How the budgets of the comparison's runs are met, shared by its cells and known once they were solved."""
+    follows: Cell | None = None
+    """The cell whose chosen setting it takes, where it is the baseline once more under other seeds."""
     trainer: dict[str, Any] = field(default_factory=dict)
     """Settings of the trainer that change no result and are this machine's: threads, no progress bar."""
     _bases: dict[Setting, Config] = field(default_factory=dict)
@@ -67,14 +71,45 @@ class Cell:
         return f"{self.contestant} on {self.task}"
 
     def tuning(self, settings: Sequence[Setting] | None = None) -> list[Job]:
-        """The runs by which the setting is chosen, or those of these; none where there is nothing to choose."""
-        if len(self.grid) == 1:
+        """The first tuning run of each setting, or of these; none where there is nothing to choose."""
+        if len(self.grid) == 1 or self.follows:
             return []
         wanted = self.grid if settings is None else settings
-        return [Job(self, "tune", s, self.run(s, seed)) for s in wanted for seed in self.tune_seeds]
+        return [Job(self, "tune", s, self.run(s, self.tune_seeds[0])) for s in wanted]
+
+    def finals(self) -> list[Job]:
+        """The runs of the other tuning seeds, of the better half of the settings and at least two of them.
+
+        Successive halving (Jamieson and Talwalkar 2016, arXiv:1502.07943), in two rounds.
+        """
+        if len(self.grid) == 1 or self.follows:
+            return []
+        ranked = sorted(self.grid, key=self.mean, reverse=self.higher_is_better)
+        self.finalists = [setting for setting in self.grid if setting in ranked[: max(2, -(-len(ranked) // 2))]]
+        return [Job(self, "tune", s, self.run(s, seed)) for s in self.finalists for seed in self.tune_seeds[1:]]
+
+    def tuning_count(self) -> int:
+        """How many runs tune it in all, as the grid is now."""
+        return 0 if len(self.grid) == 1 or self.follows else len(self.grid) + self.final_count()
+
+    def final_count(self) -> int:
+        """How many runs :meth:`finals` makes, as the grid is now."""
+        if len(self.grid) == 1 or self.follows:
+            return 0
+        return max(2, -(-len(self.grid) // 2)) * (len(self.tune_seeds) - 1)
+
+    def tuned(self) -> list[str]:
+        """The ids of all its tuning runs so far."""
+        return [
+            self.run(setting, seed).id
+            for setting in ([] if len(self.grid) == 1 or self.follows else self.grid)
+            for seed in (self.tune_seeds if setting in self.finalists else self.tune_seeds[:1])
+        ]
 
     def reporting(self) -> list[Job]:
         """The runs that are reported: the chosen setting, on seeds that tuning did not see."""
+        if self.follows:
+            self.chosen = self.follows.chosen
         if self.chosen is None:
             return []
         return [Job(self, "report", self.chosen, self.run(self.chosen, seed)) for seed in self.seeds]
@@ -118,13 +153,13 @@ class Cell:
         return {**config, "experiment": self.base["experiment"], "overrides": words, "label": self.contestant}
 
     def choose(self) -> None:
-        """Take the setting with the best mean validation score.
+        """Take the setting with the best mean validation score, of the finalists once there are some.
 
         A setting with a failed run cannot win while another has none; if all failed, the first stands, and its
         reported runs will show it.
         """
         # in the grid's order, so that ties do not depend on which run ended first
-        self.chosen = (max if self.higher_is_better else min)(self.grid, key=self.mean)
+        self.chosen = (max if self.higher_is_better else min)(self.finalists or self.grid, key=self.mean)
 
     def mean(self, setting: Setting) -> float:
         """The mean validation score of a setting; the worst there is where a run failed."""
@@ -174,6 +209,10 @@ class Plan:
     """Hydra's own overrides, which say who makes the runs if not processes here: hydra/launcher=submitit_slurm."""
     scaling: bool = False
     """Whether its tasks are one task at several sizes and lengths, to which the report fits a law."""
+    margin: float | None = None
+    """The difference that matters, in place of each task's own."""
+    pairs: bool = False
+    """Whether the report judges every pair of contestants, besides each one and the baseline."""
 
     @property
     def folder(self) -> Path:
@@ -182,7 +221,11 @@ class Plan:
 
     def total(self) -> int:
         """How many runs it makes, before any grid has grown."""
-        return sum((len(c.grid) * len(c.tune_seeds) if len(c.grid) > 1 else 0) + len(c.seeds) for c in self.cells)
+        return sum(cell.tuning_count() + len(cell.seeds) for cell in self.cells)
+
+    def comparisons(self) -> int:
+        """How many verdicts its report holds: each contestant's but the baseline's on each task."""
+        return sum(cell.contestant != self.baseline and cell.follows is None for cell in self.cells)
 
 
 def plan_of(words: Sequence[str]) -> Plan:
@@ -249,6 +292,9 @@ def make_plan(name: str | None, overrides: Sequence[str]) -> Plan:
     if baseline not in contestants:
         raise ZooError(f"compare.baseline={baseline}: expected one of {', '.join(contestants)}")
     check_claims(rules["claims"])
+    if rules["control"]:
+        cells += _controls(cells, baseline)
+        check_distinct(cells)
     return Plan(
         rules["name"],
         baseline,
@@ -261,7 +307,22 @@ def make_plan(name: str | None, overrides: Sequence[str]) -> Plan:
         rules["extend"],
         launcher,
         rules["scaling"],
+        rules["margin"],
+        rules["pairs"],
     )
+
+
+def _controls(cells: Sequence[Cell], baseline: str) -> list[Cell]:
+    """The baseline once more on each task, with its setting and other seeds: the noise of a comparison of equals."""
+    found = []
+    for cell in cells:
+        if cell.contestant == baseline:
+            first = max(*cell.seeds, *cell.tune_seeds) + 1
+            seeds = list(range(first, first + len(cell.seeds)))
+            name = f"{baseline}, other seeds"
+            base = {**cell.base, "label": name}
+            found.append(Cell(name, cell.task, base, cell.grid, [], seeds, budgets=cell.budgets, follows=cell))
+    return found
 
 
 FIXED = ("task", "seed", "steps", "runs", "experiment", "trainer", "logger", "compare", "budget")
@@ -334,6 +395,8 @@ def describe(plan: Plan) -> PlanFile:
         "published": cast(list[PublishedFigure], plan.published),
         "claims": cast(list[Claim], plan.claims),
         "scaling": plan.scaling,
+        "margin": plan.margin,
+        "pairs": plan.pairs,
         "cells": [
             {
                 "contestant": cell.contestant,
@@ -347,7 +410,8 @@ def describe(plan: Plan) -> PlanFile:
                 "budget": cell.run(cell.chosen or cell.grid[0], cell.seeds[0]).config.get("budget_met", {}),
                 "tune_seeds": cell.tune_seeds,
                 "seeds": cell.seeds,
-                "tuning": [job.run.id for job in cell.tuning()],
+                "tuning": cell.tuned(),
+                "control": cell.follows is not None,
                 "reporting": [job.run.id for job in cell.reporting()],
             }
             for cell in plan.cells

@@ -36,6 +36,8 @@ class CellFile(TypedDict):
     seeds: NotRequired[list[int]]
     tuning: list[str]
     """The ids of its tuning runs."""
+    control: NotRequired[bool]
+    """Whether it is the baseline once more, under other seeds."""
     reporting: list[str]
     """The ids of the runs that are reported."""
 
@@ -71,4 +73,8 @@ class PlanFile(TypedDict):
     published: NotRequired[list[PublishedFigure]]
     claims: NotRequired[list[Claim]]
     scaling: NotRequired[bool]
+    margin: NotRequired[Figure | None]
+    """The difference that matters, in place of each task's own."""
+    pairs: NotRequired[bool]
+    """Whether the report judges every pair of contestants."""
     workers: NotRequired[Count | None]

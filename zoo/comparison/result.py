@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from dataclasses import dataclass, field
 from typing import Any
 
 from zoo.comparison.decay import Decay, decays
-from zoo.comparison.overall import LEARNED, scaled
-from zoo.comparison.statistics import Estimate, bootstrap, estimate, expected_best, share_interval
+from zoo.comparison.statistics import Estimate, estimate, expected_best, share_interval
 from zoo.config.tree import key_of
 
 Row = dict[str, Any]
@@ -29,6 +29,31 @@ COSTS = {
 }
 
 
+@dataclass(frozen=True)
+class Verdict:
+    """What a comparison says of a contestant, beside another on the same task.
+
+    Attributes:
+        word: ``better``, ``worse``, ``no difference that matters``, ``not separated``, or ``unknown`` where a side has
+            fewer than two runs.
+        p_value: that of no difference, adjusted for all verdicts of its family.
+        doubts: why it may change with more tuning or longer training.
+    """
+
+    word: str
+    p_value: float
+    doubts: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        provisional = self.doubts and self.word in ("better", "worse")
+        return f"provisionally {self.word}" if provisional else self.word
+
+    @property
+    def firm(self) -> str:
+        """``better`` or ``worse`` where nothing speaks against it, else nothing."""
+        return self.word if self.word in ("better", "worse") and not self.doubts else ""
+
+
 @dataclass
 class Standing:
     """A contestant on a task: its reported rows, what they say, and what it took to choose them."""
@@ -41,52 +66,124 @@ class Standing:
     tried: list[dict[str, Any]] = field(default_factory=list)
     edge: list[str] = field(default_factory=list)
     difference: Estimate | None = None
-    verdict: str = ""
+    """To the baseline, paired by seed."""
+    verdict: Verdict | None = None
     differences: dict[int, float] = field(default_factory=dict)
     """To the baseline, by seed."""
     of: str = ""
     """The task as the comparison calls it, without what was asked."""
+    control: bool = False
+    """Whether it is the baseline once more, under other seeds."""
+    about: Row = field(default_factory=dict)
+    """A finished row of the task, its own or a rival's, which says how the task is judged."""
+
+    def __post_init__(self) -> None:
+        if self.rows and not self.about:
+            self.about = self.rows[0]
 
     @property
     def metric(self) -> str:
         """The task's ranking metric."""
         return str(self.rows[0]["metric"]) if self.rows else ""
 
+    @property
+    def higher_is_better(self) -> bool:
+        """The direction of the metric."""
+        return bool(self.about.get("higher_is_better", True))
+
+    @property
+    def bar(self) -> float | None:
+        """The score from which a run has solved the task, where the task says so."""
+        return self.about.get("solved")
+
+    @property
+    def margin(self) -> float:
+        """The difference that matters, as the task says."""
+        return float(self.about.get("margin", 0.02))
+
+    @property
+    def shortcut(self) -> float | None:
+        """The score of the best rule that needs no learning, such as guessing a value seen in the context."""
+        found = self.about.get("shortcut", self.about.get("guess"))
+        return None if found is None else float(found)
+
     def by_seed(self) -> dict[int, float]:
-        """The test score of each seed."""
+        """The test score of each seed that finished."""
         return {row["seed"]: row["test"][row["metric"]] for row in self.rows}
 
+    def scores(self) -> list[float]:
+        """The test score of every run; a failed one has the worst there is."""
+        worst = -math.inf if self.higher_is_better else math.inf
+        return [*self.by_seed().values(), *(worst for _ in self.failed)]
+
+    def middle(self) -> float:
+        """The median of :meth:`scores`."""
+        return estimate(self.scores()).value if self.scores() else math.nan
+
     def score(self) -> Estimate | None:
-        """The test score over seeds, or none where every run failed."""
-        return estimate(list(self.by_seed().values())) if self.rows else None
+        """The median test score of the finished runs; without an interval where others failed.
+
+        None where every run failed.
+        """
+        if not self.rows:
+            return None
+        found = estimate(list(self.by_seed().values()))
+        return Estimate(found.value, None, None, found.n) if self.failed else found
 
     def absent(self) -> str:
         """Why there is no score."""
         return "every run failed" if self.failed else "not run yet"
 
-    def solved(self) -> str:
+    def solved_count(self) -> int | None:
         """How many runs solved the task, where the task says what that is; a failed run did not."""
-        if not self.rows or self.rows[0]["solved"] is None:
-            return ""
-        bar, sign = self.rows[0]["solved"], 1 if self.rows[0]["higher_is_better"] else -1
-        count = sum(sign * value >= sign * bar for value in self.by_seed().values())
-        return f"{count}/{len(self.rows) + len(self.failed)}"
+        if self.bar is None:
+            return None
+        sign = 1 if self.higher_is_better else -1
+        return sum(sign * value >= sign * self.bar for value in self.by_seed().values())
 
-    def unlearned(self) -> str:
-        """How many runs are hardly better than blind guessing, where the task says what that gives; or failed."""
-        scores = [scaled(row, row["test"][row["metric"]]) for row in self.rows]
-        if None in scores or not (scores or self.failed):
-            return ""
-        count = sum(score is not None and score < LEARNED for score in scores)
-        return f"{count + len(self.failed)}/{len(scores) + len(self.failed)}"
+    def solved(self) -> str:
+        """:meth:`solved_count` of how many runs, such as ``4/5``; empty where the task has no bar."""
+        count = self.solved_count()
+        return "" if count is None or not self.scores() else f"{count}/{len(self.scores())}"
 
     def solved_share(self) -> str:
-        """The interval of the share of runs that solve it, as a reader is told; empty where that is not asked."""
-        text = self.solved()
-        if not text:
+        """The exact interval of the share of runs that solve it, such as ``28 to 99 %``; empty without a bar."""
+        count = self.solved_count()
+        if count is None or not self.scores():
             return ""
-        low, high = share_interval(*map(int, text.split("/")))
-        return f"{low:.0%} to {high:.0%}"
+        low, high = share_interval(count, len(self.scores()))
+        return f"{100 * low:.0f} to {100 * high:.0f} %"
+
+    def unlearned(self) -> str:
+        """How many runs are not above what needs no learning by the margin, or failed; empty where no rule is known."""
+        if self.shortcut is None or not self.scores():
+            return ""
+        return f"{sum(not self._above(value) for value in self.scores())}/{len(self.scores())}"
+
+    def _above(self, value: float) -> bool:
+        """Whether a score is above the best rule that needs no learning, by the margin or half of what is left."""
+        assert self.shortcut is not None
+        sign = 1 if self.higher_is_better else -1
+        step = self.margin if self.bar is None else min(self.margin, abs(self.bar - self.shortcut) / 2)
+        return sign * (value - self.shortcut) > step
+
+    def state(self) -> str:
+        """What it can do on the task, in a word.
+
+        ``solved`` where every run reaches the bar; ``shortcut`` where the median run is not above the best rule that
+        needs no learning, and ``no`` where it is not above the weakest, guessing; else ``partly``. Empty where there is
+        no run or no rule to compare with.
+        """
+        if not self.scores():
+            return ""
+        if self.bar is not None and self.solved_count() == len(self.scores()):
+            return "solved"
+        if self.shortcut is None:
+            return "no" if not self.rows else ""
+        if self._above(self.middle()) or self.solved_count():
+            return "partly"
+        guess, sign = self.about.get("guess"), 1 if self.higher_is_better else -1
+        return "shortcut" if guess is not None and sign * (self.middle() - guess) > self.margin else "no"
 
     def best_of(self) -> list[float]:
         """The validation score that the best of 1, 2, ... settings reaches on average; empty where one failed."""
@@ -118,10 +215,6 @@ class Standing:
         names = [name for name in self.rows[0]["test"] if name != self.metric] if self.rows else []
         kept = [name for name in names if all(row["test"].get(name) is not None for row in self.rows)]
         return {name: estimate([row["test"][name] for row in self.rows]) for name in kept}
-
-    def resampled(self) -> Estimate | None:
-        """The difference to the baseline with an interval by bootstrap, where there are seeds enough for one."""
-        return bootstrap(list(self.differences.values())) if self.differences else None
 
     def decays(self) -> list[Decay]:
         """How mistakes add up along answers, on each test that counted them."""

@@ -82,6 +82,8 @@ def check_rules(rules: Mapping[str, Any]) -> None:
         )
     if rules["extend"] < 0:
         raise ZooError(f"compare.extend={rules['extend']}: expected at least 0")
+    if rules["margin"] is not None and not 0 <= rules["margin"] < math.inf:
+        raise ZooError(f"compare.margin={rules['margin']}: expected a difference of the metric, at least 0")
     for figure in rules["published"]:
         _check_published(figure, rules["tasks"])
     for key, values in rules["tune"].items():

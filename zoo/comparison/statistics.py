@@ -1,68 +1,74 @@
-"""Few seeds, honestly: means with Student's intervals, and differences paired by seed."""
+"""Intervals and tests that hold for few seeds, whatever the distribution of their scores."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean, stdev
+from functools import lru_cache
+from statistics import fmean, median, variance
+
+LEVEL = 0.95
+SIGNIFICANCE = 0.05
+"""The chance that a report without any true difference holds a verdict."""
+LEAST_COVERAGE = 0.93
+"""The least coverage of an interval that is shown."""
+RANK_TEST_FROM = 8
+"""From so many runs on each side, a rank test has to agree with Welch's."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over ``n`` seeds and its 95 % interval; no interval from one seed."""
+    """A figure over ``n`` runs, most often their median, with an interval where there are enough runs for one."""
 
-    mean: float
+    value: float
     low: float | None
     high: float | None
     n: int
 
-    @property
-    def half_width(self) -> float | None:
-        """Half of the interval, or none."""
-        return None if self.high is None else self.high - self.mean
 
+def estimate(values: Sequence[float]) -> Estimate:
+    """The median, and the interval between two order statistics, which holds the median run of all seeds.
 
-def estimate(values: Sequence[float], level: float = 0.95) -> Estimate:
-    """The mean with Student's t interval, which is wide for few seeds, as it should be.
-
-    A percentile bootstrap of three seeds covers about 75 % where it says 95 %. No interval where a value is infinite or
-    NaN, as a metric that does not rank may be.
+    Of n runs, the k-th smallest and the k-th largest value hold the median of their distribution with probability
+    ``1 - 2 P(Binomial(n, 1/2) < k)``, whatever the distribution is. The largest k with at least 93 % is taken: for 5
+    runs the smallest and the largest value (94 %), for 10 the second and the ninth (98 %). Fewer than 5 runs have no
+    such interval. David and Nagaraja 2003, "Order Statistics", section 7.1.
 
     Raises:
         ValueError: there are no values.
     """
     if not values:
         raise ValueError("an estimate needs at least one value")
-    mean, n = _mean(values), len(values)
-    if n < 2 or not math.isfinite(mean):
-        return Estimate(mean, None, None, n)
-    from scipy.stats import t
-
-    half = float(t.ppf(0.5 + level / 2, n - 1)) * _deviation(values) / math.sqrt(n)
-    return Estimate(mean, mean - half, mean + half, n)
+    n, ordered = len(values), sorted(values)
+    k = _order(n)
+    if not k or not all(map(math.isfinite, ordered)):
+        return Estimate(_median(ordered), None, None, n)
+    return Estimate(_median(ordered), ordered[k - 1], ordered[n - k], n)
 
 
-def _deviation(values: Sequence[float]) -> float:
-    """The standard deviation, infinite where it is more than a float holds."""
-    try:
-        return stdev(values)
-    except OverflowError:
-        return math.inf
+@lru_cache
+def _order(n: int) -> int:
+    """The largest k whose order statistics cover enough; 0 where none does."""
+    below, k = 0.0, 0
+    while True:
+        below += math.comb(n, k) / 2**n
+        if 1 - 2 * below < LEAST_COVERAGE:
+            return k
+        k += 1
 
 
-def _mean(values: Sequence[float]) -> float:
-    """The mean, also of numbers whose sum is more than a float holds."""
-    try:
-        return fmean(values)
-    except OverflowError:
-        return math.fsum(value / len(values) for value in values)
-    except ValueError:  # infinities of both signs
+def _median(ordered: Sequence[float]) -> float:
+    """The median, also of numbers whose sum is more than a float holds, and NaN where some value is."""
+    if any(map(math.isnan, ordered)):
         return math.nan
+    if len(ordered) % 2:
+        return ordered[len(ordered) // 2]
+    return ordered[len(ordered) // 2 - 1] / 2 + ordered[len(ordered) // 2] / 2
 
 
 def paired_difference(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Estimate | None:
-    """The mean of ours minus theirs over the seeds that both finished; none where they share no seed."""
+    """The median of ours minus theirs over the seeds that both finished; none where they share no seed."""
     shared = sorted(set(ours) & set(theirs))
     return estimate([ours[seed] - theirs[seed] for seed in shared]) if shared else None
 
@@ -83,112 +89,146 @@ def expected_best(scores: Sequence[float], trials: int, higher_is_better: bool) 
     return sum(weight * score for weight, score in zip(weights, ordered, strict=True))
 
 
-def share_interval(count: int, n: int, level: float = 0.95) -> tuple[float, float]:
-    """Wilson's interval of a share, such as that of runs that solved a task; never empty, even for 0 of 3."""
-    from scipy.stats import norm
+def share_interval(count: int, n: int, level: float = LEVEL) -> tuple[float, float]:
+    """The exact interval of a share, such as that of runs that solved a task (Clopper and Pearson 1934).
 
-    z = float(norm.ppf(0.5 + level / 2))
-    middle = (count + z * z / 2) / (n + z * z)
-    half = z / (n + z * z) * math.sqrt(count * (n - count) / n + z * z / 4)
-    return max(0.0, middle - half), min(1.0, middle + half)
-
-
-def verdict(difference: Estimate | None, higher_is_better: bool) -> str:
-    """``better`` or ``worse`` where the interval of the paired difference leaves out zero, else ``not separated``.
-
-    An interval of no width says nothing: two seeds that differ by the same amount do so by chance too often.
+    It holds the true share at least as often as its level says, for every share and every n.
     """
-    if difference is None or difference.low is None or difference.high is None:
-        return "unknown"
-    if math.isclose(difference.low, difference.high, rel_tol=0, abs_tol=1e-12):  # equal but for rounding
-        return "not separated"
-    if difference.low > 0 or difference.high < 0:
-        return "better" if (difference.mean > 0) == higher_is_better else "worse"
-    return "not separated"
+    from scipy.stats import beta
+
+    tail = (1 - level) / 2
+    low = float(beta.ppf(tail, count, n - count + 1)) if count else 0.0
+    high = float(beta.ppf(1 - tail, count + 1, n - count)) if count < n else 1.0
+    return low, high
 
 
-def interquartile_mean(values: Sequence[float], weights: Sequence[float] | None = None) -> float:
-    """The mean of the middle half, each value weighing alike unless told; what is cut through counts in part.
+def difference_p_value(
+    ours: Sequence[float], theirs: Sequence[float], bar: float | None = None, higher_is_better: bool = True
+) -> float:
+    """The p-value of no difference between two contestants' runs; a failed run is an infinitely bad score.
 
-    Agarwal et al. 2021, arXiv:2108.13264: over many runs it is as robust as a median and as efficient as a mean.
+    Where some of these runs reach the bar and others do not, the counts decide, by Boschloo's test. Else Welch's
+    unequal-variances t-test does. It assumes no pairing: seeds that two contestants share can only make it more
+    cautious, and pairing would halve the degrees of freedom. Two guards keep its error rate where scores have two
+    modes. From 8 runs on each side the rank test of Mann and Whitney has to agree. And no value is below
+    ``2 / 4^n``, the largest chance that n runs on one side all go well and n on the other all go badly, where each run
+    does either by luck. 1 where nothing can be tested: a single run, no spread, or failed runs without a bar.
+
+    Args:
+        ours, theirs: a score for each run.
+        bar: the score from which a run has solved the task, where the task declares one.
+        higher_is_better: the direction of the score.
+    """
+    n, sign = min(len(ours), len(theirs)), 1 if higher_is_better else -1
+    if n < 2:
+        return 1.0
+    failed = [sum(not math.isfinite(value) for value in side) for side in (ours, theirs)]
+    if bar is not None:
+        solved = [sum(sign * value >= sign * bar for value in side) for side in (ours, theirs)]
+        if 0 < sum(solved) < len(ours) + len(theirs):
+            return boschloo(solved[0], len(ours), solved[1], len(theirs))
+    if any(failed):
+        return boschloo(failed[0], len(ours), failed[1], len(theirs))
+    if math.isclose(_spread(ours) + _spread(theirs), 0, abs_tol=1e-12):
+        return 1.0  # runs that agree to the last digit say nothing of how far others would be
+    from scipy.stats import mannwhitneyu, ttest_ind
+
+    found: float = max(float(ttest_ind(ours, theirs, equal_var=False).pvalue), luck(n))
+    if n >= RANK_TEST_FROM:
+        found = max(found, float(mannwhitneyu(ours, theirs).pvalue))
+    return found
+
+
+def _spread(values: Sequence[float]) -> float:
+    return max(values) - min(values)
+
+
+@lru_cache(maxsize=4096)
+def boschloo(ours: int, n: int, theirs: int, m: int) -> float:
+    """Boschloo's exact test of two shares, ``ours`` of ``n`` and ``theirs`` of ``m`` (Boschloo 1970).
+
+    It is uniformly more powerful than Fisher's: 5 of 5 against 0 of 5 is p = 0.002 here and 0.008 there.
+    """
+    if ours * m == theirs * n:
+        return 1.0
+    from scipy.stats import boschloo_exact
+
+    return min(1.0, float(boschloo_exact([[ours, theirs], [n - ours, m - theirs]], n=64).pvalue))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P-values adjusted so that all those below a level are wrong at once at most that often (Holm 1979).
+
+    ``p_(i) -> max_{j <= i} min(1, (m - j + 1) p_(j))`` over the values in rising order. It needs no assumption on how
+    they depend on each other, and so holds for contestants that are all compared with one baseline.
+    """
+    order = sorted(range(len(p_values)), key=p_values.__getitem__)
+    adjusted, largest = [1.0] * len(p_values), 0.0
+    for rank, index in enumerate(order):
+        largest = max(largest, min(1.0, (len(order) - rank) * p_values[index]))
+        adjusted[index] = largest
+    return adjusted
+
+
+@lru_cache
+def smallest_shift(n: int, comparisons: int, power: float = 0.8) -> float | None:
+    """The shift, in standard deviations of a run, that Welch's test finds with this power; none where it finds none.
+
+    Normal scores of equal spread, n runs on each side, at Holm's first level ``0.05 / comparisons``: a non-central t
+    with ``shift sqrt(n / 2)`` and ``1.6 (n - 1)`` degrees of freedom. Welch's are at most ``2 (n - 1)`` and fewer by
+    chance; with these the power is right to 0.03 for 3 to 10 runs and 1 to 24 comparisons, by simulation.
+    """
+    from scipy.special import nctdtr, stdtrit
+
+    level = SIGNIFICANCE / comparisons
+    if n < 2 or luck(n) > level:
+        return None
+    freedom = 1.6 * (n - 1)
+    critical = float(stdtrit(freedom, 1 - level / 2))
+    low, high = 0.0, 1000.0
+    for _ in range(60):  # bisection
+        middle = (low + high) / 2
+        found = 1 - nctdtr(freedom, middle * math.sqrt(n / 2), critical)
+        low, high = (middle, high) if found < power else (low, middle)
+    return high
+
+
+def luck(n: int) -> float:
+    """``2 / 4^n``: the largest chance that n runs all go well and n others badly, where each does either by luck."""
+    return 2.0 / 4.0**n
+
+
+def fewest_solved(n: int, comparisons: int) -> int | None:
+    """How many of n runs must solve a task, against none of n, to be told apart; none where not even all suffice."""
+    return next((k for k in range(1, n + 1) if boschloo(k, n, 0, n) <= SIGNIFICANCE / comparisons), None)
+
+
+def over_tasks(strata: Sequence[Sequence[float]]) -> Estimate:
+    """The mean over tasks of the mean over seeds of scores from 0 to 1, with a 95 % interval.
+
+    The standard error is that of the tasks' means; to the variance of each task two runs are added, one of 0 and one of
+    1, since few seeds that agree say little of how others would do (as Agresti and Coull 1998 do for shares). The
+    interval is Student's, with Welch's and Satterthwaite's degrees of freedom. In simulations it holds the truth 98 to
+    100 times in 100 for ten tasks whose runs either solve them or do not.
 
     Raises:
         ValueError: there are no values.
     """
-    if not values:
-        raise ValueError("an interquartile mean needs at least one value")
-    pairs = sorted(zip(values, weights or [1.0] * len(values), strict=True))
-    whole = sum(weight for _, weight in pairs)
-    total = kept = reached = 0.0
-    for value, weight in pairs:
-        middle = max(0.0, min(reached + weight, 0.75 * whole) - max(reached, 0.25 * whole))
-        total, kept, reached = total + middle * value, kept + middle, reached + weight
-    return total / kept
-
-
-def over_strata(
-    strata: Sequence[Sequence[float]],
-    statistic: Callable[[Sequence[float]], float],
-    level: float = 0.95,
-    draws: int = 500,
-) -> Estimate:
-    """A statistic of all values, with the interval of a bootstrap that draws anew within each stratum (a task's seeds).
-
-    The bootstrap says the standard error; seeds' distances from their task's mean are first stretched by
-    ``sqrt(n / (n - 1))``, since few values are closer to their own mean than to the true one (Davison and Hinkley 1997,
-    section 2.3.2). The interval is as many standard errors as Student's distribution asks, with Welch's and
-    Satterthwaite's degrees of freedom: percentiles of a bootstrap of three seeds cover about 75 % where they say 95 %.
-    No interval where a stratum has one value, or where all strata have no spread. Where runs of a task either solve it
-    or do not, few seeds often agree by chance, and the interval is too narrow: look at how many solved it.
-
-    Raises:
-        ValueError: there are no values.
-    """
-    import numpy as np
+    if not strata or not all(strata):
+        raise ValueError("a mean over tasks needs at least one value of each")
     from scipy.stats import t
 
-    values = [value for stratum in strata for value in stratum]
-    found, n = statistic(values), len(values)
+    mean, count = fmean(map(fmean, strata)), sum(map(len, strata))
     if any(len(stratum) < 2 for stratum in strata):
-        return Estimate(found, None, None, n)
-    variances = [_deviation(s) * _deviation(s) / len(s) for s in strata]
-    whole = sum(variances)
-    if whole == 0:  # seeds that agree to the last digit say nothing of how far others would be
-        return Estimate(found, None, None, n)
-    freedom = whole * whole / sum(v * v / (len(s) - 1) for v, s in zip(variances, strata, strict=True))
-    source = np.random.default_rng(0)
-    parts = []
-    for stratum in strata:
-        x, size = np.asarray(stratum, dtype=np.float64), len(stratum)
-        stretched = x.mean() + (x - x.mean()) * math.sqrt(size / (size - 1))
-        parts.append(stretched[source.integers(0, size, (draws, size))])
-    error = float(np.std([statistic(row) for row in np.concatenate(parts, 1).tolist()], ddof=1))
-    half = float(t.ppf(0.5 + level / 2, freedom)) * error
-    return Estimate(found, found - half, found + half, n)
+        return Estimate(mean, None, None, count)
+    parts = [variance([*stratum, 0.0, 1.0]) / len(stratum) / len(strata) ** 2 for stratum in strata]
+    whole = sum(parts)
+    freedom = whole * whole / sum(v * v / (len(s) - 1) for v, s in zip(parts, strata, strict=True))
+    half = float(t.ppf(0.5 + LEVEL / 2, freedom)) * math.sqrt(whole)
+    return Estimate(mean, max(0.0, mean - half), min(1.0, mean + half), count)
 
 
-FEWEST = 8
-"""With fewer values the percentiles of a bootstrap cover too little, whatever is done to them."""
-
-
-def bootstrap(values: Sequence[float], level: float = 0.95, draws: int = 10_000) -> Estimate:
-    """The mean with a percentile interval of the bootstrap, widened for few values; none below :data:`FEWEST`.
-
-    Expanded percentiles (Hesterberg 2015, doi:10.1080/00031305.2015.1089789): those at which Student's interval would
-    be a normal one.
-
-    Raises:
-        ValueError: there are no values.
-    """
-    import numpy as np
-    from scipy.stats import norm, t
-
-    mean, n = fmean(values) if values else math.nan, len(values)
-    if not values:
-        raise ValueError("an estimate needs at least one value")
-    if n < FEWEST:
-        return Estimate(mean, None, None, n)
-    means = np.asarray(values)[np.random.default_rng(0).integers(0, n, (draws, n))].mean(1)
-    tail = float(norm.cdf(-math.sqrt(n / (n - 1)) * t.ppf(0.5 + level / 2, n - 1)))
-    low, high = np.quantile(means, [tail, 1 - tail])
-    return Estimate(mean, float(low), float(high), n)
+def spread_of(groups: Sequence[Sequence[float]]) -> float | None:
+    """The standard deviation of a run, as the median of those of several contestants; none without two runs each."""
+    found = [math.sqrt(variance(group)) for group in groups if len(group) > 1]
+    return median(found) if found else None

@@ -13,25 +13,16 @@ from rich.text import Text
 
 from zoo.comparison.execute import Execution
 from zoo.comparison.ledger import Ledger
+from zoo.comparison.matrix import EXPLAINED, matrix
 from zoo.comparison.pool import Pool
 from zoo.comparison.result import Standing
 from zoo.comparison.scaling import overtakes
-from zoo.comparison.statistics import Estimate
+from zoo.comparison.words import figure, interval, quantity
 
 
 def clock(seconds: float | None) -> str:
     """Minutes and seconds, or a question mark."""
     return "?" if seconds is None else f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
-
-
-def quantity(value: float | None) -> str:
-    """A number with three digits and a unit prefix."""
-    if value is None:
-        return "-"
-    for factor, unit in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= factor:
-            return f"{value / factor:.3g}{unit}"
-    return f"{value:.3g}"
 
 
 class Board:
@@ -72,19 +63,41 @@ class Board:
 
 
 def tables(ledger: Ledger) -> list[Table]:
-    """One ranked table a task, and one of published figures beside ours where there are some."""
-    found = []
+    """Contestants by tasks; then a ranked table a task, and published figures beside ours where there are some."""
+    found = [_matrix(ledger)] if len(ledger.tasks) > 1 and not ledger.laws else []
     for task in ledger.tasks:
         found.append(_table(ledger, task))
         found += _decays(ledger, task)
-        if any(figure.task == task for figure in ledger.published):
+        if any(each.task == task for each in ledger.published):
             found.append(_published(ledger, task))
     if ledger.laws:
         found.append(_laws(ledger))
     found += _overall(ledger)
     if ledger.findings:
         found.append(_findings(ledger))
+    if ledger.pairs:
+        found.append(_pairs(ledger))
     return found
+
+
+def _matrix(ledger: Ledger) -> Table:
+    table = Table(title="contestants by tasks: median test scores", title_justify="left", caption=EXPLAINED)
+    table.caption_justify = "left"
+    table.add_column("contestant", overflow="fold", min_width=14)
+    for task in ledger.tasks:
+        table.add_column(task, overflow="fold")
+    for contestant, cells in matrix(ledger).items():
+        table.add_row(contestant, *(str(cells.get(task, "not asked")) for task in ledger.tasks))
+    return table
+
+
+def _pairs(ledger: Ledger) -> Table:
+    table = Table(title="every pair of contestants: one family of verdicts, corrected as such", title_justify="left")
+    for name in ("task", "contestant", "is", "beside", "p"):
+        table.add_column(name, overflow="fold")
+    for (ours, theirs), verdict in ledger.all_pairs():
+        table.add_row(ours.task, ours.contestant, str(verdict), theirs.contestant, f"{verdict.p_value:.2g}")
+    return table
 
 
 def _decays(ledger: Ledger, task: str) -> list[Table]:
@@ -98,8 +111,8 @@ def _decays(ledger: Ledger, task: str) -> list[Table]:
         table.add_column(name, justify="right")
     for contestant, each in found:
         error, whole, predicted, dispersion = (each.over(n) for n in ("error", "whole", "predicted", "dispersion"))
-        numbers = [f"{value.mean:.4g}" if value else "" for value in (error, whole, predicted)]
-        spread = f"{dispersion.mean:.3g}" if dispersion else ""
+        numbers = [f"{value.value:.4g}" if value else "" for value in (error, whole, predicted)]
+        spread = figure(dispersion, ".3g")
         rejected = [each.rejected(name) for name in ("independent", "even")]
         table.add_row(contestant, each.test, *numbers, interval(each.surplus), spread, *rejected)
     return [table]
@@ -134,23 +147,18 @@ def _overall(ledger: Ledger) -> list[Table]:
     if not everybody:
         return []
     table = Table(
-        title=f"over {', '.join(tasks)}: interquartile mean from guessing, 0, to perfection, 1, with its 95 % interval",
+        title=f"over {len(tasks)} tasks: mean from the best rule that needs no learning, 0, to perfection, 1",
         title_justify="left",
     )
-    names = ["interquartile mean", "n", *([f"mean vs {ledger.baseline}", ""] if ledger.baseline else [])]
-    table.add_column("contestant", overflow="fold", min_width=14)
-    for name in [*names, "learned nothing"]:
-        table.add_column(name, justify="right")
+    for name in ("contestant", "mean", "runs", "worst task", "there"):
+        table.add_column(name, overflow="fold")
     for each in everybody:
-        half = "" if each.middle.half_width is None else f" ± {each.middle.half_width:.4f}"
-        versus = [interval(each.difference), each.verdict] if ledger.baseline else []
-        cells = [f"{each.middle.mean:.4f}{half}", str(each.middle.n), *versus]
-        table.add_row(each.contestant, *cells, f"{each.unlearned[0]}/{each.unlearned[1]}")
+        table.add_row(each.contestant, figure(each.mean), str(each.mean.n), each.worst_task, f"{each.worst:.4f}")
     return [table]
 
 
 def _findings(ledger: Ledger) -> Table:
-    title = "what was to be tested: differences of the metric, paired by seed, with their 95 % interval"
+    title = "what was to be tested: differences of the metric, paired by seed; all claims are one family"
     table = Table(title=title, title_justify="left")
     for name in ("claim", "task", "difference", "outcome"):
         table.add_column(name, overflow="fold")
@@ -164,14 +172,6 @@ def _findings(ledger: Ledger) -> Table:
     return table
 
 
-def interval(difference: Estimate | None) -> str:
-    """A signed difference with half of its interval."""
-    if difference is None:
-        return ""
-    half = "" if difference.half_width is None else f" ± {difference.half_width:.4f}"
-    return f"{difference.mean:+.4f}{half}"
-
-
 def _published(ledger: Ledger, task: str) -> Table:
     table = Table(title=f"{task}: published, and ours", title_justify="left")
     for name, justify in (
@@ -183,14 +183,12 @@ def _published(ledger: Ledger, task: str) -> Table:
     ):
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
     table.add_column("their settings; source", overflow="fold")
-    for figure in ledger.published:
-        if figure.task == task:
-            ours = "" if figure.ours is None else f"{figure.ours.mean:.4f}"
-            half = "" if figure.ours is None or figure.ours.half_width is None else f" ± {figure.ours.half_width:.4f}"
-            about = "; ".join(filter(None, [figure.settings, figure.source]))
-            at = f"at {figure.at}" if figure.at else ""
-            apart = "" if figure.ours is None else f"{figure.ours.mean - figure.value:+.4f}"
-            table.add_row(figure.contestant, at, f"{figure.value:.4f}", ours + half, apart, about)
+    for each in ledger.published:
+        if each.task == task:
+            about = "; ".join(filter(None, [each.settings, each.source]))
+            at = f"at {each.at}" if each.at else ""
+            apart = "" if each.ours is None else f"{each.ours.value - each.value:+.4f}"
+            table.add_row(each.contestant, at, f"{each.value:.4f}", figure(each.ours), apart, about)
     return table
 
 
@@ -200,13 +198,13 @@ def _table(ledger: Ledger, task: str) -> Table:
     metric = finished[0].metric.replace("_", " ") if finished else "score"
     higher = not finished or finished[0].rows[0]["higher_is_better"]
     table = Table(
-        title=f"{task}: test {metric} ({'higher' if higher else 'lower'} is better), mean ± half of the 95 % interval",
+        title=f"{task}: test {metric} ({'higher' if higher else 'lower'} is better), median (interval)",
         title_justify="left",
         caption_justify="left",
     )
     harder = list(finished[0].harder()) if finished else []
     names = [metric, "n", *(f"at {name}" for name in harder), "solved", "failed"]
-    names += [f"vs {ledger.baseline}"] if ledger.baseline else []
+    names += [f"vs {ledger.baseline}", "p"] if ledger.baseline else []
     names += ["learning rate", "parameters", "B/weight", "FLOPs", "seconds", "state B"]
     ranked = any(standing.cost("effective_rank") is not None for standing in standings)
     names += ["rank"] if ranked else []
@@ -215,30 +213,34 @@ def _table(ledger: Ledger, task: str) -> Table:
     for name in names:
         table.add_column(name, justify="right", no_wrap=name == metric)
     rules = finished[0].rows[0]["chance"] if finished else {}
-    if rules:
-        table.caption = "without a model: " + ", ".join(f"{name} {value:.4f}" for name, value in rules.items())
-    for place, standing in enumerate(standings, 1):
+    notes = ["without a model: " + ", ".join(f"{name} {value:.4f}" for name, value in rules.items())] if rules else []
+    notes += ["settings in the order of their validation scores"] if ledger.swept else []
+    notes += [f"the comparison finds {can}"] if (can := ledger.can_find(task)) else []
+    notes += [f"it cannot decide: {why}"] if (why := ledger.cannot_decide(task)) else []
+    table.caption = "\n".join(notes)
+    ranks = ledger.ranks(task)
+    for standing in standings:
         rank = [quantity(standing.cost("effective_rank"))] if ranked else []
-        table.add_row(*_cells(place, standing, harder, ledger.baseline is not None), *rank)
+        table.add_row(*_cells(ranks, standing, harder, ledger.baseline is not None), *rank)
     return table
 
 
-def _cells(place: int, standing: Standing, harder: list[str], baseline: bool) -> list[str]:
-    score, longer = standing.score(), standing.harder()
-    half = "" if score is None or score.half_width is None else f" ± {score.half_width:.4f}"
+def _cells(ranks: dict[str, tuple[int, int]], standing: Standing, harder: list[str], baseline: bool) -> list[str]:
+    score, longer, verdict = standing.score(), standing.harder(), standing.verdict
+    low, high = ranks.get(standing.contestant, (0, 0))
     rate = _setting(standing.rows[0]["learning_rate"] if standing.rows else standing.chosen.get("optimizer.lr"))
     total, active = standing.cost("parameters"), standing.cost("active_parameters")
     parameters = quantity(total) if active in (None, total) else f"{quantity(active)}/{quantity(total)}"
     costs = ("bytes_per_weight", "training_flops", "training_seconds", "state_bytes")
     return [
-        str(place) if score else "-",
+        "-" if not score else str(low) if low == high else f"{low}-{high}",
         standing.contestant,
-        f"{score.mean:.4f}{half} {standing.collapsed()}".strip() if score else standing.absent(),
+        f"{figure(score)} {standing.collapsed()}".strip() if score else standing.absent(),
         str(score.n if score else 0),
-        *(f"{longer[name].mean:.4f}" if name in longer else "" for name in harder),
+        *(f"{longer[name].value:.4f}" if name in longer else "" for name in harder),
         standing.solved(),
         str(len(standing.failed)),
-        *([standing.verdict] if baseline else []),
+        *([str(verdict or ""), f"{verdict.p_value:.2g}" if verdict else ""] if baseline else []),
         rate and rate + (" (edge)" if standing.edge else ""),
         parameters,
         *(quantity(standing.cost(key)) for key in costs),

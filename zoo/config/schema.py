@@ -55,9 +55,12 @@ class CompareConfig:
     baseline: str | None = None
     overrides: list[str] = field(default_factory=list)
     tune: dict[str, list[Any]] = field(default_factory=dict)
-    extend: int = 0
-    tune_seeds: list[int] = field(default_factory=lambda: [1000])
-    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    extend: int = 2
+    tune_seeds: list[int] = field(default_factory=lambda: [1000, 1001, 1002])
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2, 3, 4])
+    control: bool = False
+    margin: float | None = None
+    pairs: bool = False
     published: list[dict[str, Any]] = field(default_factory=list)
     claims: list[dict[str, str]] = field(default_factory=list)
     scaling: bool = False

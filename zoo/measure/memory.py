@@ -37,6 +37,24 @@ def decoding_state_bytes(
         return None
 
 
+LENGTHS = (1024, 8192, 65536)
+"""Tokens of context at which the bytes of a decoding state are told."""
+
+
+def state_bytes_by_length(objective: Any, dtype: torch.dtype = torch.float32) -> dict[str, int]:
+    """Bytes of the decoding state after each of :data:`LENGTHS` tokens, counted on the meta device.
+
+    Lengths that the model cannot reach, for instance beyond its learned positions, are left out; so are all where it
+    does not decode, or reads a source first.
+    """
+    make, found = getattr(objective, "init_state", None), {}
+    if make is not None and not hasattr(objective, "read"):
+        for length in LENGTHS:
+            with suppress(ValueError, AttributeError, NotImplementedError):
+                found[str(length)] = state_bytes(make(1, length, torch.device("meta"), dtype))
+    return found
+
+
 class Peak:
     """The most memory held between its creation and :meth:`read`, above what was held before.
 

@@ -2,6 +2,7 @@
 
 from zoo.nn.bidirectional import Bidirectional as Bidirectional
 from zoo.nn.bounds import at_least_zero_below_one as at_least_zero_below_one
+from zoo.nn.convolution import Convolved as Convolved
 from zoo.nn.convolution import ShortConvolution as ShortConvolution
 from zoo.nn.counting import counting as counting
 from zoo.nn.counting import is_counting as is_counting
@@ -30,6 +31,7 @@ from zoo.nn.tying import tie_ as tie_
 
 __all__ = [
     "Bidirectional",
+    "Convolved",
     "ShortConvolution",
     "at_least_zero_below_one",
     "at_positions",

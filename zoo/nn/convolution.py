@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -53,3 +55,39 @@ class ShortConvolution(nn.Module):
         for w in range(1, self.width):
             y_BLD = torch.addcmul(y_BLD, padded_BMD[:, w : w + length], self.weight[:, w])
         return y_BLD, None if state is None else padded_BMD[:, length:].clone()  # a view would keep all inputs alive
+
+
+class Convolved(nn.Module):
+    """A mixer that reads its input through a short convolution: ``y = mixer(convolution(x))``.
+
+    Shapes: (B, L, D) to (B, L, D). The state is ``{"mixer": ..., "convolution": ...}``. Padding is zero before the
+    convolution, so it leaves no trace. It looks back, so an encoder runs it in both directions.
+
+    Args:
+        mixer: the mixer behind the convolution.
+        dim: its channels.
+        width: tokens that the filter sees.
+    """
+
+    one_way = True
+
+    def __init__(self, mixer: nn.Module, dim: int, width: int) -> None:
+        super().__init__()
+        self.mixer, self.convolution = mixer, ShortConvolution(dim, width)
+        self.takes_mask = bool(getattr(mixer, "takes_mask", False))
+        self.takes_places = bool(getattr(mixer, "takes_places", False))
+
+    def init_state(self, batch_size: int, max_len: int, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+        """The mixer's own state, and the zeros before the sequence."""
+        held = self.convolution.init_state(batch_size, device, dtype)
+        return {"mixer": self.mixer.init_state(batch_size, max_len, device, dtype), "convolution": held}
+
+    def forward(
+        self, x_BLD: Tensor, state: dict[str, Any] | None = None, mask_BL: Tensor | None = None, **more: Any
+    ) -> tuple[Tensor, dict[str, Any] | None]:
+        """Convolve, then mix. With a state, continue from it and return the next one."""
+        if mask_BL is not None:
+            x_BLD, more = x_BLD.masked_fill(~mask_BL.unsqueeze(-1), 0.0), {**more, "mask_BL": mask_BL}
+        x_BLD, held = self.convolution(x_BLD, None if state is None else state["convolution"])
+        y_BLD, after = self.mixer(x_BLD, None if state is None else state["mixer"], **more)
+        return y_BLD, None if state is None else {"mixer": after, "convolution": held}

@@ -51,8 +51,8 @@ def wanted(config: Config) -> dict[str, tuple[float, str]]:
     if by not in ("auto", "dim", "layers", "steps"):
         raise ZooError(f"budget.by={by}: expected auto, dim, layers or steps")
     of, names, target = settings["of"], (*SIZES, *DURATIONS), settings["target"]
-    if of == "none" and "budget=none" in config["overrides"]:
-        target = None  # a preset's budget is turned off
+    if of == "none" and _turned_off(config["overrides"]):
+        return {}
     if of != "none" and of not in names:
         raise ZooError("budget.of: " + unknown("budget", of, names))
     if (of == "none") != (target is None):
@@ -82,6 +82,12 @@ def wanted(config: Config) -> dict[str, tuple[float, str]]:
         raise ZooError(f"budget.by={by}: {' and '.join(found)} cannot be met by that; leave it out")
     _unspoken(config["overrides"], variables)
     return found
+
+
+def _turned_off(overrides: Sequence[str]) -> bool:
+    """Whether ``budget=none`` comes after every word of a budget, and so turns off a preset's."""
+    words = [word for word in overrides if override_key(word).split(".")[0] == "budget"]
+    return bool(words) and words[-1] == "budget=none"
 
 
 def _unspoken(overrides: Sequence[str], variables: Sequence[str]) -> None:

@@ -105,6 +105,10 @@ class FinishedRow(StartedRow):
     """What needs no learning, by the name of the rule."""
     guess: Number | None
     """The first of these."""
+    shortcut: NotRequired[Number | None]
+    """The best of these, but for references that are no rule to be beaten."""
+    margin: NotRequired[Number]
+    """The difference of the metric that matters."""
     solved: Number | None
     """The score from which the task counts as solved."""
     asks: str
@@ -133,6 +137,8 @@ class FinishedRow(StartedRow):
     state_bytes: NotRequired[Number | None]
     """Of the decoding state of one sequence of ``state_length`` tokens; none where the model does not decode."""
     state_length: NotRequired[Count]
+    state_bytes_by_length: NotRequired[dict[str, Number]]
+    """Of the decoding state, by tokens of context."""
     peak_memory_bytes: NotRequired[Number | None]
     """Beyond what the process held before training."""
     tokens_per_second: NotRequired[Number | None]

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from zoo.base.contracts import Task
 from zoo.base.errors import Diverged
 from zoo.measure import choices, embeddings, memory, weights
 from zoo.measure.flops import per_token
@@ -235,6 +236,8 @@ class Session:
             "solved": None if own_question else task.solved,
             "chance": without_learning,
             "guess": next(iter(without_learning.values()), None),
+            "shortcut": _strongest(without_learning, task),
+            "margin": task.margin,
             "validation": results.pop("validation"),
             "test": results.pop("test"),
             "test_harder": {name.split("/", 1)[1]: values for name, values in results.items()},
@@ -249,6 +252,7 @@ class Session:
             "budget": self.config.get("budget_met", {}),
             "state_bytes": memory.decoding_state_bytes(self.objective, task.facts(), self.loop.device),
             "state_length": length,
+            "state_bytes_by_length": memory.state_bytes_by_length(self.objective),
             "loss_spikes": {"count": self.loop.losses.spiked, "largest": self.loop.losses.spikes},
             "peak_memory_bytes": peak,
             "training_seconds": round(seconds, 3),
@@ -266,6 +270,12 @@ class Session:
             "data_hash": self.planned.data_hash,
             "facts": self.model_facts,
         }
+
+
+def _strongest(without_learning: dict[str, float], task: Task) -> float | None:
+    """The best score that needs no learning, references left out."""
+    rules = [value for name, value in without_learning.items() if name not in task.references]
+    return (max if task.higher_is_better else min)(rules, default=None)
 
 
 def reached(checkpoint: Path, identity: dict[str, str]) -> int:

@@ -41,6 +41,7 @@ class Text(Task):
     """
 
     metric, higher_is_better, writes = "bits_per_byte", False, True
+    references = ("xz -9 of the test text",)
 
     def __init__(
         self,

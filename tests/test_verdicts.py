@@ -1,0 +1,224 @@
+"""Verdicts: what each word asks for, and how often a report without any true difference holds one."""
+
+import itertools
+
+import numpy as np
+import pytest
+from test_statistics import standing
+
+from zoo.comparison.answer import answer, near_best
+from zoo.comparison.ledger import Ledger, _compare_to
+from zoo.comparison.trends import Trend, at_step, crossing, trend
+from zoo.comparison.verdicts import can_find, cannot_decide, judge, rank_ranges
+
+SOLVED, HALF, NONE = [1.0, 0.995, 1.0, 0.99, 1.0], [1.0, 0.2, 0.99, 0.3, 0.2], [0.2, 0.3, 0.25, 0.31, 0.22]
+
+
+def one(ours, theirs, margin=None, **about):
+    return judge([(standing("a", "t", ours, **about), standing("b", "t", theirs, **about))], margin)[0]
+
+
+def test_each_word_asks_for_its_evidence():
+    assert one([0.7, 0.72, 0.71, 0.7, 0.73], NONE).word == "better"
+    assert one(NONE, [0.7, 0.72, 0.71, 0.7, 0.73]).word == "worse"
+    assert one(SOLVED, NONE, solved=0.99).word == "better"
+    assert one(SOLVED, HALF, solved=0.99).word == "not separated", "5 of 5 against 2 of 5 is p = 0.09"
+    assert one([2.0, 2.1, 2.05, 2.02, 2.08], [2.5, 2.6, 2.55, 2.52, 2.58], higher_is_better=False).word == "better"
+    assert one([0.5], [0.9]).word == "unknown"
+    # sure and small is no difference that matters; so are equals that lie close
+    near, nearer = [0.9979, 0.9980, 0.9978, 0.9979, 0.9980], [0.9998, 0.9999, 0.9998, 0.9997, 0.9998]
+    assert one(near, nearer).word == "no difference that matters"
+    assert one(near, nearer, margin=0.001).word == "worse"
+    assert one([0.5, 0.501, 0.502, 0.5, 0.501], [0.501, 0.5, 0.501, 0.502, 0.5]).word == "no difference that matters"
+    # three runs against three cannot bear two verdicts at once
+    pair = (standing("a", "t", [0.9, 0.91, 0.92]), standing("b", "t", [0.1, 0.12, 0.11]))
+    assert [found.word for found in judge([pair])] == ["better"]
+    assert [found.word for found in judge([pair, pair])] == ["not separated"] * 2
+
+
+def test_failed_runs_count_as_the_worst():
+    ours, theirs = standing("a", "t", [], failed=5), standing("b", "t", NONE)
+    ours.about = theirs.about
+    assert judge([(ours, theirs)])[0].word == "worse"
+    lower = {"higher_is_better": False}
+    assert judge([(standing("a", "t", [], failed=5, **lower), standing("b", "t", NONE, **lower))])[0].word == "worse"
+    mixed = standing("a", "t", [0.9, 0.9], failed=3, solved=0.5)
+    assert (mixed.solved(), mixed.score().low) == ("2/5", None)
+    assert mixed.middle() == -np.inf
+
+
+def test_ranks_are_ranges_where_nobody_is_told_apart():
+    found = rank_ranges([standing("a", "t", SOLVED, solved=0.99), standing("b", "t", NONE, solved=0.99),
+                         standing("c", "t", [0.21, 0.3, 0.26, 0.3, 0.22], solved=0.99)])  # fmt: skip
+    assert found == {"a": (1, 1), "b": (2, 3), "c": (2, 3)}
+
+
+def test_states_are_those_of_the_strongest_shortcut():
+    def about(scores):
+        return standing("a", "t", scores, guess=0.01, shortcut=0.125, solved=0.99).state()
+
+    assert about(SOLVED) == "solved"
+    assert about(HALF) == "partly"
+    assert about([0.1, 0.12, 0.11]) == "shortcut"
+    assert about([0.01, 0.02, 0.015]) == "no"
+    assert standing("a", "t", [2.4], guess=4.0, shortcut=4.0, higher_is_better=False).state() == "partly"
+
+
+def test_tasks_that_cannot_decide_say_so():
+    easy = [standing(name, "t", SOLVED, solved=0.99, guess=0.1) for name in "ab"]
+    assert "too easy" in cannot_decide(easy)
+    assert "too hard" in cannot_decide([standing(name, "t", [0.1, 0.11], guess=0.1) for name in "ab"])
+    assert cannot_decide([easy[0], standing("b", "t", NONE, solved=0.99, guess=0.1)]) == ""
+    assert "nobody apart with 3 runs each and 24 verdicts; 5 runs can" in can_find(3, 24)
+    assert "5 of 5 runs against none" in can_find(5, 24, easy)
+    assert "3.9 standard deviations" in can_find(5, 24)
+
+
+def test_trends_are_gains_per_doubling():
+    curve = [(100, 4.0), (200, 3.0), (400, 2.0), (800, 1.5)]
+    assert at_step(curve, 400) == 2.0
+    assert at_step(curve, 283) == pytest.approx(2.5, abs=0.01)
+    assert at_step(curve, 50) is None
+    found = trend({0: curve, 1: curve}, higher_is_better=False)
+    assert (found.steps, found.half, found.end, found.gain) == (800, 2.0, 1.5, 0.5)
+    assert trend({0: [(800, 1.5)]}, True) is None
+    ahead, behind = Trend(800, 2.0, 1.5, 0.1), Trend(800, 2.2, 1.7, 0.5)
+    assert crossing(behind, ahead, False) == pytest.approx(2**0.5)
+    assert crossing(ahead, behind, False) is None
+    assert crossing(Trend(800, 9.0, 5.0, 0.2), ahead, False) is None, "no curve foretells that far"
+
+
+def ledger(standings, baseline="b", trends=None):
+    _compare_to(standings, baseline, trends or {}, None)
+    return Ledger("name", None, baseline, standings, [], [], "zoo compare name", trends=trends or {})
+
+
+def test_verdicts_that_may_change_are_provisional():
+    def pair():
+        return [standing("a", "t", [0.7, 0.72, 0.71, 0.7, 0.73]), standing("b", "t", NONE)]
+
+    a, b = pair()
+    ledger([a, b])
+    assert (str(a.verdict), b.verdict) == ("better", None)
+    a, b = pair()
+    b.edge = ["optimizer.lr"]
+    ledger([a, b])
+    assert str(a.verdict) == "provisionally better"
+    assert "optimizer.lr of b is at the edge" in a.verdict.doubts[0]
+    a, b = pair()
+    a.edge = ["optimizer.lr"]
+    ledger([a, b])
+    assert str(a.verdict) == "better", "more tuning could only help the one ahead"
+    a, b = pair()
+    for each, second in ((a, 0.2), (b, 0.24)):
+        each.chosen = {"optimizer.lr": 0.01}
+        each.tried = [{"setting": {"optimizer.lr": 0.01}, "validation": [0.9]},
+                      {"setting": {"optimizer.lr": 0.1}, "validation": [second]}]  # fmt: skip
+    ledger([a, b])
+    assert "next best setting" in a.verdict.doubts[0]
+    a, b = pair()
+    found = ledger([a, b], trends={id(a): Trend(100, 0.6, 0.7, 0.1), id(b): Trend(100, 0.0, 0.25, 0.6)})
+    assert "passes at 1.9 times the steps" in a.verdict.doubts[0]
+    assert [s.contestant for s, _ in found.unconverged("t")] == ["b", "a"]
+
+
+def test_the_answer_is_made_of_the_numbers():
+    def row(scores, **more):
+        found = standing("x", "t", scores, solved=0.99, guess=0.1, metric="accuracy")
+        for each in found.rows:
+            each.update(
+                {"parameters": 1000, "tokens": 2e6, "training_flops": 1e9, "steps": 100, "test_harder": {}} | more
+            )
+        return found
+
+    a, b = row(SOLVED), row(NONE, state_bytes_by_length={"1024": 10.0, "8192": 10.0, "65536": 10.0})
+    a.contestant, b.contestant = "a", "b"
+    a.tried = [{"setting": {"lr": rate}, "validation": [score]} for rate, score in ((1, 0.1), (2, 0.9), (3, 0.2))]
+    assert near_best(a) == (1, 3)
+    said = "\n".join(answer(ledger([a, b])))
+    assert "On t, a solved it in all of 5 runs (48 to 100 % of all seeds would), b in none (at best 0.25" in said
+    assert "a is better (p = 0.002)" in said
+    assert "equal numbers of parameters" in said
+    assert "Sensitive to tuning, with one good setting among those tried: a on t." in said
+    assert "at most 1k parameters and 2M tokens" in said
+
+
+def test_a_control_is_no_contestant():
+    again = standing("b, other seeds", "t", [0.26, 0.24, 0.3])
+    again.control = True
+    found = ledger([standing("a", "t", SOLVED), standing("b", "t", NONE), again])
+    assert (found.comparisons(), again.verdict, [s.contestant for s in found.ranked("t")]) == (1, None, ["a", "b"])
+    assert "differ by 0.01 on t" in "\n".join(answer_of_control(found))
+
+
+def answer_of_control(found):
+    for each in found.standings:
+        for row in each.rows:
+            row.update({"parameters": 1, "tokens": 1, "training_flops": 1, "test_harder": {}})
+    return answer(found)
+
+
+def draw(law, contestants, n, source):
+    """Scores of equals, and the bar of their task."""
+    if law == "normal":
+        return source.normal(size=(contestants, n)), None
+    if law == "skewed":
+        return np.exp(source.normal(size=(contestants, n))), None
+    if law == "near one":
+        return 1 - np.minimum(1, 0.03 * np.exp(source.normal(size=(contestants, n)))), 0.99
+    solved = source.random((contestants, n)) < float(law.split()[-1])
+    scores = np.where(
+        solved, 0.995 + 0.005 * source.random((contestants, n)), 0.1 + 0.5 * source.random((contestants, n))
+    )
+    return scores, 0.99 if law.startswith("solved") else None
+
+
+LAWS = ["normal", "skewed", "near one", "solved 0.5", "solved 0.9", "two modes 0.5", "two modes 0.95"]
+
+
+def false_reports(law, n, contestants, reports, tasks=4):
+    """The share of reports of equals that hold a verdict; no margin hides a small one."""
+    source, wrong = np.random.default_rng(0), 0
+    for _ in range(reports):
+        pairs = []
+        for task in range(tasks):
+            scores, bar = draw(law, contestants, n, source)
+            first, *others = (standing(str(i), str(task), each.tolist(), solved=bar) for i, each in enumerate(scores))
+            pairs += [(other, first) for other in others]
+        wrong += any(found.word in ("better", "worse") for found in judge(pairs, margin=0.0))
+    return wrong / reports
+
+
+@pytest.mark.parametrize("law", LAWS)
+def test_reports_of_equals_seldom_hold_a_verdict(law):
+    assert false_reports(law, 5, 4, 60) <= 0.10, "0.05, and two standard errors of 60 reports"
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize(("law", "n", "contestants"), list(itertools.product(LAWS, [3, 5, 10], [2, 4, 7])))
+def test_at_most_five_reports_of_equals_in_a_hundred_hold_a_verdict(law, n, contestants):
+    assert false_reports(law, n, contestants, 400) <= 0.05 + 2 * (0.05 * 0.95 / 400) ** 0.5
+
+
+def found_of(make, comparisons, reports=150):
+    """How often the first of so many comparisons, the others being of equals, is told apart."""
+    source, hits = np.random.default_rng(0), 0
+    for _ in range(reports):
+        equals = [(standing("a", "t", source.normal(size=5).tolist()), standing("b", "t", source.normal(size=5).tolist()))
+                  for _ in range(comparisons - 1)]  # fmt: skip
+        hits += judge([make(source), *equals], margin=0.0)[0].word == "better"
+    return hits / reports
+
+
+def test_what_is_there_is_found():
+    def solved(source):
+        scores = [draw(f"solved {share}", 1, 5, source)[0][0].tolist() for share in (1.0, 0.0)]
+        return standing("a", "t", scores[0], solved=0.99), standing("b", "t", scores[1], solved=0.99)
+
+    def shifted(source):
+        scores = source.normal(size=(2, 5)) + np.array([[3.0], [0.0]])
+        return standing("a", "t", scores[0].tolist()), standing("b", "t", scores[1].tolist())
+
+    assert found_of(solved, 24, 20) == 1
+    assert found_of(shifted, 1) >= 0.90
+    assert found_of(shifted, 6) >= 0.72, "0.80, and two standard errors of 150 reports"

@@ -1,0 +1,257 @@
+"""The answer of a comparison in plain sentences, each made from the report's numbers alone."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Sequence
+from statistics import fmean
+
+from zoo.comparison.known import beside
+from zoo.comparison.ledger import Ledger
+from zoo.comparison.result import Standing
+from zoo.comparison.statistics import Estimate
+from zoo.comparison.words import figure, joined, quantity
+from zoo.config.tree import key_of
+
+NEAR_BEST = 0.05
+"""A setting is near the best where it is within this share of it, or within the margin that matters."""
+
+
+def answer(ledger: Ledger) -> list[str]:
+    """What separates the contestants, what they cost, who was fragile, what this cannot say, and what would."""
+    if not any(standing.rows for standing in ledger.standings):
+        return []
+    parts = [*(_task(ledger, task) for task in ledger.tasks)] if not ledger.laws else []
+    parts += [_equal(ledger), _state(ledger), _fragile(ledger), _known(ledger)]
+    parts += [_limits(ledger), _noise(ledger), _next(ledger)]
+    return [said for part in parts if (said := " ".join(part))]
+
+
+def _task(ledger: Ledger, task: str) -> Iterator[str]:
+    """Who is ahead on a task, who is told apart from the baseline, and who of those that may be first is cheapest."""
+    entered = [s for s in ledger.ranked(task) if s.rows]
+    if not entered:
+        yield f"On {task}, every run failed."
+        return
+    if entered[0].bar is not None:
+        yield f"On {task}, {_solved(entered)}."
+    else:
+        best = entered[0]
+        ranks = ledger.ranks(task).get(best.contestant)
+        metric = best.metric.replace("_", " ")
+        sure = f"; its rank is 1 to {ranks[1]}" if ranks and ranks[1] > 1 else ", ahead of everybody else"
+        yield (
+            f"On {task}, {best.contestant} has the best median {metric}, {figure(best.score(), '.4g')} of "
+            f"{_runs(len(best.scores()))}{sure if len(entered) > 1 else ''}."
+        )
+    if ledger.baseline and len(entered) > 1:
+        yield _told_apart(ledger, task, entered)
+    if len(entered) > 1:
+        yield from _cheapest(ledger, task, entered)
+
+
+def _runs(count: int) -> str:
+    return f"{count} run{'s' if count != 1 else ''}"
+
+
+def _solved(entered: Sequence[Standing]) -> str:
+    """Who solved a task in all runs, in some, and in none."""
+    groups: dict[str, list[Standing]] = {"all": [], "some": [], "none": []}
+    for standing in entered:
+        count = standing.solved_count() or 0
+        groups["all" if count == len(standing.scores()) else "some" if count else "none"].append(standing)
+    parts = []
+    if groups["all"]:
+        first = groups["all"][0]
+        share = f"{_runs(len(first.scores()))} ({first.solved_share()} of all seeds would)"
+        parts.append(f"{joined([s.contestant for s in groups['all']])} solved it in all of {share}")
+    parts += [f"{s.contestant} in {s.solved()}" for s in groups["some"]]
+    if groups["none"]:
+        best = groups["none"][0]
+        names = (
+            "nobody solved it"
+            if len(groups["none"]) == len(entered)
+            else joined([s.contestant for s in groups["none"]])
+        )
+        shortcut = "" if best.shortcut is None else f"; what needs no learning scores {best.shortcut:.3g}"
+        none = "" if len(groups["none"]) == len(entered) else " in none"
+        parts.append(f"{names}{none} (at best {figure(best.score(), '.3g')}{shortcut})")
+    return ", ".join(parts)
+
+
+def _told_apart(ledger: Ledger, task: str, entered: Sequence[Standing]) -> str:
+    """Who is better or worse than the baseline, with figure and strength."""
+    judged = [s for s in entered if s.verdict is not None]
+    apart = [s for s in judged if s.verdict and s.verdict.word in ("better", "worse")]
+    if not judged:
+        return f"{ledger.baseline}, with which all others are compared, has no result."
+    if not apart:
+        why = ledger.cannot_decide(task)
+        return f"Nobody is told apart from {ledger.baseline}{': ' + why if why else ''}."
+    parts = []
+    for standing in apart:
+        assert standing.verdict is not None
+        by = f" by {_by(standing.difference)}" if standing.difference and not standing.solved_count() else ""
+        doubt = f": {standing.verdict.doubts[0]}" if standing.verdict.doubts else ""
+        parts.append(f"{standing.contestant} is {standing.verdict}{by} (p = {standing.verdict.p_value:.2g}{doubt})")
+    rest = len(judged) - len(apart)
+    others = f"; {rest} other{'s are' if rest > 1 else ' is'} not" if rest else ""
+    return f"Beside {ledger.baseline}, {'; '.join(parts)}{others}."
+
+
+def _by(difference: Estimate) -> str:
+    return f"{abs(difference.value):.3g}"
+
+
+def _cheapest(ledger: Ledger, task: str, entered: Sequence[Standing]) -> Iterator[str]:
+    """Of those that may be first, who trains with the fewest FLOPs."""
+    ranks = ledger.ranks(task)
+    first = [s for s in entered if ranks.get(s.contestant, (9, 9))[0] == 1 and s.cost("training_flops")]
+    if len(first) > 1:
+        costs = {s.contestant: s.cost("training_flops") or 0.0 for s in first}
+        least, most = min(costs, key=costs.__getitem__), max(costs, key=costs.__getitem__)
+        if costs[most] > 1.05 * costs[least]:
+            yield (
+                f"Of the {len(first)} that may be first, {least} trains with the fewest FLOPs "
+                f"({quantity(costs[least])}; {most} takes {costs[most] / costs[least]:.2g} times as many)."
+            )
+
+
+def _equal(ledger: Ledger) -> Iterator[str]:
+    """Whether sizes are equal."""
+    spans = []
+    for task in ledger.tasks:
+        sizes = [size for s in ledger.on(task) if (size := s.cost("parameters"))]
+        if len(sizes) > 1:
+            spans.append((max(sizes) / min(sizes), min(sizes), max(sizes)))
+    if spans and not ledger.laws:
+        ratio, low, high = max(spans)
+        if ratio <= 1.05:
+            yield f"Contestants have equal numbers of parameters on each task, within {ratio - 1:.1%}."
+        else:
+            yield (
+                f"Sizes are not equal: parameters span {quantity(low)} to {quantity(high)} on one task. "
+                f"budget.parameters={high:.0f} makes them so."
+            )
+
+
+def _state(ledger: Ledger) -> Iterator[str]:
+    """What decoding must keep in memory, by length of context."""
+    kept: dict[str, dict[str, float]] = {}
+    for standing in ledger.contestants():
+        sizes = standing.rows[0].get("state_bytes_by_length") if standing.rows else None
+        if sizes:
+            kept.setdefault(standing.contestant, sizes)
+    lengths = [n for n in ("1024", "8192", "65536") if kept and all(n in sizes for sizes in kept.values())]
+    if len(lengths) < 2 or len(kept) < 2:
+        return
+    fixed = [name for name, sizes in kept.items() if sizes[lengths[0]] == sizes[lengths[-1]]]
+    grows = [name for name in kept if name not in fixed]
+    if grows:
+        name = max(grows, key=lambda each: kept[each][lengths[-1]])
+        sizes = joined([f"{quantity(kept[name][n])}B" for n in lengths])
+        yield f"To decode, {name} keeps {sizes} after {joined(lengths)} tokens."
+    if fixed:
+        low, high = (pick(kept[name][lengths[0]] for name in fixed) for pick in (min, max))
+        size = f"{quantity(low)}B" if low == high else f"{quantity(low)}B to {quantity(high)}B"
+        yield f"{joined(fixed)} keep{'s' if len(fixed) == 1 else ''} {size} at any length."
+
+
+def _fragile(ledger: Ledger) -> Iterator[str]:
+    """Whose score falls off beside the best setting: an answer that only tuning reaches."""
+    fragile = []
+    for standing in ledger.contestants():
+        near, tried = near_best(standing)
+        if tried >= 3 and near == 1:
+            fragile.append(f"{standing.contestant} on {standing.task}")
+    if fragile:
+        yield f"Sensitive to tuning, with one good setting among those tried: {joined(fragile)}."
+
+
+def near_best(standing: Standing) -> tuple[int, int]:
+    """How many settings are near the best on validation data, and how many were tried; 0 of 0 where none was."""
+    means = {}
+    for index, trial in enumerate(standing.tried):
+        scores = [value for value in trial["validation"] if value is not None]
+        means[index] = fmean(scores) if len(scores) == len(trial["validation"]) and scores else None
+    known = [value for value in means.values() if value is not None]
+    if not known:
+        return 0, len(means)
+    best = max(known) if standing.higher_is_better else min(known)
+    limit = max(standing.margin, NEAR_BEST * abs(best))
+    return sum(abs(value - best) <= limit for value in known), len(means)
+
+
+def _known(ledger: Ledger) -> Iterator[str]:
+    """How it stands beside what is settled."""
+    found = beside(ledger)
+    against = [each for each in found if each.outcome.startswith("disagrees")]
+    agreed = sum(each.outcome == "agrees" for each in found)
+    if found:
+        yield (
+            f"Of {len(found)} settled finding{'s' if len(found) > 1 else ''} that it touches, it agrees with {agreed}, "
+            f"and cannot tell of {len(found) - agreed - len(against)}."
+        )
+    for each in against:
+        yield f"It {each.outcome} with this one: {each.says} ({each.source})."
+
+
+def _limits(ledger: Ledger) -> Iterator[str]:
+    """What this comparison cannot say, and the command that would."""
+    rows = [row for s in ledger.contestants() for row in s.rows]
+    largest, longest = max(row["parameters"] for row in rows), max(row["tokens"] for row in rows)
+    yield (
+        f"All this holds at this scale: at most {quantity(largest)} parameters and {quantity(longest)} tokens of "
+        f"training a run."
+    )
+    if ledger.laws or not ledger.comparisons():
+        return
+    for task in ledger.tasks:
+        still = ledger.unconverged(task)
+        if still and not ledger.cannot_decide(task):
+            names = joined([s.contestant for s, _ in still])
+            yield (
+                f"Not converged on {task}: {names} still improved when training ended, so this ranks how fast "
+                f"contestants learn in {quantity(_tokens(ledger, task))} tokens."
+            )
+
+
+def _noise(ledger: Ledger) -> Iterator[str]:
+    """How far the baseline is from itself under other seeds."""
+    parts = []
+    for task in ledger.tasks:
+        control = ledger.control(task)
+        base = next((s for s in ledger.on(task) if s.contestant == ledger.baseline), None)
+        if control and base and control.rows and base.rows:
+            solved = f" ({control.solved()} and {base.solved()} solved)" if base.solved() else ""
+            parts.append(f"{abs(control.middle() - base.middle()):.3g} on {task}{solved}")
+    if parts:
+        yield f"The baseline and itself under other seeds differ by {joined(parts)}."
+
+
+def _next(ledger: Ledger) -> Iterator[str]:
+    """The one command that would say more."""
+    if ledger.laws or not ledger.comparisons() or not ledger.command.startswith("zoo compare"):
+        return
+    hard = [task for task in ledger.tasks if not ledger.cannot_decide(task)]
+    falling = [task for task in hard if ledger.unconverged(task)]
+    if falling:
+        task = falling[0]
+        steps = max(int(row["steps"]) for s in ledger.on(task) for row in s.rows)
+        only = next(s.of for s in ledger.on(task))
+        words = [f"compare.only=[{only}]", f"steps={4 * steps}", f"compare.name={ledger.name}_longer"]
+        yield f"To see who leads later: {_with(ledger.command, words)}"
+    elif undecided := [s for s in ledger.contestants() if s.verdict and s.verdict.word == "not separated"]:
+        seeds = ",".join(map(str, range(2 * max(len(s.scores()) for s in undecided))))
+        yield f"To tell more of them apart: {_with(ledger.command, [f'compare.seeds=[{seeds}]'])}"
+
+
+def _with(command: str, words: Sequence[str]) -> str:
+    """A command with these words in place of those of the same keys."""
+    keys = {key_of(word) for word in words}
+    kept = [word for word in shlex.split(command) if key_of(word) not in keys]
+    return shlex.join([*kept, *words])
+
+
+def _tokens(ledger: Ledger, task: str) -> float:
+    return max((float(row["tokens"]) for s in ledger.on(task) for row in s.rows), default=0.0)

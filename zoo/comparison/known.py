@@ -1,0 +1,87 @@
+"""A report beside what is settled in the literature: of each finding that it touches, whether it agrees."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from zoo.base.files import read_yaml
+from zoo.comparison.ledger import Ledger
+from zoo.comparison.result import Row, Standing, Verdict
+from zoo.comparison.verdicts import judge
+
+
+@dataclass(frozen=True)
+class Known:
+    """A settled finding, and what this report says of it.
+
+    Attributes:
+        says: the finding.
+        source: where it was found.
+        outcome: ``agrees`` or ``disagrees`` where pairs are told apart that way and none the other way, ``disagrees in
+            part`` where both occur, else ``cannot tell``.
+        pairs: who was compared on which task, and the verdict on the one that should be ahead.
+    """
+
+    says: str
+    source: str
+    outcome: str
+    pairs: list[tuple[str, str, str, Verdict]] = field(default_factory=list)
+
+
+@cache
+def findings() -> list[dict[str, Any]]:
+    """The findings that ``conf/findings.yaml`` lists."""
+    spec = find_spec("zoo_conf")
+    folder = next(iter(spec.submodule_search_locations or []), "") if spec else ""
+    return list(read_yaml(Path(folder) / "findings.yaml") or [])
+
+
+def beside(ledger: Ledger) -> list[Known]:
+    """Each finding that this report touches; all its pairs are one family of verdicts."""
+    asked: list[tuple[dict[str, Any], list[tuple[Standing, Standing]]]] = []
+    for finding in findings():
+        pairs = []
+        for task in ledger.tasks:
+            entered = [s for s in ledger.on(task) if s.about.get("task") in finding["tasks"]]
+            ahead, behind = (
+                [_side(s, finding) for s in entered if _is(s, finding[side])] for side in ("ahead", "behind")
+            )
+            pairs += [(a, b) for a in ahead for b in behind if a is not None and b is not None]
+        if pairs:
+            asked.append((finding, pairs))
+    verdicts = iter(judge([pair for _, pairs in asked for pair in pairs], ledger.margin))
+    found = []
+    for finding, pairs in asked:
+        judged = [(a.task, a.contestant, b.contestant, next(verdicts)) for a, b in pairs]
+        words = {verdict.word for *_, verdict in judged} & {"better", "worse"}
+        outcome = {"better": "agrees", "worse": "disagrees"}.get("".join(sorted(words)), "cannot tell")
+        outcome = "disagrees in part" if len(words) == 2 else outcome
+        found.append(Known(finding["says"], finding["source"], outcome, judged))
+    return found
+
+
+def _is(standing: Standing, presets: list[str]) -> bool:
+    """Whether a contestant is one of these presets, without changes of its own."""
+    return bool(standing.rows) and standing.contestant in presets
+
+
+def _side(standing: Standing, finding: dict[str, Any]) -> Standing | None:
+    """The standing on the test that a finding speaks of: the hardest of the further ones, or the task's own.
+
+    None where the task has no further ones.
+    """
+    if not finding.get("harder"):
+        return standing
+    names = list(standing.harder())
+    if not names:
+        return None
+
+    def harder(row: Row) -> Row:
+        return {**row, "test": row["test_harder"][names[-1]]}
+
+    rows = [harder(row) for row in standing.rows]
+    return replace(standing, task=f"{standing.task} at {names[-1]}", rows=rows, about=rows[0])

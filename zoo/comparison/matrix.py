@@ -1,0 +1,47 @@
+"""The first table of a report: contestants by tasks, each cell a word, a score and the ranks that it may have."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from zoo.comparison.ledger import Ledger
+from zoo.comparison.result import Standing
+from zoo.comparison.words import figure
+
+EXPLAINED = (
+    "solved: every run reaches the task's bar. partly: above every rule that needs no learning. shortcut: no better "
+    "than the best such rule. no: no better than guessing. Ranks are those that a contestant may have; all ranks of a "
+    "task are right 95 times in 100."
+)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A contestant on a task: its state in a word, its score, and its ranks."""
+
+    state: str
+    score: str
+    ranks: str
+
+    def __str__(self) -> str:
+        return " ".join(filter(None, [self.state, self.score, self.ranks and f"({self.ranks})"]))
+
+
+def matrix(ledger: Ledger) -> dict[str, dict[str, Cell]]:
+    """The cells by contestant and task; a contestant lacks a task that it was not asked."""
+    ranks = {task: ledger.ranks(task) for task in ledger.tasks}
+    found: dict[str, dict[str, Cell]] = {}
+    for standing in ledger.contestants():
+        row = found.setdefault(standing.contestant, {})
+        row[standing.task] = _cell(standing, ranks[standing.task], bool(ledger.cannot_decide(standing.task)))
+    return found
+
+
+def _cell(standing: Standing, ranks: dict[str, tuple[int, int]], undecided: bool) -> Cell:
+    if not standing.rows:
+        return Cell("no", standing.absent(), "") if standing.failed else Cell("", standing.absent(), "")
+    low, high = ranks[standing.contestant]
+    said = "" if undecided or len(ranks) < 2 else f"rank {low}" if low == high else f"rank {low} to {high}"
+    solved = standing.solved()
+    score = f"{solved}, {standing.middle():.4g}" if solved else figure(standing.score(), ".4g")
+    return Cell(standing.state(), score, said)

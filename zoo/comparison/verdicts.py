@@ -1,0 +1,144 @@
+"""The verdicts of a report: one family of comparisons, whose error rate is kept."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from itertools import combinations
+from typing import Any
+
+from zoo.comparison.result import Standing, Verdict
+from zoo.comparison.statistics import (
+    SIGNIFICANCE,
+    difference_p_value,
+    fewest_solved,
+    holm,
+    paired_difference,
+    smallest_shift,
+    spread_of,
+)
+
+Pair = tuple[Standing, Standing]
+
+
+def judge(pairs: Sequence[Pair], margin: float | None = None) -> list[Verdict]:
+    """What each pair of standings says of the first, all pairs being one family.
+
+    P-values of :func:`zoo.comparison.statistics.difference_p_value` are adjusted by Holm's method. A pair is told apart
+    where the adjusted value is at most 0.05. It is then ``better`` or ``worse``, unless the medians differ by less than
+    the margin, or lie in the other order than the means (or the counts of solved runs) that were tested.
+
+    Args:
+        pairs: contestants on one task each, both with at least one finished or failed run.
+        margin: the difference that matters, in place of each task's own.
+    """
+    adjusted = holm([_p_value(*pair) for pair in pairs])
+    return [_verdict(ours, theirs, p, margin) for (ours, theirs), p in zip(pairs, adjusted, strict=True)]
+
+
+def _p_value(ours: Standing, theirs: Standing) -> float:
+    return difference_p_value(ours.scores(), theirs.scores(), ours.bar, ours.higher_is_better)
+
+
+def _verdict(ours: Standing, theirs: Standing, p: float, margin: float | None) -> Verdict:
+    limit = margin_of(ours, margin)
+    if min(len(ours.scores()), len(theirs.scores())) < 2:
+        return Verdict("unknown", p)
+    apart = _medians_apart(ours, theirs)
+    if p > SIGNIFICANCE:
+        paired = paired_difference(ours.by_seed(), theirs.by_seed())
+        whole = not (ours.failed or theirs.failed)
+        alike = whole and paired and paired.low is not None and paired.high is not None and paired.low < paired.high
+        if alike and paired and max(abs(paired.low or 0.0), abs(paired.high or 0.0)) < limit:
+            return Verdict("no difference that matters", p)
+        return Verdict("not separated", p)
+    if abs(apart) < limit:
+        return Verdict("no difference that matters", p)
+    tested = _tested(ours, theirs)
+    if tested * apart <= 0:
+        return Verdict("not separated", p)
+    return Verdict("better" if apart > 0 else "worse", p)
+
+
+def _medians_apart(ours: Standing, theirs: Standing) -> float:
+    """Ours minus theirs, counted upwards for what is better; a failed run is the worst there is."""
+    first, second = ours.middle(), theirs.middle()
+    if first == second:
+        return 0.0
+    return (first - second) * (1 if ours.higher_is_better else -1)
+
+
+def _tested(ours: Standing, theirs: Standing) -> float:
+    """The difference that was tested, counted upwards: of solved runs where these differ, else of means."""
+    first, second = ours.solved_count(), theirs.solved_count()
+    if first is not None and second is not None and 0 < first + second < len(ours.scores()) + len(theirs.scores()):
+        return first / len(ours.scores()) - second / len(theirs.scores())
+    means = [sum(s.scores()) / len(s.scores()) for s in (ours, theirs)]
+    if not all(map(math.isfinite, means)):
+        return len(theirs.failed) / len(theirs.scores()) - len(ours.failed) / len(ours.scores())
+    return (means[0] - means[1]) * (1 if ours.higher_is_better else -1)
+
+
+def margin_of(standing: Standing, margin: float | None = None) -> float:
+    """The difference that matters: the comparison's, or that of the task."""
+    return standing.margin if margin is None else margin
+
+
+def rank_ranges(standings: Sequence[Standing], margin: float | None = None) -> dict[str, tuple[int, int]]:
+    """The ranks that each contestant may have on one task, all at once right 95 times in 100.
+
+    Of k contestants all pairs are judged, corrected by Holm's method. Whoever is worse than a and better than b others
+    has a rank from ``1 + a`` to ``k - b``. (Mogstad et al. 2024, doi:10.1093/restud/rdad006.)
+    """
+    entered = [standing for standing in standings if standing.scores()]
+    pairs = list(combinations(entered, 2))
+    words = [verdict.word for verdict in judge(pairs, margin)]
+    found = {}
+    for standing in entered:
+        behind = sum((a is standing and w == "worse") or (b is standing and w == "better") for (a, b), w in
+                     zip(pairs, words, strict=True))  # fmt: skip
+        ahead = sum((a is standing and w == "better") or (b is standing and w == "worse") for (a, b), w in
+                    zip(pairs, words, strict=True))  # fmt: skip
+        found[standing.contestant] = (1 + behind, len(entered) - ahead)
+    return found
+
+
+def all_pairs(groups: Iterable[Sequence[Standing]], margin: float | None = None) -> list[tuple[Pair, Verdict]]:
+    """Every pair of contestants on every task, as one family of their own."""
+    pairs = [pair for standings in groups for pair in combinations([s for s in standings if s.scores()], 2)]
+    return list(zip(pairs, judge(pairs, margin), strict=True))
+
+
+def can_find(runs: int, comparisons: int, standings: Sequence[Standing] = ()) -> str:
+    """What a comparison of so many runs a contestant can tell apart on a task, in words.
+
+    Args:
+        runs: reported runs of each contestant.
+        comparisons: how many verdicts the report holds.
+        standings: those of the task, once they have scores; a shift is then given in the metric's unit.
+    """
+    shift = smallest_shift(runs, comparisons)
+    if shift is None:
+        enough = next(n for n in range(runs + 1, 200) if smallest_shift(n, comparisons) is not None)
+        return f"nobody apart with {runs} runs each and {comparisons} verdicts; {enough} runs can"
+    scored = [s for s in standings if len(s.by_seed()) > 1]
+    spread = spread_of([list(s.by_seed().values()) for s in scored])
+    size = f"{shift:.2g} standard deviations of a run"
+    if spread:
+        size = f"{shift * spread:.2g} of {scored[0].metric.replace('_', ' ')} ({size})"
+    counts = fewest_solved(runs, comparisons) if scored and scored[0].bar is not None else None
+    solved = f", or a task solved by {counts} of {runs} runs against none" if counts is not None else ""
+    return f"a difference of {size} 80 times in 100{solved}; {4 * runs} runs would halve it"
+
+
+def cannot_decide(standings: Sequence[Standing]) -> str:
+    """Why a task tells nobody apart, whoever competes; empty where it may."""
+    entered: list[Any] = [s for s in standings if s.rows]
+    if len(entered) < 2:
+        return ""
+    solved = [s.solved_count() for s in entered]
+    if all(count is not None and count == len(s.scores()) for count, s in zip(solved, entered, strict=True)):
+        return "every run solved it: it is too easy to tell these contestants apart"
+    if all(s.state() in ("no", "shortcut") for s in entered):
+        return "nobody is above what needs no learning: it is too hard, or was trained too briefly"
+    return ""
