@@ -380,5 +380,5 @@ def test_the_report_is_an_artifact_of_wandb(smoke, tmp_path):
     share(ledger, settings)
     (run,) = (folder / "wandb").glob("offline-run-*")
     kept = b"".join(path.read_bytes() for path in run.rglob("*") if path.is_file())
-    assert b"smoke-report" in kept
+    assert b"smoke report" in kept
     assert b"difference_low_95" in kept, "the table is in it"

@@ -99,7 +99,6 @@ class Session:
             if self.rank == 0
             else None
         )
-        self.logger = make_logger(config, folder, folder.name) if self.rank == 0 else None
         if self.device.precision == "64-true":
             self.objective.double()  # before a checkpoint is read: Lightning would round its weights to float32 first
             if config.get("start_from") is not None:
@@ -108,6 +107,8 @@ class Session:
             self.objective.compile()  # in place: names in checkpoints stay what they are
         self.loop = make_loop(config, self.objective, self.task, self._record, self.probes, self.device.graph)
         self.trainer = make_trainer(config, self.device, [*self.bars, self.keeper], folder)
+        # Last, since only run() closes what is opened there.
+        self.logger = make_logger(config, folder, folder.name) if self.rank == 0 else None
 
     def run(self) -> Row:
         """Train from where the last checkpoint left it, evaluate every held-out split, and return the whole row."""
