@@ -169,15 +169,16 @@ class _Job:
             os.chdir(self.here)  # where relative paths are meant, also on another node
         prepare()  # a launcher may have put this job into a process of its own
         settings = HydraConfig.get()
-        config = resolve(cfg, dict(settings.runtime.choices), list(settings.overrides.task))
         number = settings.job.num if self.multirun else 0
-        outcome = {"error": "", "failed": False, "experiment": str(Path(config["runs"], config["experiment"]))}
-        value: float | None = None
+        outcome = {"error": "", "failed": False, "experiment": str(Path(cfg.runs, cfg.experiment))}
+        name, value = "", None
         try:
+            config = resolve(cfg, dict(settings.runtime.choices), list(settings.overrides.task))
+            name = run_id(config)
             with self._alive(number):
                 value = one_run(config, self.multirun)
         except ZooError as error:
-            name, said = run_id(config), str(error)
+            said = str(error)
             said = said if name in said or not self.multirun else f"{name}: {said}"
             outcome |= {"error": said, "failed": isinstance(error, RunFailed)}
             self._write(number, outcome)
