@@ -20,6 +20,7 @@ from zoo.config.hydra import with_values
 from zoo.config.limits import check_numbers
 from zoo.config.messages import explained
 from zoo.config.tree import Config, chooses, key_of, refuse_repeated
+from zoo.registry.foreign import refuse_resolvers
 from zoo.registry.nodes import COMPONENT
 from zoo.runs.budget import key_of as budget_key
 from zoo.runs.budget import wanted, with_solution
@@ -217,6 +218,7 @@ def make_plan(name: str | None, overrides: Sequence[str]) -> Plan:
         cfg = with_values(looked_up.base, looked_up.values)
         rules: dict[str, Any] = OmegaConf.to_container(cfg.compare, resolve=True)  # type: ignore[assignment]
         runs = str(cfg.runs)
+    refuse_resolvers(rules, "compare")  # what a file says as \\${...} is one now, and would be composed again
 
     # the words of the comparison shape it, those of a launcher make its runs, and all others are of every run
     launcher = [word for word in checked if key_of(word).split(".")[0].split("/")[0] == "hydra"]

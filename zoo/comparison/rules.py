@@ -14,6 +14,7 @@ from zoo.base.validation import flaw
 from zoo.comparison.plan_file import PublishedFigure
 from zoo.config.hydra import forget, hydra_ready
 from zoo.config.schema import CompareConfig
+from zoo.registry.foreign import check_comparison
 
 
 def stored(file: Path) -> str:
@@ -31,6 +32,7 @@ def stored(file: Path) -> str:
     wrong = [str(key) for key in rules if key not in known]
     if wrong:
         raise ZooError(f"{file}: " + unknown("key", wrong[0], known))
+    check_comparison(rules, str(file))
     with hydra_ready() as loader:
         store = ConfigStore.instance()
         if file.stem in loader.get_group_options("compare") and f"{file.stem}.yaml" not in store.repo.get(
