@@ -12,8 +12,8 @@ import zoo
 from zoo.base.errors import ZooError
 from zoo.comparison.plan import make_plan
 from zoo.registry.foreign import check_conf, resolver
-from zoo.runs.identity import folder_of
-from zoo.runs.run import train
+from zoo.runs.run import folder_of
+from zoo.runs.train import train
 
 SMALL = ("task=parity", "task.test_size=8", "task.length=8", *TINY)
 SECRET = "of nobody's business"

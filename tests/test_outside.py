@@ -85,6 +85,39 @@ def test_what_a_docstring_says_of_a_parameter_is_found():
     assert found.citation == "Who et al. 2020"
 
 
+SAID = """One.
+
+Args:
+    a: the kind of it,
+        note: not the other,
+        e.g. (x): this one.
+
+        A second paragraph.
+    b (int, optional):
+        on the next line.
+    c: first
+    and on, as some write it.
+    d: last.
+
+Returns:
+    a: nothing.
+"""
+
+
+@pytest.mark.parametrize(
+    ("parameter", "text"),
+    [
+        ("a", "the kind of it, note: not the other, e.g. (x): this one. A second paragraph."),
+        ("b", "on the next line."),
+        ("c", "first and on, as some write it."),
+        ("d", "last."),
+    ],
+)
+def test_nothing_that_is_said_of_a_parameter_is_cut(parameter, text):
+    """A line that goes on may begin with a word and a colon."""
+    assert Entry("norm", "x", "m", "X", (), SAID).said_of(parameter) == text
+
+
 def test_a_choice_that_is_typed_twice_is_refused(zoo_main):
     status, _, err = zoo_main("train", "task=parity", "task=recall")
     assert (status, "are both given" in err) == (2, True), err
