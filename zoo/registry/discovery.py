@@ -224,14 +224,13 @@ def _register_conf(plugins: list[Plugin]) -> None:
     from hydra.core.plugins import Plugins
     from hydra.plugins.search_path_plugin import SearchPathPlugin
 
-    folders = {plugin.name: plugin.conf for plugin in reversed(plugins) if plugin.conf}
-    folders = {name: folder for folder, name in {folder: name for name, folder in folders.items()}.items()}
+    folders = {plugin.conf: plugin.module for plugin in reversed(plugins) if plugin.conf}  # one may be found twice
 
     class PluginConf(SearchPathPlugin):
         """Lets a plugin package ship presets and comparisons."""
 
         def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-            for name, folder in folders.items():
-                search_path.append(provider=f"zoo plugin {name}", path=f"file://{folder}")
+            for folder, module in folders.items():
+                search_path.append(provider=f"zoo plugin {module}", path=f"file://{folder}")
 
     Plugins.instance().register(PluginConf)
