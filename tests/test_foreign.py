@@ -139,6 +139,13 @@ PRESETS = {
     "in its defaults": ("arch", {"defaults": [{"override /mixer": "${oc.env:SOME_KEY}"}]}, "${oc.env:SOME_KEY}"),
     "runs": ("arch", {"runs": "/elsewhere"}, "only the command line gives runs"),
     "hydra": ("arch", {"hydra": {"run": {"dir": "/elsewhere"}}}, "only the command line gives hydra"),
+    "hydra in its defaults": ("arch", {"defaults": [{"override /hydra/launcher": "joblib"}]}, "gives hydra/launcher"),
+    "put into hydra": ("arch", {"defaults": [{"/logger@hydra.run": "csv"}]}, "gives hydra.run"),
+    "package": (
+        "arch",
+        "# a comment\n# @package hydra.run\ndir: /elsewhere\n",
+        "only the command line gives hydra.run",
+    ),
     "of a comparison": ("compare", {**RULES, "overrides": ["runs=/elsewhere"]}, "only the command line gives runs"),
     "resolver of a comparison": ("compare", {**RULES, "claims": [{"says": "${oc.env:SOME_KEY}"}]}, "claims[0].says"),
 }

@@ -5,6 +5,7 @@ On the command line all of it may stay, for there the user asks.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -107,4 +108,15 @@ def check_conf(folder: Path) -> None:
         if path.parent.name == "compare":
             check_comparison(node, str(path))
         refuse_resolvers(node, str(path))
-        refuse_own_keys(node, str(path))
+        refuse_own_keys([*node, *_placed(node, path)], str(path))
+
+
+def _placed(node: Mapping[str, Any], path: Path) -> list[str]:
+    """Where else a preset says where something goes: what its defaults choose, and the package in its first lines."""
+    defaults = node.get("defaults")
+    chosen = (
+        [key for each in defaults if isinstance(each, Mapping) for key in each] if isinstance(defaults, list) else []
+    )
+    words = [str(key).split()[-1].lstrip("/") for key in chosen if str(key).split()]
+    packages = [word.partition("@")[2] for word in words if "@" in word]
+    return [*words, *packages, *re.findall(r"^# *@package +(\S+)", path.read_text(errors="replace"), re.M)]
