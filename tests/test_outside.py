@@ -1,9 +1,12 @@
 """What people who write components of their own meet: paths, names, types, renames, and the same from Python."""
 
+import shlex
+
 import pytest
 
 import zoo
 from zoo.base.errors import ZooError
+from zoo.config.tree import override
 from zoo.registry.kinds import Entry
 from zoo.registry.signature import Parameter
 from zoo.testing import parametrize_with_checks
@@ -151,6 +154,65 @@ def test_a_comparison_of_ones_own_is_a_file(zoo_main, here):
     (here / "smoke.yaml").write_text(text)
     assert "exists already; rename the file" in zoo_main("compare", "./smoke.yaml")[2]
     assert "no such file" in zoo_main("compare", "./nothing.yaml")[2]
+
+
+NAMES = [
+    "ü",
+    "sub dir=1/x",
+    "a b",
+    "a=b",
+    "null",
+    "1e3",
+    "#1",
+    "~",
+    "x'y",
+    'x"y',
+    "${dim}",
+    "a,b",
+    "[a]",
+    "(",
+    "a.b",
+    "-x",
+    "日本",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_comparison_of_ones_own_is_a_file_of_any_name(zoo_main, here, name):
+    (here / name).parent.mkdir(exist_ok=True)
+    assert zoo_main("new", "comparison", "mine")[0] == 0
+    unnamed = (here / "mine.yaml").read_text().replace("name: mine", "")
+    (here / f"{name}.yaml").write_text(unnamed)
+    status, out, err = zoo_main("compare", f"./{name}.yaml", "--dry-run", "compare.seeds=[7]")
+    assert status == 0, err
+    assert f"into runs/{name.split('/')[-1]}" in out
+    assert "no such file" in zoo_main("compare", f"./{name}.yml")[2]
+
+
+@pytest.mark.parametrize("value", ["a=b", "#1", "a#b", "~/x", "x~y", "ü", "a(b)", "x'y", "a&b", '"', "ends\\", "日本"])
+def test_a_value_that_needs_quotes_is_told_so_and_is_then_taken(zoo_main, here, value):
+    status, _, err = zoo_main("show", f"experiment={value}")
+    if value != "ends\\":
+        assert status == 2
+        assert "put the value in quotes, and others around them for the shell: " in err
+        (word,) = shlex.split(err.rpartition("for the shell: ")[2])
+        assert zoo.compose(word)["experiment"] == value
+    assert zoo.compose(override("experiment", value))["experiment"] == value
+
+
+@pytest.mark.parametrize(
+    "value", ["a=b", "#1", "~", "ü", "a(b)", "x'y", "a, b", "[a]", "{a: 1}", "a,b", "a b", "${dim}"]
+)
+def test_a_path_that_exists_is_taken_whole(here, value):
+    for path in (here / value, here / value / "below"):
+        path.mkdir()
+        assert zoo.compose(f"runs={path}")["runs"] == str(path)
+
+
+def test_a_file_of_any_path_is_checked(zoo_command, here):
+    (here / "a=b").mkdir()
+    (here / "a=b" / "equal_sign.py").write_text(NORM.format(name="equal_sign"))
+    assert "every law holds" in zoo_command("check", "./a=b/equal_sign.py", cwd=here).stdout
 
 
 def test_a_baseline_that_does_not_compete_gives_way_to_the_first():

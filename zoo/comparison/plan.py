@@ -192,10 +192,16 @@ def plan_of(words: Sequence[str]) -> Plan:
     Raises:
         ZooError: as there, or for several names.
     """
-    names = [word for word in words if "=" not in word]
+    names = [word for word in words if "=" not in word or _is_file(word)]
     if len(names) > 1:
         raise ZooError(f"expected one comparison, given {', '.join(names)}")
-    return make_plan(names[0] if names else None, [word for word in words if "=" in word])
+    return make_plan(names[0] if names else None, [word for word in words if word not in names])
+
+
+def _is_file(word: str) -> bool:
+    """Whether a word is a comparison of one's own, whatever its file is called."""
+    named = word.endswith((".yaml", ".yml"))
+    return named and ("=" not in word or word.startswith((".", "/")) or Path(word).is_file())
 
 
 def make_plan(name: str | None, overrides: Sequence[str]) -> Plan:
@@ -208,7 +214,7 @@ def make_plan(name: str | None, overrides: Sequence[str]) -> Plan:
 
     refuse_repeated(overrides)
     words = [*([f"compare={name}"] if name else []), *overrides]
-    if name and name.endswith((".yaml", ".yml")):
+    if name and _is_file(name):
         words[0] = f"compare={stored(Path(name))}"
     looked_up = check(words, "comparison")
     checked = looked_up.lines

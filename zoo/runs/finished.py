@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +10,11 @@ from typing import Any, TypedDict
 import torch
 from torch import nn
 
-from zoo.base.errors import ZooError, first_of
+from zoo.base.errors import ZooError, first_of, to_type
 from zoo.base.files import read_yaml
 from zoo.base.validation import Count, Number, component, flaw
 from zoo.config.hydra import prepare
-from zoo.config.tree import Config, refuse_foreign
+from zoo.config.tree import Config, override, refuse_foreign
 from zoo.registry.foreign import refuse_resolvers
 from zoo.registry.kinds import RUN_PARTS
 from zoo.runs.row import read_row
@@ -91,7 +90,7 @@ def _command(config: Config, folder: Path) -> str:
     """It writes where the folder lies now, and not where its config says that it lay."""
     words = [word for word in config["overrides"] if not word.startswith(("experiment=", "runs="))]
     runs = (folder if len(folder.parts) > 2 else folder.absolute()).parent
-    return "zoo train " + shlex.join([*words, f"experiment={runs.name}", f"runs={runs.parent}"])
+    return to_type("zoo", "train", *words, override("experiment", runs.name), override("runs", str(runs.parent)))
 
 
 def finished(folder: Path) -> Finished:
