@@ -1,16 +1,22 @@
 """What people who write components of their own meet: paths, names, types, renames, and the same from Python."""
 
+import ast
+import itertools
+import re
 import shlex
 
 import pytest
+from conftest import ROOT, TINY
 
 import zoo
 from zoo.base.errors import ZooError
+from zoo.comparison.ledger import read_ledger
 from zoo.config.tree import override
 from zoo.registry.kinds import Entry
 from zoo.registry.signature import Parameter
 from zoo.testing import parametrize_with_checks
 
+SMALL = ("task=parity", "task.test_size=8", "task.length=8", *TINY)
 NORM = '''
 from torch import nn
 from zoo import register
@@ -207,6 +213,35 @@ def test_a_path_that_exists_is_taken_whole(here, value):
     for path in (here / value, here / value / "below"):
         path.mkdir()
         assert zoo.compose(f"runs={path}")["runs"] == str(path)
+
+
+def test_every_hint_with_words_of_a_user_is_quoted_for_the_shell_by_one_function():
+    """Of a text with a value in it, what stands before the value is no command that the value would be a word of."""
+    said = re.compile(r"\bzoo (train|compare|report|show|measure|import|export|generate|inspect|check)\b[^;:,()]* $")
+    for path in (ROOT / "zoo").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            for text, value in itertools.pairwise(node.values if isinstance(node, ast.JoinedStr) else ()):
+                if isinstance(text, ast.Constant) and isinstance(value, ast.FormattedValue):
+                    assert not said.search(text.value), f"{path}:{node.lineno}: use zoo.base.errors.to_type"
+
+
+def typed(text):
+    """The words that a shell makes of the last line's command."""
+    return shlex.split(text[text.rindex("zoo ") :])
+
+
+def test_a_hint_can_be_typed_as_it_stands(zoo_main, here):
+    words = ["task=parity", "seed=1,2", "experiment='a b; rm *'"]
+    assert typed(zoo_main("train", *words)[2]) == ["zoo", "train", "-m", *words]
+    assert typed(zoo_main(*words)[2]) == ["zoo", "train", *words]
+    assert typed(zoo_main("import", "my $model")[2]) == ["zoo", "import", "hf", "my $model"]
+    zoo.train(zoo.compose(*SMALL, "experiment='a b $c=1'"))
+    (folder,) = (here / "runs" / "a b $c=1").iterdir()
+    (folder / "result.json").unlink()
+    words = typed(zoo_main("export", str(folder))[2])
+    assert zoo_main(*words[1:])[0] == 0
+    assert (folder / "result.json").exists(), "it is the same run"
+    assert typed(read_ledger(folder.parent).command) == ["zoo", "report", str(folder.parent)]
 
 
 def test_a_file_of_any_path_is_checked(zoo_command, here):

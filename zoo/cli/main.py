@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.base.environment import for_children
-from zoo.base.errors import RunFailed, ZooError, close, many, unknown
+from zoo.base.errors import RunFailed, ZooError, close, many, to_type, unknown
 from zoo.cli.help import (
     CHECK_HELP,
     COMPARE_HELP,
@@ -104,7 +104,7 @@ def _dispatch(words: list[str]) -> int:
     command, rest = words[0], words[1:]
     if command not in COMMANDS:
         if "=" in command:
-            raise ZooError(f"'{command}' is an override; say what to do with it: zoo train {' '.join(words)}")
+            raise ZooError(f"'{command}' is an override; say what to do with it: {to_type('zoo', 'train', *words)}")
         if command.startswith("-"):
             raise ZooError(unknown("option", command, ["--help", "--version"]))
         raise ZooError(
@@ -264,11 +264,12 @@ def _new(words: list[str]) -> int:
     paths = make(kind, name, package=bool(flags))
     print("\n".join(map(str, paths)))
     if kind == "comparison":
-        print(f"then: zoo compare ./{paths[0]} --dry-run")
+        print(f"then: {to_type('zoo', 'compare', f'./{paths[0]}', '--dry-run')}")
     elif flags:
-        print(f"then: cd {paths[0].parent.parent} && pip install -e . && zoo check {kind}={name}")
+        print(f"then: cd {paths[0].parent.parent} && pip install -e . && {to_type('zoo', 'check', f'{kind}={name}')}")
     else:
-        print(f"then: zoo check ./{paths[0]}, and ZOO_PLUGINS=./{paths[0]} zoo train {kind}={name}")
+        checks, trains = to_type("zoo", "check", f"./{paths[0]}"), to_type("zoo", "train", f"{kind}={name}")
+        print(f"then: {checks}, and ZOO_PLUGINS=./{paths[0]} {trains}")
     return 0
 
 
@@ -370,7 +371,7 @@ def _inspect(words: list[str]) -> int:
 
 def _import(words: list[str]) -> int:
     if words[:1] != ["hf"]:
-        raise ZooError(f"expected where it comes from: zoo import hf {' '.join(words) or 'SOURCE'}")
+        raise ZooError(f"expected where it comes from: {to_type('zoo', 'import', 'hf', *(words or ['SOURCE']))}")
     source, given = _options(words[1:], {"--to": str}, "zoo import hf ./gpt2")
     if given.get("--to", ["file"])[-1] in ("", "--to"):
         raise ZooError("--to needs the name of a file, such as --to gpt2.safetensors")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zoo.base.errors import ZooError
+from zoo.base.errors import ZooError, to_type
 from zoo.base.files import write_json
 from zoo.config.compose import compose
 from zoo.config.limits import check_numbers
@@ -74,7 +73,7 @@ def measure(options: MeasureOptions) -> None:
     _show(curves, found)
     lengths = ",".join(map(str, options.lengths))
     typed = [*options.contestants, *options.overrides, "--lengths", lengths, "--rounds", str(options.rounds)]
-    command = shlex.join(["zoo", "measure", *typed])
+    command = to_type("zoo", "measure", *typed)
     print(options.to)
     print(write_page(options.to.with_suffix(".html"), curves, found, command))
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 from unittest import SkipTest
 
-from zoo.base.errors import ZooError
+from zoo.base.errors import ZooError, to_type
 from zoo.cli.list import safe, show_component
 from zoo.config.compose import compose
 from zoo.config.hydra import prepare
@@ -39,7 +39,7 @@ def show(overrides: Sequence[str]) -> None:
             console.print(f"no run is shown: {error}", markup=False)
             return
         if len(overrides) > 1:
-            console.print(f"in a run that fits it: zoo show {' '.join(overrides)}", markup=False)
+            console.print(f"in a run that fits it: {to_type('zoo', 'show', *overrides)}", markup=False)
     config = settle(compose(*overrides), keep=False)
     tree = Tree(
         f"[bold]{safe(config['label'])}[/bold]  "

@@ -15,7 +15,7 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
-from zoo.base.errors import RunFailed, ZooError, first_of, many
+from zoo.base.errors import RunFailed, ZooError, first_of, many, to_type
 from zoo.base.files import read_json, write_json
 from zoo.config.compose import composed_of, resolve
 from zoo.config.explain import check, check_sweep
@@ -46,7 +46,7 @@ def sweep(flags: Sequence[str], overrides: Sequence[str]) -> None:
     checked = looked_up.lines
     counts = {str(each.input_line): how_many(each, groups().get(each.key_or_group)) for each in looked_up.sweeps}
     if counts and not multirun:
-        add = f"add -m to sweep them: zoo train -m {' '.join(overrides)}"
+        add = f"add -m to sweep them: {to_type('zoo', 'train', '-m', *overrides)}"
         raise ZooError(f"{next(iter(counts))} is for a sweep; {'one config has one value' if shows else add}")
     if not flags and not looked_up.hydras:
         one_run(composed_of(looked_up), multirun=False)  # nothing here is Hydra's to do
@@ -131,7 +131,7 @@ def _say(outcomes: list[dict[str, Any]], expected: int, job: _Job) -> None:
     experiments = sorted({outcome["experiment"] for outcome in outcomes})
     print(
         f"{len(outcomes) - len(failed)} of {many(expected, 'run')} finished; "
-        + " ".join(f"zoo report {e}" for e in experiments)
+        + " ".join(to_type("zoo", "report", folder) for folder in experiments)
     )
     if lost > 0:
         why = f" ({job.stopped})" if job.stopped else ""
