@@ -4,6 +4,9 @@ import itertools
 import json
 import math
 import re
+import shlex
+import subprocess
+import sys
 
 import pytest
 import yaml
@@ -399,3 +402,22 @@ def test_a_search_goes_on_after_a_trial_that_failed(zoo_command, tmp_path):
     assert "Traceback" not in done.stderr
     states = [json.loads(path.read_text())["status"] for path in tmp_path.glob("runs/train/*/result.json")]
     assert sorted(states) == ["failed", "finished"]
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("words", ["list norm", "train no_such_word"])
+def test_a_command_whose_standard_streams_are_closed_ends_as_any_other(here, closed, words):
+    command = f"{shlex.quote(sys.executable)} -m zoo {words} {closed}"
+    done = subprocess.run(["sh", "-c", command], cwd=here, capture_output=True, text=True)
+    assert done.returncode == (0 if words.startswith("list") else 2), done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+@pytest.mark.thorough
+def test_a_run_whose_standard_streams_are_closed_ends_well(here):
+    words = shlex.join(["task=parity", "task.test_size=8", "task.length=8", *TINY, "trainer.progress=true"])
+    done = subprocess.run(["sh", "-c", f"{shlex.quote(sys.executable)} -m zoo train {words} <&- >&- 2>&-"], cwd=here)
+    assert done.returncode == 0
+    (row,) = here.glob("runs/train/*/result.json")
+    assert json.loads(row.read_text())["status"] == "finished"
+    assert row.with_name("metrics.csv").read_text().startswith("step,seconds,name,value\n1,")

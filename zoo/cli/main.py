@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from zoo.base.environment import for_children
+from zoo.base.environment import for_children, open_standard_streams
 from zoo.base.errors import RunFailed, ZooError, close, many, to_type, unknown
 from zoo.cli.help import (
     CHECK_HELP,
@@ -39,6 +39,7 @@ TAKES_VALUE = {"--cfg", "-c", "--package", "-p"}
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; 0 if all went well, 1 if a run failed, 2 for a mistake, 130 when interrupted."""
     for_children()
+    open_standard_streams()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach us, to be said in one line
     warnings.showwarning = lambda message, *rest, **more: print(f"warning: {message}", file=sys.stderr)
     if isinstance(sys.stdout, io.TextIOWrapper):  # half a character, as JSON can hold, is shown as it is

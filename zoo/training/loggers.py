@@ -199,6 +199,12 @@ def _wandb_id(path: Path) -> str:
     return known
 
 
+def flush_logger(logger: Any) -> None:
+    """Write what the run's own logger holds back: TensorBoard's writes every two minutes by itself."""
+    if type(logger).__name__ == "TensorBoardLogger":
+        logger.experiment.flush()
+
+
 def finish_logger(logger: Any, summary: dict[str, Any], failed: bool) -> None:
     """Close the run's own logger; without this, wandb lets the next run of a sweep fall into this one."""
     if logger is None:
