@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from unittest import SkipTest
 
 from zoo.base.errors import RunFailed, ZooError, unknown
+from zoo.base.terminal import say
 from zoo.config.compose import compose
 from zoo.config.hydra import prepare
 from zoo.config.schema import OUTSIDE
@@ -71,13 +72,13 @@ def check(words: Sequence[str]) -> int:
     found: Counter[str] = Counter()
     for kind, name in asked:
         for verdict in verdicts(kind, name, overrides):
-            print(_line(verdict), flush=True)
+            say(_line(verdict))
             found[verdict.outcome] += 1
     broken, skipped = found["broken"], found["skipped"]
     if skipped:
-        print(f"{skipped} could not be asked here")
+        say(f"{skipped} could not be asked here")
     holds = "every law holds" + (" but those that are known not to" if found["known"] else "")
-    print(holds if not broken else f"{broken} laws are broken" if broken > 1 else "1 law is broken")
+    say(holds if not broken else f"{broken} laws are broken" if broken > 1 else "1 law is broken")
     return int(bool(broken))
 
 
@@ -228,7 +229,7 @@ def _named(word: str, a_module: bool) -> list[tuple[str, str]]:
         )
     if len(found) > 1:
         choices = ", ".join(f"{kind}={name}" for kind, name in found)
-        print(f"{choices} are all called {word} and checked; zoo check KIND={word} checks one", flush=True)
+        say(f"{choices} are all called {word} and checked; zoo check KIND={word} checks one")
     return found
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from zoo.base.errors import RunFailed, ZooError, first_of, many, to_type
 from zoo.base.files import read_json, write_json
+from zoo.base.terminal import say
 from zoo.config.compose import composed_of, resolve
 from zoo.config.explain import check, check_sweep
 from zoo.config.flags import ONLY_SHOW, check_package, given
@@ -129,7 +130,7 @@ def _say(outcomes: list[dict[str, Any]], expected: int, job: _Job) -> None:
         return
     lost = expected - len(outcomes)
     experiments = sorted({outcome["experiment"] for outcome in outcomes})
-    print(
+    say(
         f"{len(outcomes) - len(failed)} of {many(expected, 'run')} finished; "
         + " ".join(to_type("zoo", "report", folder) for folder in experiments)
     )
@@ -183,7 +184,7 @@ class _Job:
             outcome |= {"error": said, "failed": isinstance(error, RunFailed)}
             self._write(number, outcome)
             if self.multirun:
-                print(f"failed: {error}", file=sys.stderr, flush=True)
+                say(f"failed: {error}", error=True)
                 if not _is_basic(settings.sweeper):
                     raise
             return None
@@ -233,15 +234,15 @@ def one_run(config: Config, multirun: bool) -> float | None:
     run = settled(config)
     config = run.config
     if config.get("batch_found"):
-        print(f"task.batch_size={config['batch_found']} is the largest power of two that fits here", flush=True)
+        say(f"task.batch_size={config['batch_found']} is the largest power of two that fits here")
     if config.get("budget_met"):
-        print(describe(config), flush=True)
+        say(describe(config))
     if multirun:
-        print(f"{config['label']}, seed {config['seed']}", flush=True)
+        say(f"{config['label']}, seed {config['seed']}")
     row = make(run)
     score = row["test"][row["metric"]]
     state = "finished before" if row.get("skipped") else f"{row['training_seconds']:.1f} s of training"
     harder = "".join(f", {name}: {values[row['metric']]:.4f}" for name, values in row["test_harder"].items())
-    print(f"test {row['metric']} {score:.4f}{harder} ({state}; {row['parameters']:,} parameters)\n{run.folder}")
+    say(f"test {row['metric']} {score:.4f}{harder} ({state}; {row['parameters']:,} parameters)\n{run.folder}")
     value: float = row["validation"][row["metric"]]
     return value
