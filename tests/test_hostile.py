@@ -30,6 +30,7 @@ import zoo
 import zoo.training.build
 from zoo.base.errors import ZooError
 from zoo.base.terminal import console, visible
+from zoo.config.tree import override
 from zoo.runs.run import folder_of
 from zoo.runs.train import train
 
@@ -281,6 +282,21 @@ def test_escapes_of_a_plugin_reach_no_terminal(here, zoo_command):
         done = zoo_command(*words, cwd=here, env={"ZOO_PLUGINS": "./theirs.py,./broken.py"})
         assert "\\x1b" in done.stdout + done.stderr
         assert_visible(done.stdout, done.stderr)
+
+
+@pytest.mark.parametrize("name", ["..", ".", "../up", "a/../../up", "/tmp/elsewhere", "a/b", "", "a/"])
+def test_an_experiment_lies_in_the_folder_of_runs(here, zoo_main, name):
+    """As a comparison does; a preset of others could name it."""
+    for words in (["train"], ["train", "-m", "seed=1,2"], ["train", "-m", "hydra.job.name=x", "seed=1"]):
+        status, _, err = zoo_main(*words, *LIVE, *TINY[1:], override("experiment", name))
+        assert (status, f"experiment={name!r}: expected a name of a folder" in err) == (2, True), err
+    with pytest.raises(ZooError, match="expected a name of a folder"):
+        train(zoo.compose(*LIVE, *TINY[1:]) | {"experiment": name})
+    status, _, err = zoo_main("compare", "smoke", override("compare.name", name), "--dry-run")
+    assert (status, f"compare.name={name!r}: expected a name of a folder" in err) == (2, True), err
+    status, _, err = zoo_main("train", "-m", *LIVE, *TINY[1:], f"experiment=a,{override('', name)[1:]}")
+    assert (status, "expected a name of a folder" in err) == (2, True), err
+    assert not list(here.iterdir()), "nothing is written"
 
 
 def test_a_comparison_may_be_called_anything_that_a_folder_may(here, monkeypatch):

@@ -16,6 +16,7 @@ from zoo.base.files import read_yaml
 from zoo.base.validation import flaw
 from zoo.comparison.plan_file import PublishedFigure
 from zoo.config.hydra import forget, hydra_ready
+from zoo.config.limits import check_folder
 from zoo.config.schema import CompareConfig
 from zoo.config.tree import override
 from zoo.registry.foreign import check_comparison
@@ -61,8 +62,7 @@ def check_rules(rules: Mapping[str, Any]) -> None:
     Raises:
         ZooError: by the name of the key, with what is expected.
     """
-    if not rules["name"] or rules["name"] in (".", "..") or set(rules["name"]) & set("/\\\0"):
-        raise ZooError(f"compare.name={rules['name']!r}: expected a name of a folder, without / in it")
+    check_folder("compare.name", rules["name"])
     for contestant in [*rules["archs"], *rules["also"]]:
         if not isinstance(contestant, str) or not contestant.strip():
             raise ZooError(f"compare.archs has {contestant!r}; expected presets, or overrides as one text")

@@ -15,6 +15,7 @@ from typing import Any
 
 from zoo.base.errors import ZooError, close, to_type, unknown
 from zoo.config.hydra import Composed, composed, groups, with_values
+from zoo.config.limits import check_folder
 from zoo.config.schema import OUTSIDE, SITES
 from zoo.config.sweep_values import ends, swept
 from zoo.config.tree import key_of, quoted, refuse_foreign
@@ -54,20 +55,26 @@ def check_sweep(checked: Checked, config_name: str = "config") -> None:
     """Compose a sweep's plain values, and the first sixteen values of each swept key, before any run is made.
 
     Raises:
-        ZooError: a value is of the wrong type, or is of a key that goes with another choice.
+        ZooError: a value is of the wrong type, is of a key that goes with another choice, or would write elsewhere.
     """
-    with_values(checked.base, checked.values)
+    _check_place(with_values(checked.base, checked.values))
     choices = [line for line in checked.lines if key_of(line).split("@")[0] in groups()]
     swept = {item.input_line for item in checked.sweeps}
     for item in checked.sweeps:
-        for value in _Checker(config_name).values_of(item)[:16]:
+        tried = _Checker(config_name).values_of(item)
+        for value in tried if item.key_or_group == "experiment" else tried[:16]:
             word = f"{item.get_key_element()}={value}"
             base, values = checked.base, checked.values
             if item.key_or_group in groups():
                 base = composed(config_name, [*(line for line in choices if line.lstrip("+") not in swept), word])
             else:
                 values = [*values, parsed(word)]
-            with_values(base, values)
+            _check_place(with_values(base, values))
+
+
+def _check_place(cfg: Any) -> None:
+    """Hydra writes to the folder of a sweep before any run of it is made."""
+    check_folder("experiment", cfg.experiment)
 
 
 @lru_cache(maxsize=4096)
