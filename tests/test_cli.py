@@ -382,6 +382,13 @@ def test_a_search_goes_on_after_a_trial_that_could_not_start_and_counts_it(here,
     assert "Traceback" not in err
 
 
+@pytest.mark.parametrize("key", ["runs", "experiment"])
+def test_a_place_that_names_no_key_is_a_mistake_and_no_traceback(zoo_main, key):
+    for words in (["train"], ["train", "-m", "seed=1,2"], ["compare", "smoke", "--dry-run"]):
+        status, _, err = zoo_main(*words, f"{key}=${{no_key}}")
+        assert (status, "no_key" in err, "Traceback" in err) == (2, True, False), err
+
+
 @pytest.mark.usefixtures("optuna")
 def test_a_search_of_which_no_trial_finished_says_why(here, zoo_main):
     status, out, err = zoo_main(*SEARCH, "hydra/sweeper/sampler=grid", "start_from=choice(nowhere,elsewhere)")

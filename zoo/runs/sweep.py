@@ -52,7 +52,9 @@ def sweep(flags: Sequence[str], overrides: Sequence[str]) -> None:
     if not flags and not looked_up.hydras:
         one_run(composed_of(looked_up), multirun=False)  # nothing here is Hydra's to do
         return
-    check_sweep(looked_up)
+    with explained(checked):
+        check_sweep(looked_up)
+        runs = str(with_values(looked_up.base, looked_up.values).runs)
     if options.get("--package"):
         check_package(str(options["--package"]), str(options["--cfg"]), checked)
     draws = [word for word, number in counts.items() if not number]
@@ -68,7 +70,6 @@ def sweep(flags: Sequence[str], overrides: Sequence[str]) -> None:
         checked.append(f"{FAILURES}=1.0")  # a trial that fails is a row like any other, and the search goes on
     import hydra
 
-    runs = str(with_values(looked_up.base, looked_up.values).runs)
     elsewhere = multirun and chooses(checked, "hydra/launcher")
     job = _Job(multirun, os.getcwd(), str(Path(runs, ".sweeps", uuid.uuid4().hex)), elsewhere)
     expected = math.prod(counts.values()) if all(counts.values()) and not searches else 0
