@@ -12,7 +12,10 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("WANDB_MODE", "offline")
+os.environ.pop("WANDB_MODE", None)  # as a new user has it
+os.environ.pop("WANDB_API_KEY", None)
+os.environ.pop("WANDB_IDENTITY_TOKEN_FILE", None)
+os.environ["NETRC"] = os.devnull  # where accounts are kept: a test has none
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest

@@ -1,7 +1,9 @@
 """Which implementation of a scan runs, that it says so, and that nothing is replaced in silence."""
 
+import os
 import re
 import sys
+import warnings
 from types import ModuleType
 
 import pytest
@@ -118,6 +120,53 @@ def test_a_library_that_was_cut_short_is_built_again(fresh, monkeypatch, tmp_pat
     for cache in (native.why_not, native._library):
         cache.cache_clear()
     assert native.why_not() is None
+
+
+def _others(path):
+    """Give a file to another user."""
+    if os.getuid():
+        pytest.skip("only root gives files away")
+    os.chown(path, 12345, 12345)
+
+
+OPEN = {
+    "a file that all may write": ("file", lambda path: path.chmod(0o707)),
+    "a file that a group may write": (
+        "file",
+        lambda path: (path.chmod(0o770), os.getuid() or os.chown(path, 0, 12345)),
+    ),
+    "a file of another user": ("file", _others),
+    "a link": (
+        "file",
+        lambda path: (path.rename(path.with_suffix(".other")), path.symlink_to(path.with_suffix(".other"))),
+    ),
+    "a folder that all may write": ("folder", lambda path: path.parent.chmod(0o707)),
+    "a folder of another user": ("folder", lambda path: _others(path.parent)),
+    "a folder above that all may write": ("folder", lambda path: path.parents[1].chmod(0o707)),
+}
+
+
+@needs_compiler
+@pytest.mark.parametrize(("what", "change"), OPEN.values(), ids=OPEN)
+def test_a_library_that_others_may_have_written_is_not_loaded(fresh, monkeypatch, tmp_path, what, change):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert native.why_not() is None
+    (library,) = (tmp_path / "cache" / "zoo").glob("*.so")
+    size = library.stat().st_size
+    library.unlink()  # it is still mapped
+    library.write_bytes(b"theirs".ljust(size))
+    change(library)
+    for cache in (native.why_not, native._library):
+        cache.cache_clear()
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        assert native.why_not() is None
+    if what == "folder":
+        assert "others may write to" in str(said[0].message)
+        assert library.read_bytes().startswith(b"theirs"), "it is left as it is"
+    else:
+        assert not said
+        assert library.read_bytes().startswith(b"\x7fELF"), "it is built again"
 
 
 @needs_compiler

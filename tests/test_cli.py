@@ -1,7 +1,12 @@
 """What a user types, and what a mistake is answered with."""
 
+import itertools
 import json
+import math
 import re
+import shlex
+import subprocess
+import sys
 
 import pytest
 import yaml
@@ -328,6 +333,70 @@ def test_the_sweep_of_wandb_in_the_docs_drives_overrides_that_compose():
     assert sweep["metric"]["name"].partition("/")[0] == "validation", "tuning is judged on validation"
 
 
+SEARCH = ("train", "-m", "hydra/sweeper=optuna", "hydra.sweeper.n_jobs=1", "task=parity", "task.test_size=8", "task.length=8", *TINY)  # fmt: skip
+
+
+@pytest.fixture
+def optuna():
+    """Silent: its handler holds the standard error of the test that imported it."""
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    import optuna
+
+    optuna.logging.disable_default_handler()
+    return optuna
+
+
+@pytest.mark.usefixtures("optuna")
+@pytest.mark.parametrize("found", [math.nan, math.inf, -math.inf])
+def test_a_search_goes_on_after_a_trial_whose_score_is_no_number(here, zoo_main, monkeypatch, found):
+    """Divergence at the last update, say: optuna takes no such number, and ends with it."""
+    from zoo.runs.session import Session
+
+    real, count = Session._evaluate, itertools.count()
+
+    def evaluate(self):
+        real(self)
+        if next(count) == 1:
+            self.loop.results["validation"]["accuracy"] = found
+
+    monkeypatch.setattr(Session, "_evaluate", evaluate)
+    status, out, err = zoo_main(*SEARCH, "hydra.sweeper.n_trials=4", "optimizer.lr=interval(0.001,0.1)")
+    assert status == 1
+    assert "3 of 4 runs finished" in out
+    assert f"diverged: validation/accuracy became {found}" in err
+    assert "Traceback" not in err
+
+
+UNSTARTED = {
+    "no such value": "ffn.activation=choice(gelu,nothing)",
+    "no such precision": "trainer.precision=choice(32-true,17-false)",
+}
+
+
+@pytest.mark.usefixtures("optuna")
+@pytest.mark.parametrize("word", UNSTARTED.values(), ids=UNSTARTED)
+def test_a_search_goes_on_after_a_trial_that_could_not_start_and_counts_it(here, zoo_main, word):
+    status, out, err = zoo_main(*SEARCH, "hydra/sweeper/sampler=grid", word)
+    assert status == 1, err
+    assert "1 of 2 runs finished" in out
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("key", ["runs", "experiment"])
+def test_a_place_that_names_no_key_is_a_mistake_and_no_traceback(zoo_main, key):
+    for words in (["train"], ["train", "-m", "seed=1,2"], ["compare", "smoke", "--dry-run"]):
+        status, _, err = zoo_main(*words, f"{key}=${{no_key}}")
+        assert (status, "no_key" in err, "Traceback" in err) == (2, True, False), err
+
+
+@pytest.mark.usefixtures("optuna")
+def test_a_search_of_which_no_trial_finished_says_why(here, zoo_main):
+    status, out, err = zoo_main(*SEARCH, "hydra/sweeper/sampler=grid", "start_from=choice(nowhere,elsewhere)")
+    assert status in (1, 2)
+    assert "0 of 2 runs finished" in out
+    assert "there is no finished run" in err
+
+
 def test_a_search_goes_on_after_a_trial_that_failed(zoo_command, tmp_path):
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
     settings = ["hydra.sweeper.n_trials=3", "hydra.sweeper.sampler.seed=1", "optimizer.lr=choice(0.001,1e30)"]
@@ -340,3 +409,22 @@ def test_a_search_goes_on_after_a_trial_that_failed(zoo_command, tmp_path):
     assert "Traceback" not in done.stderr
     states = [json.loads(path.read_text())["status"] for path in tmp_path.glob("runs/train/*/result.json")]
     assert sorted(states) == ["failed", "finished"]
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("words", ["list norm", "train no_such_word"])
+def test_a_command_whose_standard_streams_are_closed_ends_as_any_other(here, closed, words):
+    command = f"{shlex.quote(sys.executable)} -m zoo {words} {closed}"
+    done = subprocess.run(["sh", "-c", command], cwd=here, capture_output=True, text=True)
+    assert done.returncode == (0 if words.startswith("list") else 2), done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+@pytest.mark.thorough
+def test_a_run_whose_standard_streams_are_closed_ends_well(here):
+    words = shlex.join(["task=parity", "task.test_size=8", "task.length=8", *TINY, "trainer.progress=true"])
+    done = subprocess.run(["sh", "-c", f"{shlex.quote(sys.executable)} -m zoo train {words} <&- >&- 2>&-"], cwd=here)
+    assert done.returncode == 0
+    (row,) = here.glob("runs/train/*/result.json")
+    assert json.loads(row.read_text())["status"] == "finished"
+    assert row.with_name("metrics.csv").read_text().startswith("step,seconds,name,value\n1,")

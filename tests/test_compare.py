@@ -30,12 +30,22 @@ class Unlucky(nn.Module):
     def __init__(self, dim: int, how: str = "raise"):
         super().__init__()
         self.scale, self.how = nn.Parameter(torch.ones(dim)), how
-        self.unlucky = torch.initial_seed() == SEED
+        self.unlucky, self.calls = torch.initial_seed() == SEED, 0
 
     def forward(self, x, state=None):
         if self.unlucky:
+            self.calls += 1
             if self.how == "die":
                 os.kill(os.getpid(), signal.SIGKILL)
+            if self.how == "stop_once" and not os.path.exists("stopped"):
+                open("stopped", "w").close()
+                os.kill(os.getpid(), signal.SIGTERM)
+            elif self.how == "stop_within" and self.calls > 10 and self.training:
+                os.kill(os.getpid(), signal.SIGTERM)
+            elif self.how == "stop":
+                os.kill(os.getpid(), signal.SIGTERM)
+            if self.how.startswith("stop"):
+                return x * self.scale, state
             raise RuntimeError("bad luck")
         return x * self.scale, state
 '''
@@ -178,6 +188,26 @@ def test_a_failed_run_is_counted_and_named(how, tmp_path, zoo_command):
     assert (len(unlucky.rows), len(unlucky.failed), unlucky.solved()) == (1, 1, "0/2")
     page = (tmp_path / "runs/smoke/report.html").read_text()
     assert reason in page
+
+
+@pytest.mark.parametrize("how", ["stop", "stop_within", "stop_once"])
+def test_a_worker_that_is_asked_to_stop_costs_no_more_than_its_run(how, tmp_path, zoo_command):
+    """Before it trains, while it trains; once, it is made again."""
+    from zoo.base.seeds import derive
+
+    (tmp_path / "unlucky.py").write_text(PLUGIN.replace("SEED", str(derive(1, "initialisation"))))
+    words = ["compare", "smoke", f"compare.also=['mixer=unlucky mixer.how={how}']", "compare.archs=[transformer]",
+             "compare.only=[parity]", "compare.tune={optimizer.lr:[]}", "steps=15", "task.test_size=8"]  # fmt: skip
+    done = zoo_command(*words, env={"ZOO_PLUGINS": "unlucky"})
+    ledger = read_ledger(tmp_path / "runs/smoke")
+    unlucky = next(s for s in ledger.standings if s.contestant != "transformer")
+    if how == "stop_once":
+        assert (done.returncode, len(unlucky.rows), len(unlucky.failed)) == (0, 2, 0), done.stderr
+        return
+    assert (done.returncode, len(unlucky.rows), len(unlucky.failed)) == (1, 1, 1), done.stderr
+    assert "its worker was asked to stop, twice" in done.stderr
+    assert "interrupted" not in done.stderr
+    assert (tmp_path / "runs/smoke/report.html").exists()
 
 
 @pytest.mark.parametrize(
@@ -338,5 +368,5 @@ def test_the_report_is_an_artifact_of_wandb(smoke, tmp_path):
     share(ledger, settings)
     (run,) = (folder / "wandb").glob("offline-run-*")
     kept = b"".join(path.read_bytes() for path in run.rglob("*") if path.is_file())
-    assert b"smoke-report" in kept
+    assert b"smoke report" in kept
     assert b"difference_low" in kept, "the table is in it"

@@ -1,11 +1,14 @@
 """Files from strangers, names that are markup, disks that are full: nothing is run, nothing is lost, all of it is said."""
 
+import ast
 import errno
 import gzip
+import io
 import json
 import math
 import os
 import pickle
+import re
 import shutil
 import signal
 import subprocess
@@ -18,11 +21,16 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import TINY
+from conftest import ROOT, TINY
+from rich.table import Table
+from rich.text import Text
+from rich.tree import Tree
 
 import zoo
 import zoo.training.build
 from zoo.base.errors import ZooError
+from zoo.base.terminal import console, visible
+from zoo.config.tree import override
 from zoo.runs.run import folder_of
 from zoo.runs.train import train
 
@@ -193,6 +201,102 @@ def test_half_a_character_does_not_cost_the_tables(ledger, here, zoo_main):
     status, out, err = zoo_main("report", str(folder))
     assert status == 0, err
     assert "\\ud800: test accuracy" in out
+
+
+# --- the terminal -----------------------------------------------------------------------------------------------
+
+ESCAPES = "\x1b]0;title\x07\x1b[31mred\x1b[2J\x9b1A\u202eback\rover\x08"
+"""They name the window, colour, empty and climb the terminal, turn the direction of reading, write over a line."""
+
+
+def assert_visible(*texts):
+    for text in texts:
+        assert not set(text) & set("\x1b\x07\x9b\u202e\r\x08"), ascii(text)
+
+
+def test_what_a_terminal_acts_on_is_shown():
+    assert visible(ESCAPES) == ascii(ESCAPES)[1:-1]
+    assert visible("ü 日本 \t a\nb \u200d") == "ü 日本 \t a\nb \u200d"
+    assert visible(Path("a")) == "a"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "zoo").rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT)))
+def test_everything_is_printed_in_one_place(path):
+    if path.relative_to(ROOT).as_posix() == "zoo/base/terminal.py":
+        return
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call):
+            assert ast.unparse(node.func) not in (
+                "print",
+                "Console",
+                "rich.print",
+                "sys.stdout.write",
+                "Live",
+                "Bar",
+            ) or (any(each.arg == "console" for each in node.keywords)), f"{path}:{node.lineno}: use zoo.base.terminal"
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_escapes_in_a_console_are_text_and_its_own_colours_stay(terminal):
+    screen = console(
+        file=io.StringIO(),
+        force_terminal=terminal,
+        width=200,
+        color_system="standard" if terminal else None,
+        markup=False,
+    )
+    table = Table(title=ESCAPES)
+    table.add_column(ESCAPES, style="red")
+    table.add_row(ESCAPES)
+    for each in (ESCAPES, Text(ESCAPES), table, Tree(ESCAPES)):
+        screen.print(each)
+    written = screen.file.getvalue()
+    assert "\\x1b[2J" in written
+    assert ("\x1b[31m" in written) == terminal, "the column is red where there are colours"
+    assert_visible(re.sub(r"\x1b\[[\d;]*m", "", written))
+
+
+def test_escapes_in_rows_and_rules_of_others_reach_no_terminal(ledger, here, zoo_main):
+    page_of(ledger, here / "theirs", ESCAPES)
+    status, out, err = zoo_main("report", "theirs")
+    assert status == 0, err
+    assert "\\x1b" in out
+    assert_visible(out, err)
+
+
+def test_escapes_in_a_config_of_others_reach_no_terminal(run, zoo_main):
+    change(run / "config.yaml", overrides=[ESCAPES], dim=ESCAPES)
+    status, out, err = zoo_main("export", str(run))
+    assert (status, "\\x1b" in err) == (2, True)
+    assert_visible(out, err)
+
+
+def test_escapes_of_a_plugin_reach_no_terminal(here, zoo_command):
+    escaped = ascii(ESCAPES)[1:-1]
+    (here / "theirs.py").write_text(
+        f'''import torch, zoo\n@zoo.register("norm", "theirs")\nclass T(torch.nn.LayerNorm):\n    """{escaped}"""\n'''
+        f'''    def __init__(self, dim: int, a: str = "{escaped}"):\n        """{escaped}"""\n'''
+    )
+    (here / "broken.py").write_text(f'import zoo\nraise ValueError("{escaped}")\nzoo.register(*x)')
+    for words in (["list", "norm"], ["show", "norm=theirs"], ["train", "norm=theirs", "steps=0", f"dim={ESCAPES}"]):
+        done = zoo_command(*words, cwd=here, env={"ZOO_PLUGINS": "./theirs.py,./broken.py"})
+        assert "\\x1b" in done.stdout + done.stderr
+        assert_visible(done.stdout, done.stderr)
+
+
+@pytest.mark.parametrize("name", ["..", ".", "../up", "a/../../up", "/tmp/elsewhere", "a/b", "", "a/"])
+def test_an_experiment_lies_in_the_folder_of_runs(here, zoo_main, name):
+    """As a comparison does; a preset of others could name it."""
+    for words in (["train"], ["train", "-m", "seed=1,2"], ["train", "-m", "hydra.job.name=x", "seed=1"]):
+        status, _, err = zoo_main(*words, *LIVE, *TINY[1:], override("experiment", name))
+        assert (status, f"experiment={name!r}: expected a name of a folder" in err) == (2, True), err
+    with pytest.raises(ZooError, match="expected a name of a folder"):
+        train(zoo.compose(*LIVE, *TINY[1:]) | {"experiment": name})
+    status, _, err = zoo_main("compare", "smoke", override("compare.name", name), "--dry-run")
+    assert (status, f"compare.name={name!r}: expected a name of a folder" in err) == (2, True), err
+    status, _, err = zoo_main("train", "-m", *LIVE, *TINY[1:], f"experiment=a,{override('', name)[1:]}")
+    assert (status, "expected a name of a folder" in err) == (2, True), err
+    assert not list(here.iterdir()), "nothing is written"
 
 
 def test_a_comparison_may_be_called_anything_that_a_folder_may(here, monkeypatch):

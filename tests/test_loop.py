@@ -512,6 +512,24 @@ def test_an_error_in_a_plugin_is_recorded_with_its_traceback(here, zoo_main):
     assert "deep inside" in next(here.glob("runs/train/*/error.txt")).read_text()
 
 
+def test_what_tensorboard_shows_is_on_the_disk_at_each_checkpoint(here, monkeypatch):
+    """A hard kill takes nothing of the steps that a checkpoint holds."""
+    from zoo.training.callbacks import Keeper
+
+    original, found = Keeper.save, []
+
+    def save(self, trainer):
+        original(self, trainer)
+        (events,) = here.glob("runs/train/*/tensorboard/events*")
+        found.append((trainer.global_step, events.read_bytes().count(b"train/loss")))
+
+    monkeypatch.setattr(Keeper, "save", save)
+    words = ("task=parity", "logger=tensorboard", *TINY, "log_every=1", "trainer.checkpoint_seconds=0")
+    train(zoo.compose(*words))
+    assert len(found) > 2
+    assert all(there >= step - 1 for step, there in found), found
+
+
 def test_logs_to_tensorboard_and_to_offline_wandb(here, zoo_main):
     status, _, err = zoo_main("train", "task=parity", "logger=tensorboard", *TINY)
     assert status == 0, err

@@ -1,13 +1,22 @@
 """What people who write components of their own meet: paths, names, types, renames, and the same from Python."""
 
+import ast
+import itertools
+import re
+import shlex
+
 import pytest
+from conftest import ROOT, TINY
 
 import zoo
 from zoo.base.errors import ZooError
+from zoo.comparison.ledger import read_ledger
+from zoo.config.tree import override
 from zoo.registry.kinds import Entry
 from zoo.registry.signature import Parameter
 from zoo.testing import parametrize_with_checks
 
+SMALL = ("task=parity", "task.test_size=8", "task.length=8", *TINY)
 NORM = '''
 from torch import nn
 from zoo import register
@@ -85,6 +94,39 @@ def test_what_a_docstring_says_of_a_parameter_is_found():
     assert found.citation == "Who et al. 2020"
 
 
+SAID = """One.
+
+Args:
+    a: the kind of it,
+        note: not the other,
+        e.g. (x): this one.
+
+        A second paragraph.
+    b (int, optional):
+        on the next line.
+    c: first
+    and on, as some write it.
+    d: last.
+
+Returns:
+    a: nothing.
+"""
+
+
+@pytest.mark.parametrize(
+    ("parameter", "text"),
+    [
+        ("a", "the kind of it, note: not the other, e.g. (x): this one. A second paragraph."),
+        ("b", "on the next line."),
+        ("c", "first and on, as some write it."),
+        ("d", "last."),
+    ],
+)
+def test_nothing_that_is_said_of_a_parameter_is_cut(parameter, text):
+    """A line that goes on may begin with a word and a colon."""
+    assert Entry("norm", "x", "m", "X", (), SAID).said_of(parameter) == text
+
+
 def test_a_choice_that_is_typed_twice_is_refused(zoo_main):
     status, _, err = zoo_main("train", "task=parity", "task=recall")
     assert (status, "are both given" in err) == (2, True), err
@@ -118,6 +160,94 @@ def test_a_comparison_of_ones_own_is_a_file(zoo_main, here):
     (here / "smoke.yaml").write_text(text)
     assert "exists already; rename the file" in zoo_main("compare", "./smoke.yaml")[2]
     assert "no such file" in zoo_main("compare", "./nothing.yaml")[2]
+
+
+NAMES = [
+    "ü",
+    "sub dir=1/x",
+    "a b",
+    "a=b",
+    "null",
+    "1e3",
+    "#1",
+    "~",
+    "x'y",
+    'x"y',
+    "${dim}",
+    "a,b",
+    "[a]",
+    "(",
+    "a.b",
+    "-x",
+    "日本",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_comparison_of_ones_own_is_a_file_of_any_name(zoo_main, here, name):
+    (here / name).parent.mkdir(exist_ok=True)
+    assert zoo_main("new", "comparison", "mine")[0] == 0
+    unnamed = (here / "mine.yaml").read_text().replace("name: mine", "")
+    (here / f"{name}.yaml").write_text(unnamed)
+    status, out, err = zoo_main("compare", f"./{name}.yaml", "--dry-run", "compare.seeds=[7]")
+    assert status == 0, err
+    assert f"into runs/{name.split('/')[-1]}" in out
+    assert "no such file" in zoo_main("compare", f"./{name}.yml")[2]
+
+
+@pytest.mark.parametrize("value", ["a=b", "#1", "a#b", "~/x", "x~y", "ü", "a(b)", "x'y", "a&b", '"', "ends\\", "日本"])
+def test_a_value_that_needs_quotes_is_told_so_and_is_then_taken(zoo_main, here, value):
+    status, _, err = zoo_main("show", f"experiment={value}")
+    if value != "ends\\":
+        assert status == 2
+        assert "put the value in quotes, and others around them for the shell: " in err
+        (word,) = shlex.split(err.rpartition("for the shell: ")[2])
+        assert zoo.compose(word)["experiment"] == value
+    assert zoo.compose(override("experiment", value))["experiment"] == value
+
+
+@pytest.mark.parametrize(
+    "value", ["a=b", "#1", "~", "ü", "a(b)", "x'y", "a, b", "[a]", "{a: 1}", "a,b", "a b", "${dim}"]
+)
+def test_a_path_that_exists_is_taken_whole(here, value):
+    for path in (here / value, here / value / "below"):
+        path.mkdir()
+        assert zoo.compose(f"runs={path}")["runs"] == str(path)
+
+
+def test_every_hint_with_words_of_a_user_is_quoted_for_the_shell_by_one_function():
+    """Of a text with a value in it, what stands before the value is no command that the value would be a word of."""
+    said = re.compile(r"\bzoo (train|compare|report|show|measure|import|export|generate|inspect|check)\b[^;:,()]* $")
+    for path in (ROOT / "zoo").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            for text, value in itertools.pairwise(node.values if isinstance(node, ast.JoinedStr) else ()):
+                if isinstance(text, ast.Constant) and isinstance(value, ast.FormattedValue):
+                    assert not said.search(text.value), f"{path}:{node.lineno}: use zoo.base.errors.to_type"
+
+
+def typed(text):
+    """The words that a shell makes of the last line's command."""
+    return shlex.split(text[text.rindex("zoo ") :])
+
+
+def test_a_hint_can_be_typed_as_it_stands(zoo_main, here):
+    words = ["task=parity", "seed=1,2", "experiment='a b; rm *'"]
+    assert typed(zoo_main("train", *words)[2]) == ["zoo", "train", "-m", *words]
+    assert typed(zoo_main(*words)[2]) == ["zoo", "train", *words]
+    assert typed(zoo_main("import", "my $model")[2]) == ["zoo", "import", "hf", "my $model"]
+    zoo.train(zoo.compose(*SMALL, "experiment='a b $c=1'"))
+    (folder,) = (here / "runs" / "a b $c=1").iterdir()
+    (folder / "result.json").unlink()
+    words = typed(zoo_main("export", str(folder))[2])
+    assert zoo_main(*words[1:])[0] == 0
+    assert (folder / "result.json").exists(), "it is the same run"
+    assert typed(read_ledger(folder.parent).command) == ["zoo", "report", str(folder.parent)]
+
+
+def test_a_file_of_any_path_is_checked(zoo_command, here):
+    (here / "a=b").mkdir()
+    (here / "a=b" / "equal_sign.py").write_text(NORM.format(name="equal_sign"))
+    assert "every law holds" in zoo_command("check", "./a=b/equal_sign.py", cwd=here).stdout
 
 
 def test_a_baseline_that_does_not_compete_gives_way_to_the_first():

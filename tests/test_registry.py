@@ -1,5 +1,6 @@
 """Registering, finding, clashing, failing: what a plugin author meets."""
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -235,6 +236,24 @@ def test_a_package_may_ship_presets_and_comparisons(tmp_path, zoo_command):
     clash = zoo_command("list", env=env)
     assert clash.returncode == 2
     assert "the config arch=lstm is claimed twice: by the zoo and by ZOO_PLUGINS" in clash.stderr
+
+
+def test_two_packages_whose_entry_points_have_one_name_both_keep_their_presets(tmp_path):
+    for name in ("first", "second"):
+        (tmp_path / name / "conf" / "arch").mkdir(parents=True)
+        (tmp_path / name / "__init__.py").write_text("")
+        (tmp_path / name / "conf" / "arch" / f"of_{name}.yaml").write_text("# @package _global_\ndim: 24\n")
+        about = tmp_path / f"{name}-1.0.dist-info"
+        about.mkdir()
+        (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        (about / "entry_points.txt").write_text(f"[zoo.plugins]\nplugin = {name}\n")
+    command = [sys.executable, "-m", "zoo", "list", "arch"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path)}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "arch=of_first" in done.stdout
+    assert "arch=of_second" in done.stdout
 
 
 def test_a_plugin_that_is_broken_is_a_warning_and_all_else_works(tmp_path, zoo_command):

@@ -24,7 +24,7 @@ ROOMS = {
 ROOMS["cli"] = {*ROOMS, "testing"}
 """Each package of the core, and the packages that it may import, inside functions too. Nobody imports ``cli``."""
 HEAVY = {"torch", "lightning", "wandb", "altair", "sklearn", "datasets", "vl_convert"}
-LIGHT = ["base/errors", "base/files", "base/html", "base/seeds", "base/validation", "registry/*", "config/*", "cli/*",
+LIGHT = ["base/errors", "base/files", "base/html", "base/seeds", "base/terminal", "base/validation", "registry/*", "config/*", "cli/*",
          "comparison/*", "runs/identity", "runs/row", "runs/run", "runs/sweep", "runs/heartbeat", "__init__", "__main__"]  # fmt: skip
 OUTSIDE = [  # files, what of other packages they must not import, and whether that holds inside functions too
     ([f"zoo/{name}.py" for name in LIGHT], HEAVY, False),

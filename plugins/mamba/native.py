@@ -6,14 +6,18 @@ the compiler, the processor and its own size.
 """
 
 import ctypes
+import grp
 import hashlib
 import math
 import os
 import platform
+import pwd
 import shlex
 import shutil
+import stat
 import subprocess
 import tempfile
+import warnings
 from functools import cache
 from pathlib import Path
 
@@ -95,22 +99,55 @@ def _library() -> ctypes.CDLL:
     # the name says all that the binary depends on, so a stale one is never loaded
     version = subprocess.run([*compiler, "--version"], capture_output=True, timeout=60, check=True).stdout
     identity = "\0".join([SOURCE.read_text(), *flags, str(version), platform.machine(), _processor()])
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "zoo"
+    folder: Path | None = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "zoo"
     name = f"selective_scan-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    writable = next(filter(_others_may_write, (folder.resolve(), *folder.resolve().parents)), None)
+    if writable is not None:
+        warnings.warn(
+            f"others may write to {writable}, so no compiled scan is kept or loaded there, and each process compiles "
+            f"its own; type: chmod go-w {shlex.quote(str(writable))}, or set XDG_CACHE_HOME to a folder of yours",
+            stacklevel=2,
+        )
+        folder = None
     # use the one that is there
-    for path in folder.glob(f"{name}-*.so"):
-        if path.stem.endswith(f"-{path.stat().st_size}"):  # complete: loading a truncated library would crash
+    for path in folder.glob(f"{name}-*.so") if folder else ():
+        if path.is_symlink() or _others_may_write(path):
+            path.unlink(missing_ok=True)  # nobody knows what it holds
+        elif path.stem.endswith(f"-{path.stat().st_size}"):  # complete: loading a truncated library would crash
             return ctypes.CDLL(str(path))
-    # or build it in a scratch folder, and move it into place whole
-    folder.mkdir(parents=True, exist_ok=True)
+    # or build it in a scratch folder, which only this user can read, and move it into place whole
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         built = Path(scratch) / "built.so"
         done = subprocess.run([*compiler, *flags, str(SOURCE), "-o", str(built)], capture_output=True, timeout=300)
         if done.returncode:
             raise OSError(f"{compiler[0]} failed: {done.stderr.decode(errors='replace').strip()[-300:]}")
+        if folder is None:
+            return ctypes.CDLL(str(built))  # it stays open when its file is gone
+        built.chmod(0o700)
         path = folder / f"{name}-{built.stat().st_size}.so"
         built.replace(path)  # atomic, so several processes may build at once
     return ctypes.CDLL(str(path))
+
+
+def _others_may_write(path: Path) -> bool:
+    """Whether somebody other than this user and root can change a file, or put another file into a folder.
+
+    In a sticky folder, such as ``/tmp``, nobody can replace what is another's. A group of this user alone is no other.
+    """
+    found = path.stat()
+    if found.st_uid not in (0, os.getuid()):
+        return True
+    if path.is_dir() and found.st_mode & stat.S_ISVTX:
+        return False
+    if found.st_mode & stat.S_IWGRP:
+        try:
+            group, user = grp.getgrgid(found.st_gid), pwd.getpwuid(os.getuid()).pw_name
+        except KeyError:
+            return True
+        if group.gr_name != user or set(group.gr_mem) - {user}:
+            return True
+    return bool(found.st_mode & stat.S_IWOTH)
 
 
 def _compiler() -> list[str]:

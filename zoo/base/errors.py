@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -67,6 +68,11 @@ def unknown(what: str, given: str, options: Iterable[str], prefix: str = "") -> 
     hint = f" Did you mean {' or '.join(prefix + name for name in near)}?" if near else ""
     exists = ", ".join(pool) if pool else "nothing"
     return f"There is no {what} called '{given}'.{hint} There is: {exists}."
+
+
+def to_type(*words: object) -> str:
+    """What to type in a shell to give it these words; every hint with words of a user's is made here."""
+    return shlex.join(map(str, words))
 
 
 def many(number: int, what: str) -> str:

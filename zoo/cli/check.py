@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING
 from unittest import SkipTest
 
 from zoo.base.errors import RunFailed, ZooError, unknown
+from zoo.base.terminal import say
 from zoo.config.compose import compose
 from zoo.config.hydra import prepare
 from zoo.config.schema import OUTSIDE
+from zoo.config.tree import override
 from zoo.registry.discovery import locate, modules_of
 from zoo.registry.kinds import KINDS
 from zoo.registry.registry import entries, entry
@@ -59,24 +61,24 @@ def check(words: Sequence[str]) -> int:
     for word in overrides:
         if "=" not in word:
             raise ZooError(f"'{word}' is not an override; expected key=value, or a zoo check of its own")
-    a_module = "=" not in first and _is_module(first)
+    a_module = os.path.exists(first) if "=" in first else _is_module(first)
     if a_module:
         os.environ["ZOO_PLUGINS"] = ",".join(filter(None, [os.environ.get("ZOO_PLUGINS"), first]))
     prepare()
-    if "=" in first:
+    if "=" in first and not a_module:
         asked = [_component(first)]
     else:
         asked = (_of_module(first) if a_module else []) or _named(first, a_module)
     found: Counter[str] = Counter()
     for kind, name in asked:
         for verdict in verdicts(kind, name, overrides):
-            print(_line(verdict), flush=True)
+            say(_line(verdict))
             found[verdict.outcome] += 1
     broken, skipped = found["broken"], found["skipped"]
     if skipped:
-        print(f"{skipped} could not be asked here")
+        say(f"{skipped} could not be asked here")
     holds = "every law holds" + (" but those that are known not to" if found["known"] else "")
-    print(holds if not broken else f"{broken} laws are broken" if broken > 1 else "1 law is broken")
+    say(holds if not broken else f"{broken} laws are broken" if broken > 1 else "1 law is broken")
     return int(bool(broken))
 
 
@@ -176,7 +178,7 @@ def _run(kind: str, name: str, overrides: Sequence[str]) -> Verdict:
         try:
             words = words_of_a_run(kind, name, overrides)
             small = ["task.test_size=8", "task.batch_size=4"] if words[0] == "task=parity" else []
-            train(compose(*words, *small, *SMALL, *overrides, f"runs={Path(folder, 'runs')}"))
+            train(compose(*words, *small, *SMALL, *overrides, override("runs", f"{folder}/runs")))
         except SkipTest as error:
             return Verdict(kind, name, law, "skipped", str(error))
         except (ZooError, RunFailed) as error:
@@ -227,7 +229,7 @@ def _named(word: str, a_module: bool) -> list[tuple[str, str]]:
         )
     if len(found) > 1:
         choices = ", ".join(f"{kind}={name}" for kind, name in found)
-        print(f"{choices} are all called {word} and checked; zoo check KIND={word} checks one", flush=True)
+        say(f"{choices} are all called {word} and checked; zoo check KIND={word} checks one")
     return found
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from zoo.base.errors import ZooError, unknown
+from zoo.base.terminal import console
 from zoo.config.hydra import hydra_ready
 from zoo.config.schema import SITES
 from zoo.registry.discovery import load_plugins
@@ -64,7 +65,7 @@ def show_list(kinds: Sequence[str]) -> None:
     for kind in kinds:
         if kind not in KINDS and kind not in PRESETS:
             raise ZooError(unknown("kind", kind, [*KINDS, *PRESETS], prefix="zoo list "))
-    console = _console()
+    screen = _console()
     with hydra_ready() as loader:
         for kind, meaning in {**PRESETS, **KINDS}.items():
             if kinds and kind not in kinds:
@@ -88,30 +89,28 @@ def show_list(kinds: Sequence[str]) -> None:
             table.columns[0].no_wrap = table.columns[3].no_wrap = True
             for name, text, citation, provider in sorted(rows):
                 shown = name if kind == "compare" else f"{kind}={name}"
-                table.add_row(shown, safe(text), safe(citation), f"[dim]{safe(provider)}[/dim]")
-            console.print(table)
+                table.add_row(safe(shown), safe(text), safe(citation), f"[dim]{safe(provider)}[/dim]")
+            screen.print(table)
 
 
 def _console() -> Any:
     """Wide where nobody's terminal bounds it."""
-    from rich.console import Console
-
-    return Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+    return console(width=None if sys.stdout.isatty() else 160, highlight=False)
 
 
 def show_component(entry: Entry) -> None:
     """Print what a component is, and each parameter with its type, its default, who sets it, and what is said of it."""
     from rich.table import Table
 
-    console = _console()
-    console.print(f"[bold]{entry.kind}={entry.name}[/bold]  {plain(entry.path)}  [dim]{plain(entry.provider)}[/dim]")
-    console.print(plain(entry.doc))
+    screen = _console()
+    screen.print(f"[bold]{entry.kind}={entry.name}[/bold]  {plain(entry.path)}  [dim]{plain(entry.provider)}[/dim]")
+    screen.print(plain(entry.doc))
     table = Table(box=None, padding=(0, 2), title_justify="left", title="parameters")
     for column in ("parameter", "type", "default", "set by", ""):
         table.add_column(column, overflow="fold", no_wrap=column in ("parameter", "set by"))
     for name, kind, default, setter, text in parameters(entry):
         table.add_row(*map(plain, (name, kind, default, setter, text)))
-    console.print(table)
+    screen.print(table)
 
 
 def parameters(entry: Entry) -> list[tuple[str, str, str, str, str]]:

@@ -13,8 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from zoo.base.environment import for_children
-from zoo.base.errors import RunFailed, ZooError, close, many, unknown
+from zoo.base.environment import for_children, open_standard_streams
+from zoo.base.errors import RunFailed, ZooError, close, many, to_type, unknown
+from zoo.base.terminal import console, say
 from zoo.cli.help import (
     CHECK_HELP,
     COMPARE_HELP,
@@ -39,8 +40,9 @@ TAKES_VALUE = {"--cfg", "-c", "--package", "-p"}
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; 0 if all went well, 1 if a run failed, 2 for a mistake, 130 when interrupted."""
     for_children()
+    open_standard_streams()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach us, to be said in one line
-    warnings.showwarning = lambda message, *rest, **more: print(f"warning: {message}", file=sys.stderr)
+    warnings.showwarning = lambda message, *rest, **more: say(f"warning: {message}", error=True)
     if isinstance(sys.stdout, io.TextIOWrapper):  # half a character, as JSON can hold, is shown as it is
         sys.stdout.reconfigure(errors="backslashreplace")
     words = list(sys.argv[1:] if argv is None else argv)
@@ -88,23 +90,23 @@ def _terminate(signum: int, frame: object) -> None:
 
 
 def _say(message: str, status: int) -> int:
-    print(message, file=sys.stderr)
+    say(message, error=True)
     return status
 
 
 def _dispatch(words: list[str]) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
-        print(HELP, end="")
+        say(HELP, end="")
         return 0
     if words[0] in ("--version", "-V"):
         from importlib.metadata import version
 
-        print(version("zoo"))
+        say(version("zoo"))
         return 0
     command, rest = words[0], words[1:]
     if command not in COMMANDS:
         if "=" in command:
-            raise ZooError(f"'{command}' is an override; say what to do with it: zoo train {' '.join(words)}")
+            raise ZooError(f"'{command}' is an override; say what to do with it: {to_type('zoo', 'train', *words)}")
         if command.startswith("-"):
             raise ZooError(unknown("option", command, ["--help", "--version"]))
         raise ZooError(
@@ -112,7 +114,7 @@ def _dispatch(words: list[str]) -> int:
         )
     function, text = COMMANDS[command]
     if {"-h", "--help"} & set(rest):
-        print(text, end="")
+        say(text, end="")
         return 0
     return function(rest)
 
@@ -153,7 +155,7 @@ def _compare(words: list[str]) -> int:
     if flags:
         for cell in plan.cells:
             grid = ", ".join(" ".join(f"{k}={v}" for k, v in setting) for setting in cell.grid)
-            print(
+            say(
                 f"{cell.name}: {many(cell.tuning_count(), 'tuning run')} ({grid or 'no grid'}), "
                 f"{len(cell.seeds)} reported"
             )
@@ -161,19 +163,17 @@ def _compare(words: list[str]) -> int:
             from zoo.comparison.verdicts import can_find
 
             runs = min(len(cell.seeds) for cell in plan.cells)
-            print(f"{many(plan.comparisons(), 'verdict')}; on each task it finds {can_find(runs, plan.comparisons())}")
-        print(f"{many(plan.total(), 'run')} into {plan.folder}")
+            say(f"{many(plan.comparisons(), 'verdict')}; on each task it finds {can_find(runs, plan.comparisons())}")
+        say(f"{many(plan.total(), 'run')} into {plan.folder}")
         return 0
-    from rich.console import Console
-
     from zoo.comparison.terminal import Board
 
-    ledger, page, execution = carried_out(plan, Board(Console(stderr=True, markup=False)))
+    ledger, page, execution = carried_out(plan, Board(console(stderr=True, markup=False)))
     if execution.skipped:
         were = "was" if execution.skipped == 1 else "were"
-        print(f"{execution.skipped} of {many(execution.total, 'run')} {were} finished before")
+        say(f"{execution.skipped} of {many(execution.total, 'run')} {were} finished before")
     _print_tables(ledger)
-    print(page)
+    say(page)
     if execution.failures:
         return _say("\n".join(f"failed: {reason}" for reason in execution.failures), 1)
     return 0
@@ -181,24 +181,22 @@ def _compare(words: list[str]) -> int:
 
 def _console() -> Any:
     """Wide where nobody's terminal bounds it."""
-    from rich.console import Console
-
-    return Console(width=None if sys.stdout.isatty() else 180, highlight=False, markup=False)
+    return console(width=None if sys.stdout.isatty() else 180, highlight=False, markup=False)
 
 
 def _print_tables(ledger: Any) -> None:
     from zoo.comparison.answer import answer
     from zoo.comparison.terminal import tables
 
-    console = _console()
+    screen = _console()
     for sentence in answer(ledger):
-        console.print(f"- {sentence}")
+        screen.print(f"- {sentence}")
     for table in tables(ledger):
-        console.print(table)
+        screen.print(table)
     if ledger.failures:
-        console.print(f"{many(len(ledger.failures), 'run')} failed: {', '.join(row['id'] for row in ledger.failures)}")
+        screen.print(f"{many(len(ledger.failures), 'run')} failed: {', '.join(row['id'] for row in ledger.failures)}")
     if ledger.missing:
-        console.print(f"{many(ledger.missing, 'run')} without a result; {ledger.command} makes what is missing")
+        screen.print(f"{many(ledger.missing, 'run')} without a result; {ledger.command} makes what is missing")
 
 
 def _report(words: list[str]) -> int:
@@ -220,10 +218,10 @@ def _report(words: list[str]) -> int:
     from zoo.comparison.page import write_page
 
     _print_tables(ledger)
-    print(write_page(ledger))
+    say(write_page(ledger))
     for to in map(Path, given.get("--to", [])):
         write(ledger, to)
-        print(to)
+        say(to)
     return 0
 
 
@@ -270,13 +268,14 @@ def _new(words: list[str]) -> int:
 
     kind, name = rest
     paths = make(kind, name, package=bool(flags))
-    print("\n".join(map(str, paths)))
+    say("\n".join(map(str, paths)))
     if kind == "comparison":
-        print(f"then: zoo compare ./{paths[0]} --dry-run")
+        say(f"then: {to_type('zoo', 'compare', f'./{paths[0]}', '--dry-run')}")
     elif flags:
-        print(f"then: cd {paths[0].parent.parent} && pip install -e . && zoo check {kind}={name}")
+        say(f"then: cd {paths[0].parent.parent} && pip install -e . && {to_type('zoo', 'check', f'{kind}={name}')}")
     else:
-        print(f"then: zoo check ./{paths[0]}, and ZOO_PLUGINS=./{paths[0]} zoo train {kind}={name}")
+        checks, trains = to_type("zoo", "check", f"./{paths[0]}"), to_type("zoo", "train", f"{kind}={name}")
+        say(f"then: {checks}, and ZOO_PLUGINS=./{paths[0]} {trains}")
     return 0
 
 
@@ -307,7 +306,7 @@ def _export(words: list[str]) -> int:
             raise ZooError("--hf needs the name of a folder and goes with no other option, such as --hf my_model")
         from zoo.models.convert import to_huggingface
 
-        print(to_huggingface(Path(folders[0]), Path(hf)))
+        say(to_huggingface(Path(folders[0]), Path(hf)))
         return 0
     if to == "" or (to or "").startswith("-"):
         raise ZooError("--to needs the name of a file, such as --to model.safetensors")
@@ -378,7 +377,7 @@ def _inspect(words: list[str]) -> int:
 
 def _import(words: list[str]) -> int:
     if words[:1] != ["hf"]:
-        raise ZooError(f"expected where it comes from: zoo import hf {' '.join(words) or 'SOURCE'}")
+        raise ZooError(f"expected where it comes from: {to_type('zoo', 'import', 'hf', *(words or ['SOURCE']))}")
     source, given = _options(words[1:], {"--to": str}, "zoo import hf ./gpt2")
     if given.get("--to", ["file"])[-1] in ("", "--to"):
         raise ZooError("--to needs the name of a file, such as --to gpt2.safetensors")
@@ -392,7 +391,7 @@ def _import(words: list[str]) -> int:
 def _completion(words: list[str]) -> int:
     from zoo.cli.completion import script
 
-    print(script(words[0] if words else ""))
+    say(script(words[0] if words else ""))
     return 0
 
 
@@ -405,7 +404,7 @@ def _launch(words: list[str]) -> int:
 def _complete(words: list[str]) -> int:
     from zoo.cli.completion import candidates
 
-    print("\n".join(candidates(words[0] if words else "", COMMANDS)))
+    say("\n".join(candidates(words[0] if words else "", COMMANDS)))
     return 0
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zoo.base.errors import ZooError
+from zoo.base.errors import ZooError, to_type
 from zoo.base.files import write_json
+from zoo.base.terminal import console, say
 from zoo.config.compose import compose
 from zoo.config.limits import check_numbers
 
@@ -32,7 +32,6 @@ def measure(options: MeasureOptions) -> None:
         ZooError: there is nobody to measure, or a length or a number of rounds cannot be.
     """
     import torch
-    from rich.console import Console
 
     from zoo.models import speed as inference
     from zoo.models.speed_page import write_page
@@ -62,11 +61,11 @@ def measure(options: MeasureOptions) -> None:
     _, dtype = decoding_place(chosen.accelerator, chosen.precision)
     longest = options.lengths[-1] + inference.DECODED
     models = {name: inference.decoder(each, longest).to(device, dtype) for name, each in words.items()}
-    console = Console(stderr=True, highlight=False, markup=False)
+    screen = console(stderr=True, highlight=False, markup=False)
 
     def progress(done: int, total: int) -> None:
         if done % max(1, total // 10) == 0:
-            console.print(f"{done} of {total} timed")
+            screen.print(f"{done} of {total} timed")
 
     curves = inference.measure(models, options.lengths, options.rounds, 256, device, progress)
     found = _plain(curves, chosen.accelerator, options)
@@ -74,9 +73,9 @@ def measure(options: MeasureOptions) -> None:
     _show(curves, found)
     lengths = ",".join(map(str, options.lengths))
     typed = [*options.contestants, *options.overrides, "--lengths", lengths, "--rounds", str(options.rounds)]
-    command = shlex.join(["zoo", "measure", *typed])
-    print(options.to)
-    print(write_page(options.to.with_suffix(".html"), curves, found, command))
+    command = to_type("zoo", "measure", *typed)
+    say(options.to)
+    say(write_page(options.to.with_suffix(".html"), curves, found, command))
 
 
 def _words(contestant: str) -> list[str]:
@@ -111,10 +110,9 @@ def _plain(curves: list[Any], accelerator: str, options: MeasureOptions) -> dict
 
 
 def _show(curves: list[Any], found: dict[str, Any]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False, markup=False)
+    screen = console(highlight=False, markup=False)
     lengths = [point.length for point in curves[0].points]
     titles = {"prefill": "reading the context: milliseconds", "decode": "writing one token: milliseconds"}
     for what, title in titles.items():
@@ -127,7 +125,7 @@ def _show(curves: list[Any], found: dict[str, Any]) -> None:
             last = curve.medians(what)[-1]
             speed = f"{(lengths[-1] if what == 'prefill' else 1) / last:,.0f}"
             table.add_row(curve.contestant, *cells, "" if exponent is None else f"{exponent:.2f}", speed)
-        console.print(table)
+        screen.print(table)
     for key, title in (
         ("state_bytes", "state: bytes after the context"),
         ("peak_bytes", "memory: peak bytes meanwhile"),
@@ -140,11 +138,11 @@ def _show(curves: list[Any], found: dict[str, Any]) -> None:
         for curve in curves:
             cells = [f"{getattr(point, key):,}" for point in curve.points]
             table.add_row(curve.contestant, *cells, f"{curve.parameters:,}")
-        console.print(table)
+        screen.print(table)
     for each in found["crossings"]:
         where = "throughout" if each["length"] is None else f"from about {each['length']:,.0f} tokens on"
         other = each["second"] if each["ahead"] == each["first"] else each["first"]
-        console.print(f"{each['what']}: {each['ahead']} is faster than {other} {where}")
+        screen.print(f"{each['what']}: {each['ahead']} is faster than {other} {where}")
 
 
 def _spread(seconds: list[float]) -> str:

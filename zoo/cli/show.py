@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 from unittest import SkipTest
 
-from zoo.base.errors import ZooError
+from zoo.base.errors import ZooError, to_type
+from zoo.base.terminal import console
 from zoo.cli.list import safe, show_component
 from zoo.config.compose import compose
 from zoo.config.hydra import prepare
@@ -21,12 +22,11 @@ from zoo.runs.budget import describe, settle
 
 def show(overrides: Sequence[str]) -> None:
     """Print the tree of components, and parameters, FLOPs and state as measured on the built model."""
-    from rich.console import Console
     from rich.table import Table
     from rich.tree import Tree
 
     prepare()
-    console = Console(highlight=False)
+    screen = console(highlight=False)
     named = [word.partition("=") for word in overrides if word.partition("=")[0] in KINDS]
     if len(overrides) == 1 and named:
         kind, _, name = named[0]
@@ -36,10 +36,10 @@ def show(overrides: Sequence[str]) -> None:
         try:
             overrides = _of_a_run(kind, name)
         except (ZooError, SkipTest) as error:
-            console.print(f"no run is shown: {error}", markup=False)
+            screen.print(f"no run is shown: {error}", markup=False)
             return
         if len(overrides) > 1:
-            console.print(f"in a run that fits it: zoo show {' '.join(overrides)}", markup=False)
+            screen.print(f"in a run that fits it: {to_type('zoo', 'show', *overrides)}", markup=False)
     config = settle(compose(*overrides), keep=False)
     tree = Tree(
         f"[bold]{safe(config['label'])}[/bold]  "
@@ -47,9 +47,9 @@ def show(overrides: Sequence[str]) -> None:
     )
     for key in ("task", "objective", "probe", "optimizer", "schedule"):
         _grow(tree, key, config[key])
-    console.print(tree)
+    screen.print(tree)
     if "budget_met" in config:
-        console.print(describe(config), markup=False)
+        screen.print(describe(config), markup=False)
     facts, parts = measure(config)
     title = "cost, measured: bits per weight as packed, FLOPs of a token's forward pass"
     table = Table(title=title, title_justify="left", box=None, padding=(0, 2))
@@ -57,9 +57,9 @@ def show(overrides: Sequence[str]) -> None:
         table.add_column(name, justify="left" if name == "part" else "right")
     for part, parameters, bits, operations in parts:
         table.add_row(part, f"{parameters:,}", f"{bits:.3g}", f"{operations:,.0f}")
-    console.print(table)
+    screen.print(table)
     for name, value in facts.items():
-        console.print(f"{name}: {value}", markup=False)
+        screen.print(f"{name}: {value}", markup=False)
 
 
 def _of_a_run(kind: str, name: str) -> list[str]:

@@ -188,8 +188,6 @@ class Execution:
             self.hashes = dict(zip(configs, pool.fingerprints(list(configs.values())), strict=True))
 
     def _land(self, flight: Flight, outcome: dict[str, Any]) -> None:
-        if outcome["status"] == "interrupted":
-            raise KeyboardInterrupt
         self.seconds.setdefault(flight.job.cell.name, []).append(time.monotonic() - flight.started)
         if outcome["status"] == "failed":
             self.failures.append(outcome["error"])

@@ -25,9 +25,6 @@ from zoo.runs.heartbeat import Listener, alive
 from zoo.runs.row import read_row
 from zoo.runs.run import Run
 
-ATTEMPTS = 2
-"""How often a run is launched before it counts as failed: a lost worker is no fault of the run, which goes on."""
-
 
 @dataclass
 class Wave:
@@ -52,8 +49,6 @@ class Elsewhere(Pool):
         super().__init__(1, threads)
         self.launcher, self.folder = launcher, folder
         self.wave: Wave | None = None
-        self.attempts: dict[str, int] = {}
-        self.again: deque[Job] = deque()
 
     def fill(self, queue: deque[Job]) -> None:
         """Launch all that waits, once the wave before has ended."""
@@ -76,10 +71,8 @@ class Elsewhere(Pool):
                 wave.open.remove(index)
                 key, flight = next((k, f) for k, f in self.flights.items() if f.job is wave.jobs[index])
                 del self.flights[key]
-                if outcome["status"] == "lost":
-                    self.again.append(flight.job)
-                    continue
-                yield flight, outcome
+                if outcome["status"] != "lost":
+                    yield flight, outcome
         if not wave.open:
             self._end(wave)
 
@@ -93,7 +86,6 @@ class Elsewhere(Pool):
             run = job.run
             order = {"config": run.config, "code": dict(run.code), "id": run.id, "here": os.getcwd()}
             write_yaml(folder / f"{index}.yaml", order)
-            self.attempts[run.id] = self.attempts.get(run.id, 0) + 1
         command = [sys.executable, "-m", "zoo", "_launch", str(folder), str(len(jobs)), *self.launcher]
         with (folder / "launcher.log").open("xb") as log:
             process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
@@ -110,7 +102,7 @@ class Elsewhere(Pool):
             return {"status": "failed", "error": str(written.get("error"))}
         if not ended and not wave.listener.silent(wave.folder / f"{index}.alive"):
             return None
-        if self.attempts[job.run.id] < ATTEMPTS:
+        if self._once_more(job):
             return {"status": "lost"}
         said = "its worker was lost twice" if not ended else f"the launcher gave it up: {_last_line(wave.folder)}"
         return {"status": "failed", "error": record_death(job.run, said)}

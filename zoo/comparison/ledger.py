@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import shlex
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
 from zoo.base import validation
-from zoo.base.errors import ZooError
+from zoo.base.errors import ZooError, to_type
 from zoo.base.files import read_json
 from zoo.comparison.claims import Finding, judge_claims
 from zoo.comparison.overall import Overall, overall
@@ -194,9 +193,7 @@ def _ledger(folder: Path, rules: Any, rows: list[Row]) -> Ledger:
     _compare_to(standings, baseline, trends, margin)
     failures = [row for row in rows if row["status"] != "finished"]
     words = (
-        " ".join(["zoo compare", *map(shlex.quote, _command_words(rules["overrides"]))])
-        if rules
-        else f"zoo report {folder}"
+        to_type("zoo", "compare", *_command_words(rules["overrides"])) if rules else to_type("zoo", "report", folder)
     )
     published = _published(rules.get("published", []), standings) if rules else []
     findings = judge_claims(rules.get("claims", []), standings, margin) if rules else []

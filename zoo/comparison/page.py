@@ -8,6 +8,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from zoo.base.errors import to_type
 from zoo.base.html import drawings, write_html
 from zoo.comparison.answer import answer
 from zoo.comparison.charts import charts
@@ -37,7 +38,7 @@ def write_page(ledger: Ledger) -> Path:
         "decays": {task: [(s.contestant, d) for s in ledger.ranked(task) for d in s.decays()] for task in ledger.tasks},
         "overtakes": [(a, b, overtakes(a, b)) for a, b in combinations(ledger.laws, 2)],
         "machines": _machines(ledger),
-        **drawings(lambda: charts(ledger), f"zoo report {ledger.folder}"),
+        **drawings(lambda: charts(ledger), to_type("zoo", "report", ledger.folder)),
     }
     return write_html(ledger.folder / "report.html", "zoo.comparison", TEMPLATE, data, filters)
 

@@ -20,6 +20,7 @@ from zoo.config.hydra import with_values
 from zoo.config.limits import check_numbers
 from zoo.config.messages import explained
 from zoo.config.tree import Config, chooses, key_of, refuse_repeated
+from zoo.registry.foreign import refuse_resolvers
 from zoo.registry.nodes import COMPONENT
 from zoo.runs.budget import key_of as budget_key
 from zoo.runs.budget import wanted, with_solution
@@ -234,10 +235,16 @@ def plan_of(words: Sequence[str]) -> Plan:
     Raises:
         ZooError: as there, or for several names.
     """
-    names = [word for word in words if "=" not in word]
+    names = [word for word in words if "=" not in word or _is_file(word)]
     if len(names) > 1:
         raise ZooError(f"expected one comparison, given {', '.join(names)}")
-    return make_plan(names[0] if names else None, [word for word in words if "=" in word])
+    return make_plan(names[0] if names else None, [word for word in words if word not in names])
+
+
+def _is_file(word: str) -> bool:
+    """Whether a word is a comparison of one's own, whatever its file is called."""
+    named = word.endswith((".yaml", ".yml"))
+    return named and ("=" not in word or word.startswith((".", "/")) or Path(word).is_file())
 
 
 def make_plan(name: str | None, overrides: Sequence[str]) -> Plan:
@@ -250,7 +257,7 @@ def make_plan(name: str | None, overrides: Sequence[str]) -> Plan:
 
     refuse_repeated(overrides)
     words = [*([f"compare={name}"] if name else []), *overrides]
-    if name and name.endswith((".yaml", ".yml")):
+    if name and _is_file(name):
         words[0] = f"compare={stored(Path(name))}"
     looked_up = check(words, "comparison")
     checked = looked_up.lines
@@ -260,6 +267,7 @@ def make_plan(name: str | None, overrides: Sequence[str]) -> Plan:
         cfg = with_values(looked_up.base, looked_up.values)
         rules: dict[str, Any] = OmegaConf.to_container(cfg.compare, resolve=True)  # type: ignore[assignment]
         runs = str(cfg.runs)
+    refuse_resolvers(rules, "compare")  # what a file says as \\${...} is one now, and would be composed again
 
     # the words of the comparison shape it, those of a launcher make its runs, and all others are of every run
     launcher = [word for word in checked if key_of(word).split(".")[0].split("/")[0] == "hydra"]

@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager, suppress
@@ -27,6 +27,9 @@ from zoo.training.processes import start_method
 
 ORPHANED_SECONDS = 30.0
 """A worker whose parent has died may take so long to save its run."""
+ATTEMPTS = 2
+"""How often a run is begun before it counts as failed: a lost worker is no fault of the run, which goes on."""
+STOPPED = "its worker was asked to stop, twice; the same command goes on where it stopped"
 Outcome = dict[str, Any]
 """``status`` (finished, failed or interrupted), and the ``row`` or the ``error``."""
 
@@ -185,6 +188,9 @@ class Pool:
             initargs=(threads, workers, devices or [], context.Value("i", 0), os.getcwd(), dict(os.environ)),
         )
         self.flights: dict[Future[Outcome], Flight] = {}
+        self.again: deque[Job] = deque()
+        """Runs whose workers were lost or asked to stop; they go on from their checkpoints."""
+        self.lost: Counter[str] = Counter()
         self.crowded: deque[Job] = deque()
 
     def __enter__(self) -> Pool:
@@ -219,8 +225,8 @@ class Pool:
         """Give every idle worker a job from the queue; when nothing else is left, those that want to be alone."""
         if any(flight.alone for flight in self.flights.values()):
             return
-        while queue and len(self.flights) < self.workers:
-            self._submit(queue.popleft())
+        while (self.again or queue) and len(self.flights) < self.workers:
+            self._submit((self.again or queue).popleft())
         if self.crowded and not self.flights:
             self._submit(self.crowded.popleft(), alone=True)
 
@@ -231,7 +237,15 @@ class Pool:
 
     def busy(self) -> bool:
         """Whether more is to come than what is queued and in flight."""
-        return bool(self.crowded)
+        return bool(self.crowded or self.again)
+
+    def _once_more(self, job: Job) -> bool:
+        """Make a run again whose worker was lost, unless that has happened too often."""
+        self.lost[job.run.id] += 1
+        if self.lost[job.run.id] >= ATTEMPTS:
+            return False
+        self.again.append(job)
+        return True
 
     def landed(self, timeout: float) -> Iterator[tuple[Flight, Outcome]]:
         """Runs that ended within ``timeout`` seconds, and how."""
@@ -242,6 +256,9 @@ class Pool:
             killed = error is not None and getattr(error, "exitcode", None) == -signal.SIGKILL
             if self.workers > 1 and not flight.alone and (killed or (error is None and future.result().get("crowded"))):
                 self.crowded.append(flight.job)
+            elif _was_stopped(error, None if error else future.result()):
+                if not self._once_more(flight.job):
+                    yield flight, {"status": "failed", "error": record_death(flight.job.run, STOPPED)}
             elif error is None:
                 yield flight, future.result()
             else:
@@ -254,6 +271,14 @@ class Pool:
             if child.pid:
                 os.kill(child.pid, signal.SIGTERM if not self.flights else signal.SIGINT)
         wait(self.flights, timeout=20)
+
+
+def _was_stopped(error: BaseException | None, outcome: Outcome | None) -> bool:
+    """Whether a worker was asked to stop by others than this process, which lets go of its workers when it is."""
+    if outcome is not None:
+        return bool(outcome["status"] == "interrupted")
+    stopped = (-signal.SIGTERM, signal.SIGTERM, -signal.SIGINT)  # pebble's workers exit with the signal's number
+    return isinstance(error, KeyboardInterrupt) or getattr(error, "exitcode", None) in stopped
 
 
 def _how(error: BaseException) -> str:

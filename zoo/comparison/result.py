@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-import shlex
 from dataclasses import dataclass, field
 from typing import Any
 
+from zoo.base.errors import to_type
 from zoo.comparison.decay import Decay, decays
 from zoo.comparison.statistics import Estimate, estimate, expected_best, share_interval
 from zoo.config.tree import key_of
@@ -237,7 +237,7 @@ class Standing:
 
     def commands(self) -> list[str]:
         """What to type to make each reported run again."""
-        return [f"zoo train {' '.join(map(shlex.quote, _solved(row)))}" for row in [*self.rows, *self.failed]]
+        return [to_type("zoo", "train", *_solved(row)) for row in [*self.rows, *self.failed]]
 
 
 def _solved(row: Row) -> list[str]:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
+import re
 from collections.abc import Mapping
 from dataclasses import fields
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,10 @@ from zoo.base.files import read_yaml
 from zoo.base.validation import flaw
 from zoo.comparison.plan_file import PublishedFigure
 from zoo.config.hydra import forget, hydra_ready
+from zoo.config.limits import check_folder
 from zoo.config.schema import CompareConfig
+from zoo.config.tree import override
+from zoo.registry.foreign import check_comparison
 
 
 def stored(file: Path) -> str:
@@ -31,15 +37,23 @@ def stored(file: Path) -> str:
     wrong = [str(key) for key in rules if key not in known]
     if wrong:
         raise ZooError(f"{file}: " + unknown("key", wrong[0], known))
+    rules = {"name": re.sub(r"(\\*)\$\{", r"\1\1\\${", file.stem), **rules}
+    check_comparison(rules, str(file))
+    option = _option(file.stem)
     with hydra_ready() as loader:
         store = ConfigStore.instance()
-        if file.stem in loader.get_group_options("compare") and f"{file.stem}.yaml" not in store.repo.get(
-            "compare", {}
-        ):
+        if option in loader.get_group_options("compare") and f"{option}.yaml" not in store.repo.get("compare", {}):
             raise ZooError(f"{file}: a comparison called {file.stem} exists already; rename the file")
-        store.store(group="compare", name=file.stem, node={"name": file.stem, **rules}, provider=str(file))
+        store.store(group="compare", name=option, node=rules, provider=str(file))
     forget()  # what was composed of a file of this name before
-    return file.stem
+    return option
+
+
+def _option(stem: str) -> str:
+    """A file's name as a word that Hydra takes for an option: the same, if it is one, else a hash besides."""
+    word = re.sub(r"[^A-Za-z0-9_-]", "_", stem)
+    plain = word == stem and override("compare", stem) == f"compare={stem}"
+    return stem if plain else f"file_{word}_{sha256(os.fsencode(stem)).hexdigest()[:12]}"
 
 
 def check_rules(rules: Mapping[str, Any]) -> None:
@@ -48,8 +62,7 @@ def check_rules(rules: Mapping[str, Any]) -> None:
     Raises:
         ZooError: by the name of the key, with what is expected.
     """
-    if not rules["name"] or rules["name"] in (".", "..") or set(rules["name"]) & set("/\\\0"):
-        raise ZooError(f"compare.name={rules['name']!r}: expected a name of a folder, without / in it")
+    check_folder("compare.name", rules["name"])
     for contestant in [*rules["archs"], *rules["also"]]:
         if not isinstance(contestant, str) or not contestant.strip():
             raise ZooError(f"compare.archs has {contestant!r}; expected presets, or overrides as one text")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
-from zoo.base.errors import needed
 from zoo.comparison.export import lines
 from zoo.comparison.ledger import Ledger
 from zoo.config.tree import Config
-from zoo.training.loggers import prepare_wandb
+from zoo.training.loggers import start_wandb, wandb_refusals
 
 
 def share(ledger: Ledger, settings: Config) -> None:
@@ -18,29 +18,26 @@ def share(ledger: Ledger, settings: Config) -> None:
     """
     if settings["name"] != "wandb":
         return
-    with needed("wandb", "logger=wandb"):
-        import wandb
-    prepare_wandb()
-    rows = lines(ledger)
-    table = wandb.Table(columns=list(rows[0]), data=[[_plain(value) for value in row.values()] for row in rows])
-    run = wandb.init(
-        project=settings["project"],
-        entity=settings["entity"],
+    run = start_wandb(
+        settings,
+        ledger.folder,
         group=settings["group"] or ledger.name,
         tags=["report", *settings["tags"]],
         name=f"{ledger.name} report",
-        id=f"{ledger.name}-report",
         job_type="report",
-        dir=str(ledger.folder),
-        resume="allow",
         config={"rules": ledger.command},
     )
-    artifact = wandb.Artifact(f"{_name(ledger.name)}-report", type="report")
-    artifact.add(table, "results")
-    artifact.add_file(str(ledger.folder / "report.html"))
-    run.log({"results": table})
-    run.log_artifact(artifact)
-    run.finish(exit_code=1 if ledger.failures else 0)
+    import wandb
+
+    rows = lines(ledger)
+    with wandb_refusals():
+        table = wandb.Table(columns=list(rows[0]), data=[[_plain(value) for value in row.values()] for row in rows])
+        artifact = wandb.Artifact(f"{_name(ledger.name)}-report", type="report")
+        artifact.add(table, "results")
+        artifact.add_file(str(ledger.folder / "report.html"))
+        run.log({"results": table})
+        run.log_artifact(artifact)
+        run.finish(exit_code=1 if ledger.failures else 0)
 
 
 def _plain(value: Any) -> Any:
@@ -48,5 +45,5 @@ def _plain(value: Any) -> Any:
 
 
 def _name(name: str) -> str:
-    """Of an artifact, which has letters, digits, dashes, underscores and dots."""
-    return "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in name)
+    """Of an artifact, which has letters, digits, dashes, underscores and dots, and 128 of them at most."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "-", name)[:100]

@@ -140,9 +140,11 @@ def _check(found: Entry, node: Config, path: str) -> None:
                 f"{path}.{parameter.name} has no default; give it a value: "
                 f"{path}.{parameter.name}=<{parameter.annotation}>"
             )
-        if options and value not in options:
+        if options and not parameter.fits(value):
             listed = ", ".join(str(option) for option in options)
             raise ZooError(f"{path}.{parameter.name}={value}: expected one of {listed}")
         inside = value if isinstance(value, list) and parameter.type() is not Any else ()
         if any(isinstance(part, list | dict) for part in inside):  # which OmegaConf lets pass
             raise ZooError(f"{path}.{parameter.name}={value}: expected {parameter.annotation}, each value alone")
+        if not parameter.fits(value):
+            raise ZooError(f"{path}.{parameter.name}={value}: expected {parameter.annotation}")

@@ -6,17 +6,19 @@ misspelt key, which then silently does nothing. Both are refused here.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from zoo.base.errors import ZooError, close, unknown
+from zoo.base.errors import ZooError, close, to_type, unknown
 from zoo.config.hydra import Composed, composed, groups, with_values
+from zoo.config.limits import check_folder
 from zoo.config.schema import OUTSIDE, SITES
 from zoo.config.sweep_values import ends, swept
-from zoo.config.tree import key_of, refuse_foreign
+from zoo.config.tree import key_of, quoted, refuse_foreign
 from zoo.registry.kinds import KINDS
 from zoo.registry.nodes import COMPONENT
 from zoo.registry.registry import entry
@@ -53,20 +55,26 @@ def check_sweep(checked: Checked, config_name: str = "config") -> None:
     """Compose a sweep's plain values, and the first sixteen values of each swept key, before any run is made.
 
     Raises:
-        ZooError: a value is of the wrong type, or is of a key that goes with another choice.
+        ZooError: a value is of the wrong type, is of a key that goes with another choice, or would write elsewhere.
     """
-    with_values(checked.base, checked.values)
+    _check_place(with_values(checked.base, checked.values))
     choices = [line for line in checked.lines if key_of(line).split("@")[0] in groups()]
     swept = {item.input_line for item in checked.sweeps}
     for item in checked.sweeps:
-        for value in _Checker(config_name).values_of(item)[:16]:
+        tried = _Checker(config_name).values_of(item)
+        for value in tried if item.key_or_group == "experiment" else tried[:16]:
             word = f"{item.get_key_element()}={value}"
             base, values = checked.base, checked.values
             if item.key_or_group in groups():
                 base = composed(config_name, [*(line for line in choices if line.lstrip("+") not in swept), word])
             else:
                 values = [*values, parsed(word)]
-            with_values(base, values)
+            _check_place(with_values(base, values))
+
+
+def _check_place(cfg: Any) -> None:
+    """Hydra writes to the folder of a sweep before any run of it is made."""
+    check_folder("experiment", cfg.experiment)
 
 
 @lru_cache(maxsize=4096)
@@ -79,21 +87,30 @@ def parsed(text: str) -> Any:
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
+    key, sign, value = text.partition("=")
+    if "/" in value and os.path.exists(value):  # what it is called is not to be taken for a list, say
+        text = f"{key}={quoted(value)}"
+    parser = OverridesParser.create()
     try:
-        return OverridesParser.create().parse_override(text)
+        return parser.parse_override(text)
     except HydraException as error:
+        if sign and os.path.exists(value):
+            return parser.parse_override(f"{key}={quoted(value)}")
         raise ZooError(_not_an_override(text)) from error
 
 
 def _not_an_override(text: str) -> str:
-    """Most often a list of overrides whose quotes the shell has taken away."""
+    """Most often a list of overrides whose quotes the shell has taken away, or a value with a character of Hydra's."""
     listed = re.fullmatch(r"([\w.]+)=\[(.*=.*)\]", text)
-    if listed is None:
-        return f"'{text}' is not an override; expected key=value, such as seed=1"
-    quoted = ",".join('"' + word.strip(" \"'") + '"' for word in listed[2].split(","))
-    return (
-        f"{text}: words with = in a list need quotes, and the shell needs others around them: '{listed[1]}=[{quoted}]'"
-    )
+    if listed is not None:
+        words = ",".join('"' + word.strip(" \"'") + '"' for word in listed[2].split(","))
+        again = to_type(f"{listed[1]}=[{words}]")
+        return f"{text}: words with = in a list need quotes, and the shell needs others around them: {again}"
+    key, sign, value = text.partition("=")
+    if sign and value and re.fullmatch(r"[+]{0,2}[\w./@]+", key):
+        again = to_type(f"{key}={quoted(value)}")
+        return f"{text}: put the value in quotes, and others around them for the shell: {again}"
+    return f"'{text}' is not an override; expected key=value, such as seed=1"
 
 
 def _raise(problems: Sequence[str | None]) -> None:

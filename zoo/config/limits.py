@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from zoo.base.errors import ZooError
+from zoo.base.validation import FolderName, flaw
 from zoo.config.tree import Config
 from zoo.registry.nodes import COMPONENT
 from zoo.registry.registry import entry
@@ -26,6 +27,16 @@ BOUNDS: dict[str, tuple[float, float]] = {
 """Of the run's own numbers the least and the most: what is far beyond any machine would only be waited for."""
 WORD = 2**63
 """Integers from here on fit no tensor's size."""
+
+
+def check_folder(key: str, name: Any) -> None:
+    """Refuse a name that would put what a run writes into another folder than the one where its runs are.
+
+    Raises:
+        ZooError: it is no name of a folder: it is empty, ``.`` or ``..``, or has a ``/``, as every absolute path has.
+    """
+    if flaw(name, FolderName):
+        raise ZooError(f"{key}={name!r}: expected a name of a folder, without / in it; runs=FOLDER says where it lies")
 
 
 def check_numbers(config: Config) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +18,22 @@ Config = dict[str, Any]
 def key_of(override: str) -> str:
     """The key of an override, without its value and without a leading ``+``."""
     return override.split("=", 1)[0].lstrip("+")
+
+
+def quoted(text: str) -> str:
+    """A text in quotes, as the value of an override that is this text and nothing else: no list, no interpolation."""
+    text = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)
+    text = re.sub(r'(\\*)("|$)', lambda m: m[1] * 2 + ('\\"' if m[2] else ""), text)
+    return f'"{text}"'
+
+
+def override(key: str, text: str) -> str:
+    """The override that gives this key this text, in quotes only where it would be read as something else."""
+    plain = re.fullmatch(r"[A-Za-z_/.][A-Za-z0-9_/.-]*", text)
+    return f"{key}={text if plain and text.lower() not in _READ_AS_OTHER else quoted(text)}"
+
+
+_READ_AS_OTHER = ("null", "true", "false", "nan", "inf")
 
 
 def chooses(overrides: Sequence[str], key: str) -> bool:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from zoo.base.contracts import Batch, Correspondence, Family
 from zoo.base.errors import RunFailed, ZooError, first_of
+from zoo.base.terminal import say
 from zoo.config.compose import compose
 from zoo.config.hydra import prepare
 from zoo.models.huggingface import Tensors, read, reason, write
@@ -51,7 +52,7 @@ def import_huggingface(source: str, to: Path | None) -> Path:
         if not torch.equal(_outputs(model, batch), _outputs(load(unchecked), batch)):
             raise RunFailed("what was written does not give back the same numbers; please report this")
     count = sum(parameter.numel() for parameter in model.parameters())
-    print(f'{path}\n{about["label"]}, {count:,} parameters; in Python: zoo.load("{path}")')
+    say(f'{path}\n{about["label"]}, {count:,} parameters; in Python: zoo.load("{path}")')
     return path
 
 

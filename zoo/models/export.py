@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from zoo.base.contracts import HasLowBitWeight, Probe, Task
 from zoo.base.errors import RunFailed, ZooError
+from zoo.base.terminal import say
 from zoo.measure import weights
 from zoo.measure.metrics import judge
 from zoo.models.load import about_run, load, model_of, probes_of, saved, task_of
@@ -36,17 +37,17 @@ def export(folder: Path, layout: str | None, to: Path | None) -> Path:
         raise ZooError(f"{folder} has no low-bit weights to pack; without --packed it is exported as it is")
     with saved(model, about_run(run, layout), path) as unchecked:
         tested = _test(model, unchecked, run)
-    print(f"{path}\n{path.stat().st_size:,} bytes on disk; {trained:,} as trained")
+    say(f"{path}\n{path.stat().st_size:,} bytes on disk; {trained:,} as trained")
     if layout is None and any(isinstance(m, HasLowBitWeight) and m.packed() is not None for m in model.modules()):
-        print("some of these weights are low-bit and could be packed: --packed")
+        say("some of these weights are low-bit and could be packed: --packed")
     if isinstance(tested, str):
-        print(tested)
+        say(tested)
         return path
     again, value = tested
-    print(f"test {run.row['metric']} {value:.4f}; as trained {run.row['test'][run.row['metric']]:.4f}")
-    print(f"{weights.held(again):,} bytes in memory after that")
+    say(f"test {run.row['metric']} {value:.4f}; as trained {run.row['test'][run.row['metric']]:.4f}")
+    say(f"{weights.held(again):,} bytes in memory after that")
     for name, kernel in implementations(again, "cpu", "32-true").items():
-        print(f"{name}: {kernel}")
+        say(f"{name}: {kernel}")
     return path
 
 

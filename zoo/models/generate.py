@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from zoo.base.contracts import Task
 from zoo.base.errors import ZooError
+from zoo.base.terminal import say
 from zoo.models.decoding import Scored, beam_search, generate
 from zoo.models.load import model_of, task_of
 from zoo.runs.finished import finished
@@ -51,9 +52,9 @@ def run_generate(folder: Path, options: GenerateOptions) -> None:
                 raise ZooError(f"the prompt {text!r} is empty; give at least one token")
         many = options.tokens or _tokens(task)
         for text, written in zip(options.prompts, _write(model, task, prompts, many, options), strict=True):
-            print(f"{text} -> {task.decode(written[0][0])}")
+            say(f"{text} -> {task.decode(written[0][0])}")
             for other, score in written[1:]:
-                print(f"{' ' * len(text)}    {task.decode(other)}  ({score:.3f})")
+                say(f"{' ' * len(text)}    {task.decode(other)}  ({score:.3f})")
     elif "source" in task.gives:
         _examples(model, task, options)
     else:
@@ -61,7 +62,7 @@ def run_generate(folder: Path, options: GenerateOptions) -> None:
         prompts = [row[: max(1, len(row) // 2)] for row in rows[: options.examples]]
         many = options.tokens or _tokens(task)
         for prompt, written in zip(prompts, _write(model, task, prompts, many, options), strict=True):
-            print(f"{task.decode(prompt)}\n-> {task.decode(written[0][0])}\n")
+            say(f"{task.decode(prompt)}\n-> {task.decode(written[0][0])}\n")
 
 
 def _tokens(task: Task) -> int:
@@ -99,6 +100,6 @@ def _examples(model: Any, task: Task, options: GenerateOptions) -> None:
                 if shown < options.examples:
                     shown += 1
                     verdict = "right" if written[0][0] == target else f"expected {task.decode(target)}"
-                    print(f"{task.decode(source)} -> {task.decode(written[0][0])}  ({verdict})")
+                    say(f"{task.decode(source)} -> {task.decode(written[0][0])}  ({verdict})")
     how = f"{options.beams} beams" if options.beams > 1 else "greedy" if not options.temperature else "sampled"
-    print(f"{right} of {total} right ({right / total:.4f}), {how}")
+    say(f"{right} of {total} right ({right / total:.4f}), {how}")

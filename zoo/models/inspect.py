@@ -10,6 +10,7 @@ import torch
 from zoo.base.contracts import Batch, Task
 from zoo.base.errors import ZooError
 from zoo.base.files import write_json
+from zoo.base.terminal import say
 from zoo.measure.metrics import metric
 from zoo.models import heads
 from zoo.models.attention_maps import Map, attention_maps, receptive_fields
@@ -55,13 +56,13 @@ def inspect(folder: Path, options: InspectOptions) -> Path:
     write_json(folder / "inspect.json", found)
     path = write_page(folder / "inspect.html", found, maps, task, options)
     strongest = max(found["heads"], key=lambda row: row["loss"], default=None)
-    print(f"{len(maps)} maps of {len(options.examples)} examples, {len(order)} heads")
+    say(f"{len(maps)} maps of {len(options.examples)} examples, {len(order)} heads")
     if strongest:
-        print(f"validation loss {whole:.4f} with all of them")
-        print(f"{strongest['loss']:.4f} without head {strongest['head']} of {strongest['layer']}, the dearest")
+        say(f"validation loss {whole:.4f} with all of them")
+        say(f"{strongest['loss']:.4f} without head {strongest['head']} of {strongest['layer']}, the dearest")
         many = _removable(curve, task.higher_is_better)
-        print(f"{many} of {len(order)} heads can go before the test's {found['metric']} is 1 % worse")
-    print(path)
+        say(f"{many} of {len(order)} heads can go before the test's {found['metric']} is 1 % worse")
+    say(path)
     return path
 
 

@@ -20,6 +20,7 @@ from zoo.config.hydra import prepare
 from zoo.config.tree import Config, refuse_foreign
 from zoo.measure.weights import pack_
 from zoo.registry.factory import build
+from zoo.registry.foreign import refuse_resolvers
 from zoo.runs.finished import Finished, fill, finished
 from zoo.runs.identity import code_hashes, core_modules
 from zoo.training.build import fitted_probes, make_task
@@ -180,6 +181,7 @@ def described(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     prepare()
     whole = DIGEST not in metadata or metadata[DIGEST] == digest([about, tensors])  # there is none in earlier ones
     refuse_foreign(about["objective"], str(path))
+    refuse_resolvers([about["objective"], about["facts"]], str(path))
     if not whole:
         raise ZooError(
             f"{path} is damaged: by its digest, its tensors or its config are not what was written; export the run "

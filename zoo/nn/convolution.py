@@ -73,7 +73,7 @@ class Convolved(nn.Module):
 
     def __init__(self, mixer: nn.Module, dim: int, width: int) -> None:
         super().__init__()
-        self.mixer: nn.Module = mixer
+        self.mixer: Any = mixer
         self.convolution: ShortConvolution = ShortConvolution(dim, width)
         self.takes_mask = bool(getattr(mixer, "takes_mask", False))
         self.takes_places = bool(getattr(mixer, "takes_places", False))

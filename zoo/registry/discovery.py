@@ -20,6 +20,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from zoo.base.errors import NameTaken, ZooError
+from zoo.registry.foreign import check_conf
 from zoo.registry.registry import add
 from zoo.registry.signature import NotStatic
 from zoo.registry.source import scan
@@ -124,7 +125,14 @@ def _load(name: str, module: str, provider: str) -> Plugin:
             raise
         except (Exception, SystemExit) as error:
             errors.append(f"{child}: {type(error).__name__}: {error}")
-    return _report(Plugin(name, module, provider, "; ".join(errors) or None, _conf(spec)))
+    conf = _conf(spec)
+    if conf is not None:
+        try:
+            check_conf(conf)
+        except ZooError as error:
+            errors.append(str(error))
+            conf = None
+    return _report(Plugin(name, module, provider, "; ".join(errors) or None, conf))
 
 
 def _read(module: str, path: Path, provider: str) -> None:
@@ -216,14 +224,13 @@ def _register_conf(plugins: list[Plugin]) -> None:
     from hydra.core.plugins import Plugins
     from hydra.plugins.search_path_plugin import SearchPathPlugin
 
-    folders = {plugin.name: plugin.conf for plugin in reversed(plugins) if plugin.conf}
-    folders = {name: folder for folder, name in {folder: name for name, folder in folders.items()}.items()}
+    folders = {plugin.conf: plugin.module for plugin in reversed(plugins) if plugin.conf}  # one may be found twice
 
     class PluginConf(SearchPathPlugin):
         """Lets a plugin package ship presets and comparisons."""
 
         def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-            for name, folder in folders.items():
-                search_path.append(provider=f"zoo plugin {name}", path=f"file://{folder}")
+            for folder, module in folders.items():
+                search_path.append(provider=f"zoo plugin {module}", path=f"file://{folder}")
 
     Plugins.instance().register(PluginConf)

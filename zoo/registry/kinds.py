@@ -108,11 +108,8 @@ class Entry:
 
     def said_of(self, parameter: str) -> str:
         """What the docstring says of a parameter: its line under ``Args``, or the sentences that name it in quotes."""
-        listed = re.search(
-            rf"^ *{parameter}(?: \([^)]*\))?: (.+(?:\n(?! *\w+(?: \([^)]*\))?:|\s*\n).+)*)", self.doc, re.M
-        )
-        if listed:
-            return " ".join(listed[1].split())
+        if listed := _listed(parameter, self.doc.expandtabs().splitlines()):
+            return listed
         text = " ".join(self.doc.split())
         sentences: list[str] = []
         for part in re.split(r"(?<=[.;])(?<!al\.)(?<!\be\.g\.) +", text):
@@ -136,3 +133,27 @@ def kind_of_parameter(name: str) -> str | None:
     """The kind of component that a parameter of this name takes: ``linear``, ``alternate_mixer``, or none."""
     last = name.rsplit("_", 1)[-1]
     return name if name in KINDS else last if last in KINDS else None
+
+
+_ENTRY = re.compile(r"( *)(\w+)(?: \([^)]*\))?:(?: +(.*)|)$")
+"""A line that says of one parameter what it is."""
+
+
+def _listed(parameter: str, lines: list[str]) -> str:
+    """What the lines of a docstring say of a parameter: those behind its name, and all that are indented below it."""
+    start = next((n for n, line in enumerate(lines) if (at := _ENTRY.match(line)) and at[2] == parameter), None)
+    if start is None:
+        return ""
+    head = _ENTRY.match(lines[start])
+    assert head is not None
+    said = [head[3] or ""]
+    ended = False  # by an empty line, after which only what is indented goes on
+    for line in lines[start + 1 :]:
+        if not line.strip():
+            ended = True
+            continue
+        depth = len(line) - len(line.lstrip())
+        if depth < len(head[1]) or (depth == len(head[1]) and (ended or _ENTRY.match(line))):
+            break
+        said.append(line)
+    return " ".join(" ".join(said).split())

@@ -114,6 +114,13 @@ def add(entry: Entry) -> None:
     _check_name(entry.kind, entry.name)
     if any(parameter.name == "defaults" for parameter in entry.parameters):
         raise ZooError(f"{entry.kind}={entry.name}: a parameter called 'defaults' is Hydra's; call it otherwise")
+    for parameter in entry.hyperparameters():
+        if problem := parameter.problem():
+            raise ZooError(
+                f"{entry.kind}={entry.name} ({entry.path}, {entry.provider}): its parameter {parameter.name} cannot be "
+                f"set: {problem}; a config holds numbers, texts, true, false and null, and lists and tables of these: "
+                f"annotate it so, such as Literal['a', 'b'] for an Enum, and convert it in the body"
+            )
     old = _entries.get((entry.kind, entry.name))
     if old is not None and old.path != entry.path:
         raise NameTaken(

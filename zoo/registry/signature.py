@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import ast
 import inspect
+import sys
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Any
 
 from zoo.base.errors import ZooError
+from zoo.registry import hints
 
 
 class _Required:
@@ -21,6 +23,8 @@ class _Required:
 
 
 REQUIRED = _Required()
+UNKNOWN = object()
+"""The meaning of an annotation whose names are not known."""
 
 
 class NotStatic(Exception):
@@ -29,22 +33,49 @@ class NotStatic(Exception):
 
 @dataclass(frozen=True)
 class Parameter:
-    """One parameter of a component: its name, its annotation as written, and its default."""
+    """One parameter of a component: its name, its annotation as written, its default, and what the annotation means."""
 
     name: str
     annotation: str
     default: Any = REQUIRED
+    hint: Any = field(default=None, compare=False, repr=False)
+    """What typing makes of the annotation; :data:`UNKNOWN` where its source alone does not say it."""
+
+    def __post_init__(self) -> None:
+        if self.hint is None:
+            object.__setattr__(self, "hint", _hint(self.annotation, {}))
 
     def type(self) -> Any:
-        """The annotation as a type that a config can check, or ``Any``."""
-        return _plain(self.annotation)
+        """The annotation as a type that OmegaConf can check, or ``Any``."""
+        return Any if self.hint is UNKNOWN else hints.node_type(self.hint)
 
     def options(self) -> tuple[Any, ...]:
         """The allowed values where the annotation is a ``Literal``, else empty."""
-        return _literal(self.annotation)
+        return () if self.hint is UNKNOWN else hints.literals(self.hint)
+
+    def fits(self, value: Any) -> bool:
+        """Whether the annotation allows a value."""
+        return self.hint is UNKNOWN or hints.fits(self.hint, value)
+
+    def problem(self) -> str | None:
+        """Why no config can set this parameter, or nothing."""
+        if self.hint is not UNKNOWN and (odd := hints.unsayable(self.hint)):
+            return f"no config can say a {odd} ({self.annotation})"
+        if self.default is REQUIRED:
+            return None
+        if odd := hints.unsayable_value(self.default):
+            return f"no config can say its default: {odd}"
+        if not self.fits(self.default):
+            return f"its default {self.default!r} is no {self.annotation}"
+        return None
 
 
-_NAMES: dict[str, Any] = {"int": int, "float": float, "bool": bool, "str": str, "list": list, "dict": dict}
+def _hint(annotation: str, scope: hints.Scope) -> Any:
+    try:
+        found = hints.from_text(annotation, scope)
+    except hints.Unresolved:
+        return UNKNOWN
+    return type(None) if found is None else found
 
 
 def _parse(annotation: str) -> ast.expr | None:
@@ -54,59 +85,6 @@ def _parse(annotation: str) -> ast.expr | None:
         return None
 
 
-def _literal(annotation: str) -> tuple[Any, ...]:
-    found: list[Any] = []
-    node = _parse(annotation)
-    for part in ast.walk(node) if node else ():
-        if isinstance(part, ast.Subscript) and _leaf(part.value) == "Literal":
-            elements = part.slice.elts if isinstance(part.slice, ast.Tuple) else [part.slice]
-            found += [ast.literal_eval(element) for element in elements]
-    if found and isinstance(node, ast.BinOp):
-        found.append(None)
-    return tuple(found)
-
-
-def _leaf(node: ast.expr) -> str:
-    return node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
-
-
-def _plain(annotation: str) -> Any:
-    node = _parse(annotation)
-    return Any if node is None else _convert(node)
-
-
-def _either(left: Any, right: Any) -> Any:
-    return left | right
-
-
-def _convert(node: ast.expr) -> Any:
-    """Map an annotation to what OmegaConf can check: primitives, optionals, unions and lists of them."""
-    if isinstance(node, ast.Name):
-        return _NAMES.get(node.id, Any) if node.id not in ("list", "dict") else Any
-    if isinstance(node, ast.Constant) and node.value is None:
-        return type(None)
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
-        sides = (_convert(node.left), _convert(node.right))
-        if Any in sides:
-            return Any
-        return _either(*sides)
-    if isinstance(node, ast.Subscript):
-        name = _leaf(node.value)
-        if name == "Optional":
-            inner = _convert(node.slice)
-            return Any if inner is Any else _either(inner, type(None))
-        if name == "Literal":
-            kinds = {type(value) for value in _literal(ast.unparse(node))}
-            return kinds.pop() if len(kinds) == 1 else Any
-        if name in ("list", "tuple", "Sequence"):
-            part = node.slice
-            if isinstance(part, ast.Tuple):  # tuple[int, ...]; one of several types is anything
-                part = part.elts[0] if ast.unparse(part.elts[-1]) == "..." else ast.Name("Any")
-            inner = _convert(part)
-            return list[inner] if inner in (int, float, bool, str) else Any  # type: ignore[valid-type]
-    return Any
-
-
 def from_callable(target: Callable[..., Any], what: str) -> tuple[Parameter, ...]:
     """The parameters of a live class or function.
 
@@ -114,6 +92,7 @@ def from_callable(target: Callable[..., Any], what: str) -> tuple[Parameter, ...
         ZooError: ``*args`` or ``**kwargs`` would hide what can be configured.
     """
     found = []
+    module = vars(sys.modules[target.__module__]) if target.__module__ in sys.modules else {}
     for p in inspect.signature(target).parameters.values():
         if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD):
             raise ZooError(f"{what}: name every parameter; '{p}' hides what can be configured")
@@ -123,7 +102,9 @@ def from_callable(target: Callable[..., Any], what: str) -> tuple[Parameter, ...
             annotation = p.annotation
         else:
             annotation = "Any" if p.annotation is p.empty else inspect.formatannotation(p.annotation)
-        found.append(Parameter(p.name, _tidy(annotation), REQUIRED if p.default is p.empty else p.default))
+        meant = Any if p.annotation is p.empty else hints.from_live(p.annotation, module)
+        meant = type(None) if meant is None else meant
+        found.append(Parameter(p.name, _tidy(annotation), REQUIRED if p.default is p.empty else p.default, meant))
     return tuple(found)
 
 
@@ -132,8 +113,8 @@ def _tidy(annotation: str) -> str:
     return ast.unparse(node) if node else annotation
 
 
-def from_source(node: ast.ClassDef | ast.FunctionDef) -> tuple[Parameter, ...]:
-    """The parameters of a class or function, from its syntax tree.
+def from_source(node: ast.ClassDef | ast.FunctionDef, scope: hints.Scope) -> tuple[Parameter, ...]:
+    """The parameters of a class or function, from its syntax tree and what names mean in its module.
 
     Raises:
         NotStatic: the constructor is inherited, generated or one of several, or a default is not a literal.
@@ -156,7 +137,7 @@ def from_source(node: ast.ClassDef | ast.FunctionDef) -> tuple[Parameter, ...]:
         annotation = "Any" if argument.annotation is None else ast.unparse(argument.annotation)
         if isinstance(argument.annotation, ast.Constant) and isinstance(argument.annotation.value, str):
             annotation = _tidy(argument.annotation.value)
-        found.append(Parameter(argument.arg, annotation, value))
+        found.append(Parameter(argument.arg, annotation, value, _hint(annotation, scope)))
     return tuple(found)
 
 
@@ -191,4 +172,4 @@ def _bound(body: list[ast.stmt]) -> set[str]:
     return found
 
 
-__all__ = ["REQUIRED", "Literal", "NotStatic", "Parameter", "from_callable", "from_source"]
+__all__ = ["REQUIRED", "UNKNOWN", "NotStatic", "Parameter", "from_callable", "from_source"]

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from zoo.base.errors import ZooError, unknown
+from zoo.registry.hints import Scope, scope_of
 from zoo.registry.kinds import KINDS, Entry
-from zoo.registry.signature import NotStatic, from_source
+from zoo.registry.signature import UNKNOWN, NotStatic, from_source
 
 
 def scan(path: Path, module: str, provider: str) -> list[Entry]:
@@ -23,6 +24,7 @@ def scan(path: Path, module: str, provider: str) -> list[Entry]:
     if b"register" not in source:
         return []
     tree = ast.parse(source, filename=str(path))
+    scope = scope_of(tree)
     found: list[Entry] = []
     seen: set[int] = set()
     for node in tree.body:
@@ -33,7 +35,7 @@ def scan(path: Path, module: str, provider: str) -> list[Entry]:
                 if not all(isinstance(each, ast.Call) and _is_register(each.func) for each in node.decorator_list):
                     raise NotStatic(f"line {call.lineno}: another decorator may change what is registered")
                 seen.add(id(call))
-                found.append(_entry(call, node, module, provider))
+                found.append(_entry(call, node, scope, module, provider))
     for part in ast.walk(tree):
         if isinstance(part, ast.Call) and _is_register(part.func) and id(part) not in seen:
             raise NotStatic(f"line {part.lineno} registers at run time")
@@ -46,7 +48,7 @@ def _is_register(node: ast.expr) -> bool:
     return isinstance(node, ast.Name) and node.id == "register"
 
 
-def _entry(call: ast.Call, node: ast.ClassDef | ast.FunctionDef, module: str, provider: str) -> Entry:
+def _entry(call: ast.Call, node: ast.ClassDef | ast.FunctionDef, scope: Scope, module: str, provider: str) -> Entry:
     arguments: dict[str, Any] = {}
     try:
         values = [ast.literal_eval(argument) for argument in call.args]
@@ -60,13 +62,17 @@ def _entry(call: ast.Call, node: ast.ClassDef | ast.FunctionDef, module: str, pr
     kind, name = (*values, arguments.pop("kind", None), arguments.pop("name", None))[:2]
     if kind not in KINDS:
         raise ZooError(f"{module}, line {call.lineno} ({provider}): {unknown('kind', str(kind), KINDS)}")
-    return Entry(
+    found = Entry(
         kind,
         name,
         module,
         node.name,
-        from_source(node),
+        from_source(node, scope),
         ast.get_docstring(node) or "",
         provider,
         tuple(sorted(arguments.items())),
     )
+    for parameter in found.hyperparameters():
+        if parameter.hint is UNKNOWN:
+            raise NotStatic(f"what {parameter.annotation} means, the type of {parameter.name}")
+    return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +10,12 @@ from typing import Any, TypedDict
 import torch
 from torch import nn
 
-from zoo.base.errors import ZooError, first_of
+from zoo.base.errors import ZooError, first_of, to_type
 from zoo.base.files import read_yaml
 from zoo.base.validation import Count, Number, component, flaw
 from zoo.config.hydra import prepare
-from zoo.config.tree import Config, refuse_foreign
+from zoo.config.tree import Config, override, refuse_foreign
+from zoo.registry.foreign import refuse_resolvers
 from zoo.registry.kinds import RUN_PARTS
 from zoo.runs.row import read_row
 from zoo.training.checkpoint import Damaged, keeper_state
@@ -44,6 +44,8 @@ SavedConfig = TypedDict(
     },
 )
 """What the config beside a run must hold before anything is built of it."""
+TYPED = ("overrides", "label")
+"""What holds words as they were typed, which are shown and never composed."""
 
 
 @dataclass(frozen=True)
@@ -81,12 +83,14 @@ class Finished:
 
     def command(self) -> str:
         """What to type to make the run, or to go on with it."""
-        return _command(self.config)
+        return _command(self.config, self.folder)
 
 
-def _command(config: Config) -> str:
+def _command(config: Config, folder: Path) -> str:
+    """It writes where the folder lies now, and not where its config says that it lay."""
     words = [word for word in config["overrides"] if not word.startswith(("experiment=", "runs="))]
-    return "zoo train " + shlex.join([*words, f"experiment={config['experiment']}", f"runs={config['runs']}"])
+    runs = (folder if len(folder.parts) > 2 else folder.absolute()).parent
+    return to_type("zoo", "train", *words, override("experiment", runs.name), override("runs", str(runs.parent)))
 
 
 def finished(folder: Path) -> Finished:
@@ -100,11 +104,13 @@ def finished(folder: Path) -> Finished:
         raise ZooError(f"{folder} is not a run; expected a folder such as runs/train/<id>, as zoo train prints it")
     prepare()
     refuse_foreign(config, str(folder / "config.yaml"))
+    refuse_resolvers({key: config[key] for key in config if key not in TYPED}, str(folder / "config.yaml"))
     if not row or row["status"] != "finished":
         state = f"it failed: {row.get('error')}" if row and row["status"] == "failed" else "it was started only"
-        raise ZooError(f"{folder} is not a finished run ({state}); finish it: {_command(config)}")
+        raise ZooError(f"{folder} is not a finished run ({state}); finish it: {_command(config, folder)}")
     if wrong := flaw(config, SavedConfig):
-        raise ZooError(f"{folder / 'config.yaml'} is damaged ({wrong}); make the run again: {_command(config)}")
+        again = _command(config, folder)
+        raise ZooError(f"{folder / 'config.yaml'} is damaged ({wrong}); make the run again: {again}")
     return Finished(folder, config, row)
 
 

@@ -36,7 +36,7 @@ from zoo.training.callbacks import Keeper, Signals
 from zoo.training.ceiling import ceiling
 from zoo.training.checkpoint import Damaged, keeper_state, load
 from zoo.training.data import Held, Stream
-from zoo.training.loggers import MetricsFile, finish_logger, make_logger
+from zoo.training.loggers import MetricsFile, finish_logger, flush_logger, make_logger
 from zoo.training.processes import count, rank
 from zoo.training.progress import Heartbeat, Progress
 from zoo.training.trainer import make_loop, make_trainer
@@ -100,7 +100,6 @@ class Session:
             if self.rank == 0
             else None
         )
-        self.logger = make_logger(config, folder, folder.name) if self.rank == 0 else None
         if self.device.precision == "64-true":
             self.objective.double()  # before a checkpoint is read: Lightning would round its weights to float32 first
             if config.get("start_from") is not None:
@@ -109,6 +108,9 @@ class Session:
             self.objective.compile()  # in place: names in checkpoints stay what they are
         self.loop = make_loop(config, self.objective, self.task, self._record, self.probes, self.device.graph)
         self.trainer = make_trainer(config, self.device, [*self.bars, self.keeper], folder)
+        # Last, since only run() closes what is opened there.
+        self.logger = make_logger(config, folder, folder.name) if self.rank == 0 else None
+        self.keeper.before_saving = lambda: flush_logger(self.logger)
 
     def run(self) -> Row:
         """Train from where the last checkpoint left it, evaluate every held-out split, and return the whole row."""

@@ -15,8 +15,9 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
-from zoo.base.errors import RunFailed, ZooError, first_of, many
+from zoo.base.errors import RunFailed, ZooError, first_of, many, to_type
 from zoo.base.files import read_json, write_json
+from zoo.base.terminal import say
 from zoo.config.compose import composed_of, resolve
 from zoo.config.explain import check, check_sweep
 from zoo.config.flags import ONLY_SHOW, check_package, given
@@ -46,12 +47,14 @@ def sweep(flags: Sequence[str], overrides: Sequence[str]) -> None:
     checked = looked_up.lines
     counts = {str(each.input_line): how_many(each, groups().get(each.key_or_group)) for each in looked_up.sweeps}
     if counts and not multirun:
-        add = f"add -m to sweep them: zoo train -m {' '.join(overrides)}"
+        add = f"add -m to sweep them: {to_type('zoo', 'train', '-m', *overrides)}"
         raise ZooError(f"{next(iter(counts))} is for a sweep; {'one config has one value' if shows else add}")
     if not flags and not looked_up.hydras:
         one_run(composed_of(looked_up), multirun=False)  # nothing here is Hydra's to do
         return
-    check_sweep(looked_up)
+    with explained(checked):
+        check_sweep(looked_up)
+        runs = str(with_values(looked_up.base, looked_up.values).runs)
     if options.get("--package"):
         check_package(str(options["--package"]), str(options["--cfg"]), checked)
     draws = [word for word, number in counts.items() if not number]
@@ -67,7 +70,6 @@ def sweep(flags: Sequence[str], overrides: Sequence[str]) -> None:
         checked.append(f"{FAILURES}=1.0")  # a trial that fails is a row like any other, and the search goes on
     import hydra
 
-    runs = str(with_values(looked_up.base, looked_up.values).runs)
     elsewhere = multirun and chooses(checked, "hydra/launcher")
     job = _Job(multirun, os.getcwd(), str(Path(runs, ".sweeps", uuid.uuid4().hex)), elsewhere)
     expected = math.prod(counts.values()) if all(counts.values()) and not searches else 0
@@ -129,9 +131,9 @@ def _say(outcomes: list[dict[str, Any]], expected: int, job: _Job) -> None:
         return
     lost = expected - len(outcomes)
     experiments = sorted({outcome["experiment"] for outcome in outcomes})
-    print(
+    say(
         f"{len(outcomes) - len(failed)} of {many(expected, 'run')} finished; "
-        + " ".join(f"zoo report {e}" for e in experiments)
+        + " ".join(to_type("zoo", "report", folder) for folder in experiments)
     )
     if lost > 0:
         why = f" ({job.stopped})" if job.stopped else ""
@@ -169,20 +171,21 @@ class _Job:
             os.chdir(self.here)  # where relative paths are meant, also on another node
         prepare()  # a launcher may have put this job into a process of its own
         settings = HydraConfig.get()
-        config = resolve(cfg, dict(settings.runtime.choices), list(settings.overrides.task))
         number = settings.job.num if self.multirun else 0
-        outcome = {"error": "", "failed": False, "experiment": str(Path(config["runs"], config["experiment"]))}
-        value: float | None = None
+        outcome = {"error": "", "failed": False, "experiment": str(Path(cfg.runs, cfg.experiment))}
+        name, value = "", None
         try:
+            config = resolve(cfg, dict(settings.runtime.choices), list(settings.overrides.task))
+            name = run_id(config)
             with self._alive(number):
                 value = one_run(config, self.multirun)
         except ZooError as error:
-            name, said = run_id(config), str(error)
+            said = str(error)
             said = said if name in said or not self.multirun else f"{name}: {said}"
             outcome |= {"error": said, "failed": isinstance(error, RunFailed)}
             self._write(number, outcome)
             if self.multirun:
-                print(f"failed: {error}", file=sys.stderr, flush=True)
+                say(f"failed: {error}", error=True)
                 if not _is_basic(settings.sweeper):
                     raise
             return None
@@ -232,15 +235,15 @@ def one_run(config: Config, multirun: bool) -> float | None:
     run = settled(config)
     config = run.config
     if config.get("batch_found"):
-        print(f"task.batch_size={config['batch_found']} is the largest power of two that fits here", flush=True)
+        say(f"task.batch_size={config['batch_found']} is the largest power of two that fits here")
     if config.get("budget_met"):
-        print(describe(config), flush=True)
+        say(describe(config))
     if multirun:
-        print(f"{config['label']}, seed {config['seed']}", flush=True)
+        say(f"{config['label']}, seed {config['seed']}")
     row = make(run)
     score = row["test"][row["metric"]]
     state = "finished before" if row.get("skipped") else f"{row['training_seconds']:.1f} s of training"
     harder = "".join(f", {name}: {values[row['metric']]:.4f}" for name, values in row["test_harder"].items())
-    print(f"test {row['metric']} {score:.4f}{harder} ({state}; {row['parameters']:,} parameters)\n{run.folder}")
+    say(f"test {row['metric']} {score:.4f}{harder} ({state}; {row['parameters']:,} parameters)\n{run.folder}")
     value: float = row["validation"][row["metric"]]
     return value

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,8 @@ class Keeper(L.Callback):
         self.identity, self.signals = identity or {}, signals or Signals()
         self.trained_seconds = self.starting_seconds = 0.0
         self.starting_batches = 0
+        self.before_saving: Callable[[], None] = lambda: None
+        """Called before each checkpoint: what a kill must not take from the steps that the checkpoint holds."""
         self._begun = 0
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
@@ -177,6 +180,7 @@ class Keeper(L.Callback):
 
     def save(self, trainer: L.Trainer) -> None:
         """Write ``last.ckpt`` now; the time that takes is not training."""
+        self.before_saving()
         trainer.save_checkpoint(self.path)
         self._saved = self._tick = time.monotonic()
 

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import csv
 import os
+import re
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from netrc import NetrcParseError, netrc
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from zoo.base.errors import ZooError, needed, unknown
-from zoo.base.files import beside
+from zoo.base.files import atomic, beside
 from zoo.config.tree import Config
 
 FIELDS = ("step", "seconds", "name", "value")
@@ -102,31 +108,101 @@ def make_logger(config: Config, folder: Path, name: str) -> Any | None:
 
 def _wandb(settings: Config, config: Config, folder: Path, name: str) -> Any:
     """Weights and Biases: online with an account, else offline, in the run's folder (``wandb sync`` sends it later)."""
-    with needed("wandb", "logger=wandb"):
-        import wandb  # noqa: F401
-    from lightning.pytorch.loggers import WandbLogger
-
-    prepare_wandb()
-    return WandbLogger(
+    run = start_wandb(
+        settings,
+        folder,
         name=name,
-        id=name,
-        save_dir=str(folder),
-        project=settings["project"],
-        entity=settings["entity"],
         group=settings["group"] or config["experiment"],
         tags=[config["arch"], config["task"]["_component_"].split("/")[1], *settings["tags"]],
         config=config,
-        resume="allow",
     )
+    from lightning.pytorch.loggers import WandbLogger
+
+    if callable(getattr(run, "define_metric", None)):  # of WANDB_MODE=disabled there is none in every version
+        run.define_metric("trainer/global_step")
+        run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
+    return WandbLogger(experiment=run)
 
 
-def prepare_wandb() -> None:
-    """Say nothing on the terminal, and stay offline without an account."""
-    import wandb
+def start_wandb(settings: Config, folder: Path, tags: list[str], **more: Any) -> Any:
+    """Start a run there, or go on with the one that this folder began: its id is kept in ``wandb.id``.
 
+    Args:
+        settings: ``logger`` of a config: the project and the entity.
+        folder: of the run or the comparison here; what is offline is kept in it.
+        tags: each is cut to what is allowed there, 64 letters.
+        more: for ``wandb.init``.
+
+    Raises:
+        ZooError: the package is not installed, or it refuses to start; the message is its own.
+    """
+    with needed("wandb", "logger=wandb"):
+        import wandb
     os.environ.setdefault("WANDB_SILENT", "true")
-    if "WANDB_MODE" not in os.environ and not wandb.api.api_key:
-        os.environ["WANDB_MODE"] = "offline"
+    with wandb_refusals():
+        mode: Any = None if os.environ.get("WANDB_MODE") or _has_account(wandb.setup().settings.base_url) else "offline"
+        return wandb.init(
+            project=settings["project"],
+            entity=settings["entity"],
+            tags=[tag[:64] for tag in tags],
+            dir=str(folder),
+            id=_wandb_id(folder / "wandb.id"),
+            resume="allow",
+            mode=mode,
+            **more,
+        )
+
+
+@contextmanager
+def wandb_refusals() -> Iterator[None]:
+    """Say in one line why Weights and Biases refuses a name, or cannot start.
+
+    Raises:
+        ZooError: its message, and what to change.
+    """
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:  # of wandb, of pydantic, or a ValueError, by version
+        details = getattr(error, "errors", None)  # of pydantic, whose text is about its own types besides
+        lines = [each["msg"] for each in details()] if callable(details) else str(error).strip().splitlines()[:1]
+        said = "; ".join(lines).rstrip(".") or type(error).__name__
+        raise ZooError(
+            f"logger=wandb: {said}; names are given as logger.project=NAME, logger.entity=NAME, logger.group=NAME and "
+            f"logger.tags=[NAME], and WANDB_MODE=offline needs no account"
+        ) from error
+
+
+def _has_account(server: str) -> bool:
+    """Whether there is a key for this server, in the environment or in the user's netrc file.
+
+    ``wandb.api`` would tell as well, and from then on ``wandb.init`` could not be told to stay offline.
+    """
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return True
+    named = os.environ.get("NETRC")
+    for path in map(Path, [named] if named else [Path.home() / ".netrc", Path.home() / "_netrc"]):
+        with suppress(OSError, NetrcParseError, UnicodeDecodeError):
+            if path.is_file() and urlsplit(server).hostname in netrc(path).hosts:
+                return True
+    return False
+
+
+def _wandb_id(path: Path) -> str:
+    """The id in this file, or a new one that is kept there: no two folders share one, whatever they are called."""
+    known = path.read_text(errors="replace").strip() if path.is_file() else ""
+    if not re.fullmatch("[0-9a-z]{8,32}", known):
+        known = secrets.token_hex(8)
+        with atomic(path) as file:
+            file.write(known.encode())
+    return known
+
+
+def flush_logger(logger: Any) -> None:
+    """Write what the run's own logger holds back: TensorBoard's writes every two minutes by itself."""
+    if type(logger).__name__ == "TensorBoardLogger":
+        logger.experiment.flush()
 
 
 def finish_logger(logger: Any, summary: dict[str, Any], failed: bool) -> None:

@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 import lightning as L
 
+from zoo.base.terminal import console
+
 
 class Progress(L.Callback):
     """A bar with the loss and the task's own metric, drawn ten times a second at most, outside the step."""
@@ -21,13 +23,13 @@ class Progress(L.Callback):
         from rich.progress import Progress as Bar
 
         columns = (
-            "{task.description}",
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}"),
         )
-        self.bar = Bar(*columns, refresh_per_second=5, transient=False)
+        self.bar = Bar(*columns, refresh_per_second=5, transient=False, console=console())
         self.row = self.bar.add_task(self.title, total=self.steps, completed=trainer.global_step, note="")
         self.bar.start()
 

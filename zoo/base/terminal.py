@@ -1,0 +1,59 @@
+"""What is printed: names and texts of others reach the terminal as text, never as commands to it.
+
+Everything that is printed goes through :func:`say` or a :func:`console`; a test finds what does not.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterable
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_COMMANDS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+"""Control characters besides tab and newline, and those that turn the direction of reading."""
+
+
+def visible(text: object) -> str:
+    r"""A text without characters that a terminal acts on: escape is shown as ``\x1b``."""
+    return _COMMANDS.sub(lambda found: ascii(found[0])[1:-1], str(text))
+
+
+def say(*texts: object, end: str = "\n", error: bool = False) -> None:
+    """Print texts, as :func:`print` does, made :func:`visible`, and at once.
+
+    Args:
+        texts: with a space between them.
+        end: what comes last.
+        error: on standard error instead of standard output.
+    """
+    print(*map(visible, texts), end=end, file=sys.stderr if error else sys.stdout, flush=True)
+
+
+def console(**settings: Any) -> Console:
+    """A console of rich's, whose text is :func:`visible`; its colours and its cursor are rich's own.
+
+    Args:
+        settings: of ``rich.console.Console``.
+    """
+    return _console_class()(**settings)
+
+
+@cache
+def _console_class() -> type[Console]:
+    from rich.console import Console, ConsoleOptions, RenderableType
+    from rich.segment import Segment
+
+    class Visible(Console):
+        """A console that changes what it is given to print, and not what it adds."""
+
+        def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+            """Segments of text, styled, and of commands of rich's own."""
+            for segment in super().render(renderable, options):
+                yield segment if segment.control else Segment(visible(segment.text), segment.style)
+
+    return Visible
