@@ -1,6 +1,9 @@
 """The page: self-contained, small, and without an error in a real browser."""
 
+import errno
 import functools
+import io
+import os
 import re
 import shutil
 import subprocess
@@ -340,3 +343,53 @@ def test_who_failed_stays_among_those_that_were_asked_the_same():
     (figure,) = _published([{"contestant": "a", "task": "shapes", "value": 0.5, "source": "somebody"}], standings)
     assert figure.task == "shapes (linear probe)"
     assert figure.ours.mean == 0.5
+
+
+def unreadable(path):
+    """How a path fails that may not be read, also for root."""
+    from pathlib import Path
+
+    def refuse(function):
+        def checked(name, *rest, **more):
+            if isinstance(name, str | Path) and str(name).startswith(str(path)):
+                raise PermissionError(errno.EACCES, "Permission denied", str(name))
+            return function(name, *rest, **more)
+
+        return checked
+
+    return refuse
+
+
+@pytest.mark.parametrize("what", ["the folder", "result.json"])
+@pytest.mark.parametrize("with_rules", [True, False])
+def test_runs_that_may_not_be_read_are_counted_and_named(smoke, zoo_main, here, monkeypatch, what, with_rules):  # noqa: F811
+    from pathlib import Path
+
+    shutil.copytree(smoke / "runs/smoke", here / "rows", ignore=shutil.ignore_patterns("checkpoints"))
+    if not with_rules:
+        (here / "rows/comparison.json").unlink()
+    lost = ledger_of(smoke).standings[0].rows[0]["id"]
+    refuse = unreadable(Path("rows", lost) if what == "the folder" else Path("rows", lost, "result.json"))
+    with monkeypatch.context() as patch:
+        for owner, name in ((os, "stat"), (io, "open")):  # pathlib opens by io, and looks by os
+            patch.setattr(owner, name, refuse(getattr(owner, name)))
+        status, out, err = zoo_main("report", "rows")
+    assert status == 1
+    assert f"rows/{lost}/result.json cannot be read (Permission denied)" in err
+    assert err.splitlines()[0] == "1 run cannot be read:"
+    assert f"1 run failed: {lost}" in " ".join(out.split())
+    assert lost in (here / "rows/report.html").read_text().partition("<h2>Failed runs</h2>")[2]
+
+
+def test_a_comparison_writes_nothing_over_a_result_that_may_not_be_read(here, monkeypatch):
+    from zoo.comparison.compare import plan_for
+    from zoo.comparison.execute import Execution
+
+    plan = plan_for(["smoke", "compare.only=[parity]", "compare.archs=[lstm]", "compare.baseline=lstm", "compare.tune={optimizer.lr:[]}"])
+    execution, (cell,) = Execution(plan), plan.cells
+    path = cell.reporting()[0].run.folder / "result.json"
+    with monkeypatch.context() as patch:
+        patch.setattr(io, "open", unreadable(path)(io.open))
+        execution._enqueue(cell.reporting())
+    assert len(execution.queue) == len(cell.seeds) - 1
+    assert execution.failures == [f"{cell.reporting()[0].run.id}: {path} cannot be read: Permission denied"]

@@ -171,7 +171,7 @@ def _compare(words: list[str]) -> int:
     print(page)
     if execution.failures:
         return _say("\n".join(f"failed: {reason}" for reason in execution.failures), 1)
-    return 0
+    return _say_unreadable(ledger)
 
 
 def _console() -> Any:
@@ -193,6 +193,14 @@ def _print_tables(ledger: Any) -> None:
         console.print(f"{many(ledger.missing, 'run')} without a result; {ledger.command} makes what is missing")
 
 
+def _say_unreadable(*ledgers: Any) -> int:
+    """Name the runs that may not be read, and return the exit status."""
+    lost = [row for ledger in ledgers for row in ledger.unreadable]
+    if not lost:
+        return 0
+    return _say("\n".join([f"{many(len(lost), 'run')} cannot be read:", *(row["error"] for row in lost)]), 1)
+
+
 def _report(words: list[str]) -> int:
     folders, given = _values(words, {"--to": str})
     if len(folders) not in (1, 2) or (len(folders) == 2 and given):
@@ -207,7 +215,7 @@ def _report(words: list[str]) -> int:
         from zoo.comparison.diff import compare
 
         _console().print(compare(ledger, *others))
-        return 0
+        return _say_unreadable(ledger, *others)
     from zoo.comparison.export import write
     from zoo.comparison.page import write_page
 
@@ -216,7 +224,7 @@ def _report(words: list[str]) -> int:
     for to in map(Path, given.get("--to", [])):
         write(ledger, to)
         print(to)
-    return 0
+    return _say_unreadable(ledger)
 
 
 def _lengths(text: str) -> tuple[int, ...]:

@@ -144,7 +144,12 @@ class Execution:
                 record_failure(job.run, unmet)
                 self._count(job, None)
                 continue
-            row = read_row(job.run.folder / "result.json")
+            try:
+                row = read_row(job.run.folder / "result.json")
+            except OSError as error:  # perhaps it is finished, so nothing is written over it
+                self.failures.append(f"{job.run.id}: {error.filename} cannot be read: {error.strerror}")
+                self._count(job, None)
+                continue
             job.run = replace(job.run, device=None if self.plan.launcher else self.device[id(job.cell)])
             data_hash = self.hashes.get(_task_key(job.run.config))
             known = replace(job.run, device=self.device[id(job.cell)], data_hash=data_hash)

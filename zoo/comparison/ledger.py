@@ -21,6 +21,10 @@ from zoo.config.tree import key_of
 from zoo.runs.row import SCHEMA, flaw, read_row
 
 
+UNREADABLE = "unreadable"
+"""The status that stands in a ledger for a run whose result may not be read."""
+
+
 @dataclass(frozen=True)
 class Published:
     """A figure of somebody else's, what was measured under which settings, and ours beside it."""
@@ -51,6 +55,11 @@ class Ledger:
     missing: int = 0
     """Runs of its rules that have no result: not made yet, or lost."""
 
+    @property
+    def unreadable(self) -> list[Row]:
+        """Runs whose folder or result may not be read: they count as failed."""
+        return [row for row in self.failures if row["status"] == UNREADABLE]
+
     def overall(self) -> tuple[list[Overall], list[str]]:
         """Everybody over all tasks that have a scale from guessing to perfection, and which these are.
 
@@ -80,16 +89,11 @@ def read_ledger(folder: Path) -> Ledger:
 
     Raises:
         ZooError: there is no such folder, no result in it, or its rules are damaged.
+        OSError: the folder itself, or its rules, may not be read.
     """
     if not folder.is_dir():
         raise ZooError(f"there is no folder {folder}; run zoo compare first, or name one that holds runs")
-    rows = []
-    for path in sorted(folder.glob("*/result.json")):
-        row = read_row(path)
-        if row is None:
-            rows.append(_damaged(path))
-        elif row.get("schema") == SCHEMA:
-            rows.append(row)
+    rows = [row for name in sorted(os.listdir(folder)) if (row := _row(folder / name / "result.json")) is not None]
     if not rows:
         raise ZooError(f"{folder} holds no results; run zoo compare first, or name a folder such as runs/families")
     rules = read_json(folder / "comparison.json")
@@ -106,11 +110,26 @@ def _broken_rules(folder: Path, why: str) -> str:
     return f"{folder / 'comparison.json'} is damaged ({why}); the zoo compare that made it makes it again"
 
 
-def _damaged(path: Path) -> Row:
+def _row(path: Path) -> Row | None:
+    """The row of a run, or what stands for one that cannot be read; none where there is none of this version."""
+    try:
+        os.stat(path)  # unlike exists(), this tells a missing file from a folder that may not be looked into
+        row = read_row(path)
+        if row is None:
+            why = f"its result.json is damaged ({flaw(read_json(path))}); the command that made it makes it again"
+            return _lost(path, "failed", "a damaged result", why)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        why = f"{error.filename or path} cannot be read ({error.strerror or error}); chmod -R u+rX {path.parent}"
+        return _lost(path, UNREADABLE, "a result that cannot be read", why)
+    return row if row.get("schema") == SCHEMA else None
+
+
+def _lost(path: Path, status: str, task: str, why: str) -> Row:
     """What stands for a result that cannot be read: a run that failed, so that it is counted."""
     name = path.parent.name
-    known = {"id": name, "status": "failed", "arch": name, "label": name, "task": "a damaged result", "seed": 0}
-    why = f"its result.json is damaged ({flaw(read_json(path))}); the command that made it makes it again"
+    known = {"id": name, "status": status, "arch": name, "label": name, "task": task, "seed": 0}
     return known | {"schema": SCHEMA, "overrides": [], "time": "", "error": why}
 
 
