@@ -385,7 +385,15 @@ def test_a_comparison_writes_nothing_over_a_result_that_may_not_be_read(here, mo
     from zoo.comparison.compare import plan_for
     from zoo.comparison.execute import Execution
 
-    plan = plan_for(["smoke", "compare.only=[parity]", "compare.archs=[lstm]", "compare.baseline=lstm", "compare.tune={optimizer.lr:[]}"])
+    plan = plan_for(
+        [
+            "smoke",
+            "compare.only=[parity]",
+            "compare.archs=[lstm]",
+            "compare.baseline=lstm",
+            "compare.tune={optimizer.lr:[]}",
+        ]
+    )
     execution, (cell,) = Execution(plan), plan.cells
     path = cell.reporting()[0].run.folder / "result.json"
     with monkeypatch.context() as patch:

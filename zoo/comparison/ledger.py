@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
 from dataclasses import dataclass, field
@@ -19,7 +20,6 @@ from zoo.comparison.scaling import Fitted, fits
 from zoo.comparison.statistics import Estimate, paired_difference, verdict
 from zoo.config.tree import key_of
 from zoo.runs.row import SCHEMA, flaw, read_row
-
 
 UNREADABLE = "unreadable"
 """The status that stands in a ledger for a run whose result may not be read."""
@@ -121,6 +121,8 @@ def _row(path: Path) -> Row | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
+        if error.errno == errno.ELOOP:
+            return None  # a link to itself leads to nothing
         why = f"{error.filename or path} cannot be read ({error.strerror or error}); chmod -R u+rX {path.parent}"
         return _lost(path, UNREADABLE, "a result that cannot be read", why)
     return row if row.get("schema") == SCHEMA else None
