@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import csv
 import os
+import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +21,8 @@ FIELDS = ("step", "seconds", "name", "value")
 class MetricsFile:
     """``metrics.csv``, one row a value: a curve that any tool reads, appended to, and cut back on resuming.
 
+    Where the file or its folder is removed meanwhile, it is written again, with all its rows, and a warning says so.
+
     Args:
         path: where it is.
         resume_step: the step from which the run goes on; later rows are dropped, and 0 drops all.
@@ -24,23 +30,47 @@ class MetricsFile:
     """
 
     def __init__(self, path: Path, resume_step: int, evaluated: bool = False) -> None:
+        self.path = path
+        if resume_step and not path.exists():
+            warnings.warn(f"{path} is gone; the curve begins anew at step {resume_step}", stacklevel=2)
         kept = [row for row in read_metrics(path) if row["step"] <= resume_step] if resume_step else []
         if evaluated:
             kept = _before_last_evaluation(kept, resume_step)
-        with beside(path) as partial:  # it takes the old one's place when whole: a kill in between loses no curve
-            self.file = partial.open("x", newline="", buffering=1)
-            self.writer = csv.writer(self.file)
+        with self._replaced():
             self.writer.writerow(FIELDS)
             self.writer.writerows([row[field] for field in FIELDS] for row in kept)
+
+    @contextmanager
+    def _replaced(self) -> Iterator[None]:
+        """Open a file that takes the old one's place when what is written meanwhile is whole: a kill loses no curve."""
+        with beside(self.path) as partial:
+            self.file = partial.open("x+", newline="", buffering=1)
+            self.writer = csv.writer(self.file)
+            yield
             self.file.flush()
 
     def write(self, step: int, seconds: float, values: dict[str, float]) -> None:
         """Append these values."""
+        self._restore()
         self.writer.writerows((step, round(seconds, 3), name, repr(value)) for name, value in values.items())
 
     def close(self) -> None:
         """Close the file."""
-        self.file.close()
+        with self.file:
+            self._restore()
+
+    def _restore(self) -> None:
+        """Write the file again if it is not where it was put: what was removed can be read as long as it is open."""
+        try:
+            there = os.path.samestat(os.stat(self.path), os.fstat(self.file.fileno()))
+        except (FileNotFoundError, NotADirectoryError):
+            there = False
+        if there:
+            return
+        warnings.warn(f"{self.path} was removed or replaced during the run; it is written again", stacklevel=3)
+        with self.file as removed, self._replaced():
+            removed.seek(0)
+            shutil.copyfileobj(removed, self.file)
 
 
 def _before_last_evaluation(rows: list[dict[str, Any]], step: int) -> list[dict[str, Any]]:
