@@ -65,6 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         needs = f"zoo {words[0]} needs a package that is not installed here: {error}"
         return _say(f"error: {needs}; type: pip install -e . (without a network: docs/offline.md)", 2)
+    except MemoryError:
+        return _say("error: there is not enough memory (ulimit -v says what is granted)", 1)
     except OSError as error:
         return _say(f"error: {error.filename or 'the system'}: {error.strerror or error}", 1)
     except BaseException as error:
@@ -163,11 +165,13 @@ def _compare(words: list[str]) -> int:
 
     from zoo.comparison.terminal import Board
 
-    ledger, page, execution = carried_out(plan, Board(Console(stderr=True, markup=False)))
-    if execution.skipped:
-        were = "was" if execution.skipped == 1 else "were"
-        print(f"{execution.skipped} of {many(execution.total, 'run')} {were} finished before")
-    _print_tables(ledger)
+    def show(ledger: Any, execution: Any) -> None:
+        if execution.skipped:
+            were = "was" if execution.skipped == 1 else "were"
+            print(f"{execution.skipped} of {many(execution.total, 'run')} {were} finished before")
+        _print_tables(ledger)
+
+    ledger, page, execution = carried_out(plan, Board(Console(stderr=True, markup=False)), show)
     print(page)
     if execution.failures:
         return _say("\n".join(f"failed: {reason}" for reason in execution.failures), 1)
@@ -191,6 +195,7 @@ def _print_tables(ledger: Any) -> None:
         console.print(f"{many(len(ledger.failures), 'run')} failed: {', '.join(row['id'] for row in ledger.failures)}")
     if ledger.missing:
         console.print(f"{many(ledger.missing, 'run')} without a result; {ledger.command} makes what is missing")
+    sys.stdout.flush()  # whatever becomes of the page
 
 
 def _say_unreadable(*ledgers: Any) -> int:
