@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from zoo.base.interrupts import undone
+
 PARTIAL = ".partial-"
 """Between a file's name and random letters, as long as it is not whole."""
 LONGEST = 200
@@ -30,8 +32,9 @@ def beside(path: Path) -> Iterator[Path]:
     name = os.fsdecode(os.fsencode(path.name)[:LONGEST])
     partial = path.with_name(f"{name}{PARTIAL}{secrets.token_hex(8)}")
     try:
-        yield partial
-        os.replace(partial, path)
+        with undone(partial.unlink):
+            yield partial
+            os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
 

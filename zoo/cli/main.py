@@ -7,14 +7,14 @@ import itertools
 import os
 import signal
 import sys
-import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from zoo.base import interrupts
 from zoo.base.environment import for_children
-from zoo.base.errors import RunFailed, ZooError, close, many, unknown
+from zoo.base.errors import Interrupted, RunFailed, ZooError, close, many, unknown
 from zoo.cli.help import (
     CHECK_HELP,
     COMPARE_HELP,
@@ -44,35 +44,54 @@ def main(argv: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):  # half a character, as JSON can hold, is shown as it is
         sys.stdout.reconfigure(errors="backslashreplace")
     words = list(sys.argv[1:] if argv is None else argv)
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _terminate)
+    before = interrupts.listen()
     if os.environ.get("TORCHELASTIC_RUN_ID") and os.environ.get("RANK", "0") != "0":
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (of several processes the first speaks)
     try:
-        return _dispatch(words)
+        status = _dispatch(words)
+    except BaseException as error:
+        status = _became_of(error, words[:1])
+    finally:
+        if argv is not None:  # called by Python, which goes on
+            interrupts.give_back(before)
+    return status if interrupts.noted() is None else _interrupted()
+
+
+def _interrupted() -> int:
+    """Whatever a signal has turned into on its way here."""
+    interrupts.say()
+    return 128 + (interrupts.noted() or signal.SIGINT)
+
+
+def _became_of(error: BaseException, command: list[str]) -> int:
+    """Say in one line what ended a command, and return its exit status; a mistake of ours keeps its traceback."""
+    if interrupts.noted() is not None:
+        return _interrupted()
+    try:
+        raise error
     except RunFailed as error:
         return _say(f"failed: {error}", 1)
     except ZooError as error:
         return _say(f"error: {error}", 2)
-    except KeyboardInterrupt as error:
-        signum = error.args[0] if error.args else signal.SIGINT
-        return _say("interrupted; the same command goes on where this one stopped", 128 + signum)
+    except KeyboardInterrupt:
+        return _interrupted()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except ModuleNotFoundError as error:
         if not _is_left_out(error):
             raise
-        needs = f"zoo {words[0]} needs a package that is not installed here: {error}"
+        needs = f"zoo {command[0]} needs a package that is not installed here: {error}"
         return _say(f"error: {needs}; type: pip install -e . (without a network: docs/offline.md)", 2)
     except MemoryError:
         return _say("error: there is not enough memory (ulimit -v says what is granted)", 1)
     except OSError as error:
         return _say(f"error: {error.filename or 'the system'}: {error.strerror or error}", 1)
     except BaseException as error:
-        if type(error).__name__ == "Interrupted":
-            return _say(f"{error}; the same command goes on where this one stopped", 128 + getattr(error, "signum", 2))
-        raise
+        if not isinstance(error, Interrupted):
+            raise
+        interrupts.say(f"{error}; the same command goes on where this one stopped")
+        return 128 + error.signum
 
 
 def _is_left_out(error: ModuleNotFoundError) -> bool:
@@ -82,11 +101,6 @@ def _is_left_out(error: ModuleNotFoundError) -> bool:
         trace = trace.tb_next
     inside = trace is not None and Path(trace.tb_frame.f_code.co_filename).is_relative_to(Path(__file__).parents[1])
     return inside and str(error.name).partition(".")[0] not in ("zoo", "zoo_plugins", "zoo_conf")
-
-
-def _terminate(signum: int, frame: object) -> None:
-    """A polite kill is Ctrl-C with another exit status: workers save themselves first."""
-    raise KeyboardInterrupt(signum)
 
 
 def _say(message: str, status: int) -> int:

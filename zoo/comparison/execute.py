@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 
 from zoo.base.errors import ZooError
 from zoo.base.files import sweep, write_json
+from zoo.base.interrupts import gently
 from zoo.comparison.grid import beyond, further
 from zoo.comparison.plan import Cell, Job, Plan, check_distinct, describe
 from zoo.comparison.pool import Flight, Pool
@@ -86,7 +87,7 @@ class Execution:
         Raises:
             ZooError: another process is making this comparison.
         """
-        with self._alone(), self._pool() as pool:
+        with gently(), self._alone(), self._pool() as pool:
             watcher.update(self, pool)
             pool.measure_ceilings(self.kinds)
             self._settle(pool)
