@@ -38,7 +38,7 @@ def script_data(data: Any) -> str:
 
     No ``<`` is left: behind ``<!--<script>`` a browser reads over the script's end.
     """
-    return json.dumps(data).replace("<", "\\u003c")
+    return json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
 
 
 def drawings(charts: Callable[[], Iterable[tuple[str, dict[str, Any]]]], again: str) -> dict[str, Any]:
@@ -73,7 +73,8 @@ class NoLibrary(Exception):
 
 
 MAKES_LIBRARY = """
-import resource, sys, vl_convert
+import resource, sys
+import vl_convert
 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 sys.stdout.buffer.write(vl_convert.javascript_bundle().encode())
 """

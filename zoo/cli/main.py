@@ -200,13 +200,15 @@ def _console() -> Any:
 
 
 def _print_tables(ledger: Any) -> None:
-    from zoo.comparison.terminal import tables
+    from zoo.comparison.terminal import MOST_SHOWN, and_more, tables
 
     console = _console()
     for table in tables(ledger):
         console.print(table)
     if ledger.failures:
-        console.print(f"{many(len(ledger.failures), 'run')} failed: {', '.join(row['id'] for row in ledger.failures)}")
+        names = [row["id"] for row in ledger.failures[:MOST_SHOWN]]
+        names += filter(None, [and_more(len(ledger.failures), "runs", ledger.folder)])
+        console.print(f"{many(len(ledger.failures), 'run')} failed: {', '.join(names)}")
     if ledger.missing:
         console.print(f"{many(ledger.missing, 'run')} without a result; {ledger.command} makes what is missing")
     sys.stdout.flush()  # whatever becomes of the page

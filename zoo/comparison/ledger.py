@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shlex
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -93,7 +94,12 @@ def read_ledger(folder: Path) -> Ledger:
     """
     if not folder.is_dir():
         raise ZooError(f"there is no folder {folder}; run zoo compare first, or name one that holds runs")
-    rows = [row for name in sorted(os.listdir(folder)) if (row := _row(folder / name / "result.json")) is not None]
+    shared: dict[Any, Any] = {}
+    rows = [
+        _sharing(row, shared)
+        for name in sorted(os.listdir(folder))
+        if (row := _row(folder / name / "result.json")) is not None
+    ]
     if not rows:
         raise ZooError(f"{folder} holds no results; run zoo compare first, or name a folder such as runs/families")
     rules = read_json(folder / "comparison.json")
@@ -126,6 +132,15 @@ def _row(path: Path) -> Row | None:
         why = f"{error.filename or path} cannot be read ({error.strerror or error}); chmod -R u+rX {path.parent}"
         return _lost(path, UNREADABLE, "a result that cannot be read", why)
     return row if row.get("schema") == SCHEMA else None
+
+
+def _sharing(row: Row, shared: dict[Any, Any]) -> Row:
+    """The row, with parts that are the same in most rows kept once: they are most of its memory."""
+    for key in ("code", "versions", "hardware", "chance"):
+        part = row.get(key)
+        if isinstance(part, dict) and all(isinstance(value, str | int | float | None) for value in part.values()):
+            row[key] = shared.setdefault((key, tuple(part.items())), part)
+    return row
 
 
 def _lost(path: Path, status: str, task: str, why: str) -> Row:
@@ -206,7 +221,7 @@ def _from_rows(rows: list[Row]) -> list[Standing]:
     Of several rows of one seed the newest counts (a plugin was edited meanwhile); tasks on other data are other tasks.
     """
     data = {(row["task"], row["data_hash"]) for row in rows if row["status"] == "finished"}
-    several = {task for task, _ in data if sum(task == other for other, _ in data) > 1}
+    several = {task for task, count in Counter(task for task, _ in data).items() if count > 1}
     groups: dict[tuple[str, str], dict[int, Row]] = {}
     for row in sorted(rows, key=lambda row: str(row["time"])):
         apart = [w for w in row["overrides"] if key_of(w) not in ("seed", "arch", "task", "runs", "experiment")]
@@ -243,8 +258,9 @@ def _part_by_question(standings: list[Standing]) -> None:
 
 
 def _compare_to(standings: list[Standing], baseline: str | None) -> None:
+    bases = {standing.task: standing for standing in reversed(standings) if standing.contestant == baseline}
     for standing in standings:
-        base = next((s for s in standings if s.task == standing.task and s.contestant == baseline), None)
+        base = bases.get(standing.task)
         if base is None or base is standing or not standing.rows or not base.rows:
             continue
         standing.difference = paired_difference(standing.by_seed(), base.by_seed())

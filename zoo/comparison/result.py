@@ -46,6 +46,7 @@ class Standing:
     """To the baseline, by seed."""
     of: str = ""
     """The task as the comparison calls it, without what was asked."""
+    _decays: tuple[int, list[Decay]] | None = field(default=None, repr=False, compare=False)
 
     @property
     def metric(self) -> str:
@@ -124,8 +125,10 @@ class Standing:
         return bootstrap(list(self.differences.values())) if self.differences else None
 
     def decays(self) -> list[Decay]:
-        """How mistakes add up along answers, on each test that counted them."""
-        return decays(self.rows)
+        """How mistakes add up along answers, on each test that counted them; reckoned once for as many rows."""
+        if self._decays is None or self._decays[0] != len(self.rows):
+            self._decays = (len(self.rows), decays(self.rows))
+        return self._decays[1]
 
     def budget(self) -> str:
         """How its runs meet a budget, if they have one."""
@@ -142,9 +145,9 @@ class Standing:
         """The score on the test, or on the harder test of this name, where it was measured."""
         return self.score() if name is None else self.harder().get(name)
 
-    def commands(self) -> list[str]:
-        """What to type to make each reported run again."""
-        return [f"zoo train {' '.join(map(shlex.quote, _solved(row)))}" for row in [*self.rows, *self.failed]]
+    def commands(self, most: int | None = None) -> list[str]:
+        """What to type to make each reported run again, or the first so many of them."""
+        return [f"zoo train {' '.join(map(shlex.quote, _solved(row)))}" for row in [*self.rows, *self.failed][:most]]
 
 
 def _solved(row: Row) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import fmean, stdev
 
 
@@ -37,10 +38,16 @@ def estimate(values: Sequence[float], level: float = 0.95) -> Estimate:
     mean, n = _mean(values), len(values)
     if n < 2 or not math.isfinite(mean):
         return Estimate(mean, None, None, n)
-    from scipy.stats import t
-
-    half = float(t.ppf(0.5 + level / 2, n - 1)) * _deviation(values) / math.sqrt(n)
+    half = _student(0.5 + level / 2, n - 1) * _deviation(values) / math.sqrt(n)
     return Estimate(mean, mean - half, mean + half, n)
+
+
+@lru_cache(maxsize=1024)
+def _student(share: float, freedom: float) -> float:
+    """A quantile of Student's distribution. (scipy.stats has it too, and takes a second to be imported.)"""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(freedom, share))
 
 
 def _deviation(values: Sequence[float]) -> float:
@@ -85,9 +92,9 @@ def expected_best(scores: Sequence[float], trials: int, higher_is_better: bool) 
 
 def share_interval(count: int, n: int, level: float = 0.95) -> tuple[float, float]:
     """Wilson's interval of a share, such as that of runs that solved a task; never empty, even for 0 of 3."""
-    from scipy.stats import norm
+    from scipy.special import ndtri
 
-    z = float(norm.ppf(0.5 + level / 2))
+    z = float(ndtri(0.5 + level / 2))
     middle = (count + z * z / 2) / (n + z * z)
     half = z / (n + z * z) * math.sqrt(count * (n - count) / n + z * z / 4)
     return max(0.0, middle - half), min(1.0, middle + half)
@@ -145,7 +152,6 @@ def over_strata(
         ValueError: there are no values.
     """
     import numpy as np
-    from scipy.stats import t
 
     values = [value for stratum in strata for value in stratum]
     found, n = statistic(values), len(values)
@@ -163,7 +169,7 @@ def over_strata(
         stretched = x.mean() + (x - x.mean()) * math.sqrt(size / (size - 1))
         parts.append(stretched[source.integers(0, size, (draws, size))])
     error = float(np.std([statistic(row) for row in np.concatenate(parts, 1).tolist()], ddof=1))
-    half = float(t.ppf(0.5 + level / 2, freedom)) * error
+    half = _student(0.5 + level / 2, freedom) * error
     return Estimate(found, found - half, found + half, n)
 
 
@@ -181,7 +187,7 @@ def bootstrap(values: Sequence[float], level: float = 0.95, draws: int = 10_000)
         ValueError: there are no values.
     """
     import numpy as np
-    from scipy.stats import norm, t
+    from scipy.special import ndtr
 
     mean, n = fmean(values) if values else math.nan, len(values)
     if not values:
@@ -189,6 +195,6 @@ def bootstrap(values: Sequence[float], level: float = 0.95, draws: int = 10_000)
     if n < FEWEST:
         return Estimate(mean, None, None, n)
     means = np.asarray(values)[np.random.default_rng(0).integers(0, n, (draws, n))].mean(1)
-    tail = float(norm.cdf(-math.sqrt(n / (n - 1)) * t.ppf(0.5 + level / 2, n - 1)))
+    tail = float(ndtr(-math.sqrt(n / (n - 1)) * _student(0.5 + level / 2, n - 1)))
     low, high = np.quantile(means, [tail, 1 - tail])
     return Estimate(mean, float(low), float(high), n)

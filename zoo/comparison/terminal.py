@@ -18,6 +18,16 @@ from zoo.comparison.result import Standing
 from zoo.comparison.scaling import overtakes
 from zoo.comparison.statistics import Estimate
 
+MOST_SHOWN = 100
+"""Rows of a table on the terminal; the rest is counted."""
+
+
+def and_more(total: int, what: str, folder: Any, most: int = MOST_SHOWN) -> str:
+    """Says how many are not listed, and where they are; empty where all are."""
+    if total <= most:
+        return ""
+    return f"and {total - most:,} more {what}; every run is in {folder}/*/result.json"
+
 
 def clock(seconds: float | None) -> str:
     """Minutes and seconds, or a question mark."""
@@ -89,14 +99,18 @@ def tables(ledger: Ledger) -> list[Table]:
 
 def _decays(ledger: Ledger, task: str) -> list[Table]:
     """How mistakes add up along the answers of a task that ranks by whole ones; of others the page says it."""
-    found = [(s.contestant, each) for s in ledger.ranked(task) for each in s.decays()]
-    if not found or not any(s.metric == "sequence_accuracy" for s in ledger.ranked(task)):
+    standings = ledger.ranked(task)
+    if not any(s.metric == "sequence_accuracy" for s in standings):
+        return []
+    found = [(s.contestant, each) for s in standings[: MOST_SHOWN + 1] for each in s.decays()]
+    if not found:
         return []
     table = Table(title=f"{task}: whole answers, and what (1 - e)^L foretells of them", title_justify="left")
     table.add_column("contestant", overflow="fold", min_width=14)
     for name in ("test", "e", "whole", "(1 - e)^L", "beyond it", "dispersion", "not independent", "not even"):
         table.add_column(name, justify="right")
-    for contestant, each in found:
+    table.caption = and_more(len(found), "lines", ledger.folder) or None
+    for contestant, each in found[:MOST_SHOWN]:
         error, whole, predicted, dispersion = (each.over(n) for n in ("error", "whole", "predicted", "dispersion"))
         numbers = [f"{value.mean:.4g}" if value else "" for value in (error, whole, predicted)]
         spread = f"{dispersion.mean:.3g}" if dispersion else ""
@@ -141,7 +155,8 @@ def _overall(ledger: Ledger) -> list[Table]:
     table.add_column("contestant", overflow="fold", min_width=14)
     for name in [*names, "learned nothing"]:
         table.add_column(name, justify="right")
-    for each in everybody:
+    table.caption = and_more(len(everybody), "contestants", ledger.folder) or None
+    for each in everybody[:MOST_SHOWN]:
         half = "" if each.middle.half_width is None else f" ± {each.middle.half_width:.4f}"
         versus = [interval(each.difference), each.verdict] if ledger.baseline else []
         cells = [f"{each.middle.mean:.4f}{half}", str(each.middle.n), *versus]
@@ -217,7 +232,9 @@ def _table(ledger: Ledger, task: str) -> Table:
     rules = finished[0].rows[0]["chance"] if finished else {}
     if rules:
         table.caption = "without a model: " + ", ".join(f"{name} {value:.4f}" for name, value in rules.items())
-    for place, standing in enumerate(standings, 1):
+    if more := and_more(len(standings), "contestants", ledger.folder):
+        table.caption = "\n".join(filter(None, [more, str(table.caption or "")]))
+    for place, standing in enumerate(standings[:MOST_SHOWN], 1):
         rank = [quantity(standing.cost("effective_rank"))] if ranked else []
         table.add_row(*_cells(place, standing, harder, ledger.baseline is not None), *rank)
     return table

@@ -6,7 +6,7 @@ import csv
 import os
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -89,26 +89,41 @@ def _before_last_evaluation(rows: list[dict[str, Any]], step: int) -> list[dict[
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Rows of a ``metrics.csv``, with numbers as numbers; a half-written last row is left out."""
+    return [
+        {"step": step, "seconds": seconds, "name": name, "value": value}
+        for step, seconds, name, value in _rows(path, lambda name: True)
+    ]
+
+
+def read_points(path: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[int, str, float]]:
+    """Step, name and value of the rows whose name is wanted; none where there is no such file.
+
+    Raises:
+        OSError: it may not be read.
+    """
+    return ((step, name, value) for step, _, name, value in _rows(path, wanted))
+
+
+def _rows(path: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[int, float, str, float]]:
     if not path.is_file():
-        return []
-    found = []
+        return
     with path.open(newline="", errors="replace") as file:
-        rows = csv.DictReader(file)
+        rows = csv.reader(file)
+        places: list[int] = []
         while True:
             try:
                 row = next(rows)
-                found.append(
-                    {
-                        "step": int(row["step"]),
-                        "seconds": float(row["seconds"]),
-                        "name": row["name"],
-                        "value": float(row["value"]),
-                    }
-                )
+                if not places:
+                    places = [row.index(field) for field in FIELDS]
+                    continue
+                step, seconds, name, value = (row[place] for place in places)
+                if wanted(name):
+                    yield int(step), float(seconds), name, float(value)
             except StopIteration:
-                return found
-            except (TypeError, ValueError, KeyError, csv.Error):
-                continue
+                return
+            except (IndexError, ValueError, csv.Error):
+                if not places:
+                    return  # its first row is none of ours
 
 
 def make_logger(config: Config, folder: Path, name: str) -> Any | None:
