@@ -414,6 +414,94 @@ def test_a_config_whose_yaml_would_run_code_is_refused(run, here, zoo_main):
     assert not (here / "exploded").exists()
 
 
+BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12)
+)
+MERGES = "a0: &a0 {x: 1}\n" + "".join(f"a{i}: &a{i} {{<<: [{', '.join([f'*a{i - 1}'] * 9)}]}}\n" for i in range(1, 12))
+
+
+@pytest.mark.parametrize("text", [BOMB, MERGES, "a: &a [*a]", "[" * 100_000, "x: 1" + ":1" * 100_000, "x: " + "y" * 10**6, "- x\n" * 100_001],
+                         ids=["aliases", "merges", "itself", "deep", "base 60", "long", "many"])  # fmt: skip
+def test_yaml_that_stands_for_more_than_a_config_is_refused_unread(run, here, text):
+    """An alias is a few bytes and may stand for billions of values; most of these would be waited for without end."""
+    from zoo.base.files import read_yaml
+    from zoo.comparison.rules import stored
+    from zoo.runs.finished import finished
+
+    (here / "mine.yaml").write_text((run / "config.yaml").read_text() + text if text is BOMB else text)
+    assert read_yaml(here / "mine.yaml") is None
+    with pytest.raises(ZooError, match="is no comparison in YAML"):
+        stored(here / "mine.yaml")
+    shutil.copy(here / "mine.yaml", run / "config.yaml")
+    with pytest.raises(ZooError, match="is not a run"):
+        finished(run)
+
+
+def test_an_alias_in_a_config_is_read(here):
+    from zoo.base.files import read_yaml
+
+    (here / "x.yaml").write_text("a: &a [1, 2]\nb: *a\n")
+    assert read_yaml(here / "x.yaml") == {"a": [1, 2], "b": [1, 2]}
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "1" * 2000], ids=["deep", "long"])
+def test_json_that_is_more_than_a_row_is_refused_unread(here, text, monkeypatch):
+    import zoo.base.files
+    from zoo.models.huggingface import read
+
+    monkeypatch.setattr(zoo.base.files, "LARGEST_JSON", 1000)
+    for name in ("config.json", "result.json"):
+        (here / name).write_text(text)
+    assert zoo.base.files.read_json(here / "result.json") is None
+    with pytest.raises(ZooError, match=r"no config\.json that can be read"):
+        read(here)
+
+
+def test_a_row_that_asks_for_more_than_the_weights_are_is_refused_before_it_is_built(run, exported, zoo_main):
+    """Its first matrix alone would take 14 GB."""
+    row = json.loads((run / "result.json").read_text())
+    for facts in ({"dim": 60_000}, {"depth": 10**7}):
+        change(run / "result.json", facts=row["facts"] | facts)
+        for words in (["generate", str(run), "--prompt", "the"], ["export", str(run)]):
+            status, _, err = zoo_main(*words)
+            assert status == 2
+            assert "a model far larger than its weights file holds" in err, err
+    rewrite(exported, facts=row["facts"] | {"dim": 60_000})
+    with pytest.raises(ZooError, match="far larger than its weights file holds"):
+        zoo.load(exported)
+
+
+SECRET = "the password of the house is swordfish. "
+
+
+def test_a_config_that_names_another_file_shows_nothing_of_it(run, here, zoo_main):
+    (here / "private.txt").write_text(SECRET * 900)
+    config = config_of(run)
+    config["task"]["source"] = str(here / "private.txt")
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    for words in (["generate", str(run)], ["inspect", str(run)]):
+        status, out, err = zoo_main(*words)
+        assert status == 2, out
+        assert f"task.source={here}/private.txt is not the data that {run} was trained on" in err
+        assert "swordfish" not in out + err
+        assert not (run / "inspect.html").exists()
+    status, out, _ = zoo_main("export", str(run))
+    assert status == 0
+    assert "not tested" in out
+    assert "is not the data" in out
+    assert f"test {json.loads((run / 'result.json').read_text())['metric']} " not in out
+
+
+@pytest.mark.parametrize("name", ["private.tsv", "private.jsonl"])
+def test_a_complaint_about_data_does_not_quote_it(here, name):
+    from zoo.training.build import make_task
+
+    Path(name).write_text(SECRET if name.endswith("tsv") else json.dumps([SECRET]))
+    with pytest.raises(ZooError) as caught:
+        make_task(zoo.compose("task=pairs", f"task.source={here / name}"))
+    assert "swordfish" not in str(caught.value)
+
+
 @pytest.fixture
 def exported(run, zoo_main):
     status, _, err = zoo_main("export", str(run), "--to", "model.safetensors")

@@ -4,8 +4,10 @@ import io
 import itertools
 import math
 import os
+import shutil
 import signal
 import time
+import warnings
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ from zoo import register
 from zoo.base.errors import Interrupted, RunFailed, ZooError
 from zoo.base.files import read_json
 from zoo.runs.run import folder_of
+from zoo.runs.session import Session
 from zoo.runs.train import train
 from zoo.training.callbacks import AtomicCheckpointIO
 from zoo.training.checkpoint import load
@@ -610,3 +613,41 @@ def test_curves_survive_a_kill_before_the_result(here):
     (folder_of(config) / "result.json").unlink()
     train(config)
     assert [(point["step"], point["name"], point["value"]) for point in read_metrics(path)] == first
+
+
+@pytest.mark.parametrize("what", [".", "metrics.csv", "config.yaml", "checkpoints"])
+@pytest.mark.parametrize("when", [(Loop, "training_step"), (Session, "_evaluate")], ids=["training", "evaluation"])
+def test_what_is_removed_during_a_run_is_said_and_written_again(here, monkeypatch, what, when):
+    words = ("task=parity", *TINY, "steps=6", "log_every=1", "evaluate_every=2", "trainer.checkpoint_seconds=0")
+    whole, cut = (zoo.compose(*words, f"experiment={name}") for name in ("whole", "cut"))
+    train(whole)
+    original, times = getattr(*when), iter(range(100))
+
+    def removing(self, *arguments):
+        path = folder_of(cut) / what
+        if next(times) == (3 if len(arguments) else 0):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        return original(self, *arguments)
+
+    monkeypatch.setattr(*when, removing)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        assert train(cut)["status"] == "finished"
+    curves = [
+        [(p["step"], p["name"], p["value"]) for p in read_metrics(folder_of(c) / "metrics.csv")] for c in (whole, cut)
+    ]
+    assert curves[0] == curves[1]
+    assert same(weights(whole), weights(cut))
+    files = [sorted(str(p.relative_to(folder_of(c))) for p in folder_of(c).rglob("*")) for c in (whole, cut)]
+    assert files[0] == files[1]
+    removed = {path.name for path in map(Path, ("metrics.csv", "config.yaml")) if what in (".", path.name)}
+    assert removed == {Path(str(w.message).split()[0]).name for w in said if "during the run" in str(w.message)}
+
+
+def test_a_curve_that_is_gone_when_a_run_goes_on_is_said(here):
+    config = zoo.compose("task=parity", *TINY, "steps=4", "log_every=1")
+    train(config)
+    for name in ("result.json", "metrics.csv"):
+        (folder_of(config) / name).unlink()
+    with pytest.warns(UserWarning, match=r"metrics\.csv is gone; the curve begins anew at step 4"):
+        train(config)

@@ -1,5 +1,8 @@
 """A package that was left out of an installation is missed by what needs it, in words, and by nothing else."""
 
+import json
+import shlex
+import subprocess
 import sys
 
 import pytest
@@ -85,6 +88,46 @@ def test_the_plotting_library_of_an_offline_bundle_is_enough(runs, zoo_main, wit
     page = (runs / "report.html").read_text()
     assert "vegaOfTheBundle()" in page
     assert "vegaEmbed" in page
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of address space are enforced by Linux alone")
+def test_a_limit_of_address_space_costs_the_pictures_alone(runs):
+    """As PBS and SGE set it: V8, which the plotting library starts, aborts its process."""
+    (runs / "report.html").unlink(missing_ok=True)
+    command = f"ulimit -v 8000000; exec {shlex.join([sys.executable, '-m', 'zoo', 'report', str(runs)])}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=runs.parent)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.rstrip().endswith(f"{runs}/report.html")
+    assert done.stdout.count("parity: test accuracy") == 1
+    (said,) = done.stderr.splitlines()
+    assert "no charts, but their data is in the page" in said
+    assert "ulimit -v" in said
+    page = (runs / "report.html").read_text()
+    assert "vegaEmbed" not in page
+    assert "lift the limit" in page
+    specs = json.loads(page.partition('<script type="application/json" id="specs">')[2].partition("</script>")[0])
+    assert "parity-quality" in specs
+    assert not list(runs.parent.glob("core*"))
+
+
+@pytest.mark.parametrize(
+    ("script", "says"),
+    [
+        ("import os; os.abort()", "died by SIGABRT"),
+        ("raise MemoryError('no room')", "failed (MemoryError: no room)"),
+        ("import time; time.sleep(60)", "could not be started"),
+    ],
+)
+def test_tables_come_before_a_library_that_dies(runs, zoo_main, monkeypatch, script, says):
+    import zoo.base.html
+
+    monkeypatch.setattr(zoo.base.html, "MAKES_LIBRARY", script)
+    monkeypatch.setattr(zoo.base.html, "LONGEST_SECONDS", 2.0)
+    status, out, err = zoo_main("report", str(runs))
+    assert status == 0
+    assert "parity: test accuracy" in out
+    assert says in err
+    assert len(err.splitlines()) == 1
 
 
 def test_any_other_missing_package_is_named_on_one_line(runs, zoo_main, without):

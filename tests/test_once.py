@@ -172,3 +172,16 @@ def test_an_edit_gives_another_id_and_one_that_cannot_matter_does_not(copied):
 @pytest.mark.parametrize("module", MATTERS)
 def test_each_edit_gives_another_id(copied, module):
     assert copied([module]) != copied()
+
+
+def test_values_that_are_tuned_are_checked_once_for_the_same_choices(monkeypatch):
+    """Copying a composed config is most of what a cell of a plan costs."""
+    import zoo.comparison.plan as plan
+
+    calls, original = [], plan.with_values
+    monkeypatch.setattr(plan, "with_values", lambda *rest: calls.append(rest) or original(*rest))
+    archs = ",".join(f"'lstm dim={dim}'" for dim in (16, 24, 32, 40))
+    made = plan.make_plan("smoke", [f"compare.archs=[{archs}]", "compare.baseline=null"])
+    assert len(made.cells) == 8
+    grid = len(made.cells[0].grid)
+    assert len(calls) == 1 + grid + 1, "the comparison itself, each value on the first task, and one on the other"

@@ -159,7 +159,7 @@ def test_pairs_that_do_not_fit_are_counted_and_doubles_are_one(tmp_path):
 @pytest.mark.parametrize(
     ("name", "text", "says"),
     [
-        ("a.tsv", "one\ttwo\nthree\n", "line 2: expected two texts with a tab between, got 'three'"),
+        ("a.tsv", "one\ttwo\nthree\n", "line 2: expected two texts with a tab between; it has no tab"),
         ("a.jsonl", '{"source": "a", "target": "b"}\n{\n', "line 2: not JSON"),
         ("a.jsonl", "[1]\n", "line 1: expected an object"),
         ("a.jsonl", "[" * 100_000, "line 1: not JSON"),

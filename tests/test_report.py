@@ -1,6 +1,9 @@
 """The page: self-contained, small, and without an error in a real browser."""
 
+import errno
 import functools
+import io
+import os
 import re
 import shutil
 import subprocess
@@ -90,7 +93,7 @@ def test_curves_have_one_point_a_seed_and_step(smoke):  # noqa: F811
 
     ledger = ledger_of(smoke)
     spec = dict(charts(ledger))["parity-curves"]
-    means = [point for layer in spec["layer"] for point in layer["data"]["values"] if "n" in point]
+    means = spec["data"]["values"]
     assert {point["n"] for point in means} == {2}
     assert max(point["step"] for point in means) == 20
     last = {point["contestant"]: point["score"] for point in means if point["step"] == 20}
@@ -340,3 +343,130 @@ def test_who_failed_stays_among_those_that_were_asked_the_same():
     (figure,) = _published([{"contestant": "a", "task": "shapes", "value": 0.5, "source": "somebody"}], standings)
     assert figure.task == "shapes (linear probe)"
     assert figure.ours.value == 0.5
+
+
+def unreadable(path):
+    """How a path fails that may not be read, also for root."""
+    from pathlib import Path
+
+    def refuse(function):
+        def checked(name, *rest, **more):
+            if isinstance(name, str | Path) and str(name).startswith(str(path)):
+                raise PermissionError(errno.EACCES, "Permission denied", str(name))
+            return function(name, *rest, **more)
+
+        return checked
+
+    return refuse
+
+
+@pytest.mark.parametrize("what", ["the folder", "result.json"])
+@pytest.mark.parametrize("with_rules", [True, False])
+def test_runs_that_may_not_be_read_are_counted_and_named(smoke, zoo_main, here, monkeypatch, what, with_rules):  # noqa: F811
+    from pathlib import Path
+
+    shutil.copytree(smoke / "runs/smoke", here / "rows", ignore=shutil.ignore_patterns("checkpoints"))
+    if not with_rules:
+        (here / "rows/comparison.json").unlink()
+    lost = ledger_of(smoke).standings[0].rows[0]["id"]
+    refuse = unreadable(Path("rows", lost) if what == "the folder" else Path("rows", lost, "result.json"))
+    with monkeypatch.context() as patch:
+        for owner, name in ((os, "stat"), (io, "open")):  # pathlib opens by io, and looks by os
+            patch.setattr(owner, name, refuse(getattr(owner, name)))
+        status, out, err = zoo_main("report", "rows")
+    assert status == 1
+    assert f"rows/{lost}/result.json cannot be read (Permission denied)" in err
+    assert err.splitlines()[0] == "1 run cannot be read:"
+    assert f"1 run failed: {lost}" in " ".join(out.split())
+    assert lost in (here / "rows/report.html").read_text().partition("<h2>Failed runs</h2>")[2]
+
+
+def test_a_comparison_writes_nothing_over_a_result_that_may_not_be_read(here, monkeypatch):
+    from zoo.comparison.compare import plan_for
+    from zoo.comparison.execute import Execution
+
+    plan = plan_for(
+        [
+            "smoke",
+            "compare.only=[parity]",
+            "compare.archs=[lstm]",
+            "compare.baseline=lstm",
+            "compare.tune={optimizer.lr:[]}",
+        ]
+    )
+    execution, (cell,) = Execution(plan), plan.cells
+    path = cell.reporting()[0].run.folder / "result.json"
+    with monkeypatch.context() as patch:
+        patch.setattr(io, "open", unreadable(path)(io.open))
+        execution._enqueue(cell.reporting())
+    assert len(execution.queue) == len(cell.seeds) - 1
+    assert execution.failures == [f"{cell.reporting()[0].run.id}: {path} cannot be read: Permission denied"]
+
+
+def test_a_report_of_many_runs_is_small_and_reads_each_file_once(smoke, zoo_main, here, monkeypatch):  # noqa: F811
+    import collections
+    import json
+    from pathlib import Path
+
+    rows = [s.rows[0] for s in ledger_of(smoke).standings if s.task == "parity"]
+    steps = "".join(
+        f"{step},1,{name},0.{step % 10}\n" for step in range(400) for name in ("validation/accuracy", "train/odd")
+    )
+    for number in range(500):
+        row = rows[number % 2]
+        for seed in (0, 1):
+            folder = here / f"rows/{row['arch']}-{number}-{seed}"
+            folder.mkdir(parents=True)
+            changed = {"id": folder.name, "seed": seed, "overrides": [*row["overrides"], f"layers={number + 1}"]}
+            (folder / "result.json").write_text(json.dumps(row | changed))
+            (folder / "metrics.csv").write_text("step,seconds,name,value\n" + steps)
+    read = collections.Counter()
+    for owner, name in ((Path, "open"), (io, "open")):
+        original = getattr(owner, name)
+        monkeypatch.setattr(
+            owner,
+            name,
+            lambda path, *rest, original=original, **more: read.update([str(path)]) or original(path, *rest, **more),
+        )
+    monkeypatch.setattr("zoo.base.html.plotting_library", lambda: "")
+    status, out, err = zoo_main("report", "rows")
+    assert status == 0, err
+    page = (here / "rows/report.html").read_text()
+    assert len(page) < 1_000_000, "without the library, which takes another"
+    specs, _ = json.JSONDecoder().raw_decode(page[page.index("const specs") :].partition(" = ")[2])
+    for name in ("parity-curves", "parity-modules"):
+        text = json.dumps(specs[name])
+        assert text.count('"least": ') == text.count('"step": ') <= 30 * 100 * text.count('"values"')
+        assert '"step": 399' in text
+    assert page.count("zoo train ") == 100
+    assert "… and 400 more contestants; every run is in rows/*/result.json." in page
+    assert "… and 900 more runs; every run is in rows/*/result.json." in page
+    assert "Charts show the best 30." in page
+    assert "and 400 more contestants; every run is in rows/*/result.json" in " ".join(out.split())
+    twice = [
+        path for path, times in read.items() if path.endswith("metrics.csv") and times > 2
+    ]  # a Path's open asks io's
+    assert not twice
+    assert len([path for path in read if path.endswith("metrics.csv")]) == 60, "those that are drawn"
+
+
+def test_a_curve_keeps_its_first_and_last_step_and_the_range_of_its_runs():
+    from zoo.comparison.curves import summary, thin
+
+    assert thin(range(5)) == [0, 1, 2, 3, 4]
+    kept = thin(range(12_345))
+    assert (len(kept), len(set(kept)), kept[0], kept[-1]) == (100, 100, 0, 12_344)
+    (point,) = summary({"a": {3: [0.25, 0.75, float("nan")], 4: [float("inf")]}})
+    assert (point["step"], point["n"], point["score"], point["least"], point["most"]) == (3, 2, 0.5, 0.25, 0.75)
+
+
+def test_curves_that_may_not_be_read_are_said(smoke, zoo_main, here, monkeypatch):  # noqa: F811
+    from pathlib import Path
+
+    shutil.copytree(smoke / "runs/smoke", here / "rows", ignore=shutil.ignore_patterns("checkpoints"))
+    lost = Path("rows", ledger_of(smoke).standings[0].rows[0]["id"], "metrics.csv")
+    with monkeypatch.context() as patch:
+        patch.setattr(io, "open", unreadable(lost)(io.open))
+        status, _, err = zoo_main("report", "rows")
+    assert status == 0
+    assert f"1 curve cannot be read: {lost}: Permission denied" in err

@@ -1,6 +1,7 @@
 """Which sequence architecture should I use? One loop, any architecture, fair comparisons.
 
-This is the public door; everything else may move. Names that need torch are imported when first used.
+This is the public door; everything else may move. Names are imported when first used, so that a command takes signals
+before it imports anything, and what needs torch costs nothing until it is asked for.
 """
 
 from __future__ import annotations
@@ -8,36 +9,39 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from zoo.base.errors import ZooError as ZooError
-from zoo.registry.factory import Factory as Factory
-from zoo.registry.factory import build as build
-from zoo.registry.registry import register as register
-
 if TYPE_CHECKING:
     from zoo.base.contracts import Correspondence as Correspondence
     from zoo.base.contracts import Family as Family
     from zoo.base.contracts import Position as Position
     from zoo.base.contracts import Task as Task
+    from zoo.base.errors import ZooError as ZooError
     from zoo.base.seeds import generator as generator
     from zoo.base.seeds import tenth_of as tenth_of
     from zoo.comparison.compare import compare as compare
     from zoo.config.compose import compose_typed as compose
     from zoo.models.convert import from_huggingface as from_huggingface
     from zoo.models.load import load as load
+    from zoo.registry.factory import Factory as Factory
+    from zoo.registry.factory import build as build
+    from zoo.registry.registry import register as register
     from zoo.runs.train import train as train
 
 _LAZY = {
+    "build": "zoo.registry.factory",
     "compare": "zoo.comparison.compare",
     "compose": "zoo.config.compose:compose_typed",
     "Correspondence": "zoo.base.contracts",
     "Family": "zoo.base.contracts",
+    "Factory": "zoo.registry.factory",
     "from_huggingface": "zoo.models.convert",
     "generator": "zoo.base.seeds",
     "load": "zoo.models.load",
     "Position": "zoo.base.contracts",
     "Task": "zoo.base.contracts",
+    "register": "zoo.registry.registry",
     "tenth_of": "zoo.base.seeds",
     "train": "zoo.runs.train",
+    "ZooError": "zoo.base.errors",
 }
 
 __all__ = [

@@ -1,8 +1,12 @@
-"""``python -m zoo`` is ``zoo``."""
+"""``python -m zoo`` is ``zoo``. Signals are taken before anything else is imported."""
 
 import sys
 
-from zoo.cli.main import main
+from zoo.base.interrupts import listen
+
+listen()
+
+from zoo.cli.main import main  # noqa: E402
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from zoo.base.interrupts import undone
+
 PARTIAL = ".partial-"
 """Between a file's name and random letters, as long as it is not whole."""
 LONGEST = 200
@@ -30,8 +32,9 @@ def beside(path: Path) -> Iterator[Path]:
     name = os.fsdecode(os.fsencode(path.name)[:LONGEST])
     partial = path.with_name(f"{name}{PARTIAL}{secrets.token_hex(8)}")
     try:
-        yield partial
-        os.replace(partial, path)
+        with undone(partial.unlink):
+            yield partial
+            os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -113,23 +116,103 @@ def refuse_odd(path: Path) -> None:
         raise OSError(errno.EINVAL, "it is no plain file", str(path))
 
 
+LARGEST_JSON, LARGEST_YAML = 64 * 2**20, 2**18
+"""Bytes of a file of plain data that are read at most. JSON takes some ten times as much memory; YAML is slow."""
+MOST_NODES = 100_000
+"""Values that a YAML file may hold, an alias counting as all that it stands for."""
+LONGEST_NUMBER = 1000
+"""Letters of a YAML number: 1:1:1 is one of base 60, and a long one is a number that nothing can show."""
+
+
 def read_yaml(path: Path) -> Any:
-    """What the file holds, or ``None`` where there is none or it is not YAML."""
+    """What the file holds, or ``None`` where there is none, it is not YAML, or it is too large to be a config."""
     import yaml
 
-    if is_odd(path):
-        return None
     try:
-        return yaml.safe_load(path.read_bytes())
+        return _plain_yaml(_bytes(path, LARGEST_YAML))
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError, RecursionError, ValueError, yaml.YAMLError):
         return None
 
 
 def read_json(path: Path) -> Any:
-    """What the file holds, or ``None`` where there is none or it is not JSON."""
-    if is_odd(path):
-        return None
+    """What the file holds, or ``None`` where there is none, it is not JSON, or it is too large."""
     try:
-        return json.loads(path.read_bytes())
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, RecursionError, ValueError):
+        return parse_json(_bytes(path, LARGEST_JSON))
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError):
         return None
+
+
+def load_json(path: Path) -> Any:
+    """What the file holds.
+
+    Raises:
+        OSError: there is no such file, it may not be read, or it is no plain file.
+        ValueError: it is not JSON, or too large.
+    """
+    refuse_odd(path)
+    return parse_json(_bytes(path, LARGEST_JSON))
+
+
+def parse_json(text: str | bytes) -> Any:
+    """What a text of somebody else's says.
+
+    Raises:
+        ValueError: it is not JSON, nested too deeply, or larger than :data:`LARGEST_JSON`.
+    """
+    if len(text) > LARGEST_JSON:
+        raise ValueError(f"it is larger than {LARGEST_JSON:,} bytes")
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def _bytes(path: Path, most: int) -> bytes:
+    """The bytes of a plain file.
+
+    Raises:
+        ValueError: it is no plain file, or has more bytes than ``most``.
+    """
+    if is_odd(path):
+        raise ValueError("it is no plain file")
+    with path.open("rb") as file:
+        found = file.read(most + 1)
+    if len(found) > most:
+        raise ValueError(f"it is larger than {most:,} bytes")
+    return found
+
+
+def _plain_yaml(text: bytes) -> Any:
+    """What a YAML text says. Its nodes are counted first, for a few lines of aliases can stand for billions of values.
+
+    Raises:
+        ValueError: it stands for more than :data:`MOST_NODES` values, or for endlessly many.
+    """
+    import yaml
+
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        if _size(node, {}) > MOST_NODES:
+            raise ValueError(f"it stands for more than {MOST_NODES:,} values")
+        return loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
+def _size(node: Any, known: dict[int, float]) -> float:
+    """How many values a YAML node stands for; each node is counted once and remembered, by its identity.
+
+    A node within itself is endless: it counts as infinitely many, and so does a number that is too long.
+    """
+    if node.tag == "tag:yaml.org,2002:int" and len(node.value) > LONGEST_NUMBER:
+        return float("inf")
+    if id(node) not in known:
+        known[id(node)] = float("inf")  # until its parts are counted
+        parts = node.value if isinstance(node.value, list) else ()
+        known[id(node)] = 1 + sum(
+            _size(part, known) for each in parts for part in (each if isinstance(each, tuple) else (each,))
+        )
+    return known[id(node)]

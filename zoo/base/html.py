@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -33,36 +38,83 @@ def script_data(data: Any) -> str:
 
     No ``<`` is left: behind ``<!--<script>`` a browser reads over the script's end.
     """
-    return json.dumps(data).replace("<", "\\u003c")
+    return json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
 
 
 def drawings(charts: Callable[[], Iterable[tuple[str, dict[str, Any]]]], again: str) -> dict[str, Any]:
     """What a page with charts needs: their names, themselves, the library that draws them, and what is missing.
 
-    Without the packages that make and draw them there are none: the page says so, and how to get them.
+    Without the packages that make them there are none, and without the library that draws them there is only their
+    data: the page says so, and how to get them.
     """
-    try:
-        found, library, missing = dict(charts()), plotting_library(), None
-    except ImportError as error:
-        found, library = {}, ""
-        missing = (
-            f"no charts: they need the packages altair and vl-convert-python ({error}); "
-            f"type: pip install altair vl-convert-python, then {again}"
-        )
+    found: dict[str, dict[str, Any]] = {}
+    library, missing = "", None
+    with ThreadPoolExecutor(1) as beside:  # the library comes from another process, so both take as long as one
+        asked = beside.submit(plotting_library)
+        try:
+            found = dict(charts())
+            library = asked.result()
+        except ImportError as error:
+            missing = (
+                f"no charts: they need the packages altair and vl-convert-python ({error}); "
+                f"type: pip install altair vl-convert-python, then {again}"
+            )
+        except (MemoryError, NoLibrary) as error:
+            missing = (
+                f"no charts, but their data is in the page: {str(error) or 'there is not enough memory'}; then {again}"
+            )
+    if missing is not None:
         warnings.warn(missing, stacklevel=2)
     return {"charts": list(found), "specs": script_data(found), "library": library, "missing": missing}
 
 
+class NoLibrary(Exception):
+    """The process that was asked for the plotting library ended without it; the message says how, and what to do."""
+
+
+MAKES_LIBRARY = """
+import resource, sys
+import vl_convert
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+sys.stdout.buffer.write(vl_convert.javascript_bundle().encode())
+"""
+LONGEST_SECONDS = 120.0
+"""For which the library is waited; it takes one to three."""
+
+
 def plotting_library() -> str:
-    """Vega, as a script to stand in the page: vl-convert's, which offline bundles carry as a file without the rest."""
+    """Vega, as a script to stand in the page: vl-convert's, which offline bundles carry as a file without the rest.
+
+    vl-convert starts V8, which reserves more address space than clusters grant by ``ulimit -v`` and aborts its process
+    then. So it has a process of its own, one for a page.
+
+    Raises:
+        ImportError: the package is not installed.
+        NoLibrary: the process died, or took too long.
+    """
     kept = Path(__file__).with_name("vega.js")
     if kept.exists():
-        bundle = kept.read_text()
-    else:
-        import vl_convert
+        return _within_script(kept.read_text())
+    if find_spec("vl_convert") is None:
+        raise ImportError("No module named 'vl_convert'")
+    try:
+        made = subprocess.run([sys.executable, "-P", "-c", MAKES_LIBRARY], capture_output=True, timeout=LONGEST_SECONDS)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise NoLibrary(f"the plotting library could not be started ({error}); try again") from error
+    if made.returncode < 0:
+        name = signal.Signals(-made.returncode).name
+        raise NoLibrary(
+            f"the plotting library's process died by {name}, as it does where address space is limited (ulimit -v); "
+            f"lift the limit"
+        )
+    if made.returncode:
+        said = (made.stderr.decode(errors="replace").strip().splitlines() or ["it said nothing"])[-1]
+        raise NoLibrary(f"the plotting library's process failed ({said}); mend that")
+    return _within_script(made.stdout.decode())
 
-        bundle = vl_convert.javascript_bundle()  # type: ignore[call-arg]
-    return bundle.replace("</script", "<\\/script")
+
+def _within_script(text: str) -> str:
+    return text.replace("</script", "<\\/script")
 
 
 def plain_chart(chart: Any) -> dict[str, Any]:

@@ -7,14 +7,14 @@ import itertools
 import os
 import signal
 import sys
-import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from zoo.base import interrupts
 from zoo.base.environment import for_children, open_standard_streams
-from zoo.base.errors import RunFailed, ZooError, close, many, to_type, unknown
+from zoo.base.errors import Interrupted, RunFailed, ZooError, close, many, to_type, unknown
 from zoo.base.terminal import console, say
 from zoo.cli.help import (
     CHECK_HELP,
@@ -46,33 +46,54 @@ def main(argv: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):  # half a character, as JSON can hold, is shown as it is
         sys.stdout.reconfigure(errors="backslashreplace")
     words = list(sys.argv[1:] if argv is None else argv)
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _terminate)
+    before = interrupts.listen()
     if os.environ.get("TORCHELASTIC_RUN_ID") and os.environ.get("RANK", "0") != "0":
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (of several processes the first speaks)
     try:
-        return _dispatch(words)
+        status = _dispatch(words)
+    except BaseException as error:
+        status = _became_of(error, words[:1])
+    finally:
+        if argv is not None:  # called by Python, which goes on
+            interrupts.give_back(before)
+    return status if interrupts.noted() is None else _interrupted()
+
+
+def _interrupted() -> int:
+    """Whatever a signal has turned into on its way here."""
+    interrupts.say()
+    return 128 + (interrupts.noted() or signal.SIGINT)
+
+
+def _became_of(error: BaseException, command: list[str]) -> int:
+    """Say in one line what ended a command, and return its exit status; a mistake of ours keeps its traceback."""
+    if interrupts.noted() is not None:
+        return _interrupted()
+    try:
+        raise error
     except RunFailed as error:
         return _say(f"failed: {error}", 1)
     except ZooError as error:
         return _say(f"error: {error}", 2)
-    except KeyboardInterrupt as error:
-        signum = error.args[0] if error.args else signal.SIGINT
-        return _say("interrupted; the same command goes on where this one stopped", 128 + signum)
+    except KeyboardInterrupt:
+        return _interrupted()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except ModuleNotFoundError as error:
         if not _is_left_out(error):
             raise
-        needs = f"zoo {words[0]} needs a package that is not installed here: {error}"
+        needs = f"zoo {command[0]} needs a package that is not installed here: {error}"
         return _say(f"error: {needs}; type: pip install -e . (without a network: docs/offline.md)", 2)
+    except MemoryError:
+        return _say("error: there is not enough memory (ulimit -v says what is granted)", 1)
     except OSError as error:
         return _say(f"error: {error.filename or 'the system'}: {error.strerror or error}", 1)
     except BaseException as error:
-        if type(error).__name__ == "Interrupted":
-            return _say(f"{error}; the same command goes on where this one stopped", 128 + getattr(error, "signum", 2))
-        raise
+        if not isinstance(error, Interrupted):
+            raise
+        interrupts.say(f"{error}; the same command goes on where this one stopped")
+        return 128 + error.signum
 
 
 def _is_left_out(error: ModuleNotFoundError) -> bool:
@@ -82,11 +103,6 @@ def _is_left_out(error: ModuleNotFoundError) -> bool:
         trace = trace.tb_next
     inside = trace is not None and Path(trace.tb_frame.f_code.co_filename).is_relative_to(Path(__file__).parents[1])
     return inside and str(error.name).partition(".")[0] not in ("zoo", "zoo_plugins", "zoo_conf")
-
-
-def _terminate(signum: int, frame: object) -> None:
-    """A polite kill is Ctrl-C with another exit status: workers save themselves first."""
-    raise KeyboardInterrupt(signum)
 
 
 def _say(message: str, status: int) -> int:
@@ -168,15 +184,17 @@ def _compare(words: list[str]) -> int:
         return 0
     from zoo.comparison.terminal import Board
 
-    ledger, page, execution = carried_out(plan, Board(console(stderr=True, markup=False)))
-    if execution.skipped:
-        were = "was" if execution.skipped == 1 else "were"
-        say(f"{execution.skipped} of {many(execution.total, 'run')} {were} finished before")
-    _print_tables(ledger)
+    def show(ledger: Any, execution: Any) -> None:
+        if execution.skipped:
+            were = "was" if execution.skipped == 1 else "were"
+            say(f"{execution.skipped} of {many(execution.total, 'run')} {were} finished before")
+        _print_tables(ledger)
+
+    ledger, page, execution = carried_out(plan, Board(console(stderr=True, markup=False)), show)
     say(page)
     if execution.failures:
         return _say("\n".join(f"failed: {reason}" for reason in execution.failures), 1)
-    return 0
+    return _say_unreadable(ledger)
 
 
 def _console() -> Any:
@@ -186,7 +204,7 @@ def _console() -> Any:
 
 def _print_tables(ledger: Any) -> None:
     from zoo.comparison.answer import answer
-    from zoo.comparison.terminal import tables
+    from zoo.comparison.terminal import MOST_SHOWN, and_more, tables
 
     screen = _console()
     for sentence in answer(ledger):
@@ -194,9 +212,20 @@ def _print_tables(ledger: Any) -> None:
     for table in tables(ledger):
         screen.print(table)
     if ledger.failures:
-        screen.print(f"{many(len(ledger.failures), 'run')} failed: {', '.join(row['id'] for row in ledger.failures)}")
+        names = [row["id"] for row in ledger.failures[:MOST_SHOWN]]
+        names += filter(None, [and_more(len(ledger.failures), "runs", ledger.folder)])
+        screen.print(f"{many(len(ledger.failures), 'run')} failed: {', '.join(names)}")
     if ledger.missing:
         screen.print(f"{many(ledger.missing, 'run')} without a result; {ledger.command} makes what is missing")
+    sys.stdout.flush()  # whatever becomes of the page
+
+
+def _say_unreadable(*ledgers: Any) -> int:
+    """Name the runs that may not be read, and return the exit status."""
+    lost = [row for ledger in ledgers for row in ledger.unreadable]
+    if not lost:
+        return 0
+    return _say("\n".join([f"{many(len(lost), 'run')} cannot be read:", *(row["error"] for row in lost)]), 1)
 
 
 def _report(words: list[str]) -> int:
@@ -213,7 +242,7 @@ def _report(words: list[str]) -> int:
         from zoo.comparison.diff import compare
 
         _console().print(compare(ledger, *others))
-        return 0
+        return _say_unreadable(ledger, *others)
     from zoo.comparison.export import write
     from zoo.comparison.page import write_page
 
@@ -222,7 +251,7 @@ def _report(words: list[str]) -> int:
     for to in map(Path, given.get("--to", [])):
         write(ledger, to)
         say(to)
-    return 0
+    return _say_unreadable(ledger)
 
 
 def _lengths(text: str) -> tuple[int, ...]:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from zoo.base.html import plain_chart
+from zoo.comparison.curves import Curve, read_curves, summary, thin
 from zoo.comparison.evidence import seeds_chart, tuning_chart
 from zoo.comparison.ledger import Ledger
 from zoo.comparison.result import COSTS, Standing
-from zoo.comparison.statistics import estimate
+
+MOST_DRAWN = 30
+"""Contestants in a chart, the best of a task; more lines than that tell nothing apart."""
+MOST_POINTS = 1000
+"""Runs that are drawn as points of their own."""
 
 
 def charts(ledger: Ledger) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -20,16 +25,34 @@ def charts(ledger: Ledger) -> Iterator[tuple[str, dict[str, Any]]]:
     else:
         yield from _named("seeds", seeds_chart(ledger))
     for task in ledger.tasks:
-        standings = [s for s in ledger.ranked(task) if s.rows]
+        standings = drawn(ledger, task)
         if standings:
+            metric = f"validation/{standings[0].metric}"
+            curves = read_curves(ledger.folder, standings, partial(_drawn_metric, metric))
             yield f"{task}-quality", _quality(standings)
-            yield from _named(f"{task}-curves", _curves(ledger, standings))
+            yield from _named(f"{task}-curves", _curves(curves.pop(metric, {}), standings))
             yield from _named(f"{task}-tuning", tuning_chart(standings))
             yield from _named(f"{task}-decay", _decay(standings))
-            yield from _named(f"{task}-modules", _modules(ledger, standings))
+            yield from _named(f"{task}-modules", _modules(curves, standings))
             yield from _named(f"{task}-choices", _choices(standings))
             if standings[0].harder():
                 yield f"{task}-harder", _harder(standings)
+
+
+def drawn(ledger: Ledger, task: str) -> list[Standing]:
+    """Who is in the charts of a task: the best, and the baseline."""
+    standings = [s for s in ledger.ranked(task) if s.rows]
+    return [s for i, s in enumerate(standings) if i < MOST_DRAWN or s.contestant == ledger.baseline]
+
+
+def _of_module(name: str) -> bool:
+    """Whether it is a metric that a module reports on itself while training, over all layers."""
+    return name.startswith("train/") and name != "train/loss" and "/layer" not in name
+
+
+def _drawn_metric(metric: str, name: str) -> bool:
+    """Whether a metric has a place in the charts of a task."""
+    return name == metric or _of_module(name)
 
 
 def _scaling(ledger: Ledger) -> dict[str, Any]:
@@ -42,6 +65,7 @@ def _scaling(ledger: Ledger) -> dict[str, Any]:
          "parameters": row["parameters"], "tokens": row["tokens"]}
         for s in ledger.standings for row in s.rows
     ]  # fmt: skip
+    runs = [runs[i] for i in thin(range(len(runs)), MOST_POINTS)]
     best = [
         {"contestant": each.contestant, "FLOPs": float(c), "loss": loss}
         for each in ledger.laws
@@ -124,54 +148,37 @@ def _quality(standings: list[Standing]) -> dict[str, Any]:
     )
 
 
-def _curves(ledger: Ledger, standings: list[Standing]) -> dict[str, Any] | None:
-    """The validation metric while training: the median over seeds, its interval as a band, and a faint line a seed."""
+def _curves(curves: dict[str, Curve], standings: list[Standing]) -> dict[str, Any] | None:
+    """The validation metric while training: the median over seeds, with bands for its interval and for their range."""
     import altair as alt
 
-    from zoo.training.loggers import read_metrics
-
-    metric = standings[0].metric
-    scores = {  # the last step is judged twice, after training and with the test
-        (s.contestant, row["seed"], point["step"]): point["value"]
-        for s in standings
-        for row in s.rows
-        for point in read_metrics(ledger.folder / row["id"] / "metrics.csv")
-        if point["name"] == f"validation/{metric}" and math.isfinite(point["value"])
-    }
-    if not scores:
+    points = summary(curves)
+    if not points:
         return None
-    each = [
-        {"contestant": name, "seed": seed, "step": step, "score": value} for (name, seed, step), value in scores.items()
-    ]
-    by_step: dict[tuple[str, int], list[float]] = {}
-    for (name, _, step), value in scores.items():
-        by_step.setdefault((name, step), []).append(value)
-    means = [
-        {"contestant": name, "step": step, "score": found.value, "low": found.low, "high": found.high, "n": found.n}
-        for (name, step), values in by_step.items()
-        for found in [estimate(values)]
-    ]
     chosen, color = _legend(), _color(standings)
     x = alt.X("step:Q", title="step")
-    y = alt.Y("score:Q", title=f"validation {metric.replace('_', ' ')}", scale=alt.Scale(zero=False))
-    base = alt.Chart(alt.Data(values=means))
-    lines = base.mark_line(strokeWidth=2, point=len(means) < 200).encode(
+    name = standings[0].metric.replace("_", " ")
+    y = alt.Y("score:Q", title=f"validation {name}", scale=alt.Scale(zero=False))
+    base = alt.Chart(alt.Data(values=points))
+    lines = base.mark_line(strokeWidth=2, point=len(points) < 200).encode(
         x=x, y=y, color=color, opacity=alt.condition(chosen, alt.value(1), alt.value(0.06)),
-        tooltip=["contestant:N", "step:Q", "score:Q", "low:Q", "high:Q", "n:Q"],
-    )  # fmt: skip
-    faint = alt.Chart(alt.Data(values=each)).mark_line(strokeWidth=1).encode(
-        x=x, y=y, color=color, detail="seed:N", opacity=alt.condition(chosen, alt.value(0.25), alt.value(0.03))
+        tooltip=["contestant:N", "step:Q", "score:Q", "low:Q", "high:Q", "least:Q", "most:Q", "n:Q"],
     )  # fmt: skip
     # an interval of few seeds may be wider than any score: the band is cut at what was seen
-    low, high = min(scores.values()), max(scores.values())
-    band = base.transform_filter("isValid(datum.low)").transform_calculate(
+    low, high = min(point["least"] for point in points), max(point["most"] for point in points)
+    inner = base.transform_filter("isValid(datum.low)").transform_calculate(
         bottom=f"max(datum.low, {low})", top=f"min(datum.high, {high})"
     )
-    area = band.mark_area().encode(
-        x=x, y=alt.Y("bottom:Q"), y2="top:Q", color=color, opacity=alt.condition(chosen, alt.value(0.15), alt.value(0))
+    interval = inner.mark_area().encode(
+        x=x, y="bottom:Q", y2="top:Q", color=color, opacity=alt.condition(chosen, alt.value(0.15), alt.value(0))
     )
-    title = "Learning curves: medians and intervals, faint: each seed"
-    return plain_chart(alt.layer(area, faint, lines).add_params(chosen).properties(width=260, height=230, title=title))
+    outer = base.transform_filter("datum.n > 1").mark_area().encode(
+        x=x, y="least:Q", y2="most:Q", color=color, opacity=alt.condition(chosen, alt.value(0.08), alt.value(0))
+    )  # fmt: skip
+    title = "Learning curves: medians, their intervals, and the range of the runs"
+    return plain_chart(
+        alt.layer(outer, interval, lines).add_params(chosen).properties(width=260, height=230, title=title)
+    )
 
 
 def _named(name: str, chart: dict[str, Any] | None) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -179,24 +186,14 @@ def _named(name: str, chart: dict[str, Any] | None) -> Iterator[tuple[str, dict[
         yield name, chart
 
 
-def _modules(ledger: Ledger, standings: list[Standing]) -> dict[str, Any] | None:
+def _modules(curves: dict[str, dict[str, Curve]], standings: list[Standing]) -> dict[str, Any] | None:
     """What modules report on themselves while training, such as how even the load of experts is; the reader picks."""
     import altair as alt
 
-    from zoo.training.loggers import read_metrics
-
     values = [
-        {
-            "contestant": s.contestant,
-            "seed": row["seed"],
-            "step": p["step"],
-            "value": round(p["value"], 5),
-            "name": name,
-        }
-        for s in standings
-        for row in s.rows
-        for p in read_metrics(ledger.folder / row["id"] / "metrics.csv")
-        if (name := p["name"].removeprefix("train/")) != p["name"] and name != "loss" and "/layer" not in name
+        {"name": name.removeprefix("train/"), **point}
+        for name, each in curves.items()
+        for point in summary(each, len(curves))
     ]
     if not values:
         return None
@@ -208,10 +205,9 @@ def _modules(ledger: Ledger, standings: list[Standing]) -> dict[str, Any] | None
         .mark_line(strokeWidth=1.5)
         .encode(
             x=alt.X("step:Q", title="step"),
-            y=alt.Y("value:Q", title=None),
+            y=alt.Y("score:Q", title=None),
             color=_color(standings),
-            detail="seed:N",
-            tooltip=["contestant:N", "seed:N", "step:Q", "value:Q"],
+            tooltip=["contestant:N", "step:Q", "score:Q", "least:Q", "most:Q", "n:Q"],
         )
         .add_params(pick)
         .properties(width=260, height=230, title="What modules say of themselves while training")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
@@ -49,8 +50,15 @@ def plan_for(words: tuple[str, ...] | list[str]) -> Plan:
     return plan_of(words)
 
 
-def carried_out(plan: Plan, watching: AbstractContextManager[Watcher]) -> tuple[Ledger, Path, Execution]:
-    """Carry a plan out, write its page, and tell the logger of its runs.
+def carried_out(
+    plan: Plan, watching: AbstractContextManager[Watcher], show: Callable[[Ledger, Execution], None] | None = None
+) -> tuple[Ledger, Path, Execution]:
+    """Carry a plan out, show what came of it, write its page, and tell the logger of its runs.
+
+    Args:
+        plan: of the comparison.
+        watching: gives who is told how it goes.
+        show: called before the page is written, so that figures are seen whatever becomes of the page.
 
     Returns:
         What a report shows, where the page is, and how the execution went.
@@ -67,6 +75,8 @@ def carried_out(plan: Plan, watching: AbstractContextManager[Watcher]) -> tuple[
     except ZooError as error:
         failed = "\n".join(f"failed: {reason}" for reason in execution.failures)
         raise ZooError(f"{failed}\n{error}".lstrip()) from error
+    if show is not None:
+        show(ledger, execution)
     page = write_page(ledger)
     share(ledger, plan.cells[0].base["logger"])
     return ledger, page, execution

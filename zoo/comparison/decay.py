@@ -110,7 +110,7 @@ def _even(counts: Mapping[str, Any]) -> float | None:
 
     So that answers which are harder, or longer, do not pass for places which are.
     """
-    from scipy.stats import chi2
+    from scipy.special import chdtrc
 
     places = [
         (wrong, share, share - squared)
@@ -121,7 +121,7 @@ def _even(counts: Mapping[str, Any]) -> float | None:
         return None
     # the mistakes of an answer are given, so one at a place is one fewer elsewhere
     statistic = sum((wrong - share) ** 2 / variance for wrong, share, variance in places)
-    return float(chi2.sf(statistic * (len(places) - 1) / len(places), len(places) - 1))
+    return float(chdtrc(len(places) - 1, statistic * (len(places) - 1) / len(places)))
 
 
 @dataclass(frozen=True)

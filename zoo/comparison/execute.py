@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 
 from zoo.base.errors import ZooError
 from zoo.base.files import sweep, write_json
+from zoo.base.interrupts import gently
 from zoo.comparison.grid import beyond, further
 from zoo.comparison.plan import Cell, Job, Plan, check_distinct, describe
 from zoo.comparison.pool import Flight, Pool
@@ -87,7 +88,7 @@ class Execution:
         Raises:
             ZooError: another process is making this comparison.
         """
-        with self._alone(), self._pool() as pool:
+        with gently(), self._alone(), self._pool() as pool:
             watcher.update(self, pool)
             pool.measure_ceilings(self.kinds)
             self._settle(pool)
@@ -147,7 +148,12 @@ class Execution:
                 record_failure(job.run, unmet)
                 self._count(job, None)
                 continue
-            row = read_row(job.run.folder / "result.json")
+            try:
+                row = read_row(job.run.folder / "result.json")
+            except OSError as error:  # perhaps it is finished, so nothing is written over it
+                self.failures.append(f"{job.run.id}: {error.filename} cannot be read: {error.strerror}")
+                self._count(job, None)
+                continue
             job.run = replace(job.run, device=None if self.plan.launcher else self.device[id(job.cell)])
             data_hash = self.hashes.get(_task_key(job.run.config))
             known = replace(job.run, device=self.device[id(job.cell)], data_hash=data_hash)

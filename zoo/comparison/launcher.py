@@ -19,6 +19,7 @@ from typing import Any
 
 from zoo.base.errors import ZooError
 from zoo.base.files import read_json, read_yaml, write_json, write_yaml
+from zoo.base.interrupts import gently
 from zoo.comparison.plan import Job
 from zoo.comparison.pool import Flight, Outcome, Pool, make_run, record_death
 from zoo.runs.heartbeat import Listener, alive
@@ -149,7 +150,8 @@ def launch(words: list[str]) -> int:
     folder, count, *launcher = words
     indices = ",".join(str(index) for index in range(int(count)))
     sys.argv = ["zoo _launch", "--multirun", f"wave={folder}", f"index={indices}", *launcher]
-    hydra.main(version_base="1.3", config_path="pkg://zoo_conf", config_name="launched")(launched)()
+    with gently():  # the launcher ends its own processes
+        hydra.main(version_base="1.3", config_path="pkg://zoo_conf", config_name="launched")(launched)()
     return 0
 
 

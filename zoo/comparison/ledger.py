@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean, median
@@ -21,6 +23,9 @@ from zoo.comparison.trends import Trend, crossing, curves, trend
 from zoo.comparison.verdicts import Pair, all_pairs, can_find, cannot_decide, judge, rank_ranges
 from zoo.config.tree import key_of
 from zoo.runs.row import SCHEMA, flaw, read_row
+
+UNREADABLE = "unreadable"
+"""The status that stands in a ledger for a run whose result may not be read."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,12 @@ class Ledger:
     """Whether every pair of contestants is judged too."""
     swept: bool = False
     """Whether the runs are those of a sweep, without a comparison's rules."""
+    _ranks: dict[str, dict[str, tuple[int, int]]] = field(default_factory=dict, repr=False)
+
+    @property
+    def unreadable(self) -> list[Row]:
+        """Runs whose folder or result may not be read: they count as failed."""
+        return [row for row in self.failures if row["status"] == UNREADABLE]
 
     def overall(self) -> tuple[list[Overall], list[str]]:
         """Everybody over a suite of ten tasks or more, and which these are; nobody where there are fewer.
@@ -85,8 +96,10 @@ class Ledger:
         return sum(standing.verdict is not None for standing in self.standings)
 
     def ranks(self, task: str) -> dict[str, tuple[int, int]]:
-        """The ranks that each contestant may have on a task."""
-        return rank_ranges(self.on(task), self.margin)
+        """The ranks that each contestant may have on a task; none of a sweep, whose settings are no rivals."""
+        if task not in self._ranks:
+            self._ranks[task] = {} if self.swept else rank_ranges(self.on(task), self.margin)
+        return self._ranks[task]
 
     def all_pairs(self) -> list[tuple[Pair, Verdict]]:
         """Every pair on every task, where the comparison asks for them."""
@@ -141,16 +154,16 @@ def read_ledger(folder: Path) -> Ledger:
 
     Raises:
         ZooError: there is no such folder, no result in it, or its rules are damaged.
+        OSError: the folder itself, or its rules, may not be read.
     """
     if not folder.is_dir():
         raise ZooError(f"there is no folder {folder}; run zoo compare first, or name one that holds runs")
-    rows = []
-    for path in sorted(folder.glob("*/result.json")):
-        row = read_row(path)
-        if row is None:
-            rows.append(_damaged(path))
-        elif row.get("schema") == SCHEMA:
-            rows.append(row)
+    shared: dict[Any, Any] = {}
+    rows = [
+        _sharing(row, shared)
+        for name in sorted(os.listdir(folder))
+        if (row := _row(folder / name / "result.json")) is not None
+    ]
     if not rows:
         raise ZooError(f"{folder} holds no results; run zoo compare first, or name a folder such as runs/families")
     rules = read_json(folder / "comparison.json")
@@ -167,11 +180,37 @@ def _broken_rules(folder: Path, why: str) -> str:
     return f"{folder / 'comparison.json'} is damaged ({why}); the zoo compare that made it makes it again"
 
 
-def _damaged(path: Path) -> Row:
+def _row(path: Path) -> Row | None:
+    """The row of a run, or what stands for one that cannot be read; none where there is none of this version."""
+    try:
+        os.stat(path)  # unlike exists(), this tells a missing file from a folder that may not be looked into
+        row = read_row(path)
+        if row is None:
+            why = f"its result.json is damaged ({flaw(read_json(path))}); the command that made it makes it again"
+            return _lost(path, "failed", "a damaged result", why)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return None  # a link to itself leads to nothing
+        why = f"{error.filename or path} cannot be read ({error.strerror or error}); chmod -R u+rX {path.parent}"
+        return _lost(path, UNREADABLE, "a result that cannot be read", why)
+    return row if row.get("schema") == SCHEMA else None
+
+
+def _sharing(row: Row, shared: dict[Any, Any]) -> Row:
+    """The row, with parts that are the same in most rows kept once: they are most of its memory."""
+    for key in ("code", "versions", "hardware", "chance"):
+        part = row.get(key)
+        if isinstance(part, dict) and all(isinstance(value, str | int | float | None) for value in part.values()):
+            row[key] = shared.setdefault((key, tuple(part.items())), part)
+    return row
+
+
+def _lost(path: Path, status: str, task: str, why: str) -> Row:
     """What stands for a result that cannot be read: a run that failed, so that it is counted."""
     name = path.parent.name
-    known = {"id": name, "status": "failed", "arch": name, "label": name, "task": "a damaged result", "seed": 0}
-    why = f"its result.json is damaged ({flaw(read_json(path))}); the command that made it makes it again"
+    known = {"id": name, "status": status, "arch": name, "label": name, "task": task, "seed": 0}
     return known | {"schema": SCHEMA, "overrides": [], "time": "", "error": why}
 
 
@@ -257,7 +296,7 @@ def _from_rows(rows: list[Row]) -> list[Standing]:
     Of several rows of one seed the newest counts (a plugin was edited meanwhile); tasks on other data are other tasks.
     """
     data = {(row["task"], row["data_hash"]) for row in rows if row["status"] == "finished"}
-    several = {task for task, _ in data if sum(task == other for other, _ in data) > 1}
+    several = {task for task, count in Counter(task for task, _ in data).items() if count > 1}
     groups: dict[tuple[str, str], dict[int, Row]] = {}
     for row in sorted(rows, key=lambda row: str(row["time"])):
         apart = [w for w in row["overrides"] if key_of(w) not in ("seed", "arch", "task", "runs", "experiment")]

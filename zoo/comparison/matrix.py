@@ -40,7 +40,7 @@ def matrix(ledger: Ledger) -> dict[str, dict[str, Cell]]:
 def _cell(standing: Standing, ranks: dict[str, tuple[int, int]], undecided: bool) -> Cell:
     if not standing.rows:
         return Cell("no", standing.absent(), "") if standing.failed else Cell("", standing.absent(), "")
-    low, high = ranks[standing.contestant]
+    low, high = ranks.get(standing.contestant, (0, 0))
     said = "" if undecided or len(ranks) < 2 else f"rank {low}" if low == high else f"rank {low} to {high}"
     solved = standing.solved()
     score = f"{solved}, {standing.middle():.4g}" if solved else figure(standing.score(), ".4g")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -11,22 +12,33 @@ from typing import Any
 from zoo.base.errors import to_type
 from zoo.base.html import drawings, write_html
 from zoo.comparison.answer import answer
-from zoo.comparison.charts import charts
+from zoo.comparison.charts import charts, drawn
 from zoo.comparison.known import beside
 from zoo.comparison.ledger import Ledger
 from zoo.comparison.matrix import EXPLAINED, matrix
-from zoo.comparison.result import COSTS
+from zoo.comparison.result import COSTS, Standing
 from zoo.comparison.scaling import overtakes
+from zoo.comparison.terminal import and_more
 from zoo.comparison.words import figure, interval, quantity
 
 TEMPLATE = "report.html.j2"
+MOST_LISTED = 100
+"""Contestants, runs or failures that the page lists at one place; the rest is counted."""
 
 
 def write_page(ledger: Ledger) -> Path:
     """Write ``report.html`` into the ledger's folder and return its path."""
     filters = {"quantity": quantity, "short": _short, "interval": interval, "figure": figure}
+    ranked = {task: ledger.ranked(task) for task in ledger.tasks}
     data = {
         "ledger": ledger,
+        "ranked": ranked,
+        "glance": _glance(ranked),
+        "hashes": {task: _hashes(standings) for task, standings in ranked.items()},
+        "commands": {task: _commands(standings) for task, standings in ranked.items()},
+        "most": MOST_LISTED,
+        "and_more": partial(and_more, folder=ledger.folder, most=MOST_LISTED),
+        "drawn": {task: len(drawn(ledger, task)) for task in ranked},
         "costs": COSTS,
         "time": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "answer": answer(ledger),
@@ -35,12 +47,40 @@ def write_page(ledger: Ledger) -> Path:
         "ranks": {task: ledger.ranks(task) for task in ledger.tasks},
         "overall": ledger.overall(),
         "known": beside(ledger),
-        "decays": {task: [(s.contestant, d) for s in ledger.ranked(task) for d in s.decays()] for task in ledger.tasks},
+        "decays": {
+            task: [(s.contestant, d) for s in standings[:MOST_LISTED] for d in s.decays()]
+            for task, standings in ranked.items()
+        },
         "overtakes": [(a, b, overtakes(a, b)) for a, b in combinations(ledger.laws, 2)],
         "machines": _machines(ledger),
         **drawings(lambda: charts(ledger), to_type("zoo", "report", ledger.folder)),
     }
     return write_html(ledger.folder / "report.html", "zoo.comparison", TEMPLATE, data, filters)
+
+
+def _glance(ranked: dict[str, list[Standing]]) -> dict[str, dict[str, tuple[int, Standing]]]:
+    """By contestant and task, the rank and the standing; who leads somewhere comes first."""
+    found: dict[str, dict[str, tuple[int, Standing]]] = {}
+    for rank, standing, task in sorted(
+        ((rank, standing, task) for task, each in ranked.items() for rank, standing in enumerate(each, 1)),
+        key=lambda entry: entry[0],
+    ):
+        found.setdefault(standing.contestant, {})[task] = (rank, standing)
+    return found
+
+
+def _hashes(standings: list[Standing]) -> list[str]:
+    return list(dict.fromkeys(row["data_hash"] for s in standings for row in s.rows))
+
+
+def _commands(standings: list[Standing]) -> tuple[list[tuple[str, list[str]]], int]:
+    """What makes reported runs again, by contestant, as many as are listed; and how many runs there are."""
+    found, left = [], MOST_LISTED
+    for standing in standings:
+        if left > 0:
+            found.append((standing.contestant, standing.commands(left)))
+            left -= len(found[-1][1])
+    return found, sum(len(s.rows) + len(s.failed) for s in standings)
 
 
 def _short(value: float | None) -> str:

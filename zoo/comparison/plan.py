@@ -284,8 +284,9 @@ def make_plan(name: str | None, overrides: Sequence[str]) -> Plan:
     budgets: dict[str, Config] = {}
     tasks = [task for task in rules["tasks"] if rules["only"] is None or task in rules["only"]]
     words_of = {task: [*rules["overrides"], *rules["tasks"][task], *mine] for task in tasks}
+    tuned: dict[tuple[int, str], Any] = {}
     cells = [
-        _cell(contestant, task, words_of[task], rules, budgets, first=task == tasks[0])
+        _cell(contestant, task, words_of[task], rules, budgets, tuned, first=task == tasks[0])
         for task in tasks
         for contestant in contestants
     ]
@@ -356,9 +357,13 @@ def _cell(
     words: list[str],
     rules: Mapping[str, Any],
     budgets: dict[str, Config],
+    known: dict[tuple[int, str], Any],
     first: bool,
 ) -> Cell:
-    """``first``: the contestant's first cell, on which values to be tuned are composed to check their types."""
+    """``first``: the contestant's first cell, on which values to be tuned are composed to check their types.
+
+    ``known``: those that were checked already, by the choices that they were laid over.
+    """
     chosen = contestant.split()
     if "=" not in chosen[0]:
         chosen[0] = f"arch={chosen[0]}"
@@ -372,7 +377,7 @@ def _cell(
         tuned = [
             f"{key}={value}" for key, values in rules["tune"].items() for value in (values if first else values[:1])
         ]
-        _check_tuned(looked_up, [*words, *chosen], tuned)
+        _check_tuned(looked_up, [*words, *chosen], tuned, known)
     except ZooError as error:
         raise ZooError(f"{where}: {error}") from error
     base |= {"experiment": rules["name"], "label": contestant}
@@ -381,13 +386,20 @@ def _cell(
     return Cell(contestant, task, base, grid, list(rules["tune_seeds"]), list(rules["seeds"]), budgets=budgets)
 
 
-def _check_tuned(looked_up: Checked, words: Sequence[str], tuned: Sequence[str]) -> None:
+def _check_tuned(
+    looked_up: Checked, words: Sequence[str], tuned: Sequence[str], known: dict[tuple[int, str], Any]
+) -> None:
     """Look up the keys that are tuned, and lay each value over the config, before any run is made.
+
+    Contestants that choose the same components and differ in values are checked once.
 
     Raises:
         ZooError: a key does not exist with these choices, or a value is of the wrong type.
     """
     for word in tuned:
+        if (id(looked_up.base), word) in known:
+            continue
+        known[id(looked_up.base), word] = looked_up.base  # kept, so that no other has its identity
         with_it = check([*words, word])
         if with_it.base is looked_up.base:
             with_values(with_it.base, with_it.values[-1:])

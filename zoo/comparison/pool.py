@@ -16,6 +16,7 @@ from typing import Any
 
 from zoo.base.errors import ZooError
 from zoo.base.files import write_sign
+from zoo.base.interrupts import note, noted
 from zoo.comparison.plan import Job
 from zoo.config.hydra import prepare
 from zoo.config.tree import Config
@@ -36,6 +37,7 @@ Outcome = dict[str, Any]
 
 def _start(threads: int, workers: int, devices: list[str], turn: Any, here: str, environment: dict[str, str]) -> None:
     """In a new worker, which is to stand where who started it does; of several GPUs it gets the next one as its own."""
+    note()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.chdir(here)
     os.environ.clear()
@@ -71,6 +73,8 @@ def make_run(run: Run, wait: bool = False, alone: bool = False) -> Outcome:
     """
     from zoo.base.errors import Interrupted
 
+    if noted() is not None:
+        return {"status": "interrupted", "error": "interrupted"}
     prepare()
     if alone:
         with _told("ZOO_RUNS_AT_ONCE", "1"):

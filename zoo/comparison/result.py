@@ -76,6 +76,7 @@ class Standing:
     """Whether it is the baseline once more, under other seeds."""
     about: Row = field(default_factory=dict)
     """A finished row of the task, its own or a rival's, which says how the task is judged."""
+    _decays: tuple[int, list[Decay]] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.rows and not self.about:
@@ -217,8 +218,10 @@ class Standing:
         return {name: estimate([row["test"][name] for row in self.rows]) for name in kept}
 
     def decays(self) -> list[Decay]:
-        """How mistakes add up along answers, on each test that counted them."""
-        return decays(self.rows)
+        """How mistakes add up along answers, on each test that counted them; reckoned once for as many rows."""
+        if self._decays is None or self._decays[0] != len(self.rows):
+            self._decays = (len(self.rows), decays(self.rows))
+        return self._decays[1]
 
     def budget(self) -> str:
         """How its runs meet a budget, if they have one."""
@@ -235,9 +238,9 @@ class Standing:
         """The score on the test, or on the harder test of this name, where it was measured."""
         return self.score() if name is None else self.harder().get(name)
 
-    def commands(self) -> list[str]:
-        """What to type to make each reported run again."""
-        return [to_type("zoo", "train", *_solved(row)) for row in [*self.rows, *self.failed]]
+    def commands(self, most: int | None = None) -> list[str]:
+        """What to type to make each reported run again, or the first so many of them."""
+        return [to_type("zoo", "train", *_solved(row)) for row in [*self.rows, *self.failed][:most]]
 
 
 def _solved(row: Row) -> list[str]:

@@ -19,6 +19,16 @@ from zoo.comparison.result import Standing
 from zoo.comparison.scaling import overtakes
 from zoo.comparison.words import figure, interval, quantity
 
+MOST_SHOWN = 100
+"""Rows of a table on the terminal; the rest is counted."""
+
+
+def and_more(total: int, what: str, folder: Any, most: int = MOST_SHOWN) -> str:
+    """Says how many are not listed, and where they are; empty where all are."""
+    if total <= most:
+        return ""
+    return f"and {total - most:,} more {what}; every run is in {folder}/*/result.json"
+
 
 def clock(seconds: float | None) -> str:
     """Minutes and seconds, or a question mark."""
@@ -102,14 +112,18 @@ def _pairs(ledger: Ledger) -> Table:
 
 def _decays(ledger: Ledger, task: str) -> list[Table]:
     """How mistakes add up along the answers of a task that ranks by whole ones; of others the page says it."""
-    found = [(s.contestant, each) for s in ledger.ranked(task) for each in s.decays()]
-    if not found or not any(s.metric == "sequence_accuracy" for s in ledger.ranked(task)):
+    standings = ledger.ranked(task)
+    if not any(s.metric == "sequence_accuracy" for s in standings):
+        return []
+    found = [(s.contestant, each) for s in standings[: MOST_SHOWN + 1] for each in s.decays()]
+    if not found:
         return []
     table = Table(title=f"{task}: whole answers, and what (1 - e)^L foretells of them", title_justify="left")
     table.add_column("contestant", overflow="fold", min_width=14)
     for name in ("test", "e", "whole", "(1 - e)^L", "beyond it", "dispersion", "not independent", "not even"):
         table.add_column(name, justify="right")
-    for contestant, each in found:
+    table.caption = and_more(len(found), "lines", ledger.folder) or None
+    for contestant, each in found[:MOST_SHOWN]:
         error, whole, predicted, dispersion = (each.over(n) for n in ("error", "whole", "predicted", "dispersion"))
         numbers = [f"{value.value:.4g}" if value else "" for value in (error, whole, predicted)]
         spread = figure(dispersion, ".3g")
@@ -152,7 +166,8 @@ def _overall(ledger: Ledger) -> list[Table]:
     )
     for name in ("contestant", "mean", "runs", "worst task", "there"):
         table.add_column(name, overflow="fold")
-    for each in everybody:
+    table.caption = and_more(len(everybody), "contestants", ledger.folder) or None
+    for each in everybody[:MOST_SHOWN]:
         table.add_row(each.contestant, figure(each.mean), str(each.mean.n), each.worst_task, f"{each.worst:.4f}")
     return [table]
 
@@ -213,13 +228,14 @@ def _table(ledger: Ledger, task: str) -> Table:
     for name in names:
         table.add_column(name, justify="right", no_wrap=name == metric)
     rules = finished[0].rows[0]["chance"] if finished else {}
-    notes = ["without a model: " + ", ".join(f"{name} {value:.4f}" for name, value in rules.items())] if rules else []
+    notes = [and_more(len(standings), "contestants", ledger.folder)]
+    notes += ["without a model: " + ", ".join(f"{name} {value:.4f}" for name, value in rules.items())] if rules else []
     notes += ["settings in the order of their validation scores"] if ledger.swept else []
     notes += [f"the comparison finds {can}"] if (can := ledger.can_find(task)) else []
     notes += [f"it cannot decide: {why}"] if (why := ledger.cannot_decide(task)) else []
-    table.caption = "\n".join(notes)
+    table.caption = "\n".join(filter(None, notes)) or None
     ranks = ledger.ranks(task)
-    for standing in standings:
+    for standing in standings[:MOST_SHOWN]:
         rank = [quantity(standing.cost("effective_rank"))] if ranked else []
         table.add_row(*_cells(ranks, standing, harder, ledger.baseline is not None), *rank)
     return table

@@ -14,6 +14,7 @@ from zoo.base.errors import RunFailed, ZooError, first_of
 from zoo.base.terminal import say
 from zoo.config.compose import compose
 from zoo.config.hydra import prepare
+from zoo.models.bounded import within
 from zoo.models.huggingface import Tensors, read, reason, write
 from zoo.models.load import described, filled, load, saved, with_tied
 from zoo.registry.factory import build
@@ -103,11 +104,11 @@ def adopt(config: dict[str, Any], tensors: Tensors, source: str) -> tuple[nn.Mod
         raise ZooError(f"{source} has model_type {kind!r}; known families are {known} (zoo list family)")
     family = families[name]
     try:
-        rows, facts = family.correspondences(config), family.facts(config)
-        composed = compose(*family.words(config))
+        facts, composed = family.facts(config), compose(*family.words(config))
         facts = {"dim": composed["dim"], "depth": composed["layers"], **facts}
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), within(tensors, source):
             model = cast(nn.Module, build(composed["objective"], **facts))
+        rows = family.correspondences(config)  # of a model that could be built, so there is an end to its layers
     except KeyError as error:
         raise ZooError(f"{source}: its config has no {error}, which the family {name} needs") from error
     except (ZooError, ValueError, TypeError, AttributeError, ArithmeticError, RuntimeError) as error:

@@ -52,7 +52,7 @@ def export(folder: Path, layout: str | None, to: Path | None) -> Path:
 
 
 def _test(model: nn.Module, path: Path, run: Finished) -> tuple[nn.Module, float] | str:
-    """The file, read back, and its score; where its data is not here, that it was not tested.
+    """The file, read back, and its score; where its data is not here, or is other data, that it was not tested.
 
     Raises:
         RunFailed: an output on a batch is not that of the model that was written, to the bit.

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from zoo.base.errors import ZooError
-from zoo.base.files import atomic, refuse_odd
+from zoo.base.files import atomic, load_json, refuse_odd
 from zoo.training.checkpoint import digest
 
 Tensors = dict[str, Tensor]
@@ -33,8 +33,7 @@ def read(source: Any) -> tuple[dict[str, Any], Tensors]:
     if not folder.is_dir():
         folder = _download(str(source))
     try:
-        refuse_odd(folder / "config.json")
-        config = json.loads((folder / "config.json").read_text())
+        config = load_json(folder / "config.json")
     except (OSError, ValueError) as error:
         raise ZooError(f"{folder}: no config.json that can be read ({error})") from error
     if isinstance(config, dict) and "mask_token_id" not in config and (folder / "vocab.txt").is_file():
@@ -49,7 +48,7 @@ def _tensors(folder: Path) -> Tensors:
     files = [folder / "model.safetensors"]
     if (folder / SHARDS).is_file():
         try:
-            names = json.loads((folder / SHARDS).read_text())["weight_map"].values()
+            names = load_json(folder / SHARDS)["weight_map"].values()
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ZooError(f"{folder / SHARDS} has no weight_map that can be read ({reason(error)})") from error
         files = [folder / Path(name).name for name in sorted(set(names))]

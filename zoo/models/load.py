@@ -14,16 +14,17 @@ from torch import nn
 
 from zoo.base.contracts import Probe, Task
 from zoo.base.errors import ZooError
-from zoo.base.files import atomic, beside, refuse_odd
+from zoo.base.files import atomic, beside, parse_json, refuse_odd
 from zoo.base.validation import component, flaw
 from zoo.config.hydra import prepare
 from zoo.config.tree import Config, refuse_foreign
 from zoo.measure.weights import pack_
+from zoo.models.bounded import within
 from zoo.registry.factory import build
 from zoo.registry.foreign import refuse_resolvers
 from zoo.runs.finished import Finished, fill, finished
 from zoo.runs.identity import code_hashes, core_modules
-from zoo.training.build import fitted_probes, make_task
+from zoo.training.build import fingerprint, fitted_probes, make_task
 from zoo.training.checkpoint import digest
 
 SCHEMA = 1
@@ -54,17 +55,32 @@ def model_of(run: Finished) -> nn.Module:
         raise ZooError(f"{run.folder} was made by an earlier version; make it again: {run.command()}")
     prepare()
     _note_changes(run.row["code"], run.config["objective"], str(run.folder))
-    return filled(_built(run.config["objective"], run.row["facts"]), run.weights(), str(run.folder)).eval()
+    tensors = run.weights()
+    with within(tensors, str(run.folder)):
+        model = _built(run.config["objective"], run.row["facts"])
+    return filled(model, tensors, str(run.folder)).eval()
 
 
 def task_of(run: Finished) -> Task:
-    """The task that a finished run was trained on.
+    """The task that a finished run was trained on, on the same data.
+
+    A config of somebody else's can name any file of this machine as its data. So the data's hash is compared with the
+    row's before anything of it is shown, and before a score on it is taken for the run's.
 
     Raises:
-        ZooError: its data is not here, or the config does not fit the code as it is now.
+        ZooError: its data is not here or is other data, or the config does not fit the code as it is now.
     """
     with _as_code_is_now():
-        return make_task(run.config)
+        task, found = make_task(run.config), fingerprint(run.config)
+    if found != run.row["data_hash"]:
+        source = run.config["task"].get("source")
+        where = f"task.source={source}" if source is not None else f"task={run.row['task']}"
+        raise ZooError(
+            f"{where} is not the data that {run.folder} was trained on (its hash is {found[:12]}, expected "
+            f"{run.row['data_hash'][:12]}); nothing of it is shown. Put the data back, or train on what is there: "
+            f"{run.command()}"
+        )
+    return task
 
 
 def probes_of(run: Finished, objective: nn.Module, task: Task) -> dict[str, Probe]:
@@ -168,11 +184,11 @@ def described(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
         refuse_odd(path)
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            about = json.loads(metadata[KEY])
+            about = parse_json(metadata[KEY])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (it has no iterator)
     except FileNotFoundError as error:
         raise ZooError(f"there is no file {path}; zoo export writes one") from error
-    except (SafetensorError, OSError, KeyError, ValueError, RecursionError) as error:
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise ZooError(f"{path} is not a model that zoo export wrote ({type(error).__name__}: {error})") from error
     if isinstance(about, dict) and about.get("schema", SCHEMA) != SCHEMA:
         raise ZooError(f"{path} has schema {about['schema']}, this version reads {SCHEMA}; export the run again")
@@ -188,7 +204,8 @@ def described(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
             f"again, or take another copy of the file"
         )
     _note_changes(about["code"], about["objective"], str(path))
-    model = _built(about["objective"], about["facts"])
+    with within(tensors, str(path)):
+        model = _built(about["objective"], about["facts"])
     if about["layout"] is not None:
         pack_(model, about["layout"])
     return filled(model, with_tied(model, tensors), str(path)).eval(), about

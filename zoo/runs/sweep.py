@@ -17,6 +17,7 @@ from typing import Any
 
 from zoo.base.errors import RunFailed, ZooError, first_of, many, to_type
 from zoo.base.files import read_json, write_json
+from zoo.base.interrupts import forget, gently, undone
 from zoo.base.terminal import say
 from zoo.config.compose import composed_of, resolve
 from zoo.config.explain import check, check_sweep
@@ -74,7 +75,14 @@ def sweep(flags: Sequence[str], overrides: Sequence[str]) -> None:
     job = _Job(multirun, os.getcwd(), str(Path(runs, ".sweeps", uuid.uuid4().hex)), elsewhere)
     expected = math.prod(counts.values()) if all(counts.values()) and not searches else 0
     sys.argv = ["zoo train", *flags, *checked]
-    with explained(checked), _watched(job, expected):
+
+    def tidy() -> None:
+        shutil.rmtree(job.folder, ignore_errors=True)
+        with suppress(OSError):  # another sweep is under way
+            Path(job.folder).parent.rmdir()
+
+    # a launcher ends its own processes; without one there is nothing to end
+    with explained(checked), _watched(job, expected), undone(tidy), gently() if elsewhere else nullcontext():
         try:
             hydra.main(version_base="1.3", config_path="pkg://zoo_conf", config_name="job")(job.run)()
         except ZooError:
@@ -82,15 +90,14 @@ def sweep(flags: Sequence[str], overrides: Sequence[str]) -> None:
         except KeyboardInterrupt:
             if not job.stopped:
                 raise
+            forget()
         except Exception as error:
             if not job.outcomes():  # it did not come to running anything
                 raise
             job.stopped = f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
         finally:
             outcomes = job.outcomes()
-            shutil.rmtree(job.folder, ignore_errors=True)
-            with suppress(OSError):  # another sweep is under way
-                Path(job.folder).parent.rmdir()
+            tidy()
     if not shows:
         _say(outcomes, expected or len(outcomes), job)
 

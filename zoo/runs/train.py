@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import traceback
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -81,6 +82,7 @@ def _make_locked(run: Run, beat: Callable[[int], None] | None) -> Row:
         else:
             row = session(run, beat)
         if rank() == 0:
+            _complete(run)
             write_json(run.folder / "result.json", row)
             (run.folder / "error.txt").unlink(missing_ok=True)
         return row
@@ -96,6 +98,20 @@ def _make_locked(run: Run, beat: Callable[[int], None] | None) -> Row:
             raise
         where = run.folder / "error.txt"
         raise RunFailed(f"{run.id}: {reason.splitlines()[0]} (the traceback is in {where})") from error
+
+
+def _complete(run: Run) -> None:
+    """Write again what was removed during the run and can be written, and say what cannot."""
+    config, checkpoint = run.folder / "config.yaml", run.folder / "checkpoints" / "last.ckpt"
+    if not config.exists():
+        warnings.warn(f"{config} was removed during the run; it is written again", stacklevel=2)
+        write_yaml(config, run.config)
+    if not checkpoint.exists():
+        warnings.warn(
+            f"{checkpoint} was removed during the run, and its weights are lost: zoo generate, export and inspect "
+            f"cannot read this run",
+            stacklevel=2,
+        )
 
 
 def session(run: Run, beat: Callable[[int], None] | None = None) -> Row:

@@ -83,11 +83,12 @@ def _encoded(value: Any, place: str) -> bytes:
         ZooError: it is not a text.
     """
     if not isinstance(value, str):
-        raise ZooError(f"{place}: expected a text, found {value!r}")
+        found = value if value is None or isinstance(value, int | float) else type(value).__name__
+        raise ZooError(f"{place}: expected a text, found {found}")  # data is not quoted: it may be private
     try:
         return value.encode()
     except UnicodeEncodeError as error:
-        raise ZooError(f"{place}: {value[:40]!r} is no text that UTF-8 can write ({error.reason})") from error
+        raise ZooError(f"{place}: it is no text that UTF-8 can write ({error.reason})") from error
 
 
 def _csv(text: str, path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -111,7 +112,7 @@ def _lines(text: str, path: Path) -> Iterator[tuple[str, Any]]:
         if path.suffix != ".jsonl":
             parts = line.split("\t")
             if len(parts) < 2:
-                raise ZooError(f"{place}: expected two texts with a tab between, got {line[:60]!r}")
+                raise ZooError(f"{place}: expected two texts with a tab between; it has no tab")
             yield place, parts
             continue
         try:
@@ -119,7 +120,7 @@ def _lines(text: str, path: Path) -> Iterator[tuple[str, Any]]:
         except (ValueError, RecursionError) as error:
             raise ZooError(f"{place}: not JSON ({error})") from error
         if not isinstance(value, dict):
-            raise ZooError(f"{place}: expected an object, got {line[:60]!r}")
+            raise ZooError(f"{place}: expected an object, got {type(value).__name__}")
         yield place, value
 
 

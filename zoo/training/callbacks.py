@@ -14,6 +14,7 @@ import lightning as L
 import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 
+from zoo.base import interrupts
 from zoo.base.errors import Interrupted
 from zoo.base.files import atomic
 from zoo.training.checkpoint import sealed
@@ -47,6 +48,7 @@ class Signals:
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> Signals:
+        self.noted = interrupts.noted()  # in a worker, while the run was being made ready
         for number in (signal.SIGINT, signal.SIGTERM):
             self._previous[number] = signal.getsignal(number)
         self.listen()

@@ -6,7 +6,9 @@ import csv
 import os
 import re
 import secrets
-from collections.abc import Iterator
+import shutil
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from netrc import NetrcParseError, netrc
 from pathlib import Path
@@ -23,6 +25,8 @@ FIELDS = ("step", "seconds", "name", "value")
 class MetricsFile:
     """``metrics.csv``, one row a value: a curve that any tool reads, appended to, and cut back on resuming.
 
+    Where the file or its folder is removed meanwhile, it is written again, with all its rows, and a warning says so.
+
     Args:
         path: where it is.
         resume_step: the step from which the run goes on; later rows are dropped, and 0 drops all.
@@ -30,23 +34,47 @@ class MetricsFile:
     """
 
     def __init__(self, path: Path, resume_step: int, evaluated: bool = False) -> None:
+        self.path = path
+        if resume_step and not path.exists():
+            warnings.warn(f"{path} is gone; the curve begins anew at step {resume_step}", stacklevel=2)
         kept = [row for row in read_metrics(path) if row["step"] <= resume_step] if resume_step else []
         if evaluated:
             kept = _before_last_evaluation(kept, resume_step)
-        with beside(path) as partial:  # it takes the old one's place when whole: a kill in between loses no curve
-            self.file = partial.open("x", newline="", buffering=1)
-            self.writer = csv.writer(self.file)
+        with self._replaced():
             self.writer.writerow(FIELDS)
             self.writer.writerows([row[field] for field in FIELDS] for row in kept)
+
+    @contextmanager
+    def _replaced(self) -> Iterator[None]:
+        """Open a file that takes the old one's place when what is written meanwhile is whole: a kill loses no curve."""
+        with beside(self.path) as partial:
+            self.file = partial.open("x+", newline="", buffering=1)
+            self.writer = csv.writer(self.file)
+            yield
             self.file.flush()
 
     def write(self, step: int, seconds: float, values: dict[str, float]) -> None:
         """Append these values."""
+        self._restore()
         self.writer.writerows((step, round(seconds, 3), name, repr(value)) for name, value in values.items())
 
     def close(self) -> None:
         """Close the file."""
-        self.file.close()
+        with self.file:
+            self._restore()
+
+    def _restore(self) -> None:
+        """Write the file again if it is not where it was put: what was removed can be read as long as it is open."""
+        try:
+            there = os.path.samestat(os.stat(self.path), os.fstat(self.file.fileno()))
+        except (FileNotFoundError, NotADirectoryError):
+            there = False
+        if there:
+            return
+        warnings.warn(f"{self.path} was removed or replaced during the run; it is written again", stacklevel=3)
+        with self.file as removed, self._replaced():
+            removed.seek(0)
+            shutil.copyfileobj(removed, self.file)
 
 
 def _before_last_evaluation(rows: list[dict[str, Any]], step: int) -> list[dict[str, Any]]:
@@ -65,26 +93,41 @@ def _before_last_evaluation(rows: list[dict[str, Any]], step: int) -> list[dict[
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Rows of a ``metrics.csv``, with numbers as numbers; a half-written last row is left out."""
+    return [
+        {"step": step, "seconds": seconds, "name": name, "value": value}
+        for step, seconds, name, value in _rows(path, lambda name: True)
+    ]
+
+
+def read_points(path: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[int, str, float]]:
+    """Step, name and value of the rows whose name is wanted; none where there is no such file.
+
+    Raises:
+        OSError: it may not be read.
+    """
+    return ((step, name, value) for step, _, name, value in _rows(path, wanted))
+
+
+def _rows(path: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[int, float, str, float]]:
     if not path.is_file():
-        return []
-    found = []
+        return
     with path.open(newline="", errors="replace") as file:
-        rows = csv.DictReader(file)
+        rows = csv.reader(file)
+        places: list[int] = []
         while True:
             try:
                 row = next(rows)
-                found.append(
-                    {
-                        "step": int(row["step"]),
-                        "seconds": float(row["seconds"]),
-                        "name": row["name"],
-                        "value": float(row["value"]),
-                    }
-                )
+                if not places:
+                    places = [row.index(field) for field in FIELDS]
+                    continue
+                step, seconds, name, value = (row[place] for place in places)
+                if wanted(name):
+                    yield int(step), float(seconds), name, float(value)
             except StopIteration:
-                return found
-            except (TypeError, ValueError, KeyError, csv.Error):
-                continue
+                return
+            except (IndexError, ValueError, csv.Error):
+                if not places:
+                    return  # its first row is none of ours
 
 
 def make_logger(config: Config, folder: Path, name: str) -> Any | None:

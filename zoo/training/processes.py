@@ -19,6 +19,7 @@ from typing import Any
 from zoo.base.environment import for_children
 from zoo.base.errors import RunFailed
 from zoo.base.files import atomic
+from zoo.base.interrupts import held_back
 
 HANDLED = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT") if hasattr(signal, name)]
 STRATEGIES = ("auto", "ddp", "fsdp")
@@ -45,11 +46,13 @@ def warm() -> None:
     The server is a process of its own without threads and without a CUDA context, so that forking it is safe.
     """
     if "forkserver" in get_all_start_methods():
-        from multiprocessing import forkserver
+        from multiprocessing import forkserver, resource_tracker
 
         for_children()
         forkserver.set_forkserver_preload(["zoo.runs.session"])
-        forkserver.ensure_running()
+        resource_tracker.ensure_running()  # which holds signals back for itself, and lets them through again
+        with held_back():
+            forkserver.ensure_running()
 
 
 def start_method() -> str:
