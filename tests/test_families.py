@@ -58,6 +58,9 @@ MODELS = {
     "vit": lambda: ViTForImageClassification(
         ViTConfig(**BODY, image_size=12, patch_size=4, num_channels=3, num_labels=5)
     ),
+    "vit, height and width": lambda: ViTForImageClassification(
+        ViTConfig(**BODY, image_size=[12, 12], patch_size=[4, 4], num_channels=3, num_labels=5)
+    ),
 }
 
 
@@ -306,3 +309,11 @@ def test_files_that_are_no_config_or_index(here, zoo_main):
         status, _, err = zoo_main("import", "hf", "given", "--to", target)
         assert status == 2
         assert "expected the name of a file" in err
+
+
+def test_a_side_that_is_no_square_is_refused():
+    from zoo_plugins.families.common import square
+
+    for wrong in ([8, 4], [], [8, 8, 8], "8", None, 8.5, True):
+        with pytest.raises(ValueError, match="expected one side of a square"):
+            square({"image_size": wrong}, "image_size")

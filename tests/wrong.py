@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from zoo import Position, Task
-from zoo.nn import compute_dtype
+from zoo.nn import compute_dtype, cross_entropy
 
 
 class Mixer(nn.Module):
@@ -206,6 +206,9 @@ class Packed(nn.Module):
     def held_bytes(self):
         return sum(t.numel() * t.element_size() for t in self.buffers())
 
+    def least_bytes(self, device, dtype):
+        return self.held_bytes()
+
 
 class Linear(nn.Linear):
     """Signs and one scale."""
@@ -262,20 +265,21 @@ class Places(Position):
         super()._load_from_state_dict(tensors, prefix, *rest)
 
     def add(self, x, offset=0):
-        first = 0 if self.law == "goes_on_at_an_offset" else offset
+        given = isinstance(offset, torch.Tensor)
+        if self.law == "goes_on_beyond_its_tables" and given:
+            offset = offset.clamp(max=16_383)
+        if self.law == "goes_on_at_an_offset":
+            offset = offset - offset[:, :1] if given else 0
         gain = self.gain
         if self.law == "is_deterministic":
             gain = gain * (1 + 1e-6 * torch.rand(1)) if x.dtype == torch.float32 else gain
-        if isinstance(offset, torch.Tensor):  # (B, L)
-            late = self.law == "goes_on_beyond_its_tables" and int(offset.max()) > 10_000
-            where = offset - offset[:, :1] if self.law == "goes_on_at_an_offset" else offset
-            return x + gain * (where + late)[..., None].to(x.dtype)
-        return x + gain * (torch.arange(x.shape[1])[:, None] + first)
+        return x + gain * (offset.unsqueeze(-1).to(x.dtype) if given else torch.arange(x.shape[1])[:, None] + offset)
 
     def bias(self, query_L, key_M):
         if self.law != "goes_on_at_an_offset of its bias":
             return None
-        return self.gain * (query_L[:, None] - query_L[0] - key_M).expand(2, -1, -1)
+        distance = query_L.unsqueeze(-1) - query_L[..., :1].unsqueeze(-1) - key_M.unsqueeze(-2)
+        return self.gain * torch.stack([distance, distance], -3)
 
 
 class Momentum(torch.optim.Optimizer):
@@ -354,16 +358,20 @@ class Predict(nn.Module):
         super()._load_from_state_dict(tensors, prefix, *rest)
 
     def forward(self, batch):
-        if self.law == "gives_what_it_says" and "labels" not in batch and len(batch) == 2:
+        if self.law == "gives_what_it_says" and "labels" not in batch:
             batch["labels"]
         logits = self.table(batch["inputs"])
-        if self.law == "is_a_function_of_its_seed":
-            logits = logits + 1e-6 * torch.rand(logits.shape, generator=self.drawn)
         if self.law == "does_not_read_the_answer":
             logits = logits + batch["targets"].float().unsqueeze(-1)
         if self.law == "answers_each_example_alone":
-            logits = logits - logits.mean(0)
-        loss = F.cross_entropy(logits.transpose(1, 2), batch["targets"])
+            logits = logits - logits[:, :1].mean(0)  # of first tokens, which are never padding
+        if self.law == "is_blind_to_padding":
+            logits = logits + 0.1 * logits.mean(1, keepdim=True)
+        loss, _ = cross_entropy(logits, batch["targets"])
+        if self.law == "has_a_loss_where_nothing_is_asked":
+            loss = F.cross_entropy(logits.transpose(1, 2), batch["targets"])
+        if self.law == "is_a_function_of_its_seed":
+            loss = loss + 1e-4 * torch.rand((), generator=self.drawn)
         if self.law == "learns":
             loss = -loss
         if self.law == "learns nothing":

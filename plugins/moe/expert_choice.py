@@ -5,9 +5,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-from zoo.nn import is_counting, is_recomputing, project
+from zoo.nn import is_counting, is_recomputing, project, sum_over_processes
 
-from .balance import logit_size
+from .balance import SideLosses, logit_size
 from .linears import Rows, run
 
 
@@ -30,7 +30,7 @@ class ExpertChoice(nn.Module):
         self.projection, self.rows, self.body, self.shared = projection, rows, body, shared
         self.layer, self.experts, self.choices_each, self.z_loss = layer, experts, choices, z_loss
         self.unserved, self.seen = torch.zeros((), dtype=torch.int64), torch.zeros((), dtype=torch.int64)
-        self._losses: dict[str, Tensor] = {}
+        self._losses = SideLosses()
 
     def forward(self, x_BLD: Tensor, mask_BL: Tensor | None = None) -> Tensor:
         """(B, L, D) to (B, L, D). Padding is never taken."""
@@ -70,7 +70,7 @@ class ExpertChoice(nn.Module):
 
     def _note(self, logits_BLE: Tensor, token_S: Tensor, gate_EBC: Tensor, mask_BL: Tensor | None) -> None:
         real_N = None if mask_BL is None else mask_BL.reshape(-1)
-        self._losses = {"z": self.z_loss * logit_size(logits_BLE.flatten(0, 1), real_N)} if self.z_loss else {}
+        self._losses.add({"z": self.z_loss * logit_size(logits_BLE.flatten(0, 1), real_N)} if self.z_loss else {})
         with torch.no_grad():
             met_N = torch.zeros(logits_BLE.shape[:2].numel(), dtype=torch.int64, device=token_S.device)
             met_N = met_N.scatter_add(0, token_S, (gate_EBC.reshape(-1) > 0).to(torch.int64)) > 0
@@ -80,17 +80,20 @@ class ExpertChoice(nn.Module):
             self.seen += real_N.sum()
 
     def side_losses(self) -> dict[str, Tensor]:
-        """The weighted z-loss of the last pass. It is handed out once."""
-        losses, self._losses = self._losses, {}
-        return losses
+        """The weighted z-loss, the mean over passes since this was last asked. It is handed out once."""
+        return self._losses.taken()
 
     @torch.no_grad()
     def side_metrics(self) -> dict[str, Tensor]:
-        """The share of tokens that no expert took, since the last report."""
-        share = self.unserved / self.seen.clamp(min=1)
+        """The share of tokens that no expert took, over all processes since the last report."""
+        share = sum_over_processes(self.unserved) / sum_over_processes(self.seen).clamp(min=1)
         self.unserved.zero_()
         self.seen.zero_()
         return {"moe/unserved": share, f"moe/layer{self.layer}/unserved": share.clone()}
+
+    def counters(self) -> dict[str, Tensor]:
+        """What is counted since the last report."""
+        return {"unserved": self.unserved, "seen": self.seen}
 
     def inactive_parameters(self) -> int:
         """Expert parameters that a token does not meet, on average."""

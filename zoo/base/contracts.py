@@ -17,7 +17,8 @@ from torch import Tensor, nn
 Batch = dict[str, Tensor]
 """``inputs`` (B, L) or (B, channels, height, width); ``targets`` (B, S), -100 where nothing is asked;
 ``positions`` (B, S), where each target is read off, absent when S = L; ``labels`` (B,) of whole inputs; or
-``token_labels`` (B, L), -100 where nothing is asked."""
+``token_labels`` (B, L), -100 where nothing is asked. ``inputs_mask`` (B, L) is false at padding, which stands behind;
+what it holds changes no number. Of two sequences: ``source``, ``source_mask``, ``prefix``, ``prefix_mask``."""
 
 State = Any
 """A nest of dicts, lists and tuples of tensors and ints: all that a mixer remembers of the past. Every tensor has the
@@ -127,7 +128,12 @@ class Objective(Protocol):
     gives: ClassVar[tuple[str, ...]]
 
     def __call__(self, batch: Batch) -> dict[str, Tensor]:
-        """``{"loss": a scalar, ...}``; the other entries are read by the task's metric."""
+        """``{"loss": a scalar, ...}``; the other entries are read by the task's metric.
+
+        The loss is a mean over what a batch asks, and zero where it asks nothing. ``count``, a scalar, says over how
+        many: batches of one step are weighed by it, those of gradient accumulation and those of several processes.
+        Without it they weigh alike.
+        """
         ...
 
 
@@ -306,7 +312,8 @@ class Optimizer(Protocol):
 class Probe(Protocol):
     """Judges frozen embeddings: fitted to labelled ones, it says what others are. Nothing when the run has none.
 
-    Optional: ``reads_places = True`` asks for all places of an input, (N, L, D), instead of their mean.
+    Optional: ``reads_places = True`` asks for all places of an input, (N, L, D), instead of their mean; where a task
+    has padding, ``fit`` and the call are then given a mask (N, L) as their last argument, false at padding.
     ``probabilities = True`` says that the softmax of its logits are such, as metrics of likelihood need.
     """
 
@@ -335,7 +342,7 @@ class HasSideLosses(Protocol):
     """A module that adds a term to the loss (a router's balance): the loop sums them over the whole model."""
 
     def side_losses(self) -> dict[str, Tensor]:
-        """Terms of the last forward pass, already weighted."""
+        """Terms of the forward passes since this was last asked, already weighted: of several passes their mean."""
         ...
 
 
@@ -344,7 +351,16 @@ class HasSideMetrics(Protocol):
     """A module that reports on itself (load per expert): the loop logs the mean over modules, by name."""
 
     def side_metrics(self) -> dict[str, Tensor]:
-        """Detached scalars of the last forward pass, on the device."""
+        """Detached scalars of the passes since this was last asked, on the device."""
+        ...
+
+
+@runtime_checkable
+class HasCounters(Protocol):
+    """A module whose ``side_metrics`` are made of counters since the last report: checkpoints hold them as well."""
+
+    def counters(self) -> dict[str, Tensor]:
+        """This process's counters by name: sums, which are added over processes and written into when a run resumes."""
         ...
 
 
@@ -353,7 +369,7 @@ class HasChoices(Protocol):
     """A module that sends each token to one of several parts: results tell which tokens go where."""
 
     def choices(self) -> Tensor | None:
-        """The part that each token of the last pass in evaluation went to, its first choice, flat; or none."""
+        """The part that each token of the last pass in evaluation went to, its first choice, flat; -1 at padding."""
         ...
 
     def parts(self) -> int:
@@ -368,8 +384,11 @@ class HasEmbedding(Protocol):
     Optional: ``one_way = True`` says that each looks back only, so that the next token may be asked of it.
     """
 
-    def embed(self, inputs: Tensor) -> Tensor:
-        """(B, L, D), without what a stem puts before the places; a probe of whole inputs takes their mean."""
+    def embed(self, inputs: Tensor, mask_BL: Tensor | None = None) -> Tensor:
+        """(B, L, D), without what a stem puts before the places; a probe of whole inputs takes their mean.
+
+        ``mask_BL``, false at padding, is given where the task has ``inputs_mask``.
+        """
         ...
 
 
@@ -478,6 +497,10 @@ class PackedWeight(Protocol):
 
     def held_bytes(self) -> int:
         """What it holds in memory now: its state, and what kernels made of it."""
+        ...
+
+    def least_bytes(self, device: torch.device, dtype: torch.dtype) -> int:
+        """What it would hold there with the kernel that holds least, of those that run: no timing decides it."""
         ...
 
 
