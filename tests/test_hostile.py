@@ -326,7 +326,14 @@ def test_markup_in_the_page_of_measure_is_text(tmp_path, monkeypatch, text):
 
     monkeypatch.setattr("zoo.base.html.plotting_library", lambda: "")
     curves = [Curve(name, 10, [Point(n, [1e-3] * 3, [1e-3] * 3, 8, 8) for n in (8, 16, 32)]) for name in (text, "b")]
-    crossing = {"what": "prefill", "first": text, "second": "b", "ahead": text, "length": 12.0}
+    crossing = {
+        "what": "prefill",
+        "first": text,
+        "second": "b",
+        "ahead": text,
+        "length": 12.0,
+        "interval": [11.0, 13.0],
+    }
     found = {
         "rounds": 3,
         "crossings": [crossing],

@@ -4,6 +4,7 @@ import json
 import re
 import sys
 
+import numpy as np
 import pytest
 import torch
 
@@ -48,6 +49,27 @@ def test_crossings_are_where_the_times_are_equal():
     (never,) = crossings([curve("slow", lambda n: 1e-3), curve("fast", lambda n: 1e-4)], "decode")
     assert never.length is None
     assert never.ahead == "fast"
+    assert found.interval[0] <= found.length <= found.interval[1]
+
+
+def test_equals_are_not_told_apart():
+    """Two models of the same speed, timed with 5 % of noise: few are named, and a real crossing has an interval."""
+    source, named = np.random.default_rng(0), 0
+
+    def noisy(name, make):
+        lengths = (128, 512, 2048, 8192)
+        points = [Point(n, [], (make(n) * np.exp(0.05 * source.normal(size=9))).tolist()) for n in lengths]
+        return Curve(name, 1, points)
+
+    for _ in range(20):
+        (each,) = crossings([noisy("a", lambda n: 1e-3), noisy("b", lambda n: 1e-3)], "decode")
+        named += bool(each.ahead)
+    assert named <= 4
+    pair = [noisy("grows", lambda n: 1e-4 + 5e-7 * n), noisy("flat", lambda n: 1e-3)]
+    (met,) = crossings(pair, "decode")
+    assert met.ahead == "flat"
+    assert met.interval[0] < met.length < met.interval[1]
+    assert met.interval[0] < 1800 < met.interval[1]
 
 
 def test_models_are_timed_by_turns_and_their_states_measured(monkeypatch):

@@ -196,14 +196,14 @@ LAWS = ((1.69, 406.4, 0.34, 410.7, 0.28), (1.0, 30.0, 0.4, 200.0, 0.45))
 LAWS_IN_ONE_PROCESS = pytest.mark.xdist_group("laws")  # which fits each once
 
 
-def points_of(law, noise=0.005, sizes=6, lengths=6, span=150.0):
+def points_of(law, noise=0.005, sizes=6, lengths=6, span=150.0, seed=0):
     import numpy as np
 
     E, A, a, B, b = law
     n, d = (
         x.ravel() for x in np.meshgrid(np.geomspace(3e3, 3e3 * span, sizes), np.geomspace(1e5, 1e5 * span, lengths))
     )
-    error = np.exp(noise * np.random.default_rng(0).standard_normal(len(n)))
+    error = np.exp(noise * np.random.default_rng(seed).standard_normal(len(n)))
     return n, d, (E + A / n**a + B / d**b) * error
 
 
@@ -256,14 +256,20 @@ def test_one_law_overtakes_another_where_it_does():
     from zoo.comparison.scaling import Fitted, fit, overtakes
 
     wide = {"each": 6.0, "compute": (1e8, 1e16), "sizes": (1, 1e12), "lengths": (1, 1e12), "rows": 36, "singles": []}
-    first = Fitted("small", fit(*points_of((2.0, 5.0, 0.3, 5.0, 0.3), 0), draws=2), **wide)
-    second = Fitted("large", fit(*points_of((1.0, 50.0, 0.3, 50.0, 0.3), 0), draws=2), **wide)
+    first = Fitted("small", fit(*points_of((2.0, 5.0, 0.3, 5.0, 0.3), 0), draws=100), **wide)
+    second = Fitted("large", fit(*points_of((1.0, 50.0, 0.3, 50.0, 0.3), 0), draws=100), **wide)
     says = overtakes(first, second)
     assert says.startswith("large is ahead from ")
     where = float(says.split()[4])
     ahead = [each.best(where) for each in (first, second)]
     assert ahead[0] == pytest.approx(ahead[1], rel=0.02)
     assert overtakes(first, Fitted("none", None, **wide)) == "too few runs"
+
+    def drawn(name, seed):
+        law = fit(*points_of((2.0, 5.0, 0.3, 5.0, 0.3), 0.01, seed=seed), draws=100)
+        return Fitted(name, law, **wide)
+
+    assert overtakes(drawn("a", 1), drawn("b", 2)).startswith("not told apart at 1e+16 FLOPs")
     assert overtakes(first, Fitted("other", second.law, **{**wide, "compute": (1e17, 1e18)})) == "no compute in common"
     # of sizes and lengths that were run alone: neither law is asked where the other has its best
     near = {**wide, "sizes": (3e3, 3e5), "lengths": (1e5, 1e7)}

@@ -140,7 +140,15 @@ def _show(curves: list[Any], found: dict[str, Any]) -> None:
             table.add_row(curve.contestant, *cells, f"{curve.parameters:,}")
         screen.print(table)
     for each in found["crossings"]:
-        where = "throughout" if each["length"] is None else f"from about {each['length']:,.0f} tokens on"
+        if not each["ahead"]:
+            screen.print(
+                f"{each['what']}: {each['first']} and {each['second']} are not told apart at {lengths[-1]} tokens"
+            )
+            continue
+        where = "throughout"
+        if each["length"] is not None:
+            low, high = each["interval"]
+            where = f"from about {each['length']:,.0f} tokens on ({low:,.0f} to {high:,.0f})"
         other = each["second"] if each["ahead"] == each["first"] else each["first"]
         screen.print(f"{each['what']}: {each['ahead']} is faster than {other} {where}")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -41,6 +41,18 @@ class Law:
     """The largest relative error on each size's longest run, foretold from the others; none where that is too few."""
     doubts: tuple[str, ...]
     """Why it must not be extrapolated; empty where nothing speaks against it."""
+    refits: tuple[tuple[float, float, float, float, float], ...] = ()
+    """A, alpha, B, beta and E of the refits."""
+
+    def again(self) -> list[Law]:
+        """The law of each refit."""
+        return [
+            replace(
+                self, floor=e, parameters_factor=a, parameters_exponent=alpha, tokens_factor=b, tokens_exponent=beta,
+                refits=(),
+            )
+            for a, alpha, b, beta, e in self.refits
+        ]  # fmt: skip
 
     def loss(self, parameters: float, tokens: float) -> float:
         """What the law says."""
@@ -103,7 +115,15 @@ def fit(parameters: Sequence[float], tokens: Sequence[float], losses: Sequence[f
     doubts = _doubts(n, d, intervals, forecast)
     if not found["floor"]:
         doubts = ("no floor shows, so the loss would fall to nothing", *doubts)
-    return Law(**found, intervals=intervals, points=len(y), worst=float(error), forecast=forecast, doubts=doubts)
+    return Law(
+        **found,
+        intervals=intervals,
+        points=len(y),
+        worst=float(error),
+        forecast=forecast,
+        doubts=doubts,
+        refits=tuple(map(tuple, values.tolist())),
+    )
 
 
 def _forecast(best: Floats, n: Floats, d: Floats, y: Floats) -> float | None:
@@ -210,12 +230,19 @@ class Fitted:
 
     def best(self, compute: float) -> float | None:
         """The lowest loss of this compute by the law, of a size and a length within those that were run."""
+        return self._best(self.law, compute)
+
+    def _best(self, law: Law | None, compute: float) -> float | None:
         product = compute / self.each
         low, high = max(self.sizes[0], product / self.lengths[1]), min(self.sizes[1], product / self.lengths[0])
-        if self.law is None or low > high:
+        if law is None or low > high:
             return None
-        parameters = min(max(self.law.best_size(product), low), high)
-        return self.law.loss(parameters, product / parameters)
+        parameters = min(max(law.best_size(product), low), high)
+        return law.loss(parameters, product / parameters)
+
+    def refitted(self) -> list[Fitted]:
+        """This contestant with the law of each refit."""
+        return [replace(self, law=law) for law in (self.law.again() if self.law else [])]
 
 
 def fits(standings: Sequence[Any]) -> list[Fitted]:
@@ -248,22 +275,56 @@ def _singles(n: Sequence[float], d: Sequence[float], losses: Sequence[float]) ->
     return found
 
 
+SURE = 0.975
+"""The share of refits that must agree on who is ahead, for one to be named: 95 % with either one ahead."""
+LEAST_REFITS = 100
+
+
 def overtakes(one: Fitted, other: Fitted) -> str:
-    """Where, within the compute that both ran, one contestant's best loss passes the other's."""
+    """Who is ahead at the largest compute that both ran, and from where on; named only where the refits agree.
+
+    Each refit of one law is set beside a refit of the other. Where at least 97.5 % of these pairs have the same one
+    ahead at the largest compute, it is named, with the compute from which it is ahead and the interval of that.
+    """
     if one.law is None or other.law is None:
         return "too few runs"
     low, high = max(one.compute[0], other.compute[0]), min(one.compute[1], other.compute[1])
-    if low >= high:
+    if low >= high or not _ahead(one, other, np.array([low, high])):
         return "no compute in common"
-    grid = np.geomspace(low, high, 200)
-    pairs = [
-        (c, a, b) for c in grid if (a := one.best(float(c))) is not None and (b := other.best(float(c))) is not None
-    ]
-    if not pairs:
-        return "no compute in common"
-    ahead = [a < b for _, a, b in pairs]
-    changes = [i for i in range(1, len(pairs)) if ahead[i] != ahead[i - 1]]
-    last = one.contestant if ahead[-1] else other.contestant
-    if not changes:
+    pairs = list(zip(one.refitted(), other.refitted(), strict=False))
+    if len(pairs) < LEAST_REFITS:
+        return "too few refits"
+    grid = np.geomspace(low, high, 60)
+    signs = [found for a, b in pairs if (found := _ahead(a, b, grid))]
+    share = sum(found[-1][1] for found in signs) / len(signs)
+    if max(share, 1 - share) < SURE:
+        return f"not told apart at {high:.2g} FLOPs (in {max(share, 1 - share):.0%} of refits the same one is ahead)"
+    first = share > 0.5
+    last = one.contestant if first else other.contestant
+    starts = sorted(_since(found, first) for found in signs if found[-1][1] == first)
+    start = _since(_ahead(one, other, np.geomspace(low, high, 200)), first)
+    at, to = np.percentile(starts, [2.5, 97.5])
+    if start <= low * 1.001 and to <= low * 1.001:
         return f"{last} is ahead throughout"
-    return f"{last} is ahead from {pairs[changes[-1]][0]:.2g} FLOPs on"
+    if to <= low * 1.001 or start <= low * 1.001:
+        return f"{last} is ahead at {high:.2g} FLOPs, from at most {max(to, start):.2g} on"
+    return f"{last} is ahead from {start:.2g} FLOPs on ({at:.2g} to {to:.2g})"
+
+
+def _ahead(one: Fitted, other: Fitted, computes: Floats) -> list[tuple[float, bool]]:
+    """Each compute that both can spend, and whether the first is ahead there."""
+    return [
+        (float(c), a < b)
+        for c in computes
+        if (a := one.best(float(c))) is not None and (b := other.best(float(c))) is not None
+    ]
+
+
+def _since(ahead: Sequence[tuple[float, bool]], first: bool) -> float:
+    """The compute from which on the same one is ahead."""
+    start = ahead[-1][0]
+    for compute, is_first in reversed(ahead):
+        if is_first != first:
+            break
+        start = compute
+    return start

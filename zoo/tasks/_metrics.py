@@ -11,9 +11,10 @@ Ratios = dict[str, tuple[Tensor, Tensor]]
 
 
 def token_accuracy(outputs: Mapping[str, Tensor], targets_BS: Tensor) -> Ratios:
-    """``accuracy`` over asked positions, and ``sequence_accuracy``: the share of examples without a mistake.
+    """``accuracy`` over asked positions; ``sequence_accuracy``, the share of examples without a mistake; ``nats``.
 
-    An example that asks nothing is none.
+    An example that asks nothing is none. ``nats`` is the mean negative log-likelihood of the right tokens, which moves
+    before accuracy does.
     """
     asked_BS = targets_BS >= 0
     right_BS = outputs["logits"].argmax(-1) == targets_BS
@@ -22,6 +23,7 @@ def token_accuracy(outputs: Mapping[str, Tensor], targets_BS: Tensor) -> Ratios:
     return {
         "accuracy": ((right_BS & asked_BS).sum(), asked_BS.sum()),
         "sequence_accuracy": (whole_B.sum(), asks_B.sum()),
+        "nats": nats(outputs, targets_BS),
     }
 
 
@@ -32,9 +34,10 @@ def nats(outputs: Mapping[str, Tensor], targets_BS: Tensor) -> tuple[Tensor, Ten
 
 
 def label_accuracy(outputs: Mapping[str, Tensor], labels_B: Tensor) -> Ratios:
-    """``accuracy`` of one label per example."""
+    """``accuracy`` of one label per example, and ``nats``, the mean negative log-likelihood of the right labels."""
     right_B = outputs["logits"].argmax(-1) == labels_B
-    return {"accuracy": (right_B.sum(), (labels_B >= 0).sum())}
+    loss = F.cross_entropy(outputs["logits"].double(), labels_B, reduction="sum")
+    return {"accuracy": (right_B.sum(), (labels_B >= 0).sum()), "nats": (loss, (labels_B >= 0).sum())}
 
 
 def running_accuracy(outputs: Mapping[str, Tensor], targets_BL: Tensor) -> Ratios:

@@ -13,7 +13,7 @@ from zoo.base.errors import ZooError
 from zoo.base.seeds import generator
 from zoo.nn import held
 from zoo.registry.registry import register
-from zoo.tasks._metrics import Ratios, nats, token_accuracy
+from zoo.tasks._metrics import Ratios, token_accuracy
 
 
 @register("task", "facts")
@@ -63,8 +63,8 @@ class Facts(Task):
 
     def judge(self, outputs: Mapping[str, Tensor], batch: Batch) -> Ratios:
         """How many facts are known, and the mean negative log-likelihood in nats."""
-        accuracy = token_accuracy(outputs, batch["targets"])["accuracy"]
-        return {"accuracy": accuracy, "nats": nats(outputs, batch["targets"])}
+        found = token_accuracy(outputs, batch["targets"])
+        return {name: found[name] for name in ("accuracy", "nats")}
 
     def chance(self) -> dict[str, float]:
         """Any value."""

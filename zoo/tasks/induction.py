@@ -69,8 +69,9 @@ class Induction(Generated):
         return {"vocab_size": self.vocab_size + 1, "classes": self.vocab_size, "max_len": longest}
 
     def judge(self, outputs: Mapping[str, Tensor], batch: Batch) -> Ratios:
-        """Accuracy of the one answer."""
-        return {"accuracy": token_accuracy(outputs, batch["targets"])["accuracy"]}
+        """Accuracy of the one answer, and its negative log-likelihood in nats."""
+        found = token_accuracy(outputs, batch["targets"])
+        return {name: found[name] for name in ("accuracy", "nats")}
 
     def chance(self) -> dict[str, float]:
         """Any token."""

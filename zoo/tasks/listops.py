@@ -99,8 +99,9 @@ class ListOps(Task):
         return [self._make(count, range(part, part + 1), derive("listops", split, i)) for i, count in enumerate(counts)]
 
     def judge(self, outputs: Mapping[str, Tensor], batch: Batch) -> Ratios:
-        """Accuracy of the value."""
-        return {"accuracy": token_accuracy(outputs, batch["targets"])["accuracy"]}
+        """Accuracy of the value, and its negative log-likelihood in nats."""
+        found = token_accuracy(outputs, batch["targets"])
+        return {name: found[name] for name in ("accuracy", "nats")}
 
     def chance(self) -> dict[str, float]:
         """The most common value of 2000 expressions, which are not those of the test."""
