@@ -17,12 +17,13 @@ class Pool(nn.Module):
         self.key_value = nn.Linear(dim, 2 * dim)
         self.out = nn.Linear(dim, classes)
 
-    def forward(self, x_BLD: Tensor) -> Tensor:
-        """Logits (B, C)."""
+    def forward(self, x_BLD: Tensor, real_BL: Tensor | None = None) -> Tensor:
+        """Logits (B, C); nothing looks at padding."""
         B, L, _ = x_BLD.shape
         k_BHLK, v_BHLK = self.key_value(x_BLD).view(B, L, 2, self.heads, -1).permute(2, 0, 3, 1, 4)
         q_BH1K = self.query_HK[:, None].expand(B, -1, -1, -1)
-        return self.out(F.scaled_dot_product_attention(q_BH1K, k_BHLK, v_BHLK).flatten(1))
+        mask = None if real_BL is None else real_BL[:, None, None, :]
+        return self.out(F.scaled_dot_product_attention(q_BH1K, k_BHLK, v_BHLK, attn_mask=mask).flatten(1))
 
 
 @register("probe", "attentive")
@@ -54,14 +55,18 @@ class AttentiveProbe:
 
     @torch.inference_mode(False)
     @torch.enable_grad()
-    def fit(self, embeddings_NLD: Tensor, labels_N: Tensor) -> None:
-        """Fit to labelled examples: embeddings (N, L, D) and labels (N,)."""
+    def fit(self, embeddings_NLD: Tensor, labels_N: Tensor, real_NL: Tensor | None = None) -> None:
+        """Fit to labelled examples: embeddings (N, L, D), labels (N,), and a padding mask (N, L), false at padding."""
         # embeddings may be inference tensors, which autograd refuses: work on copies
         known_NLD, labels_N = embeddings_NLD.float().clone(), labels_N.clone()
+        real_NL = None if real_NL is None else real_NL.clone()
         N, _, D = known_NLD.shape
-        # standardise each channel, and keep the statistics for the test
-        self.mean_D = known_NLD.mean((0, 1))
-        self.deviation_D = known_NLD.std((0, 1)).clamp(min=1e-8)
+        # standardise each channel over the real places, and keep the statistics for the test
+        if real_NL is None:
+            self.mean_D, deviation_D = known_NLD.mean((0, 1)), known_NLD.std((0, 1))
+        else:
+            self.mean_D, deviation_D = known_NLD[real_NL].mean(0), known_NLD[real_NL].std(0)
+        self.deviation_D = deviation_D.clamp(min=1e-8)
         x_NLD, device = self._standard(known_NLD), known_NLD.device
         # draw weights and batches from a fixed seed, without moving the run's own random state
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -74,14 +79,15 @@ class AttentiveProbe:
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.steps)
         for part_B in order_M.split(256):
             optimizer.zero_grad()
-            F.cross_entropy(self.pool(x_NLD[part_B]), labels_N[part_B]).backward()
+            real_BL = None if real_NL is None else real_NL[part_B]
+            F.cross_entropy(self.pool(x_NLD[part_B], real_BL), labels_N[part_B]).backward()
             optimizer.step()
             schedule.step()
 
-    def __call__(self, embeddings_NLD: Tensor) -> Tensor:
+    def __call__(self, embeddings_NLD: Tensor, real_NL: Tensor | None = None) -> Tensor:
         """Logits (N, C)."""
         with torch.no_grad():
-            return self.pool(self._standard(embeddings_NLD.float()))  # type: ignore[no-any-return]
+            return self.pool(self._standard(embeddings_NLD.float()), real_NL)  # type: ignore[no-any-return]
 
     def _standard(self, x_NLD: Tensor) -> Tensor:
         return (x_NLD - self.mean_D) / self.deviation_D

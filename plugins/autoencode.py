@@ -2,10 +2,9 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from zoo import register
-from zoo.nn import places, widened
+from zoo.nn import cross_entropy, last_real, padding, places, widened
 
 
 @register("objective", "autoencode")
@@ -40,9 +39,11 @@ class Autoencode(nn.Module):
         self.register_buffer("wave_LD", torch.cat([angle_LK.sin(), angle_LK.cos()], 1).float(), persistent=False)
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """``loss``, and ``logits`` (B, S, C) beside the batch's ``tokens`` (B, S)."""
-        tokens_BS = batch["tokens"]
-        last_BD = self.backbone(self.stem(batch["inputs"]))[0][:, -1]
-        x_BSD = last_BD.unsqueeze(1) + self.wave_LD[: tokens_BS.shape[1]].to(last_BD)
+        """``loss``, ``count``, and ``logits`` (B, S, C) beside the batch's ``tokens`` (B, S)."""
+        tokens_BS, mask_BL = batch["tokens"], batch.get("inputs_mask")
+        x_BLD, _ = self.backbone(self.stem(batch["inputs"]), **padding(mask_BL, behind=True))
+        last_B1D = last_real(x_BLD, mask_BL)
+        x_BSD = last_B1D + self.wave_LD[: tokens_BS.shape[1]].to(last_B1D)
         logits_BSC = widened(self.head(self.decoder(x_BSD)))
-        return {"loss": F.cross_entropy(logits_BSC.flatten(0, 1), tokens_BS.flatten()), "logits": logits_BSC}
+        loss, count = cross_entropy(logits_BSC, tokens_BS)
+        return {"loss": loss, "count": count, "logits": logits_BSC}

@@ -3,10 +3,9 @@
 from typing import Literal
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from zoo import register
-from zoo.nn import at_least_zero_below_one, places, widened
+from zoo.nn import at_least_zero_below_one, cross_entropy, last_real, padding, places, pooled, widened
 
 
 @register("objective", "classify")
@@ -44,14 +43,17 @@ class Classify(nn.Module):
         self.head = precise_linear(in_features=dim, out_features=classes, bias=True)
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """``loss``, and ``logits`` (B, C)."""
-        logits_BC = widened(self.head(self.embed(batch["inputs"]).mean(1)))
-        loss = F.cross_entropy(logits_BC, batch["labels"], label_smoothing=self.label_smoothing)
-        return {"loss": loss, "logits": logits_BC}
+        """``loss``, ``count``, and ``logits`` (B, C)."""
+        mask_BL = batch.get("inputs_mask")
+        x_BLD = self.embed(batch["inputs"], mask_BL)
+        x_BD = pooled(x_BLD, mask_BL if self.pool == "mean" else None)
+        logits_BC = widened(self.head(x_BD))
+        loss, count = cross_entropy(logits_BC, batch["labels"], self.label_smoothing)
+        return {"loss": loss, "count": count, "logits": logits_BC}
 
-    def embed(self, inputs: Tensor) -> Tensor:
-        """(B, L, D), whose mean the head reads; (B, 1, D) where it reads one position."""
-        x_BLD, _ = self.backbone(self.stem(inputs))
+    def embed(self, inputs: Tensor, mask_BL: Tensor | None = None) -> Tensor:
+        """(B, L, D), whose mean the head reads; (B, 1, D) where it reads one position. Padding stands behind."""
+        x_BLD, _ = self.backbone(self.stem(inputs), **padding(mask_BL, behind=True))
         if self.pool == "mean":
             return x_BLD[:, self.before :]
-        return x_BLD[:, :1] if self.pool == "first" else x_BLD[:, -1:]
+        return x_BLD[:, :1] if self.pool == "first" else last_real(x_BLD, mask_BL)

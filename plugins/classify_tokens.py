@@ -1,10 +1,9 @@
 """Predict a label for each token."""
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from zoo import register
-from zoo.nn import places, widened
+from zoo.nn import cross_entropy, padding, places, widened
 
 
 @register("objective", "classify_tokens")
@@ -25,11 +24,11 @@ class ClassifyTokens(nn.Module):
         self.head = precise_linear(in_features=dim, out_features=label_classes, bias=True)
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """``loss``, and ``label_logits`` (B, L, C)."""
-        logits_BLC = widened(self.head(self.embed(batch["inputs"])))
-        loss = F.cross_entropy(logits_BLC.flatten(0, 1), batch["token_labels"].flatten())
-        return {"loss": loss, "label_logits": logits_BLC}
+        """``loss``, ``count``, and ``label_logits`` (B, L, C)."""
+        logits_BLC = widened(self.head(self.embed(batch["inputs"], batch.get("inputs_mask"))))
+        loss, count = cross_entropy(logits_BLC, batch["token_labels"])
+        return {"loss": loss, "count": count, "label_logits": logits_BLC}
 
-    def embed(self, inputs_BL: Tensor) -> Tensor:
-        """(B, L, D), from which the head reads the labels."""
-        return self.backbone(self.stem(inputs_BL))[0]
+    def embed(self, inputs_BL: Tensor, mask_BL: Tensor | None = None) -> Tensor:
+        """(B, L, D), from which the head reads the labels. Padding stands behind."""
+        return self.backbone(self.stem(inputs_BL), **padding(mask_BL, behind=True))[0]

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo import register
-from zoo.nn import at_least_zero_below_one, places, spans, take, tie_, widened
+from zoo.nn import at_least_zero_below_one, cross_entropy, padding, places, spans, take, tie_, widened
 
 
 class Transform(nn.Module):
@@ -83,11 +83,11 @@ class MaskedToken(nn.Module):
             tie_(self.head, self.stem)
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """``loss``, and for the hidden tokens ``logits`` (B, S, C) and ``targets`` (B, S), which tokens they are."""
+        """``loss``, ``count``, and of the hidden tokens ``logits`` (B, S, C) and which they are, ``targets`` (B, S)."""
         inputs_BL, mask_BL = batch["inputs"], batch.get("inputs_mask")
         # hide some tokens; the encoder reads what is left, (B, L, D)
         hidden_BL, positions_BS = self.hide(inputs_BL)
-        x_BLD, _ = self.backbone(self.stem(hidden_BL), **({} if mask_BL is None else {"mask_BL": mask_BL}))
+        x_BLD, _ = self.backbone(self.stem(hidden_BL), **padding(mask_BL, behind=True))
         # only the chosen positions reach the output projection, (B, S, C)
         logits_BSC = widened(self.head(self.transform(take(x_BLD, positions_BS))))
         targets_BS = inputs_BL.gather(1, positions_BS)
@@ -95,11 +95,8 @@ class MaskedToken(nn.Module):
         if mask_BL is not None:
             targets_BS = targets_BS.masked_fill(~mask_BL.gather(1, positions_BS), -100)
         # the mean over the positions that count; none at all gives a loss of zero
-        total = F.cross_entropy(
-            logits_BSC.flatten(0, 1), targets_BS.flatten(), reduction="sum", label_smoothing=self.label_smoothing
-        )
-        loss = total / (targets_BS >= 0).sum().clamp(min=1)
-        return {"loss": loss, "logits": logits_BSC, "targets": targets_BS}
+        loss, count = cross_entropy(logits_BSC, targets_BS, self.label_smoothing)
+        return {"loss": loss, "count": count, "logits": logits_BSC, "targets": targets_BS}
 
     def hide(self, inputs_BL: Tensor) -> tuple[Tensor, Tensor]:
         """The tokens with some hidden, (B, L), and the positions to predict, (B, S)."""
@@ -120,6 +117,6 @@ class MaskedToken(nn.Module):
         """Logits (B, L, C) at every position. Nothing is hidden except where the caller has put the mask token."""
         return widened(self.head(self.transform(self.embed(inputs_BL))))
 
-    def embed(self, inputs_BL: Tensor) -> Tensor:
-        """(B, L, D): the encoder's output for tokens of which none is hidden."""
-        return self.backbone(self.stem(inputs_BL))[0]
+    def embed(self, inputs_BL: Tensor, mask_BL: Tensor | None = None) -> Tensor:
+        """(B, L, D): the encoder's output for tokens of which none is hidden. Padding stands behind."""
+        return self.backbone(self.stem(inputs_BL), **padding(mask_BL, behind=True))[0]

@@ -2,10 +2,9 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from zoo import register
-from zoo.nn import at_least_zero_below_one, at_positions, places, tie_, widened
+from zoo.nn import at_least_zero_below_one, at_positions, cross_entropy, padding, places, tie_, widened
 
 
 @register("objective", "next_token")
@@ -38,16 +37,15 @@ class NextToken(nn.Module):
             tie_(self.head, self.stem)
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """``loss``, and ``logits`` (B, S, C) beside the batch's targets (B, S)."""
-        logits_BSC = widened(self.head(at_positions(self.embed(batch["inputs"]), batch)))
-        loss = F.cross_entropy(
-            logits_BSC.flatten(0, 1), batch["targets"].flatten(), label_smoothing=self.label_smoothing
-        )
-        return {"loss": loss, "logits": logits_BSC}
+        """``loss``, ``count``, and ``logits`` (B, S, C) beside the batch's targets (B, S)."""
+        x_BLD = self.embed(batch["inputs"], batch.get("inputs_mask"))
+        logits_BSC = widened(self.head(at_positions(x_BLD, batch)))
+        loss, count = cross_entropy(logits_BSC, batch["targets"], self.label_smoothing)
+        return {"loss": loss, "count": count, "logits": logits_BSC}
 
-    def embed(self, inputs_BL: Tensor) -> Tensor:
-        """(B, L, D), from which the head predicts what comes next."""
-        return self.backbone(self.stem(inputs_BL))[0]
+    def embed(self, inputs_BL: Tensor, mask_BL: Tensor | None = None) -> Tensor:
+        """(B, L, D), from which the head predicts what comes next. Padding stands behind."""
+        return self.backbone(self.stem(inputs_BL), **padding(mask_BL, behind=True))[0]
 
     def init_state(self, batch_size: int, max_len: int, device: torch.device, dtype: torch.dtype):
         """The empty state of the whole model."""
@@ -58,6 +56,5 @@ class NextToken(nn.Module):
 
         Prompts of different lengths go into one batch, padded in front: ``mask_BL`` is false at the padding.
         """
-        padding = {} if mask_BL is None else {"mask_BL": mask_BL}
-        x_BLD, state = self.backbone(self.stem(inputs_BL), state, **padding)
+        x_BLD, state = self.backbone(self.stem(inputs_BL), state, **padding(mask_BL))
         return widened(self.head(x_BLD)), state

@@ -4,7 +4,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo import register
-from zoo.nn import places, widened
+from zoo.nn import mean_error, padding, places, widened
 
 
 @register("objective", "regress")
@@ -25,7 +25,9 @@ class Regress(nn.Module):
         self.head = precise_linear(in_features=dim, out_features=classes, bias=True)
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """``loss``, and ``predictions`` (B, L, C) beside the batch's targets."""
-        x_BLD, _ = self.backbone(self.stem(batch["inputs"]))
+        """``loss``, ``count`` of positions, and ``predictions`` (B, L, C) beside the batch's targets."""
+        mask_BL = batch.get("inputs_mask")
+        x_BLD, _ = self.backbone(self.stem(batch["inputs"]), **padding(mask_BL, behind=True))
         predictions_BLC = widened(self.head(x_BLD))
-        return {"loss": F.mse_loss(predictions_BLC, batch["targets"]), "predictions": predictions_BLC}
+        loss, count = mean_error(F.mse_loss, predictions_BLC, batch["targets"], mask_BL)
+        return {"loss": loss, "count": count, "predictions": predictions_BLC}

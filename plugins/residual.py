@@ -26,12 +26,19 @@ class Block(nn.Module):
         self.ffn_norm = None if self.ffn is None else norm(layer=layer)
 
     def forward(
-        self, x_BLD: Tensor, state=None, mask_BL: Tensor | None = None, memory=None, places_BL: Tensor | None = None
+        self,
+        x_BLD: Tensor,
+        state=None,
+        mask_BL: Tensor | None = None,
+        memory=None,
+        places_BL: Tensor | None = None,
+        mixes_padding: bool = True,
     ) -> tuple[Tensor, object]:
-        """(B, L, D) to (B, L, D), and the mixer's state."""
+        """(B, L, D) to (B, L, D), and the mixer's state; ``mixes_padding``: whether the mixer is told of padding."""
         # pass the mask and the positions only to parts that take them
         padding = {} if mask_BL is None else {"mask_BL": mask_BL}
         told = padding if getattr(self.ffn, "takes_mask", False) else {}
+        padding = padding if mixes_padding else {}
         if places_BL is not None and getattr(self.mixer, "takes_places", False):
             padding = {**padding, "places_BL": places_BL}
         # pre-norm: normalise what each branch reads
@@ -112,7 +119,7 @@ class Residual(nn.Module):
         self.embeddings_norm = norm() if norm_embeddings else nn.Identity()
         self.blocks = nn.ModuleList(Block(mix(layer), reader, ffn, norm, layer, pre, dropout) for layer in range(depth))
         self.norm = norm() if pre else nn.Identity()
-        self.padding_known = False
+        self.padding_known, self.causal = False, causal
 
     def init_state(self, batch_size: int, max_len: int, device: torch.device, dtype: torch.dtype) -> dict:
         """The state of every mixer, and how many tokens were seen. A reader's memory is empty at first."""
@@ -141,23 +148,26 @@ class Residual(nn.Module):
         mask_BL: Tensor | None = None,
         memory: list | None = None,
         places_BL: Tensor | None = None,
+        behind: bool = False,
     ) -> tuple[Tensor, dict | None]:
         """(B, L, D) to (B, L, D), and the state after the last token.
 
-        ``places_BL`` gives the positions of a few tokens of a longer sequence, without a state and without padding.
-        ``mask_BL`` is false at padding, which leaves no trace. Padding stands in front of a sequence, or behind it
-        where there is no state to carry over.
+        ``places_BL`` gives the positions of a few tokens of a longer sequence, without a state. ``mask_BL`` is false at
+        padding, which leaves no trace. Padding stands in front of a sequence, or behind it where there is no state to
+        carry over. ``behind`` promises that none stands in front: in a causal model no token then looks at padding, so
+        its mixers are not told of it.
 
         Raises:
             ValueError: the mask does not fit the tokens, padding stands elsewhere, or a mixer takes no mask.
         """
+        mixes_padding = mask_BL is not None and not (behind and self.causal and state is None)
         # zero the padding, so that no mixer meets garbage there
         if mask_BL is not None:
-            self._check(mask_BL, x_BLD, state)
+            self._check(mask_BL, x_BLD, state, mixes_padding)
             x_BLD = x_BLD.masked_fill(~mask_BL.unsqueeze(-1), 0.0)  # weights of nothing times NaN would be NaN
         # the position of each token: counted on from the state, or given
         seen = 0 if state is None else state["seen"]
-        where, seen = _count(x_BLD, seen, mask_BL) if places_BL is None else (places_BL, 0)
+        where, seen = _count(x_BLD, seen, mask_BL if mixes_padding else None) if places_BL is None else (places_BL, 0)
         # add positions to the stream, where they are of that kind
         if self.position is not None:
             x_BLD = self.position.add(x_BLD, where)
@@ -170,7 +180,7 @@ class Residual(nn.Module):
         with one_pass():
             for i, block in enumerate(self.blocks):
                 before, read = None if state is None else state["mixers"][i], None if memory is None else memory[i]
-                x_BLD, after = block(x_BLD, before, mask_BL, read, places_BL)
+                x_BLD, after = block(x_BLD, before, mask_BL, read, places_BL, mixes_padding)
                 states.append(after)
         x_BLD = self.norm(x_BLD)
         # hand back the state of every mixer, and the memory unchanged
@@ -178,15 +188,15 @@ class Residual(nn.Module):
             return x_BLD, None
         return x_BLD, {"seen": seen, "mixers": states} | ({} if memory is None else {"memory": memory})
 
-    def _check(self, mask_BL: Tensor, x_BLD: Tensor, state: dict | None) -> None:
+    def _check(self, mask_BL: Tensor, x_BLD: Tensor, state: dict | None, mixed: bool) -> None:
         """Check the mask. In training its values are not read on a GPU, which would wait for the device."""
         if mask_BL.shape != x_BLD.shape[:2] or mask_BL.dtype != torch.bool:
             raise ValueError(
                 f"a mask of {tuple(mask_BL.shape)} and {mask_BL.dtype} met tokens of {tuple(x_BLD.shape[:2])}; "
                 f"expected that shape and torch.bool"
             )
-        # every mixer must take a mask; checked once
-        if not self.padding_known:
+        # every mixer that is told of padding must take a mask; checked once
+        if mixed and not self.padding_known:
             self._know_padding()
         if torch.compiler.is_compiling() or (self.training and mask_BL.is_cuda):
             return

@@ -2,10 +2,9 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from zoo import register
-from zoo.nn import at_least_zero_below_one, places, tie_, widened
+from zoo.nn import at_least_zero_below_one, cross_entropy, padding, places, tie_, widened
 
 
 @register("objective", "sequence_to_sequence")
@@ -55,14 +54,16 @@ class SequenceToSequence(nn.Module):
             tie_(self.head, self.stem)
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """``loss``, and ``logits`` (B, S, C) beside the batch's targets (B, S): each token given those before it."""
+        """``loss``, ``count``, and ``logits`` (B, S, C) beside the batch's targets (B, S).
+
+        Each token is given those before it. ``prefix_mask``, where a task gives it, is false at padding of the prefix.
+        """
         memory = self.backbone.read(*self._encode(batch["source"], batch["source_mask"]))
-        x_BSD, _ = self.backbone(self.stem(batch["prefix"]), memory=memory)
+        told = padding(batch.get("prefix_mask"), behind=True)
+        x_BSD, _ = self.backbone(self.stem(batch["prefix"]), memory=memory, **told)
         logits_BSC = widened(self.head(x_BSD))
-        loss = F.cross_entropy(
-            logits_BSC.flatten(0, 1), batch["targets"].flatten(), label_smoothing=self.label_smoothing
-        )
-        return {"loss": loss, "logits": logits_BSC}
+        loss, count = cross_entropy(logits_BSC, batch["targets"], self.label_smoothing)
+        return {"loss": loss, "count": count, "logits": logits_BSC}
 
     def init_state(self, batch_size: int, max_len: int, device: torch.device, dtype: torch.dtype):
         """The empty state of the decoder; :meth:`read` puts the source into it."""
@@ -74,10 +75,8 @@ class SequenceToSequence(nn.Module):
 
     def step(self, inputs_BL: Tensor, state, mask_BL: Tensor | None = None) -> tuple[Tensor, object]:
         """Logits (B, L, C) for these further tokens of the target, and the state after them."""
-        padding = {} if mask_BL is None else {"mask_BL": mask_BL}
-        x_BLD, state = self.backbone(self.stem(inputs_BL), state, **padding)
+        x_BLD, state = self.backbone(self.stem(inputs_BL), state, **padding(mask_BL))
         return widened(self.head(x_BLD)), state
 
     def _encode(self, source_BM: Tensor, mask_BM: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        padding = {} if mask_BM is None else {"mask_BL": mask_BM}
-        return self.encoder(self.stem(source_BM), **padding)[0], mask_BM
+        return self.encoder(self.stem(source_BM), **padding(mask_BM, behind=True))[0], mask_BM

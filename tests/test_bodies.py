@@ -60,7 +60,8 @@ def test_the_original_transformer_is_torchs():
         future = torch.ones(length, length, dtype=torch.bool).triu(1)
         x = decoder(placed[1], memory, tgt_mask=future, memory_key_padding_mask=~batch["source_mask"])
         expected = x @ ours.stem.embedding.weight.T
-        torch.testing.assert_close(ours(batch)["logits"], expected, rtol=1e-9, atol=1e-9)
+        asked = batch["targets"] >= 0  # what stands behind is padding, which is no token here and one there
+        torch.testing.assert_close(ours(batch)["logits"][asked], expected[asked], rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("words", [["arch=vaswani"], ["arch=mamba", "objective=sequence_to_sequence"], ["arch=lstm", "objective=sequence_to_sequence", "objective.encoder_layers=1"]], ids=" ".join)  # fmt: skip
@@ -77,7 +78,8 @@ def test_decoding_step_by_step_from_a_source_equals_one_pass(words, task):
         for piece in batch["prefix"].split([2, 1, batch["prefix"].shape[1] - 3], 1):
             logits, state = ours.step(piece, state)
             parts.append(logits)
-        torch.testing.assert_close(torch.cat(parts, 1), whole, rtol=1e-6, atol=1e-6)
+        asked = batch["targets"] >= 0  # what stands behind is padding
+        torch.testing.assert_close(torch.cat(parts, 1)[asked], whole[asked], rtol=1e-6, atol=1e-6)
         noise = {**batch, "source": torch.where(batch["source_mask"], batch["source"], 5)}
         torch.testing.assert_close(ours(noise)["logits"], whole, rtol=1e-9, atol=1e-9)
         later = {**batch, "prefix": batch["prefix"].clone()}

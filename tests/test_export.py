@@ -366,6 +366,24 @@ def test_a_run_starts_from_another(here, zoo_main):
         assert message in err
 
 
+@pytest.mark.parametrize("arch", ["next_token", "sequence_to_sequence", "masked_token"])
+def test_a_tied_model_does_not_start_from_one_that_is_not(here, zoo_main, arch):
+    """Of two matrices that differ one would be lost in silence; a tied start, and one into two matrices, are right."""
+    words = [f"objective={arch}", "task=sort", "task.batch_size=4", "task.test_size=8", *TINY]
+    runs = {tied: zoo.compose(*words, f"objective.tied={tied}") for tied in ("true", "false")}
+    for config in runs.values():
+        train(config)
+    for start in runs:
+        for tied in runs:
+            given = [*words, f"objective.tied={tied}", f"start_from={folder_of(runs[start])}", "steps=0"]
+            status, _, err = zoo_main("train", *given)
+            if (start, tied) == ("false", "true"):
+                assert status == 2
+                assert "are one tensor in the model, and differ" in err
+            else:
+                assert status == 0, err
+
+
 def test_a_run_that_is_being_made_again_is_not_taken_for_the_old_one(here, zoo_main):
     """Its data changed and the second making was interrupted: the checkpoint is not that of the result."""
     import torch as t

@@ -18,6 +18,7 @@ from zoo.base.errors import Interrupted, RunFailed, ZooError
 from zoo.base.files import read_json
 from zoo.runs.run import folder_of
 from zoo.runs.train import train
+from zoo.training.build import make_task
 from zoo.training.callbacks import AtomicCheckpointIO
 from zoo.training.checkpoint import load
 from zoo.training.loggers import read_metrics
@@ -429,6 +430,60 @@ def test_accumulated_gradients_equal_one_large_batch(here, monkeypatch):
     train(one), train(two)
     for name, value in weights(one)[0].items():
         torch.testing.assert_close(value, weights(two)[0][name], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("parts", [2, 4])
+@pytest.mark.parametrize("words", [
+    ["task=sort"], ["task=sort", "arch=vaswani", "objective.label_smoothing=0.1"], ["task=code", "task.length=12"],
+    ["task=sort", "gradient_clip=0.01"],
+], ids=" ".join)  # fmt: skip
+def test_accumulation_weighs_by_targets(here, monkeypatch, words, parts):
+    """Batches of a step that ask unlike many targets, and one that asks none, are one batch: gradients and loss."""
+    words = [*words, *TINY, "steps=3", "trainer.precision=64-true", "log_every=1", "optimizer.lr=1e-3"]
+    one = zoo.compose(*words, f"task.batch_size={4 * parts}")
+    many = zoo.compose(*words, "task.batch_size=4", f"trainer.accumulate={parts}")
+    whole = type(make_task(one)).train_batch
+
+    def ordered(step, seed, device):
+        batch = whole(make_task(one), step, seed, device)
+        asked = "token_labels" if "task=code" in words else "targets"
+        order = (batch[asked] >= 0).sum(1).argsort()
+        batch = {key: value[order] for key, value in batch.items()}
+        batch[asked][:3] = -100
+        return batch
+
+    def part(step, seed, device):
+        rows = slice(step % parts * 4, step % parts * 4 + 4)
+        return {key: value[rows] for key, value in ordered(step // parts, seed, device).items()}
+
+    monkeypatch.setattr(make_task(one), "train_batch", ordered)
+    monkeypatch.setattr(make_task(many), "train_batch", part)
+    train(one), train(many)
+    for name, value in weights(one)[0].items():
+        torch.testing.assert_close(value, weights(many)[0][name], rtol=1e-6, atol=1e-9)
+    curves = [
+        [row["value"] for row in read_metrics(folder_of(config) / "metrics.csv") if row["name"] == "train/loss"]
+        for config in (one, many)
+    ]
+    assert curves[0] == pytest.approx(curves[1], rel=1e-6)
+
+
+def test_a_batch_without_a_label_is_counted_and_ends_nothing(here):
+    row = train(zoo.compose("task=code", "task.length=8", *TINY, "task.batch_size=1", "steps=60", "log_every=60"))
+    assert row["status"] == "finished"
+    found = {r["name"]: r["value"] for r in read_metrics(next(here.glob("runs/train/*/metrics.csv")))}
+    assert 0 < found["train/batches_without_targets"] < 60
+    assert math.isfinite(found["train/loss"])
+
+
+def test_a_split_that_asks_nothing_is_said(here, monkeypatch):
+    config = zoo.compose("task=parity", *TINY)
+    task = make_task(config)
+    monkeypatch.setattr(
+        task, "held_out", lambda split: [{"inputs": torch.zeros(2, 4).long(), "targets": torch.full((2, 4), -100)}]
+    )
+    with pytest.raises(ZooError, match="asks nothing in its split validation"):
+        train(config)
 
 
 def test_the_schedule_sets_the_learning_rate(here, monkeypatch):

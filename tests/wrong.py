@@ -262,20 +262,21 @@ class Places(Position):
         super()._load_from_state_dict(tensors, prefix, *rest)
 
     def add(self, x, offset=0):
-        first = 0 if self.law == "goes_on_at_an_offset" else offset
+        given = isinstance(offset, torch.Tensor)
+        if self.law == "goes_on_beyond_its_tables" and given:
+            offset = offset.clamp(max=16_383)
+        if self.law == "goes_on_at_an_offset":
+            offset = offset - offset[:, :1] if given else 0
         gain = self.gain
         if self.law == "is_deterministic":
             gain = gain * (1 + 1e-6 * torch.rand(1)) if x.dtype == torch.float32 else gain
-        if isinstance(offset, torch.Tensor):  # (B, L)
-            late = self.law == "goes_on_beyond_its_tables" and int(offset.max()) > 10_000
-            where = offset - offset[:, :1] if self.law == "goes_on_at_an_offset" else offset
-            return x + gain * (where + late)[..., None].to(x.dtype)
-        return x + gain * (torch.arange(x.shape[1])[:, None] + first)
+        return x + gain * (offset.unsqueeze(-1).to(x.dtype) if given else torch.arange(x.shape[1])[:, None] + offset)
 
     def bias(self, query_L, key_M):
         if self.law != "goes_on_at_an_offset of its bias":
             return None
-        return self.gain * (query_L[:, None] - query_L[0] - key_M).expand(2, -1, -1)
+        distance = query_L.unsqueeze(-1) - query_L[..., :1].unsqueeze(-1) - key_M.unsqueeze(-2)
+        return self.gain * torch.stack([distance, distance], -3)
 
 
 class Momentum(torch.optim.Optimizer):

@@ -67,3 +67,16 @@ def plain_attention(objective: dict[str, Any]) -> None:
         name = mixer["_component_"].split("/")[1]
         if name != "attention" or mixer["window"] is not None or mixer["sinks"]:
             raise ValueError(f"its layers are {name}, in a window or with sinks perhaps; expected full attention")
+
+
+def square(config: dict[str, Any], name: str) -> int:
+    """A side of a square, which configs write as one number or as height and width.
+
+    Raises:
+        ValueError: height and width differ, or it is neither.
+    """
+    value = config[name]
+    sides = value if isinstance(value, list | tuple) else [value]
+    if len(sides) not in (1, 2) or not all(type(side) is int for side in sides) or len(set(sides)) != 1:
+        raise ValueError(f"its {name} is {value}, expected one side of a square")
+    return int(sides[0])

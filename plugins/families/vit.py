@@ -4,7 +4,7 @@ from typing import Any
 
 from zoo import Correspondence, Family, register
 
-from .common import ACTIVATIONS, activation, both, depth, layernorm, plain_attention, size
+from .common import ACTIVATIONS, activation, both, depth, layernorm, plain_attention, size, square
 
 
 @register("family", "vit")
@@ -52,20 +52,20 @@ class ViT(Family):
             f"ffn.hidden={config['intermediate_size']}",
             f"ffn.activation={activation(config['hidden_act'])}",
             f"norm.eps={config['layer_norm_eps']}",
-            f"stem.patch_size={config['patch_size']}",
+            f"stem.patch_size={square(config, 'patch_size')}",
         ]
 
     def facts(self, config: dict[str, Any]) -> dict[str, Any]:
         """Images in, classes out."""
         classes = len(config.get("id2label") or {}) or config.get("num_labels", 2)
-        side = config["image_size"]
+        side = square(config, "image_size")
         return {"image_size": side, "channels": config["num_channels"], "classes": classes, "max_len": side * side}
 
     def correspondences(self, config: dict[str, Any]) -> list[Correspondence]:
         """One to one. Patches are a convolution there, and a projection of their pixels here."""
         # class token, positions, patches, last norm and head
-        dim, patch, channels = config["hidden_size"], config["patch_size"], config["num_channels"]
-        places = (config["image_size"] // patch) ** 2 + 1
+        dim, patch, channels = config["hidden_size"], square(config, "patch_size"), config["num_channels"]
+        places = (square(config, "image_size") // patch) ** 2 + 1
         patches = "vit.embeddings.patch_embeddings.projection"
         rows = [
             Correspondence("vit.embeddings.cls_token", ("stem.token_D",), shape=(1, 1, dim)),

@@ -7,10 +7,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo import register
-from zoo.nn import take
+from zoo.nn import mean_error, pooled, take
 
-from .masks import block_split, span_split
-from .parts import Encoder, Predictor, Teacher
+from .masks import block_split, refuse_blind, span_split
+from .parts import Encoder, Predictor, Teacher, at
 from .regularisers import kept_apart
 
 
@@ -96,6 +96,8 @@ class JEPA(nn.Module):
         self.encoder = Encoder(stem, backbone)
         self.grid = getattr(self.encoder.stem, "grid", None)
         self.encoder.patches_alone("jepa")
+        if self.grid is not None:
+            refuse_blind(self.grid[1], self.grid[2], blocks, tuple(target_scale), tuple(target_aspect))
         if averaged_layers > len(self.encoder.backbone.blocks):
             raise ValueError(f"objective.averaged_layers={averaged_layers}: the encoder has fewer layers")
         self.predictor = Predictor(
@@ -109,27 +111,30 @@ class JEPA(nn.Module):
         self.hidden, self.span = hidden, span
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """``loss``: the error of the predicted embeddings, plus the regulariser."""
-        return {"loss": self.loss(batch["inputs"])}
+        """``loss``: the error of the predicted embeddings, plus the regulariser; ``count`` of predicted places."""
+        loss, count = self.loss(batch["inputs"], batch.get("inputs_mask"))
+        return {"loss": loss, "count": count}
 
-    def embed(self, inputs: Tensor) -> Tensor:
+    def embed(self, inputs: Tensor, mask_BL: Tensor | None = None) -> Tensor:
         """(B, L, D): the embeddings of the whole input, by the teacher if there is one."""
-        return self._wise().embed(inputs)
+        return self._wise().embed(inputs, mask_BL)
 
-    def loss(self, inputs: Tensor) -> Tensor:
-        """A scalar. In evaluation the same places are hidden every time."""
+    def loss(self, inputs: Tensor, mask_BL: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """A scalar, and how many places were predicted. In evaluation the same places are hidden every time."""
         source = None if self.training else torch.Generator(inputs.device).manual_seed(0)
         context_BS, target_BMT = self.split(inputs, source)
-        seen_BSD = self.encoder(inputs, context_BS)
-        wanted_BMTD = take(self.targets(inputs), target_BMT.flatten(1)).view(*target_BMT.shape, -1)
-        loss = self.error(self.predictor.of_each(seen_BSD, context_BS, target_BMT).float(), wanted_BMTD)
-        return loss + self.regulariser_weight * kept_apart(self.regulariser, seen_BSD.mean(1))
+        seen_BSD = self.encoder(inputs, context_BS, mask_BL)
+        wanted_BMTD = take(self.targets(inputs, mask_BL), target_BMT.flatten(1)).view(*target_BMT.shape, -1)
+        said_BMTD = self.predictor.of_each(seen_BSD, context_BS, target_BMT, mask_BL).float()
+        loss, count = mean_error(self.error, said_BMTD, wanted_BMTD, at(mask_BL, target_BMT))
+        seen_BD = pooled(seen_BSD, at(mask_BL, context_BS))
+        return loss + self.regulariser_weight * kept_apart(self.regulariser, seen_BD, self.training), count
 
-    def targets(self, inputs: Tensor) -> Tensor:
+    def targets(self, inputs: Tensor, mask_BL: Tensor | None = None) -> Tensor:
         """What is to be predicted, (B, L, D): each position normalised, without a gradient if a teacher gives it."""
         encoder = self._wise()
         with torch.set_grad_enabled(self.teacher is None and torch.is_grad_enabled()):
-            return encoder.normalised(inputs, self.averaged_layers)
+            return encoder.normalised(inputs, self.averaged_layers, mask_BL)
 
     def _wise(self) -> Encoder:
         """The encoder whose embeddings are predicted and scored: the teacher's, if there is one."""

@@ -6,6 +6,8 @@ from torch import Tensor
 from zoo.nn import sent, spans
 
 ARRANGEMENTS = 4
+DRAWS = 200
+"""How often an image is drawn again whose targets hide all of it."""
 
 
 def random_split(batch_size: int, length: int, kept: float, device: torch.device, source=None) -> tuple[Tensor, Tensor]:
@@ -53,12 +55,13 @@ def block_split(
     """Rectangles of a grid as targets, and a larger rectangle without them as context (I-JEPA).
 
     Assran et al. 2023, arXiv:2301.08243, section 3. Sizes are drawn for the whole batch, places for each image; of four
-    arrangements an image takes the one that leaves most visible. Returns context (B, S) and targets (B, blocks, T), in
-    rising order. S is the smallest context of the batch; larger ones are cut to it at random. The CPU must know S, so
-    without a ``source`` everything is drawn on the CPU and sent to the GPU, which avoids waiting for it.
+    arrangements an image takes the one that leaves most visible, and four more are drawn if none leaves anything.
+    Returns context (B, S) and targets (B, blocks, T), in rising order. S is the smallest context of the batch; larger
+    ones are cut to it at random. The CPU must know S, so without a ``source`` everything is drawn on the CPU and sent
+    to the GPU, which avoids waiting for it.
 
     Raises:
-        ValueError: the targets leave nothing visible.
+        ValueError: the targets leave nothing visible, however they are drawn.
     """
     target, device = device, torch.device("cpu") if source is None else device
     # one size of targets and of context for the whole batch, so that tensors are rectangular
@@ -67,17 +70,29 @@ def block_split(
     height, width = _sides(share, ratio, rows, columns)
     # several arrangements of the targets per image, as masks (B, A, blocks, L)
     many = (batch_size, ARRANGEMENTS, blocks, rows * columns)
-    target_BAML = _rectangles(batch_size * ARRANGEMENTS * blocks, rows, columns, height, width, device, source).view(
-        many
-    )
-    # the context rectangle without the targets; keep the arrangement that leaves most of it
-    seen_BL = _rectangles(batch_size, rows, columns, *_sides(whole, 1.0, rows, columns), device, source)
-    context_BAL = seen_BL.unsqueeze(1) & ~target_BAML.any(2)
-    best_B = context_BAL.sum(2).argmax(1)
-    row_B = torch.arange(batch_size, device=device)
-    context_BL, target_BML = context_BAL[row_B, best_B], target_BAML[row_B, best_B]
-    # cut every context to the smallest of the batch
+
+    def arranged() -> tuple[Tensor, Tensor]:
+        """The context (B, L) and targets (B, blocks, L) of one draw, as masks."""
+        targets = _rectangles(batch_size * ARRANGEMENTS * blocks, rows, columns, height, width, device, source)
+        target_BAML = targets.view(many)
+        # the context rectangle without the targets; keep the arrangement that leaves most of it
+        seen_BL = _rectangles(batch_size, rows, columns, *_sides(whole, 1.0, rows, columns), device, source)
+        context_BAL = seen_BL.unsqueeze(1) & ~target_BAML.any(2)
+        best_B = context_BAL.sum(2).argmax(1)
+        row_B = torch.arange(batch_size, device=device)
+        return context_BAL[row_B, best_B], target_BAML[row_B, best_B]
+
+    # draw again for images whose targets hide everything; cut every context to the smallest of the batch
+    context_BL, target_BML = arranged()
     count = int(context_BL.sum(1).min())
+    for _ in range(DRAWS):
+        if count:
+            break
+        blind_B = ~context_BL.any(1)
+        other_BL, other_BML = arranged()
+        context_BL = torch.where(blind_B[:, None], other_BL, context_BL)
+        target_BML = torch.where(blind_B[:, None, None], other_BML, target_BML)
+        count = int(context_BL.sum(1).min())
     if not count:
         raise ValueError(
             f"objective.blocks={blocks}, objective.target_scale={list(scale)}: the targets leave nothing of {rows} x "
@@ -88,6 +103,21 @@ def block_split(
     # targets all have the same area, so their masks turn into places without a cut
     split = context_BS, _places(target_BML, height * width)
     return split if target == device else tuple(sent(places, target) for places in split)
+
+
+def refuse_blind(rows: int, columns: int, blocks: int, scale: tuple[float, float], aspect: tuple[float, float]) -> None:
+    """Refuse targets of which the largest covers the whole grid, before a run draws one.
+
+    Raises:
+        ValueError: it does.
+    """
+    low, high = aspect
+    for ratio in (low + (high - low) * i / 1000 for i in range(1001)):
+        if _sides(scale[1], ratio, rows, columns) == (rows, columns):
+            raise ValueError(
+                f"objective.blocks={blocks}, objective.target_scale={list(scale)}: a target may cover all of {rows} x "
+                f"{columns} places and leave nothing to see; smaller ones, or smaller patches, would"
+            )
 
 
 def _places(inside: Tensor, count: int) -> Tensor:

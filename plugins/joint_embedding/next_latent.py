@@ -7,11 +7,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo import register
-from zoo.nn import at_positions, gather_over_processes, take, widened
+from zoo.nn import at_positions, cross_entropy, mean_error, padding, take, widened
 
 from .masks import span_split
-from .parts import Encoder, Predictor, Teacher
-from .regularisers import info_nce, kept_apart
+from .parts import Encoder, Predictor, Teacher, at
+from .regularisers import gathered, info_nce, kept_apart
 
 COMPARED = 1024
 """Most predictions of a batch that a contrastive loss or a regulariser compares, drawn at random."""
@@ -108,26 +108,27 @@ class NextLatent(nn.Module):
         self.teacher = Teacher(self.encoder, momentum) if teacher == "average" else None
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """``loss``; and with tokens ``logits`` (B, S, C) beside the batch's targets (B, S)."""
-        inputs = batch["inputs"]
-        x_BLD = self.encoder(inputs)
-        loss = self.weight * self.latent_loss(inputs, x_BLD) if self.weight else x_BLD.new_zeros(())
+        """``loss``; and with tokens ``count`` of targets and ``logits`` (B, S, C) beside the batch's targets (B, S)."""
+        inputs, mask_BL = batch["inputs"], batch.get("inputs_mask")
+        x_BLD = self.encoder(inputs, mask_BL=mask_BL)
+        loss = self.weight * self.latent_loss(inputs, x_BLD, mask_BL) if self.weight else x_BLD.new_zeros(())
         if self.head is None:
-            return {"loss": loss}
+            return {"loss": loss} if mask_BL is None else {"loss": loss, "count": mask_BL.sum()}
         logits_BSC = widened(self.head(at_positions(x_BLD, batch)))
-        told = F.cross_entropy(logits_BSC.flatten(0, 1), batch["targets"].flatten())
-        return {"loss": told + loss, "logits": logits_BSC}
+        told, count = cross_entropy(logits_BSC, batch["targets"])
+        return {"loss": told + loss, "count": count, "logits": logits_BSC}
 
-    def latent_loss(self, inputs: Tensor, x_BLD: Tensor) -> Tensor:
+    def latent_loss(self, inputs: Tensor, x_BLD: Tensor, mask_BL: Tensor | None = None) -> Tensor:
         """A scalar, given the model's output for the inputs. In evaluation the same places are drawn every time."""
         # evaluation draws the same spans and samples every time
         source = None if self.training else torch.Generator(inputs.device).manual_seed(0)
-        wanted_BLD = self.targets(inputs, x_BLD)
+        wanted_BLD = self.targets(inputs, x_BLD, mask_BL)
         # spans: read only the visible places, and predict the embeddings at the hidden ones
         if self.latent == "spans":
             context_BS, target_BT = span_split(*x_BLD.shape[:2], self.hidden, self.span, inputs.device, source)
-            said_BTD = self.predictor(self.encoder(inputs, context_BS), context_BS, target_BT)
-            loss = self._compare(said_BTD, take(wanted_BLD, target_BT), source)
+            seen_BSD = self.encoder(inputs, context_BS, mask_BL)
+            said_BTD = self.predictor(seen_BSD, context_BS, target_BT, mask_BL)
+            loss = self._compare(said_BTD, take(wanted_BLD, target_BT), source, at(mask_BL, target_BT))
         else:
             # next: from each place, predict the embedding k places later, for every distance that fits
             near = [k for k in self.ahead if k < x_BLD.shape[1]]
@@ -136,7 +137,9 @@ class NextLatent(nn.Module):
                     f"objective.ahead={self.ahead}: expected less than the {x_BLD.shape[1]} tokens there are"
                 )
             parts = [
-                self._compare(network(x_BLD[:, :-k]), wanted_BLD[:, k:], source)
+                self._compare(
+                    network(x_BLD[:, :-k]), wanted_BLD[:, k:], source, None if mask_BL is None else mask_BL[:, k:]
+                )
                 for k, network in zip(self.ahead, self.predictors, strict=True)
                 if k in near
             ]
@@ -144,27 +147,31 @@ class NextLatent(nn.Module):
         # keep the model's own embeddings spread out, on a sample of them
         if self.regulariser == "none":
             return loss
-        sample_ND = _sample(source, x_BLD)[0]
-        return loss + self.regulariser_weight * kept_apart(self.regulariser, sample_ND)
+        sample_ND, real_N = _sample(source, mask_BL, x_BLD)
+        return loss + self.regulariser_weight * kept_apart(self.regulariser, sample_ND, self.training, real_N)
 
-    def targets(self, inputs: Tensor, x_BLD: Tensor) -> Tensor:
+    def targets(self, inputs: Tensor, x_BLD: Tensor, mask_BL: Tensor | None = None) -> Tensor:
         """What is to be predicted, (B, L, D): normalised embeddings of the teacher, or of the model itself."""
         if self.teacher is not None:
             with torch.no_grad():
-                return self.teacher.module.normalised(inputs)
+                return self.teacher.module.normalised(inputs, mask_BL=mask_BL)
         wanted_BLD = F.layer_norm(x_BLD.float(), x_BLD.shape[-1:])
         return wanted_BLD if self.head is None else wanted_BLD.detach()
 
-    def _compare(self, said_BTD: Tensor, wanted_BTD: Tensor, source: torch.Generator | None) -> Tensor:
+    def _compare(
+        self, said_BTD: Tensor, wanted_BTD: Tensor, source: torch.Generator | None, real_BT: Tensor | None
+    ) -> Tensor:
         if self.error == "info_nce":
-            said_ND, wanted_ND = _sample(source, said_BTD, wanted_BTD)
-            return info_nce(gather_over_processes(said_ND), gather_over_processes(wanted_ND), self.temperature)
+            *sample, real_N = _sample(source, real_BT, said_BTD, wanted_BTD)
+            said_ND, wanted_ND, real_N = gathered(self.training, *sample, real=real_N)
+            return info_nce(said_ND, wanted_ND, self.temperature, real_N)
         error = F.smooth_l1_loss if self.error == "smooth_l1" else F.mse_loss
-        return error(said_BTD.float(), wanted_BTD)
+        return mean_error(error, said_BTD.float(), wanted_BTD, real_BT)[0]
 
-    def embed(self, inputs: Tensor) -> Tensor:
+    def embed(self, inputs: Tensor, mask_BL: Tensor | None = None) -> Tensor:
         """(B, L, D): the model's embedding of each place given those before; without tokens, its teacher's."""
-        return (self.encoder if self.teacher is None or self.head is not None else self.teacher.module).embed(inputs)
+        encoder = self.encoder if self.teacher is None or self.head is not None else self.teacher.module
+        return encoder.embed(inputs, mask_BL)
 
     def after_optimizer_step(self, step: int, steps: int) -> None:
         """Move the teacher towards the model."""
@@ -177,8 +184,7 @@ class NextLatent(nn.Module):
 
     def step(self, inputs_BL: Tensor, state, mask_BL: Tensor | None = None) -> tuple[Tensor, object]:
         """Logits (B, L, C) for these further tokens, and the state after them. Padding stands in front."""
-        padding = {} if mask_BL is None else {"mask_BL": mask_BL}
-        x_BLD, state = self.encoder.backbone(self.encoder.stem(inputs_BL), state, **padding)
+        x_BLD, state = self.encoder.backbone(self.encoder.stem(inputs_BL), state, **padding(mask_BL))
         return widened(self.head(x_BLD)), state
 
 
@@ -190,11 +196,15 @@ def _network(dim: int, width: int, linear) -> nn.Sequential:
     )
 
 
-def _sample(source: torch.Generator | None, *tensors_BTD: Tensor) -> list[Tensor]:
-    """The same places of each tensor, (N, D), at most ``COMPARED`` of them."""
+def _sample(source: torch.Generator | None, real_BT: Tensor | None, *tensors_BTD: Tensor) -> list[Tensor | None]:
+    """The same places of each tensor, (N, D), at most ``COMPARED`` of them; last which are real, (N,), or ``None``."""
     flat = [x_BTD.flatten(0, 1) for x_BTD in tensors_BTD]
     count, device = len(flat[0]), flat[0].device
+    real_N = None if real_BT is None else real_BT.flatten()
     if count <= COMPARED:
-        return flat
-    kept_N = torch.randperm(count, device=device, generator=source)[:COMPARED]
-    return [x_ND[kept_N] for x_ND in flat]
+        return [*flat, real_N]
+    order_N = torch.randperm(count, device=device, generator=source)
+    if real_N is not None:  # real places first, in the order that was drawn
+        order_N = order_N[real_N[order_N].byte().argsort(descending=True, stable=True)]
+    kept_N = order_N[:COMPARED]
+    return [*(x_ND[kept_N] for x_ND in flat), None if real_N is None else real_N[kept_N]]

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from zoo import register
-from zoo.nn import gather_over_processes
+from zoo.nn import mean_error, pooled
 
 from .parts import Encoder
-from .regularisers import info_nce, sigreg, variance_covariance
-from .views import cropped, halves, shifted
+from .regularisers import gathered, info_nce, sigreg, variance_covariance
+from .views import cropped, halves, padded_halves, shifted
 
 
 @register("objective", "jepa_pairs")
@@ -67,34 +67,47 @@ class JEPAPairs(nn.Module):
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """``loss``. In evaluation the same views are drawn every time."""
-        inputs = batch["inputs"]
+        inputs, mask_BL = batch["inputs"], batch.get("inputs_mask")
         source = None if self.training else torch.Generator(inputs.device).manual_seed(0)
         # the two views: the task's own pair, two augmentations, or the two halves of a sequence
         if self.view is None:
             pair = inputs, batch["later"]
         elif inputs.is_floating_point():
             pair = self.view(inputs, source), self.view(inputs, source)
-        else:
+        elif mask_BL is None:
             pair = halves(inputs)
+        else:
+            *pair, mask_BL = padded_halves(inputs, mask_BL)
+        if mask_BL is None:
+            mask_NL = None
+        else:
+            mask_NL = torch.cat([mask_BL, torch.ones_like(mask_BL) if self.view is None else mask_BL])
         # embed both in one pass, average over places, project, (B, P) each
-        a_BP, b_BP = self.projector(self.embed(torch.cat(pair)).mean(1)).float().chunk(2)
+        x_NLD = self.embed(torch.cat(pair), mask_NL)
+        a_BP, b_BP = self.projector(pooled(x_NLD, mask_NL)).float().chunk(2)
         # compare over the whole batch, on however many processes it is spread
-        a_BP, b_BP = gather_over_processes(a_BP), gather_over_processes(b_BP)
-        return {"loss": self._loss(a_BP, b_BP)}
+        a_BP, b_BP, real_B = gathered(self.training, a_BP, b_BP, real=None if mask_BL is None else mask_BL.any(1))
+        return {"loss": self._loss(a_BP, b_BP, real_B)}
 
-    def _loss(self, a_BP: Tensor, b_BP: Tensor) -> Tensor:
+    def _loss(self, a_BP: Tensor, b_BP: Tensor, real_B: Tensor | None) -> Tensor:
         if self.kind == "info_nce":
-            return info_nce(a_BP, b_BP, self.temperature)
+            return info_nce(a_BP, b_BP, self.temperature, real_B)
         if self.kind == "variance_covariance":
             # VICReg's weights 25, 25, 1; the two views share that of the variance
-            spreads = [variance_covariance(part) for part in (a_BP, b_BP)]
+            spreads = [variance_covariance(part, real_B) for part in (a_BP, b_BP)]
             variance, covariance = (sum(parts) for parts in zip(*spreads, strict=True))
-            return 25 * (a_BP - b_BP).square().mean() + 12.5 * variance + covariance
+            return 25 * mean_error(_squares, a_BP, b_BP, real_B)[0] + 12.5 * variance + covariance
         mean_BP = (a_BP + b_BP) / 2
-        apart = ((a_BP - mean_BP).square().mean() + (b_BP - mean_BP).square().mean()) / 2  # over channels, as its code
-        spread = (sigreg(a_BP) + sigreg(b_BP)) / 2
+        from_mean = [mean_error(_squares, part, mean_BP, real_B)[0] for part in (a_BP, b_BP)]
+        apart = (from_mean[0] + from_mean[1]) / 2  # over channels, as its code
+        spread = (sigreg(a_BP, real_N=real_B) + sigreg(b_BP, real_N=real_B)) / 2
         return (1 - self.regulariser_weight) * apart + self.regulariser_weight * spread
 
-    def embed(self, inputs: Tensor) -> Tensor:
+    def embed(self, inputs: Tensor, mask_BL: Tensor | None = None) -> Tensor:
         """(B, L, D): the encoder's output for the input, without tokens before its places."""
-        return self.encoder.embed(inputs)
+        return self.encoder.embed(inputs, mask_BL)
+
+
+def _squares(one: Tensor, other: Tensor, reduction: str = "mean") -> Tensor:
+    squares = (one - other).square()
+    return squares if reduction == "none" else squares.mean()

@@ -6,7 +6,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zoo.nn import places, take
+from zoo.nn import padding, places, take
+
+
+def at(mask_BL: Tensor | None, places_BS: Tensor) -> Tensor | None:
+    """Which of these places, (B, ...), are no padding; none where there is no padding at all."""
+    if mask_BL is None:
+        return None
+    return mask_BL.gather(1, places_BS.flatten(1)).view(places_BS.shape)
 
 
 class Encoder(nn.Module):
@@ -18,16 +25,17 @@ class Encoder(nn.Module):
         self.backbone = backbone(causal=causal, **places(self.stem))
         self.before = getattr(self.stem, "grid", (0,))[0]
 
-    def forward(self, inputs: Tensor, places_BS: Tensor | None = None) -> Tensor:
-        """(B, L, D); or (B, S, D) of only these places, so that the others cost nothing."""
+    def forward(self, inputs: Tensor, places_BS: Tensor | None = None, mask_BL: Tensor | None = None) -> Tensor:
+        """(B, L, D); or (B, S, D) of only these places, so that the others cost nothing. Padding stands behind."""
         x_BLD = self.stem(inputs)
         if places_BS is None:
-            return self.backbone(x_BLD)[0]
-        return self.backbone(take(x_BLD, places_BS), places_BL=places_BS)[0]
+            return self.backbone(x_BLD, **padding(mask_BL, behind=True))[0]
+        told = padding(at(mask_BL, places_BS), behind=True)
+        return self.backbone(take(x_BLD, places_BS), places_BL=places_BS, **told)[0]
 
-    def embed(self, inputs: Tensor) -> Tensor:
+    def embed(self, inputs: Tensor, mask_BL: Tensor | None = None) -> Tensor:
         """(B, L, D) of a whole input, without class token and registers."""
-        return self(inputs)[:, self.before :]
+        return self(inputs, mask_BL=mask_BL)[:, self.before :]
 
     def patches_alone(self, objective: str) -> None:
         """Refuse class tokens and registers, for objectives that hide and predict places.
@@ -38,21 +46,21 @@ class Encoder(nn.Module):
         if self.before:
             raise ValueError(f"objective={objective} needs patches alone: stem.class_token=false stem.registers=0")
 
-    def layers(self, inputs: Tensor, count: int) -> list[Tensor]:
+    def layers(self, inputs: Tensor, count: int, mask_BL: Tensor | None = None) -> list[Tensor]:
         """The outputs of the backbone's last ``count`` layers for an input, (B, L, D) each. Only the last is normed."""
         kept: list[Tensor] = []
         blocks = self.backbone.blocks[-count:-1] if count > 1 else []
         handles = [block.register_forward_hook(lambda _, __, out: kept.append(out[0])) for block in blocks]
         try:
-            last_BLD = self(inputs)
+            last_BLD = self(inputs, mask_BL=mask_BL)
         finally:
             for handle in handles:
                 handle.remove()
         return [*kept, last_BLD]
 
-    def normalised(self, inputs: Tensor, count: int = 1) -> Tensor:
+    def normalised(self, inputs: Tensor, count: int = 1, mask_BL: Tensor | None = None) -> Tensor:
         """The mean of these last layers, each vector normalised, (B, L, D) in float32: the targets."""
-        normal = [F.layer_norm(x_BLD.float(), x_BLD.shape[-1:]) for x_BLD in self.layers(inputs, count)]
+        normal = [F.layer_norm(x_BLD.float(), x_BLD.shape[-1:]) for x_BLD in self.layers(inputs, count, mask_BL)]
         return torch.stack(normal).mean(0)
 
 
@@ -104,24 +112,29 @@ class Predictor(nn.Module):
         self.backbone = backbone(causal=False, dim=width, depth=layers, **places(stem))
         self.out = linear(in_features=width, out_features=out_features, bias=True)
 
-    def forward(self, context_BSD: Tensor, context_BS: Tensor, target_BT: Tensor) -> Tensor:
-        """(B, T, out_features) at the targets, from the context (B, S, D) at its places."""
-        return self._predict(self.into(context_BSD), context_BS, target_BT)
+    def forward(
+        self, context_BSD: Tensor, context_BS: Tensor, target_BT: Tensor, mask_BL: Tensor | None = None
+    ) -> Tensor:
+        """(B, T, out_features) at the targets, from the context (B, S, D) at its places; neither reads padding."""
+        return self._predict(self.into(context_BSD), context_BS, target_BT, mask_BL)
 
-    def of_each(self, context_BSD: Tensor, context_BS: Tensor, target_BMT: Tensor) -> Tensor:
+    def of_each(
+        self, context_BSD: Tensor, context_BS: Tensor, target_BMT: Tensor, mask_BL: Tensor | None = None
+    ) -> Tensor:
         """The same for M groups of targets, each predicted separately, (B, M, T, out_features)."""
         M = target_BMT.shape[1]
         x_BSD = self.into(context_BSD)
         seen_NSD, where_NS = (x.unsqueeze(1).expand(-1, M, *x.shape[1:]).flatten(0, 1) for x in (x_BSD, context_BS))
-        return self._predict(seen_NSD, where_NS, target_BMT.flatten(0, 1)).unflatten(0, (-1, M))
+        mask_NL = None if mask_BL is None else mask_BL.repeat_interleave(M, 0)
+        return self._predict(seen_NSD, where_NS, target_BMT.flatten(0, 1), mask_NL).unflatten(0, (-1, M))
 
-    def _predict(self, x_BSD: Tensor, context_BS: Tensor, target_BT: Tensor) -> Tensor:
+    def _predict(self, x_BSD: Tensor, context_BS: Tensor, target_BT: Tensor, mask_BL: Tensor | None) -> Tensor:
         # the same trained vector stands at every target
         asked_BTD = self.hidden_D.to(x_BSD.dtype).expand(*target_BT.shape, -1)
         # context and targets in the order of their places, so that a recurrent mixer serves too
         places_BL, order_BL = torch.cat([context_BS, target_BT], 1).sort(1)
         x_BLD = take(torch.cat([x_BSD, asked_BTD], 1), order_BL)
-        x_BLD = self.backbone(x_BLD, places_BL=places_BL)[0]
+        x_BLD = self.backbone(x_BLD, places_BL=places_BL, **padding(at(mask_BL, places_BL), behind=True))[0]
         # undo the order, and read off the targets
         rank_L = torch.arange(order_BL.shape[1], device=order_BL.device)
         back_BL = torch.empty_like(order_BL).scatter_(1, order_BL, rank_L.expand_as(order_BL))

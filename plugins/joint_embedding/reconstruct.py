@@ -5,10 +5,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo import register
-from zoo.nn import take
+from zoo.nn import UNASKED, cross_entropy, mean_error, take
 
 from .masks import random_split
-from .parts import Encoder, Predictor
+from .parts import Encoder, Predictor, at
 
 
 @register("objective", "reconstruct")
@@ -55,23 +55,27 @@ class Reconstruct(nn.Module):
         )
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """``loss``. In evaluation the same places are hidden every time."""
-        inputs = batch["inputs"]
+        """``loss``, and ``count`` of hidden places. In evaluation the same places are hidden every time."""
+        inputs, mask_BL = batch["inputs"], batch.get("inputs_mask")
         source = None if self.training else torch.Generator(inputs.device).manual_seed(0)
         # draw which places are visible, (B, S), and which are hidden, (B, T)
         length = self.encoder.stem.max_len if self.patch_size is not None else inputs.shape[1]
         context_BS, hidden_BT = random_split(len(inputs), length, self.visible, inputs.device, source)
         # encode the visible places only, and decode the hidden ones
-        said_BTF = self.predictor(self.encoder(inputs, context_BS), context_BS, hidden_BT).float()
+        seen_BSD = self.encoder(inputs, context_BS, mask_BL)
+        said_BTF = self.predictor(seen_BSD, context_BS, hidden_BT, mask_BL).float()
+        real_BT = at(mask_BL, hidden_BT)
         # tokens: cross-entropy; images: squared error of pixels, normalised patch by patch
         if self.patch_size is None:
-            loss = F.cross_entropy(said_BTF.flatten(0, 1), inputs.gather(1, hidden_BT).flatten())
+            wanted_BT = inputs.gather(1, hidden_BT)
+            wanted_BT = wanted_BT if real_BT is None else wanted_BT.masked_fill(~real_BT, UNASKED)
+            loss, count = cross_entropy(said_BTF, wanted_BT)
         else:
             wanted_BLF = self.encoder.stem.cut(inputs).float()
             wanted_BLF = F.layer_norm(wanted_BLF, wanted_BLF.shape[-1:], eps=1e-6)
-            loss = F.mse_loss(said_BTF, take(wanted_BLF, hidden_BT))
-        return {"loss": loss}
+            loss, count = mean_error(F.mse_loss, said_BTF, take(wanted_BLF, hidden_BT), real_BT)
+        return {"loss": loss, "count": count}
 
-    def embed(self, inputs: Tensor) -> Tensor:
+    def embed(self, inputs: Tensor, mask_BL: Tensor | None = None) -> Tensor:
         """(B, L, D): the encoder's output for the whole input."""
-        return self.encoder.embed(inputs)
+        return self.encoder.embed(inputs, mask_BL)

@@ -27,6 +27,6 @@ class Untrained(nn.Module):
         """``loss``: zero."""
         return {"loss": batch["inputs"].new_zeros((), dtype=torch.float32)}
 
-    def embed(self, inputs: Tensor) -> Tensor:
+    def embed(self, inputs: Tensor, mask_BL: Tensor | None = None) -> Tensor:
         """(B, L, D): the encoder's output for the input, without tokens before its places."""
-        return self.encoder.embed(inputs)
+        return self.encoder.embed(inputs, mask_BL)

@@ -4,6 +4,24 @@ import torch
 from torch import Tensor
 
 
+class SideLosses:
+    """Losses of the passes of a step: an encoder may read several views of a batch before one loss is made of them."""
+
+    def __init__(self) -> None:
+        self._passes: list[dict[str, Tensor]] = []
+
+    def add(self, losses: dict[str, Tensor]) -> None:
+        """Those of one more pass."""
+        self._passes.append(losses)
+
+    def taken(self) -> dict[str, Tensor]:
+        """The mean over the passes since the last time, by name; nothing of them is kept, so no graph stays alive."""
+        passes, self._passes = self._passes, []
+        if len(passes) == 1:
+            return passes[0]
+        return {name: torch.stack([losses[name] for losses in passes]).mean() for name in (passes or [{}])[0]}
+
+
 def mean(values_N: Tensor, weight_N: Tensor | None) -> Tensor:
     """The mean over tokens, or over real ones where ``weight_N`` is their mask as numbers. Of no tokens it is zero."""
     if weight_N is None:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from zoo.nn import is_counting, is_recomputing, project
 
-from .balance import logit_size
+from .balance import SideLosses, logit_size
 from .linears import Rows, run
 
 
@@ -30,7 +30,7 @@ class ExpertChoice(nn.Module):
         self.projection, self.rows, self.body, self.shared = projection, rows, body, shared
         self.layer, self.experts, self.choices_each, self.z_loss = layer, experts, choices, z_loss
         self.unserved, self.seen = torch.zeros((), dtype=torch.int64), torch.zeros((), dtype=torch.int64)
-        self._losses: dict[str, Tensor] = {}
+        self._losses = SideLosses()
 
     def forward(self, x_BLD: Tensor, mask_BL: Tensor | None = None) -> Tensor:
         """(B, L, D) to (B, L, D). Padding is never taken."""
@@ -70,7 +70,7 @@ class ExpertChoice(nn.Module):
 
     def _note(self, logits_BLE: Tensor, token_S: Tensor, gate_EBC: Tensor, mask_BL: Tensor | None) -> None:
         real_N = None if mask_BL is None else mask_BL.reshape(-1)
-        self._losses = {"z": self.z_loss * logit_size(logits_BLE.flatten(0, 1), real_N)} if self.z_loss else {}
+        self._losses.add({"z": self.z_loss * logit_size(logits_BLE.flatten(0, 1), real_N)} if self.z_loss else {})
         with torch.no_grad():
             met_N = torch.zeros(logits_BLE.shape[:2].numel(), dtype=torch.int64, device=token_S.device)
             met_N = met_N.scatter_add(0, token_S, (gate_EBC.reshape(-1) > 0).to(torch.int64)) > 0
@@ -80,9 +80,8 @@ class ExpertChoice(nn.Module):
             self.seen += real_N.sum()
 
     def side_losses(self) -> dict[str, Tensor]:
-        """The weighted z-loss of the last pass. It is handed out once."""
-        losses, self._losses = self._losses, {}
-        return losses
+        """The weighted z-loss, the mean over passes since this was last asked. It is handed out once."""
+        return self._losses.taken()
 
     @torch.no_grad()
     def side_metrics(self) -> dict[str, Tensor]:

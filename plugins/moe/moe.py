@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from zoo import register
 from zoo.nn import is_counting, is_recomputing, sum_over_processes
 
+from .balance import SideLosses
 from .dispatch import Order, combine, count, dispatch, sort
 from .expert_choice import ExpertChoice
 from .linears import Rows, experts_of, run
@@ -49,7 +50,7 @@ class Mixture(nn.Module):
         # parallelism would overwrite with those of the first process
         self.step_E = torch.zeros(router.experts, dtype=torch.int64)
         self.window_E, self.dropped = torch.zeros_like(self.step_E), torch.zeros((), dtype=torch.int64)
-        self._losses: dict[str, Tensor] = {}
+        self._losses = SideLosses()
         self._chosen_N: Tensor | None = None
 
     def spread_experts_(self, group: torch.distributed.ProcessGroup | None = None) -> None:
@@ -68,7 +69,8 @@ class Mixture(nn.Module):
         if self.training:
             self._note(routing, order, real_N, self._within_capacity(routing, real_N))
         else:
-            self._chosen_N = routing.expert_NK[:, 0].detach()
+            chosen_N = routing.expert_NK[:, 0].detach()
+            self._chosen_N = chosen_N if real_N is None else chosen_N.masked_fill(~real_N, -1)
         # gather each token once per choice, (S = N K, D), and run the experts on their rows
         x_SD = dispatch(x_ND, order)
         if self.spread is None:
@@ -112,7 +114,7 @@ class Mixture(nn.Module):
             return
         # losses with their coefficients, for the training loop
         weights = self.coefficients
-        self._losses = {name: weights[name] * loss for name, loss in routing.losses.items() if weights[name]}
+        self._losses.add({name: weights[name] * loss for name, loss in routing.losses.items() if weights[name]})
         # loads of experts: real tokens and choices that were taken
         with torch.no_grad():
             counted_NK, counts_E = routing.counted_NK(real_N), order.counts_E
@@ -126,9 +128,8 @@ class Mixture(nn.Module):
                 self.dropped += dropped
 
     def side_losses(self) -> dict[str, Tensor]:
-        """The weighted balance and z-losses of the last pass, handed out once, so that no graph is kept alive."""
-        losses, self._losses = self._losses, {}
-        return losses
+        """The weighted balance and z-losses, the mean over passes since this was last asked. Handed out once."""
+        return self._losses.taken()
 
     @torch.no_grad()
     def side_metrics(self) -> dict[str, Tensor]:
@@ -162,7 +163,7 @@ class Mixture(nn.Module):
         self.step_E.zero_()
 
     def choices(self) -> Tensor | None:
-        """The first choice of each token in the last evaluation pass."""
+        """The first choice of each token in the last evaluation pass, -1 at padding."""
         return self._chosen_N
 
     def parts(self) -> int:

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 Batch = dict[str, Tensor]
 """``inputs`` (B, L) or (B, channels, height, width); ``targets`` (B, S), -100 where nothing is asked;
 ``positions`` (B, S), where each target is read off, absent when S = L; ``labels`` (B,) of whole inputs; or
-``token_labels`` (B, L), -100 where nothing is asked."""
+``token_labels`` (B, L), -100 where nothing is asked. ``inputs_mask`` (B, L) is false at padding, which stands behind;
+what it holds changes no number. Of two sequences: ``source``, ``source_mask``, ``prefix``, ``prefix_mask``."""
 
 State = Any
 """A nest of dicts, lists and tuples of tensors and ints: all that a mixer remembers of the past. Every tensor has the
@@ -127,7 +128,12 @@ class Objective(Protocol):
     gives: ClassVar[tuple[str, ...]]
 
     def __call__(self, batch: Batch) -> dict[str, Tensor]:
-        """``{"loss": a scalar, ...}``; the other entries are read by the task's metric."""
+        """``{"loss": a scalar, ...}``; the other entries are read by the task's metric.
+
+        The loss is a mean over what a batch asks, and zero where it asks nothing. ``count``, a scalar, says over how
+        many: batches of one step are weighed by it, those of gradient accumulation and those of several processes.
+        Without it they weigh alike.
+        """
         ...
 
 
@@ -302,7 +308,8 @@ class Optimizer(Protocol):
 class Probe(Protocol):
     """Judges frozen embeddings: fitted to labelled ones, it says what others are. Nothing when the run has none.
 
-    Optional: ``reads_places = True`` asks for all places of an input, (N, L, D), instead of their mean.
+    Optional: ``reads_places = True`` asks for all places of an input, (N, L, D), instead of their mean; where a task
+    has padding, ``fit`` and the call are then given a mask (N, L) as their last argument, false at padding.
     ``probabilities = True`` says that the softmax of its logits are such, as metrics of likelihood need.
     """
 
@@ -331,7 +338,7 @@ class HasSideLosses(Protocol):
     """A module that adds a term to the loss (a router's balance): the loop sums them over the whole model."""
 
     def side_losses(self) -> dict[str, Tensor]:
-        """Terms of the last forward pass, already weighted."""
+        """Terms of the forward passes since this was last asked, already weighted."""
         ...
 
 
@@ -349,7 +356,7 @@ class HasChoices(Protocol):
     """A module that sends each token to one of several parts: results tell which tokens go where."""
 
     def choices(self) -> Tensor | None:
-        """The part that each token of the last pass in evaluation went to, its first choice, flat; or none."""
+        """The part that each token of the last pass in evaluation went to, its first choice, flat; -1 at padding."""
         ...
 
     def parts(self) -> int:
@@ -364,8 +371,11 @@ class HasEmbedding(Protocol):
     Optional: ``one_way = True`` says that each looks back only, so that the next token may be asked of it.
     """
 
-    def embed(self, inputs: Tensor) -> Tensor:
-        """(B, L, D), without what a stem puts before the places; a probe of whole inputs takes their mean."""
+    def embed(self, inputs: Tensor, mask_BL: Tensor | None = None) -> Tensor:
+        """(B, L, D), without what a stem puts before the places; a probe of whole inputs takes their mean.
+
+        ``mask_BL``, false at padding, is given where the task has ``inputs_mask``.
+        """
         ...
 
 

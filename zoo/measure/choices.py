@@ -34,7 +34,9 @@ def specialisation(objective: nn.Module, task: Task, device: torch.device) -> di
     for name, module in modules:
         part_N = module.choices()
         if part_N is not None and part_N.numel() == tokens_BL.numel():
-            found[name] = _table(tokens_BL.flatten(), part_N.cpu(), module.parts(), task)
+            part_N = part_N.cpu()
+            real_N = part_N >= 0
+            found[name] = _table(tokens_BL.flatten()[real_N], part_N[real_N], module.parts(), task)
     return found
 
 

@@ -8,11 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from zoo.base.contracts import Batch, Probe, Task
-from zoo.nn import at_positions
+from zoo.base.errors import ZooError
+from zoo.nn import at_positions, pooled
 
 EXAMPLES, PLACES, SEED = 2048, 16_384, 7_000_001
 """Number of labelled training examples that a probe is fitted to, or of places where each has a label of its own; and
 the seed of their stream, with which no run trains."""
+UNLABELLED = 1000
+"""Number of batches without one label after which no more are made."""
 
 
 class Labelled(NamedTuple):
@@ -23,6 +26,12 @@ class Labelled(NamedTuple):
     labels_N: Tensor
     places_N: Tensor
     """The position of each in its sequence; zero where an input has one label."""
+    real_NL: Tensor | None = None
+    """False at padding; ``None`` where nothing is padded."""
+
+    def pooled(self) -> Tensor:
+        """The mean over the real places of each input, (N, D)."""
+        return pooled(self.embeddings_NLD, self.real_NL)
 
 
 def judge(
@@ -40,10 +49,10 @@ def judge(
         return {_named(question, name): parts for name, parts in task.judge(outputs, batch).items()}
     found: dict[str, tuple[Tensor, Tensor]] = {}
     # each probe answers in the objective's place
-    embeddings_BLD = objective.embed(batch["inputs"])
+    embeddings_BLD, real_BL = _embedded(objective, batch)
     key = labels_key(objective, task)
     for name, probe in probes.items():
-        answered = {**outputs, task.judges[0]: _answer(probe, embeddings_BLD, batch, key)}
+        answered = {**outputs, task.judges[0]: _answer(probe, embeddings_BLD, real_BL, batch, key)}
         found |= {f"{name}_probe_{metric}": parts for metric, parts in task.judge(answered, batch).items()}
     # beside probes, the objective's own answers to the task
     if "targets" not in objective.gives and set(task.judges) <= set(objective.gives):
@@ -76,43 +85,73 @@ def labels_key(objective: Any, task: Task) -> str | None:
     return "targets" if "targets" in task.gives and getattr(objective, "one_way", False) else None
 
 
-def _answer(probe: Any, embeddings_BLD: Tensor, batch: Batch, key: str | None) -> Tensor:
+def _embedded(objective: Any, batch: Batch) -> tuple[Tensor, Tensor | None]:
+    """Embeddings of the places of each input, and which of them are no padding, or none."""
+    mask_BL = batch.get("inputs_mask")
+    embeddings_BLD = objective.embed(batch["inputs"], **({} if mask_BL is None else {"mask_BL": mask_BL}))
+    reads_all = mask_BL is not None and embeddings_BLD.shape[1] == mask_BL.shape[1]
+    return embeddings_BLD, mask_BL if reads_all else None
+
+
+def _answer(probe: Any, embeddings_BLD: Tensor, real_BL: Tensor | None, batch: Batch, key: str | None) -> Tensor:
     """Logits (B, C), or (B, S, C) where each place has a label."""
     if key == "labels":
-        reads_places = getattr(probe, "reads_places", False)
-        return probe(embeddings_BLD if reads_places else embeddings_BLD.mean(1))  # type: ignore[no-any-return]
+        if getattr(probe, "reads_places", False):
+            return probe(embeddings_BLD, *_told(real_BL))  # type: ignore[no-any-return]
+        return probe(pooled(embeddings_BLD, real_BL))  # type: ignore[no-any-return]
     asked_BSD = at_positions(embeddings_BLD, batch)
     return probe(asked_BSD.flatten(0, 1)).unflatten(0, asked_BSD.shape[:2])  # type: ignore[no-any-return]
 
 
+def _told(real: Tensor | None) -> list[Tensor]:
+    """What a probe of places is told besides: which are no padding, where there is padding."""
+    return [] if real is None else [real]
+
+
 @torch.no_grad()
 def labelled(objective: Any, task: Task, device: torch.device) -> Labelled:
-    """Embeddings of labelled training examples."""
+    """Embeddings of labelled training examples.
+
+    Raises:
+        ZooError: no batch has a label.
+    """
     training, key = objective.training, labels_key(objective, task) or "labels"
     objective.eval()
-    found: list[tuple[Tensor, Tensor, Tensor]] = []
+    embeddings, known, places, masks = [], [], [], []
     step, wanted = 0, EXAMPLES if key == "labels" else PLACES
+    count = 0
     # batches of training data, from a stream that no run trains on
-    while sum(len(labels_N) for _, labels_N, _ in found) < wanted:
+    while count < wanted:
         batch = task.train_batch(step, SEED, device)
-        embeddings_BLD, labels = objective.embed(batch["inputs"]).float(), batch[key]
+        (embeddings_BLD, real_BL), labels = _embedded(objective, batch), batch[key]
+        embeddings_BLD, asked = embeddings_BLD.float(), labels >= 0
+        count += int(asked.sum())
+        if step == UNLABELLED and not count:
+            raise ZooError(f"none of the first {UNLABELLED} training batches has a label for a probe; use probe=none")
+        known.append(labels[asked])
         if key == "labels":
-            found.append((embeddings_BLD, labels, torch.zeros_like(labels)))
+            embeddings.append(embeddings_BLD[asked])
+            places.append(torch.zeros_like(known[-1]))
+            masks += [] if real_BL is None else [real_BL[asked]]
         else:
-            asked = labels >= 0
             place = batch.get("positions", torch.arange(labels.shape[1], device=device).expand_as(labels))
-            found.append((at_positions(embeddings_BLD, batch)[asked].unsqueeze(1), labels[asked], place[asked]))
+            embeddings.append(at_positions(embeddings_BLD, batch)[asked].unsqueeze(1))
+            places.append(place[asked])
         step += 1
     objective.train(training)
-    return Labelled(*(torch.cat(parts)[:wanted] for parts in zip(*found, strict=True)))
+    real_NL = torch.cat(masks)[:wanted] if masks else None
+    embeddings_NLD, labels_N, places_N = (torch.cat(parts)[:wanted] for parts in (embeddings, known, places))
+    return Labelled(embeddings_NLD, labels_N, places_N, real_NL)
 
 
 def fit(probes: dict[str, Probe], known: Labelled) -> None:
     """Fit every probe to the same labelled embeddings, to all places or to their mean."""
-    mean_ND = known.embeddings_NLD.mean(1)
+    mean_ND = known.pooled()
     for probe in probes.values():
-        reads_places = getattr(probe, "reads_places", False)
-        probe.fit(known.embeddings_NLD if reads_places else mean_ND, known.labels_N)
+        if getattr(probe, "reads_places", False):
+            probe.fit(known.embeddings_NLD, known.labels_N, *_told(known.real_NL))
+        else:
+            probe.fit(mean_ND, known.labels_N)
 
 
 def trained_modules(module: nn.Module) -> list[nn.Module]:

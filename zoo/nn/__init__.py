@@ -26,22 +26,34 @@ from zoo.nn.state import select_rows as select_rows
 from zoo.nn.state import state_bytes as state_bytes
 from zoo.nn.state import tensors_of as tensors_of
 from zoo.nn.straight_through import straight_through as straight_through
+from zoo.nn.targets import UNASKED as UNASKED
+from zoo.nn.targets import cross_entropy as cross_entropy
+from zoo.nn.targets import last_real as last_real
+from zoo.nn.targets import mean_error as mean_error
+from zoo.nn.targets import padding as padding
+from zoo.nn.targets import pooled as pooled
 from zoo.nn.tying import tie_ as tie_
 
 __all__ = [
+    "UNASKED",
     "Bidirectional",
     "ShortConvolution",
     "at_least_zero_below_one",
     "at_positions",
     "compute_dtype",
     "counting",
+    "cross_entropy",
     "gather_over_processes",
     "held",
     "is_counting",
     "is_recomputing",
+    "last_real",
+    "mean_error",
     "once_a_pass",
     "one_pass",
+    "padding",
     "places",
+    "pooled",
     "processes",
     "project",
     "rescale_",

@@ -112,7 +112,8 @@ def fill(model: nn.Module, tensors: dict[str, torch.Tensor], source: str) -> Non
     """Load tensors that must fit exactly.
 
     Raises:
-        ZooError: a name is missing, unknown or of another shape; the message names the first of them.
+        ZooError: a name is missing, unknown or of another shape, or the model has one tensor where these have two that
+            differ; the message names the first of them.
     """
     own = model.state_dict()
     problems = [f"it has no {name}" for name in own.keys() - tensors.keys()]
@@ -122,6 +123,14 @@ def fill(model: nn.Module, tensors: dict[str, torch.Tensor], source: str) -> Non
         for name in own.keys() & tensors.keys()
         if own[name].shape != tensors[name].shape
     ]
+    shared: dict[int, str] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        first = shared.setdefault(id(parameter), name)
+        one, other = tensors.get(first), tensors.get(name)
+        if one is None or other is None or one.data_ptr() == other.data_ptr():
+            continue  # the model's own name, what is missing and said already, or one tensor there as well
+        if not torch.equal(one, other):
+            problems.append(f"{first} and {name} are one tensor in the model, and differ; do not tie them")
     if problems:
         raise ZooError(f"{source} does not fit this model: {first_of(sorted(problems))}")
     model.load_state_dict(tensors)

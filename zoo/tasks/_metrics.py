@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -12,14 +11,17 @@ Ratios = dict[str, tuple[Tensor, Tensor]]
 
 
 def token_accuracy(outputs: Mapping[str, Tensor], targets_BS: Tensor) -> Ratios:
-    """``accuracy`` over asked positions, and ``sequence_accuracy``: the share of examples without a mistake."""
+    """``accuracy`` over asked positions, and ``sequence_accuracy``: the share of examples without a mistake.
+
+    An example that asks nothing is none.
+    """
     asked_BS = targets_BS >= 0
     right_BS = outputs["logits"].argmax(-1) == targets_BS
-    whole_B = (right_BS | ~asked_BS).all(1)
-    examples = torch.tensor(len(targets_BS), device=targets_BS.device)
+    asks_B = asked_BS.any(1)
+    whole_B = (right_BS | ~asked_BS).all(1) & asks_B
     return {
         "accuracy": ((right_BS & asked_BS).sum(), asked_BS.sum()),
-        "sequence_accuracy": (whole_B.sum(), examples),
+        "sequence_accuracy": (whole_B.sum(), asks_B.sum()),
     }
 
 
@@ -32,11 +34,10 @@ def nats(outputs: Mapping[str, Tensor], targets_BS: Tensor) -> tuple[Tensor, Ten
 def label_accuracy(outputs: Mapping[str, Tensor], labels_B: Tensor) -> Ratios:
     """``accuracy`` of one label per example."""
     right_B = outputs["logits"].argmax(-1) == labels_B
-    return {"accuracy": (right_B.sum(), torch.tensor(len(labels_B), device=labels_B.device))}
+    return {"accuracy": (right_B.sum(), (labels_B >= 0).sum())}
 
 
 def running_accuracy(outputs: Mapping[str, Tensor], targets_BL: Tensor) -> Ratios:
     """Like :func:`token_accuracy`, plus ``last_accuracy``: at the last position, where the whole sequence counts."""
     last = (outputs["logits"][:, -1].argmax(-1) == targets_BL[:, -1]).sum()
-    examples = torch.tensor(len(targets_BL), device=targets_BL.device)
-    return {**token_accuracy(outputs, targets_BL), "last_accuracy": (last, examples)}
+    return {**token_accuracy(outputs, targets_BL), "last_accuracy": (last, (targets_BL[:, -1] >= 0).sum())}

@@ -20,16 +20,16 @@ FIRST = 3
 class PairTask(Task):
     """Give the target of a source, for encoder-decoders and for decoders alike.
 
-    A batch holds each pair twice. ``source`` (B, M) with ``source_mask``, and ``prefix`` (B, S), the target shifted by
-    one place, are for a model that reads the source whole. ``inputs`` (B, L) is source, start and target in one
-    sequence, and ``positions`` (B, S) says where each target token is read off; ``inputs_mask`` tells tokens from
+    A batch holds each pair twice. ``source`` (B, M) with ``source_mask``, and ``prefix`` (B, S) with ``prefix_mask``,
+    the target shifted by one place, are for a model that reads the source whole. ``inputs`` (B, L) is source, start and
+    target in one sequence, and ``positions`` (B, S) says where each target token is read off. Masks are false at
     padding, which stands behind. ``targets`` (B, S) end with the end token.
 
     ``sequence_accuracy`` is the share of targets whose every token is the most likely one given those before it. These
     are exactly the targets that greedy decoding gets right, so nothing needs to be decoded.
     """
 
-    gives = ("inputs", "inputs_mask", "targets", "positions", "source", "source_mask", "prefix")
+    gives = ("inputs", "inputs_mask", "targets", "positions", "source", "source_mask", "prefix", "prefix_mask")
     metric: ClassVar[str] = "sequence_accuracy"
     solved: ClassVar[float | None] = 0.99
     writes, start, end = True, START, END
@@ -115,4 +115,5 @@ def pair_batch(source_BM: Tensor, source_B: Tensor, target_BT: Tensor, target_B:
         "source": source_BM,
         "source_mask": source_mask_BM,
         "prefix": prefix_BS,
+        "prefix_mask": place_S <= lt_B1,
     }

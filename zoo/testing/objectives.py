@@ -62,7 +62,11 @@ def _rows(batch: Batch, which: slice) -> Batch:
 def objective_gives_what_it_says(name: str) -> None:
     """It reads only what ``needs`` names, and gives a finite scalar ``loss`` and everything in ``gives``."""
     objective, batch = _objective(name)
-    extra = {key: value for key, value in batch.items() if key in (*objective.needs, "positions", "inputs_mask")}
+    extra = {
+        key: value
+        for key, value in batch.items()
+        if key in (*objective.needs, "positions", "inputs_mask", "prefix_mask")
+    }
     for mode in (True, False):
         outputs = seeded(objective.train(mode), extra)
         assert "loss" in outputs, f"its output has {', '.join(outputs)}, and no loss"

@@ -61,25 +61,33 @@ def position_goes_on_at_an_offset(name: str) -> None:
 
 
 def position_goes_on_beyond_its_tables(name: str) -> None:
-    """Positions given one by one are those of the same offset, also where a table that is kept ends; or are refused.
+    """Positions given one by one, (B, L), are those of the same offset, also where a table ends; or are refused.
 
-    The ``ValueError`` of a refusal names how many there are.
+    The ``ValueError`` of a refusal names how many there are. A bias of positions (B, L) and (B, M) is (B, H, L, M).
     """
     for dtype in (torch.float32, torch.float64):
         position = parts.part("position", name, dtype=dtype, max_len=20_000)
         for start in (10, 16_384 - 5, 20_000 - LENGTH, 20_000):
             x_BLD = inputs(dtype=dtype)
             q_BHLK = x_BLD.view(2, LENGTH, 2, 16).transpose(1, 2)
-            places_BL = (start + torch.arange(LENGTH, device=x_BLD.device)).expand(2, -1)
+            place_L = start + torch.arange(LENGTH, device=x_BLD.device)
+            place_BL = place_L.expand(2, -1)
             try:
                 expected = [position.add(x_BLD, start), *position.rotate(q_BHLK, q_BHLK, start)]
-                given = [position.add(x_BLD, places_BL), *position.rotate(q_BHLK, q_BHLK, places_BL)]
+                given = [position.add(x_BLD, place_BL), *position.rotate(q_BHLK, q_BHLK, place_BL)]
             except ValueError as error:
                 refused = str(error)
                 assert str(start + LENGTH) in refused, f"a refusal that does not name {start + LENGTH}: {refused}"
                 continue
+            bias = position.bias(place_L, place_L)
+            if bias is not None:
+                expected.append(bias.expand(2, -1, -1, -1))
+                given.append(position.bias(place_BL, place_BL))
             for one, other in zip(given, expected, strict=True):
-                close(one, other, 1e-6, f"positions {start} to {start + LENGTH - 1}, given and counted: ")
+                assert one.shape == other.shape, (
+                    f"of positions (B, L) {tuple(one.shape)}, expected {tuple(other.shape)}"
+                )
+                close(one, other, 1e-5, f"positions {start} to {start + LENGTH - 1}, given and counted: ")
 
 
 def _made(position: Any) -> list[Tensor]:

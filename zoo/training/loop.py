@@ -23,7 +23,8 @@ from zoo.base.errors import ZooError
 from zoo.base.seeds import reseed
 from zoo.measure.decay import Tally
 from zoo.measure.embeddings import diagnostics
-from zoo.measure.metrics import asks, fit, judge, labelled, trained_modules
+from zoo.measure.metrics import asks, fit, judge, labelled, metric, trained_modules
+from zoo.nn import processes, sum_over_processes
 from zoo.registry.factory import Factory
 from zoo.training import cuda_graphs as graphs
 from zoo.training.cuda_graphs import StepGraph
@@ -77,6 +78,8 @@ class Loop(L.LightningModule):
             self.graph = StepGraph(
                 self._loss, self._begin, objective, graphs.record_cuda, max(0, steps - 1), graph == "true"
             )
+        self._count: Tensor | None = None
+        self._weights: list[Tensor] = []
         self._sharded = False
         self._done = 0
         self._totals: dict[int, dict[str, list[Tensor]]] = {}
@@ -114,8 +117,18 @@ class Loop(L.LightningModule):
         """One forward pass; returns the loss with every side loss added."""
         self._begin(batch_idx)
         loss = self._loss(batch) if self.graph is None else self.graph.loss(batch, batch_idx)
-        self.losses.add(loss)
+        count = self._count
+        if not self._weighs():
+            self.losses.add(loss, count=count)
+            return loss
+        weight = loss.new_ones(()) if count is None else count / len(batch["inputs"])
+        self._weights.append(weight)
+        self.losses.add(loss, weight, count)
         return loss
+
+    def _weighs(self) -> bool:
+        """Whether a step is made of several batches, which are then weighed by their targets."""
+        return self.trainer.accumulate_grad_batches > 1 or processes() > 1
 
     def _begin(self, batch_idx: int) -> None:
         """Seed what is drawn in a pass, and say how far training is."""
@@ -124,11 +137,21 @@ class Loop(L.LightningModule):
             paced.set_progress(batch_idx // self.trainer.accumulate_grad_batches, self.steps)
 
     def _loss(self, batch: Batch) -> Tensor:
-        loss: Tensor = self.objective(batch)["loss"]
+        """The loss with every side loss; times the targets of an example, where a step is made of several batches."""
+        for module in self._losses:
+            module.side_losses()  # of a pass that nobody asked about
+        outputs = self.objective(batch)
+        loss: Tensor = outputs["loss"]
         for module in self._losses:
             for term in module.side_losses().values():
                 loss = loss + term
-        return loss
+        count = outputs.get("count")
+        if count is None:
+            return loss
+        if self._count is None:
+            self._count = torch.zeros((), dtype=torch.long, device=count.device)
+        self._count.copy_(count)  # written into, not replaced: a recorded pass does so again
+        return loss * (count / len(batch["inputs"])) if self._weighs() else loss
 
     def configure_gradient_clipping(
         self,
@@ -141,7 +164,19 @@ class Loop(L.LightningModule):
             torch.nn.utils.clip_grad_norm_(self.objective.parameters(), gradient_clip_val)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Set learning rate and weight decay: functions of the step alone, so there is no scheduler to save."""
+        """Make gradients those of the whole step's mean, and set learning rate and weight decay.
+
+        These two are functions of the step alone, so there is no scheduler to save. Losses came multiplied by their
+        batches' targets; their gradients were averaged over batches and processes, and are divided by the mean weight.
+        """
+        if self._weights:
+            weight = sum_over_processes(torch.stack(self._weights).sum()) / (len(self._weights) * processes())
+            scale = 1 / weight.clamp(min=torch.finfo(torch.float32).tiny)
+            self._weights = []
+            for parameter in self.objective.parameters():
+                if parameter.grad is not None:
+                    local = getattr(parameter.grad, "to_local", lambda gradient=parameter.grad: gradient)()
+                    local.mul_(scale.to(local.dtype))
         factor = self.schedule(self.global_step)
         for rate, group in zip(self._rates, optimizer.param_groups, strict=True):
             group["lr"] = rate * factor
@@ -177,7 +212,9 @@ class Loop(L.LightningModule):
                 named.setdefault(name, []).append(value)
         values = {f"train/{name}": torch.stack(parts).float().mean() for name, parts in named.items()}
         read = torch.stack(list(values.values())).tolist() if values else []
-        self.record(step, {"train/loss": loss, **dict(zip(values, read, strict=True))})
+        empty = self.losses.without_targets()
+        counted = {"train/batches_without_targets": float(empty)} if empty else {}
+        self.record(step, {"train/loss": loss, **counted, **dict(zip(values, read, strict=True))})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """What was seen of the losses goes with the weights."""
@@ -193,7 +230,7 @@ class Loop(L.LightningModule):
         if self.probes:
             known = labelled(self.objective, self.task, self.device)
             fit(self.probes, known)
-            self.embeddings = diagnostics(known.embeddings_NLD.mean(1), known.labels_N, known.places_N)
+            self.embeddings = diagnostics(known.pooled(), known.labels_N, known.places_N)
             step = self.steps if self.trainer.testing else self.global_step
             self.record(step, {f"embedding/{name}": value for name, value in self.embeddings.items()})
 
@@ -217,9 +254,14 @@ class Loop(L.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Turn sums into metrics, by split, and record them."""
         step = self.steps if self.trainer.testing else self.global_step
+        ranking = metric(self.objective, self.task)
         for index, metrics in self._totals.items():
             split = self.splits[index]
-            self.results[split] = {name: (total.double() / count).item() for name, (total, count) in metrics.items()}
+            if ranking in metrics and not metrics[ranking][1]:
+                raise ZooError(f"the task asks nothing in its split {split}, so there is no {ranking} to report")
+            self.results[split] = {
+                name: (total.double() / count).item() for name, (total, count) in metrics.items() if count
+            }
             self.record(step, {f"{split}/{name}": value for name, value in self.results[split].items()})
         self._totals = {}
         self.mistakes = {self.splits[index]: tally.summary() for index, tally in self._tallies.items()}
