@@ -1,5 +1,7 @@
 """Mixtures of experts: values and gradients by explicit sums, routers by their papers, losses, counts, any expert."""
 
+import warnings
+
 import pytest
 import torch
 from conftest import COMPILERS, TINY, join_group, two_processes, whole_and_resumed
@@ -777,6 +779,34 @@ def test_a_resumed_run_is_the_uninterrupted_one(words, here, monkeypatch):
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
     if "ffn.gate=sigmoid" in words:
         assert whole["objective.backbone.blocks.0.ffn.router.bias_E"].any()
+
+
+@pytest.mark.parametrize(
+    "words", [["ffn.capacity=0.5"], ["objective=masked_token", "ffn.gate=expert_choice"]], ids=" ".join
+)
+def test_a_resumed_run_reports_what_the_uninterrupted_one_does(words, here, monkeypatch):
+    """What was counted since the last report when a run stopped is part of its next report."""
+    words = [
+        "ffn=moe",
+        *words,
+        "task=reverse",
+        "task.batch_size=4",
+        "task.test_size=8",
+        *TINY,
+        "steps=7",
+        "log_every=7",
+    ]
+    with warnings.catch_warnings(action="ignore"):
+        whole_and_resumed(words, monkeypatch, batch=4)
+    curves = [
+        {
+            (row["step"], row["name"]): row["value"]
+            for row in read_metrics(next(here.glob(f"runs/{name}/*/metrics.csv")))
+        }
+        for name in ("whole", "cut")
+    ]
+    assert any("/unserved" in name or "/dropped" in name for _, name in curves[0])
+    assert curves[0] == curves[1]
 
 
 def test_ternary_experts_are_packed_and_exported(here, zoo_main):

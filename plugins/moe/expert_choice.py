@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from zoo.nn import is_counting, is_recomputing, project
+from zoo.nn import is_counting, is_recomputing, project, sum_over_processes
 
 from .balance import SideLosses, logit_size
 from .linears import Rows, run
@@ -85,11 +85,15 @@ class ExpertChoice(nn.Module):
 
     @torch.no_grad()
     def side_metrics(self) -> dict[str, Tensor]:
-        """The share of tokens that no expert took, since the last report."""
-        share = self.unserved / self.seen.clamp(min=1)
+        """The share of tokens that no expert took, over all processes since the last report."""
+        share = sum_over_processes(self.unserved) / sum_over_processes(self.seen).clamp(min=1)
         self.unserved.zero_()
         self.seen.zero_()
         return {"moe/unserved": share, f"moe/layer{self.layer}/unserved": share.clone()}
+
+    def counters(self) -> dict[str, Tensor]:
+        """What is counted since the last report."""
+        return {"unserved": self.unserved, "seen": self.seen}
 
     def inactive_parameters(self) -> int:
         """Expert parameters that a token does not meet, on average."""

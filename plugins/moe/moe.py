@@ -155,6 +155,10 @@ class Mixture(nn.Module):
             metrics |= {f"moe/layer{self.layer}/load{expert}": share_E[expert] for expert in range(experts)}
         return metrics
 
+    def counters(self) -> dict[str, Tensor]:
+        """What is counted since the last report."""
+        return {"window_E": self.window_E, "dropped": self.dropped}
+
     @torch.no_grad()
     def after_optimizer_step(self, step: int, steps: int) -> None:
         """Move the selection bias by the load of the whole step, over all processes."""

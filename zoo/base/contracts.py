@@ -338,7 +338,7 @@ class HasSideLosses(Protocol):
     """A module that adds a term to the loss (a router's balance): the loop sums them over the whole model."""
 
     def side_losses(self) -> dict[str, Tensor]:
-        """Terms of the forward passes since this was last asked, already weighted."""
+        """Terms of the forward passes since this was last asked, already weighted: of several passes their mean."""
         ...
 
 
@@ -347,7 +347,16 @@ class HasSideMetrics(Protocol):
     """A module that reports on itself (load per expert): the loop logs the mean over modules, by name."""
 
     def side_metrics(self) -> dict[str, Tensor]:
-        """Detached scalars of the last forward pass, on the device."""
+        """Detached scalars of the passes since this was last asked, on the device."""
+        ...
+
+
+@runtime_checkable
+class HasCounters(Protocol):
+    """A module whose ``side_metrics`` are made of counters since the last report: checkpoints hold them as well."""
+
+    def counters(self) -> dict[str, Tensor]:
+        """This process's counters by name: sums, which are added over processes and written into when a run resumes."""
         ...
 
 

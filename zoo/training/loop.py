@@ -8,10 +8,12 @@ from typing import Any
 import lightning as L
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from zoo.base.contracts import (
     Batch,
     HasAfterOptimizerStep,
+    HasCounters,
     HasProgress,
     HasSideLosses,
     HasSideMetrics,
@@ -127,7 +129,7 @@ class Loop(L.LightningModule):
         return loss
 
     def _weighs(self) -> bool:
-        """Whether a step is made of several batches, which are then weighed by their targets."""
+        """Whether a step is made of several batches, which are then weighted by their targets."""
         return self.trainer.accumulate_grad_batches > 1 or processes() > 1
 
     def _begin(self, batch_idx: int) -> None:
@@ -137,20 +139,22 @@ class Loop(L.LightningModule):
             paced.set_progress(batch_idx // self.trainer.accumulate_grad_batches, self.steps)
 
     def _loss(self, batch: Batch) -> Tensor:
-        """The loss with every side loss; times the targets of an example, where a step is made of several batches."""
+        """The loss with every side loss, times the targets per example where a step is made of several batches."""
+        # drop the side losses of passes outside training steps
         for module in self._losses:
-            module.side_losses()  # of a pass that nobody asked about
+            module.side_losses()
         outputs = self.objective(batch)
         loss: Tensor = outputs["loss"]
         for module in self._losses:
             for term in module.side_losses().values():
                 loss = loss + term
+        # keep the number of targets where a recorded pass writes it again
         count = outputs.get("count")
         if count is None:
             return loss
         if self._count is None:
             self._count = torch.zeros((), dtype=torch.long, device=count.device)
-        self._count.copy_(count)  # written into, not replaced: a recorded pass does so again
+        self._count.copy_(count)
         return loss * (count / len(batch["inputs"])) if self._weighs() else loss
 
     def configure_gradient_clipping(
@@ -164,18 +168,20 @@ class Loop(L.LightningModule):
             torch.nn.utils.clip_grad_norm_(self.objective.parameters(), gradient_clip_val)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Make gradients those of the whole step's mean, and set learning rate and weight decay.
+        """Make gradients those of the mean over the whole step, and set learning rate and weight decay.
 
-        These two are functions of the step alone, so there is no scheduler to save. Losses came multiplied by their
-        batches' targets; their gradients were averaged over batches and processes, and are divided by the mean weight.
+        Each loss came multiplied by its batch's weight, its targets per example. Gradients were averaged over batches
+        and processes, and are divided by the mean weight. Learning rate and weight decay are functions of the step
+        alone, so there is no scheduler to save.
         """
         if self._weights:
             weight = sum_over_processes(torch.stack(self._weights).sum()) / (len(self._weights) * processes())
-            scale = 1 / weight.clamp(min=torch.finfo(torch.float32).tiny)
+            scale = torch.where(weight > 0, 1 / weight, 0.0)  # a step without one target has no gradient
             self._weights = []
             for parameter in self.objective.parameters():
-                if parameter.grad is not None:
-                    local = getattr(parameter.grad, "to_local", lambda gradient=parameter.grad: gradient)()
+                gradient = parameter.grad
+                if gradient is not None:
+                    local = gradient.to_local() if isinstance(gradient, DTensor) else gradient
                     local.mul_(scale.to(local.dtype))
         factor = self.schedule(self.global_step)
         for rate, group in zip(self._rates, optimizer.param_groups, strict=True):
@@ -217,13 +223,27 @@ class Loop(L.LightningModule):
         self.record(step, {"train/loss": loss, **counted, **dict(zip(values, read, strict=True))})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """What was seen of the losses goes with the weights."""
-        checkpoint["losses"] = self.losses.state_dict()
+        """Save what was seen of the losses, and counters of reports that are not complete, over all processes."""
+        checkpoint["losses"] = self.losses.state_dict(self.device)
+        checkpoint["counters"] = {
+            path: {name: sum_over_processes(counter.to(self.device)).cpu() for name, counter in counters.items()}
+            for path, counters in self._counters().items()
+        }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on watching them."""
+        """Go on watching and counting: the first process with what all had counted, the others from zero."""
+        first = self.global_rank == 0
         if "losses" in checkpoint:
-            self.losses.load_state_dict(checkpoint["losses"])
+            self.losses.load_state_dict(checkpoint["losses"], first)
+        saved = checkpoint.get("counters", {})
+        for path, counters in self._counters().items():
+            for name, counter in counters.items():
+                counter.copy_(saved.get(path, {}).get(name, torch.zeros_like(counter)) * first)
+
+    def _counters(self) -> dict[str, dict[str, Tensor]]:
+        """The counters of each module that has some, by its path."""
+        modules = self.objective.named_modules()
+        return {path: module.counters() for path, module in modules if isinstance(module, HasCounters)}
 
     def on_validation_epoch_start(self) -> None:
         """Fit the probes to what the encoder makes of labelled training examples now."""

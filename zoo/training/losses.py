@@ -21,6 +21,9 @@ JUMP = 0.25
 KEPT = 20
 """Spikes of which the step and the height are kept; the others are counted."""
 
+Weighted = tuple[Tensor, Tensor | float]
+"""A loss that was multiplied by a weight, and that weight."""
+
 
 class LossWatch:
     """Sums what a step's micro-batches lost; reading it synchronises once for all steps since the last time.
@@ -29,8 +32,8 @@ class LossWatch:
     """
 
     def __init__(self) -> None:
-        self._now: list[tuple[Tensor, Tensor | float]] = []
-        self._unread: list[tuple[Tensor, Tensor | float]] = []
+        self._now: list[Weighted] = []
+        self._unread: list[Weighted] = []
         self._empty: Tensor | None = None
         self._recent: deque[float] = deque(maxlen=WINDOW)
         self._first: float | None = None
@@ -38,7 +41,7 @@ class LossWatch:
         self.spiked = 0
 
     def add(self, loss: Tensor, weight: Tensor | None = None, count: Tensor | None = None) -> None:
-        """The loss of one micro-batch; nothing is read.
+        """Note the loss of one micro-batch; nothing is read.
 
         Args:
             loss: already multiplied by the weight.
@@ -47,8 +50,9 @@ class LossWatch:
         """
         self._now.append((loss.detach(), 1.0 if weight is None else weight))
         if count is not None:
-            empty = count == 0
-            self._empty = empty.long() if self._empty is None else self._empty + empty
+            if self._empty is None:
+                self._empty = torch.zeros_like(count)
+            self._empty += count == 0
 
     def end_step(self) -> None:
         """The micro-batches since the last time were one step."""
@@ -57,21 +61,19 @@ class LossWatch:
             self._now = []
 
     def without_targets(self) -> int:
-        """How many batches of this process since the last time asked nothing; each lost nothing and taught nothing."""
-        found, self._empty = 0 if self._empty is None else int(self._empty), None
-        return found
+        """How many batches since the last time, of all processes, asked nothing; each had a loss of zero."""
+        found, self._empty = self._empty, None
+        return 0 if found is None else int(sum_over_processes(found))
 
     def read(self, step: int) -> float | None:
         """The mean loss of the steps that end with ``step`` and were not read yet; none where there are none.
 
         Raises:
-            Diverged: the loss of one of them is not finite; it says which step's.
+            Diverged: the loss of one of them is not finite.
         """
         if not self._unread:
             return None
-        device = self._unread[-1][0].device
-        losses_S = sum_over_processes(torch.stack([loss.to(device) for loss, _ in self._unread]).float())
-        weights_S = sum_over_processes(torch.tensor([float(weight) for _, weight in self._unread], device=device))
+        losses_S, weights_S = self._summed(self._unread[-1][0].device)
         values = (losses_S / weights_S.clamp(min=torch.finfo(torch.float32).tiny)).tolist()
         self._unread = []
         for at, value in enumerate(values, step - len(values) + 1):
@@ -89,19 +91,29 @@ class LossWatch:
                 self.spikes.append({"step": step, "loss": value, "before": median(self._recent)})
         self._recent.append(value)
 
-    def state_dict(self) -> dict[str, Any]:
-        """All that is needed to go on watching, as plain data."""
-        unread = [[float(loss), float(weight)] for loss, weight in self._unread]  # means stay those of as many steps
+    def _summed(self, device: torch.device) -> Tensor:
+        """Losses and weights of the steps that were not read, (2, S), over all processes."""
+        losses, weights = zip(*self._unread, strict=True)
+        losses_S = torch.stack([loss.to(device, torch.float32) for loss in losses])
+        one = losses_S.new_ones(())
+        weights_S = torch.stack([(one * weight).to(device) for weight in weights])
+        return sum_over_processes(torch.stack([losses_S, weights_S]))
+
+    def state_dict(self, device: torch.device | str = "cpu") -> dict[str, Any]:
+        """All that is needed to go on watching, as plain data, over all processes; these meet on the device."""
         return {
-            "unread": unread,
+            "weighted": self._summed(torch.device(device)).T.tolist() if self._unread else [],
+            "without_targets": None if self._empty is None else int(sum_over_processes(self._empty.to(device))),
             "recent": list(self._recent),
             "first": self._first,
-            "spikes": list(self.spikes),
+            "spikes": self.spikes,
             "spiked": self.spiked,
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on watching."""
-        self._unread = [(torch.tensor(loss), weight) for loss, weight in state["unread"]]
+    def load_state_dict(self, state: dict[str, Any], first: bool = True) -> None:
+        """Go on watching. Sums over all processes go to the first, and zeros to the others."""
+        self._unread = [(torch.tensor(loss * first), weight * first) for loss, weight in state.get("weighted", [])]
+        empty = state.get("without_targets")
+        self._empty = None if empty is None else torch.tensor(empty * first)
         self._recent = deque(state["recent"], maxlen=WINDOW)
         self._first, self.spikes, self.spiked = state["first"], state["spikes"], state["spiked"]
