@@ -84,6 +84,9 @@ class Wrapped(nn.Module):
     def held_bytes(self):
         return sum(tensor.nbytes for tensor in self.state_dict().values())
 
+    def least_bytes(self, device, dtype):
+        return self.held_bytes()
+
     def forward(self, x):
         size = x.abs().amax(-1, keepdim=True)
         return F.linear((x * (127 / size)).round() * (size / 127), self.full * self.scale, self.bias)

@@ -172,27 +172,45 @@ def _float(place: Place) -> torch.dtype:
 @lru_cache(maxsize=4096)
 @torch.no_grad()
 def choose(place: Place) -> Choice:
-    """The kernel that holds least memory among those about as fast as the fastest, measured once per process.
+    """The kernel that holds least memory among those about as fast as the fastest, measured once per process."""
+    codes_NK, x_MK = _sample(place)
+    # every kernel that is right is timed, and a plain bfloat16 linear for comparison
+    baseline = (x_MK.bfloat16(), codes_NK.bfloat16())
+    calls: dict[str, Callable[[], Tensor]] = {"": lambda: F.linear(*baseline), **_sound(place, codes_NK, x_MK)}
+    # among those about as fast as the fastest, take the first: the one that holds least memory
+    seconds = _seconds(calls, codes_NK.device)
+    quickest = min(seconds[name] for name in calls if name)
+    best = next(name for name in KERNELS if name in calls and seconds[name] <= 1.25 * quickest + UNNOTICED)
+    return Choice(best, seconds[best] / seconds[""])
 
-    Very wide layers are measured on some of their outputs. ``unpacked`` needs no trial: the others are compared with
-    it.
-    """
-    # a layer of this shape with random codes and inputs
+
+@lru_cache(maxsize=4096)
+@torch.no_grad()
+def leanest(place: Place) -> str:
+    """The kernel that holds least memory among those that run and are right there; nothing is timed."""
+    calls = _sound(place, *_sample(place))
+    return next(name for name in KERNELS if name in calls)
+
+
+def _sample(place: Place) -> tuple[Tensor, Tensor]:
+    """Random codes (N, K) and inputs (M, K) for trials. Very wide layers are tried on some of their outputs."""
     device, generator = torch.device(place.device), torch.Generator().manual_seed(0)
-    place = replace(place, rows=min(place.rows, MOST_ROWS))
-    codes_NK = torch.randint(-1, 2, (place.rows, place.columns), dtype=torch.int8, generator=generator).to(device)
+    shape = min(place.rows, MOST_ROWS), place.columns
+    codes_NK = torch.randint(-1, 2, shape, dtype=torch.int8, generator=generator).to(device)
     x_MK = torch.randn(1 if place.few else 64, place.columns, generator=generator).to(device, place.dtype)
+    return codes_NK, x_MK
+
+
+def _sound(place: Place, codes_NK: Tensor, x_MK: Tensor) -> dict[str, Callable[[], Tensor]]:
+    """The whole layer by each kernel that applies, runs and is right. ``unpacked`` is what others are compared with."""
+    place = replace(place, rows=len(codes_NK))
     # the reference result, and how far a kernel may be from it: not at all where sums are exact
-    scale, plain = torch.ones((), device=device), prepare("unpacked", codes_NK, place)
+    scale, plain = torch.ones((), device=codes_NK.device), prepare("unpacked", codes_NK, place)
     expected = plain(x_MK, scale, None)
     exact = place.activation_bits is not None and place.dtype.itemsize >= 4
     allowed = 0.0 if exact else 8 * torch.finfo(place.dtype).eps * x_MK.float().abs().sum(1).max()
-    # every kernel that applies, runs and is right is timed, and a plain bfloat16 linear for comparison
-    baseline = (x_MK.bfloat16(), codes_NK.bfloat16())
-    calls: dict[str, Callable[[], Tensor]] = {
-        "": lambda: F.linear(*baseline),
-        "unpacked": lambda: plain(x_MK, scale, None),
-    }
+    # try the others
+    calls: dict[str, Callable[[], Tensor]] = {"unpacked": lambda: plain(x_MK, scale, None)}
     for name, kernel in KERNELS.items():
         if name not in calls and kernel.applies(place):
             try:
@@ -202,11 +220,7 @@ def choose(place: Place) -> Choice:
                 continue  # this build of torch, or this device, does not have it for this shape
             if error <= allowed:
                 calls[name] = lambda way=way: way(x_MK, scale, None)
-    # among those about as fast as the fastest, take the first: the one that holds least memory
-    seconds = _seconds(calls, device)
-    quickest = min(seconds[name] for name in calls if name)
-    best = next(name for name in KERNELS if name in calls and seconds[name] <= 1.25 * quickest + UNNOTICED)
-    return Choice(best, seconds[best] / seconds[""])
+    return calls
 
 
 def _seconds(calls: dict[str, Callable[[], Tensor]], device: torch.device, rounds: int = 15) -> dict[str, float]:

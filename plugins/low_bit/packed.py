@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from zoo.nn import compute_dtype
 
-from .kernels import FEW, Place, Way, choose, prepare
+from .kernels import FEW, Place, Way, choose, leanest, prepare
 from .packing import pack, unpack
 
 
@@ -66,6 +66,13 @@ class PackedLinear(nn.Module):
         """The bytes this layer holds in memory: its state, and what kernels have made of it so far."""
         kept = {id(tensor): tensor for way in self._ways.values() for tensor in way.kept}
         return sum(t.numel() * t.element_size() for t in [*self.state_dict().values(), *kept.values()])
+
+    @torch.no_grad()
+    def least_bytes(self, device: torch.device, dtype: torch.dtype) -> int:
+        """The bytes this layer would hold with the kernel that holds least, of those that run there on one token."""
+        place = self._place(device.type, dtype, True)
+        kept = prepare(leanest(place), self.unpacked(), place).kept
+        return sum(t.numel() * t.element_size() for t in [*self.state_dict().values(), *kept])
 
     def _place(self, device: str, dtype: torch.dtype, few: bool) -> Place:
         return Place(device, dtype, self.activation_bits, self.out_features, self.in_features, few)

@@ -495,6 +495,10 @@ class PackedWeight(Protocol):
         """What it holds in memory now: its state, and what kernels made of it."""
         ...
 
+    def least_bytes(self, device: torch.device, dtype: torch.dtype) -> int:
+        """What it would hold there with the kernel that holds least, of those that run: no timing decides it."""
+        ...
+
 
 @runtime_checkable
 class HasLowBitWeight(Protocol):

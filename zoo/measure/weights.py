@@ -27,9 +27,10 @@ class Stored:
 def stored(model: nn.Module, device: torch.device, dtype: torch.dtype) -> list[Stored]:
     """Every module with tensors of its own, each tensor once, and low-bit layers as :func:`pack_` would pack them.
 
-    In memory a packed layer also holds what the kernel that decodes on this device and dtype has made of its codes. A
-    frozen copy of other modules (a teacher) is left out. A packed layer's ``weights`` are those of its matrix; what
-    comes with it (a scale, a bias) counts only in its bytes.
+    In memory a packed layer also holds what a kernel makes of its codes. This counts the kernel that holds least, of
+    those that run on this device and dtype: which one is fastest may differ from time to time. A frozen copy of other
+    modules (a teacher) is left out. A packed layer's ``weights`` are those of its matrix; what comes with it (a scale,
+    a bias) counts only in its bytes.
     """
     return list(_walk(model, "", set(), device, dtype))
 
@@ -38,13 +39,12 @@ def _walk(module: nn.Module, name: str, seen: set[int], device: torch.device, dt
     if id(module) in seen or getattr(module, "frozen", False):
         return
     seen.add(id(module))
-    # a low-bit layer: run it once, so that its kernel has prepared what it holds
+    # a low-bit layer: its packed form
     packed = _pack(module, "planes") if isinstance(module, HasLowBitWeight) else None
     if packed is not None:
         layer = cast(PackedWeight, packed.to(device))
-        layer(torch.zeros(1, layer.in_features, device=device, dtype=dtype))
-        weights = layer.in_features * layer.out_features
-        yield Stored(name, weights, _bytes(packed.state_dict().values()), layer.held_bytes(), low_bit=True)
+        weights, memory = layer.in_features * layer.out_features, layer.least_bytes(device, dtype)
+        yield Stored(name, weights, _bytes(packed.state_dict().values()), memory, low_bit=True)
         return
     # any other module: its own tensors, then its children
     own = [tensor for tensor in _own(module) if id(tensor) not in seen]

@@ -86,7 +86,7 @@ def linear_packs_to_the_same(name: str) -> None:
     outputs = []
     for layout in ("planes", "base3"):
         packed = linear.packed(layout)
-        assert isinstance(packed, PackedWeight), "a packed form has in_features, out_features and held_bytes()"
+        assert isinstance(packed, PackedWeight), "a packed form has all that zoo.base.contracts.PackedWeight names"
         assert (packed.in_features, packed.out_features) == (DIM, 48)
         size = sum(t.numel() * t.element_size() for t in packed.state_dict().values())
         assert size < linear.weight.numel(), f"{size} bytes for {linear.weight.numel()} weights"
@@ -96,6 +96,7 @@ def linear_packs_to_the_same(name: str) -> None:
         again.load_state_dict(packed.state_dict())
         outputs += [packed(x_BLD), again(x_BLD)]
         assert packed.held_bytes() >= size
+        assert packed.least_bytes(x_BLD.device, x_BLD.dtype) >= size
     for output in outputs:
         assert torch.equal(output, outputs[0]), "packed layers of the same codes differ"
     torch.testing.assert_close(outputs[0], linear(x_BLD), rtol=1e-4, atol=1e-5)
