@@ -8,6 +8,7 @@ import pytest
 import torch
 from conftest import TINY
 from torch import nn
+from torch.nn.functional import pad
 
 import zoo
 from zoo.models import heads
@@ -131,6 +132,27 @@ def test_scores_of_heads_that_do_one_thing():
     assert spread[3].item() == pytest.approx(8 / 9)  # even, where there is anything to choose: not for the first query
     assert spread[2] == 0
     assert heads.previous_token(Map("cross", torch.rand(1, 2, 4, 6), tokens, tokens.clone())) is None
+
+
+@pytest.mark.parametrize("name", ["next_token", "sequence_to_sequence"])
+def test_padding_and_cuts_into_batches_change_no_number_about_heads(name):
+    config = zoo.compose("task=sort", "mixer=attention", f"objective={name}", *TINY)
+    task = make_task(config)
+    model = make_objective(config, task).double().eval()
+    batch = task.train_batch(0, 0, CPU)
+    fill = {"targets": -100}
+    more = {
+        key: value if key == "positions" else pad(value, (0, 3), value=fill.get(key, 0)) for key, value in batch.items()
+    }
+    if name == "next_token":
+        more["targets"] = batch["targets"]
+    for one, longer in zip(attention_maps(model, batch), attention_maps(model, more), strict=True):
+        for score in (heads.previous_token, heads.entropy):
+            if score(one) is not None:
+                torch.testing.assert_close(score(longer), score(one))
+    order = (batch["targets"] >= 0).sum(1).argsort()
+    parts = [{key: value[rows] for key, value in batch.items()} for rows in (order[:1], order[1:])]
+    assert heads.measure(model, task, parts) == pytest.approx(heads.measure(model, task, [batch]), rel=1e-6)
 
 
 class Mean(nn.Module):

@@ -187,6 +187,12 @@ def test_an_encoder_that_says_only_where_it_is_has_collapsed():
     assert found["correlation"] == pytest.approx(off.square().mean().sqrt().item())
 
 
+def test_labels_of_which_no_two_are_alike_have_no_alignment():
+    found = diagnostics(torch.randn(6, 3), torch.arange(6))
+    assert "alignment" not in found
+    assert all(math.isfinite(value) for value in found.values())
+
+
 @pytest.mark.parametrize(("words", "says"), [
     (["task=text", "objective=jepa", "probe=logistic"], "gives none"),
     (["task=code", "objective=jepa", "probe=attentive"], "labels each place"),

@@ -70,7 +70,7 @@ def plain_attention(objective: dict[str, Any]) -> None:
 
 
 def square(config: dict[str, Any], name: str) -> int:
-    """A side of a square, which configs write as one number or as height and width.
+    """The side of a square in pixels. A config may give one number, or height and width.
 
     Raises:
         ValueError: height and width differ, or it is neither.

@@ -97,7 +97,7 @@ class JEPA(nn.Module):
         self.grid = getattr(self.encoder.stem, "grid", None)
         self.encoder.patches_alone("jepa")
         if self.grid is not None:
-            refuse_blind(self.grid[1], self.grid[2], blocks, tuple(target_scale), tuple(target_aspect))
+            refuse_blind(*self.grid[1:], blocks, tuple(target_scale), tuple(target_aspect), tuple(context_scale))
         if averaged_layers > len(self.encoder.backbone.blocks):
             raise ValueError(f"objective.averaged_layers={averaged_layers}: the encoder has fewer layers")
         self.predictor = Predictor(

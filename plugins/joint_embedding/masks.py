@@ -7,7 +7,7 @@ from zoo.nn import sent, spans
 
 ARRANGEMENTS = 4
 DRAWS = 200
-"""How often an image is drawn again whose targets hide all of it."""
+"""How often an image is drawn again if its targets hide all of it."""
 
 
 def random_split(batch_size: int, length: int, kept: float, device: torch.device, source=None) -> tuple[Tensor, Tensor]:
@@ -51,6 +51,7 @@ def block_split(
     kept: tuple[float, float],
     device: torch.device,
     source=None,
+    draws: int = DRAWS,
 ) -> tuple[Tensor, Tensor]:
     """Rectangles of a grid as targets, and a larger rectangle without them as context (I-JEPA).
 
@@ -61,7 +62,7 @@ def block_split(
     to the GPU, which avoids waiting for it.
 
     Raises:
-        ValueError: the targets leave nothing visible, however they are drawn.
+        ValueError: after so many more draws some targets still leave nothing visible.
     """
     target, device = device, torch.device("cpu") if source is None else device
     # one size of targets and of context for the whole batch, so that tensors are rectangular
@@ -85,7 +86,7 @@ def block_split(
     # draw again for images whose targets hide everything; cut every context to the smallest of the batch
     context_BL, target_BML = arranged()
     count = int(context_BL.sum(1).min())
-    for _ in range(DRAWS):
+    for _ in range(draws):
         if count:
             break
         blind_B = ~context_BL.any(1)
@@ -105,19 +106,33 @@ def block_split(
     return split if target == device else tuple(sent(places, target) for places in split)
 
 
-def refuse_blind(rows: int, columns: int, blocks: int, scale: tuple[float, float], aspect: tuple[float, float]) -> None:
-    """Refuse targets of which the largest covers the whole grid, before a run draws one.
+def refuse_blind(
+    rows: int,
+    columns: int,
+    blocks: int,
+    scale: tuple[float, float],
+    aspect: tuple[float, float],
+    kept: tuple[float, float],
+) -> None:
+    """Refuse targets that may hide a whole image, before a run depends on the luck of its draws.
+
+    The largest targets, of every shape, and the smallest context must leave something visible in each of 256 images
+    within a tenth of the draws that a run has.
 
     Raises:
-        ValueError: it does.
+        ValueError: they do not.
     """
     low, high = aspect
-    for ratio in (low + (high - low) * i / 1000 for i in range(1001)):
-        if _sides(scale[1], ratio, rows, columns) == (rows, columns):
+    ratios = {_sides(scale[1], ratio, rows, columns): ratio for ratio in torch.linspace(low, high, 1000).tolist()}
+    for ratio in ratios.values():
+        sizes, source = ((scale[1],) * 2, (ratio,) * 2, (kept[0],) * 2), torch.Generator().manual_seed(0)
+        try:
+            block_split(256, rows, columns, blocks, *sizes, torch.device("cpu"), source, DRAWS // 10)
+        except ValueError as error:
             raise ValueError(
-                f"objective.blocks={blocks}, objective.target_scale={list(scale)}: a target may cover all of {rows} x "
-                f"{columns} places and leave nothing to see; smaller ones, or smaller patches, would"
-            )
+                f"objective.blocks={blocks}, objective.target_scale={list(scale)}: the targets may leave nothing of "
+                f"{rows} x {columns} places to see; use fewer or smaller ones, or a smaller stem.patch_size"
+            ) from error
 
 
 def _places(inside: Tensor, count: int) -> Tensor:

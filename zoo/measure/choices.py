@@ -35,7 +35,7 @@ def specialisation(objective: nn.Module, task: Task, device: torch.device) -> di
         part_N = module.choices()
         if part_N is not None and part_N.numel() == tokens_BL.numel():
             part_N = part_N.cpu()
-            real_N = part_N >= 0
+            real_N = part_N >= 0  # without padding
             found[name] = _table(tokens_BL.flatten()[real_N], part_N[real_N], module.parts(), task)
     return found
 

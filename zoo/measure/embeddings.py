@@ -20,7 +20,8 @@ def diagnostics(
     ``relative_deviation``: the mean standard deviation of a dimension over the root mean square of all values.
     ``correlation``: the root mean square of the correlations between dimensions. ``cosine``: the mean cosine between
     embeddings. ``uniformity``: the logarithm of the mean ``exp(-2 |f - f'|^2)`` of unit vectors, and ``alignment``: the
-    mean ``|f - f'|^2`` of those with the same label (Wang and Isola 2020, arXiv:2005.10242, whose pairs are two views).
+    mean ``|f - f'|^2`` of those with the same label (Wang and Isola 2020, arXiv:2005.10242, whose pairs are two views);
+    absent where no two have the same.
 
     With ``places_N`` an embedding is compared only with others at its own place, because an encoder that encodes only
     the position and nothing of the content has collapsed. Uniformity and alignment use all.
@@ -50,7 +51,8 @@ def diagnostics(
     found["uniformity"] = (-2 * distance_NN[other_NN]).exp().mean().log().item()
     if labels_N is not None:
         same_NN = other_NN & (labels_N[:PAIRED, None] == labels_N[None, :PAIRED])
-        found["alignment"] = distance_NN[same_NN].mean().item()
+        if same_NN.any():
+            found["alignment"] = distance_NN[same_NN].mean().item()
     return found
 
 

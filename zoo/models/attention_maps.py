@@ -24,6 +24,7 @@ class Seen:
     named: dict[str, Any]
     queries: Tensor | None
     keys: Tensor | None
+    real: Tensor | None
 
 
 @dataclass
@@ -31,7 +32,8 @@ class Map:
     """Weights of a layer's heads, (B, H, L, M), and the tokens that they stand between, where inputs are tokens.
 
     ``extra`` of the M come first and are no tokens. ``attention`` is false where these are gradients: how much the
-    output at a place moves with the input at another.
+    output at a place moves with the input at another. ``real`` (B, L) is false where a query is padding; ``None`` where
+    nothing is padded.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Map:
     keys: Tensor | None
     extra: int = 0
     attention: bool = True
+    real: Tensor | None = None
 
 
 def layers_with_heads(objective: nn.Module) -> list[tuple[str, Any]]:
@@ -61,8 +64,18 @@ def _is_mixer(module: nn.Module) -> bool:
 
 @contextmanager
 def _watching(objective: nn.Module, layers: list[tuple[str, Any]], into: list[Seen]) -> Iterator[None]:
-    """Within it, each call of these layers is noted, with the tokens that went through the stem before it."""
+    """Within it, each call of these layers is noted, with the tokens that went through the stem before it.
+
+    Padding is what the modules around a layer were told: in a causal model a layer itself need not know it.
+    """
     tokens: list[Tensor] = []
+    masks: list[Tensor | None] = []
+
+    def enter(_: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+        masks.append(named.get("mask_BL"))
+
+    def leave(*_: Any) -> None:
+        masks.pop()
 
     def note_tokens(module: nn.Module, arguments: tuple[Any, ...]) -> None:
         tokens.append(arguments[0])
@@ -72,12 +85,17 @@ def _watching(objective: nn.Module, layers: list[tuple[str, Any]], into: list[Se
             queries = tokens[-1] if tokens else None
             # what reads a memory reads what went through the stem before the tokens that ask
             keys = queries if not hasattr(module, "read") else tokens[-2] if len(tokens) > 1 else None
-            into.append(Seen(name, module, arguments, named, queries, keys))
+            real = next((mask for mask in reversed(masks) if mask is not None), None)
+            into.append(Seen(name, module, arguments, named, queries, keys, real))
 
         return hook
 
     stems = [module for name, module in objective.named_modules() if name.split(".")[-1] == "stem"]
     handles = [stem.register_forward_pre_hook(note_tokens) for stem in stems]
+    around = {".".join(name.split(".")[:depth]) for name, _ in layers for depth in range(1, name.count(".") + 1)}
+    for name in around:
+        handles.append(objective.get_submodule(name).register_forward_pre_hook(enter, with_kwargs=True))
+        handles.append(objective.get_submodule(name).register_forward_hook(leave))
     handles += [module.register_forward_pre_hook(note(name, module), with_kwargs=True) for name, module in layers]
     try:
         yield
@@ -108,7 +126,9 @@ def attention_maps(objective: nn.Module, batch: Batch) -> list[Map]:
         queries, keys = _tokens(call.queries, B, L), call.keys
         places = L if not hasattr(call.module, "read") else M
         name = call.name + (" (forwards)" if both_ways else "")
-        found.append(Map(name, weights_BHLM.float(), queries, _tokens(keys, B, places), M - places))
+        real = None if call.real is None else call.real[:rows]
+        keys = _tokens(keys, B, places)
+        found.append(Map(name, weights_BHLM.float(), queries, keys, M - places, real=real))
     return found
 
 

@@ -57,15 +57,15 @@ def without(objective: nn.Module, removed: set[Head]) -> Iterator[None]:
 
 @torch.no_grad()
 def measure(objective: nn.Module, task: Task, batches: list[Batch], probes: Probes = None) -> tuple[float, float]:
-    """The mean loss over these batches, and the metric that ranks."""
-    losses, totals = [], torch.zeros(2, dtype=torch.float64)
+    """The mean loss over the targets of these batches, and the metric that ranks."""
+    losses, totals = torch.zeros(2, dtype=torch.float64), torch.zeros(2, dtype=torch.float64)
     for batch in batches:
         outputs = objective(batch)
-        losses.append((outputs["loss"].double(), len(next(iter(batch.values())))))
+        weight = outputs.get("count", torch.tensor(len(next(iter(batch.values()))))).double()
+        losses += torch.stack([outputs["loss"].double() * weight, weight])
         total, count = judge(objective, task, outputs, batch, probes)[metric(objective, task)]
         totals += torch.stack([total.double(), count.double()])
-    loss = sum(loss * rows for loss, rows in losses) / sum(rows for _, rows in losses)
-    return float(loss), float(totals[0] / totals[1])
+    return float(losses[0] / losses[1].clamp(min=1)), float(totals[0] / totals[1].clamp(min=1))
 
 
 def one_by_one(objective: nn.Module, task: Task, batches: list[Batch], probes: Probes = None) -> dict[Head, float]:
@@ -94,7 +94,9 @@ def previous_token(one: Map) -> Tensor | None:
     if one.queries is not one.keys or one.weights.shape[2] < 2:
         return None
     weights_BHLL = one.weights[..., one.extra :]
-    return weights_BHLL.diagonal(-1, -2, -1).mean((0, 2)) if weights_BHLL.shape[2] == weights_BHLL.shape[3] else None
+    if weights_BHLL.shape[2] != weights_BHLL.shape[3]:
+        return None
+    return _mean(weights_BHLL.diagonal(-1, -2, -1), None if one.real is None else one.real[:, 1:])
 
 
 def entropy(one: Map) -> Tensor:
@@ -102,7 +104,14 @@ def entropy(one: Map) -> Tensor:
     entropy_BHL = torch.special.entr(one.weights.clamp(min=0)).sum(-1)
     visible_BHL = (one.weights > 0).any(1, keepdim=True).sum(-1)
     share_BHL: Tensor = entropy_BHL / visible_BHL.log().clamp(min=1e-9)
-    return share_BHL.masked_fill(visible_BHL < 2, 0.0).mean((0, 2))
+    return _mean(share_BHL.masked_fill(visible_BHL < 2, 0.0), one.real)
+
+
+def _mean(value_BHL: Tensor, real_BL: Tensor | None) -> Tensor:
+    """The mean over examples and real queries, (H,)."""
+    if real_BL is None:
+        return value_BHL.mean((0, 2))
+    return value_BHL.masked_fill(~real_BL.unsqueeze(1), 0.0).sum((0, 2)) / real_BL.sum().clamp(min=1)
 
 
 @torch.no_grad()
