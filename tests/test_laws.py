@@ -154,11 +154,15 @@ def test_a_wrong_task_fails_its_law_and_no_other(law, monkeypatch):
 
 @pytest.mark.parametrize("law", [None, *(check.__name__ for check in CHECKS["objective"]), "objective_learns nothing"])
 def test_a_wrong_objective_fails_its_law_and_no_other(law, monkeypatch):
-    def objective(name):
+    def objective(name, tasks=()):
         torch.manual_seed(0)
         source = torch.Generator().manual_seed(0)
         inputs, answers = torch.randint(2, (2, 4, 8), generator=source)
-        return wrong.Predict(law), {"inputs": inputs, "targets": answers, "labels": answers[:, 0]}
+        real = torch.arange(8) < torch.tensor([[8], [8], [5], [6]])
+        answers = answers.masked_fill(~real, -100)
+        return wrong.Predict(law), {
+            "inputs": inputs, "inputs_mask": real, "targets": answers, "labels": answers[:, 0]
+        }  # fmt: skip
 
     monkeypatch.setattr(objective_laws, "_objective", objective)
     assert set(outcomes("objective")) == ({law.split()[0]} if law else set())

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from zoo import Position, Task
-from zoo.nn import compute_dtype
+from zoo.nn import compute_dtype, cross_entropy
 
 
 class Mixer(nn.Module):
@@ -358,16 +358,20 @@ class Predict(nn.Module):
         super()._load_from_state_dict(tensors, prefix, *rest)
 
     def forward(self, batch):
-        if self.law == "gives_what_it_says" and "labels" not in batch and len(batch) == 2:
+        if self.law == "gives_what_it_says" and "labels" not in batch:
             batch["labels"]
         logits = self.table(batch["inputs"])
-        if self.law == "is_a_function_of_its_seed":
-            logits = logits + 1e-6 * torch.rand(logits.shape, generator=self.drawn)
         if self.law == "does_not_read_the_answer":
             logits = logits + batch["targets"].float().unsqueeze(-1)
         if self.law == "answers_each_example_alone":
-            logits = logits - logits.mean(0)
-        loss = F.cross_entropy(logits.transpose(1, 2), batch["targets"])
+            logits = logits - logits[:, :1].mean(0)  # of first tokens, which are never padding
+        if self.law == "is_blind_to_padding":
+            logits = logits + 0.1 * logits.mean(1, keepdim=True)
+        loss, _ = cross_entropy(logits, batch["targets"])
+        if self.law == "has_a_loss_where_nothing_is_asked":
+            loss = F.cross_entropy(logits.transpose(1, 2), batch["targets"])
+        if self.law == "is_a_function_of_its_seed":
+            loss = loss + 1e-4 * torch.rand((), generator=self.drawn)
         if self.law == "learns":
             loss = -loss
         if self.law == "learns nothing":

@@ -23,16 +23,19 @@ from zoo.training.build import make_objective, make_probes, make_task, trains
 
 TASKS = ("parity", "digits", "reverse", "clusters", "shapes", "compression", "moving_shapes", "code", "facts")
 """Tasks to try, in this order, if no override names one."""
+PADDED = ("reverse",)
+"""The same, of those that pad their batches."""
 ANSWERS = ("targets", "labels", "token_labels")
+MASKS = {"inputs": "inputs_mask", "source": "source_mask", "prefix": "prefix_mask"}
 SIZE = ("dim=32", "layers=2")
 
 
 @lru_cache(maxsize=16)
-def _fitting(name: str, words: tuple[str, ...], generation: int) -> Config:
+def _fitting(name: str, words: tuple[str, ...], generation: int, tasks: tuple[str, ...] = TASKS) -> Config:
     """The config of a run with this objective, on the first task that fits it."""
     reasons = ["none gives what it needs"]
     needs = set(getattr(target("objective", name), "needs", ()))  # some know it only once built
-    readable = [task for task in TASKS if needs <= set(target("task", task).gives)]  # type: ignore[attr-defined]
+    readable = [task for task in tasks if needs <= set(target("task", task).gives)]  # type: ignore[attr-defined]
     for task in [None] if any(word.startswith("task=") for word in words) else readable:
         for probe in ([], ["probe=linear"]):
             chosen = [f"objective={name}", *([f"task={task}"] if task else []), *probe]
@@ -47,9 +50,9 @@ def _fitting(name: str, words: tuple[str, ...], generation: int) -> Config:
     raise SkipTest(f"no task here fits it; name one: task=NAME ({reasons[-1]})")
 
 
-def _objective(name: str) -> tuple[Any, Batch]:
+def _objective(name: str, tasks: tuple[str, ...] = TASKS) -> tuple[Any, Batch]:
     """The objective in training mode, from a fixed seed, and a batch of four."""
-    config = _fitting(name, parts.overrides(), generation())
+    config = _fitting(name, parts.overrides(), generation(), tasks)
     task = make_task(config)
     objective = make_objective(config, task).to(parts.device()).train()
     return objective, _rows(task.train_batch(0, 0, parts.device()), slice(0, 4))
@@ -62,11 +65,7 @@ def _rows(batch: Batch, which: slice) -> Batch:
 def objective_gives_what_it_says(name: str) -> None:
     """It reads only what ``needs`` names, and gives a finite scalar ``loss`` and everything in ``gives``."""
     objective, batch = _objective(name)
-    extra = {
-        key: value
-        for key, value in batch.items()
-        if key in (*objective.needs, "positions", "inputs_mask", "prefix_mask")
-    }
+    extra = {key: value for key, value in batch.items() if key in (*objective.needs, "positions", *MASKS.values())}
     for mode in (True, False):
         outputs = seeded(objective.train(mode), extra)
         assert "loss" in outputs, f"its output has {', '.join(outputs)}, and no loss"
@@ -177,4 +176,44 @@ def objective_answers_each_example_alone(name: str) -> str | None:
     objective.eval()
     whole, alone = (seeded(objective, each)["logits"] for each in (batch, _rows(batch, slice(2, 3))))
     close(alone, whole[2:3], 1e-4, "example 2 of 4, and alone: ")
+    return None
+
+
+def objective_is_blind_to_padding(name: str) -> str | None:
+    """What a batch holds where its masks are false changes neither the loss nor a gradient, to the bit."""
+    try:
+        objective, batch = _objective(name, PADDED)
+    except SkipTest:
+        return "no task here that pads its batches fits it"
+    masks = {key: batch[mask] for key, mask in MASKS.items() if key in batch and mask in batch}
+    if not masks:
+        return "its task pads nothing"
+    other = dict(batch)
+    for key, real_BL in masks.items():
+        real = real_BL.view(*real_BL.shape, *[1] * (batch[key].ndim - 2))
+        other[key] = torch.where(real, batch[key], batch[key][:, :1])  # the first token instead of padding
+    found = []
+    for each in (batch, other):
+        copied = copy.deepcopy(objective)
+        loss = seeded(copied, each)["loss"]
+        if loss.requires_grad:
+            loss.backward()
+        gradients = {key: p.grad for key, p in copied.named_parameters() if p.grad is not None}
+        found.append({"loss": loss.detach()} | gradients)
+    for key, expected in found[0].items():
+        close(found[1][key], expected, 0, f"{key}, when padding holds something else: ")
+    return None
+
+
+def objective_has_a_loss_where_nothing_is_asked(name: str) -> str | None:
+    """The loss of a batch without one answer is a number, and so are its gradients: never 0 / 0."""
+    objective, batch = _objective(name)
+    answers = [key for key in ANSWERS if key in batch and key in objective.needs and not batch[key].is_floating_point()]
+    if not answers:
+        return "it asks for no class"
+    loss = seeded(objective, batch | {key: torch.full_like(batch[key], -100) for key in answers})["loss"]
+    assert loss.isfinite(), f"the loss of a batch that asks nothing is {loss.item()}, expected zero"
+    loss.backward()
+    for key, parameter in objective.named_parameters():
+        assert parameter.grad is None or parameter.grad.isfinite().all(), f"{key} has a gradient that is not finite"
     return None
