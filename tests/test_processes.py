@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -133,14 +134,16 @@ def test_what_one_process_raises_ends_all_and_is_raised_here():
 def test_a_run_on_two_processes_stops_and_goes_on(tmp_path, zoo_command):
     words = [
         "task=parity",
+        "ffn=moe",
         "trainer=ddp",
         "trainer.accelerator=cpu",
         *TINY,
         "steps=400",
+        "log_every=150",
         "task.test_size=16",
         "runs=runs",
     ]
-    has_begun = lambda: any(path.stat().st_size > 200 for path in tmp_path.glob("runs/train/*/metrics.csv"))  # noqa: E731
+    has_begun = lambda: any("\n150," in path.read_text() for path in tmp_path.glob("runs/train/*/metrics.csv"))  # noqa: E731
     done = zoo_command("train", *words, stop=signal.SIGTERM, when=has_begun)
     assert done.returncode == 143, done.stderr
     assert "Traceback" not in done.stderr
@@ -151,6 +154,12 @@ def test_a_run_on_two_processes_stops_and_goes_on(tmp_path, zoo_command):
     assert done.returncode == 0, done.stderr
     row = read_json(next(tmp_path.glob("runs/train/*/result.json")))
     assert (row["resumed_at"], row["hardware"]["processes"]) == (reached, 2)
+    # what was lost and counted since the last report, by both processes, is part of the next one
+    curves = [{(p["step"], p["name"]): p["value"] for p in read_metrics(checkpoint.parents[1] / "metrics.csv")}]
+    shutil.rmtree(checkpoint.parents[1])
+    assert zoo_command("train", *words).returncode == 0
+    curves.append({(p["step"], p["name"]): p["value"] for p in read_metrics(checkpoint.parents[1] / "metrics.csv")})
+    assert curves[0] == curves[1]
 
 
 @pytest.mark.parametrize(
