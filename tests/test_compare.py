@@ -357,6 +357,8 @@ def test_a_run_without_a_result_is_counted(smoke, tmp_path, zoo_main):
 
 
 def test_the_report_is_an_artifact_of_wandb(smoke, tmp_path):
+    import wandb
+
     from zoo.comparison.ledger import read_ledger
     from zoo.comparison.wandb_report import share
 
@@ -366,6 +368,7 @@ def test_the_report_is_an_artifact_of_wandb(smoke, tmp_path):
     share(ledger, settings | {"name": "csv"})
     assert not (folder / "wandb").exists(), "who names another logger gets no run there"
     share(ledger, settings)
+    wandb.teardown()  # as the end of the command does: only then has its own process written everything
     (run,) = (folder / "wandb").glob("offline-run-*")
     kept = b"".join(path.read_bytes() for path in run.rglob("*") if path.is_file())
     assert b"smoke report" in kept
