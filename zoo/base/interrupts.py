@@ -51,7 +51,7 @@ def listen() -> dict[int, Any]:
     if threading.current_thread() is not threading.main_thread():
         return {}
     _State.noted, _State.gentle, _State.said = None, 0, False
-    before = {number: signal.getsignal(number) for number in SIGNALS}
+    before: dict[int, Any] = {number: signal.getsignal(number) for number in SIGNALS}
     for number, handler in before.items():
         if handler is not signal.SIG_IGN:
             signal.signal(number, _stop)
@@ -62,6 +62,12 @@ def give_back(handlers: dict[int, Any]) -> None:
     """Put back the handlers that :func:`listen` returned."""
     for number, handler in handlers.items():
         signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+def ignore() -> None:
+    """Take no more signals, for the process ends."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def note() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from zoo.base.html import plain_chart
@@ -24,9 +25,7 @@ def charts(ledger: Ledger) -> Iterator[tuple[str, dict[str, Any]]]:
         standings = drawn(ledger, task)
         if standings:
             metric = f"validation/{standings[0].metric}"
-            curves = read_curves(
-                ledger.folder, standings, lambda name, metric=metric: name == metric or _of_module(name)
-            )
+            curves = read_curves(ledger.folder, standings, partial(_is_drawn, metric))
             yield f"{task}-quality", _quality(standings)
             yield from _named(f"{task}-curves", _curves(curves.pop(metric, {}), standings))
             yield from _named(f"{task}-decay", _decay(standings))
@@ -42,9 +41,9 @@ def drawn(ledger: Ledger, task: str) -> list[Standing]:
     return [s for i, s in enumerate(standings) if i < MOST_DRAWN or s.contestant == ledger.baseline]
 
 
-def _of_module(name: str) -> bool:
-    """Whether it is a metric that a module reports on itself while training, over all layers."""
-    return name.startswith("train/") and name != "train/loss" and "/layer" not in name
+def _is_drawn(metric: str, name: str) -> bool:
+    """Whether it is this metric, or one that a module reports on itself while training, over all layers."""
+    return name == metric or (name.startswith("train/") and name != "train/loss" and "/layer" not in name)
 
 
 def _scaling(ledger: Ledger) -> dict[str, Any]:
