@@ -158,3 +158,24 @@ def test_a_command_that_python_calls_gives_the_handlers_back(zoo_main):
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     assert zoo_main("list")[0] == 0
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_a_second_ctrl_c_while_a_comparison_ends_changes_nothing(tmp_path):
+    """Nor does one that comes when Python itself is ending, and has given the handlers back."""
+    code = AT_IMPORT.format(
+        module="pebble", words=("compare", "smoke"), sends="import time; time.sleep(1); os.killpg(0, signal.SIGINT)"
+    ).replace("sys.exit(main())", "status = main(); os.kill(os.getpid(), signal.SIGINT); sys.exit(status)")
+    status, _, err = outcome(started(code, tmp_path))
+    assert (status, err.splitlines()) == (130, [LINE])
+
+
+def test_a_worker_of_a_process_that_has_ended_says_nothing(tmp_path):
+    code = """
+    import sys
+    sys.argv = ["-c"]
+    import zoo.training.server
+    raise {error}("No such file")
+    """
+    quiet, loud = (outcome(started(code.format(error=e), tmp_path))[2] for e in ("FileNotFoundError", "ValueError"))
+    assert quiet == ""
+    assert "ValueError" in loud

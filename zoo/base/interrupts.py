@@ -64,6 +64,12 @@ def give_back(handlers: dict[int, Any]) -> None:
         signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
+def ignore() -> None:
+    """Take no more signals, for the process ends."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
 def note() -> None:
     """In a worker: only take down that it is to stop; a run looks for it between two steps, and saves itself."""
 

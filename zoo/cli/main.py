@@ -56,7 +56,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     finally:
         if argv is not None:  # called by Python, which goes on
             interrupts.give_back(before)
-    return status if interrupts.noted() is None else _interrupted()
+    if interrupts.noted() is not None:
+        status = _interrupted()
+        if argv is None:
+            interrupts.ignore()  # it ends: by this status, and not by another signal meanwhile
+    return status
 
 
 def _interrupted() -> int:

@@ -28,7 +28,7 @@ def charts(ledger: Ledger) -> Iterator[tuple[str, dict[str, Any]]]:
         standings = drawn(ledger, task)
         if standings:
             metric = f"validation/{standings[0].metric}"
-            curves = read_curves(ledger.folder, standings, partial(_drawn_metric, metric))
+            curves = read_curves(ledger.folder, standings, partial(_is_drawn, metric))
             yield f"{task}-quality", _quality(standings)
             yield from _named(f"{task}-curves", _curves(curves.pop(metric, {}), standings))
             yield from _named(f"{task}-tuning", tuning_chart(standings))
@@ -45,14 +45,9 @@ def drawn(ledger: Ledger, task: str) -> list[Standing]:
     return [s for i, s in enumerate(standings) if i < MOST_DRAWN or s.contestant == ledger.baseline]
 
 
-def _of_module(name: str) -> bool:
-    """Whether it is a metric that a module reports on itself while training, over all layers."""
-    return name.startswith("train/") and name != "train/loss" and "/layer" not in name
-
-
-def _drawn_metric(metric: str, name: str) -> bool:
-    """Whether a metric has a place in the charts of a task."""
-    return name == metric or _of_module(name)
+def _is_drawn(metric: str, name: str) -> bool:
+    """Whether it is this metric, or one that a module reports on itself while training, over all layers."""
+    return name == metric or (name.startswith("train/") and name != "train/loss" and "/layer" not in name)
 
 
 def _scaling(ledger: Ledger) -> dict[str, Any]:

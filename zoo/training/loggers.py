@@ -48,7 +48,8 @@ class MetricsFile:
     def _replaced(self) -> Iterator[None]:
         """Open a file that takes the old one's place when what is written meanwhile is whole: a kill loses no curve."""
         with beside(self.path) as partial:
-            self.file = partial.open("x+", newline="", buffering=1)
+            self.file = partial.open("x", newline="", buffering=1)
+            self.kept = partial.open(newline="")  # by which it can be read when it has no name any more
             self.writer = csv.writer(self.file)
             yield
             self.file.flush()
@@ -60,8 +61,9 @@ class MetricsFile:
 
     def close(self) -> None:
         """Close the file."""
-        with self.file:
-            self._restore()
+        self._restore()
+        self.file.close()
+        self.kept.close()
 
     def _restore(self) -> None:
         """Write the file again if it is not where it was put: what was removed can be read as long as it is open."""
@@ -72,8 +74,8 @@ class MetricsFile:
         if there:
             return
         warnings.warn(f"{self.path} was removed or replaced during the run; it is written again", stacklevel=3)
-        with self.file as removed, self._replaced():
-            removed.seek(0)
+        self.file.close()
+        with self.kept as removed, self._replaced():
             shutil.copyfileobj(removed, self.file)
 
 
