@@ -21,10 +21,21 @@ def answer(ledger: Ledger) -> list[str]:
     """What separates the contestants, what they cost, who was fragile, what this cannot say, and what would."""
     if not any(standing.rows for standing in ledger.standings):
         return []
+    if ledger.swept:
+        return [_best_setting(ledger, task) for task in ledger.tasks if any(s.rows for s in ledger.on(task))]
     parts = [*(_task(ledger, task) for task in ledger.tasks)] if not ledger.laws else []
     parts += [_equal(ledger), _state(ledger), _fragile(ledger), _known(ledger)]
     parts += [_limits(ledger), _noise(ledger), _next(ledger)]
     return [said for part in parts if (said := " ".join(part))]
+
+
+def _best_setting(ledger: Ledger, task: str) -> str:
+    """Of a sweep, the setting that validation picks."""
+    best = ledger.ranked(task)[0]
+    return (
+        f"On {task}, {best.contestant} has the best validation score; its median test "
+        f"{best.metric.replace('_', ' ')} is {figure(best.score(), '.4g')} of {_runs(len(best.scores()))}."
+    )
 
 
 def _task(ledger: Ledger, task: str) -> Iterator[str]:

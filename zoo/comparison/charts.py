@@ -22,7 +22,7 @@ def charts(ledger: Ledger) -> Iterator[tuple[str, dict[str, Any]]]:
     """Vega-Lite specifications by the name of the place on the page where they stand."""
     if ledger.laws:
         yield "scaling", _scaling(ledger)
-    else:
+    elif len(ledger.rows) <= MOST_POINTS:
         yield from _named("seeds", seeds_chart(ledger))
     for task in ledger.tasks:
         standings = drawn(ledger, task)
