@@ -173,7 +173,7 @@ def test_a_worker_of_a_process_that_has_ended_says_nothing(tmp_path):
     code = """
     import sys
     sys.argv = ["-c"]
-    import zoo.training.server
+    import zoo.base.server
     raise {error}("No such file")
     """
     quiet, loud = (outcome(started(code.format(error=e), tmp_path))[2] for e in ("FileNotFoundError", "ValueError"))

@@ -23,7 +23,7 @@ TRAINER = ("accelerator", "precision", "compile", "accumulate")
 ROOT = "zoo.runs.session"
 """The module that makes a run. A result depends on its code and on that of all it imports, but for these."""
 NO_RESULT = (
-    "zoo.base.errors", "zoo.base.files", "zoo.base.html", "zoo.base.validation",  # messages, and how files are written
+    "zoo.base.errors", "zoo.base.files", "zoo.base.html", "zoo.base.interrupts", "zoo.base.validation",  # messages
     "zoo.config", "zoo.registry", "zoo.runs.finished", "zoo.runs.identity", "zoo.runs.row", "zoo.runs.run",  # names
     "zoo.training.loggers", "zoo.training.progress",  # what is shown
 )  # fmt: skip
