@@ -217,16 +217,18 @@ def _table(ledger: Ledger, task: str) -> Table:
         title_justify="left",
         caption_justify="left",
     )
-    harder = list(finished[0].harder()) if finished else []
+    harder, versus = list(finished[0].harder()) if finished else [], f"vs {ledger.baseline}"
     names = [metric, "n", *(f"at {name}" for name in harder), "solved", "failed"]
-    names += [f"vs {ledger.baseline}", "p"] if ledger.baseline else []
+    names += [versus] if ledger.baseline else []
     names += ["learning rate", "parameters", "B/weight", "FLOPs", "seconds", "state B"]
     ranked = any(standing.cost("effective_rank") is not None for standing in standings)
     names += ["rank"] if ranked else []
     table.add_column("", no_wrap=True)
     table.add_column("contestant", overflow="fold", min_width=min(20, max(len(s.contestant) for s in standings)))
     for name in names:
-        table.add_column(name, justify="right", no_wrap=name == metric)
+        table.add_column(
+            name, justify="right", no_wrap=name == metric, min_width=len("provisionally") if name == versus else None
+        )
     rules = finished[0].rows[0]["chance"] if finished else {}
     notes = [and_more(len(standings), "contestants", ledger.folder)]
     notes += ["without a model: " + ", ".join(f"{name} {value:.4f}" for name, value in rules.items())] if rules else []
@@ -256,7 +258,7 @@ def _cells(ranks: dict[str, tuple[int, int]], standing: Standing, harder: list[s
         *(f"{longer[name].value:.4f}" if name in longer else "" for name in harder),
         standing.solved(),
         str(len(standing.failed)),
-        *([str(verdict or ""), f"{verdict.p_value:.2g}" if verdict else ""] if baseline else []),
+        *([str(verdict or "")] if baseline else []),
         rate and rate + (" (edge)" if standing.edge else ""),
         parameters,
         *(quantity(standing.cost(key)) for key in costs),
