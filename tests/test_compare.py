@@ -373,3 +373,17 @@ def test_the_report_is_an_artifact_of_wandb(smoke, tmp_path):
     kept = b"".join(path.read_bytes() for path in run.rglob("*") if path.is_file())
     assert b"smoke report" in kept
     assert b"difference_low" in kept, "the table is in it"
+
+
+@pytest.mark.thorough
+def test_undecided_contestants_get_more_seeds(zoo_main, here):
+    words = ["smoke", "compare.archs=[lstm,gru]", "compare.only=[parity]", "compare.tune={optimizer.lr:[]}", "steps=2"]
+    words += ["compare.more_seeds=[7,8]", "compare.baseline=lstm"]
+    status, out, err = zoo_main("compare", *words)
+    assert status == 0, err
+    ledger = read_ledger(here / "runs/smoke")
+    assert {s.contestant: sorted(s.by_seed()) for s in ledger.standings} == {"lstm": [0, 1, 7, 8], "gru": [0, 1, 7, 8]}
+    status, out, err = zoo_main("compare", *words)
+    assert (status, "8 of 8 runs were finished before" in out) == (0, True)
+    status, _, err = zoo_main("compare", *words[:-2], "compare.more_seeds=[1]", "compare.baseline=lstm")
+    assert (status, "expected seeds that compare.seeds has not" in err) == (2, True)

@@ -385,7 +385,7 @@ def read(ledger, page=False):
 
 
 def scores(figures):
-    return {line["contestant"]: (line["mean"], line["seeds"]) for line in figures or ()}
+    return {line["contestant"]: (line["median"], line["seeds"]) for line in figures or ()}
 
 
 def test_the_ledger_is_whole(ledger):

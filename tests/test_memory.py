@@ -98,6 +98,7 @@ class Scripted(Pool):
 
     def __init__(self, workers, ends):
         self.workers, self.flights, self.crowded, self.ends, self.log = workers, {}, deque(), ends, []
+        self.again, self.lost = deque(), {}
 
     def _submit(self, job, alone=False):
         self.log.append((job.name, alone, len(self.flights)))

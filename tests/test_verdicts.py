@@ -9,7 +9,7 @@ from test_statistics import standing
 from zoo.comparison.answer import answer, near_best
 from zoo.comparison.ledger import Ledger, _compare_to
 from zoo.comparison.trends import Trend, at_step, crossing, trend
-from zoo.comparison.verdicts import can_find, cannot_decide, judge, rank_ranges
+from zoo.comparison.verdicts import can_find, cannot_decide, judge, judge_twice, rank_ranges
 
 SOLVED, HALF, NONE = [1.0, 0.995, 1.0, 0.99, 1.0], [1.0, 0.2, 0.99, 0.3, 0.2], [0.2, 0.3, 0.25, 0.31, 0.22]
 
@@ -198,6 +198,28 @@ def test_reports_of_equals_seldom_hold_a_verdict(law):
 @pytest.mark.parametrize(("law", "n", "contestants"), list(itertools.product(LAWS, [3, 5, 10], [2, 4, 7])))
 def test_at_most_five_reports_of_equals_in_a_hundred_hold_a_verdict(law, n, contestants):
     assert false_reports(law, n, contestants, 400) <= 0.05 + 2 * (0.05 * 0.95 / 400) ** 0.5
+
+
+@pytest.mark.parametrize("law", ["normal", "solved 0.5"])
+def test_two_looks_keep_the_error_rate_of_one(law):
+    source, wrong = np.random.default_rng(1), 0
+    for _ in range(60):
+        scores, bar = draw(law, 7, 10, source)
+        first, *others = (standing(str(i), "t", each.tolist(), solved=bar) for i, each in enumerate(scores))
+        verdicts = judge_twice([(other, first) for other in others], range(5), margin=0.0)
+        wrong += any(found.word in ("better", "worse") for found in verdicts)
+    assert wrong / 60 <= 0.10, "0.05, and two standard errors of 60 reports"
+
+
+def test_a_second_look_finds_what_the_first_one_missed():
+    ours, theirs = np.random.default_rng(0).normal(size=(2, 10)) + np.array([[2.0], [0.0]])
+    pair = (standing("a", "t", ours.tolist()), standing("b", "t", theirs.tolist()))
+    equals = [(standing("a", "t", [0.0, 1.0] * 5), standing("b", "t", [1.0, 0.0] * 5)) for _ in range(23)]
+    assert judge_twice([pair, *equals], range(10))[0].word == "better"
+    early = [
+        tuple(standing(s.contestant, "t", list(s.by_seed().values())[:5]) for s in each) for each in (pair, *equals)
+    ]
+    assert judge(early)[0].word == "not separated"
 
 
 def found_of(make, comparisons, reports=150):

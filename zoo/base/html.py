@@ -119,6 +119,6 @@ def _within_script(text: str) -> str:
 
 def plain_chart(chart: Any) -> dict[str, Any]:
     """An Altair chart as plain data, in the pages' style."""
-    styled = chart.configure_view(stroke=None).configure_axis(grid=True, gridColor="#eee")
+    styled = chart.configure_view(stroke=None).configure_axis(grid=True, gridColor="#8883")
     result: dict[str, Any] = styled.to_dict(validate=False)
     return result

@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from zoo.base import terminal
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 LINE = "interrupted; the same command goes on where this one stopped"
 AGAIN_SECONDS = 2.0
@@ -85,7 +87,7 @@ def say(line: str = LINE) -> None:
     if not _State.said:
         _State.said = True
         try:
-            print(line, file=sys.stderr, flush=True)
+            terminal.say(line, error=True)
         except (RuntimeError, AttributeError):  # it was printing just now, or is ending
             os.write(2, f"{line}\n".encode())
 

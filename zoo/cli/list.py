@@ -48,6 +48,8 @@ def _first_comment(root: str, name: str) -> str:
     from importlib.resources import files
     from pathlib import Path
 
+    if root.startswith("structured:"):  # a file of one's own, kept in memory
+        return ""
     folder = Path(root.removeprefix("file://")) if root.startswith("file://") else files(root.removeprefix("pkg://"))
     source = folder.joinpath(name).read_text()
     comments = [line.lstrip("# ") for line in source.splitlines() if line.startswith("#") and "@package" not in line]

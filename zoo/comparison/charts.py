@@ -14,6 +14,8 @@ from zoo.comparison.result import COSTS, Standing
 
 MOST_DRAWN = 30
 """Contestants in a chart, the best of a task; more lines than that tell nothing apart."""
+MOST_SEEDS = 500
+"""Runs whose scores are drawn side by side at the top of a page."""
 MOST_POINTS = 1000
 """Runs that are drawn as points of their own."""
 
@@ -22,7 +24,7 @@ def charts(ledger: Ledger) -> Iterator[tuple[str, dict[str, Any]]]:
     """Vega-Lite specifications by the name of the place on the page where they stand."""
     if ledger.laws:
         yield "scaling", _scaling(ledger)
-    elif len(ledger.rows) <= MOST_POINTS:
+    elif len(ledger.rows) <= MOST_SEEDS:
         yield from _named("seeds", seeds_chart(ledger))
     for task in ledger.tasks:
         standings = drawn(ledger, task)
@@ -159,21 +161,18 @@ def _curves(curves: dict[str, Curve], standings: list[Standing]) -> dict[str, An
         x=x, y=y, color=color, opacity=alt.condition(chosen, alt.value(1), alt.value(0.06)),
         tooltip=["contestant:N", "step:Q", "score:Q", "low:Q", "high:Q", "least:Q", "most:Q", "n:Q"],
     )  # fmt: skip
-    # an interval of few seeds may be wider than any score: the band is cut at what was seen
-    low, high = min(point["least"] for point in points), max(point["most"] for point in points)
-    inner = base.transform_filter("isValid(datum.low)").transform_calculate(
-        bottom=f"max(datum.low, {low})", top=f"min(datum.high, {high})"
-    )
-    interval = inner.mark_area().encode(
-        x=x, y="bottom:Q", y2="top:Q", color=color, opacity=alt.condition(chosen, alt.value(0.15), alt.value(0))
-    )
-    outer = base.transform_filter("datum.n > 1").mark_area().encode(
-        x=x, y="least:Q", y2="most:Q", color=color, opacity=alt.condition(chosen, alt.value(0.08), alt.value(0))
-    )  # fmt: skip
+    # a layer without a point would be said on the console
+    layers = [lines]
+    if any("low" in point for point in points):
+        inner = base.transform_filter("isValid(datum.low)").mark_area()
+        shade = alt.condition(chosen, alt.value(0.15), alt.value(0))
+        layers.insert(0, inner.encode(x=x, y="low:Q", y2="high:Q", color=color, opacity=shade))
+    if any(point["n"] > 1 for point in points):
+        outer = base.transform_filter("datum.n > 1").mark_area()
+        shade = alt.condition(chosen, alt.value(0.08), alt.value(0))
+        layers.insert(0, outer.encode(x=x, y="least:Q", y2="most:Q", color=color, opacity=shade))
     title = "Learning curves: medians, their intervals, and the range of the runs"
-    return plain_chart(
-        alt.layer(outer, interval, lines).add_params(chosen).properties(width=260, height=230, title=title)
-    )
+    return plain_chart(alt.layer(*layers).add_params(chosen).properties(width=260, height=230, title=title))
 
 
 def _named(name: str, chart: dict[str, Any] | None) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -146,7 +146,7 @@ class Decay:
     @property
     def half(self) -> float | None:
         """The length at which the formula foretells that half of the answers are whole, in tokens."""
-        error = float(np.mean([run.error for run in self.runs]))
+        error = estimate([run.error for run in self.runs]).value
         return math.log(0.5) / math.log(1 - error) if 0 < error < 1 else None
 
     def rejected(self, name: str) -> str:

@@ -16,6 +16,7 @@ from zoo.base.errors import ZooError
 from zoo.base.files import sweep, write_json
 from zoo.base.interrupts import gently
 from zoo.comparison.grid import beyond, further
+from zoo.comparison.ledger import read_ledger
 from zoo.comparison.plan import Cell, Job, Plan, check_distinct, describe
 from zoo.comparison.pool import Flight, Pool
 from zoo.config.tree import Config, chooses
@@ -100,13 +101,42 @@ class Execution:
                     self.reporting.add(id(cell))
                 self._enqueue(cell.tuning() or cell.reporting())
             write_json(self.plan.folder / "comparison.json", describe(self.plan))
-            while self.queue or pool.flights or pool.busy():
-                pool.fill(self.queue)
-                for flight, outcome in pool.landed(timeout=0.5):
-                    self._land(flight, outcome)
-                watcher.update(self, pool)
+            self._make(pool, watcher)
+            if self._look_again():
+                self._make(pool, watcher)
         write_json(self.plan.folder / "comparison.json", describe(self.plan))
         watcher.update(self, None)
+
+    def _make(self, pool: Pool, watcher: Watcher) -> None:
+        """Make all runs that wait, and those that they lead to."""
+        while self.queue or pool.flights or pool.busy():
+            pool.fill(self.queue)
+            for flight, outcome in pool.landed(timeout=0.5):
+                self._land(flight, outcome)
+            watcher.update(self, pool)
+
+    def _look_again(self) -> bool:
+        """Queue the further seeds of those whom the first ones do not tell apart from the baseline, and of that.
+
+        What the first look is comes from the rows of the first seeds, so that the same command asks the same again.
+        """
+        if not self.plan.more_seeds:
+            return False
+        write_json(self.plan.folder / "comparison.json", describe(self.plan))
+        undecided = {
+            (s.of, s.contestant)
+            for s in read_ledger(self.plan.folder).standings
+            if s.verdict is not None and s.verdict.word == "not separated"
+        }
+        tasks = {task for task, _ in undecided}
+        for cell in self.plan.cells:
+            at = cell.contestant == self.plan.baseline and cell.task in tasks
+            if cell.chosen is not None and (at or (cell.task, cell.contestant) in undecided):
+                cell.more_seeds = list(self.plan.more_seeds)
+                self.total += len(cell.more_seeds)
+                self._enqueue(cell.reported(cell.more_seeds))
+        write_json(self.plan.folder / "comparison.json", describe(self.plan))
+        return bool(undecided)
 
     def _pool(self) -> Pool:
         """Processes here, or a launcher elsewhere where the plan names one."""

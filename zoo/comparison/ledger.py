@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean, median
@@ -20,7 +21,7 @@ from zoo.comparison.result import Row, Standing, Verdict
 from zoo.comparison.scaling import Fitted, fits
 from zoo.comparison.statistics import Estimate, paired_difference
 from zoo.comparison.trends import Trend, crossing, curves, trend
-from zoo.comparison.verdicts import Pair, all_pairs, can_find, cannot_decide, judge, rank_ranges
+from zoo.comparison.verdicts import Pair, all_pairs, can_find, cannot_decide, judge, judge_twice, rank_ranges
 from zoo.config.tree import key_of
 from zoo.runs.row import SCHEMA, flaw, read_row
 
@@ -229,7 +230,8 @@ def _ledger(folder: Path, rules: Any, rows: list[Row]) -> Ledger:
     if rules:
         known = ((id(s), trend(curves(folder, s), s.higher_is_better)) for s in standings)
         trends = {key: found for key, found in known if found}
-    _compare_to(standings, baseline, trends, margin)
+    more = list(rules.get("more_seeds") or ()) if rules else []
+    _compare_to(standings, baseline, trends, margin, more)
     failures = [row for row in rows if row["status"] != "finished"]
     words = (
         to_type("zoo", "compare", *_command_words(rules["overrides"])) if rules else to_type("zoo", "report", folder)
@@ -333,9 +335,16 @@ def _part_by_question(standings: list[Standing]) -> None:
 
 
 def _compare_to(
-    standings: list[Standing], baseline: str | None, trends: dict[int, Trend], margin: float | None
+    standings: list[Standing],
+    baseline: str | None,
+    trends: dict[int, Trend],
+    margin: float | None,
+    more_seeds: Sequence[int] = (),
 ) -> None:
-    """Judge everybody beside the baseline, on all tasks together: one family of comparisons."""
+    """Judge everybody beside the baseline, on all tasks together: one family of comparisons.
+
+    With ``more_seeds`` there were two looks, without these and with them.
+    """
     bases = {s.task: s for s in standings if s.contestant == baseline and not s.control}
     rivals = [s for s in standings if s is not bases.get(s.task) and s.task in bases and not s.control]
     for standing in standings:
@@ -346,7 +355,10 @@ def _compare_to(
         standing.difference = paired_difference(ours, theirs)
         standing.differences = {seed: ours[seed] - theirs[seed] for seed in sorted(ours) if seed in theirs}
     family = [s for s in rivals if s.scores() and bases[s.task].scores() and (s.rows or bases[s.task].rows)]
-    for standing, verdict in zip(family, judge([(s, bases[s.task]) for s in family], margin), strict=True):
+    pairs = [(s, bases[s.task]) for s in family]
+    seeds = {row["seed"] for pair in pairs for s in pair for row in [*s.rows, *s.failed]} - set(more_seeds)
+    verdicts = judge_twice(pairs, sorted(seeds), margin) if more_seeds else judge(pairs, margin)
+    for standing, verdict in zip(family, verdicts, strict=True):
         doubts = _doubts(standing, bases[standing.task], verdict, trends)
         standing.verdict = replace(verdict, doubts=tuple(doubts))
 

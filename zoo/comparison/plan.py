@@ -55,6 +55,8 @@ class Cell:
     higher_is_better: bool = True
     budgets: dict[str, Config] = field(default_factory=dict)
     """How the budgets of the comparison's runs are met, shared by its cells and known once they were solved."""
+    more_seeds: list[int] = field(default_factory=list)
+    """Seeds that are reported besides, once it is known that the first ones do not decide."""
     follows: Cell | None = None
     """The cell whose chosen setting it takes, where it is the baseline once more under other seeds."""
     trainer: dict[str, Any] = field(default_factory=dict)
@@ -109,11 +111,15 @@ class Cell:
 
     def reporting(self) -> list[Job]:
         """The runs that are reported: the chosen setting, on seeds that tuning did not see."""
+        return self.reported(self.seeds + self.more_seeds)
+
+    def reported(self, seeds: Sequence[int]) -> list[Job]:
+        """The reported runs of these seeds; none before a setting is chosen."""
         if self.follows:
             self.chosen = self.follows.chosen
         if self.chosen is None:
             return []
-        return [Job(self, "report", self.chosen, self.run(self.chosen, seed)) for seed in self.seeds]
+        return [Job(self, "report", self.chosen, self.run(self.chosen, seed)) for seed in seeds]
 
     def run(self, setting: Setting, seed: int) -> Run:
         """The run with this setting and seed, its budgets met; named once, when it is first asked for."""
@@ -214,6 +220,8 @@ class Plan:
     """The difference that matters, in place of each task's own."""
     pairs: bool = False
     """Whether the report judges every pair of contestants, besides each one and the baseline."""
+    more_seeds: list[int] = field(default_factory=list)
+    """Seeds that those are reported with besides whom the first ones do not tell apart from the baseline."""
 
     @property
     def folder(self) -> Path:
@@ -302,7 +310,7 @@ def make_plan(name: str | None, overrides: Sequence[str]) -> Plan:
         raise ZooError(f"compare.baseline={baseline}: expected one of {', '.join(contestants)}")
     check_claims(rules["claims"])
     if rules["control"]:
-        cells += _controls(cells, baseline)
+        cells += _controls(cells, baseline, rules["more_seeds"])
         check_distinct(cells)
     return Plan(
         rules["name"],
@@ -318,15 +326,16 @@ def make_plan(name: str | None, overrides: Sequence[str]) -> Plan:
         rules["scaling"],
         rules["margin"],
         rules["pairs"],
+        rules["more_seeds"],
     )
 
 
-def _controls(cells: Sequence[Cell], baseline: str) -> list[Cell]:
+def _controls(cells: Sequence[Cell], baseline: str, more_seeds: Sequence[int]) -> list[Cell]:
     """The baseline once more on each task, with its setting and other seeds: the noise of a comparison of equals."""
     found = []
     for cell in cells:
         if cell.contestant == baseline:
-            first = max(*cell.seeds, *cell.tune_seeds) + 1
+            first = max(*cell.seeds, *cell.tune_seeds, *more_seeds) + 1
             seeds = list(range(first, first + len(cell.seeds)))
             name = f"{baseline}, other seeds"
             base = {**cell.base, "label": name}
@@ -417,6 +426,7 @@ def describe(plan: Plan) -> PlanFile:
         "scaling": plan.scaling,
         "margin": plan.margin,
         "pairs": plan.pairs,
+        "more_seeds": plan.more_seeds,
         "cells": [
             {
                 "contestant": cell.contestant,

@@ -75,6 +75,8 @@ class PlanFile(TypedDict):
     scaling: NotRequired[bool]
     margin: NotRequired[Figure | None]
     """The difference that matters, in place of each task's own."""
+    more_seeds: NotRequired[list[int]]
+    """Seeds of a second look, at those whom the first ones did not tell apart from the baseline."""
     pairs: NotRequired[bool]
     """Whether the report judges every pair of contestants."""
     workers: NotRequired[Count | None]

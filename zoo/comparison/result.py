@@ -20,6 +20,7 @@ COSTS = {
     "bytes_per_weight": "bytes per weight",
     "training_flops": "training FLOPs",
     "training_seconds": "training seconds",
+    "cpu_seconds": "processor seconds",
     "starting_seconds": "seconds of starting and compiling",
     "tokens_per_second": "tokens per second",
     "matmul_share": "share of the matmul ceiling",

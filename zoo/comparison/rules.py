@@ -84,10 +84,12 @@ def check_rules(rules: Mapping[str, Any]) -> None:
             raise ZooError(unknown("task in this comparison", task, rules["tasks"]))
     if not [*rules["archs"], *rules["also"]]:
         raise ZooError("compare.archs is empty; name at least one contestant, such as compare.archs=[transformer,lstm]")
-    for key in ("seeds", "tune_seeds"):
+    for key in ("seeds", "tune_seeds", "more_seeds"):
         if len(set(rules[key])) < len(rules[key]):
             raise ZooError(f"compare.{key}={rules[key]}: expected each seed once")
-    shared = set(rules["seeds"]) & set(rules["tune_seeds"])
+    if set(rules["seeds"]) & set(rules["more_seeds"]):
+        raise ZooError(f"compare.more_seeds={rules['more_seeds']}: expected seeds that compare.seeds has not")
+    shared = {*rules["seeds"], *rules["more_seeds"]} & set(rules["tune_seeds"])
     if shared and any(len(values) > 1 for values in rules["tune"].values()):
         raise ZooError(
             f"compare.tune_seeds and compare.seeds share {sorted(shared)}; "

@@ -250,11 +250,12 @@ def fits(standings: Sequence[Any]) -> list[Fitted]:
     found = []
     for name in dict.fromkeys(standing.contestant for standing in standings):
         rows = [row for s in standings if s.contestant == name for row in s.rows]
-        rows = [row for row in rows if not row["higher_is_better"] and row["tokens"] > 0 and row["parameters"]]
+        rows = [row for row in rows if not row["higher_is_better"] and row["tokens"] > 0 and row["active_parameters"]]
         rows = [row for row in rows if row["test"][row["metric"]] > 0]  # of all three there must be logarithms
         if not rows:
             continue
-        n, d = [row["parameters"] for row in rows], [row["tokens"] for row in rows]
+        # of a mixture those parameters count that a token meets
+        n, d = [row["active_parameters"] for row in rows], [row["tokens"] for row in rows]
         compute = [row["training_flops"] for row in rows]
         each = float(np.median([c / (a * b) for a, b, c in zip(n, d, compute, strict=True)]))
         losses = [row["test"][row["metric"]] for row in rows]

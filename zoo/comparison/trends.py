@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -38,7 +39,11 @@ def curves(folder: Path, standing: Standing) -> dict[int, Curve]:
     found = {}
     for row in standing.rows:
         name = f"validation/{row['metric']}"
-        points = {p["step"]: p["value"] for p in read_metrics(folder / row["id"] / "metrics.csv") if p["name"] == name}
+        points: dict[int, float] = {}
+        with suppress(OSError):  # a page says which curves may not be read
+            points = {
+                p["step"]: p["value"] for p in read_metrics(folder / row["id"] / "metrics.csv") if p["name"] == name
+            }
         kept = [(step, value) for step, value in sorted(points.items()) if math.isfinite(value)]
         if kept:
             found[row["seed"]] = kept

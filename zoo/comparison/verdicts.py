@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
@@ -21,31 +22,53 @@ from zoo.comparison.statistics import (
 Pair = tuple[Standing, Standing]
 
 
-def judge(pairs: Sequence[Pair], margin: float | None = None) -> list[Verdict]:
+def judge(pairs: Sequence[Pair], margin: float | None = None, level: float = SIGNIFICANCE) -> list[Verdict]:
     """What each pair of standings says of the first, all pairs being one family.
 
     P-values of :func:`zoo.comparison.statistics.difference_p_value` are adjusted by Holm's method. A pair is told apart
-    where the adjusted value is at most 0.05. It is then ``better`` or ``worse``, unless the medians differ by less than
-    the margin, or lie in the other order than the means (or the counts of solved runs) that were tested.
+    where the adjusted value is at most the level. It is then ``better`` or ``worse``, unless the medians differ by less
+    than the margin, or lie in the other order than the means (or the counts of solved runs) that were tested.
 
     Args:
         pairs: contestants on one task each, both with at least one finished or failed run.
         margin: the difference that matters, in place of each task's own.
+        level: the chance that any verdict of the family is false.
     """
     adjusted = holm([_p_value(*pair) for pair in pairs])
-    return [_verdict(ours, theirs, p, margin) for (ours, theirs), p in zip(pairs, adjusted, strict=True)]
+    return [_verdict(ours, theirs, p, margin, level) for (ours, theirs), p in zip(pairs, adjusted, strict=True)]
+
+
+def judge_twice(pairs: Sequence[Pair], first: Sequence[int], margin: float | None = None) -> list[Verdict]:
+    """The verdicts of two looks: with the first seeds, and with all of them for those whom these did not tell apart.
+
+    Each look is a family of its own at half of the level, so that both together are wrong at most as often as one
+    look at the whole level, whatever decides who gets more seeds (Bonferroni).
+
+    Args:
+        pairs: contestants on one task each.
+        first: the seeds of the first look.
+        margin: the difference that matters, in place of each task's own.
+    """
+    early = judge([(_only(a, first), _only(b, first)) for a, b in pairs], margin, SIGNIFICANCE / 2)
+    late = judge(pairs, margin, SIGNIFICANCE / 2)
+    return [one if one.word in ("better", "worse") else other for one, other in zip(early, late, strict=True)]
+
+
+def _only(standing: Standing, seeds: Sequence[int]) -> Standing:
+    rows, failed = ([row for row in part if row["seed"] in seeds] for part in (standing.rows, standing.failed))
+    return replace(standing, rows=rows, failed=failed)
 
 
 def _p_value(ours: Standing, theirs: Standing) -> float:
     return difference_p_value(ours.scores(), theirs.scores(), ours.bar, ours.higher_is_better)
 
 
-def _verdict(ours: Standing, theirs: Standing, p: float, margin: float | None) -> Verdict:
+def _verdict(ours: Standing, theirs: Standing, p: float, margin: float | None, level: float) -> Verdict:
     limit = margin_of(ours, margin)
     if min(len(ours.scores()), len(theirs.scores())) < 2:
         return Verdict("unknown", p)
     apart = _medians_apart(ours, theirs)
-    if p > SIGNIFICANCE:
+    if p > level:
         paired = paired_difference(ours.by_seed(), theirs.by_seed())
         whole = not (ours.failed or theirs.failed)
         alike = whole and paired and paired.low is not None and paired.high is not None and paired.low < paired.high
