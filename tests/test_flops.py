@@ -32,22 +32,30 @@ HANDS = {
     ("arch=gru",): 6 * D * 2 * D,
     # projections, then within the chunk q k^T and its product with v and ones, and the state k^T v
     ("arch=linear_attention", "mixer.heads=2", "mixer.chunk=64"): 8 * D * D
-    + 2 * (2 * L * 16 + 2 * L * 17 + 2 * 16 * 17),
+    + 2 * (2 * L * 16 + 2 * L * 17 + 2 * 16 * 17)
+    + 2 * 3 * D * 3,  # the short convolution, three tokens wide
     # projections of u and z, of B, C and the two channels of dt, and out; the scan, 6 for each channel and state
-    ("arch=mamba", "ffn=glu"): 2 * D * 4 * D + 2 * 2 * D * (2 + 32) + 2 * 2 * 2 * D + 2 * 2 * D * D + 6 * 2 * D * 16,
+    ("arch=mamba", "ffn=glu"): 2 * D * 4 * D
+    + 2 * 2 * D * (2 + 32)
+    + 2 * 2 * 2 * D
+    + 2 * 2 * D * D
+    + 6 * 2 * D * 16
+    + 2 * 2 * D * 4,
     # projections; within a chunk C B^T (one group) and, for each of 2 heads of 32, its product with x; of two chunks the
     # first leaves a state and the second reads it
     ("arch=mamba2", "ffn=glu", "mixer.head_dim=32", "mixer.state_size=8"): 2 * D * 4 * D
     + 2 * D * (16 + 2)
     + 2 * L * 8
     + 2 * 2 * L * 32
-    + 2 * 2 * D * D,
+    + 2 * 2 * D * D
+    + 2 * (2 * D + 16) * 4,
     ("arch=mamba2", "ffn=glu", "mixer.head_dim=32", "mixer.state_size=8", "mixer.chunk=16"): 2 * D * 4 * D
     + 2 * D * (16 + 2)
     + 2 * 16 * 8
     + 2 * 2 * 16 * 32
     + 2 * 2 * (2 * 32 * 8) // 2
-    + 2 * 2 * D * D,
+    + 2 * 2 * D * D
+    + 2 * (2 * D + 16) * 4,
 }
 
 

@@ -374,7 +374,7 @@ def read(ledger, page=False):
         try:
             found = read_ledger(ledger)
             console = Console(width=180, file=io.StringIO())
-            for table in tables(found):
+            for table in tables(found, 160):
                 console.print(table)
             figures = lines(found)
             if page:

@@ -483,3 +483,16 @@ def test_curves_that_may_not_be_read_are_said(smoke, zoo_main, here, monkeypatch
         status, _, err = zoo_main("report", "rows")
     assert status == 0
     assert f"1 curve cannot be read: {lost}: Permission denied" in err
+
+
+@pytest.mark.parametrize("width", [60, 80, 120, 160])
+def test_a_table_fits_the_terminal_and_cuts_no_number(smoke, zoo_main, here, monkeypatch, width):  # noqa: F811
+    shutil.copytree(smoke / "runs/smoke", here / "rows", ignore=shutil.ignore_patterns("checkpoints"))
+    monkeypatch.setenv("COLUMNS", str(width))
+    status, out, err = zoo_main("report", "rows")
+    assert status == 0, err
+    assert max(map(len, out.splitlines())) <= width
+    assert "…" not in out
+    for standing in ledger_of(smoke).standings:
+        assert f"{standing.score().value:.4f}" in out
+    assert ("on the page: " in out) == (width < 140), "what is left out is named"

@@ -202,8 +202,9 @@ def _compare(words: list[str]) -> int:
 
 
 def _console() -> Any:
-    """Wide where nobody's terminal bounds it."""
-    return console(width=None if sys.stdout.isatty() else 180, highlight=False, markup=False)
+    """As wide as the terminal, or as ``COLUMNS`` says; wide where neither bounds it."""
+    bounded = sys.stdout.isatty() or os.environ.get("COLUMNS")
+    return console(width=None if bounded else 160, highlight=False, markup=False)
 
 
 def _print_tables(ledger: Any) -> None:
@@ -213,7 +214,7 @@ def _print_tables(ledger: Any) -> None:
     screen = _console()
     for sentence in answer(ledger):
         screen.print(f"- {sentence}")
-    for table in tables(ledger):
+    for table in tables(ledger, screen.width):
         screen.print(table)
     if ledger.failures:
         names = [row["id"] for row in ledger.failures[:MOST_SHOWN]]

@@ -48,7 +48,7 @@ def compare(first: Ledger, second: Ledger) -> Table:
     for name in ("task", "contestant"):
         table.add_column(name, overflow="fold")
     for name in (str(first.folder), str(second.folder), "difference", ""):
-        table.add_column(name, justify="right", min_width=16 if name else 13)
+        table.add_column(name, justify="right", no_wrap=not name, min_width=16 if name else 13)
     table.add_column("what differs", overflow="fold")
     both = [(ours, theirs, *difference(ours, theirs)) for ours, theirs in pairs(first, second)]
     family = [(theirs, ours) for ours, theirs, found, _ in both if found]

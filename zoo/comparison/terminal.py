@@ -72,11 +72,16 @@ class Board:
             self.console.print(head, highlight=False)
 
 
-def tables(ledger: Ledger) -> list[Table]:
-    """Contestants by tasks; then a ranked table a task, and published figures beside ours where there are some."""
+def tables(ledger: Ledger, width: int) -> list[Table]:
+    """Contestants by tasks; then a ranked table a task, and published figures beside ours where there are some.
+
+    Args:
+        ledger: what is shown.
+        width: of the terminal; columns that do not fit are named, and left to the page.
+    """
     found = [_matrix(ledger)] if len(ledger.tasks) > 1 and not ledger.laws else []
     for task in ledger.tasks:
-        found.append(_table(ledger, task))
+        found.append(_table(ledger, task, width))
         found += _decays(ledger, task)
         if any(each.task == task for each in ledger.published):
             found.append(_published(ledger, task))
@@ -207,62 +212,90 @@ def _published(ledger: Ledger, task: str) -> Table:
     return table
 
 
-def _table(ledger: Ledger, task: str) -> Table:
+def _table(ledger: Ledger, task: str, width: int) -> Table:
     standings = ledger.ranked(task)
     finished = [s for s in standings if s.rows]
     metric = finished[0].metric.replace("_", " ") if finished else "score"
     higher = not finished or finished[0].rows[0]["higher_is_better"]
-    table = Table(
-        title=f"{task}: test {metric} ({'higher' if higher else 'lower'} is better), median (interval)",
-        title_justify="left",
-        caption_justify="left",
-    )
-    harder, versus = list(finished[0].harder()) if finished else [], f"vs {ledger.baseline}"
-    names = [metric, "n", *(f"at {name}" for name in harder), "solved", "failed"]
-    names += [versus] if ledger.baseline else []
-    names += ["learning rate", "parameters", "B/weight", "FLOPs", "seconds", "state B"]
-    ranked = any(standing.cost("effective_rank") is not None for standing in standings)
-    names += ["rank"] if ranked else []
-    table.add_column("", no_wrap=True)
-    table.add_column("contestant", overflow="fold", min_width=min(20, max(len(s.contestant) for s in standings)))
-    for name in names:
-        table.add_column(
-            name, justify="right", no_wrap=name == metric, min_width=len("provisionally") if name == versus else None
-        )
+    title = f"{task}: test {metric} ({'higher' if higher else 'lower'} is better), median (interval)"
+    table = Table(title=title, title_justify="left", caption_justify="left")
+    ranks = ledger.ranks(task)
+    lines = [_cells(ledger, ranks, place, s) for place, s in enumerate(standings[:MOST_SHOWN], 1)]
+    shown, left = _fitting(lines, width)
+    for name in shown:
+        title = {"place": "", "score": metric}.get(name, name)
+        if name == "contestant":
+            table.add_column(
+                title, overflow="fold", min_width=min(_named(width), max(len(line[name]) for line in lines))
+            )
+        else:
+            table.add_column(title, justify="left" if name == "place" else "right", no_wrap=True)
+    for line in lines:
+        table.add_row(*(line.get(name, "") for name in shown))
     rules = finished[0].rows[0]["chance"] if finished else {}
     notes = [and_more(len(standings), "contestants", ledger.folder)]
+    notes += [f"on the page: {', '.join(left)}"] if left else []
     notes += ["without a model: " + ", ".join(f"{name} {value:.4f}" for name, value in rules.items())] if rules else []
     notes += ["settings in the order of their validation scores"] if ledger.swept else []
     notes += [f"the comparison finds {can}"] if (can := ledger.can_find(task)) else []
     notes += [f"it cannot decide: {why}"] if (why := ledger.cannot_decide(task)) else []
     table.caption = "\n".join(filter(None, notes)) or None
-    ranks = ledger.ranks(task)
-    for standing in standings[:MOST_SHOWN]:
-        rank = [quantity(standing.cost("effective_rank"))] if ranked else []
-        table.add_row(*_cells(ranks, standing, harder, ledger.baseline is not None), *rank)
     return table
 
 
-def _cells(ranks: dict[str, tuple[int, int]], standing: Standing, harder: list[str], baseline: bool) -> list[str]:
-    score, longer, verdict = standing.score(), standing.harder(), standing.verdict
-    low, high = ranks.get(standing.contestant, (0, 0))
+FIRST = ("place", "contestant", "score")
+"""Columns that are always shown; of the others the first ones, as many as fit."""
+
+
+def _named(width: int) -> int:
+    """How wide the names of contestants may be in a terminal of this width; longer ones are folded."""
+    return max(16, width // 4)
+
+
+def _fitting(lines: list[dict[str, str]], width: int) -> tuple[list[str], list[str]]:
+    """The columns that fit, in the order in which they are shown, and those that do not.
+
+    A line's cells come in the order of their worth. Whoever needs more of a narrow terminal reads the page.
+    """
+    names = list(dict.fromkeys([*FIRST, *(name for line in lines for name in line)]))
+    used, kept = 1, []
+    for name in names:
+        widest = max([len(name), *(len(line.get(name, "")) for line in lines)])
+        needed = (min(_named(width), widest) if name == "contestant" else widest) + 3
+        if name in FIRST or used + needed <= width:
+            used += needed
+            kept.append(name)
+    return kept, [name for name in names if name not in kept]
+
+
+def _cells(ledger: Ledger, ranks: dict[str, tuple[int, int]], place: int, standing: Standing) -> dict[str, str]:
+    """A line of a task's table: cells by the name of their column, the worthiest first."""
+    score, longer = standing.score(), standing.harder()
+    low, high = ranks.get(standing.contestant, (place, place))
     rate = _setting(standing.rows[0]["learning_rate"] if standing.rows else standing.chosen.get("optimizer.lr"))
     total, active = standing.cost("parameters"), standing.cost("active_parameters")
-    parameters = quantity(total) if active in (None, total) else f"{quantity(active)}/{quantity(total)}"
-    costs = ("bytes_per_weight", "training_flops", "training_seconds", "state_bytes")
-    return [
-        "-" if not score else str(low) if low == high else f"{low}-{high}",
-        standing.contestant,
-        f"{figure(score)} {standing.collapsed()}".strip() if score else standing.absent(),
-        str(score.n if score else 0),
-        *(f"{longer[name].value:.4f}" if name in longer else "" for name in harder),
-        standing.solved(),
-        str(len(standing.failed)),
-        *([str(verdict or "")] if baseline else []),
-        rate and rate + (" (edge)" if standing.edge else ""),
-        parameters,
-        *(quantity(standing.cost(key)) for key in costs),
-    ]
+    found = {
+        "place": "-" if not score else str(low) if low == high else f"{low}-{high}",
+        "contestant": standing.contestant,
+        "score": f"{figure(score)} {standing.collapsed()}".strip() if score else standing.absent(),
+    }
+    if ledger.baseline:
+        found[f"vs {ledger.baseline}"] = str(standing.verdict or "")
+    found |= {
+        "solved": standing.solved(),
+        "n": str(score.n if score else 0),
+        "failed": str(len(standing.failed)),
+        "parameters": quantity(total) if active in (None, total) else f"{quantity(active)}/{quantity(total)}",
+        "FLOPs": quantity(standing.cost("training_flops")),
+        "seconds": quantity(standing.cost("training_seconds")),
+        **{f"at {name}": f"{value.value:.4f}" for name, value in longer.items()},
+        "learning rate": rate and rate + (" (edge)" if standing.edge else ""),
+        "state B": quantity(standing.cost("state_bytes")),
+        "B/weight": quantity(standing.cost("bytes_per_weight")),
+    }
+    if any(s.cost("effective_rank") is not None for s in ledger.on(standing.task)):
+        found["rank of embeddings"] = quantity(standing.cost("effective_rank"))
+    return found
 
 
 def _setting(value: Any) -> str:
