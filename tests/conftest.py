@@ -68,6 +68,12 @@ def pytest_collection_modifyitems(items):
                 item.add_marker(pytest.mark.xdist_group(name))
 
 
+@pytest.fixture(autouse=True)
+def unbounded(monkeypatch):
+    """Tables are as wide as where nobody's terminal bounds them; a worker of pytest's may have a terminal's width."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def swept():
     """What imports leave behind is not searched for garbage before each run, of which there are thousands."""
