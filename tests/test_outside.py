@@ -151,7 +151,7 @@ def test_checks_of_ones_own_components_alone():
 def test_a_comparison_of_ones_own_is_a_file(zoo_main, here):
     assert zoo_main("new", "comparison", "mine")[0] == 0
     status, out, err = zoo_main("compare", "./mine.yaml", "--dry-run")
-    assert (status, "20 runs into runs/mine" in out) == (0, True), err
+    assert (status, "48 runs into runs/mine" in out) == (0, True), err
     text = (here / "mine.yaml").read_text()
     for wrong, says in (("basline: lstm\n", "Did you mean baseline?"), ("archs: lstm\n", "archs: expected a list")):
         (here / "wrong.yaml").write_text(wrong)

@@ -8,7 +8,7 @@ from test_statistics import standing
 
 from zoo.comparison.answer import answer, near_best
 from zoo.comparison.ledger import Ledger, _compare_to
-from zoo.comparison.trends import Trend, at_step, crossing, trend
+from zoo.comparison.trends import Trend, at_step, crossing, steps_to, trend
 from zoo.comparison.verdicts import can_find, cannot_decide, judge, judge_twice, rank_ranges
 
 SOLVED, HALF, NONE = [1.0, 0.995, 1.0, 0.99, 1.0], [1.0, 0.2, 0.99, 0.3, 0.2], [0.2, 0.3, 0.25, 0.31, 0.22]
@@ -82,6 +82,10 @@ def test_trends_are_gains_per_doubling():
     found = trend({0: curve, 1: curve}, higher_is_better=False)
     assert (found.steps, found.half, found.end, found.gain) == (800, 2.0, 1.5, 0.5)
     assert trend({0: [(800, 1.5)]}, True) is None
+    solving = {0: [(100, 0.5), (200, 0.99), (400, 1.0)], 1: [(100, 0.4), (200, 0.5), (400, 0.6)]}
+    assert steps_to(solving, 0.99, True) == (200.0, 1)
+    assert trend(solving, True, 0.99).solved_at == 200
+    assert trend(solving, True, 2.0).solved_at is None
     ahead, behind = Trend(800, 2.0, 1.5, 0.1), Trend(800, 2.2, 1.7, 0.5)
     assert crossing(behind, ahead, False) == pytest.approx(2**0.5)
     assert crossing(ahead, behind, False) is None
@@ -141,6 +145,16 @@ def test_the_answer_is_made_of_the_numbers():
     assert "equal numbers of parameters" in said
     assert "Sensitive to tuning, with one good setting among those tried: a on t." in said
     assert "at most 1k parameters and 2M tokens" in said
+
+
+def test_the_last_setting_that_is_solved_is_said():
+    standings = [standing(name, f"{pairs} pairs", scores, solved=0.99, task="recall")
+                 for pairs, both in ((4, (SOLVED, SOLVED)), (8, (SOLVED, NONE)), (16, (SOLVED, NONE)))
+                 for name, scores in zip("ab", both, strict=True)]  # fmt: skip
+    for each in standings:
+        for row in each.rows:
+            row.update({"parameters": 1, "tokens": 1, "training_flops": 1, "test_harder": {}})
+    assert "solves in every run: a 16 pairs and b 4 pairs." in "\n".join(answer(ledger(standings)))
 
 
 def test_a_control_is_no_contestant():

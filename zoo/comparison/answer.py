@@ -24,7 +24,7 @@ def answer(ledger: Ledger) -> list[str]:
     if ledger.swept:
         return [_best_setting(ledger, task) for task in ledger.tasks if any(s.rows for s in ledger.on(task))]
     parts = [*(_task(ledger, task) for task in ledger.tasks)] if not ledger.laws else []
-    parts += [_equal(ledger), _state(ledger), _fragile(ledger), _known(ledger)]
+    parts += [_ladder(ledger), _equal(ledger), _state(ledger), _fragile(ledger), _known(ledger)]
     parts += [_limits(ledger), _noise(ledger), _next(ledger)]
     return [said for part in parts if (said := " ".join(part))]
 
@@ -126,6 +126,21 @@ def _cheapest(ledger: Ledger, task: str, entered: Sequence[Standing]) -> Iterato
                 f"Of the {len(first)} that may be first, {least} trains with the fewest FLOPs "
                 f"({quantity(costs[least])}; {most} takes {costs[most] / costs[least]:.2g} times as many)."
             )
+
+
+def _ladder(ledger: Ledger) -> Iterator[str]:
+    """Of one task at several settings: up to which of them each contestant solves it in every run."""
+    if len(ledger.tasks) < 3 or len({s.about.get("task") for s in ledger.contestants()}) > 1:
+        return
+    solved: dict[str, str] = {}
+    for task in ledger.tasks:
+        for standing in ledger.on(task):
+            solved.setdefault(standing.contestant, "none")
+            if standing.state() == "solved":
+                solved[standing.contestant] = task
+    if set(solved.values()) != {"none"}:
+        told = joined([f"{contestant} {task}" for contestant, task in solved.items()])
+        yield f"The last setting that each solves in every run: {told}."
 
 
 def _equal(ledger: Ledger) -> Iterator[str]:

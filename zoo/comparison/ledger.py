@@ -228,7 +228,7 @@ def _ledger(folder: Path, rules: Any, rows: list[Row]) -> Ledger:
     margin = rules.get("margin") if rules else None
     trends: dict[int, Trend] = {}
     if rules:
-        known = ((id(s), trend(curves(folder, s), s.higher_is_better)) for s in standings)
+        known = ((id(s), trend(curves(folder, s), s.higher_is_better, s.bar)) for s in standings)
         trends = {key: found for key, found in known if found}
     more = list(rules.get("more_seeds") or ()) if rules else []
     _compare_to(standings, baseline, trends, margin, more)

@@ -24,12 +24,14 @@ class Trend:
         half: the score at half of the steps.
         end: the score at the end.
         gain: by how much it improved from half of the steps to the end, so per doubling; above 0 for what is better.
+        solved_at: the step at which the runs that reach the task's bar first did, their median; none where none did.
     """
 
     steps: int
     half: float
     end: float
     gain: float
+    solved_at: float | None = None
 
 
 def curves(folder: Path, standing: Standing) -> dict[int, Curve]:
@@ -50,7 +52,7 @@ def curves(folder: Path, standing: Standing) -> dict[int, Curve]:
     return found
 
 
-def trend(found: dict[int, Curve], higher_is_better: bool) -> Trend | None:
+def trend(found: dict[int, Curve], higher_is_better: bool, bar: float | None = None) -> Trend | None:
     """The trend of these curves; none where nothing was evaluated in the first half of training."""
     halves, ends, gains, sign = [], [], [], 1 if higher_is_better else -1
     for curve in found.values():
@@ -61,7 +63,19 @@ def trend(found: dict[int, Curve], higher_is_better: bool) -> Trend | None:
             gains.append(sign * (curve[-1][1] - half))
     if not gains:
         return None
-    return Trend(max(curve[-1][0] for curve in found.values()), median(halves), median(ends), median(gains))
+    solved_at = None if bar is None else steps_to(found, bar, higher_is_better)[0]
+    return Trend(max(curve[-1][0] for curve in found.values()), median(halves), median(ends), median(gains), solved_at)
+
+
+def steps_to(found: dict[int, Curve], bar: float, higher_is_better: bool) -> tuple[float | None, int]:
+    """The step of the first evaluation at which a run reaches the bar, the median over those that do; and how many do.
+
+    None where no run does.
+    """
+    sign = 1 if higher_is_better else -1
+    firsts = [next((step for step, value in curve if sign * value >= sign * bar), None) for curve in found.values()]
+    reached = [step for step in firsts if step is not None]
+    return (float(median(reached)) if reached else None), len(reached)
 
 
 def at_step(curve: Curve, step: float) -> float | None:
