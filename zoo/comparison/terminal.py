@@ -178,7 +178,7 @@ def _overall(ledger: Ledger) -> list[Table]:
 
 
 def _findings(ledger: Ledger) -> Table:
-    title = "what was to be tested: differences of the metric, paired by seed; all claims are one family"
+    title = "what was to be tested: differences paired by seed; all claims are one family, at this budget"
     table = Table(title=title, title_justify="left")
     for name in ("claim", "task", "difference", "outcome"):
         table.add_column(name, overflow="fold")
