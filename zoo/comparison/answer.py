@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Iterator, Sequence
 from statistics import fmean
@@ -9,7 +10,6 @@ from statistics import fmean
 from zoo.comparison.known import beside
 from zoo.comparison.ledger import Ledger
 from zoo.comparison.result import Standing
-from zoo.comparison.statistics import Estimate
 from zoo.comparison.words import figure, joined, quantity
 from zoo.config.tree import key_of
 
@@ -19,7 +19,7 @@ NEAR_BEST = 0.05
 
 def answer(ledger: Ledger) -> list[str]:
     """What separates the contestants, what they cost, who was fragile, what this cannot say, and what would."""
-    if not any(standing.rows for standing in ledger.standings):
+    if not any(standing.rows for standing in ledger.contestants()):
         return []
     if ledger.swept:
         return [_best_setting(ledger, task) for task in ledger.tasks if any(s.rows for s in ledger.on(task))]
@@ -40,14 +40,15 @@ def _best_setting(ledger: Ledger, task: str) -> str:
 
 def _task(ledger: Ledger, task: str) -> Iterator[str]:
     """Who is ahead on a task, who is told apart from the baseline, and who of those that may be first is cheapest."""
-    entered = [s for s in ledger.ranked(task) if s.rows]
-    if not entered:
-        yield f"On {task}, every run failed."
+    entered = [s for s in ledger.ranked(task) if s.scores()]
+    lost = [s.contestant for s in entered if s.score() is None]
+    if not entered or len(lost) == len(entered):
+        yield f"On {task}, every run failed." if entered else f"On {task}, nothing was run yet."
         return
     if entered[0].bar is not None:
-        yield f"On {task}, {_solved(entered)}."
+        yield f"On {task}, {_solved([s for s in entered if s.score()])}."
     else:
-        best = entered[0]
+        best = next(s for s in entered if s.score())
         ranks = ledger.ranks(task).get(best.contestant)
         metric = best.metric.replace("_", " ")
         sure = f"; its rank is 1 to {ranks[1]}" if ranks and ranks[1] > 1 else ", ahead of everybody else"
@@ -55,6 +56,8 @@ def _task(ledger: Ledger, task: str) -> Iterator[str]:
             f"On {task}, {best.contestant} has the best median {metric}, {figure(best.score(), '.4g')} of "
             f"{_runs(len(best.scores()))}{sure if len(entered) > 1 else ''}."
         )
+    if lost:
+        yield f"Half or more of the runs of {joined(lost)} failed."
     if ledger.baseline and len(entered) > 1:
         yield _told_apart(ledger, task, entered)
     if len(entered) > 1:
@@ -72,10 +75,10 @@ def _solved(entered: Sequence[Standing]) -> str:
         count = standing.solved_count() or 0
         groups["all" if count == len(standing.scores()) else "some" if count else "none"].append(standing)
     parts = []
-    if groups["all"]:
-        first = groups["all"][0]
-        share = f"{_runs(len(first.scores()))} ({first.solved_share()} of all seeds would)"
-        parts.append(f"{joined([s.contestant for s in groups['all']])} solved it in all of {share}")
+    for count in sorted({len(s.scores()) for s in groups["all"]}, reverse=True):
+        alike = [s for s in groups["all"] if len(s.scores()) == count]
+        share = f"{_runs(count)} ({alike[0].solved_share()} of all seeds would)"
+        parts.append(f"{joined([s.contestant for s in alike])} solved it in all of {share}")
     parts += [f"{s.contestant} in {s.solved()}" for s in groups["some"]]
     if groups["none"]:
         best = groups["none"][0]
@@ -86,12 +89,13 @@ def _solved(entered: Sequence[Standing]) -> str:
         )
         shortcut = "" if best.shortcut is None else f"; what needs no learning scores {best.shortcut:.3g}"
         none = "" if len(groups["none"]) == len(entered) else " in none"
-        parts.append(f"{names}{none} (at best {figure(best.score(), '.3g')}{shortcut})")
+        parts.append(f"{names}{none} (best median {figure(best.score(), '.3g')}{shortcut})")
     return ", ".join(parts)
 
 
 def _told_apart(ledger: Ledger, task: str, entered: Sequence[Standing]) -> str:
     """Who is better or worse than the baseline, with figure and strength."""
+    base = next((s for s in entered if s.contestant == ledger.baseline), None)
     judged = [s for s in entered if s.verdict is not None]
     apart = [s for s in judged if s.verdict and s.verdict.word in ("better", "worse")]
     if not judged:
@@ -102,16 +106,13 @@ def _told_apart(ledger: Ledger, task: str, entered: Sequence[Standing]) -> str:
     parts = []
     for standing in apart:
         assert standing.verdict is not None
-        by = f" by {_by(standing.difference)}" if standing.difference and not standing.solved_count() else ""
-        doubt = f": {standing.verdict.doubts[0]}" if standing.verdict.doubts else ""
+        apart_by = abs(standing.middle() - base.middle()) if base else math.inf
+        by = f" by {apart_by:.3g}" if math.isfinite(apart_by) and not standing.solved_count() else ""
+        doubt = f": {'; '.join(standing.verdict.doubts)}" if standing.verdict.doubts else ""
         parts.append(f"{standing.contestant} is {standing.verdict}{by} (p = {standing.verdict.p_value:.2g}{doubt})")
     rest = len(judged) - len(apart)
     others = f"; {rest} other{'s are' if rest > 1 else ' is'} not" if rest else ""
     return f"Beside {ledger.baseline}, {'; '.join(parts)}{others}."
-
-
-def _by(difference: Estimate) -> str:
-    return f"{abs(difference.value):.3g}"
 
 
 def _cheapest(ledger: Ledger, task: str, entered: Sequence[Standing]) -> Iterator[str]:
@@ -147,17 +148,17 @@ def _equal(ledger: Ledger) -> Iterator[str]:
     """Whether sizes are equal."""
     spans = []
     for task in ledger.tasks:
-        sizes = [size for s in ledger.on(task) if (size := s.cost("parameters"))]
+        sizes = [size for s in ledger.on(task) if (size := s.cost("active_parameters"))]
         if len(sizes) > 1:
             spans.append((max(sizes) / min(sizes), min(sizes), max(sizes)))
     if spans and not ledger.laws:
         ratio, low, high = max(spans)
         if ratio <= 1.05:
-            yield f"Contestants have equal numbers of parameters on each task, within {ratio - 1:.1%}."
+            yield f"Contestants have equal numbers of active parameters on each task, within {ratio - 1:.1%}."
         else:
             yield (
-                f"Sizes are not equal: parameters span {quantity(low)} to {quantity(high)} on one task. "
-                f"budget.parameters={high:.0f} makes them so."
+                f"Sizes are not equal: active parameters span {quantity(low)} to {quantity(high)} on one task. "
+                f"budget.active_parameters={high:.0f} makes them so."
             )
 
 
@@ -188,7 +189,7 @@ def _fragile(ledger: Ledger) -> Iterator[str]:
     fragile = []
     for standing in ledger.contestants():
         near, tried = near_best(standing)
-        if tried >= 3 and near == 1:
+        if tried >= 3 and near == 1 and standing.state() in ("solved", "partly"):
             fragile.append(f"{standing.contestant} on {standing.task}")
     if fragile:
         yield f"Sensitive to tuning, with one good setting among those tried: {joined(fragile)}."
@@ -212,11 +213,11 @@ def _known(ledger: Ledger) -> Iterator[str]:
     """How it stands beside what is settled."""
     found = beside(ledger)
     against = [each for each in found if each.outcome.startswith("disagrees")]
-    agreed = sum(each.outcome == "agrees" for each in found)
+    agreed, partly = (sum(each.outcome == word for each in found) for word in ("agrees", "agrees in part"))
     if found:
         yield (
-            f"Of {len(found)} settled finding{'s' if len(found) > 1 else ''} that it touches, it agrees with {agreed}, "
-            f"and cannot tell of {len(found) - agreed - len(against)}."
+            f"Of {len(found)} known finding{'s' if len(found) > 1 else ''} that it touches, it agrees with {agreed}, "
+            f"in part with {partly}, and cannot tell of {len(found) - agreed - partly - len(against)}."
         )
     for each in against:
         yield f"It {each.outcome} with this one: {each.says} ({each.source})."
@@ -249,6 +250,8 @@ def _noise(ledger: Ledger) -> Iterator[str]:
         control = ledger.control(task)
         base = next((s for s in ledger.on(task) if s.contestant == ledger.baseline), None)
         if control and base and control.rows and base.rows:
+            if not math.isfinite(control.middle() - base.middle()):
+                continue
             solved = f" ({control.solved()} and {base.solved()} solved)" if base.solved() else ""
             parts.append(f"{abs(control.middle() - base.middle()):.3g} on {task}{solved}")
     if parts:
@@ -267,9 +270,11 @@ def _next(ledger: Ledger) -> Iterator[str]:
         only = next(s.of for s in ledger.on(task))
         words = [f"compare.only=[{only}]", f"steps={4 * steps}", f"compare.name={ledger.name}_longer"]
         yield f"To see who leads later: {_with(ledger.command, words)}"
-    elif undecided := [s for s in ledger.contestants() if s.verdict and s.verdict.word == "not separated"]:
-        seeds = ",".join(map(str, range(2 * max(len(s.scores()) for s in undecided))))
-        yield f"To tell more of them apart: {_with(ledger.command, [f'compare.seeds=[{seeds}]'])}"
+    elif any(s.verdict and s.verdict.word == "not separated" for task in hard for s in ledger.on(task)):
+        most = max(len(s.scores()) for s in ledger.contestants())
+        seeds = ",".join(map(str, range(2 * most)))
+        words = [f"compare.seeds=[{seeds}]", "compare.more_seeds=[]"]
+        yield f"To tell more of them apart: {_with(ledger.command, words if ledger.looks_twice else words[:1])}"
 
 
 def _with(command: str, words: Sequence[str]) -> str:

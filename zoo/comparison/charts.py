@@ -43,7 +43,7 @@ def charts(ledger: Ledger) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def drawn(ledger: Ledger, task: str) -> list[Standing]:
     """Who is in the charts of a task: the best, and the baseline."""
-    standings = [s for s in ledger.ranked(task) if s.rows]
+    standings = [s for s in ledger.ranked(task) if s.score()]
     return [s for i, s in enumerate(standings) if i < MOST_DRAWN or s.contestant == ledger.baseline]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from zoo.base.errors import ZooError
 from zoo.comparison.result import Standing
-from zoo.comparison.statistics import Estimate, paired_difference
+from zoo.comparison.statistics import SIGNIFICANCE, Estimate, paired_difference
 from zoo.comparison.verdicts import judge
 
 WORDS = {"better": "holds", "worse": "contradicted", "unknown": "not tested"}
@@ -40,7 +40,10 @@ def check_claims(claims: Sequence[Mapping[str, Any]]) -> None:
 
 
 def judge_claims(
-    claims: Sequence[Mapping[str, Any]], standings: Sequence[Standing], margin: float | None = None
+    claims: Sequence[Mapping[str, Any]],
+    standings: Sequence[Standing],
+    margin: float | None = None,
+    twice: bool = False,
 ) -> list[Finding]:
     """Each claim on each task that both sides were tested on; all of them are one family of comparisons."""
     sides: list[tuple[Mapping[str, Any], str, Standing | None, Standing | None]] = []
@@ -52,7 +55,10 @@ def judge_claims(
             )
             sides.append((claim, task, first, second))
     tested = [(a, b) for _, _, a, b in sides if a and b and a.rows and b.rows and a.metric == b.metric]
-    verdicts = {(id(a), id(b)): found for (a, b), found in zip(tested, judge(tested, margin), strict=True)}
+    verdicts = {
+        (id(a), id(b)): found
+        for (a, b), found in zip(tested, judge(tested, margin, SIGNIFICANCE / (1 + twice)), strict=True)
+    }
     findings = []
     for claim, task, first, second in sides:
         found = verdicts.get((id(first), id(second)))

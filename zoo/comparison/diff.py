@@ -52,10 +52,10 @@ def compare(first: Ledger, second: Ledger) -> Table:
     table.add_column("what differs", overflow="fold")
     both = [(ours, theirs, *difference(ours, theirs)) for ours, theirs in pairs(first, second)]
     family = [(theirs, ours) for ours, theirs, found, _ in both if found]
-    verdicts = iter(judge(family))
+    verdicts = iter(judge(family, first.margin))
     for ours, theirs, found, why_not in both:
         says = str(next(verdicts)) if found else why_not
-        scores = [figure(s.score()) if s.rows else s.absent() for s in (ours, theirs)]
+        scores = [figure(s.score()) if s.score() else s.absent() for s in (ours, theirs)]
         table.add_row(ours.task, ours.contestant, *scores, interval(found), says, _what_differs(ours, theirs))
     if not table.row_count:
         raise ZooError(f"{first.folder} and {second.folder} have no contestant on the same task in common")

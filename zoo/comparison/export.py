@@ -38,7 +38,7 @@ def _line(order: int, standing: Standing, ranks: tuple[int, int] | None) -> Line
         "median": score.value if score else None,
         "low": score.low if score else None,
         "high": score.high if score else None,
-        "seeds": score.n if score else 0,
+        "seeds": len(standing.rows),
         "failed": len(standing.failed),
         "solved": standing.solved() or None,
         "learned_nothing": standing.unlearned() or None,
@@ -92,7 +92,7 @@ def _short(ledger: Ledger) -> list[tuple[str, list[list[str]]]]:
         for rank, standing in enumerate(ledger.ranked(task), 1):
             score = standing.score()
             said = figure(score) if score else standing.absent()
-            seeds = f"{score.n if score else 0}" + (f" ({len(standing.failed)} failed)" if standing.failed else "")
+            seeds = f"{len(standing.rows)}" + (f" ({len(standing.failed)} failed)" if standing.failed else "")
             rows.append([str(rank) if score else "", standing.contestant, said, seeds, str(standing.verdict or "")])
         found.append((task, rows))
     return found

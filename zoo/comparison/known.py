@@ -21,8 +21,8 @@ class Known:
     Attributes:
         says: the finding.
         source: where it was found.
-        outcome: ``agrees`` or ``disagrees`` where pairs are told apart that way and none the other way, ``disagrees in
-            part`` where both occur, else ``cannot tell``.
+        outcome: ``agrees`` where every pair is told apart that way, ``agrees in part`` where some are and none the
+            other way; ``disagrees`` and ``disagrees in part`` likewise; else ``cannot tell``.
         pairs: who was compared on which task, and the verdict on the one that should be ahead.
     """
 
@@ -50,16 +50,18 @@ def beside(ledger: Ledger) -> list[Known]:
             ahead, behind = (
                 [_side(s, finding) for s in entered if _is(s, finding[side])] for side in ("ahead", "behind")
             )
-            pairs += [(a, b) for a in ahead for b in behind if a is not None and b is not None]
+            pairs += [(a, b) for a in ahead for b in behind if a is not None and b is not None and _may(a, b, finding)]
         if pairs:
             asked.append((finding, pairs))
-    verdicts = iter(judge([pair for _, pairs in asked for pair in pairs], ledger.margin))
+    verdicts = iter(judge([pair for _, pairs in asked for pair in pairs], ledger.margin, ledger.level))
     found = []
     for finding, pairs in asked:
         judged = [(a.task, a.contestant, b.contestant, next(verdicts)) for a, b in pairs]
-        words = {verdict.word for *_, verdict in judged} & {"better", "worse"}
-        outcome = {"better": "agrees", "worse": "disagrees"}.get("".join(sorted(words)), "cannot tell")
-        outcome = "disagrees in part" if len(words) == 2 else outcome
+        words = [verdict.word for *_, verdict in judged]
+        agrees, disagrees = words.count("better"), words.count("worse")
+        outcome = "disagrees" if disagrees else "agrees" if agrees else "cannot tell"
+        if outcome != "cannot tell" and max(agrees, disagrees) < len(words):
+            outcome += " in part"
         found.append(Known(finding["says"], finding["source"], outcome, judged))
     return found
 
@@ -67,6 +69,14 @@ def beside(ledger: Ledger) -> list[Known]:
 def _is(standing: Standing, presets: list[str]) -> bool:
     """Whether a contestant is one of these presets, without changes of its own."""
     return bool(standing.rows) and standing.contestant in presets
+
+
+def _may(ahead: Standing, behind: Standing, finding: dict[str, Any]) -> bool:
+    """Whether a pair meets the finding's condition: as many active parameters, within 5 %, where it asks for that."""
+    if not finding.get("equal_active"):
+        return True
+    sizes = [standing.cost("active_parameters") or 0.0 for standing in (ahead, behind)]
+    return min(sizes) > 0 and max(sizes) <= 1.05 * min(sizes)
 
 
 def _side(standing: Standing, finding: dict[str, Any]) -> Standing | None:

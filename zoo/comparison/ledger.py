@@ -19,7 +19,7 @@ from zoo.comparison.overall import Overall, overall
 from zoo.comparison.plan_file import PlanFile
 from zoo.comparison.result import Row, Standing, Verdict
 from zoo.comparison.scaling import Fitted, fits
-from zoo.comparison.statistics import Estimate, paired_difference
+from zoo.comparison.statistics import SIGNIFICANCE, Estimate, paired_difference
 from zoo.comparison.trends import Trend, crossing, curves, trend
 from zoo.comparison.verdicts import Pair, all_pairs, can_find, cannot_decide, judge, judge_twice, rank_ranges
 from zoo.config.tree import key_of
@@ -66,12 +66,19 @@ class Ledger:
     """Whether every pair of contestants is judged too."""
     swept: bool = False
     """Whether the runs are those of a sweep, without a comparison's rules."""
+    looks_twice: bool = False
+    """Whether the undecided got more seeds: every family is then judged at half of the level."""
     _ranks: dict[str, dict[str, tuple[int, int]]] = field(default_factory=dict, repr=False)
 
     @property
     def unreadable(self) -> list[Row]:
         """Runs whose folder or result may not be read: they count as failed."""
         return [row for row in self.failures if row["status"] == UNREADABLE]
+
+    @property
+    def level(self) -> float:
+        """The chance that a family of verdicts holds a false one."""
+        return SIGNIFICANCE / 2 if self.looks_twice else SIGNIFICANCE
 
     def overall(self) -> tuple[list[Overall], list[str]]:
         """Everybody over a suite of ten tasks or more, and which these are; nobody where there are fewer.
@@ -99,23 +106,25 @@ class Ledger:
     def ranks(self, task: str) -> dict[str, tuple[int, int]]:
         """The ranks that each contestant may have on a task; none of a sweep, whose settings are no rivals."""
         if task not in self._ranks:
-            self._ranks[task] = {} if self.swept else rank_ranges(self.on(task), self.margin)
+            self._ranks[task] = {} if self.swept else rank_ranges(self.on(task), self.margin, self.level)
         return self._ranks[task]
 
     def all_pairs(self) -> list[tuple[Pair, Verdict]]:
         """Every pair on every task, where the comparison asks for them."""
-        return all_pairs([self.on(task) for task in self.tasks], self.margin) if self.pairs else []
+        return all_pairs([self.on(task) for task in self.tasks], self.margin, self.level) if self.pairs else []
 
     def cannot_decide(self, task: str) -> str:
-        """Why the task tells nobody apart, whoever competes."""
-        return cannot_decide(self.on(task))
+        """Why the task tells nobody apart, whoever competes; nothing where somebody was told apart."""
+        apart = any(s.verdict is not None and s.verdict.word in ("better", "worse") for s in self.on(task))
+        return "" if apart else cannot_decide(self.on(task))
 
     def can_find(self, task: str) -> str:
         """The smallest difference that this comparison finds on a task."""
         entered = [s for s in self.on(task) if s.scores()]
         if len(entered) < 2 or not self.comparisons():
             return ""
-        return can_find(min(len(s.scores()) for s in entered), self.comparisons(), entered)
+        looks = 2 if self.looks_twice else 1
+        return can_find(min(len(s.scores()) for s in entered), looks * self.comparisons(), entered, self.margin)
 
     def trend(self, standing: Standing) -> Trend | None:
         """How a standing learned."""
@@ -124,7 +133,9 @@ class Ledger:
     def unconverged(self, task: str) -> list[tuple[Standing, Trend]]:
         """Those who still improved by more than the margin in the last doubling of steps, the fastest first."""
         known = [(s, found) for s in self.on(task) if (found := self.trend(s))]
-        still = [(s, t) for s, t in known if t.gain > (s.margin if self.margin is None else self.margin)]
+        limit = self.margin
+        known = [(s, t) for s, t in known if s.state() != "solved" and not _at(s, t.end)]
+        still = [(s, t) for s, t in known if t.gain > (s.margin if limit is None else limit)]
         return sorted(still, key=lambda each: -each[1].gain)
 
     @property
@@ -237,13 +248,13 @@ def _ledger(folder: Path, rules: Any, rows: list[Row]) -> Ledger:
         to_type("zoo", "compare", *_command_words(rules["overrides"])) if rules else to_type("zoo", "report", folder)
     )
     published = _published(rules.get("published", []), standings) if rules else []
-    findings = judge_claims(rules.get("claims", []), standings, margin) if rules else []
+    findings = judge_claims(rules.get("claims", []), standings, margin, bool(more)) if rules else []
     laws = fits(standings) if rules and rules.get("scaling") else []
     missing = _missing(rules["cells"], rows) if rules else 0
     pairs = bool(rules and rules.get("pairs"))
     return Ledger(
         folder.name, folder, baseline, standings, rows, failures, words, published, findings, laws, missing, trends,
-        margin, pairs, not rules,
+        margin, pairs, not rules, bool(more),
     )  # fmt: skip
 
 
@@ -376,14 +387,33 @@ def _doubts(standing: Standing, base: Standing, verdict: Verdict, trends: dict[i
         gap = (neighbours[0] - neighbours[1]) * (1 if ahead.higher_is_better else -1)
         if gap < 0:
             doubts.append("the next best setting of each says the opposite on validation data")
+    if _unrepeated(behind):
+        doubts.append(f"{behind.contestant} reached more with its tuning seeds than with any reported one")
     last, first = trends.get(id(behind)), trends.get(id(ahead))
     if last and first:
         gap = (first.end - last.end) * (1 if ahead.higher_is_better else -1)
         if last.gain > max(gap, 0):
             times = crossing(last, first, ahead.higher_is_better)
-            passes = f", and its curve foretells that it passes at {times:.2g} times the steps" if times else ""
+            passes = f"; it passes at {times:.2g} times the steps if both go on so" if times else ""
             doubts.append(f"{behind.contestant} still gained more in the last doubling of steps than it lacks{passes}")
     return doubts
+
+
+def _at(standing: Standing, score: float) -> bool:
+    """Whether a score reaches the task's bar."""
+    sign = 1 if standing.higher_is_better else -1
+    return standing.bar is not None and bool(sign * score >= sign * standing.bar)
+
+
+def _unrepeated(standing: Standing) -> bool:
+    """Whether the validation score by which a setting was chosen lies beyond that of every reported run."""
+    chosen = [trial["validation"] for trial in standing.tried if trial["setting"] == standing.chosen]
+    tuned = [value for values in chosen for value in values if value is not None]
+    reported = [row["validation"][row["metric"]] for row in standing.rows if row["metric"] in row.get("validation", {})]
+    if not tuned or not reported:
+        return False
+    sign = 1 if standing.higher_is_better else -1
+    return bool(fmean(tuned) * sign > max(sign * value for value in reported) + standing.margin)
 
 
 def _neighbour(standing: Standing) -> float | None:

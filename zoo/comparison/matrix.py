@@ -9,9 +9,9 @@ from zoo.comparison.result import Standing
 from zoo.comparison.words import figure
 
 EXPLAINED = (
-    "solved: every run reaches the task's bar. partly: above every rule that needs no learning. shortcut: no better "
-    "than the best such rule. no: no better than guessing. Ranks are those that a contestant may have; all ranks of a "
-    "task are right 95 times in 100."
+    "solved: every run reaches the task's bar. partly: some runs do, or the median is above every rule that needs no "
+    "learning. shortcut: no better than the best such rule. no: no better than guessing. Ranks are those that a "
+    "contestant may have; all ranks of a task are right 95 times in 100."
 )
 
 
@@ -38,8 +38,8 @@ def matrix(ledger: Ledger) -> dict[str, dict[str, Cell]]:
 
 
 def _cell(standing: Standing, ranks: dict[str, tuple[int, int]], undecided: bool) -> Cell:
-    if not standing.rows:
-        return Cell("no", standing.absent(), "") if standing.failed else Cell("", standing.absent(), "")
+    if standing.score() is None:
+        return Cell("no" if standing.failed else "", standing.absent(), "")
     low, high = ranks.get(standing.contestant, (0, 0))
     said = "" if undecided or len(ranks) < 2 else f"rank {low}" if low == high else f"rank {low} to {high}"
     solved = standing.solved()

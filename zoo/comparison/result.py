@@ -123,18 +123,18 @@ class Standing:
         return estimate(self.scores()).value if self.scores() else math.nan
 
     def score(self) -> Estimate | None:
-        """The median test score of the finished runs; without an interval where others failed.
+        """The median test score, a failed run being the worst; without an interval where one failed.
 
-        None where every run failed.
+        None where every run failed, or half of them did, so that the median run is one that failed.
         """
-        if not self.rows:
+        if not self.rows or not math.isfinite(self.middle()):
             return None
-        found = estimate(list(self.by_seed().values()))
+        found = estimate(self.scores())
         return Estimate(found.value, None, None, found.n) if self.failed else found
 
     def absent(self) -> str:
         """Why there is no score."""
-        return "every run failed" if self.failed else "not run yet"
+        return "half of the runs failed" if self.rows else "every run failed" if self.failed else "not run yet"
 
     def solved_count(self) -> int | None:
         """How many runs solved the task, where the task says what that is; a failed run did not."""

@@ -6,11 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from statistics import fmean, median, variance
+from statistics import fmean, variance
 
 LEVEL = 0.95
 SIGNIFICANCE = 0.05
-"""The chance that a report without any true difference holds a verdict."""
+"""The chance that a family of verdicts without any true difference holds one."""
 LEAST_COVERAGE = 0.93
 """The least coverage of an interval that is shown."""
 RANK_TEST_FROM = 8
@@ -110,7 +110,8 @@ def difference_p_value(
     Where some of these runs reach the bar and others do not, the counts decide, by Boschloo's test. Else Welch's
     unequal-variances t-test does. It assumes no pairing: seeds that two contestants share can only make it more
     cautious, and pairing would halve the degrees of freedom. Two guards keep its error rate where scores have two
-    modes. From 8 runs on each side the rank test of Mann and Whitney has to agree. And no value is below
+    modes. From 8 runs on each side, and where one side has more runs than the other, the rank test of Mann and Whitney
+    has to agree. And no value is below
     ``2 / 4^n``, the largest chance that n runs on one side all go well and n on the other all go badly, where each run
     does either by luck. 1 where nothing can be tested: a single run, no spread, or failed runs without a bar.
 
@@ -134,7 +135,7 @@ def difference_p_value(
     from scipy.stats import mannwhitneyu, ttest_ind
 
     found: float = max(float(ttest_ind(ours, theirs, equal_var=False).pvalue), luck(n))
-    if n >= RANK_TEST_FROM:
+    if n >= RANK_TEST_FROM or len(ours) != len(theirs):
         found = max(found, float(mannwhitneyu(ours, theirs).pvalue))
     return found
 
@@ -229,6 +230,6 @@ def over_tasks(strata: Sequence[Sequence[float]]) -> Estimate:
 
 
 def spread_of(groups: Sequence[Sequence[float]]) -> float | None:
-    """The standard deviation of a run, as the median of those of several contestants; none without two runs each."""
-    found = [math.sqrt(variance(group)) for group in groups if len(group) > 1]
-    return median(found) if found else None
+    """The standard deviation of a run: the root of the mean variance over contestants; none without two runs each."""
+    found = [variance(group) for group in groups if len(group) > 1]
+    return math.sqrt(fmean(found)) if found else None

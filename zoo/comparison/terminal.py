@@ -283,7 +283,7 @@ def _cells(ledger: Ledger, ranks: dict[str, tuple[int, int]], place: int, standi
         found[f"vs {ledger.baseline}"] = str(standing.verdict or "")
     found |= {
         "solved": standing.solved(),
-        "n": str(score.n if score else 0),
+        "n": str(len(standing.scores())),
         "failed": str(len(standing.failed)),
         "parameters": quantity(total) if active in (None, total) else f"{quantity(active)}/{quantity(total)}",
         "FLOPs": quantity(standing.cost("training_flops")),

@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import combinations
-from typing import Any
 
 from zoo.comparison.result import Standing, Verdict
 from zoo.comparison.statistics import (
@@ -14,7 +13,6 @@ from zoo.comparison.statistics import (
     difference_p_value,
     fewest_solved,
     holm,
-    paired_difference,
     smallest_shift,
     spread_of,
 )
@@ -64,23 +62,17 @@ def _p_value(ours: Standing, theirs: Standing) -> float:
 
 
 def _verdict(ours: Standing, theirs: Standing, p: float, margin: float | None, level: float) -> Verdict:
-    limit = margin_of(ours, margin)
     if min(len(ours.scores()), len(theirs.scores())) < 2:
         return Verdict("unknown", p)
+    tested, counted = _tested(ours, theirs)
     apart = _medians_apart(ours, theirs)
-    if p > level:
-        paired = paired_difference(ours.by_seed(), theirs.by_seed())
-        whole = not (ours.failed or theirs.failed)
-        alike = whole and paired and paired.low is not None and paired.high is not None and paired.low < paired.high
-        if alike and paired and max(abs(paired.low or 0.0), abs(paired.high or 0.0)) < limit:
-            return Verdict("no difference that matters", p)
+    if p > level or not tested * apart >= 0 or not tested:
         return Verdict("not separated", p)
-    if abs(apart) < limit:
+    # where counts were tested, medians may be alike: what the runs differ by on average then says whether it matters
+    size = abs(_means_apart(ours, theirs) if counted else apart)
+    if size < margin_of(ours, margin):
         return Verdict("no difference that matters", p)
-    tested = _tested(ours, theirs)
-    if tested * apart <= 0:
-        return Verdict("not separated", p)
-    return Verdict("better" if apart > 0 else "worse", p)
+    return Verdict("better" if tested > 0 else "worse", p)
 
 
 def _medians_apart(ours: Standing, theirs: Standing) -> float:
@@ -91,15 +83,23 @@ def _medians_apart(ours: Standing, theirs: Standing) -> float:
     return (first - second) * (1 if ours.higher_is_better else -1)
 
 
-def _tested(ours: Standing, theirs: Standing) -> float:
-    """The difference that was tested, counted upwards: of solved runs where these differ, else of means."""
+def _means_apart(ours: Standing, theirs: Standing) -> float:
+    """The difference of the means; infinite where a run failed, which is a difference that matters."""
+    means = [sum(s.scores()) / len(s.scores()) for s in (ours, theirs)]
+    return means[0] - means[1] if all(map(math.isfinite, means)) else math.inf
+
+
+def _tested(ours: Standing, theirs: Standing) -> tuple[float, bool]:
+    """The difference that was tested, counted upwards, and whether it was one of counts.
+
+    Of solved runs where these differ, of failed runs where some failed, else of means.
+    """
     first, second = ours.solved_count(), theirs.solved_count()
     if first is not None and second is not None and 0 < first + second < len(ours.scores()) + len(theirs.scores()):
-        return first / len(ours.scores()) - second / len(theirs.scores())
-    means = [sum(s.scores()) / len(s.scores()) for s in (ours, theirs)]
-    if not all(map(math.isfinite, means)):
-        return len(theirs.failed) / len(theirs.scores()) - len(ours.failed) / len(ours.scores())
-    return (means[0] - means[1]) * (1 if ours.higher_is_better else -1)
+        return first / len(ours.scores()) - second / len(theirs.scores()), True
+    if ours.failed or theirs.failed:
+        return len(theirs.failed) / len(theirs.scores()) - len(ours.failed) / len(ours.scores()), True
+    return _means_apart(ours, theirs) * (1 if ours.higher_is_better else -1), False
 
 
 def margin_of(standing: Standing, margin: float | None = None) -> float:
@@ -107,7 +107,9 @@ def margin_of(standing: Standing, margin: float | None = None) -> float:
     return standing.margin if margin is None else margin
 
 
-def rank_ranges(standings: Sequence[Standing], margin: float | None = None) -> dict[str, tuple[int, int]]:
+def rank_ranges(
+    standings: Sequence[Standing], margin: float | None = None, level: float = SIGNIFICANCE
+) -> dict[str, tuple[int, int]]:
     """The ranks that each contestant may have on one task, all at once right 95 times in 100.
 
     Of k contestants all pairs are judged, corrected by Holm's method. Whoever is worse than a and better than b others
@@ -115,7 +117,7 @@ def rank_ranges(standings: Sequence[Standing], margin: float | None = None) -> d
     """
     entered = [standing for standing in standings if standing.scores()]
     pairs = list(combinations(entered, 2))
-    words = [verdict.word for verdict in judge(pairs, margin)]
+    words = [verdict.word for verdict in judge(pairs, margin, level)]
     found = {}
     for standing in entered:
         behind = sum((a is standing and w == "worse") or (b is standing and w == "better") for (a, b), w in
@@ -126,19 +128,23 @@ def rank_ranges(standings: Sequence[Standing], margin: float | None = None) -> d
     return found
 
 
-def all_pairs(groups: Iterable[Sequence[Standing]], margin: float | None = None) -> list[tuple[Pair, Verdict]]:
+def all_pairs(
+    groups: Iterable[Sequence[Standing]], margin: float | None = None, level: float = SIGNIFICANCE
+) -> list[tuple[Pair, Verdict]]:
     """Every pair of contestants on every task, as one family of their own."""
     pairs = [pair for standings in groups for pair in combinations([s for s in standings if s.scores()], 2)]
-    return list(zip(pairs, judge(pairs, margin), strict=True))
+    return list(zip(pairs, judge(pairs, margin, level), strict=True))
 
 
-def can_find(runs: int, comparisons: int, standings: Sequence[Standing] = ()) -> str:
+def can_find(runs: int, comparisons: int, standings: Sequence[Standing] = (), margin: float | None = None) -> str:
     """What a comparison of so many runs a contestant can tell apart on a task, in words.
 
     Args:
         runs: reported runs of each contestant.
-        comparisons: how many verdicts the report holds.
-        standings: those of the task, once they have scores; a shift is then given in the metric's unit.
+        comparisons: how many verdicts the report holds; twice as many where it looks twice.
+        standings: those of the task, once they have scores; a shift is then given in the metric's unit, by the root of
+            the mean variance of their runs.
+        margin: the difference that matters, in place of the task's own.
     """
     shift = smallest_shift(runs, comparisons)
     if shift is None:
@@ -148,19 +154,20 @@ def can_find(runs: int, comparisons: int, standings: Sequence[Standing] = ()) ->
     spread = spread_of([list(s.by_seed().values()) for s in scored])
     size = f"{shift:.2g} standard deviations of a run"
     if spread:
-        size = f"{shift * spread:.2g} of {scored[0].metric.replace('_', ' ')} ({size})"
+        least = max(shift * spread, margin_of(scored[0], margin))
+        size = f"{least:.2g} of {scored[0].metric.replace('_', ' ')} ({size}, and no less than the margin)"
     counts = fewest_solved(runs, comparisons) if scored and scored[0].bar is not None else None
     solved = f", or a task solved by {counts} of {runs} runs against none" if counts is not None else ""
-    return f"a difference of {size} 80 times in 100{solved}; {4 * runs} runs would halve it"
+    half = next(n for n in range(runs + 1, 40 * runs) if (smallest_shift(n, comparisons) or shift) <= shift / 2)
+    return f"a difference of {size} 80 times in 100{solved}; {half} runs would halve it"
 
 
 def cannot_decide(standings: Sequence[Standing]) -> str:
     """Why a task tells nobody apart, whoever competes; empty where it may."""
-    entered: list[Any] = [s for s in standings if s.rows]
-    if len(entered) < 2:
+    entered = [s for s in standings if s.scores()]
+    if len(entered) < 2 or not any(s.rows for s in entered):
         return ""
-    solved = [s.solved_count() for s in entered]
-    if all(count is not None and count == len(s.scores()) for count, s in zip(solved, entered, strict=True)):
+    if all(s.state() == "solved" for s in entered):
         return "every run solved it: it is too easy to tell these contestants apart"
     if all(s.state() in ("no", "shortcut") for s in entered):
         return "nobody is above what needs no learning: it is too hard, or was trained too briefly"

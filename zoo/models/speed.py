@@ -183,9 +183,10 @@ def crossings(curves: Sequence[Curve], what: str) -> list[Crossing]:
     for one, other in combinations(curves, 2):
         low, high = one.points[0].length, one.points[-1].length
         root, first = _meet(one.fit(what), other.fit(what), low, high)
+        measured = one.medians(what)[-1] - other.medians(what)[-1]  # a fit may miss what it was fitted to
         draws = [_meet(a, b, low, high) for a, b in zip(again[id(one)], again[id(other)], strict=True)]
         agreed = sum(ahead == first for _, ahead in draws) / len(draws)
-        if agreed < SURE:
+        if agreed < SURE or measured == 0 or (measured < 0) != first:
             found.append(Crossing(what, one.contestant, other.contestant, None, ""))
             continue
         roots = sorted(each or low for each, ahead in draws if ahead == first)
@@ -211,7 +212,7 @@ def _meet(
     """The last length at which two fits are equal within these, and whether the first is faster at the longest."""
     a, b, c = (x - y for x, y in zip(one, other, strict=True))
     roots = [root for root in _roots(a, b, c) if low < root < high]
-    return (max(roots) if roots else None), a + b * high + c * high * high < 0
+    return (max(roots) if roots else None), (a + b * high + c * high * high) < 0
 
 
 def _roots(a: float, b: float, c: float) -> list[float]:
@@ -219,4 +220,7 @@ def _roots(a: float, b: float, c: float) -> list[float]:
     if c == 0:
         return [] if b == 0 else [-a / b]
     inside = b * b - 4 * a * c
-    return [] if inside < 0 else [(-b + sign * inside**0.5) / (2 * c) for sign in (-1, 1)]
+    if inside < 0:
+        return []
+    half = -(b + (inside**0.5 if b >= 0 else -(inside**0.5))) / 2  # no difference of near equals, where c is tiny
+    return [half / c, a / half if half else 0.0]
