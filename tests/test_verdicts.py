@@ -260,7 +260,7 @@ def test_reports_of_equals_seldom_hold_a_verdict(law):
 @pytest.mark.thorough
 @pytest.mark.parametrize(("law", "n", "contestants"), list(itertools.product(LAWS, [3, 5, 10], [2, 4, 7])))
 def test_at_most_five_reports_of_equals_in_a_hundred_hold_a_verdict(law, n, contestants):
-    assert false_reports(law, n, contestants, 400) <= 0.05 + 2 * (0.05 * 0.95 / 400) ** 0.5
+    assert false_reports(law, n, contestants, 120) <= 0.05 + 2 * (0.05 * 0.95 / 120) ** 0.5
 
 
 @pytest.mark.parametrize("law", ["normal", "solved 0.5"])
