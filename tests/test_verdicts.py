@@ -72,7 +72,7 @@ def test_a_report_of_failures_is_answered():
     found = ledger([whole, some, lost], baseline="a")
     answer_of_control(found)
     said = "\n".join(answer(found))
-    assert "Half or more of the runs of c failed." in said
+    assert "Half of the runs of c failed, or more." in said
     assert "On t, b has the best median accuracy, 0.9 of 5 runs" in said
     assert answer(ledger([standing("a", "t", [], failed=2)], baseline="a")) == []
 
@@ -108,7 +108,7 @@ def test_tasks_that_cannot_decide_say_so():
     assert "too easy" in cannot_decide(easy)
     assert "too hard" in cannot_decide([standing(name, "t", [0.1, 0.11], guess=0.1) for name in "ab"])
     assert cannot_decide([easy[0], standing("b", "t", NONE, solved=0.99, guess=0.1)]) == ""
-    assert "nobody apart with 3 runs each and 24 verdicts; 5 runs can" in can_find(3, 24)
+    assert "3 runs each can tell nobody apart among 24 verdicts; 5 runs each can" in can_find(3, 24)
     assert "5 of 5 runs against none" in can_find(5, 24, easy)
     assert "3.9 standard deviations" in can_find(5, 24)
 

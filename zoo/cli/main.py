@@ -183,7 +183,7 @@ def _compare(words: list[str]) -> int:
             from zoo.comparison.verdicts import can_find
 
             runs = min(len(cell.seeds) for cell in plan.cells)
-            say(f"{many(plan.comparisons(), 'verdict')}; on each task it finds {can_find(runs, plan.comparisons())}")
+            say(f"on each task, {can_find(runs, plan.comparisons())}")
         say(f"{many(plan.total(), 'run')} into {plan.folder}")
         return 0
     from zoo.comparison.terminal import Board

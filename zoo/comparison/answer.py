@@ -34,7 +34,7 @@ def _best_setting(ledger: Ledger, task: str) -> str:
     best = ledger.ranked(task)[0]
     return (
         f"On {task}, {best.contestant} has the best validation score; its median test "
-        f"{best.metric.replace('_', ' ')} is {figure(best.score(), '.4g')} of {_runs(len(best.scores()))}."
+        f"{best.metric.replace('_', ' ')} over {_runs(len(best.scores()))} is {figure(best.score(), '.4g')}."
     )
 
 
@@ -57,10 +57,10 @@ def _task(ledger: Ledger, task: str) -> Iterator[str]:
             f"{_runs(len(best.scores()))}{sure if len(entered) > 1 else ''}."
         )
     if lost:
-        yield f"Half or more of the runs of {joined(lost)} failed."
+        yield f"Half of the runs of {joined(lost)} failed, or more."
     if ledger.baseline and len(entered) > 1:
         yield _told_apart(ledger, task, entered)
-    if len(entered) > 1:
+    if len(entered) > 1 and not ledger.cannot_decide(task):
         yield from _cheapest(ledger, task, entered)
 
 
@@ -98,7 +98,7 @@ def _told_apart(ledger: Ledger, task: str, entered: Sequence[Standing]) -> str:
     base = next((s for s in entered if s.contestant == ledger.baseline), None)
     judged = [s for s in entered if s.verdict is not None]
     apart = [s for s in judged if s.verdict and s.verdict.word in ("better", "worse")]
-    if not judged:
+    if not judged or base is None or base.score() is None:
         return f"{ledger.baseline}, with which all others are compared, has no result."
     if not apart:
         why = ledger.cannot_decide(task)
@@ -150,15 +150,15 @@ def _equal(ledger: Ledger) -> Iterator[str]:
     for task in ledger.tasks:
         sizes = [size for s in ledger.on(task) if (size := s.cost("active_parameters"))]
         if len(sizes) > 1:
-            spans.append((max(sizes) / min(sizes), min(sizes), max(sizes)))
+            spans.append((max(sizes) / min(sizes), min(sizes), max(sizes), task))
     if spans and not ledger.laws:
-        ratio, low, high = max(spans)
-        if ratio <= 1.05:
+        ratio, low, high, task = max(spans)
+        if ratio <= 1.06:
             yield f"Contestants have equal numbers of active parameters on each task, within {ratio - 1:.1%}."
         else:
             yield (
-                f"Sizes are not equal: active parameters span {quantity(low)} to {quantity(high)} on one task. "
-                f"budget.active_parameters={high:.0f} makes them so."
+                f"Sizes are not equal: on {task}, active parameters span {quantity(low)} to {quantity(high)}. A budget "
+                f"for each task makes them so (docs/budgets.md)."
             )
 
 
@@ -214,11 +214,12 @@ def _known(ledger: Ledger) -> Iterator[str]:
     found = beside(ledger)
     against = [each for each in found if each.outcome.startswith("disagrees")]
     agreed, partly = (sum(each.outcome == word for each in found) for word in ("agrees", "agrees in part"))
-    if found:
-        yield (
-            f"Of {len(found)} known finding{'s' if len(found) > 1 else ''} that it touches, it agrees with {agreed}, "
-            f"in part with {partly}, and cannot tell of {len(found) - agreed - partly - len(against)}."
-        )
+    told = [f"agrees with {agreed}"] if agreed else []
+    told += [f"agrees in part with {partly}"] if partly else []
+    unknown = len(found) - agreed - partly - len(against)
+    told += [f"cannot tell of {unknown}"] if unknown else []
+    if told:
+        yield f"Of {len(found)} known finding{'s' if len(found) > 1 else ''} that it touches, it {joined(told)}."
     for each in against:
         yield f"It {each.outcome} with this one: {each.says} ({each.source})."
 

@@ -237,7 +237,7 @@ def _table(ledger: Ledger, task: str, width: int) -> Table:
     notes += [f"on the page: {', '.join(left)}"] if left else []
     notes += ["without a model: " + ", ".join(f"{name} {value:.4f}" for name, value in rules.items())] if rules else []
     notes += ["settings in the order of their validation scores"] if ledger.swept else []
-    notes += [f"the comparison finds {can}"] if (can := ledger.can_find(task)) else []
+    notes += [can] if (can := ledger.can_find(task)) else []
     notes += [f"it cannot decide: {why}"] if (why := ledger.cannot_decide(task)) else []
     table.caption = "\n".join(filter(None, notes)) or None
     return table

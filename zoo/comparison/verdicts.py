@@ -149,7 +149,7 @@ def can_find(runs: int, comparisons: int, standings: Sequence[Standing] = (), ma
     shift = smallest_shift(runs, comparisons)
     if shift is None:
         enough = next(n for n in range(runs + 1, 200) if smallest_shift(n, comparisons) is not None)
-        return f"nobody apart with {runs} runs each and {comparisons} verdicts; {enough} runs can"
+        return f"{runs} runs each can tell nobody apart among {comparisons} verdicts; {enough} runs each can"
     scored = [s for s in standings if len(s.by_seed()) > 1]
     spread = spread_of([list(s.by_seed().values()) for s in scored])
     size = f"{shift:.2g} standard deviations of a run"
@@ -159,7 +159,10 @@ def can_find(runs: int, comparisons: int, standings: Sequence[Standing] = (), ma
     counts = fewest_solved(runs, comparisons) if scored and scored[0].bar is not None else None
     solved = f", or a task solved by {counts} of {runs} runs against none" if counts is not None else ""
     half = next(n for n in range(runs + 1, 40 * runs) if (smallest_shift(n, comparisons) or shift) <= shift / 2)
-    return f"a difference of {size} 80 times in 100{solved}; {half} runs would halve it"
+    return (
+        f"{runs} runs each find a difference of {size} 80 times in 100 among {comparisons} verdicts{solved}; {half} "
+        f"runs each would halve it"
+    )
 
 
 def cannot_decide(standings: Sequence[Standing]) -> str:
@@ -169,6 +172,6 @@ def cannot_decide(standings: Sequence[Standing]) -> str:
         return ""
     if all(s.state() == "solved" for s in entered):
         return "every run solved it: it is too easy to tell these contestants apart"
-    if all(s.state() in ("no", "shortcut") for s in entered):
+    if all(s.rows and s.state() in ("no", "shortcut") for s in entered):
         return "nobody is above what needs no learning: it is too hard, or was trained too briefly"
     return ""
