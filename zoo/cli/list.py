@@ -40,8 +40,8 @@ def presets(loader: Any, group: str) -> dict[str, tuple[str, str]]:
 
 
 def _distribution(plugin: str) -> str:
-    """Who provides the plugin of this name, as components say it."""
-    return next((each.provider for each in load_plugins() if each.name == plugin), plugin)
+    """Who provides the plugin of this module, as components say it."""
+    return next((each.provider for each in load_plugins() if each.module == plugin), plugin)
 
 
 def _first_comment(root: str, name: str) -> str:
