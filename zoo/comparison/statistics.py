@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -134,7 +135,9 @@ def difference_p_value(
         return 1.0  # runs that agree to the last digit say nothing of how far others would be
     from scipy.stats import mannwhitneyu, ttest_ind
 
-    found: float = max(float(ttest_ind(ours, theirs, equal_var=False).pvalue), luck(n))
+    with warnings.catch_warnings():  # of scores that are nearly alike, whose p-value is bounded below
+        warnings.simplefilter("ignore", RuntimeWarning)
+        found: float = max(float(ttest_ind(ours, theirs, equal_var=False).pvalue), luck(n))
     if n >= RANK_TEST_FROM or len(ours) != len(theirs):
         found = max(found, float(mannwhitneyu(ours, theirs).pvalue))
     return found
