@@ -79,7 +79,9 @@ def _solved(entered: Sequence[Standing]) -> str:
         alike = [s for s in groups["all"] if len(s.scores()) == count]
         share = f"{_runs(count)} ({alike[0].solved_share()} of all seeds would)"
         parts.append(f"{joined([s.contestant for s in alike])} solved it in all of {share}")
-    parts += [f"{s.contestant} in {s.solved()}" for s in groups["some"]]
+    for standing in groups["some"]:
+        verb = "" if parts else "solved it "
+        parts.append(f"{standing.contestant} {verb}in {standing.solved()}")
     if groups["none"]:
         best = groups["none"][0]
         names = (
