@@ -106,7 +106,13 @@ def test_the_p_value_is_that_of_the_test_that_suits():
     assert difference_p_value([1.0], [5.0]) == 1.0
     # on both sides of the bar counts decide; on one side of it the scores do
     solved, not_solved = [0.99, 1.0, 1.0, 0.995, 0.99], [0.2, 0.3, 0.25, 0.4, 0.1]
-    assert difference_p_value(solved, not_solved, bar=0.99) == boschloo(5, 5, 0, 5) == pytest.approx(2 / 4**5)
+    assert (
+        difference_p_value(solved, not_solved, bar=0.99) == boschloo(5, 5, 0, 5) / 0.8 == pytest.approx(2 / 4**5 / 0.8)
+    )
+    # three of five against none is too few, and the scores say it all the same
+    three, none = [0.9995, 0.99, 0.9941, 0.9955, 0.9410], [0.16, 0.25, 0.248, 0.357, 0.2485]
+    assert boschloo(2, 5, 0, 5) > 0.05
+    assert difference_p_value(three, none, bar=0.994) == pytest.approx(2 / 4**5 / 0.2)
     assert difference_p_value(not_solved, [0.7, 0.75, 0.8, 0.72, 0.7], bar=0.99) < 0.002
     assert difference_p_value([2.0] * 5, [3.0, 3.1, 3.2, 3.3, 3.4], bar=2.5, higher_is_better=False) < 0.01
     # failed runs count where there is no bar
@@ -128,7 +134,7 @@ def test_the_smallest_shift_is_found_as_often_as_it_says(n, comparisons):
     hits = (stats.ttest_ind(ours, theirs, axis=1, equal_var=False).pvalue <= 0.05 / comparisons).sum()
     assert 0.76 <= hits / 1500 <= 0.86
     assert smallest_shift(3, 2) is None
-    assert (fewest_solved(3, 1), fewest_solved(3, 2), fewest_solved(5, 24)) == (3, None, 5)
+    assert (fewest_solved(3, 1), fewest_solved(3, 2), fewest_solved(5, 20)) == (3, None, 5)
 
 
 def standing(contestant, task, scores, failed=0, guess=0.0, **about):

@@ -109,7 +109,7 @@ def test_tasks_that_cannot_decide_say_so():
     assert "too hard" in cannot_decide([standing(name, "t", [0.1, 0.11], guess=0.1) for name in "ab"])
     assert cannot_decide([easy[0], standing("b", "t", NONE, solved=0.99, guess=0.1)]) == ""
     assert "3 runs each can tell nobody apart among 24 verdicts; 5 runs each can" in can_find(3, 24)
-    assert "5 of 5 runs against none" in can_find(5, 24, easy)
+    assert "5 of 5 runs against none" in can_find(5, 20, easy)
     assert "3.9 standard deviations" in can_find(5, 24)
 
 
@@ -189,7 +189,7 @@ def test_the_answer_is_made_of_the_numbers():
     assert near_best(a) == (1, 3)
     said = "\n".join(answer(ledger([a, b])))
     assert "On t, a solved it in all of 5 runs (48 to 100 % of all seeds would), b in none (best median 0.25" in said
-    assert "a is better (p = 0.002)" in said
+    assert "a is better (p = 0.0024)" in said
     assert "equal numbers of active parameters" in said
     assert "Sensitive to tuning, with one good setting among those tried: a on t." in said
     assert "at most 1k parameters and 2M tokens" in said
@@ -304,6 +304,6 @@ def test_what_is_there_is_found():
         scores = source.normal(size=(2, 5)) + np.array([[3.0], [0.0]])
         return standing("a", "t", scores[0].tolist()), standing("b", "t", scores[1].tolist())
 
-    assert found_of(solved, 24, 20) == 1
+    assert found_of(solved, 20, 20) == 1
     assert found_of(shifted, 1) >= 0.90
     assert found_of(shifted, 6) >= 0.72, "0.80, and two standard errors of 150 reports"

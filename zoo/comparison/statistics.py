@@ -14,6 +14,8 @@ SIGNIFICANCE = 0.05
 """The chance that a family of verdicts without any true difference holds one."""
 LEAST_COVERAGE = 0.93
 """The least coverage of an interval that is shown."""
+COUNTS_SHARE = 0.8
+"""The share of the level at which counts are compared where some runs solve a task and others do not."""
 RANK_TEST_FROM = 8
 """From so many runs on each side, a rank test has to agree with Welch's."""
 
@@ -108,13 +110,14 @@ def difference_p_value(
 ) -> float:
     """The p-value of no difference between two contestants' runs; a failed run is an infinitely bad score.
 
-    Where some of these runs reach the bar and others do not, the counts decide, by Boschloo's test. Else Welch's
-    unequal-variances t-test does. It assumes no pairing: seeds that two contestants share can only make it more
-    cautious, and pairing would halve the degrees of freedom. Two guards keep its error rate where scores have two
-    modes. From 8 runs on each side, and where one side has more runs than the other, the rank test of Mann and Whitney
-    has to agree. And no value is below
-    ``2 / 4^n``, the largest chance that n runs on one side all go well and n on the other all go badly, where each run
-    does either by luck. 1 where nothing can be tested: a single run, no spread, or failed runs without a bar.
+    Where some of these runs reach the bar and others do not, the counts are compared by Boschloo's test, at four fifths
+    of the level, and the scores by Welch's unequal-variances t-test at the last fifth: the value is the least of
+    ``p / 0.8`` and ``p / 0.2``. Else Welch's test decides alone. It assumes no pairing: seeds that two contestants
+    share can only make it more cautious, and pairing would halve the degrees of freedom. Two guards keep its error rate
+    where scores have two modes. From 8 runs on each side, and where one side has more runs than the other, the rank
+    test of Mann and Whitney has to agree. And no value is below ``2 / 4^n``, the largest chance that n runs on one side
+    all go well and n on the other all go badly, where each run does either by luck. 1 where nothing can be tested: a
+    single run, no spread, or failed runs without a bar.
 
     Args:
         ours, theirs: a score for each run.
@@ -128,9 +131,17 @@ def difference_p_value(
     if bar is not None:
         solved = [sum(sign * value >= sign * bar for value in side) for side in (ours, theirs)]
         if 0 < sum(solved) < len(ours) + len(theirs):
-            return boschloo(solved[0], len(ours), solved[1], len(theirs))
+            counted = boschloo(solved[0], len(ours), solved[1], len(theirs)) / COUNTS_SHARE
+            scored = 1.0 if any(failed) else _scores_p_value(ours, theirs) / (1 - COUNTS_SHARE)
+            return min(1.0, counted, scored)
     if any(failed):
         return boschloo(failed[0], len(ours), failed[1], len(theirs))
+    return _scores_p_value(ours, theirs)
+
+
+def _scores_p_value(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    """That of Welch's test, with its guards; 1 where runs agree to the last digit."""
+    n = min(len(ours), len(theirs))
     if math.isclose(_spread(ours) + _spread(theirs), 0, abs_tol=1e-12):
         return 1.0  # runs that agree to the last digit say nothing of how far others would be
     from scipy.stats import mannwhitneyu, ttest_ind
@@ -204,7 +215,7 @@ def luck(n: int) -> float:
 
 def fewest_solved(n: int, comparisons: int) -> int | None:
     """How many of n runs must solve a task, against none of n, to be told apart; none where not even all suffice."""
-    return next((k for k in range(1, n + 1) if boschloo(k, n, 0, n) <= SIGNIFICANCE / comparisons), None)
+    return next((k for k in range(1, n + 1) if boschloo(k, n, 0, n) <= COUNTS_SHARE * SIGNIFICANCE / comparisons), None)
 
 
 def over_tasks(strata: Sequence[Sequence[float]]) -> Estimate:

@@ -92,11 +92,13 @@ def _means_apart(ours: Standing, theirs: Standing) -> float:
 def _tested(ours: Standing, theirs: Standing) -> tuple[float, bool]:
     """The difference that was tested, counted upwards, and whether it was one of counts.
 
-    Of solved runs where these differ, of failed runs where some failed, else of means.
+    Of solved runs where some are and others are not, of failed runs where some failed, else of means.
     """
     first, second = ours.solved_count(), theirs.solved_count()
     if first is not None and second is not None and 0 < first + second < len(ours.scores()) + len(theirs.scores()):
-        return first / len(ours.scores()) - second / len(theirs.scores()), True
+        counted = first / len(ours.scores()) - second / len(theirs.scores())
+        scored = 0.0 if ours.failed or theirs.failed else _means_apart(ours, theirs)
+        return counted or scored * (1 if ours.higher_is_better else -1), True
     if ours.failed or theirs.failed:
         return len(theirs.failed) / len(theirs.scores()) - len(ours.failed) / len(ours.scores()), True
     return _means_apart(ours, theirs) * (1 if ours.higher_is_better else -1), False
