@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Iterator, Sequence
-from statistics import fmean
 
 from zoo.comparison.known import beside
 from zoo.comparison.ledger import Ledger
@@ -84,14 +83,10 @@ def _solved(entered: Sequence[Standing]) -> str:
         parts.append(f"{standing.contestant} {verb}in {standing.solved()}")
     if groups["none"]:
         best = groups["none"][0]
-        names = (
-            "nobody solved it"
-            if len(groups["none"]) == len(entered)
-            else joined([s.contestant for s in groups["none"]])
-        )
         shortcut = "" if best.shortcut is None else f"; what needs no learning scores {best.shortcut:.3g}"
-        none = "" if len(groups["none"]) == len(entered) else " in none"
-        parts.append(f"{names}{none} (best median {figure(best.score(), '.3g')}{shortcut})")
+        alone = len(groups["none"]) == len(entered)
+        who = "nobody solved it" if alone else f"{joined([s.contestant for s in groups['none']])} in none"
+        parts.append(f"{who} (best median {figure(best.score(), '.3g')}{shortcut})")
     return ", ".join(parts)
 
 
@@ -99,7 +94,7 @@ def _told_apart(ledger: Ledger, task: str, entered: Sequence[Standing]) -> str:
     """Who is better or worse than the baseline, with figure and strength."""
     base = next((s for s in entered if s.contestant == ledger.baseline), None)
     judged = [s for s in entered if s.verdict is not None]
-    apart = [s for s in judged if s.verdict and s.verdict.word in ("better", "worse")]
+    apart = [s for s in judged if s.verdict and s.verdict.apart]
     if not judged or base is None or base.score() is None:
         return f"{ledger.baseline}, with which all others are compared, has no result."
     if not apart:
@@ -108,7 +103,7 @@ def _told_apart(ledger: Ledger, task: str, entered: Sequence[Standing]) -> str:
     parts = []
     for standing in apart:
         assert standing.verdict is not None
-        apart_by = abs(standing.middle() - base.middle()) if base else math.inf
+        apart_by = abs(standing.middle() - base.middle())
         by = f" by {apart_by:.3g}" if math.isfinite(apart_by) and not standing.solved_count() else ""
         doubt = f": {'; '.join(standing.verdict.doubts)}" if standing.verdict.doubts else ""
         parts.append(f"{standing.contestant} is {standing.verdict}{by} (p = {standing.verdict.p_value:.2g}{doubt})")
@@ -199,20 +194,16 @@ def _fragile(ledger: Ledger) -> Iterator[str]:
 
 def near_best(standing: Standing) -> tuple[int, int]:
     """How many settings are near the best on validation data, and how many were tried; 0 of 0 where none was."""
-    means = {}
-    for index, trial in enumerate(standing.tried):
-        scores = [value for value in trial["validation"] if value is not None]
-        means[index] = fmean(scores) if len(scores) == len(trial["validation"]) and scores else None
-    known = [value for value in means.values() if value is not None]
+    known = [mean for _, mean in standing.tuned()]
     if not known:
-        return 0, len(means)
-    best = max(known) if standing.higher_is_better else min(known)
+        return 0, len(standing.tried)
+    best = max(known, key=lambda mean: standing.sign * mean)
     limit = max(standing.margin, NEAR_BEST * abs(best))
-    return sum(abs(value - best) <= limit for value in known), len(means)
+    return sum(abs(value - best) <= limit for value in known), len(standing.tried)
 
 
 def _known(ledger: Ledger) -> Iterator[str]:
-    """How it stands beside what is settled."""
+    """How it stands beside what is known."""
     found = beside(ledger)
     against = [each for each in found if each.outcome.startswith("disagrees")]
     agreed, partly = (sum(each.outcome == word for each in found) for word in ("agrees", "agrees in part"))

@@ -8,20 +8,21 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from statistics import fmean, median
+from statistics import median
 from typing import Any
 
 from zoo.base import validation
 from zoo.base.errors import ZooError, to_type
 from zoo.base.files import read_json
 from zoo.comparison.claims import Finding, judge_claims
+from zoo.comparison.doubts import doubts
 from zoo.comparison.overall import Overall, overall
 from zoo.comparison.plan_file import PlanFile
 from zoo.comparison.result import Row, Standing, Verdict
 from zoo.comparison.scaling import Fitted, fits
 from zoo.comparison.statistics import SIGNIFICANCE, Estimate, paired_difference
-from zoo.comparison.trends import Trend, crossing, curves, trend
-from zoo.comparison.verdicts import Pair, all_pairs, can_find, cannot_decide, judge, judge_twice, rank_ranges
+from zoo.comparison.trends import Trend, curves, trend
+from zoo.comparison.verdicts import Pair, all_pairs, can_find, cannot_decide, judge, judge_twice, margin_of, rank_ranges
 from zoo.config.tree import key_of
 from zoo.runs.row import SCHEMA, flaw, read_row
 
@@ -115,7 +116,7 @@ class Ledger:
 
     def cannot_decide(self, task: str) -> str:
         """Why the task tells nobody apart, whoever competes; nothing where somebody was told apart."""
-        apart = any(s.verdict is not None and s.verdict.word in ("better", "worse") for s in self.on(task))
+        apart = any(s.verdict is not None and s.verdict.apart for s in self.on(task))
         return "" if apart else cannot_decide(self.on(task))
 
     def can_find(self, task: str) -> str:
@@ -133,9 +134,8 @@ class Ledger:
     def unconverged(self, task: str) -> list[tuple[Standing, Trend]]:
         """Those who still improved by more than the margin in the last doubling of steps, the fastest first."""
         known = [(s, found) for s in self.on(task) if (found := self.trend(s))]
-        limit = self.margin
-        known = [(s, t) for s, t in known if s.state() != "solved" and not _at(s, t.end)]
-        still = [(s, t) for s, t in known if t.gain > (s.margin if limit is None else limit)]
+        known = [(s, t) for s, t in known if s.state() != "solved" and not s.reaches(t.end)]
+        still = [(s, t) for s, t in known if t.gain > margin_of(s, self.margin)]
         return sorted(still, key=lambda each: -each[1].gain)
 
     @property
@@ -153,10 +153,9 @@ class Ledger:
         def key(standing: Standing) -> tuple[bool, float, float]:
             if not standing.rows:
                 return (True, 0.0, 0.0)
-            sign = -1 if standing.higher_is_better else 1
             if self.swept:
-                return (False, 0.0, sign * median(row["validation"][row["metric"]] for row in standing.rows))
-            return (False, -(standing.solved_count() or 0) / len(standing.scores()), sign * standing.middle())
+                return (False, 0.0, -standing.sign * median(row["validation"][row["metric"]] for row in standing.rows))
+            return (False, -(standing.solved_count() or 0) / len(standing.scores()), -standing.sign * standing.middle())
 
         return sorted(self.on(task), key=key)
 
@@ -370,62 +369,8 @@ def _compare_to(
     seeds = {row["seed"] for pair in pairs for s in pair for row in [*s.rows, *s.failed]} - set(more_seeds)
     verdicts = judge_twice(pairs, sorted(seeds), margin) if more_seeds else judge(pairs, margin)
     for standing, verdict in zip(family, verdicts, strict=True):
-        doubts = _doubts(standing, bases[standing.task], verdict, trends)
-        standing.verdict = replace(verdict, doubts=tuple(doubts))
-
-
-def _doubts(standing: Standing, base: Standing, verdict: Verdict, trends: dict[int, Trend]) -> list[str]:
-    """Why a verdict may change with more tuning or longer training."""
-    if verdict.word not in ("better", "worse"):
-        return []
-    ahead, behind = (standing, base) if verdict.word == "better" else (base, standing)
-    doubts = []
-    if behind.edge:
-        doubts.append(f"the best {' and '.join(behind.edge)} of {behind.contestant} is at the edge of its grid")
-    neighbours = [_neighbour(s) for s in (ahead, behind)]
-    if neighbours[0] is not None and neighbours[1] is not None:
-        gap = (neighbours[0] - neighbours[1]) * (1 if ahead.higher_is_better else -1)
-        if gap < 0:
-            doubts.append("the next best setting of each says the opposite on validation data")
-    if _unrepeated(behind):
-        doubts.append(f"{behind.contestant} reached more with its tuning seeds than with any reported one")
-    last, first = trends.get(id(behind)), trends.get(id(ahead))
-    if last and first:
-        gap = (first.end - last.end) * (1 if ahead.higher_is_better else -1)
-        if last.gain > max(gap, 0):
-            times = crossing(last, first, ahead.higher_is_better)
-            passes = f"; it passes at {times:.2g} times the steps if both go on so" if times else ""
-            doubts.append(f"{behind.contestant} still gained more in the last doubling of steps than it lacks{passes}")
-    return doubts
-
-
-def _at(standing: Standing, score: float) -> bool:
-    """Whether a score reaches the task's bar."""
-    sign = 1 if standing.higher_is_better else -1
-    return standing.bar is not None and bool(sign * score >= sign * standing.bar)
-
-
-def _unrepeated(standing: Standing) -> bool:
-    """Whether the validation score by which a setting was chosen lies beyond that of every reported run."""
-    chosen = [trial["validation"] for trial in standing.tried if trial["setting"] == standing.chosen]
-    tuned = [value for values in chosen for value in values if value is not None]
-    reported = [row["validation"][row["metric"]] for row in standing.rows if row["metric"] in row.get("validation", {})]
-    if not tuned or not reported:
-        return False
-    sign = 1 if standing.higher_is_better else -1
-    return bool(fmean(tuned) * sign > max(sign * value for value in reported) + standing.margin)
-
-
-def _neighbour(standing: Standing) -> float | None:
-    """The validation score of the best setting but the chosen one; none where there is none, or a run of it failed."""
-    means = []
-    for trial in standing.tried:
-        scores = [value for value in trial["validation"] if value is not None]
-        if trial["setting"] != standing.chosen and scores and len(scores) == len(trial["validation"]):
-            means.append(fmean(scores))
-    if not means:
-        return None
-    return max(means) if standing.higher_is_better else min(means)
+        found = doubts(standing, bases[standing.task], verdict, trends)
+        standing.verdict = replace(verdict, doubts=tuple(found))
 
 
 def _command_words(overrides: list[str]) -> list[str]:

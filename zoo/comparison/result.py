@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from statistics import fmean
 from typing import Any
 
 from zoo.base.errors import to_type
@@ -46,13 +47,17 @@ class Verdict:
     doubts: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        provisional = self.doubts and self.word in ("better", "worse")
-        return f"provisionally {self.word}" if provisional else self.word
+        return f"provisionally {self.word}" if self.apart and self.doubts else self.word
+
+    @property
+    def apart(self) -> bool:
+        """Whether the two are told apart."""
+        return self.word in ("better", "worse")
 
     @property
     def firm(self) -> str:
         """``better`` or ``worse`` where nothing speaks against it, else nothing."""
-        return self.word if self.word in ("better", "worse") and not self.doubts else ""
+        return self.word if self.apart and not self.doubts else ""
 
 
 @dataclass
@@ -92,6 +97,11 @@ class Standing:
     def higher_is_better(self) -> bool:
         """The direction of the metric."""
         return bool(self.about.get("higher_is_better", True))
+
+    @property
+    def sign(self) -> int:
+        """1 where a higher score is better, else -1."""
+        return 1 if self.higher_is_better else -1
 
     @property
     def bar(self) -> float | None:
@@ -136,12 +146,15 @@ class Standing:
         """Why there is no score."""
         return "half of the runs failed" if self.rows else "every run failed" if self.failed else "not run yet"
 
+    def reaches(self, value: float) -> bool:
+        """Whether a score reaches the task's bar, where there is one."""
+        return self.bar is not None and self.sign * value >= self.sign * self.bar
+
     def solved_count(self) -> int | None:
         """How many runs solved the task, where the task says what that is; a failed run did not."""
         if self.bar is None:
             return None
-        sign = 1 if self.higher_is_better else -1
-        return sum(sign * value >= sign * self.bar for value in self.by_seed().values())
+        return sum(map(self.reaches, self.by_seed().values()))
 
     def solved(self) -> str:
         """:meth:`solved_count` of how many runs, such as ``4/5``; empty where the task has no bar."""
@@ -165,9 +178,8 @@ class Standing:
     def _above(self, value: float) -> bool:
         """Whether a score is above the best rule that needs no learning, by the margin or half of what is left."""
         assert self.shortcut is not None
-        sign = 1 if self.higher_is_better else -1
         step = self.margin if self.bar is None else min(self.margin, abs(self.bar - self.shortcut) / 2)
-        return sign * (value - self.shortcut) > step
+        return self.sign * (value - self.shortcut) > step
 
     def state(self) -> str:
         """What it can do on the task, in a word.
@@ -184,16 +196,20 @@ class Standing:
             return "no" if not self.rows else ""
         if self._above(self.middle()) or self.solved_count():
             return "partly"
-        guess, sign = self.about.get("guess"), 1 if self.higher_is_better else -1
-        return "shortcut" if guess is not None and sign * (self.middle() - guess) > self.margin else "no"
+        guess = self.about.get("guess")
+        return "shortcut" if guess is not None and self.sign * (self.middle() - guess) > self.margin else "no"
+
+    def tuned(self) -> list[tuple[dict[str, Any], float]]:
+        """The settings that were tried without a failed run, each with its mean validation score."""
+        scores = [(trial["setting"], trial["validation"]) for trial in self.tried]
+        return [(setting, fmean(values)) for setting, values in scores if values and None not in values]
 
     def best_of(self) -> list[float]:
         """The validation score that the best of 1, 2, ... settings reaches on average; empty where one failed."""
         scores = [value for trial in self.tried for value in trial["validation"][:1]]
         if not self.rows or any(score is None for score in scores):
             return []
-        higher = bool(self.rows[0]["higher_is_better"])
-        return [expected_best(scores, count, higher) for count in range(1, len(scores) + 1)]
+        return [expected_best(scores, count, self.higher_is_better) for count in range(1, len(scores) + 1)]
 
     def collapsed(self) -> str:
         """How many runs ended with embeddings that are alike, or fill hardly any dimensions; empty where none did."""

@@ -36,16 +36,15 @@ class Trend:
 
 def curves(folder: Path, standing: Standing) -> dict[int, Curve]:
     """The validation score of each reported run by step, by seed, as its ``metrics.csv`` holds it."""
-    from zoo.training.loggers import read_metrics
+    from zoo.training.loggers import read_points
 
     found = {}
     for row in standing.rows:
         name = f"validation/{row['metric']}"
         points: dict[int, float] = {}
         with suppress(OSError):  # a page says which curves may not be read
-            points = {
-                p["step"]: p["value"] for p in read_metrics(folder / row["id"] / "metrics.csv") if p["name"] == name
-            }
+            read = read_points(folder / row["id"] / "metrics.csv", name.__eq__)
+            points = {step: value for step, _, value in read}
         kept = [(step, value) for step, value in sorted(points.items()) if math.isfinite(value)]
         if kept:
             found[row["seed"]] = kept

@@ -49,7 +49,7 @@ def judge_twice(pairs: Sequence[Pair], first: Sequence[int], margin: float | Non
     """
     early = judge([(_only(a, first), _only(b, first)) for a, b in pairs], margin, SIGNIFICANCE / 2)
     late = judge(pairs, margin, SIGNIFICANCE / 2)
-    return [one if one.word in ("better", "worse") else other for one, other in zip(early, late, strict=True)]
+    return [one if one.apart else other for one, other in zip(early, late, strict=True)]
 
 
 def _only(standing: Standing, seeds: Sequence[int]) -> Standing:
@@ -80,7 +80,7 @@ def _medians_apart(ours: Standing, theirs: Standing) -> float:
     first, second = ours.middle(), theirs.middle()
     if first == second:
         return 0.0
-    return (first - second) * (1 if ours.higher_is_better else -1)
+    return ours.sign * (first - second)
 
 
 def _means_apart(ours: Standing, theirs: Standing) -> float:
@@ -98,10 +98,10 @@ def _tested(ours: Standing, theirs: Standing) -> tuple[float, bool]:
     if first is not None and second is not None and 0 < first + second < len(ours.scores()) + len(theirs.scores()):
         counted = first / len(ours.scores()) - second / len(theirs.scores())
         scored = 0.0 if ours.failed or theirs.failed else _means_apart(ours, theirs)
-        return counted or scored * (1 if ours.higher_is_better else -1), True
+        return counted or ours.sign * scored, True
     if ours.failed or theirs.failed:
         return len(theirs.failed) / len(theirs.scores()) - len(ours.failed) / len(ours.scores()), True
-    return _means_apart(ours, theirs) * (1 if ours.higher_is_better else -1), False
+    return ours.sign * _means_apart(ours, theirs), False
 
 
 def margin_of(standing: Standing, margin: float | None = None) -> float:

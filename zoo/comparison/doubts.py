@@ -1,0 +1,52 @@
+"""Why a verdict may change with more tuning or longer training; it is then called provisional."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from statistics import fmean
+
+from zoo.comparison.result import Standing, Verdict
+from zoo.comparison.trends import Trend, crossing
+
+
+def doubts(standing: Standing, base: Standing, verdict: Verdict, trends: Mapping[int, Trend]) -> list[str]:
+    """What speaks against a verdict on a standing beside the baseline, each in words; nothing where none was reached.
+
+    Args:
+        standing, base: who was judged, and the baseline on the same task.
+        verdict: on the standing.
+        trends: how each learned, by its :func:`id`.
+    """
+    if not verdict.apart:
+        return []
+    ahead, behind = (standing, base) if verdict.word == "better" else (base, standing)
+    found = []
+    if behind.edge:
+        found.append(f"the best {' and '.join(behind.edge)} of {behind.contestant} is at the edge of its grid")
+    next_ahead, next_behind = _next_best(ahead), _next_best(behind)
+    if next_ahead is not None and next_behind is not None and ahead.sign * (next_ahead - next_behind) < 0:
+        found.append("the next best setting of each says the opposite on validation data")
+    if _unrepeated(behind):
+        found.append(f"{behind.contestant} reached more with its tuning seeds than with any reported one")
+    last, first = trends.get(id(behind)), trends.get(id(ahead))
+    if last and first and last.gain > max(ahead.sign * (first.end - last.end), 0):
+        times = crossing(last, first, ahead.higher_is_better)
+        passes = f"; it passes at {times:.2g} times the steps if both go on so" if times else ""
+        found.append(f"{behind.contestant} still gained more in the last doubling of steps than it lacks{passes}")
+    return found
+
+
+def _unrepeated(standing: Standing) -> bool:
+    """Whether the validation score by which a setting was chosen lies beyond that of every reported run."""
+    chosen = [trial["validation"] for trial in standing.tried if trial["setting"] == standing.chosen]
+    tuned = [value for values in chosen for value in values if value is not None]
+    reported = [row["validation"][row["metric"]] for row in standing.rows if row["metric"] in row.get("validation", {})]
+    if not tuned or not reported:
+        return False
+    return bool(standing.sign * fmean(tuned) > max(standing.sign * value for value in reported) + standing.margin)
+
+
+def _next_best(standing: Standing) -> float | None:
+    """The validation score of the best setting but the chosen one; none where there is none without a failed run."""
+    others = [mean for setting, mean in standing.tuned() if setting != standing.chosen]
+    return max(others, key=lambda mean: standing.sign * mean) if others else None
