@@ -48,7 +48,7 @@ class SequenceToSequence(nn.Module):
         self.encoder = encoder_backbone(causal=False, depth=encoder_layers or depth, **places(self.stem))
         self.backbone = backbone(causal=True, reader=cross, **places(self.stem))
         if not hasattr(self.backbone, "read"):
-            raise ValueError(f"{type(self.backbone).__name__} reads no memory; use backbone=residual")
+            raise ValueError(f"{type(self.backbone).__name__} reads no memory; use backbone=layers")
         self.head = precise_linear(in_features=dim, out_features=classes, bias=False)
         if tied:
             tie_(self.head, self.stem)

@@ -46,7 +46,7 @@ def test_the_original_transformer_is_torchs():
         ):
             copy_attention(theirs.self_attn, block.mixer)
             pairs = [(theirs.linear1, block.ffn.up), (theirs.linear2, block.ffn.down), (theirs.norm1, block.mixer_norm)]
-            if block.cross is None:
+            if block.reader() is None:
                 pairs.append((theirs.norm2, block.ffn_norm))
             else:
                 copy_attention(theirs.multihead_attn, block.cross)

@@ -125,7 +125,7 @@ def test_every_config_says_in_its_first_comment_what_it_is(path):
 
 
 @pytest.mark.parametrize("words", [["position=learned"], ["position=sinusoidal"], ["position=alibi"], ["position=none"], ["norm=layernorm"],
-                                   ["backbone.norm_placement=post"], ["ffn=mlp"], ["ffn=none"], ["schedule=wsd"], ["schedule=constant"],
+                                   ["residual=post"], ["ffn=mlp"], ["ffn=none"], ["schedule=wsd"], ["schedule=constant"],
                                    ["backbone.pattern=mma", "mixer@alternate_mixer=gru", "layers=3"], ["task=digits", "objective.pool=last"], ["arch=mamba", "task=digits", "backbone.bidirectional=separate"],
                                    ["arch=jamba", "backbone.pattern=mma", "layers=3"], ["arch=mamba2", "mixer.selective=false"],
                                    ["task=digits", "stem.class_token=true", "objective.pool=first"], ["task.filler=random"],

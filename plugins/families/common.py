@@ -62,8 +62,13 @@ def plain_attention(objective: dict[str, Any]) -> None:
         ValueError: one is not.
     """
     backbone = objective["backbone"]
+    pattern = backbone["pattern"]
     mixers = {"m": backbone["mixer"], "a": backbone["alternate_mixer"]}
-    for mixer in (mixers[letter] for letter in set(backbone["pattern"])):
+    if not isinstance(pattern, str):
+        raise ValueError(f"its layers are {pattern}; expected letters, with a mixer and a feed-forward each")
+    if backbone["residual"]["_component_"] not in ("residual/pre", "residual/post") or backbone["loops"] != 1:
+        raise ValueError("its layers join the stream in a way of their own, or run in a loop")
+    for mixer in (mixers[letter] for letter in set(pattern)):
         name = mixer["_component_"].split("/")[1]
         if name != "attention" or mixer["window"] is not None or mixer["sinks"]:
             raise ValueError(f"its layers are {name}, in a window or with sinks perhaps; expected full attention")

@@ -6,7 +6,7 @@ G key-value heads, K channels of a head, V vocabulary, C classes, N state, E exp
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, ClassVar, Protocol, runtime_checkable
@@ -38,7 +38,10 @@ class Mixer(Protocol):
     the state. Padding stands in front of a sequence, or behind it where there is no state; a backbone has set it to
     zero, so it is always a number. ``takes_places = True`` says that ``forward(..., places_BL=None)`` takes
     position ids: without a state, a few tokens of a longer sequence may come, in rising order, and these are their
-    positions there.
+    positions there. ``takes_shared = True`` says that ``forward(..., shared=None)`` takes a dict that all layers of one
+    pass share: a layer may leave there what later ones read, under a key of its own, such as the values of the first
+    attention. It starts with ``embedding``, the stream before the first layer, (B, L, D). In decoding each call has a
+    new one, of the new tokens alone.
     """
 
     def __call__(self, x_BLD: Tensor, state: State = None) -> tuple[Tensor, State]:
@@ -71,6 +74,34 @@ class Cross(Protocol):
 
     def init_state(self, batch_size: int, max_len: int, device: torch.device, dtype: torch.dtype) -> State:
         """As much as ``read`` makes of ``max_len`` tokens."""
+        ...
+
+
+@runtime_checkable
+class Residual(Protocol):
+    """Joins one branch of a layer, a mixer or a feed-forward, to the residual stream; built once for each branch.
+
+    Attributes:
+        final_norm: whether the stream is normalised once more behind the last branch.
+
+    Optional: ``wide = True`` says that the stream has another shape than (B, L, D). One more is then built without the
+    fact ``layer``; its ``enter`` makes the stream of (B, L, D) before the first layer, and its ``leave`` reads it
+    behind the last.
+    """
+
+    final_norm: ClassVar[bool]
+
+    def __call__(
+        self, x_BLD: Tensor, branch: Callable[[Tensor], Tensor], norm: Callable[[Tensor], Tensor], first_BLD: Tensor
+    ) -> Tensor:
+        """The stream with the branch joined to it.
+
+        Args:
+            x_BLD: the stream.
+            branch: the mixer or feed-forward, (B, L, D) to (B, L, D); called once.
+            norm: this branch's own norm.
+            first_BLD: the stream before the first layer.
+        """
         ...
 
 

@@ -14,7 +14,7 @@ from zoo.config.compose import compose
 from zoo.config.hydra import prepare
 from zoo.config.schema import OUTSIDE
 from zoo.config.tree import Config
-from zoo.registry.kinds import KINDS
+from zoo.registry.kinds import KINDS, PARTS
 from zoo.registry.nodes import COMPONENT
 from zoo.registry.registry import entry
 from zoo.runs.budget import describe, settle
@@ -77,10 +77,12 @@ def _of_a_run(kind: str, name: str) -> list[str]:
 
 def _grow(tree: Any, key: str, node: Config) -> None:
     values = " ".join(
-        f"{k}={v}" for k, v in node.items() if k != COMPONENT and not (isinstance(v, dict) and COMPONENT in v)
+        f"{k}={v}"
+        for k, v in node.items()
+        if k not in (COMPONENT, PARTS) and not (isinstance(v, dict) and COMPONENT in v)
     )
     branch = tree.add(f"{key}: [bold]{node[COMPONENT].split('/')[1]}[/bold] [dim]{safe(values)}[/dim]")
-    for name, value in node.items():
+    for name, value in [*node.items(), *node.get(PARTS, {}).items()]:
         if isinstance(value, dict) and COMPONENT in value:
             _grow(branch, name, value)
 

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from zoo.base.errors import ZooError
+from zoo.base.errors import ZooError, close
 from zoo.config.explain import Checked, check
 from zoo.config.hydra import refuse_by_hydra, with_values
 from zoo.config.messages import explained
-from zoo.config.schema import ROOT_KEYS
+from zoo.config.schema import ROOT_KEYS, SITES
 from zoo.config.settings import apply
 from zoo.config.tree import Config, key_of, refuse_repeated
-from zoo.registry.kinds import Entry
+from zoo.registry.kinds import PART_KINDS, PARTS, Entry
 from zoo.registry.nodes import COMPONENT, default
-from zoo.registry.registry import entry
+from zoo.registry.registry import entries, entry
 
 NOT_THE_MODEL = ("seed", "steps", "task", "probe", "more_probes", "optimizer", "schedule", "trainer", "logger", "runs",
                  "experiment", "arch", "budget", "evaluate_every", "log_every", "hydra", "compare")  # fmt: skip
@@ -65,9 +66,10 @@ def resolve(cfg: Any, choices: Mapping[str, Any], overrides: Sequence[str]) -> C
     given = {key_of(override) for override in overrides}
     with open_dict(cfg):
         cfg.pop("hydra", None)
+        _name_parts(cfg, given)
     apply(cfg, given)
     plain: Config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=False)  # type: ignore[assignment]
-    roots = {key: plain.pop(key) for key in ROOT_KEYS}
+    roots = {key: plain.pop(key) for key in (*ROOT_KEYS, PARTS)}
     for key in ("settings", "compare"):
         plain.pop(key)
     arch = str(choices.get("arch"))
@@ -82,6 +84,36 @@ def resolve(cfg: Any, choices: Mapping[str, Any], overrides: Sequence[str]) -> C
         name: _fill(_probe(name), f"more_probes.{name}", roots, ()) for name in plain["more_probes"]
     }
     return plain
+
+
+def _name_parts(cfg: Any, given: set[str]) -> None:
+    """Add the registered mixers and feed-forwards that the backbone's pattern names; leave out what it does not name.
+
+    Raises:
+        ZooError: the command line chooses a part that the pattern does not name.
+    """
+    from omegaconf import ListConfig
+
+    pattern = cfg.backbone.get("pattern")
+    listed = list(pattern) if isinstance(pattern, ListConfig) else [pattern] if isinstance(pattern, str) else []
+    names = [name for each in listed for name in re.findall(r"[A-Za-z_]\w*", str(each))]
+    for name in dict.fromkeys(names if isinstance(pattern, ListConfig) else ()):
+        kind = next((kind for kind in PART_KINDS if any(each.name == name for each in entries(kind))), None)
+        if kind is not None and name not in cfg.parts and name not in (*ROOT_KEYS, "none"):
+            cfg.parts[name] = default(entry(kind, name))
+    unused = [name for name in cfg.parts if name not in names]
+    typed = [name for name in unused if any(f"{kind}@{PARTS}.{name}" in given for kind in PART_KINDS)]
+    for name in unused:
+        del cfg.parts[name]
+    if typed:
+        kind = next(kind for kind in PART_KINDS if f"{kind}@{PARTS}.{typed[0]}" in given)
+        known = [key for key in ROOT_KEYS if SITES.get(key, key) == kind]
+        near = close(typed[0], [*known, *names])
+        raise ZooError(
+            f"{kind}@{typed[0]}: backbone.pattern={pattern} names no {typed[0]}."
+            + (f" Did you mean {kind}@{near[0]}?" if near else "")
+            + f" Name it there, such as backbone.pattern=[mixer,{typed[0]}], or choose for one of {', '.join(known)}."
+        )
 
 
 def _check_names(probes: list[Any], ranks: Config) -> None:
@@ -127,6 +159,11 @@ def _fill(node: Any, path: str, roots: Mapping[str, Any], above: tuple[str, ...]
             where = name if roots.get(name) else kind
             child = copy.deepcopy(roots[where])
         filled[name] = _fill(child, where, roots, (*above, node[COMPONENT]))
+    if any(parameter.name == PARTS for parameter in found.parameters):
+        filled[PARTS] = {
+            name: _fill(copy.deepcopy(child), f"{PARTS}.{name}", roots, (*above, node[COMPONENT]))
+            for name, child in roots[PARTS].items()
+        }
     _check(found, node, path)
     return filled | {key: value for key, value in node.items() if key not in filled}
 

@@ -16,10 +16,10 @@ from typing import Any
 from zoo.base.errors import ZooError, close, to_type, unknown
 from zoo.config.hydra import Composed, composed, groups, with_values
 from zoo.config.limits import check_folder
-from zoo.config.schema import OUTSIDE, SITES
+from zoo.config.schema import OUTSIDE, ROOT_KEYS, SITES
 from zoo.config.sweep_values import ends, swept
 from zoo.config.tree import key_of, quoted, refuse_foreign
-from zoo.registry.kinds import KINDS
+from zoo.registry.kinds import KINDS, PART_KINDS, PARTS
 from zoo.registry.nodes import COMPONENT
 from zoo.registry.registry import entry
 
@@ -143,6 +143,14 @@ EXTRAS = {
 """Options of Hydra's that other packages bring, and the extra that installs each."""
 
 
+def _of_part(text: str) -> str:
+    """``mixer@local=NAME`` chooses what a layer of that name is: it stands under ``parts``, with all such names."""
+    found = re.fullmatch(r"[+]?(\w+)@([A-Za-z_]\w*)(=.*)", text, re.DOTALL)
+    if found is None or found[1] not in PART_KINDS or found[2] in (*ROOT_KEYS, "_global_", PARTS):
+        return text
+    return f"{found[1]}@{PARTS}.{found[2]}{found[3]}"
+
+
 class _Checker:
     def __init__(self, config_name: str) -> None:
         self.config_name, self.groups = config_name, groups()
@@ -152,7 +160,7 @@ class _Checker:
         problems: list[str | None] = []
         for text in overrides:
             try:
-                items.append(parsed(AUTOMATIC.get(text, text)))
+                items.append(parsed(_of_part(AUTOMATIC.get(text, text))))
             except ZooError as error:
                 problems.append(str(error))
         choices = [item for item in items if self._is_choice(item.key_or_group)]
@@ -177,6 +185,7 @@ class _Checker:
             if self._is_choice(item.key_or_group):
                 line, problem = self._place(item, base.tree)
             else:
+                item = self._inside_part(item, base.tree)
                 line, problem = str(item.input_line), self._key(item, base.tree)
                 if self._free(item.key_or_group, base.tree) and not item.is_delete():
                     line = "++" + line.lstrip("+")  # whether or not it is there already
@@ -189,6 +198,13 @@ class _Checker:
             problems.append(problem)
         _raise(problems)
         return Checked(lines, base, values, sweeps, hydras)
+
+    def _inside_part(self, item: Any, tree: Mapping[str, Any]) -> Any:
+        """``local.window=64`` sets a value of the part called local."""
+        first = item.key_or_group.split(".")[0]
+        if "." in item.key_or_group and first not in tree and f"{PARTS}.{first}" in tree:
+            return parsed(f"{PARTS}.{item.input_line}")
+        return item
 
     def _is_choice(self, key: str) -> bool:
         return key in self.groups
@@ -233,6 +249,8 @@ class _Checker:
             if isinstance(value, dict) and COMPONENT in value
             for parameter, kind in entry(*value[COMPONENT].split("/", 1)).components().items()
         } | SITES
+        if item.package.rpartition(".")[0] == PARTS and item.key_or_group in PART_KINDS:
+            return "+" + item.input_line.lstrip("+"), None
         if isinstance(node, dict) and sites.get(item.package) == item.key_or_group:
             return "+" + item.input_line.lstrip("+"), None
         places = [path for path, kind in sites.items() if kind == item.key_or_group]

@@ -8,6 +8,7 @@ from typing import Any
 from zoo.base.errors import ZooError
 from zoo.base.validation import FolderName, flaw
 from zoo.config.tree import Config
+from zoo.registry.kinds import PARTS
 from zoo.registry.nodes import COMPONENT
 from zoo.registry.registry import entry
 
@@ -65,6 +66,8 @@ def _check_component(node: Config, place: str) -> None:
     found = entry(*node[COMPONENT].split("/", 1))
     for name in found.components():
         _check_component(node[name], name)
+    for name, part in node.get(PARTS, {}).items():
+        _check_component(part, f"{PARTS}.{name}")
     for parameter in found.hyperparameters():
         value = node[parameter.name]
         default = list(parameter.default) if isinstance(parameter.default, tuple) else parameter.default

@@ -7,7 +7,7 @@ from typing import Any
 
 from zoo.base.errors import ZooError, unknown
 from zoo.config.schema import ROOT_KEYS, SITES
-from zoo.registry.kinds import Entry
+from zoo.registry.kinds import PART_KINDS, PARTS, Entry
 from zoo.registry.nodes import COMPONENT
 from zoo.registry.registry import entry
 
@@ -23,13 +23,14 @@ def apply(cfg: Any, given: Collection[str]) -> None:
     from omegaconf.errors import OmegaConfBaseException
 
     for setting, values in cfg.settings.items():
-        found, places = _read(str(setting))
+        found, places = _read(str(setting), cfg[PARTS])
         if not isinstance(values, Mapping):
             raise ZooError(f"settings.{setting} is {values!r}; expected hyperparameters, such as {{{_example(found)}}}")
         for key in values:
             _check_key(found, str(setting), key)
-        for root in places:
-            node = cfg.get(root)
+        named = [f"{PARTS}.{name}" for name in cfg[PARTS]] if "@" not in str(setting) else []
+        for root in [*places, *named]:
+            node = OmegaConf.select(cfg, root)
             if node is None or node.get(COMPONENT) != f"{found.kind}/{found.name}":
                 continue
             for key, value in values.items():
@@ -41,7 +42,7 @@ def apply(cfg: Any, given: Collection[str]) -> None:
                     raise ZooError(f"settings.{setting}.{key}={value}: {str(error).splitlines()[0]}") from error
 
 
-def _read(setting: str) -> tuple[Entry, list[str]]:
+def _read(setting: str, named: Collection[str] = ()) -> tuple[Entry, list[str]]:
     """The component that settings are of, and the places at the root where they hold: of ``ffn/glu@expert_ffn`` one."""
     component, _, site = setting.partition("@")
     kind, _, name = component.partition("/")
@@ -53,6 +54,8 @@ def _read(setting: str) -> tuple[Entry, list[str]]:
     except ZooError as error:
         raise ZooError(f"settings.{setting}: {error}") from error
     places = [root for root in ROOT_KEYS if SITES.get(root, root) == kind]
+    if "@" in setting and site in named and kind in PART_KINDS:
+        return found, [f"{PARTS}.{site}"]
     if "@" in setting and site not in places:
         raise ZooError(f"settings.{setting}: {unknown(f'place for a {kind}', site, places)}")
     return found, [site] if site else places

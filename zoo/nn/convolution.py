@@ -83,6 +83,7 @@ class Convolved(nn.Module):
         self.convolution: ShortConvolution = ShortConvolution(dim, width)
         self.takes_mask = bool(getattr(mixer, "takes_mask", False))
         self.takes_places = bool(getattr(mixer, "takes_places", False))
+        self.takes_shared = bool(getattr(mixer, "takes_shared", False))
 
     def init_state(self, batch_size: int, max_len: int, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
         """The mixer's own state, and the zeros before the sequence."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from zoo.base.errors import ZooError
-from zoo.registry.kinds import FACTS, KINDS, MAY_BE_NONE, MODULES, UNKNOWN_FACTS
+from zoo.registry.kinds import FACTS, KINDS, MAY_BE_NONE, MODULES, PARTS, UNKNOWN_FACTS
 from zoo.registry.nodes import COMPONENT
 from zoo.registry.registry import entry, target
 from zoo.registry.signature import REQUIRED
@@ -63,10 +63,10 @@ class Factory:
         for parameter in found.parameters:
             name = parameter.name
             if name in found.components():
-                child, wrap = Factory(self.config[name], here, self.wraps), self.wraps.get(found.components()[name])
-                if wrap is not None:
-                    child._instead = wrap(Factory(self.config[name], here, self.wraps))
-                arguments[name] = child
+                arguments[name] = self._child(self.config[name], here)
+            elif name == PARTS and PARTS in FACTS[self.kind]:
+                named = self.config.get(PARTS, {})
+                arguments[name] = {key: self._child(node, here) for key, node in named.items()}
             elif name in FACTS[self.kind]:
                 if name in here:
                     arguments[name] = here[name]
@@ -81,6 +81,14 @@ class Factory:
         if stand_in is not None:
             return stand_in
         return _made(self.kind, self.name, self.target(**arguments))
+
+    def _child(self, node: Mapping[str, Any], facts: Mapping[str, Any]) -> Factory:
+        """The factory of a component within this one; another stands in for it where its kind is wrapped."""
+        child = Factory(node, facts, self.wraps)
+        wrap = self.wraps.get(child.kind)
+        if wrap is not None:
+            child._instead = wrap(Factory(node, facts, self.wraps))
+        return child
 
 
 def _made(kind: str, name: str, built: Any) -> Any:

@@ -14,6 +14,7 @@ KINDS: dict[str, str] = {
     "linear": "a matrix multiply: (..., in_features) -> (..., out_features)",
     "norm": "normalises the channels: (..., D) -> (..., D)",
     "position": "says where a token is",
+    "residual": "joins a branch to the residual stream: stream, branch -> stream",
     "stem": "raw inputs -> (B, L, D)",
     "backbone": "the residual stream: (B, L, D), state -> (B, L, D), state",
     "objective": "heads and a loss over a backbone: batch -> {'loss': ...}",
@@ -42,7 +43,8 @@ FACTS: dict[str, frozenset[str]] = {
     "norm": _PLACE,
     "position": _PLACE | {"heads", "head_dim"},
     "stem": _PLACE | _DATA,
-    "backbone": _PLACE | {"reader"},
+    "residual": _PLACE,
+    "backbone": _PLACE | {"reader", "parts"},
     "objective": _PLACE | _DATA,
     "task": frozenset(),
     "family": frozenset(),
@@ -53,7 +55,7 @@ FACTS: dict[str, frozenset[str]] = {
 """What the place where a component sits tells it at build time; a signature asks for the subset that it needs."""
 
 
-MODULES = ("mixer", "cross", "ffn", "linear", "norm", "position", "stem", "backbone", "objective")
+MODULES = ("mixer", "cross", "ffn", "linear", "norm", "position", "residual", "stem", "backbone", "objective")
 """Kinds whose components are modules of torch's."""
 MAY_BE_NONE = ("ffn", "probe")
 """Kinds of which a component may build nothing."""
@@ -65,6 +67,11 @@ UNKNOWN_FACTS: dict[str, str] = {
     "grid": "positions on a grid need a stem of images",
 }
 """Why a place may not know a fact."""
+
+PARTS = "parts"
+"""What a backbone is told of the mixers and feed-forwards that the run names: a factory of each, by its name."""
+PART_KINDS = ("mixer", "ffn")
+"""Kinds of which a run may name as many as it likes."""
 
 _NAME = r"[A-Z][\w'-]+"
 

@@ -8,7 +8,7 @@ from typing import Any
 from zoo.base.errors import ZooError, unknown
 from zoo.config.hydra import prepare
 from zoo.registry.registry import entries, target
-from zoo.testing import crosses, linears, mixers, modules, objectives, others, tasks
+from zoo.testing import crosses, linears, mixers, modules, objectives, others, residuals, tasks
 from zoo.testing.common import Check, laws_in
 
 _MODULES = ("mixer", "cross", "ffn", "linear", "norm")
@@ -18,6 +18,7 @@ CHECKS: dict[str, list[Check]] = {
     "ffn": [others.ffn_treats_each_token_alone],
     "linear": laws_in(linears),
     "norm": [others.norm_keeps_shape],
+    "residual": laws_in(residuals),
     "position": [
         others.position_goes_on_at_an_offset,
         others.position_goes_on_beyond_its_tables,

@@ -23,6 +23,7 @@ FACTS: dict[str, dict[str, Any]] = {
     "cross": {"dim": DIM, "layer": 0, "depth": DEPTH, "causal": True, "max_len": LENGTH},
     "ffn": {"dim": DIM, "layer": 0, "depth": DEPTH, "causal": True, "max_len": LENGTH},
     "norm": {"dim": DIM},
+    "residual": {"dim": DIM, "layer": 0, "depth": DEPTH},
     "linear": {"in_features": DIM, "out_features": 48, "bias": True},
     "position": {"dim": DIM, "heads": 2, "head_dim": 16, "max_len": 4 * LENGTH, "causal": True, "grid": (1, 5, 19)},
 }

@@ -1,4 +1,4 @@
-"""The residual stream: a stack of blocks, each a mixer and a feed-forward layer."""
+"""A stack of layers on a residual stream."""
 
 from typing import Literal
 
@@ -8,75 +8,34 @@ from torch import Tensor, nn
 from zoo import register
 from zoo.nn import Bidirectional, Convolved, one_pass
 
-
-class Block(nn.Module):
-    """One layer: a mixer, a reader of a memory where there is one, and a feed-forward layer, each added to the stream.
-
-    Pre-norm is ``x + branch(norm(x))`` (Xiong et al. 2020, arXiv:2002.04745), post-norm ``norm(x + branch(x))``
-    (Vaswani 2017).
-    """
-
-    def __init__(self, mixer: nn.Module, reader, ffn, norm, layer: int, pre: bool, dropout: float) -> None:
-        super().__init__()
-        self.pre, self.dropout = pre, nn.Dropout(dropout)
-        self.mixer_norm, self.mixer = norm(layer=layer), mixer
-        self.cross = None if reader is None else reader(layer=layer)
-        self.cross_norm = None if reader is None else norm(layer=layer)
-        self.ffn = ffn(layer=layer)
-        self.ffn_norm = None if self.ffn is None else norm(layer=layer)
-
-    def forward(
-        self,
-        x_BLD: Tensor,
-        state=None,
-        mask_BL: Tensor | None = None,
-        memory=None,
-        places_BL: Tensor | None = None,
-        mixes_padding: bool = True,
-    ) -> tuple[Tensor, object]:
-        """(B, L, D) to (B, L, D), and the mixer's state; ``mixes_padding``: whether the mixer is told of padding."""
-        # pass the mask and the positions only to parts that take them
-        padding = {} if mask_BL is None else {"mask_BL": mask_BL}
-        told = padding if getattr(self.ffn, "takes_mask", False) else {}
-        padding = padding if mixes_padding else {}
-        if places_BL is not None and getattr(self.mixer, "takes_places", False):
-            padding = {**padding, "places_BL": places_BL}
-        # pre-norm: normalise what each branch reads
-        if self.pre:
-            y_BLD, state = self.mixer(self.mixer_norm(x_BLD), state, **padding)
-            x_BLD = x_BLD + self.dropout(y_BLD)
-            if self.cross is not None:
-                x_BLD = x_BLD + self.dropout(self.cross(self.cross_norm(x_BLD), memory))
-            if self.ffn is not None:
-                x_BLD = x_BLD + self.dropout(self.ffn(self.ffn_norm(x_BLD), **told))
-            return x_BLD, state
-        # post-norm: normalise each sum
-        y_BLD, state = self.mixer(x_BLD, state, **padding)
-        x_BLD = self.mixer_norm(x_BLD + self.dropout(y_BLD))
-        if self.cross is not None:
-            x_BLD = self.cross_norm(x_BLD + self.dropout(self.cross(x_BLD, memory)))
-        if self.ffn is not None:
-            x_BLD = self.ffn_norm(x_BLD + self.dropout(self.ffn(x_BLD, **told)))
-        return x_BLD, state
+from .block import Block, Pass, check_padding
+from .pattern import layers_of
 
 
-@register("backbone", "residual")
-class Residual(nn.Module):
-    """A stack of blocks, each a mixer and a feed-forward layer, on one residual stream.
+@register("backbone", "layers")
+class Layers(nn.Module):
+    """A stack of layers on one residual stream; by default each is a mixer, and then a feed-forward.
 
-    Each block computes ``x = x + mixer(norm(x))`` and then ``x = x + ffn(norm(x))``. After the last pre-norm block
-    comes one more norm. With a ``reader`` each block also reads a memory, which :meth:`read` prepares: a decoder behind
-    an encoder.
+    Each branch joins the stream as ``residual`` says: with ``pre`` by ``x = x + branch(norm(x))``, and one more norm
+    comes after the last. With a ``reader`` each layer with a mixer also reads a memory, which :meth:`read` prepares: a
+    decoder behind an encoder.
 
     Args:
-        pattern: the mixers of successive layers, repeated: ``m`` is the run's ``mixer`` and ``a`` its
-            ``alternate_mixer``. ``mmma`` is three to one.
-        norm_placement: ``pre`` normalises what a branch reads, ``post`` the sum after it.
+        pattern: the layers, repeated over the depth. A text has a letter a layer: ``m`` is the run's ``mixer`` and
+            ``a`` its ``alternate_mixer``, each followed by the run's ``ffn``; ``mmma`` is three to one. A list names
+            them: ``[local*5,global]``, where ``mixer@local=attention`` says what ``local`` is, and the names of
+            registered mixers and feed-forwards need no such word. ``one|two`` runs branches in parallel, ``one+two``
+            one after the other without the run's ``ffn``, ``none`` is no branch.
         bidirectional: what an encoder does with a mixer that only looks back. ``tied`` runs it in both directions with
             the same weights, ``separate`` with two sets of weights, ``none`` leaves it as it is.
-        norm_embeddings: put a norm before the first block, as BERT does.
+        norm_embeddings: put a norm before the first layer, as BERT does.
         convolution: width in tokens of a short causal convolution in front of every mixer; 1 is none. Attention and
             recurrences gain from one as state spaces do, which have their own.
+        parallel_weights: what branches in parallel are multiplied by before they are summed. ``one`` leaves them,
+            ``mean`` divides by their number, ``trained`` gives each a number that starts at 1.
+        loops: how often the stack is run, with the same weights each time. FLOPs and the decoding state grow with it,
+            parameters do not (Dehghani et al. 2018, "Universal Transformers", arXiv:1807.03819).
+        inject: whether each loop after the first adds the stream as it entered the first layer.
         reader: a factory of cross-attention layers, or none. An objective sets it; a config leaves it alone.
         dropout: probability of zeroing a channel of each branch's output in training, from 0 to 1.
     """
@@ -91,32 +50,32 @@ class Residual(nn.Module):
         ffn,
         norm,
         position,
-        pattern: str = "m",
-        norm_placement: Literal["pre", "post"] = "pre",
+        residual,
+        parts=None,
+        pattern: str | list[str] = "m",
         bidirectional: Literal["tied", "separate", "none"] = "tied",
         norm_embeddings: bool = False,
         convolution: int = 1,
+        parallel_weights: Literal["one", "mean", "trained"] = "one",
+        loops: int = 1,
+        inject: bool = False,
         reader=None,
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        if not pattern or set(pattern) - {"m", "a"}:
-            raise ValueError(
-                f"backbone.pattern={pattern!r}: expected letters m (mixer) and a (alternate_mixer), such as mmma"
-            )
-        if depth < 1:
-            raise ValueError(f"layers={depth}; expected at least 1")
-        if convolution < 1:
-            raise ValueError(f"backbone.convolution={convolution}: expected at least 1, which is none")
-        # which of the two mixers a layer has, in both directions where an encoder needs that
-        pre = norm_placement == "pre"
-        kinds = {"m": mixer, "a": alternate_mixer}
+        for name, value in (("layers", depth), ("backbone.convolution", convolution), ("backbone.loops", loops)):
+            if value < 1:
+                raise ValueError(
+                    f"{name}={value}: expected at least 1{', which is none' * (name[9:] == 'convolution')}"
+                )
+        # what each name in the pattern builds
+        factories = {"mixer": mixer, "alternate_mixer": alternate_mixer, "ffn": ffn, **(parts or {})}
+        kinds = {name: factory.kind for name, factory in factories.items()}
+        layers = layers_of(pattern, kinds)
 
-        def mix(layer: int) -> nn.Module:
-            choice = kinds[pattern[layer % len(pattern)]]
-
+        def mix(factory, layer: int) -> nn.Module:
             def build() -> nn.Module:
-                built = choice(layer=layer)
+                built = factory(layer=layer)
                 return built if convolution == 1 else Convolved(built, dim, convolution)
 
             built = build()
@@ -124,32 +83,56 @@ class Residual(nn.Module):
                 return built
             return Bidirectional(built, build() if bidirectional == "separate" else None)
 
-        # positions that are added stand before the blocks; the others live inside attention
+        def stages_of(layer: int) -> list[list[tuple[str, nn.Module]]]:
+            """The branches of a layer, with what reads a memory behind its first stage that has a mixer."""
+            found: list[list[tuple[str, nn.Module]]] = []
+            for stage in layers[layer % len(layers)]:
+                built = [
+                    (
+                        kinds[name],
+                        mix(factories[name], layer) if kinds[name] == "mixer" else factories[name](layer=layer),
+                    )
+                    for name in stage
+                ]
+                found.append([(kind, part) for kind, part in built if part is not None])
+                read = any(kind == "cross" for stage in found for kind, _ in stage)
+                if reader is not None and not read and any(kind == "mixer" for kind, _ in built):
+                    found.append([("cross", reader(layer=layer))])
+            return [stage for stage in found if stage]
+
+        # positions that are added stand before the layers; the others live inside attention
         self.position = position(dim=dim) if position.target.additive else None
         self.embeddings_norm = norm() if norm_embeddings else nn.Identity()
-        self.blocks = nn.ModuleList(Block(mix(layer), reader, ffn, norm, layer, pre, dropout) for layer in range(depth))
-        self.norm = norm() if pre else nn.Identity()
-        self.padding_known, self.causal = False, causal
+        self.blocks = nn.ModuleList(
+            Block(stages_of(layer), norm, residual, layer, dropout, parallel_weights) for layer in range(depth)
+        )
+        self.norm = norm() if residual.target.final_norm else nn.Identity()
+        # a stream of another shape is made before the first layer, and read behind the last
+        self.stream = residual() if getattr(residual.target, "wide", False) else None
+        self.padding_known, self.causal, self.loops, self.inject = False, causal, loops, inject
+        self.reads = reader is not None
 
     def init_state(self, batch_size: int, max_len: int, device: torch.device, dtype: torch.dtype) -> dict:
-        """The state of every mixer, and how many tokens were seen. A reader's memory is empty at first."""
+        """The state of every layer, once a loop, and how many tokens were seen. A memory is empty at first."""
         size = (batch_size, max_len, device, dtype)
-        state = {"seen": 0, "mixers": [block.mixer.init_state(*size) for block in self.blocks]}
-        if self.blocks[0].cross is not None:
-            state["memory"] = [block.cross.init_state(batch_size, 0, device, dtype) for block in self.blocks]
+        mixers = [block.init_state(*size) for _ in range(self.loops) for block in self.blocks]
+        state = {"seen": 0, "mixers": mixers}
+        if self.reads:
+            read = [block.reader() for block in self.blocks]
+            state["memory"] = [cross and cross.init_state(batch_size, 0, device, dtype) for cross in read]
         return state
 
     def shards(self) -> list[nn.Module]:
-        """Its blocks, which may be computed one at a time. None with a reader, whose memory is read ahead of them."""
-        return [] if self.blocks[0].cross is not None else list(self.blocks)
+        """Its layers, which may be computed one at a time. None with a reader, whose memory is read ahead of them."""
+        return [] if self.reads else list(self.blocks)
 
     def read(self, memory_BMD: Tensor, mask_BM: Tensor | None = None) -> list:
-        """What each block needs of a memory, prepared once: for ``forward``, or a state's ``memory``."""
-        if self.blocks[0].cross is None:
+        """What each layer needs of a memory, prepared once: for ``forward``, or a state's ``memory``."""
+        if not self.reads:
             raise ValueError("this backbone was built without a reader; it reads no memory")
         if mask_BM is not None:
             memory_BMD = memory_BMD.masked_fill(~mask_BM.unsqueeze(-1), 0.0)
-        return [block.cross.read(memory_BMD, mask_BM) for block in self.blocks]
+        return [cross and cross.read(memory_BMD, mask_BM) for cross in (block.reader() for block in self.blocks)]
 
     def forward(
         self,
@@ -186,13 +169,18 @@ class Residual(nn.Module):
         # in decoding the memory of a reader travels in the state
         if memory is None and state is not None:
             memory = state.get("memory")
-        # the blocks, each with its own part of the state; what they all need of this pass is computed once
+        x = x_BLD if self.stream is None else self.stream.enter(x_BLD)
+        told = Pass(mask_BL, mixes_padding, places_BL, first=x, shared={"embedding": x_BLD})
+        # the layers, each with its own part of the state; what they all need of this pass is computed once
         with one_pass():
-            for i, block in enumerate(self.blocks):
-                before, read = None if state is None else state["mixers"][i], None if memory is None else memory[i]
-                x_BLD, after = block(x_BLD, before, mask_BL, read, places_BL, mixes_padding)
-                states.append(after)
-        x_BLD = self.norm(x_BLD)
+            for loop in range(self.loops):
+                if loop and self.inject:
+                    x = x + told.first
+                for i, block in enumerate(self.blocks):
+                    before = None if state is None else state["mixers"][loop * len(self.blocks) + i]
+                    x, after = block(x, before, told, None if memory is None else memory[i])
+                    states.append(after)
+        x_BLD = self.norm(x if self.stream is None else self.stream.leave(x))
         # hand back the state of every mixer, and the memory unchanged
         if state is None:
             return x_BLD, None
@@ -207,7 +195,8 @@ class Residual(nn.Module):
             )
         # every mixer that is told of padding must take a mask; checked once
         if mixed and not self.padding_known:
-            self._know_padding()
+            check_padding(self.blocks)
+            self.padding_known = True
         if torch.compiler.is_compiling() or (self.training and mask_BL.is_cuda):
             return
         # a run of real tokens may start once, and with a state it may not end
@@ -216,16 +205,6 @@ class Residual(nn.Module):
         ends, starts = before_BL & ~mask_BL, mask_BL & ~before_BL
         if ends.any() if state is not None else (starts.sum(1) > 1).any():
             raise ValueError("padding in the middle of a sequence, or behind one with a state; put it in front")
-
-    def _know_padding(self) -> None:
-        for block in self.blocks:
-            mixer = block.mixer.forwards if isinstance(block.mixer, Bidirectional) else block.mixer
-            if not getattr(mixer, "takes_mask", False):
-                raise ValueError(
-                    f"{type(mixer).__name__} knows no padding: its forward takes no mask_BL; "
-                    f"use sequences of one length, or another mixer"
-                )
-        self.padding_known = True
 
 
 def _count(x_BLD: Tensor, seen: int | Tensor, mask_BL: Tensor | None) -> tuple[int | Tensor, int | Tensor]:

@@ -1,0 +1,264 @@
+"""Stacks of layers: what a pattern says, how branches join the stream, and what layers of one pass share."""
+
+import itertools
+
+import pytest
+import torch
+from torch import nn
+
+import zoo
+from zoo import ZooError
+from zoo.config.compose import compose
+from zoo.training.build import make_objective, make_task
+from zoo_plugins.backbones.block import Block
+from zoo_plugins.backbones.pattern import layers_of
+
+SMALL = ["task=recall", "task.rung=tiny", "dim=16", "mixer.heads=2"]
+KINDS = {"mixer": "mixer", "alternate_mixer": "mixer", "ffn": "ffn", "local": "mixer", "mlp": "ffn"}
+
+
+def model(*words: str, dtype: torch.dtype = torch.float64):
+    small = [word for word in SMALL if not (word.startswith("mixer.") and any("mixer=" in each for each in words))]
+    config = compose(*small, *words)
+    return make_objective(config, make_task(config)).to(dtype).eval()
+
+
+def names(block: Block) -> list[list[str]]:
+    return [[type(getattr(block, name)).__name__ for _, name in stage] for stage in block.stages]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "layers"),
+    [
+        ("m", [[["mixer"], ["ffn"]]]),
+        ("mma", [[["mixer"], ["ffn"]], [["mixer"], ["ffn"]], [["alternate_mixer"], ["ffn"]]]),
+        (["local"], [[["local"], ["ffn"]]]),
+        ("local", [[["local"], ["ffn"]]]),
+        (["local*2", "mixer"], [[["local"], ["ffn"]], [["local"], ["ffn"]], [["mixer"], ["ffn"]]]),
+        (["local+none", "mlp"], [[["local"]], [["mlp"]]]),
+        (["local|mixer"], [[["local", "mixer"], ["ffn"]]]),
+        (["mixer|ffn"], [[["mixer", "ffn"]]]),
+        (["mixer+mlp+local+ffn"], [[["mixer"], ["mlp"], ["local"], ["ffn"]]]),
+    ],
+)
+def test_a_pattern_says_its_layers(pattern, layers):
+    assert layers_of(pattern, KINDS) == layers
+
+
+@pytest.mark.parametrize(
+    ("pattern", "said"),
+    [
+        ("mmx", "there is no 'mmx'"), ("", "expected letters"), ([], "expected letters"), ([""], "expected letters"),
+        (["locl"], "Did you mean local"), (["none"], "needs a mixer or a feed-forward"), (["mixer*0"], "number of layers"),
+        (["mixer*x"], "number of layers"), (["mixer++ffn"], "there is no ''"),
+    ],
+)  # fmt: skip
+def test_a_mistake_in_a_pattern_is_explained(pattern, said):
+    with pytest.raises(ValueError, match=said):
+        layers_of(pattern, KINDS)
+
+
+def test_layers_are_typed_in_one_word():
+    backbone = model("backbone.pattern=[gru*2,attention|mamba2,mixer+none,ffn]", "layers=5").backbone
+    glu = names(model().backbone.blocks[0])[1]
+    assert [names(block) for block in backbone.blocks] == [
+        [["GRU"], glu], [["GRU"], glu], [["Attention", "Mamba2"], glu], [["Attention"]], [glu]
+    ]  # fmt: skip
+
+
+def test_a_named_part_has_its_own_choice_and_values():
+    config = compose(
+        *SMALL, "mixer@local=attention", "local.window=4", "local.heads=1", "backbone.pattern=[local,mixer]"
+    )
+    backbone = config["objective"]["backbone"]
+    assert (backbone["parts"]["local"]["window"], backbone["mixer"]["window"]) == (4, None)
+    mixers = [block.mixer for block in make_objective(config, make_task(config)).backbone.blocks]
+    assert [(each.window, each.heads) for each in mixers] == [(4, 1), (None, 2)]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["mixer@alternate_mixr=gru"], "Did you mean mixer@alternate_mixer"),
+        (["mixer@local=gru", "backbone.pattern=[locl]"], "names no local"),
+        (["mixer@local=atention", "backbone.pattern=[local]"], "Did you mean"),
+        (["mixer@local=attention", "local.windw=3", "backbone.pattern=[local]"], "Did you mean"),
+    ],
+)
+def test_a_mistake_in_a_named_part_is_explained(words, said):
+    with pytest.raises(ZooError, match=said):
+        compose(*SMALL, *words)
+
+
+def test_parts_are_those_that_the_pattern_names():
+    config = compose(*SMALL, "backbone.pattern=[gru,attention]")
+    assert set(config["objective"]["backbone"]["parts"]) == {"gru", "attention"}
+    assert compose(*SMALL)["objective"]["backbone"]["parts"] == {}
+
+
+PATTERNS = [
+    "backbone.pattern=[mixer|ffn]", "backbone.pattern=[mixer|gru,ffn]", "backbone.pattern=[gru+none,mixer+gru+ffn]",
+    "backbone.pattern=[attention|mamba2] backbone.parallel_weights=trained", "residual=sandwich", "residual=post",
+    "residual=sandwich residual.before=false", "residual=scaled residual.embedding=0.5 residual.each_channel=true",
+    "residual=hyper_connections", "residual=hyper_connections residual.sinkhorn_steps=0 residual.dynamic=false",
+    "backbone.loops=3", "backbone.loops=2 backbone.inject=true residual=hyper_connections",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("words", PATTERNS)
+def test_decoding_token_by_token_equals_one_pass(words):
+    objective = model("layers=3", *words.split())
+    tokens_BL = torch.randint(1, 60, (2, 9), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        whole, _ = objective.backbone(objective.stem(tokens_BL))
+        state, pieces = objective.backbone.init_state(2, 9, torch.device("cpu"), torch.float64), []
+        for piece_BL in tokens_BL.split([1, 3, 1, 4], dim=1):
+            y_BLD, state = objective.backbone(objective.stem(piece_BL), state)
+            pieces.append(y_BLD)
+    torch.testing.assert_close(torch.cat(pieces, 1), whole, rtol=0, atol=1e-10)
+
+
+def test_sandwich_parallel_and_scaled_are_the_sums_that_they_say():
+    x_BLD = torch.randn(2, 5, 16, dtype=torch.float64)
+
+    def stream(objective):
+        return objective.backbone.blocks[0], objective.backbone
+
+    block, backbone = stream(model("layers=1", "residual=sandwich"))
+    y = x_BLD + block.mixer_residual.after_norm(block.mixer(block.mixer_norm(x_BLD))[0])
+    y = y + block.ffn_residual.after_norm(block.ffn(block.ffn_norm(y)))
+    torch.testing.assert_close(backbone(x_BLD)[0], backbone.norm(y))
+
+    block, backbone = stream(model("layers=1", "backbone.pattern=[mixer|ffn]"))
+    read = block.mixer_norm(x_BLD)
+    torch.testing.assert_close(backbone(x_BLD)[0], backbone.norm(x_BLD + block.mixer(read)[0] + block.ffn(read)))
+
+    block, backbone = stream(model("layers=1", "residual=scaled", "residual.embedding=0.25"))
+    for part in (block.mixer_residual, block.ffn_residual):
+        part.branch.data.fill_(0.5)
+        part.stream.data.fill_(2.0)
+    y = 2 * x_BLD + 0.25 * x_BLD
+    y = y + 0.5 * block.mixer(block.mixer_norm(y))[0]
+    y = 2 * y + 0.25 * x_BLD
+    y = y + 0.5 * block.ffn(block.ffn_norm(y))
+    torch.testing.assert_close(backbone(x_BLD)[0], backbone.norm(y))
+
+
+def test_branches_in_parallel_are_weighted():
+    x_BLD = torch.randn(2, 5, 16, dtype=torch.float64)
+    found = {}
+    for weights in ("one", "mean", "trained"):
+        backbone = model(
+            "layers=1", "backbone.pattern=[mixer|gru+none]", f"backbone.parallel_weights={weights}"
+        ).backbone
+        block = backbone.blocks[0]
+        outputs = [getattr(block, name)(block.mixer_norm(x_BLD))[0] for name in ("mixer", "mixer_2")]
+        factors = {"one": (1, 1), "mean": (0.5, 0.5), "trained": (0.3, 2.0)}[weights]
+        if weights == "trained":
+            block.mixer_weights.data.copy_(torch.tensor(factors))
+        wanted = x_BLD + sum(factor * each for factor, each in zip(factors, outputs, strict=True))
+        found[weights] = backbone(x_BLD)[0]
+        torch.testing.assert_close(found[weights], backbone.norm(wanted), msg=weights)
+
+
+def test_loops_run_the_same_weights_again():
+    x_BLD = torch.randn(2, 5, 16, dtype=torch.float64)
+    once, thrice = model("layers=2"), model("layers=2", "backbone.loops=3")
+    assert sum(p.numel() for p in once.parameters()) == sum(p.numel() for p in thrice.parameters())
+    thrice.load_state_dict(once.state_dict())
+    y, norm, once.backbone.norm = x_BLD, once.backbone.norm, nn.Identity()
+    for _ in range(3):
+        y = once.backbone(y)[0]
+    torch.testing.assert_close(thrice.backbone(x_BLD)[0], norm(y))
+    from zoo.measure import flops
+
+    batch = {"inputs": torch.ones(1, 8, dtype=torch.long), "targets": torch.ones(1, 8, dtype=torch.long)}
+    counts = [flops.by_module(each.eval(), batch)["backbone"] for each in (once, thrice)]
+    assert counts[1] == 3 * counts[0]
+
+
+def deepseek():
+    """Their hyper-connection and the head that closes the streams, with the same small config."""
+    theirs = pytest.importorskip("transformers.models.deepseek_v4.modeling_deepseek_v4")
+    from transformers import DeepseekV4Config
+
+    config = DeepseekV4Config(hidden_size=16, hc_mult=4, hc_sinkhorn_iters=20, hc_eps=1e-6, rms_norm_eps=1e-6)
+    return theirs.DeepseekV4HyperConnection(config), theirs.DeepseekV4HyperHead(config)
+
+
+def test_hyper_connections_are_deepseeks():
+    """Theirs computes in float32 whatever it is given, so they agree to its rounding."""
+    connection, head = deepseek()
+    backbone = model("layers=1", "residual=hyper_connections", dtype=torch.float32).backbone
+    ours, ends = backbone.blocks[0].mixer_residual, backbone.stream
+    source = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for part in (ours, ends):
+            for parameter in part.parameters():
+                parameter.copy_(torch.randn(parameter.shape, generator=source) * 0.5)
+        connection.fn.copy_(ours.weight)
+        connection.base.copy_(ours.base)
+        connection.scale.copy_(ours.scale)
+        head.hc_fn.copy_(ends.weight)
+        head.hc_base.copy_(ends.base)
+        head.hc_scale.copy_(ends.scale)
+        x_BLND = torch.randn(2, 5, 4, 16, generator=source)
+        branch = nn.Linear(16, 16)
+        post, comb, collapsed = connection(x_BLND)
+        wanted = post.unsqueeze(-1) * branch(collapsed).unsqueeze(-2) + torch.matmul(comb.transpose(-1, -2), x_BLND)
+        torch.testing.assert_close(ours(x_BLND, branch, nn.Identity(), x_BLND), wanted, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(ends.leave(x_BLND), head(x_BLND), rtol=1e-5, atol=1e-5)
+
+
+def test_hyper_connections_start_as_a_plain_stream_and_keep_sums():
+    plain, streams = model("layers=2"), model("layers=2", "residual=hyper_connections")
+    missing = streams.load_state_dict(plain.state_dict(), strict=False)
+    assert not missing.unexpected_keys
+    x_BLD = torch.randn(2, 5, 16, dtype=torch.float64)
+    a, b = plain.backbone(x_BLD)[0], streams.backbone(x_BLD)[0]
+    assert (a - b).norm() / a.norm() < 0.01
+    part = streams.backbone.blocks[0].mixer_residual
+    comb = part._comb(torch.randn(3, 4, 4, dtype=torch.float64))
+    for dim in (-1, -2):
+        torch.testing.assert_close(comb.sum(dim), torch.ones(3, 4, dtype=torch.float64), rtol=0, atol=1e-4)
+
+
+class Reads(nn.Module):
+    """A mixer that offers what it was given, and reads what an earlier layer of the pass offered."""
+
+    takes_shared = True
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.weight, self.seen = nn.Parameter(torch.ones(dim)), []
+
+    def init_state(self, batch_size, max_len, device, dtype):
+        return {}
+
+    def forward(self, x_BLD, state=None, mask_BL=None, shared=None):
+        first_BLD = shared.setdefault("first", x_BLD)
+        self.seen.append((shared["embedding"], first_BLD))
+        return self.weight * first_BLD, state
+
+
+def test_layers_of_one_pass_share():
+    zoo.register("mixer", "tests_reads")(Reads)
+    backbone = model("layers=3", "mixer=tests_reads", "backbone.convolution=2").backbone
+    parts = [block.mixer.mixer for block in backbone.blocks]
+    for length in (4, 3):
+        x_BLD = torch.randn(2, length, 16, dtype=torch.float64)
+        backbone(x_BLD)
+        firsts = [part.seen[-1][1] for part in parts]
+        assert all(first is firsts[0] for first in firsts), "later layers read what the first one offered"
+        assert firsts[0].shape == x_BLD.shape, "and each pass starts anew"
+        assert all(part.seen[-1][0] is parts[0].seen[-1][0] for part in parts)
+
+
+def test_every_hybrid_of_two_letters_is_a_list_too():
+    for pattern in itertools.product("ma", repeat=3):
+        letters = model("layers=3", "mixer@alternate_mixer=gru", f"backbone.pattern={''.join(pattern)}")
+        named = [{"m": "mixer", "a": "alternate_mixer"}[letter] for letter in pattern]
+        listed = model("layers=3", "mixer@alternate_mixer=gru", f"backbone.pattern=[{','.join(named)}]")
+        for (name, one), (other_name, other) in zip(letters.named_parameters(), listed.named_parameters(), strict=True):
+            assert name == other_name
+            assert torch.equal(one, other)
