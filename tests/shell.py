@@ -138,8 +138,9 @@ def _serve():
     forkserver.ensure_running()  # workers of comparisons are forked from it
     for name in PRELOADED:
         importlib.import_module(name)
-    import zoo
     from hydra.core.plugins import Plugins
+
+    import zoo
     from zoo.base import html
 
     for module in pkgutil.walk_packages(zoo.__path__, "zoo."):

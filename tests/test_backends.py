@@ -93,7 +93,9 @@ def test_the_compiled_operator_keeps_torchs_rules():
         ("missing", "CXX names the compiler /nowhere/c.."),
     ],
 )
-def test_without_a_compiler_that_works_pytorch_runs_and_says_why(compiler, reason, fresh, built_plainly, monkeypatch, tmp_path):
+def test_without_a_compiler_that_works_pytorch_runs_and_says_why(
+    compiler, reason, fresh, built_plainly, monkeypatch, tmp_path
+):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     if compiler == "none":
         monkeypatch.setattr(native.shutil, "which", lambda name: None)
@@ -154,7 +156,9 @@ OPEN = {
 
 @needs_compiler
 @pytest.mark.parametrize(("what", "change"), OPEN.values(), ids=OPEN)
-def test_a_library_that_others_may_have_written_is_not_loaded(fresh, built_plainly, monkeypatch, tmp_path, what, change):
+def test_a_library_that_others_may_have_written_is_not_loaded(
+    fresh, built_plainly, monkeypatch, tmp_path, what, change
+):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     assert native.why_not() is None
     (library,) = (tmp_path / "cache" / "zoo").glob("*.so")
