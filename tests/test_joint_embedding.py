@@ -441,6 +441,7 @@ def test_a_copy_is_left_alone_by_the_loop():
     assert trained_modules(whole) == [whole, whole.own]
 
 
+@pytest.mark.thorough
 def test_shapes_can_be_told_apart(here):
     row = train(
         zoo.compose(
