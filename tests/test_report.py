@@ -228,7 +228,7 @@ def few_starts(monkeypatch):
     from zoo.comparison import scaling
 
     descend = scaling._descend
-    some = lambda starts: starts[:: max(1, len(starts) // 27)]  # noqa: E731
+    some = lambda starts: starts[:: max(1, len(starts) // 6)]  # noqa: E731
     monkeypatch.setattr(scaling, "_descend", lambda starts, *rest, **more: descend(some(starts), *rest, **more))
 
 
