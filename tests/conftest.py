@@ -1,6 +1,7 @@
 """Shared by all tests: one thread, no network, no account, and the command line as a user has it."""
 
 import copy
+import functools
 import gc
 import importlib
 import itertools
@@ -20,6 +21,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
 import torch
+
+from zoo.base.html import plotting_library
 
 if not torch.cuda.is_available():  # its own functions are defined for its interpreter or for GPUs when it is imported
     os.environ.setdefault("TRITON_INTERPRET", "1")
@@ -72,6 +75,15 @@ def pytest_collection_modifyitems(items):
 def unbounded(monkeypatch):
     """Tables are as wide as where nobody's terminal bounds them; a worker of pytest's may have a terminal's width."""
     monkeypatch.delenv("COLUMNS", raising=False)
+
+
+made_once = functools.cache(plotting_library)
+
+
+@pytest.fixture(autouse=True)
+def plotted(monkeypatch):
+    """Pages share one plotting library, which a process of its own needs two seconds to make."""
+    monkeypatch.setattr("zoo.base.html.plotting_library", made_once)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,5 +1,5 @@
 """A process that has imported what takes seconds, and forks for each command: ``python -m zoo``, warm; so is the server
-that a comparison's workers are forked from.
+that a comparison's workers are forked from. The plotting library of pages is made once.
 
 What a command does not see of it: modules that are imported already. A test of what is imported, of signals, or of
 environment variables that torch reads when it is imported starts a fresh interpreter instead.
@@ -24,10 +24,11 @@ PRELOADED = (
     "hydra",
     "omegaconf",
     "rich.console",
-    "zoo.cli.main",
-    "zoo.training.loop",
     "jinja2",
     "scipy.stats",
+    "hydra._internal.config_loader_impl",
+    "torch._dynamo.testing",
+    "torch.export._trace",
 )
 
 
@@ -129,12 +130,25 @@ def _wait(pid, timeout):
 
 
 def _serve():
+    import functools
     import importlib
+    import pkgutil
 
     forkserver.set_forkserver_preload(["zoo.runs.session", "lightning.pytorch.trainer"])
     forkserver.ensure_running()  # workers of comparisons are forked from it
     for name in PRELOADED:
         importlib.import_module(name)
+    from hydra.core.plugins import Plugins
+
+    import zoo
+    from zoo.base import html
+
+    for module in pkgutil.walk_packages(zoo.__path__, "zoo."):
+        if not module.name.startswith(("zoo.tasks", "zoo.__main__")):  # components are imported by whoever names them
+            importlib.import_module(module.name)
+    Plugins.instance()  # finds Hydra's launchers and sweepers
+    html.plotting_library = functools.cache(html.plotting_library)  # a process of its own needs two seconds to make it
+    html.plotting_library()
     sys.path.pop(0)  # this folder, which no command has
     gc.collect()
     gc.freeze()

@@ -39,6 +39,12 @@ def fresh(monkeypatch):
         cache.cache_clear()
 
 
+@pytest.fixture
+def built_plainly(monkeypatch):
+    """A library is built in a third of the time, where its speed is not the point."""
+    monkeypatch.setattr(native, "FLAGS", [flag if flag != "-O3" else "-O0" for flag in native.FLAGS])
+
+
 @needs_compiler
 @pytest.mark.parametrize(("length", "channels", "states"), [(1, 3, 16), (33, 20, 16), (70, 40, 5), (40, 17, 64)])
 @pytest.mark.parametrize("threads", [1, 3])
@@ -87,7 +93,9 @@ def test_the_compiled_operator_keeps_torchs_rules():
         ("missing", "CXX names the compiler /nowhere/c.."),
     ],
 )
-def test_without_a_compiler_that_works_pytorch_runs_and_says_why(compiler, reason, fresh, monkeypatch, tmp_path):
+def test_without_a_compiler_that_works_pytorch_runs_and_says_why(
+    compiler, reason, fresh, built_plainly, monkeypatch, tmp_path
+):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     if compiler == "none":
         monkeypatch.setattr(native.shutil, "which", lambda name: None)
@@ -110,7 +118,7 @@ def test_without_a_compiler_that_works_pytorch_runs_and_says_why(compiler, reaso
 
 
 @needs_compiler
-def test_a_library_that_was_cut_short_is_built_again(fresh, monkeypatch, tmp_path):
+def test_a_library_that_was_cut_short_is_built_again(fresh, built_plainly, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert native.why_not() is None
     (library,) = (tmp_path / "zoo").glob("*.so")
@@ -148,7 +156,9 @@ OPEN = {
 
 @needs_compiler
 @pytest.mark.parametrize(("what", "change"), OPEN.values(), ids=OPEN)
-def test_a_library_that_others_may_have_written_is_not_loaded(fresh, monkeypatch, tmp_path, what, change):
+def test_a_library_that_others_may_have_written_is_not_loaded(
+    fresh, built_plainly, monkeypatch, tmp_path, what, change
+):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     assert native.why_not() is None
     (library,) = (tmp_path / "cache" / "zoo").glob("*.so")

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from conftest import THOROUGH
 from torch.nn import functional as F
 
 from zoo.base.contracts import HasSideLosses
@@ -111,7 +112,7 @@ def step(objective, batch):
     return found
 
 
-@pytest.mark.parametrize("mixture", [False, True], ids=["dense", "mixture"])
+@pytest.mark.parametrize("mixture", [pytest.param(False, marks=THOROUGH), True], ids=["dense", "mixture"])
 @pytest.mark.parametrize("words", CASES, ids=" ".join)
 def test_what_padding_holds_changes_no_number(words, mixture):
     if not mixture and any(word.startswith("ffn.") for word in words):

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 import yaml
-from conftest import ROOT, TINY
+from conftest import ROOT, THOROUGH, TINY, covering
 
 import zoo
 from zoo.base.errors import ZooError
@@ -347,7 +347,7 @@ def optuna():
 
 
 @pytest.mark.usefixtures("optuna")
-@pytest.mark.parametrize("found", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("found", [math.nan, *(pytest.param(each, marks=THOROUGH) for each in (math.inf, -math.inf))])
 def test_a_search_goes_on_after_a_trial_whose_score_is_no_number(here, zoo_main, monkeypatch, found):
     """Divergence at the last update, say: optuna takes no such number, and ends with it."""
     from zoo.runs.session import Session
@@ -411,8 +411,10 @@ def test_a_search_goes_on_after_a_trial_that_failed(zoo_command, tmp_path):
     assert sorted(states) == ["failed", "finished"]
 
 
-@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
-@pytest.mark.parametrize("words", ["list norm", "train no_such_word"])
+@pytest.mark.parametrize(
+    ("closed", "words"),
+    covering(itertools.product([">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"], ["list norm", "train no_such_word"])),
+)
 def test_a_command_whose_standard_streams_are_closed_ends_as_any_other(here, closed, words):
     command = f"{shlex.quote(sys.executable)} -m zoo {words} {closed}"
     done = subprocess.run(["sh", "-c", command], cwd=here, capture_output=True, text=True)

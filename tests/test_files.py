@@ -37,8 +37,9 @@ def test_files_are_written_in_one_way_only(path):
         values = [getattr(each, "value", None) for each in [*call.args, *(word.value for word in call.keywords)]]
         modes = {value for value in values if isinstance(value, str) and set(value) <= set("rwaxbt+")}
         writes = name in WRITES or (name in ("open", "fdopen") and any(set(mode) & set("wa+") for mode in modes))
-        said = ast.get_source_segment(source, call)
-        assert not writes or (str(path.relative_to(ROOT)), said) in ALLOWED, f"{path}, line {call.lineno}: {said}"
+        if writes:  # what stands there is asked for seldom, since it takes long to cut out
+            said = ast.get_source_segment(source, call)
+            assert (str(path.relative_to(ROOT)), said) in ALLOWED, f"{path}, line {call.lineno}: {said}"
 
 
 def _heartbeat(path):

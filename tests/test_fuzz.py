@@ -16,7 +16,7 @@ import warnings
 from pathlib import Path
 
 import pytest
-from conftest import THOROUGH, TINY
+from conftest import THOROUGH, TINY, covering
 from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 
@@ -687,8 +687,14 @@ WITHIN_RULES = (
 )  # fmt: skip
 
 
+def kinds_of_place(row):
+    """In which part of the rules it is, and how deep."""
+    (path,) = row
+    return path[0], len(path)
+
+
 @pytest.mark.parametrize("each_page", [False, pytest.param(True, marks=THOROUGH)], ids=["two pages", "each page"])
-@pytest.mark.parametrize("path", WITHIN_RULES, ids=str)
+@pytest.mark.parametrize("path", covering([(path,) for path in WITHIN_RULES], key=kinds_of_place), ids=str)
 def test_garbage_deep_in_the_rules_is_refused_or_shown(ledger, path, each_page):
     from zoo.base.validation import flaw
     from zoo.comparison.plan_file import PlanFile

@@ -194,12 +194,12 @@ def rows_of(*words, monkeypatch, graph):
     [
         ("task=parity", "mixer.dropout=0.2"),
         ("task=parity", "trainer.accumulate=2"),
-        ("arch=lstm", "task=parity"),
+        pytest.param(("arch=lstm", "task=parity"), marks=THOROUGH),
         pytest.param(("arch=mamba2", "task=recall", "task.rung=tiny"), marks=THOROUGH),
-        ("arch=ternary", "task=parity", "linear.warmup=0.9"),
+        pytest.param(("arch=ternary", "task=parity", "linear.warmup=0.9"), marks=THOROUGH),
         pytest.param(("arch=mixtral", "task=recall", "task.rung=tiny"), marks=THOROUGH),
         ("arch=deepseek_moe", "task=recall", "task.rung=tiny", "ffn.first_dense=0"),
-        ("arch=vit", "task=shapes"),
+        pytest.param(("arch=vit", "task=shapes"), marks=THOROUGH),
     ],
     ids=" ".join,
 )

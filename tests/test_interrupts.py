@@ -1,5 +1,6 @@
 """Ctrl-C and SIGTERM from a command's first instruction to its last: one line, and 128 + the signal."""
 
+import itertools
 import os
 import signal
 import subprocess
@@ -8,7 +9,7 @@ import textwrap
 import time
 
 import pytest
-from conftest import TINY
+from conftest import TINY, covering
 
 LINE = "interrupted; the same command goes on where this one stopped"
 BOTH = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -41,24 +42,23 @@ def outcome(process):
     return process.returncode, out, err
 
 
-@BOTH
-@pytest.mark.parametrize(
-    ("words", "module"),
-    [
-        (("list",), "zoo.cli.list"),
-        (("list", "mixer"), "rich.console"),
-        (("report", "runs/x"), "zoo.comparison.ledger"),
-        (("generate", "runs/x"), "torch"),
-        (("show",), "omegaconf"),
-        (("compare", "smoke"), "pebble"),
-        (TRAIN, "lightning"),
-        (("train", "-m", "task=parity", "seed=1,2", *TINY), "lightning"),
-        (("new", "mixer", "mine"), "zoo.cli.new"),
-    ],
-    ids=lambda value: value if isinstance(value, str) else value[0],
-)
-def test_a_signal_while_something_is_imported_is_one_line(tmp_path, number, words, module):
+IMPORTS = [
+    (("list",), "zoo.cli.list"),
+    (("list", "mixer"), "rich.console"),
+    (("report", "runs/x"), "zoo.comparison.ledger"),
+    (("generate", "runs/x"), "torch"),
+    (("show",), "omegaconf"),
+    (("compare", "smoke"), "pebble"),
+    (TRAIN, "lightning"),
+    (("train", "-m", "task=parity", "seed=1,2", *TINY), "lightning"),
+    (("new", "mixer", "mine"), "zoo.cli.new"),
+]
+
+
+@pytest.mark.parametrize(("place", "number"), covering(itertools.product(IMPORTS, [signal.SIGINT, signal.SIGTERM])))
+def test_a_signal_while_something_is_imported_is_one_line(tmp_path, number, place):
     """Whatever the import makes of the exception: here, another error."""
+    words, module = place
     status, _, err = outcome(
         started(AT_IMPORT.format(module=module, words=words, sends=f"os.kill(os.getpid(), {number:d})"), tmp_path)
     )

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from conftest import TINY, objective_of, whole_and_resumed
+from conftest import THOROUGH, TINY, objective_of, whole_and_resumed
 from scans import F64
 from torch import nn
 from torch.nn import functional as F
@@ -301,7 +301,7 @@ def test_the_predictor_is_told_where_its_targets_stand():
     assert not torch.allclose(predictor(context, torch.tensor([[0, 5, 11]]), torch.tensor([[3, 12]])), both)
 
 
-@pytest.mark.parametrize("words", [["arch=mamba", "position=sinusoidal_2d"], ["arch=lstm"], ["arch=mixtral"], ["arch=ternary"], ["arch=switch"], ["arch=vit", "stem.class_token=false"]], ids=" ".join)  # fmt: skip
+@pytest.mark.parametrize("words", [["arch=mamba", "position=sinusoidal_2d"], ["arch=lstm"], *(pytest.param([f"arch={name}"], marks=THOROUGH) for name in ("mixtral", "ternary", "switch")), ["arch=vit", "stem.class_token=false"]], ids=" ".join)  # fmt: skip
 def test_any_encoder_learns_by_predicting(words, here, monkeypatch):
     monkeypatch.setattr("zoo.measure.metrics.EXAMPLES", 64)
     monkeypatch.setattr("zoo.measure.flops.DRAWS", 1)
@@ -441,6 +441,7 @@ def test_a_copy_is_left_alone_by_the_loop():
     assert trained_modules(whole) == [whole, whole.own]
 
 
+@pytest.mark.thorough
 def test_shapes_can_be_told_apart(here):
     row = train(
         zoo.compose(

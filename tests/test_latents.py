@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from conftest import TINY, join_group, objective_of, two_processes
+from conftest import THOROUGH, TINY, join_group, objective_of, two_processes
 from sklearn.linear_model import LogisticRegression
 from torch.nn import functional as F
 
@@ -111,7 +111,8 @@ def test_a_run_with_latents_is_judged_by_its_tokens_and_writes(zoo_main):
 
 @pytest.mark.parametrize(
     "words",
-    [["objective=jepa"], ["objective=masked_token"], ["objective=next_latent", "objective.tokens=false"], ["objective=next_token"], []],
+    [["objective=jepa"], [], *(pytest.param(words, marks=THOROUGH) for words in (
+        ["objective=masked_token"], ["objective=next_latent", "objective.tokens=false"], ["objective=next_token"]))],
     ids=str,
 )  # fmt: skip
 def test_letters_are_labelled_by_a_probe_of_any_encoder(words, here, monkeypatch):

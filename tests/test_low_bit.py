@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from conftest import COMPILERS, TINY, join_group, two_processes, whole_and_resumed
+from conftest import COMPILERS, THOROUGH, TINY, covering, join_group, two_processes, whole_and_resumed
 from torch import nn
 from torch.nn import functional as F
 
@@ -34,7 +34,7 @@ VARIANTS = {
 }
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", covering([(name,) for name in VARIANTS], key=lambda row: VARIANTS[row[0]][:1]))
 def test_variants_keep_the_laws_of_a_linear(variant, monkeypatch):
     name, *words = VARIANTS[variant]
     monkeypatch.setattr(parts, "part", lambda kind, name, **facts: part(kind, name, *words, **facts))
@@ -369,7 +369,9 @@ RECIPES = {
 }
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize(
+    "recipe", ["stochastic", *(pytest.param(name, marks=THOROUGH) for name in ("ternary", "mamba"))]
+)
 def test_a_resumed_run_is_the_uninterrupted_one(recipe, here, monkeypatch):
     words = [*RECIPES[recipe], "task=parity", "task.test_size=8", *TINY, "steps=8", "evaluate_every=4"]
     whole, resumed = whole_and_resumed(words, monkeypatch, batch=4)

@@ -13,6 +13,11 @@ from zoo.tasks.digits import _digits
 
 
 @pytest.fixture
+def plotted():
+    """Here each page makes the plotting library, or fails to."""
+
+
+@pytest.fixture
 def without(monkeypatch):
     """Makes an import of these modules fail, as if nobody had installed them."""
 

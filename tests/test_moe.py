@@ -4,7 +4,7 @@ import warnings
 
 import pytest
 import torch
-from conftest import COMPILERS, TINY, join_group, two_processes, whole_and_resumed
+from conftest import COMPILERS, THOROUGH, TINY, join_group, two_processes, whole_and_resumed
 from torch import nn
 from torch.nn import functional as F
 
@@ -500,7 +500,9 @@ def _two_processes(function, words):
 
 # widths of whole cache lines: the multiply's last bits depend on where in one a row begins
 @pytest.mark.parametrize(
-    "words", [("expert_ffn.ratio=2",), ("expert_ffn.ratio=2", "linear=ternary")], ids=["stacked", "listed"]
+    "words",
+    [("expert_ffn.ratio=2",), pytest.param(("expert_ffn.ratio=2", "linear=ternary"), marks=THOROUGH)],
+    ids=["stacked", "listed"],
 )
 def test_experts_spread_over_two_processes_are_one(words):
     alone = mixture("ffn.experts=6", *words, training=True)
@@ -526,7 +528,9 @@ def test_experts_spread_over_two_processes_are_one(words):
 
 
 @pytest.mark.parametrize(
-    ("function", "words"), [(_data_parallel, ("ffn.gate=sigmoid",)), (_fully_sharded, ())], ids=["DDP", "FSDP2"]
+    ("function", "words"),
+    [(_data_parallel, ("ffn.gate=sigmoid",)), pytest.param(_fully_sharded, (), marks=THOROUGH)],
+    ids=["DDP", "FSDP2"],
 )
 def test_two_processes_of_data_are_one(function, words):
     alone = mixture("ffn.experts=6", "ffn.shared=1", *words, training=True)
@@ -768,8 +772,8 @@ def test_a_model_is_copied_after_it_was_used():
     "words",
     [
         ["ffn.gate=sigmoid", "ffn.bias_rate=0.1"],
-        ["ffn.gate=noisy", "ffn.jitter=0.1"],
-        ["ffn.gate=gshard", "linear=ternary"],
+        pytest.param(["ffn.gate=noisy", "ffn.jitter=0.1"], marks=THOROUGH),
+        pytest.param(["ffn.gate=gshard", "linear=ternary"], marks=THOROUGH),
     ],
     ids=" ".join,
 )

@@ -3,7 +3,7 @@
 import tomllib
 
 import pytest
-from conftest import covering
+from conftest import THOROUGH, covering
 
 from zoo.cli.check import _run
 from zoo.cli.new import kinds, make
@@ -32,7 +32,10 @@ class Peeking(nn.Module):
 '''
 
 
-@pytest.mark.parametrize("kind", kinds())
+QUICK = ("mixer", "objective", "task")
+
+
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=() if kind in QUICK else THOROUGH) for kind in kinds()])
 def test_a_skeleton_keeps_every_law_and_trains(kind, zoo_command, tmp_path):
     made = zoo_command("new", kind, "my_own")
     assert made.returncode == 0, made.stderr

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from conftest import TINY
+from conftest import THOROUGH, TINY
 
 PLANTED = """from pathlib import Path
 Path(__file__).with_suffix(".ran").touch()
@@ -47,7 +47,7 @@ def run_in(folder, *command, **environment):
     return subprocess.run(command, cwd=folder, env=plain | environment, capture_output=True, text=True)
 
 
-@pytest.mark.parametrize("code", [FORKED, LAUNCHED], ids=["fork server", "torch elastic"])
+@pytest.mark.parametrize("code", [FORKED, pytest.param(LAUNCHED, marks=THOROUGH)], ids=["fork server", "torch elastic"])
 def test_a_process_imports_nothing_of_the_current_folder(planted, tmp_path, code):
     script = tmp_path / "script.py"
     script.write_text(code)

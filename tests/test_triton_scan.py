@@ -33,6 +33,7 @@ def test_it_computes_what_the_definition_says(length, channels, states):
         assert (one - other).abs().max() <= 3e-6 * other.abs().max(), name
 
 
+@pytest.mark.thorough  # as those of the compiled operator, in test_backends.py
 def test_the_operator_keeps_torchs_rules():
     inputs = [tensor.requires_grad_() for tensor in scan_inputs(2, 18, 3, 4, torch.float32)]
     torch.library.opcheck(torch.ops.zoo.selective_scan.default, (*inputs, "triton"))
