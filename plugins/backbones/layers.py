@@ -65,17 +65,19 @@ class Layers(nn.Module):
         super().__init__()
         for name, value in (("layers", depth), ("backbone.convolution", convolution), ("backbone.loops", loops)):
             if value < 1:
-                raise ValueError(
-                    f"{name}={value}: expected at least 1{', which is none' * (name[9:] == 'convolution')}"
-                )
+                raise ValueError(f"{name}={value}: expected at least 1")
         # what each name in the pattern builds
         factories = {"mixer": mixer, "alternate_mixer": alternate_mixer, "ffn": ffn, **(parts or {})}
         kinds = {name: factory.kind for name, factory in factories.items()}
         layers = layers_of(pattern, kinds)
 
-        def mix(factory, layer: int) -> nn.Module:
+        def make(name: str, layer: int) -> nn.Module | None:
+            """A feed-forward, or a mixer as this stack needs it: convolved, and in both directions for an encoder."""
+            if kinds[name] != "mixer":
+                return factories[name](layer=layer)
+
             def build() -> nn.Module:
-                built = factory(layer=layer)
+                built = factories[name](layer=layer)
                 return built if convolution == 1 else Convolved(built, dim, convolution)
 
             built = build()
@@ -87,13 +89,7 @@ class Layers(nn.Module):
             """The branches of a layer, with what reads a memory behind its first stage that has a mixer."""
             found: list[list[tuple[str, nn.Module]]] = []
             for stage in layers[layer % len(layers)]:
-                built = [
-                    (
-                        kinds[name],
-                        mix(factories[name], layer) if kinds[name] == "mixer" else factories[name](layer=layer),
-                    )
-                    for name in stage
-                ]
+                built = [(kinds[name], make(name, layer)) for name in stage]
                 found.append([(kind, part) for kind, part in built if part is not None])
                 read = any(kind == "cross" for stage in found for kind, _ in stage)
                 if reader is not None and not read and any(kind == "mixer" for kind, _ in built):

@@ -34,8 +34,8 @@ def layers_of(pattern: str | Sequence[str], kinds: Mapping[str, str]) -> list[La
     entries = [pattern] if isinstance(pattern, str) else list(pattern)
     if not entries or not all(entries):
         raise ValueError(
-            f"backbone.pattern={pattern!r}: expected letters m (mixer) and a (alternate_mixer), such as mmma, or a list "
-            f"of layers, such as [mixer*3,alternate_mixer]"
+            f"backbone.pattern={pattern!r}: expected letters m (mixer) and a (alternate_mixer), such as mmma, or a "
+            f"list of layers, such as [mixer*3,alternate_mixer]"
         )
     return [layer for entry in entries for layer in _entry(entry.replace(" ", ""), kinds)]
 

@@ -20,7 +20,7 @@ def _norm() -> nn.Module:
 def _branches(count: int) -> list[nn.Module]:
     """Maps of each token alone, of a size that keeps their input's."""
     source = torch.Generator().manual_seed(5)
-    found = []
+    found: list[nn.Module] = []
     for _ in range(count):
         linear = nn.Linear(DIM, DIM, bias=False).to(parts.device(), torch.float64)
         linear.weight.data.copy_(torch.randn(DIM, DIM, generator=source) * DIM**-0.5)
@@ -64,7 +64,8 @@ def residual_calls_its_branch_once(name: str) -> None:
 
     def counted(y_BLD: Tensor) -> Tensor:
         seen.append(y_BLD.shape)
-        return branch(y_BLD)
+        out_BLD: Tensor = branch(y_BLD)
+        return out_BLD
 
     stack, ends = _stack(name, 1)
     stream = x_BLD if ends is None else ends.enter(x_BLD)
@@ -85,7 +86,7 @@ def residual_trains_every_parameter(name: str) -> None:
     stack, ends = _stack(name, 4)
     with torch.no_grad():  # a trained number may start at zero, and hide what stands behind it
         for parameter in stack.parameters():
-            parameter += 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(2)).to(parameter)
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(2)).to(parameter))
     _through(stack, ends, inputs(dtype=torch.float64), _branches(4)).square().sum().backward()
     for parameter_name, parameter in stack.named_parameters():
         assert parameter.grad is not None, f"{parameter_name} has no gradient"
