@@ -73,7 +73,7 @@ def test_they_are_listed_with_version_and_paper(outside, tmp_path):
         ("mixer=gated_delta", "zoo-gated-delta 0.1.0"),
         ("mixer=retention", "zoo-retention 0.1.0"),
         ("mixer=hyena", "zoo-hyena 0.1.0"),
-        ("optimizer=lion", "zoo-lion 0.1.0"),
+        ("optimizer=sign_momentum", "zoo-lion 0.1.0"),
         ("task=dyck", "zoo-dyck 0.1.0"),
         ("arch=retnet", "zoo-retention 0.1.0"),
         ("brackets", "zoo-dyck 0.1.0"),
@@ -86,12 +86,12 @@ def test_they_are_swapped_swept_and_reported(outside, tmp_path):
     parts, _ = commands(
         outside,
         tmp_path,
-        f"train mixer=gated_delta linear=ternary optimizer=lion task=dyck {SHORT}",
+        f"train mixer=gated_delta linear=ternary optimizer=sign_momentum task=dyck {SHORT}",
         f"train arch=retnet task=parity {SHORT}",
         "train arch=bert mixer=hyena task=text task.test_windows=8 steps=4 dim=16 layers=1 task.batch_size=4",
-        f"train -m mixer=gated_delta,retention,hyena optimizer=lion task=dyck seed=0,1 experiment=sweep {SHORT}",
+        f"train -m mixer=gated_delta,retention,hyena optimizer=sign_momentum task=dyck seed=0,1 experiment=sweep {SHORT}",
         "report runs/sweep",
-        "check optimizer=lion",
+        "check optimizer=sign_momentum",
     )
     assert "transformer mixer=hyena" in parts[4]
     rows = [json.loads(path.read_text()) for path in tmp_path.glob("runs/sweep/*/result.json")]
@@ -100,9 +100,9 @@ def test_they_are_swapped_swept_and_reported(outside, tmp_path):
 
 
 def test_a_comparison_of_theirs_is_made(outside, tmp_path):
-    also = shlex.quote('compare.also=["mixer=retention optimizer=lion"]')
+    also = shlex.quote('compare.also=["mixer=retention optimizer=sign_momentum"]')
     (part,), _ = commands(outside, tmp_path, f"compare brackets {also} compare.seeds=[0] steps=4 dim=16 layers=1")
-    assert "mixer=retention optimizer=lion" in part
+    assert "mixer=retention optimizer=sign_momentum" in part
     assert (tmp_path / "runs/brackets/report.html").exists()
 
 

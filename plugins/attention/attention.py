@@ -98,6 +98,10 @@ class Attention(Heads):
                 nn.Parameter(torch.zeros(shape)),
             )
 
+    def parameter_roles(self) -> dict[str, str]:
+        """Sinks are vectors."""
+        return dict.fromkeys(("sink_keys_GNK", "sink_values_GNK"), "vector") if self.sinks else {}
+
     def no_weight_decay(self) -> set[str]:
         """A sink stands for no token, so nothing but training should move it."""
         return {"sink_keys_GNK", "sink_values_GNK"} if self.sinks else set()

@@ -92,6 +92,10 @@ class Mamba1(nn.Module):
         self.D = nn.Parameter(torch.ones(inner))
         self.out = scale_residual_(linear(in_features=inner, out_features=dim, bias=bias), depth)
 
+    def parameter_roles(self) -> dict[str, str]:
+        """What sets decay and time step."""
+        return {"A_log": "state", "dt_bias": "state"}
+
     def no_weight_decay(self) -> set[str]:
         """The parameters that set the time scales."""
         return {"A_log", "D", "dt_bias"}

@@ -84,6 +84,10 @@ class Mamba3(nn.Module):
         self.D = nn.Parameter(torch.ones(heads))
         self.out = scale_residual_(linear(in_features=inner, out_features=dim, bias=bias), depth)
 
+    def parameter_roles(self) -> dict[str, str]:
+        """What sets decay and time step."""
+        return {"dt_bias": "state", "B_bias": "vector", "C_bias": "vector"}
+
     def no_weight_decay(self) -> set[str]:
         """The time scales, and the biases that start at one."""
         return {"dt_bias", "D", "B_bias", "C_bias"}

@@ -333,7 +333,11 @@ class Family:
 
 
 class Optimizer(Protocol):
-    """Built over named groups of parameters; each group says its own weight decay where it differs."""
+    """Built over named groups of parameters; each group says its own weight decay where it differs.
+
+    One that treats roles unlike names ``parameters_by_role`` in place of ``parameters``: each group then has a
+    ``role``, one of :data:`ROLES`.
+    """
 
     def __call__(self, parameters: Iterable[dict[str, Any]]) -> torch.optim.Optimizer:
         """The optimizer of these groups."""
@@ -457,6 +461,20 @@ class HasNoWeightDecay(Protocol):
 
     def no_weight_decay(self) -> set[str]:
         """Names relative to this module."""
+        ...
+
+
+ROLES = ("embedding", "head", "hidden", "vector", "position", "state")
+"""What parameters are for: maps from symbols or patches, maps to outputs, the matrices between them (those of experts
+and low-bit ones included), gains and biases, positions, and what sets the decay and the time step of a memory."""
+
+
+@runtime_checkable
+class HasParameterRoles(Protocol):
+    """A module that says what its own parameters are for, where their shape and place do not."""
+
+    def parameter_roles(self) -> dict[str, str]:
+        """The role, one of :data:`ROLES`, by name relative to this module."""
         ...
 
 

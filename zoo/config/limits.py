@@ -55,6 +55,10 @@ def check_numbers(config: Config) -> None:
             raise ZooError(f"{key}={value}: expected at least {least}")
         if value > most:
             raise ZooError(f"{key}={value}: expected at most {most:,}")
+    for role, factors in config["roles"].items():
+        for name, value in factors.items():
+            if not 0 <= value < NO_END:
+                raise ZooError(f"roles.{role}.{name}={value}: expected a finite number, at least 0")
     for kind in ("objective", "task", "probe", "optimizer", "schedule"):
         _check_component(config[kind], kind)
     for name, node in config["more_probes"].items():

@@ -88,6 +88,27 @@ class BudgetConfig:
 
 
 @dataclass
+class RoleConfig:
+    """What the parameters of one role have other than the run's: each multiplies it."""
+
+    learning_rate: float = 1.0
+    weight_decay: float = 1.0
+    initial_scale: float = 1.0
+
+
+@dataclass
+class RolesConfig:
+    """The multipliers of each role of parameters."""
+
+    embedding: RoleConfig = field(default_factory=RoleConfig)
+    head: RoleConfig = field(default_factory=RoleConfig)
+    hidden: RoleConfig = field(default_factory=RoleConfig)
+    vector: RoleConfig = field(default_factory=RoleConfig)
+    position: RoleConfig = field(default_factory=RoleConfig)
+    state: RoleConfig = field(default_factory=RoleConfig)
+
+
+@dataclass
 class RunConfig:
     """A run's own choices; components join it as one key a kind."""
 
@@ -105,6 +126,7 @@ class RunConfig:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     budget: BudgetConfig = field(default_factory=BudgetConfig)
+    roles: RolesConfig = field(default_factory=RolesConfig)
     settings: dict[str, dict[str, Any]] = field(default_factory=dict)
     parts: dict[str, Any] = field(default_factory=dict)
     compare: CompareConfig = field(default_factory=CompareConfig)

@@ -34,6 +34,10 @@ class ShortConvolution(nn.Module):
         self.bias = nn.Parameter(torch.empty(dim).uniform_(-bound, bound)) if bias else None
         self.identity = identity
 
+    def parameter_roles(self) -> dict[str, str]:
+        """Its filters are no matrix that maps channels to channels."""
+        return {"weight": "vector"}
+
     def no_weight_decay(self) -> set[str]:
         """A filter that starts as the identity should not decay to zero."""
         return {"weight"} if self.identity else set()

@@ -11,6 +11,9 @@ from zoo.registry.nodes import COMPONENT
 from zoo.registry.registry import entry, target
 from zoo.registry.signature import REQUIRED
 
+KIND_OF = "component_kind"
+"""The attribute by which a built module says which kind of component it is."""
+
 
 class Factory:
     """A component that is chosen but not yet built; a plugin calls it with the facts of the place.
@@ -101,6 +104,8 @@ def _made(kind: str, name: str, built: Any) -> Any:
         what = "a torch.nn.Module" if kind in MODULES else f"a {kind}"
         hint = "; does it return what it makes?" if built is None else ""
         raise ZooError(f"{kind}={name} makes {type(built).__name__}, expected {what}, which {KINDS[kind]}{hint}")
+    if isinstance(built, nn.Module):
+        setattr(built, KIND_OF, kind)
     return built
 
 

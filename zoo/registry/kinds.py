@@ -49,7 +49,7 @@ FACTS: dict[str, frozenset[str]] = {
     "task": frozenset(),
     "family": frozenset(),
     "probe": frozenset({"classes", "dim"}),
-    "optimizer": frozenset({"parameters"}),
+    "optimizer": frozenset({"parameters", "parameters_by_role"}),
     "schedule": frozenset({"steps"}),
 }
 """What the place where a component sits tells it at build time; a signature asks for the subset that it needs."""

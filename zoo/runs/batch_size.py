@@ -14,7 +14,7 @@ from zoo.measure.memory import Peak
 from zoo.registry.factory import Factory
 from zoo.training import hardware
 from zoo.training.build import make_objective, make_task
-from zoo.training.parameter_groups import parameter_groups
+from zoo.training.parameter_groups import make_optimizer
 
 SHARE = 0.8
 """Of the memory that is free, which a run may take: peaks differ from step to step."""
@@ -120,7 +120,7 @@ def step_peak(config: Config, batch_size: int, accelerator: str) -> int:
         task = make_task(config)
         objective: Any = make_objective(config, task).to(device).train()
         parameters = [p for p in objective.parameters() if p.requires_grad]
-        optimizer = Factory(config["optimizer"])(parameters=parameter_groups(objective)) if parameters else None
+        optimizer = make_optimizer(Factory(config["optimizer"]), objective) if parameters else None
         precision = hardware.choose(config["trainer"], config["steps"]).precision
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16-mixed"):
             loss = objective(task.train_batch(0, 0, device))["loss"]

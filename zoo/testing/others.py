@@ -180,11 +180,11 @@ def probe_reads_off_what_is_plain(name: str) -> None:
 
 def optimizer_lowers_a_loss(name: str) -> None:
     """Two hundred steps at the default learning rate lower the loss of a small regression by a tenth."""
-    from zoo.training.parameter_groups import parameter_groups
+    from zoo.training.parameter_groups import make_optimizer
 
     torch.manual_seed(0)
     model = torch.nn.Linear(4, 1)
-    optimizer = parts.factory("optimizer", name)(parameters=parameter_groups(model))
+    optimizer = make_optimizer(parts.factory("optimizer", name), model)
     x, losses = torch.randn(64, 4), []
     for _ in range(200):
         loss = (model(x) - x.sum(1, keepdim=True)).square().mean()
@@ -208,14 +208,14 @@ def _regression() -> tuple[torch.nn.Linear, Callable[[], torch.Tensor]]:
 
 def optimizer_steps_as_torch_says(name: str) -> None:
     """``step()`` and ``step(closure)`` move alike, the latter returns the loss, parameters without gradient stay."""
-    from zoo.training.parameter_groups import parameter_groups
+    from zoo.training.parameter_groups import make_optimizer
 
     moved = []
     for closed in (False, True):
         model, loss = _regression()
         idle = torch.nn.Parameter(torch.ones(2, 2))
         model.register_parameter("idle", idle)
-        optimizer = parts.factory("optimizer", name)(parameters=parameter_groups(model))
+        optimizer = make_optimizer(parts.factory("optimizer", name), model)
 
         def closure(loss: Callable[[], torch.Tensor] = loss, model: torch.nn.Module = model) -> torch.Tensor:
             model.zero_grad()
@@ -224,7 +224,7 @@ def optimizer_steps_as_torch_says(name: str) -> None:
             return value
 
         if closed:
-            given = optimizer.step(closure)
+            given: Any = optimizer.step(closure)  # type: ignore[arg-type]
             assert given is not None, "step(closure) returns the closure's loss, and this one nothing"
         else:
             closure()
@@ -236,18 +236,18 @@ def optimizer_steps_as_torch_says(name: str) -> None:
 
 def optimizer_resumes(name: str) -> None:
     """Saved and loaded by its ``state_dict``, it continues as if it had never stopped, to the bit."""
-    from zoo.training.parameter_groups import parameter_groups
+    from zoo.training.parameter_groups import make_optimizer
 
     results = []
     for stops in (False, True):
         model, loss = _regression()
-        optimizer = parts.factory("optimizer", name)(parameters=parameter_groups(model))
+        optimizer = make_optimizer(parts.factory("optimizer", name), model)
         for step in range(8):
             if stops and step == 4:
                 file = io.BytesIO()
                 torch.save(optimizer.state_dict(), file)
                 file.seek(0)
-                optimizer = parts.factory("optimizer", name)(parameters=parameter_groups(model))
+                optimizer = make_optimizer(parts.factory("optimizer", name), model)
                 optimizer.load_state_dict(torch.load(file, weights_only=True))
             optimizer.zero_grad()
             loss().backward()
@@ -258,13 +258,13 @@ def optimizer_resumes(name: str) -> None:
 
 def optimizer_heeds_its_groups(name: str) -> None:
     """Parameters move by their group's own ``lr``, also when it changes between steps. At zero they stay."""
-    from zoo.training.parameter_groups import parameter_groups
+    from zoo.training.parameter_groups import make_optimizer
 
     model, loss = _regression()
-    optimizer = parts.factory("optimizer", name)(parameters=parameter_groups(model))
+    optimizer = make_optimizer(parts.factory("optimizer", name), model)
     for group in optimizer.param_groups:
         assert "lr" in group, "a group has no 'lr', which schedules set"
-        group["lr"] = 0.0 if group["name"] == "no_decay" else group["lr"]
+        group["lr"] = 0.0 if group["name"].startswith("no_decay") else group["lr"]
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     loss().backward()
     optimizer.step()

@@ -16,6 +16,7 @@ from zoo.base.seeds import derive
 from zoo.config.tree import Config
 from zoo.measure.metrics import fit, labelled, labels_key, trained_modules
 from zoo.registry.factory import build
+from zoo.training.parameter_groups import rescale_initial_
 
 
 def make_task(config: Config) -> Task:
@@ -63,6 +64,7 @@ def make_objective(config: Config, task: Task) -> nn.Module:
     facts = facts_of(config, task)
     torch.manual_seed(derive(config["seed"], "initialisation"))
     objective = cast(nn.Module, user_error(build, config["objective"], **facts))
+    rescale_initial_(objective, config["roles"])
     _fits(config, objective, task)
     return objective
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import lightning as L
@@ -32,7 +32,7 @@ from zoo.training import cuda_graphs as graphs
 from zoo.training.cuda_graphs import StepGraph
 from zoo.training.fsdp import shard_
 from zoo.training.losses import LossWatch
-from zoo.training.parameter_groups import parameter_groups
+from zoo.training.parameter_groups import make_optimizer
 
 
 class Loop(L.LightningModule):
@@ -59,8 +59,10 @@ class Loop(L.LightningModule):
         record: Callable[[int, dict[str, float]], None],
         probes: dict[str, Probe] | None = None,
         graph: str | None = None,
+        roles: Mapping[str, Mapping[str, float]] | None = None,
     ) -> None:
         super().__init__()
+        self.roles = roles
         self.objective, self.task = objective, task
         self.optimizer_factory, self.schedule, self.steps = optimizer, schedule, steps
         self.seed, self.log_every, self.record = seed, log_every, record
@@ -99,12 +101,15 @@ class Loop(L.LightningModule):
         """The run's optimizer over named groups; the schedule scales each group's own learning rate."""
         factory = self.optimizer_factory
         try:
-            optimizer: torch.optim.Optimizer = factory(parameters=parameter_groups(self.objective))
+            optimizer = make_optimizer(factory, self.objective, self.roles)
         except ValueError as error:
             raise ZooError(f"optimizer={factory.name}: {error}") from error
         groups = optimizer.param_groups
         self._rates = [group["lr"] * group.get("learning_rate_scale", 1.0) for group in groups]
-        self._decays = [group.get("weight_decay", 0.0) for group in groups]
+        self._decays = [group.get("weight_decay", 0.0) * group.get("weight_decay_scale", 1.0) for group in groups]
+        for decay, group in zip(self._decays, groups, strict=True):
+            if "weight_decay_scale" in group:
+                group["weight_decay"] = decay
         return optimizer
 
     def on_train_start(self) -> None:

@@ -33,7 +33,10 @@ def make_loop(
     steps = config["steps"]
     schedule = user_error(build, config["schedule"], steps=steps)
     optimizer = Factory(config["optimizer"])
-    return Loop(objective, task, optimizer, schedule, steps, config["seed"], config["log_every"], record, probes, graph)
+    return Loop(
+        objective, task, optimizer, schedule, steps, config["seed"], config["log_every"], record, probes, graph,
+        config["roles"],
+    )  # fmt: skip
 
 
 def make_trainer(config: Config, device: Device, callbacks: list[Any], folder: Path | str) -> L.Trainer:

@@ -6,7 +6,7 @@ from torch import Tensor
 from zoo import register
 
 
-@register("optimizer", "lion")
+@register("optimizer", "sign_momentum")
 class Lion(torch.optim.Optimizer):
     """Steps of one size, in the direction of a momentum's sign (Chen et al. 2023, arXiv:2302.06675, algorithm 2).
 

@@ -11,7 +11,7 @@ from zoo.testing import parametrize_with_checks
 SHAPES = [(5, 3), (3,), (2, 4, 2), ()]
 
 
-@parametrize_with_checks("optimizer", names=["lion"])
+@parametrize_with_checks("optimizer", names=["sign_momentum"])
 def test_a_law_holds(name, check):
     check(name)
 
