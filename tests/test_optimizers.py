@@ -66,7 +66,7 @@ def test_a_run_heeds_its_roles(tmp_path):
     row = zoo.train(compose(*SMALL, *words))
     from zoo.models.load import load
 
-    trained = load(next(tmp_path.glob("train/*"))).objective
+    trained = load(next(tmp_path.glob("train/*-*")))
     start = model("layers=1", "steps=3")[1]
     assert row["status"] == "finished"
     same = "backbone.blocks.0.mixer.query.weight"
