@@ -72,6 +72,7 @@ class SparseAttention(Attention):
         dim: int,
         depth: int,
         causal: bool,
+        max_len: int,
         linear,
         norm,
         position,
@@ -90,7 +91,20 @@ class SparseAttention(Attention):
     ) -> None:
         # full attention without a window, whose mask :meth:`sees` then replaces
         super().__init__(
-            dim, depth, causal, linear, norm, position, heads, kv_heads, head_dim, None, sinks, subln, bias, dropout
+            dim,
+            depth,
+            causal,
+            max_len,
+            linear,
+            norm,
+            position,
+            heads,
+            kv_heads,
+            head_dim,
+            sinks=sinks,
+            subln=subln,
+            bias=bias,
+            dropout=dropout,
         )
         # refuse sizes that no pattern has
         for name, value, least in (
