@@ -1,60 +1,25 @@
 """Softmax attention of a sequence to itself: whole or in a sliding window, with shared keys or without."""
 
 import math
-from collections.abc import Callable, Hashable
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from zoo import Position, register
-from zoo.nn import once_a_pass, widened
+from zoo import register
+from zoo.nn import widened
 
-from . import masks
 from .blocks import Blocks, blocks_of
 from .heads import Heads
+from .sight import Sees, Sight, overrides
 
 ALIGNED = 8
 """Channels that heads are widened by for a logit, which needs one: fused kernels on GPUs want multiples of this."""
 
 
-class Sight(NamedTuple):
-    """What decides who sees whom, besides the pattern of a layer."""
-
-    queries: int
-    keys: int
-    offset: int = 0
-    """The position of the first query."""
-    first: int = 0
-    """The position of the first key; negative where a cache has slots that were never written."""
-    places_BL: Tensor | None = None
-    """The positions of queries and keys, where these do not follow one another."""
-    real_BM: Tensor | None = None
-    """Which keys are no padding."""
-    padding_B: Tensor | None = None
-    """How much padding stands in front of each sequence."""
-
-    def positions(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
-        """Where queries and keys of these indices stand; with places of its own for each sequence, (B, ...)."""
-        if self.places_BL is None:
-            return query + self.offset, key + self.first
-        return self.places_BL[:, query], self.places_BL[:, key.clamp(max=self.keys - 1)]
-
-    def counts(self, causal: bool, device: torch.device) -> Tensor:
-        """How many tokens each query may see if no pattern hides any, (B or 1, L or 1), at least 1."""
-        if not causal:
-            real_BM = self.real_BM
-            return torch.tensor([[self.keys]], device=device) if real_BM is None else real_BM.sum(1, True).clamp(min=1)
-        if self.real_BM is not None:
-            return self.real_BM.cumsum(1)[:, self.keys - self.queries :].clamp(min=1)
-        if self.places_BL is not None:
-            return self.places_BL + 1
-        return torch.arange(self.offset + 1, self.offset + self.queries + 1, device=device).unsqueeze(0)
-
-
 @register("mixer", "attention")
-class Attention(Heads):
+class Attention(Sees, Heads):
     """Softmax attention: multi-head, grouped-query or multi-query, optionally in a sliding window.
 
     ``y = W_out concat_h(softmax(q_h k_h^T / sqrt(head_dim) + mask) v_h)`` (Vaswani et al. 2017, arXiv:1706.03762,
@@ -90,8 +55,6 @@ class Attention(Heads):
 
     takes_mask = True
     takes_places = True
-    absolute = False
-    """Whether who sees whom depends on where the sequence starts, and not on distance alone."""
 
     def __init__(
         self,
@@ -165,19 +128,26 @@ class Attention(Heads):
     ) -> tuple[Tensor, dict | None]:
         """(B, L, D) to (B, L, D), and the cache with these tokens in it; nothing attends to padding."""
         q_BHLK, k_BGMK, v_BGMK, plain_BHLK, sight, state = self.prepare(x_BLD, state, mask_BL, places_BL)
+        return self.merge(self.gated(self.heads_of(q_BHLK, k_BGMK, v_BGMK, plain_BHLK, sight, x_BLD), x_BLD)), state
+
+    def heads_of(
+        self, q_BHLK: Tensor, k_BGMK: Tensor, v_BGMK: Tensor, plain_BHLK: Tensor, sight: Sight, x_BLD: Tensor
+    ) -> Tensor:
+        """What heads make of the sequence, (B, H, L, K): in blocks where a window is short, else over all keys."""
         blocks = None if self.window is None else blocks_of(self.window, self.causal, sight.queries, sight.keys)
-        # heads: in blocks where a window is short, else over all keys
         if blocks is not None:
             y_BHLK = self._in_blocks(blocks, sight, q_BHLK, k_BGMK, v_BGMK, plain_BHLK, x_BLD.dtype)
         else:
             mask, causal = self.mask(sight, x_BLD)
             y_BHLK = self.attend(*self._with_sinks(q_BHLK, k_BGMK, v_BGMK, plain_BHLK), mask, causal)
-        # take off the channels of a sink's logit, and gate: (B, L, H) or (B, L, H * K) to (B, H, L, 1) or (B, H, L, K)
-        if self.sink_logits_H is not None:
-            y_BHLK = y_BHLK[..., : self.head_dim]
-        if self.gate is not None:
-            y_BHLK = y_BHLK * self.gate(x_BLD).sigmoid().unflatten(-1, (self.heads, -1)).transpose(1, 2)
-        return self.merge(y_BHLK), state
+        # values were made as wide as keys for a sink's logit
+        return y_BHLK if self.sink_logits_H is None else y_BHLK[..., : self.head_dim]
+
+    def gated(self, y_BHLK: Tensor, x_BLD: Tensor) -> Tensor:
+        """What heads made, times their output gates: (B, L, H) of one per head, or (B, L, H * K)."""
+        if self.gate is None:
+            return y_BHLK
+        return y_BHLK * self.gate(x_BLD).sigmoid().unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
     def attention_map(
         self,
@@ -209,24 +179,13 @@ class Attention(Heads):
     def _prepare(
         self, x_BLD: Tensor, state: dict | None, mask_BL: Tensor | None, places_BL: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Sight, dict | None]:
-        L = x_BLD.shape[1]
         offset = 0 if state is None else state["seen"]
         q_BHLK, k_BGMK, v_BGMK, plain_BHLK = self.project(x_BLD, offset if places_BL is None else places_BL)
-        if state is None:
-            padding_B = mask_BL.byte().argmax(1) if mask_BL is not None and self.absolute else None
-            return q_BHLK, k_BGMK, v_BGMK, plain_BHLK, Sight(L, L, 0, 0, places_BL, mask_BL, padding_B), None
-        # padding is in front, so counting it says where it is
-        padding_B, real_BM = state.get("padding"), None
-        if mask_BL is not None:
-            before_B = padding_B
-            padding_B = once_a_pass(("padding",), lambda: _padding(before_B, mask_BL), before_B, mask_BL)
-        k_BGMK, v_BGMK, first, state = self._remember(k_BGMK, v_BGMK, state)
-        if padding_B is not None:
-            state["padding"] = padding_B
-            end = first + k_BGMK.shape[2]
-            real_BM = once_a_pass(("real", first, end), lambda: _behind(padding_B, first, end), padding_B)
-        sight = Sight(L, k_BGMK.shape[2], offset, first, None, real_BM, padding_B)
-        return q_BHLK, k_BGMK, v_BGMK, plain_BHLK, sight, state
+        first, after = 0, None
+        if state is not None:
+            k_BGMK, v_BGMK, first, after = self._remember(k_BGMK, v_BGMK, state)
+        sight = self.look(x_BLD.shape[1], k_BGMK.shape[2], first, state, after, mask_BL, places_BL)
+        return q_BHLK, k_BGMK, v_BGMK, plain_BHLK, sight, after
 
     def project(self, x_BLD: Tensor, offset: int | Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Queries and keys turned by their positions, values, and the queries as they were before."""
@@ -285,73 +244,6 @@ class Attention(Heads):
         state = {"keys": keys_BGMK[:, :, last].clone(), "values": values_BGMK[:, :, last].clone(), "seen": end}
         return keys_BGMK, values_BGMK, seen - held, state
 
-    def pattern(self) -> masks.Mod | None:
-        """Which positions see which, besides what causality says; none where all do."""
-        return None if self.window is None else masks.window(self.window, forward=not self.causal)
-
-    def pattern_key(self) -> Hashable:
-        """What tells the pattern of this layer from that of another: layers with equal ones share a mask."""
-        return self.causal, self.window
-
-    def hides(self, sight: Sight) -> bool:
-        """Whether the pattern hides anything here: a window as long as the sequence does not."""
-        return self.window is not None and (
-            self.window < sight.keys or sight.places_BL is not None or sight.offset > 0 or sight.first < 0
-        )
-
-    def mask(self, sight: Sight, x_BLD: Tensor) -> tuple[Tensor | None, bool]:
-        """Who sees whom, which broadcasts to (B, H, L, sinks + M): booleans, or a bias with minus infinity.
-
-        No mask where all see all, or where causality alone decides: then the second value is true.
-        """
-        plain = sight.real_BM is None and not self.hides(sight) and not overrides(self.position, "bias")
-        if plain and not self.causal:
-            return None, False
-        if plain and sight.places_BL is None:
-            if sight.queries == 1:
-                return None, False
-            if sight.offset == 0 and not self.in_front:
-                return None, True
-        return self._once("mask", sight, x_BLD, lambda: self._mask(sight, x_BLD)), False
-
-    def _mask(self, sight: Sight, x_BLD: Tensor) -> Tensor:
-        device, keys = x_BLD.device, sight.keys + self.in_front
-        seen = masks.whole(self._mod(sight), len(x_BLD), sight.queries, keys, device)
-        index_L, index_M = torch.arange(sight.queries, device=device), torch.arange(sight.keys, device=device)
-        return self._biased(seen, self.position.bias(*sight.positions(index_L, index_M)), x_BLD.dtype)
-
-    def _biased(self, seen: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
-        """The bias where a key is seen, and minus infinity where not; sinks have none."""
-        if bias is None:
-            return seen
-        return pad(bias, (self.in_front, 0)).masked_fill(~seen, float("-inf")).to(dtype)
-
-    def _mod(self, sight: Sight) -> masks.Mod:
-        """Who sees whom, by index: causality and the layer's pattern, where tokens stand, padding, and sinks."""
-        pattern = self.pattern()
-        parts = [part for part in (masks.causal if self.causal else None, pattern) if part is not None]
-        mod = masks.both(*parts) if parts else masks.written
-        if self.absolute and sight.padding_B is not None:
-            mod = masks.from_start(mod, sight.padding_B)
-        if sight.first < 0:
-            mod = masks.both(mod, masks.written)
-        if sight.places_BL is not None:
-            mod = masks.placed(mod, sight.places_BL)
-        elif sight.offset or sight.first:
-            mod = masks.shifted(mod, sight.offset, sight.first)
-        if sight.real_BM is not None:
-            mod = masks.either(masks.both(mod, masks.real(sight.real_BM)), masks.itself(sight.keys - sight.queries))
-        return masks.behind_sinks(mod, self.in_front) if self.in_front else mod
-
-    def _once(self, what: str, sight: Sight, x: Tensor, make: Callable[[], Tensor]) -> Tensor:
-        """A mask that layers with the same pattern share in a pass; not where each has a bias of its own."""
-        if overrides(self.position, "bias") and self.position.bias_key is None:
-            return make()
-        sizes = sight.queries, sight.keys, sight.offset, sight.first, len(x), self.in_front
-        tensors = sight.places_BL, sight.real_BM, sight.padding_B
-        key = (what, type(self), self.pattern_key(), self.position.bias_key, sizes, x.dtype, x.device)
-        return once_a_pass(key, make, *tensors)
-
     def _in_blocks(
         self,
         blocks: Blocks,
@@ -388,22 +280,6 @@ class Attention(Heads):
         return self._biased(seen_BNHCS, None if bias is None else bias.unflatten(0, (-1, blocks.count)), dtype)
 
 
-def overrides(position: Position, method: str) -> bool:
-    """Whether this kind of position does something by a method of :class:`~zoo.Position`."""
-    return getattr(type(position), method) is not getattr(Position, method)
-
-
 def _normed(norm: nn.Module, x: Tensor) -> Tensor:
     """Normalised in float32 or wider, whatever the autocast."""
     return norm(widened(x)).to(x.dtype)
-
-
-def _padding(before_B: Tensor | None, mask_BL: Tensor) -> Tensor:
-    """How many tokens of padding there were in each sequence, (B,)."""
-    count_B = mask_BL.logical_not().sum(1)
-    return count_B if before_B is None else before_B + count_B
-
-
-def _behind(padding_B: Tensor, first: int, end: int) -> Tensor:
-    """Which positions from ``first`` on and before ``end`` are behind the padding, (B, M)."""
-    return torch.arange(first, end, device=padding_B.device) >= padding_B.unsqueeze(1)

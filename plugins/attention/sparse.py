@@ -11,7 +11,8 @@ from zoo import register
 from zoo.nn import is_counting
 
 from . import masks
-from .attention import Attention, Sight, overrides
+from .attention import Attention
+from .sight import Sight, overrides
 
 
 class Pattern(NamedTuple):
