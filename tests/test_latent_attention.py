@@ -56,7 +56,7 @@ def test_it_is_that_of_deepseek_v3(query_latent):
     if query_latent is None:
         pairs["query"] = "q_proj"
     else:
-        pairs |= {"query.0": "q_a_proj", "query.1": "q_a_layernorm", "query.2": "q_b_proj"}
+        pairs |= {"query_down": "q_a_proj", "query_norm": "q_a_layernorm", "query": "q_b_proj"}
     weights = theirs.state_dict()
     ours.load_state_dict({f"{own}.weight": weights[f"{name}.weight"] for own, name in pairs.items()})
     x = draw(2, LENGTH, DIM)

@@ -8,10 +8,9 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from zoo import register
-from zoo.nn import widened
 
 from .blocks import Blocks, blocks_of
-from .heads import Heads
+from .heads import Heads, normed
 from .sight import Sees, Sight, overrides
 
 ALIGNED = 8
@@ -192,12 +191,12 @@ class Attention(Sees, Heads):
         plain_BHLK = q_BHLK = self.split(self.query(x_BLD), self.heads)
         k_BGLK, v_BGLK = (self.split(part(x_BLD), self.kv_heads) for part in (self.key, self.value))
         if self.norm_qk == "before":
-            plain_BHLK = q_BHLK = _normed(self.query_norm, q_BHLK)
-            k_BGLK = _normed(self.key_norm, k_BGLK)
+            plain_BHLK = q_BHLK = normed(self.query_norm, q_BHLK)
+            k_BGLK = normed(self.key_norm, k_BGLK)
         q_BHLK, k_BGLK = self.position.rotate(q_BHLK, k_BGLK, offset)
         if self.norm_qk == "after":
-            q_BHLK, k_BGLK = _normed(self.query_norm, q_BHLK), _normed(self.key_norm, k_BGLK)
-            plain_BHLK = _normed(self.query_norm, plain_BHLK) if self.sinks else plain_BHLK
+            q_BHLK, k_BGLK = normed(self.query_norm, q_BHLK), normed(self.key_norm, k_BGLK)
+            plain_BHLK = normed(self.query_norm, plain_BHLK) if self.sinks else plain_BHLK
         return q_BHLK, k_BGLK, v_BGLK, plain_BHLK
 
     def _with_sinks(
@@ -278,8 +277,3 @@ class Attention(Sees, Heads):
         at_query, at_key = sight.positions(*blocks.indices(q_BHLK.device))
         bias = self.position.bias(at_query.reshape(-1, blocks.size), at_key.reshape(-1, blocks.reach))
         return self._biased(seen_BNHCS, None if bias is None else bias.unflatten(0, (-1, blocks.count)), dtype)
-
-
-def _normed(norm: nn.Module, x: Tensor) -> Tensor:
-    """Normalised in float32 or wider, whatever the autocast."""
-    return norm(widened(x)).to(x.dtype)

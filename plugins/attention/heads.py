@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout, scaled_dot_product_attention
 
-from zoo.nn import at_least_zero_below_one, scale_residual_
+from zoo.nn import at_least_zero_below_one, scale_residual_, widened
 
 
 class Heads(nn.Module):
@@ -100,3 +100,8 @@ class Heads(nn.Module):
         if mask is not None:
             scores_BHLM = scores_BHLM.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores_BHLM + mask
         return scores_BHLM.softmax(-1)
+
+
+def normed(norm: nn.Module, x: Tensor) -> Tensor:
+    """Normalised in float32 or wider, whatever the autocast."""
+    return norm(widened(x)).to(x.dtype)

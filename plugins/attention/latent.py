@@ -7,6 +7,7 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 from zoo import register
 from zoo.nn import at_least_zero_below_one, scale_residual_
 
+from .heads import normed
 from .sight import Sees
 
 
@@ -75,15 +76,13 @@ class LatentAttention(Sees, nn.Module):
         self.turned_dim, self.latent_dim = turned_dim, latent_dim
         self.position = position(heads=heads, head_dim=turned_dim)
         # queries: one projection, or two with a latent between them
-        queries = heads * (head_dim + turned_dim)
-        if query_latent_dim is None:
-            self.query = linear(in_features=dim, out_features=queries, bias=False)
-        else:
-            self.query = nn.Sequential(
-                linear(in_features=dim, out_features=query_latent_dim, bias=bias),
-                norm(dim=query_latent_dim),
-                linear(in_features=query_latent_dim, out_features=queries, bias=False),
-            )
+        self.query_norm: nn.Module | None = None
+        if query_latent_dim is not None:
+            self.query_down = linear(in_features=dim, out_features=query_latent_dim, bias=bias)
+            self.query_norm = norm(dim=query_latent_dim)
+        self.query = linear(
+            in_features=query_latent_dim or dim, out_features=heads * (head_dim + turned_dim), bias=False
+        )
         # what is cached, what keys and values are made of it with, and the way back
         self.down = linear(in_features=dim, out_features=latent_dim + turned_dim, bias=bias)
         self.latent_norm = norm(dim=latent_dim)
@@ -156,7 +155,8 @@ class LatentAttention(Sees, nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor | None, bool, dict | None]:
         """Queries, latents that they may see, who sees whom, and the next state."""
         # queries and what is cached, each with its turned channels last
-        q_BHLK = self.query(x_BLD).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        of_BLR = x_BLD if self.query_norm is None else normed(self.query_norm, self.query_down(x_BLD))
+        q_BHLK = self.query(of_BLR).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         plain_BHLK, turned_BHLP = q_BHLK.split([self.head_dim, self.turned_dim], -1)
         latent_BLR, shared_BLP = self.down(x_BLD).split([self.latent_dim, self.turned_dim], -1)
         offset = 0 if state is None else state["seen"]
@@ -164,7 +164,7 @@ class LatentAttention(Sees, nn.Module):
             turned_BHLP, shared_BLP.unsqueeze(1), offset if places_BL is None else places_BL
         )
         q_BHLK = torch.cat([plain_BHLK, turned_BHLP], -1)
-        latent_BMR = torch.cat([self.latent_norm(latent_BLR), shared_BGLP.squeeze(1).to(latent_BLR.dtype)], -1)
+        latent_BMR = torch.cat([normed(self.latent_norm, latent_BLR), shared_BGLP.squeeze(1).to(latent_BLR.dtype)], -1)
         # the latents of earlier tokens stand before them
         after = None
         if state is not None:
