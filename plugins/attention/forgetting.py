@@ -73,27 +73,24 @@ class ForgettingAttention(Attention):
     ) -> tuple[Tensor, dict | None]:
         """(B, L, D) to (B, L, D), and the cache with these tokens in it; nothing attends to padding."""
         q_BHLK, k_BGMK, v_BGMK, _, sight, after = self.prepare(x_BLD, state, mask_BL)
-        bias_BHLM, after = self._faded(x_BLD, state, after, mask_BL, sight)
+        bias_BHLM, after = self._faded(x_BLD, state, after, sight)
         y_BHLK = self.attend(q_BHLK, k_BGMK, v_BGMK, bias_BHLM.to(q_BHLK.dtype))
         return self.merge(self.gated(y_BHLK, x_BLD)), after
 
     def attention_map(self, x_BLD: Tensor, state: dict | None = None, mask_BL: Tensor | None = None) -> Tensor:
         """The weights (B, H, L, M) of the pass with these arguments."""
         q_BHLK, k_BGMK, _, _, sight, after = self.prepare(x_BLD, state, mask_BL)
-        return self.weights(q_BHLK, k_BGMK, self._faded(x_BLD, state, after, mask_BL, sight)[0])
+        return self.weights(q_BHLK, k_BGMK, self._faded(x_BLD, state, after, sight)[0])
 
     def mask(self, sight: Sight, x_BLD: Tensor) -> tuple[Tensor, bool]:
         """Who sees whom, written out always, because every key has a bias."""
         return self._once("mask", sight, x_BLD, lambda: self._mask(sight, x_BLD)), False
 
-    def _faded(
-        self, x_BLD: Tensor, state: dict | None, after: dict | None, mask_BL: Tensor | None, sight: Sight
-    ) -> tuple[Tensor, dict | None]:
+    def _faded(self, x_BLD: Tensor, state: dict | None, after: dict | None, sight: Sight) -> tuple[Tensor, dict | None]:
         """What is added to the scores, (B, H, L, M), and the next state."""
         with torch.autocast(x_BLD.device.type, enabled=False):  # sums over the whole past: never in half precision
+            # sums of log f up to each token; what padding in front forgets is in all of them, and so in no difference
             log_BHL = logsigmoid(project(self.forget, widened(x_BLD))).mT
-            if mask_BL is not None:  # padding forgets nothing
-                log_BHL = log_BHL.masked_fill(~mask_BL.unsqueeze(1), 0.0)
             sum_BHL = sum_BHM = log_BHL.cumsum(-1)
             if state is not None and after is not None:
                 sums_BHM, seen = state["sums"], state["seen"]
