@@ -32,6 +32,9 @@ OBJECTIVES = {
 MORE = [
     ["classify", "objective.pool=last"], ["classify", "objective.pool=first"],
     ["next_token", "objective.label_smoothing=0.1", "objective.tied=true"],
+    ["next_token", "objective.z_loss=0.1", "objective.logit_softcap=3"], ["next_token", "mixer.temperature=log"],
+    ["next_token", "objective.predict=3"],
+    ["classify", "mixer.temperature=log", "mixer.sink_logits=true", "mixer.softcap=3", "mixer.window=4"],
     *(["jepa_pairs", f"objective.loss={loss}"] for loss in ("info_nce", "variance_covariance")),
     *(["jepa", "objective.teacher=none", f"objective.regulariser={name}"] for name in ("sigreg", "variance_covariance")),
     *(["next_latent", f"objective.latent={latent}", f"objective.loss={loss}", f"objective.regulariser={name}"]

@@ -19,6 +19,8 @@ from transformers import (  # noqa: E402
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
     ViTConfig,
     ViTForImageClassification,
 )
@@ -54,6 +56,17 @@ MODELS = {
     ),
     "llama, yarn": lambda: LlamaForCausalLM(LlamaConfig(**LLAMA, rope_parameters=YARN)),
     "llama, llama3": lambda: LlamaForCausalLM(LlamaConfig(**LLAMA, rope_parameters=LLAMA3)),
+    "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**LLAMA, num_key_value_heads=2, head_dim=6)),
+    "qwen3, tied, biased, yarn": lambda: Qwen3ForCausalLM(
+        Qwen3Config(
+            **LLAMA,
+            num_key_value_heads=4,
+            head_dim=8,
+            tie_word_embeddings=True,
+            attention_bias=True,
+            rope_parameters=YARN,
+        )
+    ),
     "bert": lambda: BertForMaskedLM(BertConfig(**SMALL, **BODY, max_position_embeddings=24)),
     "vit": lambda: ViTForImageClassification(
         ViTConfig(**BODY, image_size=12, patch_size=4, num_channels=3, num_labels=5)
@@ -97,8 +110,8 @@ def test_logits_are_those_of_hugging_face(theirs):
         expected = theirs(x).logits
     ours = from_huggingface(theirs)
     assert next(ours.parameters()).dtype == F64
-    # Hugging Face's Llama turns by angles of float32, whatever its own precision
-    near = 1e-5 if theirs.config.model_type == "llama" else 1e-10
+    # Hugging Face's rotary positions are angles of float32, whatever the model's own precision
+    near = 1e-5 if theirs.config.model_type in ("llama", "qwen3") else 1e-10
     torch.testing.assert_close(ours_of(ours, x), expected, rtol=near, atol=near)
 
 
@@ -126,6 +139,7 @@ def test_a_folder_goes_in_and_comes_out_as_it_was(theirs, here):
 TRAINED = {
     "gpt2": (["arch=gpt2", "task=recall", "task.rung=tiny"], "GPT2LMHeadModel"),
     "llama": (["arch=llama", "task=recall", "task.rung=tiny", "mixer.heads=2", "mixer.kv_heads=1"], "LlamaForCausalLM"),
+    "qwen3": (["arch=qwen3", "task=recall", "task.rung=tiny", "mixer.heads=2", "mixer.kv_heads=1"], "Qwen3ForCausalLM"),
     "bert": (["arch=bert", "task=recall", "task.rung=tiny"], "BertForMaskedLM"),
     "vit": (["arch=vit", "task=digits"], "ViTForImageClassification"),
 }
@@ -165,7 +179,7 @@ def test_a_model_of_no_family_says_of_each_why_not(zoo_main):
     status, _, err = zoo_main("export", out.strip().splitlines()[-1], "--hf", "there")
     assert status == 2
     assert "is of no published family" in err
-    assert all(f"{name}: " in err for name in ("bert", "gpt2", "llama", "vit"))
+    assert all(f"{name}: " in err for name in ("bert", "gpt2", "llama", "qwen3", "vit"))
     assert not os.path.exists("there")
 
 
@@ -201,7 +215,7 @@ def test_weights_that_do_not_fit_are_named(break_it, says, here):
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"model_type": "mamba"}, "known families are bert, gpt2, llama, vit"),
+        ({"model_type": "mamba"}, "known families are bert, gpt2, llama, qwen3, vit"),
         ({"activation_function": "mish"}, "its activation mish is none of ours"),
         ({"scale_attn_by_inverse_layer_idx": True}, "scales scores in a way of its own"),
     ],
@@ -249,6 +263,21 @@ def test_a_model_that_looks_elsewhere_is_not_taken_for_its_family(words, zoo_mai
     status, _, err = zoo_main("export", out.strip().splitlines()[-1], "--hf", "there")
     assert status == 2
     assert "expected full attention" in err
+
+
+@pytest.mark.parametrize("words", [["mixer.norm_qk=after"], ["mixer.output_gate=head"], ["mixer.softcap=1"], ["mixer.sink_logits=true"], ["mixer.temperature=log"],
+                                   ["position.share=0.5"], ["objective.logit_softcap=1"]], ids=" ".join)  # fmt: skip
+def test_a_model_with_an_option_of_its_own_is_of_no_family(words, zoo_main):
+    _, out, _ = zoo_main("train", "arch=llama", "task=text", "task.test_windows=4", "dim=16", "layers=1", "steps=2", "trainer.progress=false", "trainer.accelerator=cpu", *words)  # fmt: skip
+    status, _, err = zoo_main("export", out.strip().splitlines()[-1], "--hf", "there")
+    assert status == 2
+    assert "is of no published family" in err
+
+
+def test_layers_of_qwen3_in_a_window_are_refused():
+    model = Qwen3ForCausalLM(Qwen3Config(**LLAMA, head_dim=8, use_sliding_window=True, sliding_window=4, max_window_layers=1))  # fmt: skip
+    with pytest.raises(ZooError, match="some of its layers are in a window"):
+        from_huggingface(model)
 
 
 def test_what_is_said_twice_must_be_the_same_and_nothing_else_is_passed_over(here):

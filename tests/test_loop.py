@@ -438,7 +438,8 @@ def test_accumulated_gradients_equal_one_large_batch(here, monkeypatch):
 @pytest.mark.parametrize("parts", [2, 4])
 @pytest.mark.parametrize("words", [
     ["task=sort"], ["task=sort", "arch=vaswani", "objective.label_smoothing=0.1"], ["task=code", "task.length=12"],
-    ["task=sort", "gradient_clip=0.01"],
+    ["task=sort", "gradient_clip=0.01"], ["task=sort", "objective.z_loss=0.1"],
+    ["task=sort", "objective.predict=3"],
 ], ids=" ".join)  # fmt: skip
 def test_accumulation_weighs_by_targets(here, monkeypatch, words, parts):
     """Batches of a step that ask unlike many targets, and one that asks none, are one batch: gradients and loss."""

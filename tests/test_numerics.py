@@ -229,6 +229,12 @@ def test_the_transformer_is_llama():
         "jamba",
         "transformer position=learned",
         "transformer mixer.window=4",
+        "transformer mixer=forgetting_attention position=none",
+        "transformer mixer=differential_attention",
+        "qwen3 objective.logit_softcap=2",
+        "gpt_oss mixer.window=4",
+        "gemma3 mixer.window=4 layers=6",
+        "deepseek_v3",
     ],
 )
 def test_decoding_a_whole_model_step_by_step_equals_one_pass(arch):

@@ -1,45 +1,24 @@
 """Softmax attention of a sequence to itself: whole or in a sliding window, with shared keys or without."""
 
-from collections.abc import Callable, Hashable
-from typing import NamedTuple
+import math
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from zoo import Position, register
-from zoo.nn import once_a_pass
+from zoo import register
 
-from . import masks
 from .blocks import Blocks, blocks_of
-from .heads import Heads
+from .heads import Heads, normed
+from .sight import Sees, Sight, overrides
 
-
-class Sight(NamedTuple):
-    """What decides who sees whom, besides the pattern of a layer."""
-
-    queries: int
-    keys: int
-    offset: int = 0
-    """The position of the first query."""
-    first: int = 0
-    """The position of the first key; negative where a cache has slots that were never written."""
-    places_BL: Tensor | None = None
-    """The positions of queries and keys, where these do not follow one another."""
-    real_BM: Tensor | None = None
-    """Which keys are no padding."""
-    padding_B: Tensor | None = None
-    """How much padding stands in front of each sequence."""
-
-    def positions(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
-        """Where queries and keys of these indices stand; with places of its own for each sequence, (B, ...)."""
-        if self.places_BL is None:
-            return query + self.offset, key + self.first
-        return self.places_BL[:, query], self.places_BL[:, key.clamp(max=self.keys - 1)]
+ALIGNED = 8
+"""Channels that heads are widened by for a logit, which needs one: fused kernels on GPUs want multiples of this."""
 
 
 @register("mixer", "attention")
-class Attention(Heads):
+class Attention(Sees, Heads):
     """Softmax attention: multi-head, grouped-query or multi-query, optionally in a sliding window.
 
     ``y = W_out concat_h(softmax(q_h k_h^T / sqrt(head_dim) + mask) v_h)`` (Vaswani et al. 2017, arXiv:1706.03762,
@@ -56,6 +35,17 @@ class Attention(Heads):
             (Beltagy et al. 2020, arXiv:2004.05150). By default the whole sequence.
         sinks: number of trained keys and values in front of the sequence, which every token may look at when it wants
             nothing else (Xiao et al. 2023, arXiv:2309.17453, section 3.3). 0 means none.
+        sink_logits: give each head a trained score b in the denominator of its softmax, so that its weights may sum
+            to less than 1: ``exp(s_j) / (exp(b) + sum_i exp(s_i))``, as gpt-oss does (OpenAI 2025, arXiv:2508.10925).
+        norm_qk: normalise queries and keys within each head, with the run's norm and a gain per channel (Henry et al.
+            2020, arXiv:2010.04245), ``before`` they turn by their positions, as Qwen3 does, or ``after``.
+        output_gate: multiply what heads give by ``sigmoid(W_gate x)``, one number per ``head`` or per ``channel`` (Qiu
+            et al. 2025, arXiv:2505.06708).
+        softcap: bound scores s to ``softcap tanh(s / softcap)``, as Gemma 2 does with 50 (arXiv:2408.00118). They are
+            then written out, which takes longer and memory that grows with the square of the length.
+        temperature: ``log`` multiplies the scores of a token that sees n tokens by ``a log n``, so that attention
+            stays as sharp over more of them (SSMax, Nakanishi 2025, arXiv:2501.19399). Each head trains its a, which
+            starts so that the factor is 1 on average over the task's longest sequence.
         subln: put a norm before the output projection (Wang et al. 2022, arXiv:2210.06423), which BitNet needs at
             scale.
         bias: give the four projections a bias.
@@ -64,14 +54,13 @@ class Attention(Heads):
 
     takes_mask = True
     takes_places = True
-    absolute = False
-    """Whether who sees whom depends on where the sequence starts, and not on distance alone."""
 
     def __init__(
         self,
         dim: int,
         depth: int,
         causal: bool,
+        max_len: int,
         linear,
         norm,
         position,
@@ -80,6 +69,11 @@ class Attention(Heads):
         head_dim: int | None = None,
         window: int | None = None,
         sinks: int = 0,
+        sink_logits: bool = False,
+        norm_qk: Literal["none", "before", "after"] = "none",
+        output_gate: Literal["none", "head", "channel"] = "none",
+        softcap: float | None = None,
+        temperature: Literal["none", "log"] = "none",
         subln: bool = False,
         bias: bool = False,
         dropout: float = 0.0,
@@ -89,7 +83,10 @@ class Attention(Heads):
             raise ValueError(f"mixer.window={window}: expected at least 1")
         if sinks < 0:
             raise ValueError(f"mixer.sinks={sinks}: expected at least 0")
-        self.causal, self.window, self.sinks = causal, window, sinks
+        if softcap is not None and not 0 < softcap < math.inf:
+            raise ValueError(f"mixer.softcap={softcap}: expected more than 0, or null for none")
+        self.causal, self.window, self.sinks, self.softcap = causal, window, sinks, softcap
+        self.in_front = sinks + sink_logits
         self.position = position(heads=self.heads, head_dim=self.head_dim)
         if sinks:
             shape = (self.kv_heads, sinks, self.head_dim)
@@ -97,6 +94,16 @@ class Attention(Heads):
                 nn.Parameter(torch.randn(shape)),
                 nn.Parameter(torch.zeros(shape)),
             )
+        # what is off is none, so that a pass does nothing for it
+        self.sink_logits_H = nn.Parameter(torch.zeros(self.heads)) if sink_logits else None
+        self.norm_qk = norm_qk
+        if norm_qk != "none":
+            self.query_norm, self.key_norm = norm(dim=self.head_dim), norm(dim=self.head_dim)
+        numbers = {"none": 0, "head": self.heads, "channel": self.heads * self.head_dim}[output_gate]
+        self.gate = linear(in_features=dim, out_features=numbers, bias=bias) if numbers else None
+        # the mean of log n over n = 1 ... max_len is log(max_len!) / max_len
+        mean = math.lgamma(max(max_len, 2) + 1) / max(max_len, 2)
+        self.sharpness_H = nn.Parameter(torch.full((self.heads,), 1 / mean)) if temperature == "log" else None
 
     def parameter_roles(self) -> dict[str, str]:
         """Sinks are vectors."""
@@ -124,11 +131,26 @@ class Attention(Heads):
     ) -> tuple[Tensor, dict | None]:
         """(B, L, D) to (B, L, D), and the cache with these tokens in it; nothing attends to padding."""
         q_BHLK, k_BGMK, v_BGMK, plain_BHLK, sight, state = self.prepare(x_BLD, state, mask_BL, places_BL)
+        return self.merge(self.gated(self.heads_of(q_BHLK, k_BGMK, v_BGMK, plain_BHLK, sight, x_BLD), x_BLD)), state
+
+    def heads_of(
+        self, q_BHLK: Tensor, k_BGMK: Tensor, v_BGMK: Tensor, plain_BHLK: Tensor, sight: Sight, x_BLD: Tensor
+    ) -> Tensor:
+        """What heads make of the sequence, (B, H, L, K): in blocks where a window is short, else over all keys."""
         blocks = None if self.window is None else blocks_of(self.window, self.causal, sight.queries, sight.keys)
         if blocks is not None:
-            return self.merge(self._in_blocks(blocks, sight, q_BHLK, k_BGMK, v_BGMK, plain_BHLK, x_BLD.dtype)), state
-        mask, causal = self.mask(sight, x_BLD)
-        return self.merge(self.attend(*self._with_sinks(q_BHLK, k_BGMK, v_BGMK, plain_BHLK), mask, causal)), state
+            y_BHLK = self._in_blocks(blocks, sight, q_BHLK, k_BGMK, v_BGMK, plain_BHLK, x_BLD.dtype)
+        else:
+            mask, causal = self.mask(sight, x_BLD)
+            y_BHLK = self.attend(*self._with_sinks(q_BHLK, k_BGMK, v_BGMK, plain_BHLK), mask, causal)
+        # values were made as wide as keys for a sink's logit
+        return y_BHLK if self.sink_logits_H is None else y_BHLK[..., : self.head_dim]
+
+    def gated(self, y_BHLK: Tensor, x_BLD: Tensor) -> Tensor:
+        """What heads made, times their output gates: (B, L, H) of one per head, or (B, L, H * K)."""
+        if self.gate is None:
+            return y_BHLK
+        return y_BHLK * self.gate(x_BLD).sigmoid().unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
     def attention_map(
         self,
@@ -137,7 +159,7 @@ class Attention(Heads):
         mask_BL: Tensor | None = None,
         places_BL: Tensor | None = None,
     ) -> Tensor:
-        """The weights (B, H, L, M) of the pass with these arguments; the sinks' come first."""
+        """The weights (B, H, L, M) of the pass with these arguments; those of sinks come first."""
         q_BHLK, k_BGMK, v_BGMK, plain_BHLK, sight, _ = self.prepare(x_BLD, state, mask_BL, places_BL)
         q_BHLK, k_BGMK, _ = self._with_sinks(q_BHLK, k_BGMK, v_BGMK, plain_BHLK)
         return self.weights(q_BHLK, k_BGMK, *self.mask(sight, x_BLD))
@@ -146,30 +168,39 @@ class Attention(Heads):
         self, x_BLD: Tensor, state: dict | None, mask_BL: Tensor | None, places_BL: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Sight, dict | None]:
         """Queries, keys and values that they may see, queries before they were turned, who sees whom, next state."""
-        L = x_BLD.shape[1]
+        q_BHLK, k_BGMK, v_BGMK, plain_BHLK, sight, state = self._prepare(x_BLD, state, mask_BL, places_BL)
+        if self.sharpness_H is not None:
+            count_BL = sight.counts(self.causal, x_BLD.device)
+            if self.window is not None:
+                count_BL = count_BL.clamp(max=self.window if self.causal else 2 * self.window - 1)
+            log_BLH = count_BL.to(torch.promote_types(q_BHLK.dtype, torch.float32)).log().unsqueeze(-1)
+            factor_BHLK = (log_BLH * self.sharpness_H).mT.unsqueeze(-1)
+            q_BHLK = (q_BHLK * factor_BHLK).to(q_BHLK.dtype)
+            plain_BHLK = (plain_BHLK * factor_BHLK).to(q_BHLK.dtype) if self.sinks else plain_BHLK
+        return q_BHLK, k_BGMK, v_BGMK, plain_BHLK, sight, state
+
+    def _prepare(
+        self, x_BLD: Tensor, state: dict | None, mask_BL: Tensor | None, places_BL: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Sight, dict | None]:
         offset = 0 if state is None else state["seen"]
         q_BHLK, k_BGMK, v_BGMK, plain_BHLK = self.project(x_BLD, offset if places_BL is None else places_BL)
-        if state is None:
-            padding_B = mask_BL.byte().argmax(1) if mask_BL is not None and self.absolute else None
-            return q_BHLK, k_BGMK, v_BGMK, plain_BHLK, Sight(L, L, 0, 0, places_BL, mask_BL, padding_B), None
-        # padding is in front, so counting it says where it is
-        padding_B, real_BM = state.get("padding"), None
-        if mask_BL is not None:
-            before_B = padding_B
-            padding_B = once_a_pass(("padding",), lambda: _padding(before_B, mask_BL), before_B, mask_BL)
-        k_BGMK, v_BGMK, first, state = self._remember(k_BGMK, v_BGMK, state)
-        if padding_B is not None:
-            state["padding"] = padding_B
-            end = first + k_BGMK.shape[2]
-            real_BM = once_a_pass(("real", first, end), lambda: _behind(padding_B, first, end), padding_B)
-        sight = Sight(L, k_BGMK.shape[2], offset, first, None, real_BM, padding_B)
-        return q_BHLK, k_BGMK, v_BGMK, plain_BHLK, sight, state
+        first, after = 0, None
+        if state is not None:
+            k_BGMK, v_BGMK, first, after = self._remember(k_BGMK, v_BGMK, state)
+        sight = self.look(x_BLD.shape[1], k_BGMK.shape[2], first, state, after, mask_BL, places_BL)
+        return q_BHLK, k_BGMK, v_BGMK, plain_BHLK, sight, after
 
     def project(self, x_BLD: Tensor, offset: int | Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Queries and keys turned by their positions, values, and the queries as they were before."""
         plain_BHLK = q_BHLK = self.split(self.query(x_BLD), self.heads)
         k_BGLK, v_BGLK = (self.split(part(x_BLD), self.kv_heads) for part in (self.key, self.value))
+        if self.norm_qk == "before":
+            plain_BHLK = q_BHLK = normed(self.query_norm, q_BHLK)
+            k_BGLK = normed(self.key_norm, k_BGLK)
         q_BHLK, k_BGLK = self.position.rotate(q_BHLK, k_BGLK, offset)
+        if self.norm_qk == "after":
+            q_BHLK, k_BGLK = normed(self.query_norm, q_BHLK), normed(self.key_norm, k_BGLK)
+            plain_BHLK = normed(self.query_norm, plain_BHLK) if self.sinks else plain_BHLK
         return q_BHLK, k_BGLK, v_BGLK, plain_BHLK
 
     def _with_sinks(
@@ -178,16 +209,24 @@ class Attention(Heads):
         """Sinks in front of keys and values, of sequences or of blocks of them.
 
         They stand nowhere, so they meet queries that were not turned: where positions turn them, in channels of their
-        own, in which all other keys are zero.
+        own, in which all other keys are zero. A sink's logit is what all queries of a head have in one more channel, in
+        which the first key is 1 and all other keys are zero; its value is zero.
         """
-        if not self.sinks:
-            return q_BHLK, k_BGMK, v_BGMK
         many, K = q_BHLK.shape[:-3], self.head_dim
-        sinks = [t.to(q_BHLK.dtype).expand(*many, -1, -1, -1) for t in (self.sink_keys_GNK, self.sink_values_GNK)]
-        if overrides(self.position, "rotate"):
-            q_BHLK, k_BGMK = torch.cat([q_BHLK, plain_BHLK], -1), pad(k_BGMK, (0, K))
-            sinks[0] = pad(sinks[0], (K, 0))
-        return q_BHLK, torch.cat([sinks[0], k_BGMK], -2), torch.cat([sinks[1], v_BGMK], -2)
+        if self.sinks:
+            sinks = [t.to(q_BHLK.dtype).expand(*many, -1, -1, -1) for t in (self.sink_keys_GNK, self.sink_values_GNK)]
+            if overrides(self.position, "rotate"):
+                q_BHLK, k_BGMK = torch.cat([q_BHLK, plain_BHLK], -1), pad(k_BGMK, (0, K))
+                sinks[0] = pad(sinks[0], (K, 0))
+            k_BGMK, v_BGMK = torch.cat([sinks[0], k_BGMK], -2), torch.cat([sinks[1], v_BGMK], -2)
+        if self.sink_logits_H is not None:
+            scaled_H = (self.sink_logits_H * K**0.5).to(q_BHLK.dtype)  # attention divides by the root
+            logit = pad(scaled_H[:, None, None], (0, ALIGNED - 1)).expand(*q_BHLK.shape[:-1], -1)
+            width = q_BHLK.shape[-1]
+            q_BHLK, k_BGMK = torch.cat([q_BHLK, logit], -1), pad(k_BGMK, (0, ALIGNED, 1, 0))
+            k_BGMK[..., 0, width] = 1
+            v_BGMK = pad(v_BGMK, (0, q_BHLK.shape[-1] - K, 1, 0))  # as wide as keys, which fused kernels ask for
+        return q_BHLK, k_BGMK, v_BGMK
 
     def _remember(self, k_BGLK: Tensor, v_BGLK: Tensor, state: dict) -> tuple[Tensor, Tensor, int, dict]:
         """All keys and values that these queries may see, the position of the first, and the next state."""
@@ -207,73 +246,6 @@ class Attention(Heads):
         last = slice(keys_BGMK.shape[2] - held, None)
         state = {"keys": keys_BGMK[:, :, last].clone(), "values": values_BGMK[:, :, last].clone(), "seen": end}
         return keys_BGMK, values_BGMK, seen - held, state
-
-    def pattern(self) -> masks.Mod | None:
-        """Which positions see which, besides what causality says; none where all do."""
-        return None if self.window is None else masks.window(self.window, forward=not self.causal)
-
-    def pattern_key(self) -> Hashable:
-        """What tells the pattern of this layer from that of another: layers with equal ones share a mask."""
-        return self.causal, self.window
-
-    def hides(self, sight: Sight) -> bool:
-        """Whether the pattern hides anything here: a window as long as the sequence does not."""
-        return self.window is not None and (
-            self.window < sight.keys or sight.places_BL is not None or sight.offset > 0 or sight.first < 0
-        )
-
-    def mask(self, sight: Sight, x_BLD: Tensor) -> tuple[Tensor | None, bool]:
-        """Who sees whom, which broadcasts to (B, H, L, sinks + M): booleans, or a bias with minus infinity.
-
-        No mask where all see all, or where causality alone decides: then the second value is true.
-        """
-        plain = sight.real_BM is None and not self.hides(sight) and not overrides(self.position, "bias")
-        if plain and not self.causal:
-            return None, False
-        if plain and sight.places_BL is None:
-            if sight.queries == 1:
-                return None, False
-            if sight.offset == 0 and not self.sinks:
-                return None, True
-        return self._once("mask", sight, x_BLD, lambda: self._mask(sight, x_BLD)), False
-
-    def _mask(self, sight: Sight, x_BLD: Tensor) -> Tensor:
-        device, keys = x_BLD.device, sight.keys + self.sinks
-        seen = masks.whole(self._mod(sight), len(x_BLD), sight.queries, keys, device)
-        index_L, index_M = torch.arange(sight.queries, device=device), torch.arange(sight.keys, device=device)
-        return self._biased(seen, self.position.bias(*sight.positions(index_L, index_M)), x_BLD.dtype)
-
-    def _biased(self, seen: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
-        """The bias where a key is seen, and minus infinity where not; sinks have none."""
-        if bias is None:
-            return seen
-        return pad(bias, (self.sinks, 0)).masked_fill(~seen, float("-inf")).to(dtype)
-
-    def _mod(self, sight: Sight) -> masks.Mod:
-        """Who sees whom, by index: causality and the layer's pattern, where tokens stand, padding, and sinks."""
-        pattern = self.pattern()
-        parts = [part for part in (masks.causal if self.causal else None, pattern) if part is not None]
-        mod = masks.both(*parts) if parts else masks.written
-        if self.absolute and sight.padding_B is not None:
-            mod = masks.from_start(mod, sight.padding_B)
-        if sight.first < 0:
-            mod = masks.both(mod, masks.written)
-        if sight.places_BL is not None:
-            mod = masks.placed(mod, sight.places_BL)
-        elif sight.offset or sight.first:
-            mod = masks.shifted(mod, sight.offset, sight.first)
-        if sight.real_BM is not None:
-            mod = masks.either(masks.both(mod, masks.real(sight.real_BM)), masks.itself(sight.keys - sight.queries))
-        return masks.behind_sinks(mod, self.sinks) if self.sinks else mod
-
-    def _once(self, what: str, sight: Sight, x: Tensor, make: Callable[[], Tensor]) -> Tensor:
-        """A mask that layers with the same pattern share in a pass; not where each has a bias of its own."""
-        if overrides(self.position, "bias") and self.position.bias_key is None:
-            return make()
-        sizes = sight.queries, sight.keys, sight.offset, sight.first, len(x), self.sinks
-        tensors = sight.places_BL, sight.real_BM, sight.padding_B
-        key = (what, type(self), self.pattern_key(), self.position.bias_key, sizes, x.dtype, x.device)
-        return once_a_pass(key, make, *tensors)
 
     def _in_blocks(
         self,
@@ -305,23 +277,7 @@ class Attention(Heads):
 
     def _mask_of_blocks(self, blocks: Blocks, sight: Sight, q_BHLK: Tensor, dtype: torch.dtype) -> Tensor:
         """Who sees whom in the reach of each block, (B, N, H, C, S); B and H are 1 where all have the same."""
-        seen_BNHCS = blocks.mask(self._mod(sight), len(q_BHLK), self.sinks, q_BHLK.device).unsqueeze(2)
+        seen_BNHCS = blocks.mask(self._mod(sight), len(q_BHLK), self.in_front, q_BHLK.device).unsqueeze(2)
         at_query, at_key = sight.positions(*blocks.indices(q_BHLK.device))
         bias = self.position.bias(at_query.reshape(-1, blocks.size), at_key.reshape(-1, blocks.reach))
         return self._biased(seen_BNHCS, None if bias is None else bias.unflatten(0, (-1, blocks.count)), dtype)
-
-
-def overrides(position: Position, method: str) -> bool:
-    """Whether this kind of position does something by a method of :class:`~zoo.Position`."""
-    return getattr(type(position), method) is not getattr(Position, method)
-
-
-def _padding(before_B: Tensor | None, mask_BL: Tensor) -> Tensor:
-    """How many tokens of padding there were in each sequence, (B,)."""
-    count_B = mask_BL.logical_not().sum(1)
-    return count_B if before_B is None else before_B + count_B
-
-
-def _behind(padding_B: Tensor, first: int, end: int) -> Tensor:
-    """Which positions from ``first`` on and before ``end`` are behind the padding, (B, M)."""
-    return torch.arange(first, end, device=padding_B.device) >= padding_B.unsqueeze(1)

@@ -2,9 +2,9 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import dropout, scaled_dot_product_attention
 
-from zoo.nn import at_least_zero_below_one, scale_residual_
+from zoo.nn import at_least_zero_below_one, scale_residual_, widened
 
 
 class Heads(nn.Module):
@@ -12,6 +12,9 @@ class Heads(nn.Module):
 
     ``kept_H`` multiplies the output of each head, so that an experiment can switch a head off and see what it is worth.
     """
+
+    softcap: float | None = None
+    """What bounds the scores; a subclass may set it."""
 
     def __init__(
         self,
@@ -65,6 +68,9 @@ class Heads(nn.Module):
 
         ``mask`` broadcasts to (B, H, L, M): true where a key is seen, or what is added to the scores.
         """
+        if self.softcap is not None:  # which no fused kernel on the CPU knows
+            weights_BHLM = dropout(self.weights(q_BHLK, k_BGMK, mask, causal), self.dropout, self.training)
+            return weights_BHLM.to(v_BGMK.dtype) @ v_BGMK.repeat_interleave(self.heads // self.kv_heads, dim=-3)
         return scaled_dot_product_attention(
             q_BHLK,
             k_BGMK,
@@ -84,11 +90,18 @@ class Heads(nn.Module):
 
     def weights(self, q_BHLK: Tensor, k_BGMK: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
         """The weights (B, H, L, M) that :meth:`attend` applies, which it never writes out itself."""
-        k_BHMK = k_BGMK.repeat_interleave(self.heads // self.kv_heads, dim=1)
+        k_BHMK = k_BGMK.repeat_interleave(self.heads // self.kv_heads, dim=-3)
         wide = torch.promote_types(q_BHLK.dtype, torch.float32)
         scores_BHLM = q_BHLK.to(wide) @ k_BHMK.to(wide).mT * self.head_dim**-0.5
+        if self.softcap is not None:
+            scores_BHLM = self.softcap * (scores_BHLM / self.softcap).tanh()
         if causal:
             mask = torch.ones(scores_BHLM.shape[-2:], dtype=torch.bool, device=scores_BHLM.device).tril()
         if mask is not None:
             scores_BHLM = scores_BHLM.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores_BHLM + mask
         return scores_BHLM.softmax(-1)
+
+
+def normed(norm: nn.Module, x: Tensor) -> Tensor:
+    """Normalised in float32 or wider, whatever the autocast."""
+    return norm(widened(x)).to(x.dtype)

@@ -11,7 +11,8 @@ from zoo import register
 from zoo.nn import is_counting
 
 from . import masks
-from .attention import Attention, Sight, overrides
+from .attention import Attention
+from .sight import Sight, overrides
 
 
 class Pattern(NamedTuple):
@@ -72,6 +73,7 @@ class SparseAttention(Attention):
         dim: int,
         depth: int,
         causal: bool,
+        max_len: int,
         linear,
         norm,
         position,
@@ -90,7 +92,20 @@ class SparseAttention(Attention):
     ) -> None:
         # full attention without a window, whose mask :meth:`sees` then replaces
         super().__init__(
-            dim, depth, causal, linear, norm, position, heads, kv_heads, head_dim, None, sinks, subln, bias, dropout
+            dim,
+            depth,
+            causal,
+            max_len,
+            linear,
+            norm,
+            position,
+            heads,
+            kv_heads,
+            head_dim,
+            sinks=sinks,
+            subln=subln,
+            bias=bias,
+            dropout=dropout,
         )
         # refuse sizes that no pattern has
         for name, value, least in (

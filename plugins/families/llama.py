@@ -40,7 +40,7 @@ class Llama(Family):
         rope = {**(config.get("rope_scaling") or {}), **(config.get("rope_parameters") or {})}
         kind = rope.get("rope_type", rope.get("type", "default"))
         words = [
-            "arch=llama",
+            f"arch={self.model_type}",
             *size(config, "hidden_size", "num_hidden_layers", "num_attention_heads"),
             f"mixer.kv_heads={config.get('num_key_value_heads') or heads}",
             f"mixer.head_dim={config.get('head_dim') or config['hidden_size'] // heads}",

@@ -31,6 +31,8 @@ class RotaryPosition(Position):
             2023, arXiv:2309.00071). ``llama3`` is the blend of Llama 3.1 (Dubey et al. 2024, arXiv:2407.21783).
         factor: how many times the trained length is to be read, at least 1. Above 1 it needs a ``scaling``.
         trained_len: the length in tokens that the model was trained on. ``yarn`` and ``llama3`` need it.
+        share: share of a head's channels that turn, the first ones, above 0 and at most 1 (Wang and Komatsuzaki 2021,
+            GPT-J). The others have no positions. ``head_dim`` above is then the number of channels that turn.
     """
 
     def __init__(
@@ -41,11 +43,20 @@ class RotaryPosition(Position):
         scaling: Literal["none", "linear", "ntk", "yarn", "llama3"] = "none",
         factor: float = 1.0,
         trained_len: int | None = None,
+        share: float = 1.0,
     ) -> None:
         super().__init__()
         # refuse what has no meaning, in words that say what to change
+        if not 0 < share <= 1:
+            raise ValueError(f"position.share={share}: expected more than 0 and at most 1")
+        turned = int(head_dim * share)
+        if share < 1 and (turned % 2 or not turned):
+            raise ValueError(
+                f"position.share={share} of head_dim={head_dim} is {turned} channels: expected an even number of them"
+            )
         if head_dim % 2:
             raise ValueError(f"position=rotary needs an even head_dim, given {head_dim}; change mixer.heads")
+        head_dim = turned
         if not 1 < base < math.inf:
             raise ValueError(f"position.base={base}: expected more than 1")
         if not 1 <= factor < math.inf or (scaling == "none" and factor != 1):
@@ -144,7 +155,10 @@ def frequencies(
 
 
 def turn(x_BHLK: Tensor, cos_LK: Tensor, sin_LK: Tensor) -> Tensor:
-    """Rotate each pair of channels."""
+    """Rotate each pair of channels, of the first that there are angles for; the others stay as they are."""
     cos_LK, sin_LK = cos_LK.to(x_BHLK.dtype), sin_LK.to(x_BHLK.dtype)
+    turned = cos_LK.shape[-1]
+    if turned < x_BHLK.shape[-1]:
+        return torch.cat([turn(x_BHLK[..., :turned], cos_LK, sin_LK), x_BHLK[..., turned:]], -1)
     first, second = x_BHLK.chunk(2, dim=-1)
     return x_BHLK * cos_LK + torch.cat([-second, first], dim=-1) * sin_LK

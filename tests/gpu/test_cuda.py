@@ -59,6 +59,10 @@ def test_cpu_and_cuda_agree(name):
         "switch",
         "mixtral",
         "deepseek_moe",
+        "deepseek_v3",
+        "qwen3",
+        "gpt_oss",
+        "gemma3",
     ],
 )
 def test_every_preset_trains_in_bfloat16(arch, here):

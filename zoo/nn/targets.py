@@ -13,17 +13,23 @@ UNASKED = -100
 """The target of a place that nothing is asked of."""
 
 
-def cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
+def cross_entropy(
+    logits: Tensor, targets: Tensor, label_smoothing: float = 0.0, z_loss: float = 0.0
+) -> tuple[Tensor, Tensor]:
     """The mean cross-entropy over the targets that are asked, and how many they are; zero of none, never 0 / 0.
 
     Args:
         logits: (..., C).
         targets: (...), -100 where nothing is asked.
         label_smoothing: the share of each target that is spread over all classes.
+        z_loss: weight of a second term, the mean over the same targets of ``logsumexp(logits)^2``.
     """
     count = (targets != UNASKED).sum()
     asked = targets.masked_fill(count == 0, 0)  # so that a mean of none is a number, which is then taken zero times
     loss = F.cross_entropy(logits.flatten(0, -2), asked.flatten(), label_smoothing=label_smoothing)
+    if z_loss:
+        squares = logits.logsumexp(-1).square().masked_fill(targets == UNASKED, 0.0)
+        loss = loss + z_loss * squares.sum() / count.clamp(min=1)
     return loss * (count > 0), count
 
 
