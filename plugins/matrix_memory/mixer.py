@@ -157,7 +157,7 @@ class MatrixMemory(nn.Module):
 
     def no_weight_decay(self) -> set[str]:
         """The parameters that set the time scales."""
-        return {"A_log", "decay_bias"}
+        return {name for name in ("A_log", "decay_bias") if getattr(self, name) is not None}
 
     def init_state(self, batch_size: int, max_len: int, device: torch.device, dtype: torch.dtype) -> dict:
         """Zeros; the size does not depend on ``max_len``."""
