@@ -51,6 +51,8 @@ VARIANTS = {
         "mixer.convolution=1",
     ),
     "matrix memory, sigmoid": ("matrix_memory", "mixer.decay_form=sigmoid", "mixer.output_gate=none"),
+    "mlstm, heads and chunks": ("mlstm", "mixer.heads=4", "mixer.key_dim=12", "mixer.chunk=5"),
+    "slstm, heads": ("slstm", "mixer.heads=4", "mixer.convolution=1"),
     "rotary retention": ("retnet", "position=rotary", "mixer.heads=2"),
 }
 
