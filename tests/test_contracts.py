@@ -8,6 +8,7 @@ from zoo.registry.registry import entries
 from zoo.testing import CHECKS, parametrize_with_checks, parts
 from zoo.testing.parts import part
 
+SMALL = ("mixer.heads=2", "mixer.key_dim=12", "mixer.value_dim=20", "mixer.chunk=10")
 VARIANTS = {
     "grouped": ("attention", "mixer.heads=4", "mixer.kv_heads=2"),
     "window": ("attention", "mixer.window=4"),
@@ -54,6 +55,30 @@ VARIANTS = {
     "mamba2, no gate or convolution": ("mamba2", "mixer.gate=false", "mixer.convolution=1", "mixer.chunk=1"),
     "mamba3, groups": ("mamba3", "mixer.head_dim=16", "mixer.groups=2", "mixer.chunk=7", "mixer.rotated=1"),
     "mamba3, no rotation": ("mamba3", "mixer.rotated=0", "mixer.state_size=5"),
+    **{
+        f"matrix memory, {decay}, {write}": ("matrix_memory", f"mixer.decay={decay}", f"mixer.write={write}", *SMALL)
+        for decay in ("none", "fixed", "scalar", "vector")
+        for write in ("hebbian", "delta")
+    },
+    "matrix memory, three writes": ("matrix_memory", "mixer.householders=3", "mixer.beta_max=2", "mixer.chunk=13"),
+    "matrix memory, three writes, vector": (
+        "matrix_memory",
+        "mixer.decay=vector",
+        "mixer.householders=3",
+        "mixer.gate_rank=3",
+    ),
+    "matrix memory, sum": (
+        "matrix_memory",
+        "mixer.decay=none",
+        "mixer.write=hebbian",
+        "mixer.feature_map=elu",
+        "mixer.readout=sum",
+        "mixer.convolution=1",
+    ),
+    "matrix memory, sigmoid": ("matrix_memory", "mixer.decay_form=sigmoid", "mixer.output_gate=none"),
+    "mlstm, heads and chunks": ("mlstm", "mixer.heads=4", "mixer.key_dim=12", "mixer.chunk=5"),
+    "slstm, heads": ("slstm", "mixer.heads=4", "mixer.convolution=1"),
+    "rotary retention": ("retnet", "position=rotary", "mixer.heads=2"),
 }
 
 

@@ -8,10 +8,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo import register
-from zoo.nn import ShortConvolution, project, scale_residual_
+from zoo.nn import (
+    ShortConvolution,
+    at_least_one,
+    check_state,
+    project,
+    scale_residual_,
+    time_step_bias,
+    wide,
+    without_padding,
+)
 
 from .backends import backend_of, convolve, decide, from_a_state
-from .common import check_state, check_widths, time_step_bias, wide, without_padding
 from .kernels import fused_scan
 from .selective_scan import selective_scan
 from .time_invariant import time_invariant
@@ -71,7 +79,7 @@ class Mamba1(nn.Module):
     ) -> None:
         super().__init__()
         rank = math.ceil(dim / 16) if dt_rank is None else dt_rank
-        check_widths(state_size=state_size, expand=expand, convolution=convolution, dt_rank=rank)
+        at_least_one(state_size=state_size, expand=expand, convolution=convolution, dt_rank=rank)
         if not selective and backend not in ("auto", "torch"):
             raise ValueError(f"mixer.backend={backend} is a selective scan; mixer.selective=false needs auto or torch")
         inner = expand * dim

@@ -8,10 +8,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo import register
-from zoo.nn import ShortConvolution, project, scale_residual_
+from zoo.nn import (
+    ShortConvolution,
+    at_least_one,
+    check_state,
+    project,
+    scale_residual_,
+    time_step_bias,
+    wide,
+    without_padding,
+)
 
 from .backends import backend_of, convolve, decide
-from .common import check_state, check_widths, heads_of, time_step_bias, wide, without_padding
+from .common import heads_of
 from .kernels import fused_ssd
 from .ssd import ssd
 
@@ -76,7 +85,7 @@ class Mamba2(nn.Module):
         backend: Literal["auto", "torch", "mamba_ssm"] = "auto",
     ) -> None:
         super().__init__()
-        check_widths(state_size=state_size, expand=expand, chunk=chunk, convolution=convolution)
+        at_least_one(state_size=state_size, expand=expand, chunk=chunk, convolution=convolution)
         inner = expand * dim
         heads = heads_of(inner, head_dim, groups)
         if not 0 < A_min <= A_max < math.inf:

@@ -7,9 +7,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo import register
-from zoo.nn import project, scale_residual_
+from zoo.nn import at_least_one, check_state, project, scale_residual_, time_step_bias, wide, without_padding
 
-from .common import check_state, check_widths, heads_of, time_step_bias, wide, without_padding
+from .common import heads_of
 from .ssd import ssd
 
 
@@ -66,7 +66,7 @@ class Mamba3(nn.Module):
         bias: bool = False,
     ) -> None:
         super().__init__()
-        check_widths(state_size=state_size, expand=expand, chunk=chunk)
+        at_least_one(state_size=state_size, expand=expand, chunk=chunk)
         inner = expand * dim
         heads = heads_of(inner, head_dim, groups)
         if not 0 <= rotated <= 1:

@@ -1,6 +1,7 @@
 """Primitives of torch alone that several plugins share."""
 
 from zoo.nn.bidirectional import Bidirectional as Bidirectional
+from zoo.nn.bounds import at_least_one as at_least_one
 from zoo.nn.bounds import at_least_zero_below_one as at_least_zero_below_one
 from zoo.nn.convolution import Convolved as Convolved
 from zoo.nn.convolution import ShortConvolution as ShortConvolution
@@ -9,13 +10,16 @@ from zoo.nn.counting import is_counting as is_counting
 from zoo.nn.counting import is_recomputing as is_recomputing
 from zoo.nn.init import rescale_ as rescale_
 from zoo.nn.init import scale_residual_ as scale_residual_
+from zoo.nn.init import time_step_bias as time_step_bias
 from zoo.nn.masking import spans as spans
+from zoo.nn.masking import without_padding as without_padding
 from zoo.nn.passes import once_a_pass as once_a_pass
 from zoo.nn.passes import one_pass as one_pass
 from zoo.nn.places import at_positions as at_positions
 from zoo.nn.places import places as places
 from zoo.nn.places import take as take
 from zoo.nn.precision import compute_dtype as compute_dtype
+from zoo.nn.precision import wide as wide
 from zoo.nn.precision import widened as widened
 from zoo.nn.processes import gather_over_processes as gather_over_processes
 from zoo.nn.processes import processes as processes
@@ -23,6 +27,7 @@ from zoo.nn.processes import sum_over_processes as sum_over_processes
 from zoo.nn.projection import project as project
 from zoo.nn.sending import held as held
 from zoo.nn.sending import sent as sent
+from zoo.nn.state import check_state as check_state
 from zoo.nn.state import select_rows as select_rows
 from zoo.nn.state import state_bytes as state_bytes
 from zoo.nn.state import tensors_of as tensors_of
@@ -40,8 +45,10 @@ __all__ = [
     "Bidirectional",
     "Convolved",
     "ShortConvolution",
+    "at_least_one",
     "at_least_zero_below_one",
     "at_positions",
+    "check_state",
     "compute_dtype",
     "counting",
     "cross_entropy",
@@ -69,5 +76,8 @@ __all__ = [
     "take",
     "tensors_of",
     "tie_",
+    "time_step_bias",
+    "wide",
     "widened",
+    "without_padding",
 ]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from typing import TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -30,3 +31,19 @@ def rescale_(linear: nn.Module, factor: float) -> None:
         own(factor)
     elif isinstance(weight, nn.Parameter):
         weight.mul_(factor)
+
+
+def time_step_bias(count: int, smallest: float, largest: float, floor: float = 0.0) -> Tensor:
+    """Biases under which ``softplus(bias)`` is log-uniform in [smallest, largest], and at least ``floor``.
+
+    Raises:
+        ValueError: the range is empty, not positive or not finite.
+    """
+    if not (0 < smallest <= largest < math.inf and 0 <= floor < math.inf):
+        raise ValueError(
+            f"mixer.dt_min={smallest}, mixer.dt_max={largest} and mixer.dt_floor={floor}: "
+            f"expected 0 < dt_min <= dt_max and dt_floor at least 0, all finite"
+        )
+    low, high = math.log(smallest), math.log(largest)
+    dt = torch.exp(torch.rand(count) * (high - low) + low).clamp(min=floor)
+    return dt + torch.log(-torch.expm1(-dt))  # the inverse of softplus

@@ -1,4 +1,4 @@
-"""Which positions are hidden from a model: an exact number, drawn on the device."""
+"""Which positions are hidden from a model: an exact number, drawn on the device; and padding, which always is."""
 
 from __future__ import annotations
 
@@ -31,3 +31,8 @@ def spans(
     start_BN = draw_BP.topk(many, dim=1).indices.sort(1).values
     start_BN = start_BN + torch.arange(many, device=device) * (span - 1)
     return (start_BN.unsqueeze(-1) + torch.arange(span, device=device)).flatten(1)
+
+
+def without_padding(x_BLD: Tensor, mask_BL: Tensor | None) -> Tensor:
+    """The vectors with zeros where the mask is false."""
+    return x_BLD if mask_BL is None else x_BLD.masked_fill(~mask_BL.unsqueeze(-1), 0.0)

@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
+from zoo.nn.precision import wide
+
 
 def tensors_of(state: Any) -> Iterator[Tensor]:
     """Every tensor in a state."""
@@ -35,3 +37,24 @@ def select_rows(state: Any, index_B: Tensor) -> Any:
 def state_bytes(state: Any) -> int:
     """The bytes that a state holds, measured from its tensors."""
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors_of(state))
+
+
+def check_state(state: dict[str, Any], x_BLD: Tensor) -> None:
+    """Check that a state, whose ``memory`` is float32 or wider, belongs to this batch and to its dtype.
+
+    Raises:
+        ValueError: it does not.
+    """
+    memory = state["memory"]
+    # as many sequences as the batch has
+    if memory.shape[0] != x_BLD.shape[0]:
+        raise ValueError(
+            f"a state for {memory.shape[0]} sequences met a batch of {x_BLD.shape[0]}; "
+            f"make one with init_state(batch_size={x_BLD.shape[0]}, ...)"
+        )
+    # and the dtype that :meth:`init_state` gives for inputs of this dtype
+    if memory.dtype != wide(x_BLD.dtype):
+        raise ValueError(
+            f"a state of {memory.dtype} met inputs of {x_BLD.dtype}, which need {wide(x_BLD.dtype)}; "
+            f"make one with init_state(..., dtype={x_BLD.dtype})"
+        )
