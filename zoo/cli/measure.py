@@ -10,7 +10,6 @@ from zoo.base.errors import ZooError, to_type
 from zoo.base.files import write_json
 from zoo.base.terminal import console, say
 from zoo.config.compose import compose
-from zoo.config.limits import check_numbers
 
 
 @dataclass(frozen=True)
@@ -52,9 +51,7 @@ def measure(options: MeasureOptions) -> None:
     plain = compose("task=text", *options.overrides)
     names = options.contestants or (plain["arch"],)
     words = {name: [*_words(name), "task=text", *options.overrides] for name in names}
-    for each in words.values():
-        check_numbers(compose(*each))
-    config = compose(*words[names[0]])
+    config, *_ = (compose(*each) for each in words.values())
     chosen = hardware.choose(config["trainer"] | {"accelerator": options.accelerator}, 1)
     device = torch.device(chosen.accelerator)
     hardware.set_up(chosen.accelerator, 1)

@@ -118,7 +118,6 @@ def measure(config: Config) -> tuple[dict[str, str], list[tuple[str, int, float,
     import torch
 
     from zoo.comparison.words import quantity
-    from zoo.config.limits import check_numbers
     from zoo.measure import flops, memory, weights
     from zoo.training import hardware
     from zoo.training.build import (
@@ -130,7 +129,6 @@ def measure(config: Config) -> tuple[dict[str, str], list[tuple[str, int, float,
         parameters,
     )
 
-    check_numbers(config)
     device = hardware.choose(config["trainer"], config["steps"])
     task = make_task(config)
     objective = make_objective(config, task)

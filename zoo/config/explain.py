@@ -15,7 +15,7 @@ from typing import Any
 
 from zoo.base.errors import ZooError, close, to_type, unknown
 from zoo.config.hydra import Composed, composed, groups, with_values
-from zoo.config.limits import check_folder
+from zoo.config.limits import check_bounds, check_folder
 from zoo.config.schema import OUTSIDE, SITES
 from zoo.config.sweep_values import ends, swept
 from zoo.config.tree import key_of, quoted, refuse_foreign
@@ -73,8 +73,9 @@ def check_sweep(checked: Checked, config_name: str = "config") -> None:
 
 
 def _check_place(cfg: Any) -> None:
-    """Hydra writes to the folder of a sweep before any run of it is made."""
+    """Hydra writes to the folder of a sweep before any run of it is made, so what cannot be meant is refused first."""
     check_folder("experiment", cfg.experiment)
+    check_bounds(cfg)
 
 
 @lru_cache(maxsize=4096)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from zoo.base.errors import ZooError
@@ -40,7 +41,20 @@ def check_folder(key: str, name: Any) -> None:
 
 
 def check_numbers(config: Config) -> None:
-    """Refuse numbers of a run that cannot be meant.
+    """Refuse numbers of a run, and of its components, that cannot be meant.
+
+    Raises:
+        ZooError: one is too small or too large, or not a number at all.
+    """
+    check_bounds(config)
+    for kind in ("objective", "task", "probe", "optimizer", "schedule"):
+        _check_component(config[kind], kind)
+    for name, node in config["more_probes"].items():
+        _check_component(node, f"more_probes.{name}")
+
+
+def check_bounds(config: Mapping[str, Any]) -> None:
+    """Refuse the run's own numbers where they are out of :data:`BOUNDS`.
 
     Raises:
         ZooError: one is too small or too large, or not a number at all.
@@ -54,10 +68,6 @@ def check_numbers(config: Config) -> None:
             raise ZooError(f"{key}={value}: expected at least {least}")
         if value > most:
             raise ZooError(f"{key}={value}: expected at most {most:,}")
-    for kind in ("objective", "task", "probe", "optimizer", "schedule"):
-        _check_component(config[kind], kind)
-    for name, node in config["more_probes"].items():
-        _check_component(node, f"more_probes.{name}")
 
 
 def _check_component(node: Config, place: str) -> None:
