@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -67,7 +68,7 @@ def show_list(kinds: Sequence[str]) -> None:
     for kind in kinds:
         if kind not in KINDS and kind not in PRESETS:
             raise ZooError(unknown("kind", kind, [*KINDS, *PRESETS], prefix="zoo list "))
-    screen = _console()
+    shown_on = screen()
     with hydra_ready() as loader:
         for kind, meaning in {**PRESETS, **KINDS}.items():
             if kinds and kind not in kinds:
@@ -92,27 +93,28 @@ def show_list(kinds: Sequence[str]) -> None:
             for name, text, citation, provider in sorted(rows):
                 shown = name if kind == "compare" else f"{kind}={name}"
                 table.add_row(safe(shown), safe(text), safe(citation), f"[dim]{safe(provider)}[/dim]")
-            screen.print(table)
+            shown_on.print(table)
 
 
-def _console() -> Any:
-    """Wide where nobody's terminal bounds it."""
-    return console(width=None if sys.stdout.isatty() else 160, highlight=False)
+def screen(**settings: Any) -> Any:
+    """A console as wide as the terminal, or as ``COLUMNS`` says; 160 columns wide where neither bounds it."""
+    bounded = sys.stdout.isatty() or os.environ.get("COLUMNS")
+    return console(width=None if bounded else 160, highlight=False, **settings)
 
 
 def show_component(entry: Entry) -> None:
     """Print what a component is, and each parameter with its type, its default, who sets it, and what is said of it."""
     from rich.table import Table
 
-    screen = _console()
-    screen.print(f"[bold]{entry.kind}={entry.name}[/bold]  {plain(entry.path)}  [dim]{plain(entry.provider)}[/dim]")
-    screen.print(plain(entry.doc))
+    shown_on = screen()
+    shown_on.print(f"[bold]{entry.kind}={entry.name}[/bold]  {plain(entry.path)}  [dim]{plain(entry.provider)}[/dim]")
+    shown_on.print(plain(entry.doc))
     table = Table(box=None, padding=(0, 2), title_justify="left", title="parameters")
     for column in ("parameter", "type", "default", "set by", ""):
         table.add_column(column, overflow="fold", no_wrap=column in ("parameter", "set by"))
     for name, kind, default, setter, text in parameters(entry):
         table.add_row(*map(plain, (name, kind, default, setter, text)))
-    screen.print(table)
+    shown_on.print(table)
 
 
 def parameters(entry: Entry) -> list[tuple[str, str, str, str, str]]:

@@ -29,6 +29,7 @@ from zoo.cli.help import (
     MEASURE_HELP,
     NEW_HELP,
     REPORT_HELP,
+    RUNS_HELP,
     SHOW_HELP,
     TRAIN_HELP,
 )
@@ -202,9 +203,9 @@ def _compare(words: list[str]) -> int:
 
 
 def _console() -> Any:
-    """As wide as the terminal, or as ``COLUMNS`` says; wide where neither bounds it."""
-    bounded = sys.stdout.isatty() or os.environ.get("COLUMNS")
-    return console(width=None if bounded else 160, highlight=False, markup=False)
+    from zoo.cli.list import screen
+
+    return screen(markup=False)
 
 
 def _print_tables(ledger: Any) -> None:
@@ -274,6 +275,13 @@ def _measure(words: list[str]) -> int:
     contestants = tuple(word for word in rest if " " in word or "=" not in word)
     measure(MeasureOptions(contestants, tuple(word for word in rest if word not in contestants), **settings))
     return 0
+
+
+def _runs(words: list[str]) -> int:
+    flags, rest = _split(words, {"--failed", "--yes"})
+    from zoo.cli.runs import runs
+
+    return runs(rest, "--failed" in flags, "--yes" in flags)
 
 
 def _list(words: list[str]) -> int:
@@ -446,6 +454,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "compare": (_compare, COMPARE_HELP),
     "train": (_train, TRAIN_HELP),
     "report": (_report, REPORT_HELP),
+    "runs": (_runs, RUNS_HELP),
     "generate": (_generate, GENERATE_HELP),
     "export": (_export, EXPORT_HELP),
     "inspect": (_inspect, INSPECT_HELP),

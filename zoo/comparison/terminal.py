@@ -295,6 +295,9 @@ def _cells(ledger: Ledger, ranks: dict[str, tuple[int, int]], place: int, standi
     }
     if any(s.cost("effective_rank") is not None for s in ledger.on(standing.task)):
         found["rank of embeddings"] = quantity(standing.cost("effective_rank"))
+    runs = [*standing.rows, *standing.failed]
+    if len(runs) == 1:
+        found["run"] = runs[0]["id"]
     return found
 
 
