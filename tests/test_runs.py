@@ -145,3 +145,34 @@ def test_nothing_was_made_yet(zoo_main, here):
 def test_ages_and_sizes_are_said_in_one_unit():
     assert [age(0, now) for now in (3, 61, 7200, 200_000)] == ["3 s", "1 min", "2 h", "2 d"]
     assert [size(n) for n in (0, 999, 1000, 1_234_567, 5e12)] == ["0 B", "999 B", "1 kB", "1.23 MB", "5 TB"]
+
+
+def test_single_runs_are_set_beside_each_other_with_their_curves(made, zoo_main):
+    lstm, transformer = (next(made.glob(f"runs/train/{arch}*")).relative_to(made) for arch in ("lstm", "transformer"))
+    status, out, err = zoo_main("report", str(lstm), str(transformer))
+    assert status == 0, err
+    assert "parity: test accuracy" in out
+    assert "lstm seed=1" not in out
+    assert "transformer seed=1" in out, "what one has and the other has not"
+    assert f"{lstm.name} and {transformer.name} differ in parameters" in out
+    for name in (lstm.name, transformer.name):
+        assert name in out
+    page = made / lstm / f"beside-{transformer.name}.html"
+    text = page.read_text()
+    assert str(page.relative_to(made)) in out
+    curves = text[text.index('"parity-curves":') :]
+    assert curves.index("transformer seed=1") < curves.index("parity-harder"), "the curves are drawn"
+    status, out, err = zoo_main("report", str(transformer), "--to", "figures.csv")
+    assert status == 0, err
+    assert transformer.name in (made / "figures.csv").read_text()
+    status, _, err = zoo_main("report", str(lstm), "runs/mine")
+    assert status == 2
+    assert "is a single run and runs/mine is not" in err
+
+
+def test_runs_from_other_folders_and_runs_that_failed_are_compared_too(made, zoo_main):
+    lstm = next(made.glob("runs/train/lstm*"))
+    status, out, err = zoo_main("report", str(lstm), "runs/mine/lstm-parity-7-abc")
+    assert status == 0, err
+    assert "every run failed" in out
+    assert "1 run failed: lstm-parity-7-abc" in out

@@ -99,6 +99,9 @@ It also writes report.html into the folder.
   --to FILE   write the figures also as .csv, .md, .tex or .parquet
 
 zoo report FOLDER OTHER: compare two folders, paired by seed
+
+zoo report RUN RUN ...: compare single runs (runs/train/<id>). It says what
+differs, and writes a page with their learning curves into the first folder.
 """
 
 RUNS_HELP = """\

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
-from zoo.base.errors import ZooError
+from zoo.base.errors import ZooError, first_of, many
 from zoo.comparison.execute import Execution, Silent, Watcher
 from zoo.comparison.ledger import Ledger, read_ledger
 from zoo.comparison.page import write_page
@@ -73,10 +73,26 @@ def carried_out(
     try:
         ledger = read_ledger(plan.folder)
     except ZooError as error:
-        failed = "\n".join(f"failed: {reason}" for reason in execution.failures)
-        raise ZooError(f"{failed}\n{error}".lstrip()) from error
+        failed = [f"failed: {reason}" for reason in grouped(execution.failures)]
+        raise ZooError("\n".join([*failed, str(error)])) from error
     if show is not None:
         show(ledger, execution)
     page = write_page(ledger)
     share(ledger, plan.cells[0].base["logger"])
     return ledger, page, execution
+
+
+def grouped(failures: Sequence[str]) -> list[str]:
+    """Reasons of failed runs, ``name: why``, those that are the same in one line with the names of their runs."""
+    names: dict[str, list[str]] = {}
+    for failure in failures:
+        name, sign, why = failure.partition(": ")
+        names.setdefault(why if sign else failure, []).append(name if sign else "")
+    return [
+        f"{each[0]}: {why}"
+        if len(each) == 1 and each[0]
+        else why
+        if not any(each)
+        else f"{many(len(each), 'run')}: {why} ({first_of(each).replace(';', ',')})"
+        for why, each in names.items()
+    ]

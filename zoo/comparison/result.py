@@ -31,6 +31,11 @@ COSTS = {
 }
 
 
+def place(row: Row) -> str:
+    """Where a run lies, below the folder of its ledger: single runs may come from several folders."""
+    return str(row.get("place", row["id"]))
+
+
 @dataclass(frozen=True)
 class Verdict:
     """What a comparison says of a contestant, beside another on the same task.
