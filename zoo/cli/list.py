@@ -25,6 +25,10 @@ PRESETS = {
 }
 
 
+NARROW = 110
+"""Columns of a terminal below which a list has one text for each line."""
+
+
 def presets(loader: Any, group: str) -> dict[str, tuple[str, str]]:
     """The options of a group of YAML files: the first comment of each, and who provides it."""
     from hydra.core.object_type import ObjectType
@@ -90,9 +94,14 @@ def show_list(kinds: Sequence[str]) -> None:
                 title_style="bold",
             )
             table.columns[0].no_wrap = table.columns[3].no_wrap = True
+            narrow = shown_on.width < NARROW
             for name, text, citation, provider in sorted(rows):
                 shown = name if kind == "compare" else f"{kind}={name}"
-                table.add_row(safe(shown), safe(text), safe(citation), f"[dim]{safe(provider)}[/dim]")
+                if narrow:  # the paper behind the text, and a provider only where it is another than the zoo
+                    text = " ".join(filter(None, [text, f"({citation})" if citation else ""]))
+                    table.add_row(safe(shown), safe(text), "", "" if provider.startswith("zoo") else safe(provider))
+                else:
+                    table.add_row(safe(shown), safe(text), safe(citation), f"[dim]{safe(provider)}[/dim]")
             shown_on.print(table)
 
 
@@ -108,13 +117,24 @@ def show_component(entry: Entry) -> None:
 
     shown_on = screen()
     shown_on.print(f"[bold]{entry.kind}={entry.name}[/bold]  {plain(entry.path)}  [dim]{plain(entry.provider)}[/dim]")
-    shown_on.print(plain(entry.doc))
+    shown_on.print(plain(_ARGUMENTS.sub("", entry.doc).rstrip()))  # the table says what they are
     table = Table(box=None, padding=(0, 2), title_justify="left", title="parameters")
-    for column in ("parameter", "type", "default", "set by", ""):
+    narrow = shown_on.width < NARROW
+    for column in ("set by", "default", "") if narrow else ("parameter", "type", "default", "set by", ""):
         table.add_column(column, overflow="fold", no_wrap=column in ("parameter", "set by"))
     for name, kind, default, setter, text in parameters(entry):
-        table.add_row(*map(plain, (name, kind, default, setter, text)))
+        known = name if setter == "its place" else setter
+        row = (
+            (known, default or "its place", f"{text} ({kind})".lstrip())
+            if narrow
+            else (name, kind, default, setter, text)
+        )
+        table.add_row(*map(plain, row))
     shown_on.print(table)
+
+
+_ARGUMENTS = re.compile(r"^Args:\n(?:[ \t]+.*\n?|\n(?=[ \t]))*", re.M)
+"""The section of a docstring about parameters."""
 
 
 def parameters(entry: Entry) -> list[tuple[str, str, str, str, str]]:

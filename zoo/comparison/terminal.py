@@ -31,8 +31,13 @@ def and_more(total: int, what: str, folder: Any, most: int = MOST_SHOWN) -> str:
 
 
 def clock(seconds: float | None) -> str:
-    """Minutes and seconds, or a question mark."""
-    return "?" if seconds is None else f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+    """A span in the units that a person would say: ``45 s``, ``12 min``, ``1 h 24 min``; a question mark for none."""
+    if seconds is None:
+        return "?"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 
 
 class Board:
@@ -53,20 +58,21 @@ class Board:
 
     def update(self, execution: Execution, pool: Pool | None) -> None:
         """Draw the state of things."""
-        head = (
-            f"{execution.done} of {execution.total} runs, {len(execution.failures)} failed, "
-            f"{clock(time.monotonic() - self.started)} so far, about {clock(execution.seconds_left(pool))} left"
-        )
+        left = execution.seconds_left(pool)
+        failed = f", {len(execution.failures)} failed" if execution.failures else ""
+        begun = execution.done or left is not None
+        says = f"about {clock(left)} left" if begun else "starting workers, which takes a while"
+        head = f"{execution.done} of {execution.total} runs{failed}, {clock(time.monotonic() - self.started)}, {says}"
         if self.live:
             flights = [
                 f"  {flight.job.stage:6} {flight.job.cell.name}, seed {flight.job.run.config['seed']}, "
                 f"{' '.join(f'{k}={v}' for k, v in flight.job.setting)}  {flight.fraction():.0%}"
                 for flight in (pool.flights.values() if pool else ())
             ]
-            width = max(10, min(40, self.console.width - 10))
+            width = max(10, min(40, self.console.width - len(head) - 1))
             full = round(width * execution.done / max(1, execution.total))
             bar = "█" * full + "░" * (width - full)
-            self.live.update(Text("\n".join([f"{bar} {head}", *flights])))
+            self.live.update(Text("\n".join([f"{bar} {head}", *flights]), no_wrap=True, overflow="ellipsis"))
         elif execution.done != self.reported:
             self.reported = execution.done
             self.console.print(head, highlight=False)

@@ -21,7 +21,7 @@ from zoo.config.sweep_values import ends, swept
 from zoo.config.tree import key_of, quoted, refuse_foreign
 from zoo.registry.kinds import KINDS
 from zoo.registry.nodes import COMPONENT
-from zoo.registry.registry import entry
+from zoo.registry.registry import entry, no_such
 
 
 @dataclass(frozen=True)
@@ -220,7 +220,8 @@ class _Checker:
                 if (group, value) in EXTRAS:
                     extra = EXTRAS[group, value]
                     return f'{item.input_line}: it is not installed; type: pip install -e ".[{extra}]"'
-                return f"{item.input_line}: " + unknown(group, value, options, prefix=f"{shown}=")
+                missing = no_such if group in KINDS else unknown
+                return f"{item.input_line}: " + missing(group, value, options, prefix=f"{shown}=")
         return None
 
     def _place(self, item: Any, tree: Mapping[str, Any]) -> tuple[str, str | None]:

@@ -21,15 +21,23 @@ class Progress(L.Callback):
         """Draw it."""
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as Bar
+        from rich.table import Column
 
+        # one line, however narrow: a long name or note is cut, and the bar shrinks
+        screen = console()
+        wide, bar = max(12, screen.width // 4), max(5, min(40, screen.width // 3 - 12))
+        steps = 2 * len(str(self.steps)) + 1
+        left = max(8, screen.width - min(wide, len(self.title)) - bar - steps - len("0:00:00") - 5)
+        name = Column(no_wrap=True, overflow="ellipsis", max_width=wide)
+        note = Column(no_wrap=True, overflow="ellipsis", max_width=left)
         columns = (
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
+            TextColumn("{task.description}", markup=False, table_column=name),
+            BarColumn(bar_width=bar),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", table_column=note),
         )
-        self.bar = Bar(*columns, refresh_per_second=5, transient=False, console=console())
+        self.bar = Bar(*columns, refresh_per_second=5, transient=False, console=screen)
         self.row = self.bar.add_task(self.title, total=self.steps, completed=trainer.global_step, note="")
         self.bar.start()
 
