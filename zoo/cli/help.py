@@ -48,7 +48,8 @@ With -m, make one run for each combination of comma-separated values.
   trainer=auto           or cpu, gpu, ddp, fsdp
   logger=wandb           or tensorboard, besides metrics.csv
   runs=runs experiment=train       results go to runs/train/<id>
-  start_from=runs/train/<id>       start with the weights of a finished run
+  start_from=runs/train/<id>       start with the weights of a finished run;
+                                   what that cost is counted too
   budget=flops budget.target=1e12  or parameters, active_parameters, state
                                    (solved for dim), tokens, seconds (solved
                                    for steps, as flops is)

@@ -18,6 +18,7 @@ from zoo.config.hydra import prepare
 from zoo.config.tree import Config
 from zoo.runs.row import Row, read_row
 from zoo.runs.run import Run, placed, settled
+from zoo.runs.shorter import about_shorter
 from zoo.training.processes import count, launch, rank
 
 
@@ -36,7 +37,10 @@ def train(config: Config, beat: Callable[[int], None] | None = None, wait: bool 
         ZooError: the config cannot work; nothing was run, and nothing is left of it.
         RunFailed: it started and failed; the row and ``error.txt`` say why.
     """
-    return make(settled(config), beat, wait)
+    run = settled(config)
+    if said := about_shorter(run):
+        warnings.warn(said, stacklevel=2)
+    return make(run, beat, wait)
 
 
 def make(run: Run, beat: Callable[[int], None] | None = None, wait: bool = False, keep_refused: bool = False) -> Row:
