@@ -131,4 +131,4 @@ def test_a_comparison_says_what_it_does_before_its_first_run(zoo_main, here):
     words = ["compare.archs=[lstm]", "compare.tune={optimizer.lr:[]}", "compare.seeds=[0]", "compare.only=[parity]"]
     status, _, err = zoo_main("compare", "smoke", *words, *TINY)
     assert status == 0, err
-    assert err.startswith("planning\n1 run into runs/smoke; starting workers\n")
+    assert err.startswith("1 run into runs/smoke; starting workers\n")

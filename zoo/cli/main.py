@@ -172,7 +172,7 @@ def _compare(words: list[str]) -> int:
     flags, rest = _split(words, {"--dry-run"})
     from zoo.comparison.compare import carried_out, grouped, plan_for
 
-    if not flags:
+    if not flags and sys.stderr.isatty():  # composing takes a while, and nothing is shown yet
         say("planning", error=True)
     plan = plan_for(rest)
     if flags:
