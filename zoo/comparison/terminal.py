@@ -11,6 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from zoo.base.terminal import in_notebook, notebook_text
 from zoo.comparison.execute import Execution
 from zoo.comparison.ledger import Ledger
 from zoo.comparison.matrix import EXPLAINED, matrix
@@ -41,11 +42,16 @@ def clock(seconds: float | None) -> str:
 
 
 class Board:
-    """Overall progress with the time left, and the runs in flight; plain lines where there is no terminal."""
+    """Overall progress with the time left, and the runs in flight; plain lines where there is no terminal.
+
+    In a notebook it is a text in the cell.
+    """
 
     def __init__(self, console: Console) -> None:
         self.console, self.started, self.reported = console, time.monotonic(), -1
-        self.live = Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
+        self.cell = notebook_text() if in_notebook() else None
+        live = console.is_terminal and not self.cell
+        self.live = Live(console=console, refresh_per_second=4, transient=True) if live else None
 
     def __enter__(self) -> Board:
         if self.live:
@@ -63,7 +69,7 @@ class Board:
         begun = execution.done or left is not None
         says = f"about {clock(left)} left" if begun else "starting workers, which takes a while"
         head = f"{execution.done} of {execution.total} runs{failed}, {clock(time.monotonic() - self.started)}, {says}"
-        if self.live:
+        if self.live or self.cell:
             flights = [
                 f"  {flight.job.stage:6} {flight.job.cell.name}, seed {flight.job.run.config['seed']}, "
                 f"{' '.join(f'{k}={v}' for k, v in flight.job.setting)}  {flight.fraction():.0%}"
@@ -72,7 +78,11 @@ class Board:
             width = max(10, min(40, self.console.width - len(head) - 1))
             full = round(width * execution.done / max(1, execution.total))
             bar = "█" * full + "░" * (width - full)
-            self.live.update(Text("\n".join([f"{bar} {head}", *flights]), no_wrap=True, overflow="ellipsis"))
+            text = "\n".join([f"{bar} {head}", *flights])
+            if self.cell:
+                self.cell(text)
+            elif self.live:
+                self.live.update(Text(text, no_wrap=True, overflow="ellipsis"))
         elif execution.done != self.reported:
             self.reported = execution.done
             self.console.print(head, highlight=False)

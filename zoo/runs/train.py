@@ -19,10 +19,11 @@ from zoo.config.tree import Config
 from zoo.runs.row import Row, read_row
 from zoo.runs.run import Run, placed, settled
 from zoo.runs.shorter import about_shorter
+from zoo.runs.trained import Trained
 from zoo.training.processes import count, launch, rank
 
 
-def train(config: Config, beat: Callable[[int], None] | None = None, wait: bool = False) -> Row:
+def train(config: Config, beat: Callable[[int], None] | None = None, wait: bool = False) -> Trained:
     """Train and test one run, or return the row of an equal run that is finished already.
 
     The run's folder is ``runs/experiment/id``: ``config.yaml``, ``metrics.csv``, ``checkpoints/last.ckpt`` and, at
@@ -33,6 +34,9 @@ def train(config: Config, beat: Callable[[int], None] | None = None, wait: bool 
         beat: told the step about once a second.
         wait: for another process that is making the same run, whose row is returned then; else that is refused.
 
+    Returns:
+        The run's row (:mod:`zoo.runs.row`) as a dict, with its ``folder``; a notebook shows its scores and its curve.
+
     Raises:
         ZooError: the config cannot work; nothing was run, and nothing is left of it.
         RunFailed: it started and failed; the row and ``error.txt`` say why.
@@ -40,7 +44,7 @@ def train(config: Config, beat: Callable[[int], None] | None = None, wait: bool 
     run = settled(config)
     if said := about_shorter(run):
         warnings.warn(said, stacklevel=2)
-    return make(run, beat, wait)
+    return Trained(make(run, beat, wait), run.folder)
 
 
 def make(run: Run, beat: Callable[[int], None] | None = None, wait: bool = False, keep_refused: bool = False) -> Row:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import lightning as L
 
-from zoo.base.terminal import console
+from zoo.base.terminal import console, in_notebook, notebook_text
 
 
 class Progress(L.Callback):
@@ -19,6 +19,10 @@ class Progress(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Draw it."""
+        if in_notebook():
+            self.cell = notebook_text()
+            self.update(trainer.global_step, {})
+            return
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as Bar
         from rich.table import Column
@@ -48,12 +52,16 @@ class Progress(L.Callback):
             for name, v in values.items()
             if name in ("train/loss", f"validation/{self.metric}")
         }
-        if hasattr(self, "bar"):
-            note = "  ".join(f"{name} {value:.4g}" for name, value in self.shown.items())
+        note = "  ".join(f"{name} {value:.4g}" for name, value in self.shown.items())
+        if hasattr(self, "cell"):
+            self.cell(f"{self.title}  {step}/{self.steps}  {note}".rstrip())
+        elif hasattr(self, "bar"):
             self.bar.update(self.row, completed=step, note=note)
 
     def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Leave it full."""
+        if not hasattr(self, "bar"):
+            return
         self.bar.update(self.row, completed=trainer.global_step)
         self.bar.stop()
 
