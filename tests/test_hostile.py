@@ -333,6 +333,7 @@ def test_markup_in_the_page_of_measure_is_text(tmp_path, monkeypatch, text):
         "ahead": text,
         "length": 12.0,
         "interval": [11.0, 13.0],
+        "says": text,
     }
     found = {
         "rounds": 3,

@@ -221,3 +221,50 @@ def test_what_draws_while_it_trains_keeps_the_laws(monkeypatch):
     place(monkeypatch, Dropping)
     asked = ("mixer_does_not_see_the_future", "mixer_treats_each_example_alone")
     assert not set(asked) & set(outcomes("mixer"))
+
+
+def test_zoo_check_says_what_is_wrong_and_what_to_do(zoo_main, here):
+    """Of a filter's taps, a shape that is broken, and a state that keeps nothing."""
+    from zoo import register
+
+    @register("mixer", "tests_taps")
+    class Taps(torch.nn.Module):
+        def __init__(self, dim: int, linear):
+            super().__init__()
+            self.out, self.taps = linear(in_features=dim, out_features=dim), torch.nn.Parameter(torch.ones(3, dim))
+
+        def init_state(self, batch_size, max_len, device, dtype):
+            return {"sum": torch.zeros(batch_size, 1, self.taps.shape[1], device=device, dtype=dtype)}
+
+        def forward(self, x_BLD, state=None):
+            y_BLD = self.out(x_BLD) * self.taps[0] + self.taps[1] + self.taps[2] * x_BLD
+            return y_BLD.cumsum(1), state
+
+    status, out, err = zoo_main("check", "mixer=tests_taps")
+    assert status == 1, err
+    assert "holds   mixer=tests_taps: counts its operations" in out, "taps are no matrix"
+    assert "1 law is broken" in out
+    assert "the state that it returned equals the one that it was given" in out
+    assert "Tensor-likes" not in out
+    assert "to mend it: start from the state that is given" in out
+
+
+def test_laws_that_follow_from_a_broken_shape_are_not_asked(zoo_main, here):
+    from zoo import register
+
+    @register("ffn", "tests_shorter")
+    class Shorter(torch.nn.Module):
+        def __init__(self, dim: int, linear):
+            super().__init__()
+            self.out = linear(in_features=dim, out_features=dim - 1)
+
+        def forward(self, x_BLD):
+            return self.out(x_BLD)
+
+    status, out, _ = zoo_main("check", "ffn=tests_shorter")
+    assert status == 1
+    assert "given (1, 1, 32), returned (1, 1, 31)" in out
+    lines = [line for line in out.splitlines() if not line.startswith(" ")]
+    assert [line.split(" ffn")[0] for line in lines[:2]] == ["broken ", "not run"]
+    assert lines[1].endswith("more laws (not asked, since treats each token alone is broken)")
+    assert lines[2:] == ["1 law is broken"]

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import zoo
-from zoo.models.speed import Curve, Point, crossings, decoder, measure
+from zoo.models.speed import Curve, Point, crossings, decoder, measure, said
 from zoo.nn import state_bytes
 
 CPU = torch.device("cpu")
@@ -70,6 +70,38 @@ def test_equals_are_not_told_apart():
     assert met.ahead == "flat"
     assert met.interval[0] < met.length < met.interval[1]
     assert met.interval[0] < 1800 < met.interval[1]
+
+
+def test_every_claim_of_speed_has_an_interval():
+    """3.09 ± 0.42 against 3.3 ± 0.84 milliseconds are not told apart; who is ahead throughout is so at every length."""
+    source = np.random.default_rng(1)
+
+    def timed(name, middles, half):
+        points = [
+            Point(n, [], (m + half * source.normal(size=7)).tolist()) for n, m in zip(LENGTHS, middles, strict=True)
+        ]
+        return Curve(name, 1, points)
+
+    one, other = timed("one", [3.09] * 6, 0.6), timed("other", [3.3] * 6, 1.2)
+    (found,) = crossings([one, other], "decode")
+    assert not found.ahead
+    assert found.ratio_interval[0] <= 1 <= found.ratio_interval[1]
+    assert re.fullmatch(
+        r"one and other are not told apart at 2,048 tokens: one is [\d.]+ times \([\d.]+ to [\d.]+\) as fast",
+        said(found, LENGTHS),
+    )
+    (found,) = crossings([timed("slow", [4.0] * 6, 0.05), timed("fast", [2.0] * 6, 0.05)], "decode")
+    text = said(found, LENGTHS)
+    assert re.match(r"fast is 2(\.\d+)? times \(1\.\d+ to 2\.\d+\) as fast as slow at 2,048 tokens", text), text
+    assert text.endswith("and faster at every length that was measured")
+    near = timed("near", [2.0, 2.0, 2.0, 2.9, 3.9, 3.9], 0.05)
+    (found,) = crossings([near, timed("fast", [2.0] * 6, 0.05)], "decode")
+    assert found.apart_from == 512
+    assert "told apart from 512 tokens on" in said(found, LENGTHS)
+    assert "throughout" not in said(found, LENGTHS)
+    assert re.fullmatch(r"-?[\d.]+ \(-?[\d.]+ to -?[\d.]+\)", one.exponent_said("decode"))
+    low, high = one.exponent_interval("decode")
+    assert low < one.exponent("decode") < high
 
 
 def test_models_are_timed_by_turns_and_their_states_measured(monkeypatch):

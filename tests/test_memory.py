@@ -194,6 +194,6 @@ def test_a_run_made_again_alone_knows_that_it_is(monkeypatch, here):
 
     run = planned(zoo.compose("task=parity", *TINY))
     monkeypatch.setenv("ZOO_RUNS_AT_ONCE", "4")
-    monkeypatch.setattr(pool, "make", lambda run, beat, wait: {"beside": hardware.runs_at_once()})
+    monkeypatch.setattr(pool, "make", lambda run, beat, wait, keep_refused: {"beside": hardware.runs_at_once()})
     found = [make_run(run, True, alone)["row"]["beside"] for alone in (False, True, False)]
     assert found == [4, 1, 4]

@@ -25,7 +25,7 @@ ROOMS["cli"] = {*ROOMS, "testing"}
 """Each package of the core, and the packages that it may import, inside functions too. Nobody imports ``cli``."""
 HEAVY = {"torch", "lightning", "wandb", "altair", "sklearn", "datasets", "vl_convert"}
 LIGHT = ["base/errors", "base/files", "base/html", "base/seeds", "base/terminal", "base/validation", "registry/*", "config/*", "cli/*",
-         "comparison/*", "runs/identity", "runs/row", "runs/run", "runs/sweep", "runs/heartbeat", "__init__", "__main__"]  # fmt: skip
+         "comparison/*", "runs/identity", "runs/row", "runs/run", "runs/sweep", "runs/heartbeat", "runs/history", "__init__", "__main__"]  # fmt: skip
 OUTSIDE = [  # files, what of other packages they must not import, and whether that holds inside functions too
     ([f"zoo/{name}.py" for name in LIGHT], HEAVY, False),
     (["zoo/nn/*.py", "zoo/base/*.py"], {"hydra", "omegaconf", "lightning"}, True),
@@ -157,7 +157,16 @@ def test_core_names_no_architecture():
 
 @pytest.mark.parametrize(
     "words",
-    [["--help"], ["list"], ["list", "mixer"], ["_complete", "zoo train mixer="], ["train", "--help"], ["mixer=lstm"]],
+    [
+        ["--help"],
+        ["list"],
+        ["list", "mixer"],
+        ["runs"],
+        ["runs", "rm", "x"],
+        ["_complete", "zoo train mixer="],
+        ["train", "--help"],
+        ["mixer=lstm"],
+    ],
 )
 def test_answers_without_importing_torch(words, tmp_path):
     code = f"import sys; from zoo.cli.main import main; main({words!r}); sys.exit(3 if {{'torch', 'lightning', 'wandb'}} & set(sys.modules) else 0)"

@@ -221,6 +221,9 @@ class PoolOfRates:
     def solutions(self, configs):
         return []
 
+    def refusal(self, configs):
+        return None
+
     def busy(self):
         return False
 

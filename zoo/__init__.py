@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from zoo.comparison.compare import compare as compare
     from zoo.config.compose import compose_typed as compose
     from zoo.models.convert import from_huggingface as from_huggingface
+    from zoo.models.generate import generate_texts as generate
     from zoo.models.load import load as load
     from zoo.registry.factory import Factory as Factory
     from zoo.registry.factory import build as build
@@ -34,6 +35,7 @@ _LAZY = {
     "Family": "zoo.base.contracts",
     "Factory": "zoo.registry.factory",
     "from_huggingface": "zoo.models.convert",
+    "generate": "zoo.models.generate:generate_texts",
     "generator": "zoo.base.seeds",
     "load": "zoo.models.load",
     "Position": "zoo.base.contracts",
@@ -55,6 +57,7 @@ __all__ = [
     "compare",
     "compose",
     "from_huggingface",
+    "generate",
     "generator",
     "load",
     "register",
@@ -72,3 +75,8 @@ def __getattr__(name: str) -> Any:
         module, _, other = _LAZY[name].partition(":")
         return getattr(import_module(module), other or name)
     raise AttributeError(f"module 'zoo' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """The public names, which are imported when first used."""
+    return sorted([*__all__, "__version__"])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +41,20 @@ def console(**settings: Any) -> Console:
         settings: of ``rich.console.Console``.
     """
     return _console_class()(**settings)
+
+
+def in_notebook() -> bool:
+    """Whether output goes to the cell of a notebook."""
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    return type(shell).__name__ == "ZMQInteractiveShell"
+
+
+def notebook_text() -> Callable[[str], None]:
+    """A text in the cell that is running, which each call writes over."""
+    from IPython.display import display
+
+    handle = display({"text/plain": ""}, raw=True, display_id=True)
+    return lambda text: handle.update({"text/plain": visible(text)}, raw=True)
 
 
 @cache

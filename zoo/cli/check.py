@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 import sys
 import tempfile
 import traceback
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from unittest import SkipTest
 
-from zoo.base.errors import RunFailed, ZooError, unknown
+from zoo.base.errors import RunFailed, ZooError, many, unknown
 from zoo.base.terminal import say
 from zoo.config.compose import compose
 from zoo.config.hydra import prepare
@@ -35,8 +36,9 @@ LENGTHS = (1, 2, 3, 4, 6, 8, 12, 16)
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of one law: it ``holds``, is ``broken``, is ``known`` to fail as the component says itself, or was
-    ``skipped``, for this machine or this call cannot tell. ``says`` is why, or what else was seen."""
+    """What became of one law: it ``holds``, is ``broken``, is ``known`` to fail as the component says itself, was
+    ``skipped``, for this machine or this call cannot tell, or was ``not run``, for it follows from one that is broken.
+    ``says`` is why, or what else was seen."""
 
     kind: str
     name: str
@@ -85,6 +87,7 @@ def check(words: Sequence[str]) -> int:
 def verdicts(kind: str, name: str, overrides: Sequence[str] = ()) -> Iterator[Verdict]:
     """Each law of the kind in turn, and last whether a run of two steps with the component ends well."""
     from zoo.testing.checks import known_failures, laws_of
+    from zoo.testing.common import BrokenShape
     from zoo.testing.parts import with_overrides
 
     known = known_failures(kind, name)
@@ -93,8 +96,9 @@ def verdicts(kind: str, name: str, overrides: Sequence[str] = ()) -> Iterator[Ve
     if says:
         yield Verdict(kind, name, "builds", "broken", says)
         return
-    for law in laws_of(kind, name):
-        says = note = ""
+    laws = laws_of(kind, name)
+    for place, law in enumerate(laws, 1):
+        says, note, ends = "", "", False
         with with_overrides(overrides), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
@@ -106,8 +110,13 @@ def verdicts(kind: str, name: str, overrides: Sequence[str] = ()) -> Iterator[Ve
                 continue
             except Exception as error:
                 says = _reason(*_smallest(law, name, error), inspect.getdoc(law) or "")
+                ends = isinstance(error, BrokenShape)
         outcome, says = _outcome(says, known.get(law.__name__))
         yield Verdict(kind, name, law.__name__, outcome, says or note)
+        if ends and outcome == "broken":  # the others would say the same in other words
+            left = many(len(laws) - place, "more law")
+            yield Verdict(kind, name, left, "not run", f"not asked, since {_words(kind, law.__name__)} is broken")
+            return
     if kind not in OUTSIDE:
         yield _run(kind, name, overrides)
 
@@ -165,7 +174,18 @@ def _reason(error: Exception, smallest: str, law: str) -> str:
     kind = "" if isinstance(error, AssertionError) else f"{type(error).__name__}: "
     said = "\n".join(line for line in str(error).splitlines() if line.strip())
     where = f"\nthe smallest input that breaks it: {smallest}" if smallest else ""
-    return f"{kind}{said or 'no message'}{where}\nthe law: {law.splitlines()[0]}"
+    to_do = [line.removeprefix("Mend: ") for line in _lines(law) if line.startswith("Mend: ")]
+    mend = "".join(f"\nto mend it: {line}" for line in to_do)
+    return f"{kind}{said or 'no message'}{where}\nthe law: {law.splitlines()[0]}{mend}"
+
+
+def _lines(docstring: str) -> list[str]:
+    """The paragraphs of a docstring, each as one line."""
+    return [" ".join(paragraph.split()) for paragraph in re.sub(r"``", "", docstring).split("\n\n")]
+
+
+def _words(kind: str, law: str) -> str:
+    return law.removeprefix(f"{kind}_").replace("_", " ")
 
 
 def _run(kind: str, name: str, overrides: Sequence[str]) -> Verdict:
@@ -234,8 +254,7 @@ def _named(word: str, a_module: bool) -> list[tuple[str, str]]:
 
 
 def _line(verdict: Verdict) -> str:
-    law = verdict.law.removeprefix(f"{verdict.kind}_").replace("_", " ")
-    text = f"{verdict.outcome:7} {verdict.kind}={verdict.name}: {law}"
-    if verdict.outcome in ("holds", "skipped"):
+    text = f"{verdict.outcome:7} {verdict.kind}={verdict.name}: {_words(verdict.kind, verdict.law)}"
+    if verdict.outcome in ("holds", "skipped", "not run"):
         return text + (f" ({verdict.says})" if verdict.says else "")
     return text + "".join(f"\n        {line}" for line in verdict.says.splitlines())

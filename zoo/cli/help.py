@@ -6,6 +6,7 @@ zoo: which sequence architecture should I use?
   zoo compare [NAME] [OVERRIDE ...]   compare fairly, and write a report
   zoo train [-m] [OVERRIDE ...]       make one run, or with -m a sweep
   zoo report FOLDER                   tables and a page from existing runs
+  zoo runs [OVERRIDE ...]             list, open and remove what was made before
   zoo generate RUN [--prompt TEXT]    let a trained model write
   zoo measure [NAME ...]              cost of inference by context length: time,
                                       state, and where one overtakes another
@@ -47,7 +48,8 @@ With -m, make one run for each combination of comma-separated values.
   trainer=auto           or cpu, gpu, ddp, fsdp
   logger=wandb           or tensorboard, besides metrics.csv
   runs=runs experiment=train       results go to runs/train/<id>
-  start_from=runs/train/<id>       start with the weights of a finished run
+  start_from=runs/train/<id>       start with the weights of a finished run;
+                                   what that cost is counted too
   budget=flops budget.target=1e12  or parameters, active_parameters, state
                                    (solved for dim), tokens, seconds (solved
                                    for steps, as flops is)
@@ -98,6 +100,30 @@ It also writes report.html into the folder.
   --to FILE   write the figures also as .csv, .md, .tex or .parquet
 
 zoo report FOLDER OTHER: compare two folders, paired by seed
+
+zoo report RUN RUN ...: compare single runs (runs/train/<id>). It says what
+differs, and writes a page with their learning curves into the first folder.
+"""
+
+RUNS_HELP = """\
+zoo runs [NAME] [OVERRIDE ...] [--failed]: list what was made before
+
+It lists runs and comparisons, the newest first: id, what, status, score, age
+and size. A comparison is one line. NAME lists the runs of one comparison or
+experiment.
+
+  zoo runs                      everything in runs/
+  zoo runs families             the runs of a comparison
+  zoo runs mixer=mamba dim=64   the runs with these, typed or by a preset
+  zoo runs --failed             the runs that failed, in comparisons too
+  zoo runs runs=FOLDER          what is in another folder
+
+zoo runs open ID                show the page of its folder
+zoo runs rm ID ... [--yes]      remove these, after a question
+zoo runs rm --failed            remove all that failed
+
+A few letters of an ID will do, if no other ID has them. The question is left
+out with --yes. What a process is making right now is never removed.
 """
 
 MEASURE_HELP = """\

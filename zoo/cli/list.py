@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -22,6 +23,10 @@ PRESETS = {
     "trainer": "where a run is computed",
     "logger": "where metrics go besides metrics.csv",
 }
+
+
+NARROW = 110
+"""Columns of a terminal below which a list has one text for each line."""
 
 
 def presets(loader: Any, group: str) -> dict[str, tuple[str, str]]:
@@ -67,7 +72,7 @@ def show_list(kinds: Sequence[str]) -> None:
     for kind in kinds:
         if kind not in KINDS and kind not in PRESETS:
             raise ZooError(unknown("kind", kind, [*KINDS, *PRESETS], prefix="zoo list "))
-    screen = _console()
+    shown_on = screen()
     with hydra_ready() as loader:
         for kind, meaning in {**PRESETS, **KINDS}.items():
             if kinds and kind not in kinds:
@@ -89,30 +94,47 @@ def show_list(kinds: Sequence[str]) -> None:
                 title_style="bold",
             )
             table.columns[0].no_wrap = table.columns[3].no_wrap = True
+            narrow = shown_on.width < NARROW
             for name, text, citation, provider in sorted(rows):
                 shown = name if kind == "compare" else f"{kind}={name}"
-                table.add_row(safe(shown), safe(text), safe(citation), f"[dim]{safe(provider)}[/dim]")
-            screen.print(table)
+                if narrow:  # the paper behind the text, and a provider only where it is another than the zoo
+                    text = " ".join(filter(None, [text, f"({citation})" if citation else ""]))
+                    table.add_row(safe(shown), safe(text), "", "" if provider.startswith("zoo") else safe(provider))
+                else:
+                    table.add_row(safe(shown), safe(text), safe(citation), f"[dim]{safe(provider)}[/dim]")
+            shown_on.print(table)
 
 
-def _console() -> Any:
-    """Wide where nobody's terminal bounds it."""
-    return console(width=None if sys.stdout.isatty() else 160, highlight=False)
+def screen(**settings: Any) -> Any:
+    """A console as wide as the terminal, or as ``COLUMNS`` says; 160 columns wide where neither bounds it."""
+    bounded = sys.stdout.isatty() or os.environ.get("COLUMNS")
+    return console(width=None if bounded else 160, highlight=False, **settings)
 
 
 def show_component(entry: Entry) -> None:
     """Print what a component is, and each parameter with its type, its default, who sets it, and what is said of it."""
     from rich.table import Table
 
-    screen = _console()
-    screen.print(f"[bold]{entry.kind}={entry.name}[/bold]  {plain(entry.path)}  [dim]{plain(entry.provider)}[/dim]")
-    screen.print(plain(entry.doc))
+    shown_on = screen()
+    shown_on.print(f"[bold]{entry.kind}={entry.name}[/bold]  {plain(entry.path)}  [dim]{plain(entry.provider)}[/dim]")
+    shown_on.print(plain(_ARGUMENTS.sub("", entry.doc).rstrip()))  # the table says what they are
     table = Table(box=None, padding=(0, 2), title_justify="left", title="parameters")
-    for column in ("parameter", "type", "default", "set by", ""):
+    narrow = shown_on.width < NARROW
+    for column in ("set by", "default", "") if narrow else ("parameter", "type", "default", "set by", ""):
         table.add_column(column, overflow="fold", no_wrap=column in ("parameter", "set by"))
     for name, kind, default, setter, text in parameters(entry):
-        table.add_row(*map(plain, (name, kind, default, setter, text)))
-    screen.print(table)
+        known = name if setter == "its place" else setter
+        row = (
+            (known, default or "its place", f"{text} ({kind})".lstrip())
+            if narrow
+            else (name, kind, default, setter, text)
+        )
+        table.add_row(*map(plain, row))
+    shown_on.print(table)
+
+
+_ARGUMENTS = re.compile(r"^Args:\n(?:[ \t]+.*\n?|\n(?=[ \t]))*", re.M)
+"""The section of a docstring about parameters."""
 
 
 def parameters(entry: Entry) -> list[tuple[str, str, str, str, str]]:

@@ -29,6 +29,7 @@ from zoo.cli.help import (
     MEASURE_HELP,
     NEW_HELP,
     REPORT_HELP,
+    RUNS_HELP,
     SHOW_HELP,
     TRAIN_HELP,
 )
@@ -169,8 +170,10 @@ def _train(words: list[str]) -> int:
 
 def _compare(words: list[str]) -> int:
     flags, rest = _split(words, {"--dry-run"})
-    from zoo.comparison.compare import carried_out, plan_for
+    from zoo.comparison.compare import carried_out, grouped, plan_for
 
+    if not flags and sys.stderr.isatty():  # composing takes a while, and nothing is shown yet
+        say("planning", error=True)
     plan = plan_for(rest)
     if flags:
         for cell in plan.cells:
@@ -188,6 +191,8 @@ def _compare(words: list[str]) -> int:
         return 0
     from zoo.comparison.terminal import Board
 
+    say(f"{many(plan.total(), 'run')} into {plan.folder}; starting workers", error=True)
+
     def show(ledger: Any, execution: Any) -> None:
         if execution.skipped:
             were = "was" if execution.skipped == 1 else "were"
@@ -197,14 +202,14 @@ def _compare(words: list[str]) -> int:
     ledger, page, execution = carried_out(plan, Board(console(stderr=True, markup=False)), show)
     say(page)
     if execution.failures:
-        return _say("\n".join(f"failed: {reason}" for reason in execution.failures), 1)
+        return _say("\n".join(f"failed: {reason}" for reason in grouped(execution.failures)), 1)
     return _say_unreadable(ledger)
 
 
 def _console() -> Any:
-    """As wide as the terminal, or as ``COLUMNS`` says; wide where neither bounds it."""
-    bounded = sys.stdout.isatty() or os.environ.get("COLUMNS")
-    return console(width=None if bounded else 160, highlight=False, markup=False)
+    from zoo.cli.list import screen
+
+    return screen(markup=False)
 
 
 def _print_tables(ledger: Any) -> None:
@@ -235,13 +240,20 @@ def _say_unreadable(*ledgers: Any) -> int:
 
 def _report(words: list[str]) -> int:
     folders, given = _values(words, {"--to": str})
+    from zoo.comparison.ledger import is_run, read_ledger, read_runs
+
+    single = [is_run(Path(folder)) for folder in folders]
+    if folders and all(single):
+        return _report_runs(read_runs(list(map(Path, folders))), Path(folders[0]), given)
+    if any(single):
+        run, folder = folders[single.index(True)], folders[single.index(False)]
+        raise ZooError(f"{run} is a single run and {folder} is not; name runs alone, or folders of runs alone")
     if len(folders) not in (1, 2) or (len(folders) == 2 and given):
         raise ZooError(
             "name one folder of runs, such as: zoo report runs/families (with --to figures.csv, .md, .tex or .parquet, "
-            "also as a file), or two to set side by side: zoo report runs/a runs/b"
+            "also as a file), two to set side by side: zoo report runs/a runs/b, or single runs: zoo report "
+            "runs/train/<id> runs/train/<id>"
         )
-    from zoo.comparison.ledger import read_ledger
-
     ledger, *others = (read_ledger(Path(folder)) for folder in folders)
     if others:
         from zoo.comparison.diff import compare
@@ -253,6 +265,24 @@ def _report(words: list[str]) -> int:
 
     _print_tables(ledger)
     say(write_page(ledger))
+    for to in map(Path, given.get("--to", [])):
+        write(ledger, to)
+        say(to)
+    return _say_unreadable(ledger)
+
+
+def _report_runs(ledger: Any, first: Path, given: dict[str, list[Any]]) -> int:
+    """Set single runs beside each other, and write a page with their curves into the folder of the first."""
+    from zoo.comparison.diff import what_differs
+    from zoo.comparison.export import write
+    from zoo.comparison.page import write_page
+
+    _print_tables(ledger)
+    for other in ledger.rows[1:]:
+        if differs := what_differs(ledger.rows[0], other):
+            say(f"{ledger.rows[0]['id']} and {other['id']} differ in {differs}")
+    name = "report.html" if len(ledger.rows) == 1 else f"beside-{ledger.rows[1]['id']}.html"
+    say(write_page(ledger, first / name))
     for to in map(Path, given.get("--to", [])):
         write(ledger, to)
         say(to)
@@ -274,6 +304,13 @@ def _measure(words: list[str]) -> int:
     contestants = tuple(word for word in rest if " " in word or "=" not in word)
     measure(MeasureOptions(contestants, tuple(word for word in rest if word not in contestants), **settings))
     return 0
+
+
+def _runs(words: list[str]) -> int:
+    flags, rest = _split(words, {"--failed", "--yes"})
+    from zoo.cli.runs import runs
+
+    return runs(rest, "--failed" in flags, "--yes" in flags)
 
 
 def _list(words: list[str]) -> int:
@@ -446,6 +483,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "compare": (_compare, COMPARE_HELP),
     "train": (_train, TRAIN_HELP),
     "report": (_report, REPORT_HELP),
+    "runs": (_runs, RUNS_HELP),
     "generate": (_generate, GENERATE_HELP),
     "export": (_export, EXPORT_HELP),
     "inspect": (_inspect, INSPECT_HELP),

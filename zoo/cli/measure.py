@@ -10,7 +10,6 @@ from zoo.base.errors import ZooError, to_type
 from zoo.base.files import write_json
 from zoo.base.terminal import console, say
 from zoo.config.compose import compose
-from zoo.config.limits import check_numbers
 
 
 @dataclass(frozen=True)
@@ -52,9 +51,7 @@ def measure(options: MeasureOptions) -> None:
     plain = compose("task=text", *options.overrides)
     names = options.contestants or (plain["arch"],)
     words = {name: [*_words(name), "task=text", *options.overrides] for name in names}
-    for each in words.values():
-        check_numbers(compose(*each))
-    config = compose(*words[names[0]])
+    config, *_ = (compose(*each) for each in words.values())
     chosen = hardware.choose(config["trainer"] | {"accelerator": options.accelerator}, 1)
     device = torch.device(chosen.accelerator)
     hardware.set_up(chosen.accelerator, 1)
@@ -86,7 +83,7 @@ def _words(contestant: str) -> list[str]:
 def _plain(curves: list[Any], accelerator: str, options: MeasureOptions) -> dict[str, Any]:
     from dataclasses import asdict
 
-    from zoo.models.speed import DECODED, crossings
+    from zoo.models.speed import DECODED, crossings, said
     from zoo.training import hardware
 
     return {
@@ -105,7 +102,11 @@ def _plain(curves: list[Any], accelerator: str, options: MeasureOptions) -> dict
             }
             for curve in curves
         ],
-        "crossings": [asdict(each) for what in ("prefill", "decode") for each in crossings(curves, what)],
+        "crossings": [
+            asdict(each) | {"says": said(each, options.lengths)}
+            for what in ("prefill", "decode")
+            for each in crossings(curves, what)
+        ],
     }
 
 
@@ -121,10 +122,9 @@ def _show(curves: list[Any], found: dict[str, Any]) -> None:
             table.add_column(name, justify="left" if name == "contestant" else "right")
         for curve in curves:
             cells = [_spread(getattr(point, what)) for point in curve.points]
-            exponent = curve.exponent(what)
             last = curve.medians(what)[-1]
             speed = f"{(lengths[-1] if what == 'prefill' else 1) / last:,.0f}"
-            table.add_row(curve.contestant, *cells, "" if exponent is None else f"{exponent:.2f}", speed)
+            table.add_row(curve.contestant, *cells, curve.exponent_said(what), speed)
         screen.print(table)
     for key, title in (
         ("state_bytes", "state: bytes after the context"),
@@ -140,17 +140,7 @@ def _show(curves: list[Any], found: dict[str, Any]) -> None:
             table.add_row(curve.contestant, *cells, f"{curve.parameters:,}")
         screen.print(table)
     for each in found["crossings"]:
-        if not each["ahead"]:
-            screen.print(
-                f"{each['what']}: {each['first']} and {each['second']} are not told apart at {lengths[-1]} tokens"
-            )
-            continue
-        where = "throughout"
-        if each["length"] is not None:
-            low, high = each["interval"]
-            where = f"from about {each['length']:,.0f} tokens on ({low:,.0f} to {high:,.0f})"
-        other = each["second"] if each["ahead"] == each["first"] else each["first"]
-        screen.print(f"{each['what']}: {each['ahead']} is faster than {other} {where}")
+        screen.print(f"{each['what']}: {each['says']}")
 
 
 def _spread(seconds: list[float]) -> str:

@@ -14,6 +14,7 @@ from zoo.config.compose import compose
 from zoo.config.hydra import prepare
 from zoo.config.schema import OUTSIDE
 from zoo.config.tree import Config
+from zoo.registry.factory import watched
 from zoo.registry.kinds import KINDS, PARTS
 from zoo.registry.nodes import COMPONENT
 from zoo.registry.registry import entry
@@ -45,12 +46,12 @@ def show(overrides: Sequence[str]) -> None:
         f"[bold]{safe(config['label'])}[/bold]  "
         + " ".join(f"{key}={config[key]}" for key in ("dim", "layers", "steps", "seed"))
     )
+    facts, parts, built = measure(config)
     for key in ("task", "objective", "probe", "optimizer", "schedule"):
-        _grow(tree, key, config[key])
+        _grow(tree, key, config[key], built, whole=key != "objective")
     screen.print(tree)
     if "budget_met" in config:
         screen.print(describe(config), markup=False)
-    facts, parts = measure(config)
     title = "cost, measured: bits per weight as packed, FLOPs of a token's forward pass"
     table = Table(title=title, title_justify="left", box=None, padding=(0, 2))
     for name in ("part", "parameters", "bits", "FLOPs"):
@@ -75,16 +76,28 @@ def _of_a_run(kind: str, name: str) -> list[str]:
     return words_of_a_run(kind, name, first=[[]])
 
 
-def _grow(tree: Any, key: str, node: Config) -> None:
+def _grow(tree: Any, key: str, node: Config, built: dict[int, Any], whole: bool) -> None:
+    """Add a component to the tree; of what a model has, ``whole`` is false and what was not built is left out.
+
+    A value that was left open is shown as what it came to, where the component keeps it under its name.
+    """
+    if not whole and id(node) not in built:
+        return
     values = " ".join(
-        f"{k}={v}"
+        f"{k}={_came_to(v, k, built.get(id(node)))}"
         for k, v in node.items()
         if k not in (COMPONENT, PARTS) and not (isinstance(v, dict) and COMPONENT in v)
     )
     branch = tree.add(f"{key}: [bold]{node[COMPONENT].split('/')[1]}[/bold] [dim]{safe(values)}[/dim]")
     for name, value in [*node.items(), *node.get(PARTS, {}).items()]:
         if isinstance(value, dict) and COMPONENT in value:
-            _grow(branch, name, value)
+            _grow(branch, name, value, built, whole)
+
+
+def _came_to(value: Any, name: str, built: Any) -> Any:
+    """A value of a config, or what a component made of one that was left open."""
+    found = getattr(built, name, None) if value is None else None
+    return found if isinstance(found, bool | int | float | str | list | tuple) else value
 
 
 def _weights(stored: list[Any]) -> dict[str, str]:
@@ -115,12 +128,12 @@ def _names(parts: list[Any]) -> str:
     return ", ".join(word.removeprefix(".") for word in shown)
 
 
-def measure(config: Config) -> tuple[dict[str, str], list[tuple[str, int, float, float]]]:
-    """Facts of the whole model, and parameters, bits per weight and forward FLOPs per token of its parts."""
+def measure(config: Config) -> tuple[dict[str, str], list[tuple[str, int, float, float]], dict[int, Any]]:
+    """Facts of the whole model; parameters, bits per weight and forward FLOPs per token of its parts; and what was
+    built of each node of the config, by the node's :func:`id`."""
     import torch
 
     from zoo.comparison.words import quantity
-    from zoo.config.limits import check_numbers
     from zoo.measure import flops, memory, weights
     from zoo.training import hardware
     from zoo.training.build import (
@@ -132,10 +145,11 @@ def measure(config: Config) -> tuple[dict[str, str], list[tuple[str, int, float,
         parameters,
     )
 
-    check_numbers(config)
     device = hardware.choose(config["trainer"], config["steps"])
     task = make_task(config)
-    objective = make_objective(config, task)
+    with watched() as found:
+        objective = make_objective(config, task)
+    built = {id(node): made for node, made in found} | {id(config["task"]): task}
     batch = {key: value[:2] for key, value in task.train_batch(0, 0, torch.device("cpu")).items()}
     tokens, whole = task.tokens(batch), task.tokens(task.train_batch(0, 0, torch.device("cpu")))
     counts = flops.by_module(objective.eval(), batch)
@@ -164,4 +178,4 @@ def measure(config: Config) -> tuple[dict[str, str], list[tuple[str, int, float,
     }
     if weights.pack_(objective, "planes"):
         facts |= implementations(objective, device.accelerator, device.precision)
-    return facts, parts
+    return facts, parts, built

@@ -10,6 +10,7 @@ from zoo.base.html import plain_chart
 from zoo.comparison.curves import Curve, read_curves, summary, thin
 from zoo.comparison.evidence import seeds_chart, tuning_chart
 from zoo.comparison.ledger import Ledger
+from zoo.comparison.marks import color, dash, shape
 from zoo.comparison.result import COSTS, Standing
 
 MOST_DRAWN = 30
@@ -32,7 +33,9 @@ def charts(ledger: Ledger) -> Iterator[tuple[str, dict[str, Any]]]:
             metric = f"validation/{standings[0].metric}"
             curves = read_curves(ledger.folder, standings, partial(_is_drawn, metric))
             yield f"{task}-quality", _quality(standings)
+            losses = curves.pop("train/loss", {})
             yield from _named(f"{task}-curves", _curves(curves.pop(metric, {}), standings))
+            yield from _named(f"{task}-loss", _curves(losses, standings, "training loss", "Training loss"))
             yield from _named(f"{task}-tuning", tuning_chart(standings))
             yield from _named(f"{task}-decay", _decay(standings))
             yield from _named(f"{task}-modules", _modules(curves, standings))
@@ -48,8 +51,8 @@ def drawn(ledger: Ledger, task: str) -> list[Standing]:
 
 
 def _is_drawn(metric: str, name: str) -> bool:
-    """Whether it is this metric, or one that a module reports on itself while training, over all layers."""
-    return name == metric or (name.startswith("train/") and name != "train/loss" and "/layer" not in name)
+    """Whether it is this metric, the loss, or what a module reports on itself while training, over all layers."""
+    return name == metric or (name.startswith("train/") and "/layer" not in name)
 
 
 def _scaling(ledger: Ledger) -> dict[str, Any]:
@@ -69,28 +72,18 @@ def _scaling(ledger: Ledger) -> dict[str, Any]:
         for c in np.geomspace(*each.compute, 40)
         if (loss := each.best(float(c))) is not None
     ]
-    color = _color(ledger.standings)
+    colour = color(ledger.standings)
     x = alt.X("FLOPs:Q", scale=alt.Scale(type="log"), title="training FLOPs", axis=alt.Axis(format="~e"))
     y = alt.Y("loss:Q", scale=alt.Scale(zero=False), title="test loss")
     tips = ["contestant:N", "task:N", "FLOPs:Q", "loss:Q", "parameters:Q", "tokens:Q"]
     points = (
-        alt.Chart(alt.Data(values=runs)).mark_point(filled=True, size=45).encode(x=x, y=y, color=color, tooltip=tips)
+        alt.Chart(alt.Data(values=runs))
+        .mark_point(filled=True, size=45)
+        .encode(x=x, y=y, color=colour, shape=shape(ledger.standings), tooltip=tips)
     )
-    lines = alt.Chart(alt.Data(values=best)).mark_line(strokeDash=[4, 3]).encode(x=x, y=y, color=color)
+    lines = alt.Chart(alt.Data(values=best)).mark_line(strokeDash=[4, 3]).encode(x=x, y=y, color=colour)
     title = "Loss against compute; dashed: the best that each law allows"
     return plain_chart(alt.layer(points, lines).properties(width=420, height=280, title=title))
-
-
-def _color(standings: list[Standing]) -> Any:
-    import altair as alt
-
-    names = sorted({s.contestant for s in standings})
-    return alt.Color(
-        "contestant:N",
-        title=None,
-        legend=alt.Legend(orient="bottom", columns=2),
-        scale=alt.Scale(domain=names, scheme="tableau10"),
-    )
 
 
 def _legend() -> Any:
@@ -132,33 +125,40 @@ def _quality(standings: list[Standing]) -> dict[str, Any]:
     points = base.mark_point(filled=True, size=90).encode(
         x=x,
         y=alt.Y("score:Q", title=metric.replace("_", " "), scale=alt.Scale(zero=False)),
-        color=_color(standings),
+        color=color(standings),
+        shape=shape(standings),
         opacity=shade,
         tooltip=tips,
     )
     layers = [points]
     if all(value["low"] is not None for value in values):
-        bars = base.mark_rule(strokeWidth=2).encode(x=x, y="low:Q", y2="high:Q", color=_color(standings), opacity=shade)
+        bars = base.mark_rule(strokeWidth=2).encode(x=x, y="low:Q", y2="high:Q", color=color(standings), opacity=shade)
         layers.insert(0, bars)
     return plain_chart(
         alt.layer(*layers).add_params(pick, chosen).properties(width=260, height=230, title="Quality against cost")
     )
 
 
-def _curves(curves: dict[str, Curve], standings: list[Standing]) -> dict[str, Any] | None:
-    """The validation metric while training: the median over seeds, with bands for its interval and for their range."""
+def _curves(
+    curves: dict[str, Curve], standings: list[Standing], name: str = "", title: str = "Learning curves"
+) -> dict[str, Any] | None:
+    """A metric while training: the median over seeds, with bands for its interval and for their range.
+
+    Without a name it is the validation metric.
+    """
     import altair as alt
 
     points = summary(curves)
     if not points:
         return None
-    chosen, color = _legend(), _color(standings)
+    chosen, colour = _legend(), color(standings)
     x = alt.X("step:Q", title="step")
-    name = standings[0].metric.replace("_", " ")
-    y = alt.Y("score:Q", title=f"validation {name}", scale=alt.Scale(zero=False))
+    name = name or f"validation {standings[0].metric.replace('_', ' ')}"
+    y = alt.Y("score:Q", title=name, scale=alt.Scale(zero=False))
     base = alt.Chart(alt.Data(values=points))
     lines = base.mark_line(strokeWidth=2, point=len(points) < 200).encode(
-        x=x, y=y, color=color, opacity=alt.condition(chosen, alt.value(1), alt.value(0.06)),
+        x=x, y=y, color=colour, strokeDash=dash(standings),
+        opacity=alt.condition(chosen, alt.value(1), alt.value(0.06)),
         tooltip=["contestant:N", "step:Q", "score:Q", "low:Q", "high:Q", "least:Q", "most:Q", "n:Q"],
     )  # fmt: skip
     # a layer without a point would be said on the console
@@ -166,12 +166,12 @@ def _curves(curves: dict[str, Curve], standings: list[Standing]) -> dict[str, An
     if any("low" in point for point in points):
         inner = base.transform_filter("isValid(datum.low)").mark_area()
         shade = alt.condition(chosen, alt.value(0.15), alt.value(0))
-        layers.insert(0, inner.encode(x=x, y="low:Q", y2="high:Q", color=color, opacity=shade))
+        layers.insert(0, inner.encode(x=x, y="low:Q", y2="high:Q", color=colour, opacity=shade))
     if any(point["n"] > 1 for point in points):
         outer = base.transform_filter("datum.n > 1").mark_area()
         shade = alt.condition(chosen, alt.value(0.08), alt.value(0))
-        layers.insert(0, outer.encode(x=x, y="least:Q", y2="most:Q", color=color, opacity=shade))
-    title = "Learning curves: medians, their intervals, and the range of the runs"
+        layers.insert(0, outer.encode(x=x, y="least:Q", y2="most:Q", color=colour, opacity=shade))
+    title = f"{title}: medians, intervals, range of the runs"
     return plain_chart(alt.layer(*layers).add_params(chosen).properties(width=260, height=230, title=title))
 
 
@@ -200,7 +200,8 @@ def _modules(curves: dict[str, dict[str, Curve]], standings: list[Standing]) -> 
         .encode(
             x=alt.X("step:Q", title="step"),
             y=alt.Y("score:Q", title=None),
-            color=_color(standings),
+            color=color(standings),
+            strokeDash=dash(standings),
             tooltip=["contestant:N", "step:Q", "score:Q", "least:Q", "most:Q", "n:Q"],
         )
         .add_params(pick)
@@ -227,13 +228,13 @@ def _decay(standings: list[Standing]) -> dict[str, Any] | None:
     points = base.mark_point(filled=True).encode(
         x=x,
         y=alt.Y("whole:Q", title="share of whole answers", scale=alt.Scale(domain=[0, 1])),
-        color=_color(standings),
+        color=color(standings),
         shape=alt.Shape("test:N", title=None, legend=alt.Legend(orient="bottom")),
         opacity=shade,
         tooltip=tips,
     )
     lines = base.mark_line(strokeDash=[4, 3]).encode(
-        x=x, y="predicted:Q", color=_color(standings), detail="test:N", opacity=shade
+        x=x, y="predicted:Q", color=color(standings), detail="test:N", opacity=shade
     )
     title = "Whole answers by length; dashed: (1 - e)^L"
     return plain_chart(alt.layer(lines, points).add_params(chosen).properties(width=260, height=230, title=title))
@@ -299,7 +300,8 @@ def _harder(standings: list[Standing]) -> dict[str, Any]:
         .encode(
             x=alt.X("test:N", sort=order, title="length of the test", axis=alt.Axis(labelAngle=0)),
             y=alt.Y("score:Q", title=standings[0].metric.replace("_", " "), scale=alt.Scale(zero=False)),
-            color=_color(standings),
+            color=color(standings),
+            strokeDash=dash(standings),
             opacity=alt.condition(chosen, alt.value(1), alt.value(0.1)),
             tooltip=["contestant:N", "test:N", "score:Q", "low:Q", "high:Q"],
         )

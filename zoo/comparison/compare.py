@@ -2,38 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
-from zoo.base.errors import ZooError
+from zoo.base.errors import ZooError, first_of, many
+from zoo.base.terminal import console, in_notebook
 from zoo.comparison.execute import Execution, Silent, Watcher
 from zoo.comparison.ledger import Ledger, read_ledger
 from zoo.comparison.page import write_page
 from zoo.comparison.plan import Plan, plan_of
+from zoo.comparison.shown import Comparison
+from zoo.comparison.terminal import Board
 from zoo.comparison.wandb_report import share
-from zoo.training.processes import count, warm
+from zoo.registry.registry import entries
+from zoo.training.processes import count, unguarded, warm, without_main
 
 
-def compare(*words: str, watcher: Watcher | None = None) -> Ledger:
+def compare(*words: str, watcher: Watcher | None = None) -> Comparison:
     """Make every run of a comparison that is not made yet, write its page, and return what a report shows.
 
     ``zoo.compare("smoke", "compare.seeds=[0,1,2]")`` is ``zoo compare smoke compare.seeds=[0,1,2]``. Runs are made in
-    processes of their own, so a script calls it under ``if __name__ == "__main__":``.
+    processes of their own. A script that registers components calls it under ``if __name__ == "__main__":``.
+
+    Examples::
+
+        ledger = zoo.compare("quick")                                    # what zoo compare quick makes
+        ledger = zoo.compare("smoke", "compare.archs=[transformer,lstm]", "steps=200")
+        ledger = zoo.compare("./mine.yaml", "compare.workers=2")         # a comparison of your own
+        ledger                                                           # in a notebook: the answer, and a table
+        for standing in ledger.ranked("parity"):                         # best first
+            print(standing.contestant, standing.score(), standing.verdict)
 
     Args:
         words: the name of a comparison or a ``.yaml`` file of your own, and overrides; without a name, ``families``.
-        watcher: told how it goes, about twice a second.
+        watcher: told how it goes, about twice a second. By default it is shown in a terminal and in a notebook.
 
     Returns:
         The ledger: ``standings`` (one for each contestant on each task), ``ranked(task)``, ``overall()``, ``rows``, and
         ``failures``, the runs that failed, which are counted and not raised.
 
     Raises:
-        ZooError: a word names what does not exist, or cannot be meant.
+        ZooError: a word names what does not exist, or cannot be meant; or a script registers components, and new
+            processes would run the whole of it.
     """
-    ledger, _, _ = carried_out(plan_for(words), nullcontext(watcher or Silent()))
-    return ledger
+    shown = in_notebook() or sys.stderr.isatty()
+    board = Board(console(stderr=True, markup=False)) if shown and watcher is None else nullcontext(watcher or Silent())
+    ledger, _, _ = carried_out(plan_for(words), board)
+    return Comparison(**vars(ledger))
 
 
 def plan_for(words: tuple[str, ...] | list[str]) -> Plan:
@@ -66,17 +83,40 @@ def carried_out(
     Raises:
         ZooError: another process makes it, or nothing came of it; then the reasons of the runs are said too.
     """
-    warm()
-    execution = Execution(plan)
-    with watching as watcher:
-        execution.run(watcher)
+    own = [f"{each.kind}={each.name}" for each in entries() if each.module == "__main__"]
+    if own and (place := unguarded()):
+        raise ZooError(
+            f"{place}: this script registers {', '.join(own)}, so each new process runs it, and would compare again; "
+            f'put this line before the call, and indent what follows: if __name__ == "__main__":'
+        )
+    with nullcontext() if own else without_main():
+        warm()
+        execution = Execution(plan)
+        with watching as watcher:
+            execution.run(watcher)
     try:
         ledger = read_ledger(plan.folder)
     except ZooError as error:
-        failed = "\n".join(f"failed: {reason}" for reason in execution.failures)
-        raise ZooError(f"{failed}\n{error}".lstrip()) from error
+        failed = [f"failed: {reason}" for reason in grouped(execution.failures)]
+        raise ZooError("\n".join([*failed, str(error)])) from error
     if show is not None:
         show(ledger, execution)
     page = write_page(ledger)
     share(ledger, plan.cells[0].base["logger"])
     return ledger, page, execution
+
+
+def grouped(failures: Sequence[str]) -> list[str]:
+    """Reasons of failed runs, ``name: why``, those that are the same in one line with the names of their runs."""
+    names: dict[str, list[str]] = {}
+    for failure in failures:
+        name, sign, why = failure.partition(": ")
+        names.setdefault(why if sign else failure, []).append(name if sign else "")
+    return [
+        f"{each[0]}: {why}"
+        if len(each) == 1 and each[0]
+        else why
+        if not any(each)
+        else f"{many(len(each), 'run')}: {why} ({first_of(each).replace(';', ',')})"
+        for why, each in names.items()
+    ]

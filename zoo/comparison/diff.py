@@ -56,22 +56,20 @@ def compare(first: Ledger, second: Ledger) -> Table:
     for ours, theirs, found, why_not in both:
         says = str(next(verdicts)) if found else why_not
         scores = [figure(s.score()) if s.score() else s.absent() for s in (ours, theirs)]
-        table.add_row(ours.task, ours.contestant, *scores, interval(found), says, _what_differs(ours, theirs))
+        apart = what_differs(ours.rows[0], theirs.rows[0]) if ours.rows and theirs.rows else ""
+        table.add_row(ours.task, ours.contestant, *scores, interval(found), says, apart)
     if not table.row_count:
         raise ZooError(f"{first.folder} and {second.folder} have no contestant on the same task in common")
     return table
 
 
-def _what_differs(first: Standing, second: Standing) -> str:
-    """Settings, budgets, code, versions and hardware that are not the same, by name."""
-    if not first.rows or not second.rows:
-        return ""
-    a, b = first.rows[0], second.rows[0]
+def what_differs(a: dict[str, Any], b: dict[str, Any]) -> str:
+    """Settings, budgets, code, versions and hardware of two rows that are not the same, by name."""
 
     def values(row: dict[str, Any]) -> dict[str, Any]:
         kept = {key: row.get(key) for key in ("steps", "learning_rate", "parameters", "precision", "code")}
-        kept |= {f"version of {key}": value for key, value in row["versions"].items()}
-        return {**kept, **row["hardware"]}
+        kept |= {f"version of {key}": value for key, value in row.get("versions", {}).items()}
+        return {**kept, **row.get("hardware", {})}
 
     ours, theirs = values(a), values(b)
     words = [_words(row) for row in (a, b)]

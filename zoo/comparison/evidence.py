@@ -8,6 +8,7 @@ from typing import Any
 
 from zoo.base.html import plain_chart
 from zoo.comparison.ledger import Ledger
+from zoo.comparison.marks import color, dash, shape
 from zoo.comparison.result import Standing
 
 
@@ -64,9 +65,9 @@ def tuning_chart(standings: Sequence[Standing]) -> dict[str, Any] | None:
     base = alt.Chart(alt.Data(values=values))
     x = alt.X("value:Q", scale=alt.Scale(type="log", nice=False, padding=20), title=values[0]["key"])
     y = alt.Y("score:Q", title="validation score", scale=alt.Scale(zero=False))
-    color = alt.Color("contestant:N", title=None, legend=alt.Legend(orient="bottom", columns=2))
-    lines = base.mark_line().encode(x=x, y=alt.Y("mean(score):Q", title="validation score"), color=color)
+    mean = alt.Y("mean(score):Q", title="validation score")
+    lines = base.mark_line().encode(x=x, y=mean, color=color(standings), strokeDash=dash(standings))
     points = base.mark_point(filled=True, size=40).encode(
-        x=x, y=y, color=color, tooltip=["contestant:N", "value:Q", "score:Q"]
+        x=x, y=y, color=color(standings), shape=shape(standings), tooltip=["contestant:N", "value:Q", "score:Q"]
     )
     return plain_chart(alt.layer(lines, points).properties(width=260, height=230, title="Validation by what was tuned"))

@@ -6,7 +6,7 @@ import json
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -93,6 +93,7 @@ class Execution:
             watcher.update(self, pool)
             pool.measure_ceilings(self.kinds)
             self._settle(pool)
+            self._refuse_all(pool)
             self._hash_data(pool)
             for cell in self.plan.cells:
                 if cell.follows and len(cell.grid) > 1:
@@ -166,6 +167,8 @@ class Execution:
         finally:
             lock.release()
             (self.plan.folder / "lock").unlink(missing_ok=True)
+            with suppress(OSError):  # unless nothing was made there
+                self.plan.folder.rmdir()
 
     def _enqueue(self, jobs: list[Job]) -> None:
         """Queue these jobs of one cell; those that are finished already count at once."""
@@ -215,6 +218,16 @@ class Execution:
             for cell in self.plan.cells:
                 cell.forget_runs()
             check_distinct(self.plan.cells)
+
+    def _refuse_all(self, pool: Pool) -> None:
+        """Refuse what no contestant can be made with, before anything is made; what one alone cannot, its rows show.
+
+        Raises:
+            ZooError: no contestant can be built on any task; the message is the first one's.
+        """
+        reason = pool.refusal(cell.run(cell.grid[0], cell.seeds[0]).config for cell in self.plan.cells)
+        if reason is not None:
+            raise ZooError(reason)
 
     def _hash_data(self, pool: Pool) -> None:
         """Finished runs may be skipped only while their data is what it was."""

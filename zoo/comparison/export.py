@@ -53,6 +53,7 @@ def _line(order: int, standing: Standing, ranks: tuple[int, int] | None) -> Line
         "setting": " ".join(f"{key}={value}" for key, value in standing.chosen.items()) or None,
         "steps": standing.cost("steps"),
         **{key: standing.cost(key) for key in COSTS},
+        "runs": " ".join(row["id"] for row in [*standing.rows, *standing.failed]) or None,
     }
 
 

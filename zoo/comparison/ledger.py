@@ -23,6 +23,7 @@ from zoo.comparison.scaling import Fitted, fits
 from zoo.comparison.statistics import SIGNIFICANCE, Estimate, paired_difference
 from zoo.comparison.trends import Trend, curves, trend
 from zoo.comparison.verdicts import Pair, all_pairs, can_find, cannot_decide, judge, judge_twice, margin_of, rank_ranges
+from zoo.comparison.words import joined
 from zoo.config.tree import key_of
 from zoo.runs.row import SCHEMA, flaw, read_row
 
@@ -187,6 +188,49 @@ def read_ledger(folder: Path) -> Ledger:
     return _ledger(folder, rules, rows)
 
 
+def read_runs(folders: Sequence[Path]) -> Ledger:
+    """Read single runs from their own folders, each as a standing of its own.
+
+    Raises:
+        ZooError: a folder holds no result of a run.
+        OSError: one may not be read.
+    """
+    above = Path(os.path.commonpath([folder.absolute().parent for folder in folders]))
+    above = Path(os.path.relpath(above)) if above.is_relative_to(Path.cwd()) else above
+    rows = []
+    for folder in dict.fromkeys(folders):
+        row = _row(folder / "result.json")
+        if row is None:
+            raise ZooError(f"{folder} holds no result of a run; zoo runs lists what there is")
+        rows.append({**row, "place": os.path.relpath(folder, above)})
+    standings = [
+        Standing(
+            name,
+            row["task"],
+            [row] if row["status"] == "finished" else [],
+            [] if row["status"] == "finished" else [row],
+        )
+        for row, name in zip(rows, _apart(rows), strict=True)
+    ]
+    ledger = _filled(above, None, standings, rows, to_type("zoo", "report", *folders))
+    return replace(ledger, name=joined([row["id"] for row in rows]))
+
+
+def _apart(rows: list[Row]) -> list[str]:
+    """A name for each run: its architecture and what was typed for it and not for all; its id where these are alike."""
+    typed = [[w for w in row["overrides"] if key_of(w) not in ("arch", "runs", "experiment")] for row in rows]
+    common = set.intersection(*map(set, typed)) if len(rows) > 1 else set()
+    names = [
+        " ".join([row["arch"], *(w for w in words if w not in common)]) for row, words in zip(rows, typed, strict=True)
+    ]
+    return [row["id"] if names.count(name) > 1 else name for row, name in zip(rows, names, strict=True)]
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder is that of a single run."""
+    return (folder / "result.json").is_file()
+
+
 def _broken_rules(folder: Path, why: str) -> str:
     return f"{folder / 'comparison.json'} is damaged ({why}); the zoo compare that made it makes it again"
 
@@ -206,6 +250,7 @@ def _row(path: Path) -> Row | None:
             return None  # a link to itself leads to nothing
         why = f"{error.filename or path} cannot be read ({error.strerror or error}); chmod -R u+rX {path.parent}"
         return _lost(path, UNREADABLE, "a result that cannot be read", why)
+    row.pop("place", None)  # which is ours to say, and no file's
     return row if row.get("schema") == SCHEMA else None
 
 
@@ -230,6 +275,14 @@ def _ledger(folder: Path, rules: Any, rows: list[Row]) -> Ledger:
         standings, rows = _from_rules(rules, rows)
     else:
         standings = _from_rows(rows)
+    words = (
+        to_type("zoo", "compare", *_command_words(rules["overrides"])) if rules else to_type("zoo", "report", folder)
+    )
+    return _filled(folder, rules, standings, rows, words)
+
+
+def _filled(folder: Path, rules: Any, standings: list[Standing], rows: list[Row], words: str) -> Ledger:
+    """The ledger of these standings, with verdicts, trends and all that a report shows; ``words`` make it again."""
     _part_by_question(standings)
     baseline = rules["baseline"] if rules else None
     for standing in standings:
@@ -243,9 +296,6 @@ def _ledger(folder: Path, rules: Any, rows: list[Row]) -> Ledger:
     more = list(rules.get("more_seeds") or ()) if rules else []
     _compare_to(standings, baseline, trends, margin, more)
     failures = [row for row in rows if row["status"] != "finished"]
-    words = (
-        to_type("zoo", "compare", *_command_words(rules["overrides"])) if rules else to_type("zoo", "report", folder)
-    )
     published = _published(rules.get("published", []), standings) if rules else []
     findings = judge_claims(rules.get("claims", []), standings, margin, bool(more)) if rules else []
     laws = fits(standings) if rules and rules.get("scaling") else []

@@ -26,8 +26,8 @@ MOST_LISTED = 100
 """Contestants, runs or failures that the page lists at one place; the rest is counted."""
 
 
-def write_page(ledger: Ledger) -> Path:
-    """Write ``report.html`` into the ledger's folder and return its path."""
+def write_page(ledger: Ledger, path: Path | None = None) -> Path:
+    """Write the page, as ``report.html`` into the ledger's folder where no path is given, and return its path."""
     filters = {"quantity": quantity, "short": _short, "interval": interval, "figure": figure}
     ranked = {task: ledger.ranked(task) for task in ledger.tasks}
     data = {
@@ -53,9 +53,9 @@ def write_page(ledger: Ledger) -> Path:
         },
         "overtakes": [(a, b, overtakes(a, b)) for a, b in combinations(ledger.laws, 2)],
         "machines": _machines(ledger),
-        **drawings(lambda: charts(ledger), to_type("zoo", "report", ledger.folder)),
+        **drawings(lambda: charts(ledger), ledger.command if ledger.swept else to_type("zoo", "report", ledger.folder)),
     }
-    return write_html(ledger.folder / "report.html", "zoo.comparison", TEMPLATE, data, filters)
+    return write_html(path or ledger.folder / "report.html", "zoo.comparison", TEMPLATE, data, filters)
 
 
 def _glance(ranked: dict[str, list[Standing]]) -> dict[str, dict[str, tuple[int, Standing]]]:

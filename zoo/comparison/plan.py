@@ -17,7 +17,6 @@ from zoo.comparison.rules import check_rules, stored
 from zoo.config.compose import compose, composed_of
 from zoo.config.explain import Checked, check
 from zoo.config.hydra import with_values
-from zoo.config.limits import check_numbers
 from zoo.config.messages import explained
 from zoo.config.tree import Config, chooses, key_of, refuse_repeated
 from zoo.registry.foreign import refuse_resolvers
@@ -301,8 +300,6 @@ def make_plan(name: str | None, overrides: Sequence[str]) -> Plan:
     check_distinct(cells)
     if any(cell.base["trainer"]["batch_size"] == "auto" for cell in cells):
         raise ZooError("task.batch_size=auto: contestants would train on other data; give a number that fits all")
-    for cell in cells:
-        check_numbers(cell.base)
     baseline = rules["baseline"] or contestants[0]
     if baseline not in contestants and not chooses(checked, "compare.baseline"):
         baseline = contestants[0]  # the preset's own does not compete

@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -87,7 +87,7 @@ def make_run(run: Run, wait: bool = False, alone: bool = False) -> Outcome:
         write_sign(pulse, str(step))
 
     try:
-        return {"status": "finished", "row": make(run, beat, wait)}
+        return {"status": "finished", "row": make(run, beat, wait, keep_refused=True)}
     except Interrupted:
         return {"status": "interrupted", "error": "interrupted"}
     except ZooError as error:
@@ -144,6 +144,14 @@ def _ceiling(accelerator: str, precision: str) -> None:
 
     hardware.set_up(accelerator, None)
     ceiling(accelerator, precision, alone=True)
+
+
+def _refusal(config: Config) -> str | None:
+    """In a worker: why no run of a config can be made, if so."""
+    from zoo.runs.costs import refusal
+
+    prepare()
+    return refusal(config)
 
 
 def _solution(config: Config) -> Config:
@@ -218,6 +226,16 @@ class Pool:
         """The data's hash for each config; none where the task cannot be made."""
         futures = [self.pool.submit(_fingerprint, None, config) for config in configs]
         return [None if future.exception() else future.result() for future in futures]
+
+    def refusal(self, configs: Iterable[Config]) -> str | None:
+        """Say why no config of these can be made, by the first one's words; nothing where one can."""
+        first = None
+        for config in configs:
+            future = self.pool.submit(_refusal, None, config)
+            if future.exception() or future.result() is None:
+                return None  # what an error of another kind means, its runs will show
+            first = first or future.result()
+        return first
 
     def solutions(self, configs: list[Config]) -> list[Config | str]:
         """How each config's budgets are met, or why they cannot be."""

@@ -31,6 +31,11 @@ COSTS = {
 }
 
 
+def place(row: Row) -> str:
+    """Where a run lies, below the folder of its ledger: single runs may come from several folders."""
+    return str(row.get("place", row["id"]))
+
+
 @dataclass(frozen=True)
 class Verdict:
     """What a comparison says of a contestant, beside another on the same task.
@@ -244,7 +249,8 @@ class Standing:
         """How its runs meet a budget, if they have one."""
         met = dict(self.rows[0].get("budget") or {}) if self.rows else {}
         if "seconds" in met:  # what it came to, not what was foreseen
-            met["seconds"] = {**met["seconds"], "reached": self.cost("training_seconds")}
+            reached = fmean(row.get("own", row)["training_seconds"] for row in self.rows)
+            met["seconds"] = {**met["seconds"], "reached": reached}
         parts = [
             f"{name} {value['target']:g} ({value['reached'] / value['target'] - 1:+.2%})"
             for name, value in (met or {}).items()

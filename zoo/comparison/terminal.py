@@ -11,6 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from zoo.base.terminal import in_notebook, notebook_text
 from zoo.comparison.execute import Execution
 from zoo.comparison.ledger import Ledger
 from zoo.comparison.matrix import EXPLAINED, matrix
@@ -31,16 +32,26 @@ def and_more(total: int, what: str, folder: Any, most: int = MOST_SHOWN) -> str:
 
 
 def clock(seconds: float | None) -> str:
-    """Minutes and seconds, or a question mark."""
-    return "?" if seconds is None else f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+    """A span in the units that a person would say: ``45 s``, ``12 min``, ``1 h 24 min``; a question mark for none."""
+    if seconds is None:
+        return "?"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 
 
 class Board:
-    """Overall progress with the time left, and the runs in flight; plain lines where there is no terminal."""
+    """Overall progress with the time left, and the runs in flight; plain lines where there is no terminal.
+
+    In a notebook it is a text in the cell.
+    """
 
     def __init__(self, console: Console) -> None:
         self.console, self.started, self.reported = console, time.monotonic(), -1
-        self.live = Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
+        self.cell = notebook_text() if in_notebook() else None
+        live = console.is_terminal and not self.cell
+        self.live = Live(console=console, refresh_per_second=4, transient=True) if live else None
 
     def __enter__(self) -> Board:
         if self.live:
@@ -53,20 +64,25 @@ class Board:
 
     def update(self, execution: Execution, pool: Pool | None) -> None:
         """Draw the state of things."""
-        head = (
-            f"{execution.done} of {execution.total} runs, {len(execution.failures)} failed, "
-            f"{clock(time.monotonic() - self.started)} so far, about {clock(execution.seconds_left(pool))} left"
-        )
-        if self.live:
+        left = execution.seconds_left(pool)
+        failed = f", {len(execution.failures)} failed" if execution.failures else ""
+        begun = execution.done or left is not None
+        says = f"about {clock(left)} left" if begun else "starting workers, which takes a while"
+        head = f"{execution.done} of {execution.total} runs{failed}, {clock(time.monotonic() - self.started)}, {says}"
+        if self.live or self.cell:
             flights = [
                 f"  {flight.job.stage:6} {flight.job.cell.name}, seed {flight.job.run.config['seed']}, "
                 f"{' '.join(f'{k}={v}' for k, v in flight.job.setting)}  {flight.fraction():.0%}"
                 for flight in (pool.flights.values() if pool else ())
             ]
-            width = max(10, min(40, self.console.width - 10))
+            width = max(10, min(40, self.console.width - len(head) - 1))
             full = round(width * execution.done / max(1, execution.total))
             bar = "█" * full + "░" * (width - full)
-            self.live.update(Text("\n".join([f"{bar} {head}", *flights])))
+            text = "\n".join([f"{bar} {head}", *flights])
+            if self.cell:
+                self.cell(text)
+            elif self.live:
+                self.live.update(Text(text, no_wrap=True, overflow="ellipsis"))
         elif execution.done != self.reported:
             self.reported = execution.done
             self.console.print(head, highlight=False)
@@ -295,6 +311,9 @@ def _cells(ledger: Ledger, ranks: dict[str, tuple[int, int]], place: int, standi
     }
     if any(s.cost("effective_rank") is not None for s in ledger.on(standing.task)):
         found["rank of embeddings"] = quantity(standing.cost("effective_rank"))
+    runs = [*standing.rows, *standing.failed]
+    if len(runs) == 1:
+        found["run"] = runs[0]["id"]
     return found
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from zoo.base.errors import ZooError, close
 from zoo.config.explain import Checked, check
 from zoo.config.hydra import refuse_by_hydra, with_values
+from zoo.config.limits import check_numbers
 from zoo.config.messages import explained
 from zoo.config.schema import ROOT_KEYS, SITES
 from zoo.config.settings import apply
@@ -60,7 +61,11 @@ def composed_of(checked: Checked, config_name: str = "config") -> Config:
 
 
 def resolve(cfg: Any, choices: Mapping[str, Any], overrides: Sequence[str]) -> Config:
-    """Turn Hydra's config into a plain one, with every component in the place where it will be built."""
+    """Turn Hydra's config into a plain one, with every component in the place where it will be built.
+
+    Raises:
+        ZooError: a number is out of the range that can be meant, or a value of a type that its component does not take.
+    """
     from omegaconf import OmegaConf, open_dict
 
     given = {key_of(override) for override in overrides}
@@ -83,6 +88,7 @@ def resolve(cfg: Any, choices: Mapping[str, Any], overrides: Sequence[str]) -> C
     plain["more_probes"] = {
         name: _fill(_probe(name), f"more_probes.{name}", roots, ()) for name in plain["more_probes"]
     }
+    check_numbers(plain)
     return plain
 
 

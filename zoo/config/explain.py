@@ -15,13 +15,13 @@ from typing import Any
 
 from zoo.base.errors import ZooError, close, to_type, unknown
 from zoo.config.hydra import Composed, composed, groups, with_values
-from zoo.config.limits import check_folder
+from zoo.config.limits import check_bounds, check_folder
 from zoo.config.schema import OUTSIDE, ROOT_KEYS, SITES
 from zoo.config.sweep_values import ends, swept
 from zoo.config.tree import key_of, quoted, refuse_foreign
 from zoo.registry.kinds import KINDS, PART_KINDS, PARTS
 from zoo.registry.nodes import COMPONENT
-from zoo.registry.registry import entry
+from zoo.registry.registry import entry, no_such
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,9 @@ def check_sweep(checked: Checked, config_name: str = "config") -> None:
 
 
 def _check_place(cfg: Any) -> None:
-    """Hydra writes to the folder of a sweep before any run of it is made."""
+    """Hydra writes to the folder of a sweep before any run of it is made, so what cannot be meant is refused first."""
     check_folder("experiment", cfg.experiment)
+    check_bounds(cfg)
 
 
 @lru_cache(maxsize=4096)
@@ -235,7 +236,8 @@ class _Checker:
                 if (group, value) in EXTRAS:
                     extra = EXTRAS[group, value]
                     return f'{item.input_line}: it is not installed; type: pip install -e ".[{extra}]"'
-                return f"{item.input_line}: " + unknown(group, value, options, prefix=f"{shown}=")
+                missing = no_such if group in KINDS else unknown
+                return f"{item.input_line}: " + missing(group, value, options, prefix=f"{shown}=")
         return None
 
     def _place(self, item: Any, tree: Mapping[str, Any]) -> tuple[str, str | None]:

@@ -189,7 +189,8 @@ def with_values(base: Composed, values: Sequence[Any]) -> Any:
             else:
                 OmegaConf.update(cfg, key, item.value(), merge=True, force_add=item.is_add() or item.is_force_add())
         except OmegaConfBaseException as error:
-            raise ZooError(f"{item.input_line}: {cause(error)}") from error
+            line = str(item.input_line).lstrip("+")
+            raise ZooError(f"{line}: {cause(error, key, line.partition('=')[2])}") from error
     return cfg
 
 

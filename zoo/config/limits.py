@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from zoo.base.errors import ZooError
@@ -41,7 +42,20 @@ def check_folder(key: str, name: Any) -> None:
 
 
 def check_numbers(config: Config) -> None:
-    """Refuse numbers of a run that cannot be meant.
+    """Refuse numbers of a run, and of its components, that cannot be meant.
+
+    Raises:
+        ZooError: one is too small or too large, or not a number at all.
+    """
+    check_bounds(config)
+    for kind in ("objective", "task", "probe", "optimizer", "schedule"):
+        _check_component(config[kind], kind)
+    for name, node in config["more_probes"].items():
+        _check_component(node, f"more_probes.{name}")
+
+
+def check_bounds(config: Mapping[str, Any]) -> None:
+    """Refuse the run's own numbers where they are out of :data:`BOUNDS`.
 
     Raises:
         ZooError: one is too small or too large, or not a number at all.
@@ -59,10 +73,6 @@ def check_numbers(config: Config) -> None:
         for name, value in factors.items():
             if not 0 <= value < NO_END:
                 raise ZooError(f"roles.{role}.{name}={value}: expected a finite number, at least 0")
-    for kind in ("objective", "task", "probe", "optimizer", "schedule"):
-        _check_component(config[kind], kind)
-    for name, node in config["more_probes"].items():
-        _check_component(node, f"more_probes.{name}")
 
 
 def _check_component(node: Config, place: str) -> None:

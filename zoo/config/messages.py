@@ -64,8 +64,30 @@ def _in_file(lines: Sequence[str]) -> str:
     return f"{key}: {lines[0] if lines else 'it cannot be read'}"
 
 
-def cause(error: BaseException) -> str:
-    """The first line of OmegaConf's complaint about a value, and what was expected instead."""
+EXAMPLES = {
+    "compare.tasks": """a table of each task's overrides, 'compare.tasks={parity:["task=parity"]}'; """
+    "compare.only=[parity] picks some of the tasks that there are",
+    "compare.tune": "a table of the values of each key, compare.tune={optimizer.lr:[1e-3,1e-2]}",
+    "compare.published": "a list of tables, compare.published=[{contestant:...,task:...,value:...,source:...}]",
+    "compare.claims": "a list of tables, compare.claims=[{says:...,better:...,than:...}]",
+}
+"""What to type for keys that hold more than one value, where the key alone does not say it."""
+
+
+def cause(error: BaseException, key: str = "", value: str = "") -> str:
+    """The first line of OmegaConf's complaint about a value, and what was expected instead.
+
+    Args:
+        error: what OmegaConf raised.
+        key: that the value was given for, where it is known.
+        value: as it was typed.
+    """
+    shape = re.search(r"is not a (ListConfig|DictConfig)|Cannot merge (DictConfig|ListConfig) with", str(error))
+    example = next((text for name, text in EXAMPLES.items() if key == name or key.startswith(f"{name}.")), "")
+    if shape and example:
+        return f"expected {example}"
+    if shape and key and "ListConfig" in shape[0]:
+        return f"expected a list, such as {key}=[{value}]"
     text = str(error).strip().split("\n")[0].rstrip(".")
     kind = {"Integer": "int", "Float": "float", "Boolean": "true or false", "String": "str"}
     wanted = re.search(r"could not be converted to (\w+)", text)

@@ -119,7 +119,7 @@ class RunConfig:
     gradient_clip: float | None = 1.0
     start_from: str | None = None
     more_probes: list[str] = field(default_factory=list)
-    log_every: int = 25
+    log_every: int | None = None
     evaluate_every: int | None = None
     runs: str = "runs"
     experiment: str = "train"

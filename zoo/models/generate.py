@@ -31,11 +31,45 @@ class GenerateOptions:
     examples: int = 5
 
 
-def run_generate(folder: Path, options: GenerateOptions) -> None:
-    """Print what the model of a finished run writes.
+def generate_texts(
+    run: Any,
+    *prompts: str,
+    tokens: int | None = None,
+    beams: int = 1,
+    temperature: float = 0.0,
+    seed: int = 0,
+) -> list[str]:
+    """Continue texts by the model of a finished run. (This is ``zoo.generate``.)
+
+    ``zoo.generate("runs/train/<id>", "To be")`` is ``zoo generate runs/train/<id> --prompt "To be"``.
+
+    Args:
+        run: the folder of the run, or what ``zoo.train`` returned.
+        prompts: texts to continue, at least one; tokens by their numbers where the task has no text.
+        tokens: the most tokens to write; by default half of the longest sequence, or the longest answer.
+        beams: how many likeliest continuations are followed; 1 takes the likeliest token each time.
+        temperature: of the softmax that tokens are drawn from; 0 draws nothing.
+        seed: of the draws.
+
+    Returns:
+        What was written, a text for each prompt.
 
     Raises:
-        ZooError: there is no such run, its model does not decode, or a prompt cannot be read.
+        ZooError: there is no such run, its model does not write, or a prompt cannot be read.
+    """
+    folder = Path(getattr(run, "folder", run))
+    model, task = _writer(folder)
+    if not prompts:
+        raise ZooError(f"zoo.generate({str(folder)!r}): give at least one prompt")
+    options = GenerateOptions(list(prompts), tokens, beams, temperature, seed)
+    return [task.decode(written[0][0]) for written in _continued(model, task, options)]
+
+
+def _writer(folder: Path) -> tuple[Any, Task]:
+    """The model and the task of a finished run that writes.
+
+    Raises:
+        ZooError: there is no such run, or its model does not decode.
     """
     run = finished(folder)
     model, task = model_of(run), task_of(run)
@@ -45,13 +79,31 @@ def run_generate(folder: Path, options: GenerateOptions) -> None:
             f"{folder} was trained with objective={name} on task={run.row['task']}, and writes nothing; expected a run "
             f"with objective=next_token, next_latent or sequence_to_sequence on text or on a task of two sequences"
         )
+    return model, task
+
+
+def _continued(model: Any, task: Task, options: GenerateOptions) -> list[list[Scored]]:
+    """What the model writes after each prompt of the options.
+
+    Raises:
+        ZooError: a prompt is empty or cannot be read.
+    """
+    prompts = [user_error(task.encode, text) for text in options.prompts]
+    for text, tokens in zip(options.prompts, prompts, strict=True):
+        if not tokens:
+            raise ZooError(f"the prompt {text!r} is empty; give at least one token")
+    return _write(model, task, prompts, options.tokens or _tokens(task), options)
+
+
+def run_generate(folder: Path, options: GenerateOptions) -> None:
+    """Print what the model of a finished run writes.
+
+    Raises:
+        ZooError: there is no such run, its model does not decode, or a prompt cannot be read.
+    """
+    model, task = _writer(folder)
     if options.prompts:
-        prompts = [user_error(task.encode, text) for text in options.prompts]
-        for text, tokens in zip(options.prompts, prompts, strict=True):
-            if not tokens:
-                raise ZooError(f"the prompt {text!r} is empty; give at least one token")
-        many = options.tokens or _tokens(task)
-        for text, written in zip(options.prompts, _write(model, task, prompts, many, options), strict=True):
+        for text, written in zip(options.prompts, _continued(model, task, options), strict=True):
             say(f"{text} -> {task.decode(written[0][0])}")
             for other, score in written[1:]:
                 say(f"{' ' * len(text)}    {task.decode(other)}  ({score:.3f})")

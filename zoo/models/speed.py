@@ -69,6 +69,17 @@ class Curve:
         over = sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True))
         return over / sum((a - mean_x) ** 2 for a in x)
 
+    def exponent_interval(self, what: str) -> tuple[float, float] | None:
+        """95 % of the exponents that rounds drawn anew give."""
+        source = random.Random(0)
+        drawn = [_redrawn(self, what, source).exponent(what) for _ in range(REDRAWS)]
+        return _middle([each for each in drawn if each is not None]) if None not in drawn else None
+
+    def exponent_said(self, what: str) -> str:
+        """The exponent with its interval, as ``0.98 (0.91 to 1.04)``; empty where there are too few lengths."""
+        value, interval = self.exponent(what), self.exponent_interval(what)
+        return "" if value is None or interval is None else f"{value:.2f} ({interval[0]:.2f} to {interval[1]:.2f})"
+
 
 def decoder(words: Sequence[str], longest: int) -> nn.Module:
     """A model that decodes, untrained, told that a sequence may have ``longest`` tokens.
@@ -153,9 +164,12 @@ class Crossing:
     Attributes:
         what: ``prefill`` or ``decode``.
         first, second: the contestants.
-        length: the length from which on ``ahead`` is faster; none where it is throughout, or nobody is named.
+        length: the length at which the fits meet; none where they do not within what was measured, or nobody is named.
         ahead: who is faster at the longest length; empty where rounds drawn anew do not agree on it.
         interval: 95 % of the lengths that rounds drawn anew give.
+        ratio: the median seconds of the slower over those of the faster, at the longest length.
+        ratio_interval: 95 % of these that rounds drawn anew give; where it holds 1, nobody is named.
+        apart_from: the measured length from which on the interval at each measured one says the same.
     """
 
     what: str
@@ -164,6 +178,9 @@ class Crossing:
     length: float | None
     ahead: str
     interval: tuple[float, float] | None = None
+    ratio: float = 1.0
+    ratio_interval: tuple[float, float] = (1.0, 1.0)
+    apart_from: int | None = None
 
 
 REDRAWS = 200
@@ -172,28 +189,73 @@ SURE = 0.975
 
 
 def crossings(curves: Sequence[Curve], what: str) -> list[Crossing]:
-    """For each pair, the length within those measured from which another one is faster; none where none is.
+    """For each pair, who is faster at the longest length and by how much, and where their fits meet.
 
-    The rounds of each length are drawn anew with replacement, 200 times. One of a pair is named where it is faster at
-    the longest length in at least 97.5 % of the draws.
+    The rounds of each length are drawn anew with replacement, 200 times. One of a pair is named where at least 97.5 %
+    of the draws agree: of the medians at the longest length, and of the fits there.
     """
     source = random.Random(0)
-    again = {id(curve): [_redrawn(curve, what, source).fit(what) for _ in range(REDRAWS)] for curve in curves}
+    drawn = {id(curve): [_redrawn(curve, what, source) for _ in range(REDRAWS)] for curve in curves}
+    fits = {key: [each.fit(what) for each in again] for key, again in drawn.items()}
+    medians = {key: [each.medians(what) for each in again] for key, again in drawn.items()}
     found = []
     for one, other in combinations(curves, 2):
         low, high = one.points[0].length, one.points[-1].length
         root, first = _meet(one.fit(what), other.fit(what), low, high)
-        measured = one.medians(what)[-1] - other.medians(what)[-1]  # a fit may miss what it was fitted to
-        draws = [_meet(a, b, low, high) for a, b in zip(again[id(one)], again[id(other)], strict=True)]
+        swap = one.medians(what)[-1] > other.medians(what)[-1]
+        slower, faster = (one, other) if swap else (other, one)
+        ratios = [
+            [b / a for b, a in zip(them, us, strict=True)]
+            for them, us in zip(medians[id(slower)], medians[id(faster)], strict=True)
+        ]
+        bounds = [_middle([draw[place] for draw in ratios]) for place in range(len(one.points))]
+        ratio = slower.medians(what)[-1] / faster.medians(what)[-1]
+        draws = [_meet(a, b, low, high) for a, b in zip(fits[id(one)], fits[id(other)], strict=True)]
         agreed = sum(ahead == first for _, ahead in draws) / len(draws)
-        if agreed < SURE or measured == 0 or (measured < 0) != first:
-            found.append(Crossing(what, one.contestant, other.contestant, None, ""))
+        if agreed < SURE or bounds[-1][0] <= 1 or (faster is one) != first:  # a fit may miss what it was fitted to
+            none = Crossing(what, one.contestant, other.contestant, None, "", None, ratio, bounds[-1])
+            found.append(none)
             continue
-        roots = sorted(each or low for each, ahead in draws if ahead == first)
-        interval = (roots[int(0.025 * len(roots))], roots[int(0.975 * len(roots))])
-        name = one.contestant if first else other.contestant
-        found.append(Crossing(what, one.contestant, other.contestant, root, name, interval if root else None))
+        roots = [each or low for each, ahead in draws if ahead == first]
+        apart = None
+        for point, bound in zip(reversed(one.points), reversed(bounds), strict=True):
+            if bound[0] <= 1:
+                break
+            apart = point.length
+        interval = _middle(roots) if root else None
+        found.append(
+            Crossing(
+                what, one.contestant, other.contestant, root, faster.contestant, interval, ratio, bounds[-1], apart
+            )
+        )
     return found
+
+
+def _middle(values: Sequence[float]) -> tuple[float, float]:
+    """The middle 95 % of values."""
+    ranked = sorted(values)
+    return ranked[int((1 - SURE) * len(ranked))], ranked[min(len(ranked) - 1, int(SURE * len(ranked)))]
+
+
+def said(crossing: Crossing, lengths: Sequence[int]) -> str:
+    """What a pair's times say, in a sentence with an interval for each figure."""
+    low, high = crossing.ratio_interval
+    at = f"at {lengths[-1]:,} tokens"
+    if not crossing.ahead:
+        return (
+            f"{crossing.first} and {crossing.second} are not told apart {at}: one is "
+            f"{crossing.ratio:.3g} times ({low:.3g} to {high:.3g}) as fast"
+        )
+    behind = crossing.second if crossing.ahead == crossing.first else crossing.first
+    text = f"{crossing.ahead} is {crossing.ratio:.3g} times ({low:.3g} to {high:.3g}) as fast as {behind} {at}"
+    if crossing.apart_from == lengths[0]:
+        return f"{text}, and faster at every length that was measured"
+    if crossing.apart_from is not None and crossing.apart_from < lengths[-1]:
+        text += f", and told apart from {crossing.apart_from:,} tokens on"
+    if crossing.length is not None and crossing.interval is not None:
+        low, high = crossing.interval
+        text += f"; their fits meet at about {crossing.length:,.0f} tokens ({low:,.0f} to {high:,.0f})"
+    return text
 
 
 def _redrawn(curve: Curve, what: str, source: random.Random) -> Curve:

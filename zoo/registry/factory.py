@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from zoo.base.errors import ZooError
@@ -13,6 +15,18 @@ from zoo.registry.signature import REQUIRED
 
 KIND_OF = "component_kind"
 """The attribute by which a built module says which kind of component it is."""
+_WATCHERS: ContextVar[list[tuple[Mapping[str, Any], Any]] | None] = ContextVar("watchers", default=None)
+
+
+@contextmanager
+def watched() -> Iterator[list[tuple[Mapping[str, Any], Any]]]:
+    """Meanwhile, note every component that is built, with the node of the config that it was built from."""
+    found: list[tuple[Mapping[str, Any], Any]] = []
+    token = _WATCHERS.set(found)
+    try:
+        yield found
+    finally:
+        _WATCHERS.reset(token)
 
 
 class Factory:
@@ -30,6 +44,7 @@ class Factory:
         wraps: Mapping[str, Callable[[Factory], Callable[..., Any]]] | None = None,
     ) -> None:
         self.kind, self.name = config[COMPONENT].split("/", 1)
+        self.source = config
         self.config, self.facts, self.wraps = dict(config), dict(facts or {}), dict(wraps or {})
         self._instead: Callable[..., Any] | None = None
 
@@ -80,10 +95,14 @@ class Factory:
                     )
             else:
                 arguments[name] = self.config[name]
+        watchers = _WATCHERS.get()
         stand_in = getattr(self.target, "for_place", lambda facts: None)(facts)
         if stand_in is not None:
             return stand_in
-        return _made(self.kind, self.name, self.target(**arguments))
+        built = _made(self.kind, self.name, self.target(**arguments))
+        if watchers is not None:
+            watchers.append((self.source, built))
+        return built
 
     def _child(self, node: Mapping[str, Any], facts: Mapping[str, Any]) -> Factory:
         """The factory of a component within this one; another stands in for it where its kind is wrapped."""

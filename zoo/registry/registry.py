@@ -10,10 +10,10 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from zoo.base.errors import NameTaken, ZooError, unknown
+from zoo.base.errors import NameTaken, ZooError, close, unknown
 from zoo.registry.kinds import KINDS, Entry
 from zoo.registry.signature import Parameter, from_callable
 
@@ -137,6 +137,13 @@ def entries(kind: str | None = None) -> list[Entry]:
     return [entry for key, entry in sorted(_entries.items()) if kind in (None, key[0])]
 
 
+def no_such(kind: str, name: str, options: Sequence[str], prefix: str) -> str:
+    """The message for a component that does not exist; one that resembles no other may be in a plugin of the user's."""
+    said = unknown(kind, name, options, prefix=prefix)
+    own = f" If {name} is your own, say which file or module it is in: export ZOO_PLUGINS=./my_{kind}.py"
+    return said if close(name, options) else said + own
+
+
 def entry(kind: str, name: str) -> Entry:
     """One component's entry.
 
@@ -145,7 +152,7 @@ def entry(kind: str, name: str) -> Entry:
     """
     found = _entries.get((kind, name))
     if found is None:
-        raise ZooError(unknown(kind, name, [e.name for e in entries(kind)], prefix=f"{kind}="))
+        raise ZooError(no_such(kind, name, [e.name for e in entries(kind)], f"{kind}="))
     return found
 
 

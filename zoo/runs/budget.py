@@ -123,9 +123,6 @@ def settle(config: Config, keep: bool = True) -> Config:
     config = _with_batch(config, keep)
     if not wanted(config):
         return config
-    from zoo.config.limits import check_numbers
-
-    check_numbers(config)
     return {**config, **_kept(config, key_of(config), lambda: _solve(config), keep)}
 
 

@@ -13,11 +13,12 @@ import torch
 from torch import nn
 
 from zoo.base.contracts import Task
+from zoo.base.errors import ZooError
 from zoo.config.tree import Config
 from zoo.measure import memory
 from zoo.measure.flops import per_token
 from zoo.training import hardware
-from zoo.training.build import active_parameters, make_objective, make_task, parameters
+from zoo.training.build import active_parameters, make_objective, make_probes, make_task, parameters, trains
 
 LEAST_SECONDS, LEAST_STEPS, MOST_STEPS, WARM_UP = 2.0, 10, 400, 3
 """A step is timed for at least so long and so often, after a few that are not."""
@@ -47,6 +48,25 @@ def _without_numbers(config: Config, task: Task) -> nn.Module:
             return make_objective(config, task)
     except (NotImplementedError, RuntimeError):
         return make_objective(config, task)
+
+
+def refusal(config: Config) -> str | None:
+    """Say why no run of this config can be made, or nothing where its task, model and optimizer can be built.
+
+    The model is built without numbers, so it takes no memory and next to no time.
+    """
+    from zoo.training.trainer import make_loop
+
+    try:
+        task = make_task(config)
+        objective = _without_numbers(config, task)
+        probes = make_probes(config, objective, task)
+        loop = make_loop(config, objective, task, lambda step, values: None, probes)
+        if trains(objective):
+            loop.configure_optimizers()
+    except ZooError as error:
+        return str(error)
+    return None
 
 
 def step_costs(config: Config) -> dict[str, float]:

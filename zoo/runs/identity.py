@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import json
+import os
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from hashlib import sha256
@@ -48,7 +49,7 @@ def run_id(config: Config, code: Mapping[str, str] | None = None) -> str:
 
 def basis(config: Config, code: Mapping[str, str] | None = None) -> dict[str, Any]:
     """All that determines the result of a run."""
-    found = {key: config[key] for key in DETERMINING}
+    found = {key: config[key] for key in DETERMINING} | {"task": _with_short_paths(config["task"])}
     found["trainer"] = {key: config["trainer"][key] for key in TRAINER}
     if config["trainer"]["devices"] > 1:  # sums are taken in another order
         found["trainer"] |= {key: config["trainer"][key] for key in ("devices", "strategy")}
@@ -56,6 +57,18 @@ def basis(config: Config, code: Mapping[str, str] | None = None) -> dict[str, An
     if config.get("start_from") is not None:
         found["start_from"] = _started_from(Path(config["start_from"]))
     return found
+
+
+def _with_short_paths(node: Any) -> Any:
+    """A part of a config in which a path of something here is written as from here, for it is one file either way."""
+    if isinstance(node, dict):
+        return {key: _with_short_paths(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_with_short_paths(value) for value in node]
+    if not isinstance(node, str) or os.sep not in node or not os.path.exists(node):
+        return node
+    inside = Path(os.path.abspath(node)).is_relative_to(Path.cwd())
+    return os.path.relpath(node) if inside else os.path.abspath(node)
 
 
 def _started_from(folder: Path) -> list[str]:

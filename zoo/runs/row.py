@@ -91,6 +91,15 @@ class FailedRow(StartedRow):
     """The step whose loss was not finite."""
 
 
+class Own(TypedDict):
+    """What the run cost by itself, where it started from another."""
+
+    steps: Count
+    tokens: Number
+    training_flops: Number
+    training_seconds: Number
+
+
 class FinishedRow(StartedRow):
     """The row of a finished run."""
 
@@ -121,10 +130,12 @@ class FinishedRow(StartedRow):
 
     steps: Count
     learning_rate: Figure | None
+    own: NotRequired[Own]
+    """What this run alone cost, where it started from another (``start_from``); else it is what stands here."""
     tokens: Number
-    """Of training, all steps together."""
+    """Of training, all steps together, with those of the runs that it started from."""
     training_flops: Number
-    """Of all steps together, counted."""
+    """Of all these steps together, counted."""
     forward_flops_per_token: NotRequired[Number]
     parameters: Count
     active_parameters: Number
@@ -147,7 +158,7 @@ class FinishedRow(StartedRow):
     """Of the fastest matrix multiply measured on this device, how much training made use of."""
     loss_spikes: NotRequired[dict[str, Any]]
     training_seconds: Number
-    """Without evaluation and checkpoints."""
+    """Without evaluation and checkpoints, with that of the runs that it started from."""
     starting_seconds: NotRequired[Number]
     """Of the first steps, in which libraries start."""
     wall_seconds: Number

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.config.hydra import prepare
-from zoo.config.limits import check_folder
+from zoo.config.limits import check_folder, check_numbers
 from zoo.config.tree import Config
 from zoo.registry.nodes import COMPONENT
 from zoo.runs.budget import settle
@@ -78,10 +78,12 @@ def settled(config: Config) -> Run:
     """Meet the run's budgets, then name it.
 
     Raises:
-        ZooError: a budget cannot be met, or the run would write beside the folder of its runs.
+        ZooError: a number cannot be meant, a budget cannot be met, or the run would write beside the folder of its
+            runs.
     """
     prepare()
     check_folder("experiment", config["experiment"])
+    check_numbers(config)  # Python may have changed them since they were composed
     return planned(settle(config))
 
 

@@ -16,7 +16,7 @@ from zoo.base.errors import Diverged
 from zoo.measure import choices, embeddings, memory, weights
 from zoo.measure.flops import per_token
 from zoo.measure.metrics import asks, metric
-from zoo.runs.finished import start
+from zoo.runs.finished import finished, start
 from zoo.runs.row import Row
 from zoo.runs.run import Run
 from zoo.training import hardware
@@ -221,6 +221,15 @@ class Session:
         found = self.loop.embeddings
         return {**found, "collapse": embeddings.collapse(found, self.config["dim"])} if found else None
 
+    def _charged(self, tokens: float, seconds: float) -> Row:
+        """What training cost: with that of the run that it started from, and then by itself too."""
+        own = {"tokens": tokens, "training_flops": self.training_flops * tokens, "training_seconds": round(seconds, 3)}
+        if self.config.get("start_from") is None:
+            return own
+        before = finished(Path(self.config["start_from"])).row
+        whole = {key: value + before[key] for key, value in own.items()}
+        return {**whole, "own": {"steps": self.steps, **own}}
+
     def _row(self, results: dict[str, dict[str, float]], peak: int | None) -> Row:
         task, seconds = self.task, self.keeper.trained_seconds
         own_question = not self.probes and bool(asks(self.objective))
@@ -249,15 +258,13 @@ class Session:
             **self.stored,
             "choices": choices.specialisation(self.objective, task, next(self.objective.parameters()).device),
             "forward_flops_per_token": self.forward_flops,
-            "training_flops": self.training_flops * tokens,
-            "tokens": tokens,
+            **self._charged(tokens, seconds),
             "budget": self.config.get("budget_met", {}),
             "state_bytes": memory.decoding_state_bytes(self.objective, task.facts(), self.loop.device),
             "state_length": length,
             "state_bytes_by_length": memory.state_bytes_by_length(self.objective),
             "loss_spikes": {"count": self.loop.losses.spiked, "largest": self.loop.losses.spikes},
             "peak_memory_bytes": peak,
-            "training_seconds": round(seconds, 3),
             "starting_seconds": round(self.keeper.starting_seconds, 3),
             **self._share(self._speed()),
             "wall_seconds": round(time.monotonic() - self.started, 3),

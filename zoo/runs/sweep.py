@@ -29,6 +29,7 @@ from zoo.config.tree import Config, chooses, refuse_repeated
 from zoo.runs import heartbeat
 from zoo.runs.identity import run_id
 from zoo.runs.run import settled
+from zoo.runs.shorter import about_shorter
 from zoo.training.processes import count
 
 FAILURES = "hydra.sweeper.max_failure_rate"
@@ -230,6 +231,12 @@ class _Job:
         return [found[number] for number in sorted(found)]
 
 
+def _seconds(row: dict[str, Any]) -> str:
+    """How long a run trained, and how long with those that it started from."""
+    own, whole = row.get("own", row)["training_seconds"], row["training_seconds"]
+    return f"{own:.1f} s of training" + (f", {whole:.1f} s with what it started from" if "own" in row else "")
+
+
 def _is_basic(sweeper: Any) -> bool:
     return str(sweeper.get("_target_", "")).endswith("BasicSweeper")
 
@@ -247,9 +254,11 @@ def one_run(config: Config, multirun: bool) -> float | None:
         say(describe(config))
     if multirun:
         say(f"{config['label']}, seed {config['seed']}")
+    elif said := about_shorter(run):
+        say(said, error=True)
     row = make(run)
     score = row["test"][row["metric"]]
-    state = "finished before" if row.get("skipped") else f"{row['training_seconds']:.1f} s of training"
+    state = "finished before" if row.get("skipped") else _seconds(row)
     harder = "".join(f", {name}: {values[row['metric']]:.4f}" for name, values in row["test_harder"].items())
     say(f"test {row['metric']} {score:.4f}{harder} ({state}; {row['parameters']:,} parameters)\n{run.folder}")
     value: float = row["validation"][row["metric"]]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import traceback
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -13,14 +15,15 @@ from filelock import FileLock, Timeout
 from zoo.base.errors import Diverged, RunFailed, ZooError
 from zoo.base.files import atomic, own_folder, sweep, write_json, write_yaml
 from zoo.config.hydra import prepare
-from zoo.config.limits import check_numbers
 from zoo.config.tree import Config
 from zoo.runs.row import Row, read_row
 from zoo.runs.run import Run, placed, settled
+from zoo.runs.shorter import about_shorter
+from zoo.runs.trained import Trained
 from zoo.training.processes import count, launch, rank
 
 
-def train(config: Config, beat: Callable[[int], None] | None = None, wait: bool = False) -> Row:
+def train(config: Config, beat: Callable[[int], None] | None = None, wait: bool = False) -> Trained:
     """Train and test one run, or return the row of an equal run that is finished already.
 
     The run's folder is ``runs/experiment/id``: ``config.yaml``, ``metrics.csv``, ``checkpoints/last.ckpt`` and, at
@@ -31,21 +34,35 @@ def train(config: Config, beat: Callable[[int], None] | None = None, wait: bool 
         beat: told the step about once a second.
         wait: for another process that is making the same run, whose row is returned then; else that is refused.
 
+    Returns:
+        The run's row (:mod:`zoo.runs.row`) as a dict, with its ``folder``; a notebook shows its scores and its curve.
+
     Raises:
-        ZooError: the config cannot work; nothing was run, and the row says so.
+        ZooError: the config cannot work; nothing was run, and nothing is left of it.
         RunFailed: it started and failed; the row and ``error.txt`` say why.
     """
-    return make(settled(config), beat, wait)
+    run = settled(config)
+    if said := about_shorter(run):
+        warnings.warn(said, stacklevel=2)
+    return Trained(make(run, beat, wait), run.folder)
 
 
-def make(run: Run, beat: Callable[[int], None] | None = None, wait: bool = False) -> Row:
-    """:func:`train`, for a run whose budgets are met and whose name is known."""
-    folder = run.folder
+def make(run: Run, beat: Callable[[int], None] | None = None, wait: bool = False, keep_refused: bool = False) -> Row:
+    """:func:`train`, for a run whose budgets are met and whose name is known.
+
+    Args:
+        run: what to make.
+        beat: told the step about once a second.
+        wait: for another process that is making the same run.
+        keep_refused: write the row of a run that was refused too, as a comparison does, where it stays visible.
+    """
+    folder, fresh = run.folder, False
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / "lock")
         if rank() == 0:
             lock.acquire(timeout=-1 if wait else 0)
+            fresh = not (folder / "config.yaml").exists()
             sweep(folder)
             sweep(own_folder(folder / "checkpoints"))
             write_yaml(folder / "config.yaml", run.config)
@@ -54,15 +71,35 @@ def make(run: Run, beat: Callable[[int], None] | None = None, wait: bool = False
     except OSError as error:
         where = error.filename or folder
         raise ZooError(f"runs={run.config['runs']}: cannot write to {where}: {error.strerror}") from error
+    refused = False
     try:
-        return _make_locked(run, beat)
+        return _make_locked(run, beat, keep_refused)
+    except ZooError as error:
+        refused = fresh and not keep_refused and _is_refusal(error, run)
+        raise
     finally:
         if rank() == 0:
             lock.release()
             (folder / "lock").unlink(missing_ok=True)
+        if refused:
+            _leave_nothing(run)
 
 
-def _make_locked(run: Run, beat: Callable[[int], None] | None) -> Row:
+def _is_refusal(error: Exception, run: Run) -> bool:
+    """Whether an error says that a run cannot be made as it was asked for, before a step of it was kept."""
+    known = isinstance(error, ZooError) and not isinstance(error, RunFailed)
+    return known and not any((run.folder / "checkpoints").glob("*"))
+
+
+def _leave_nothing(run: Run) -> None:
+    """Remove the folder of a run that was refused, and those that were made for it alone."""
+    shutil.rmtree(run.folder, ignore_errors=True)
+    with suppress(OSError):  # others have runs there
+        for folder in (run.folder.parent, run.folder.parent.parent):
+            folder.rmdir()
+
+
+def _make_locked(run: Run, beat: Callable[[int], None] | None, keep_refused: bool) -> Row:
     old = read_row(run.folder / "result.json")
     finished = old is not None and old["status"] == "finished"
     try:
@@ -71,7 +108,6 @@ def _make_locked(run: Run, beat: Callable[[int], None] | None) -> Row:
         from zoo.training.trainer import quiet
 
         quiet()
-        check_numbers(run.config)
         run = placed(run)
         if old is not None and finished and is_current(old, run):
             return {**old, "skipped": True}
@@ -91,7 +127,8 @@ def _make_locked(run: Run, beat: Callable[[int], None] | None) -> Row:
         reason = str(error) if known else f"{type(error).__name__}: {error}"
         if not known:
             reason = _about_memory(error, run.config) or reason
-        if not finished:  # a finished result is not lost because its data cannot be read today
+        dropped = _is_refusal(error, run) and not keep_refused
+        if not finished and not dropped:  # a finished result is not lost because its data cannot be read today
             at = {"diverged_at": error.step} if isinstance(error, Diverged) else {}
             _write_failure(run, reason, traceback.format_exc(), at)
         if known:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from inspect import isfunction
 from types import ModuleType
@@ -31,6 +32,20 @@ def laws_in(module: ModuleType) -> list[Check]:
     return [each for name, each in found if isfunction(each) and each.__module__ == module.__name__ and name[0] != "_"]
 
 
+class BrokenShape(AssertionError):
+    """An output has not the shape of its input, so no other law can be asked."""
+
+
+def same_shape(y: Tensor, x: Tensor) -> None:
+    """Assert that an output has its input's shape.
+
+    Raises:
+        BrokenShape: it has not.
+    """
+    if y.shape != x.shape:
+        raise BrokenShape(f"given {tuple(x.shape)}, returned {tuple(y.shape)}")
+
+
 def inputs(batch: int = 2, length: int | None = None, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
     """Random vectors, (B, L, D), the same on every device.
 
@@ -47,8 +62,14 @@ def close(actual: Tensor, expected: Tensor, tolerance: float, where: str) -> Non
     """
     if tolerance and actual.is_cuda and actual.dtype == torch.float32:
         tolerance = max(tolerance, 1e-4)
+    differ = re.compile(r"Tensor-likes are not (?:close|equal)!")
     torch.testing.assert_close(
-        actual, expected, rtol=tolerance, atol=tolerance, check_dtype=False, msg=lambda text: where + text
+        actual,
+        expected,
+        rtol=tolerance,
+        atol=tolerance,
+        check_dtype=False,
+        msg=lambda text: where + differ.sub("the two differ", text),
     )
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from zoo.nn import select_rows, tensors_of
 from zoo.testing import parts
-from zoo.testing.common import close, ends, inputs, seeded
+from zoo.testing.common import close, ends, inputs, same_shape, seeded
 from zoo.testing.parts import LENGTH
 
 
@@ -25,7 +25,7 @@ def cross_treats_each_token_alone(name: str) -> None:
     cross, (memory_BMD, mask_BM) = parts.part("cross", name, dtype=torch.float64), _memory()
     x_BLD = inputs(3, dtype=torch.float64)
     whole = cross(x_BLD, cross.read(memory_BMD, mask_BM))
-    assert whole.shape == x_BLD.shape
+    same_shape(whole, x_BLD)
     for row in range(3):
         state = cross.read(memory_BMD[row : row + 1], mask_BM[row : row + 1])
         pieces = [cross(piece, state) for piece in x_BLD[row : row + 1].split([1, 5, LENGTH - 6], 1)]

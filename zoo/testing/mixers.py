@@ -12,7 +12,7 @@ from torch import Tensor
 
 from zoo.nn import select_rows, state_bytes, tensors_of
 from zoo.testing import parts
-from zoo.testing.common import call, close, inputs, seeded, sized
+from zoo.testing.common import call, close, inputs, same_shape, seeded, sized
 from zoo.testing.parts import DIM, LENGTH
 
 
@@ -40,12 +40,15 @@ def mixer_keeps_shape(name: str) -> None:
     mixer = parts.part("mixer", name)
     for x_BLD in (inputs(2), inputs(1, 1), inputs(3, min(7, parts.length()))):
         y_BLD, state = mixer(x_BLD)
-        assert y_BLD.shape == x_BLD.shape, f"given {tuple(x_BLD.shape)}, returned {tuple(y_BLD.shape)}"
+        same_shape(y_BLD, x_BLD)
         assert state is None, "without a state, nothing may be kept"
 
 
 def mixer_takes_no_tokens(name: str) -> None:
-    """A piece without tokens gives none, and leaves the state as it was."""
+    """A piece without tokens gives none, and leaves the state as it was.
+
+    Mend: take the last of the state and the piece together, for a piece may be empty.
+    """
     mixer = parts.part("mixer", name, dtype=torch.float64)
     empty_BLD, x_BLD = inputs(2, 0, torch.float64), inputs(2, dtype=torch.float64)
     assert mixer(empty_BLD)[0].shape == (2, 0, DIM), "without a state"
@@ -55,7 +58,10 @@ def mixer_takes_no_tokens(name: str) -> None:
 
 @sized
 def mixer_obeys_the_law_of_splitting(name: str) -> None:
-    """Fed whole, or cut anywhere with the state carried over: the same outputs."""
+    """Fed whole, or cut anywhere with the state carried over: the same outputs.
+
+    Mend: start from the state that is given, and return one that holds what later tokens need of those so far.
+    """
     rng = random.Random(0)
     for dtype, tolerance in ((torch.float64, 1e-10), (torch.float32, 2e-5)):
         mixer = parts.part("mixer", name, dtype=dtype)
@@ -65,12 +71,31 @@ def mixer_obeys_the_law_of_splitting(name: str) -> None:
             for _ in range(6):
                 cuts = _cuts(x_BLD.shape[1], rng)
                 where = f"batch {x_BLD.shape[0]}, {dtype}, pieces of {cuts} tokens: "
-                close(_decoded(mixer, x_BLD, cuts), whole, tolerance, where)
+                try:
+                    close(_decoded(mixer, x_BLD, cuts), whole, tolerance, where)
+                except AssertionError as error:
+                    raise AssertionError(f"{_about_state(mixer, x_BLD)}{error}") from error
+
+
+def _about_state(mixer: Any, x_BLD: Tensor) -> str:
+    """What is plainly wrong with the state that a mixer returns after a token, in a line; empty if nothing is."""
+    given = mixer.init_state(x_BLD.shape[0], LENGTH, parts.device(), x_BLD.dtype)
+    before = [tensor.clone() for tensor in tensors_of(given)]
+    _, returned = mixer(x_BLD[:, :1], given)
+    after = list(tensors_of(returned))
+    if returned is None:
+        return "it returned no state, though it was given one\n"
+    if before and len(before) == len(after) and all(map(torch.equal, before, after)):
+        return "the state that it returned equals the one that it was given, so it keeps nothing of the token\n"
+    return ""
 
 
 @sized
 def mixer_does_not_see_the_future(name: str) -> None:
-    """No output changes with a later input, nor has a gradient to it; also in training, with the same draws."""
+    """No output changes with a later input, nor has a gradient to it; also in training, with the same draws.
+
+    Mend: mix over earlier tokens alone: a causal mask, a cumulative sum, padding on the left of a convolution.
+    """
     mixer = parts.part("mixer", name, dtype=torch.float64)
     x_BLD = inputs(dtype=torch.float64)
     length = x_BLD.shape[1]
@@ -115,7 +140,10 @@ def mixer_goes_on_beyond_its_length(name: str) -> None:
 
 
 def mixer_state_is_bounded_by_what_it_says(name: str) -> None:
-    """A state keeps its size in bytes as tokens pass, in float32 and in bfloat16: what it declares is what it holds."""
+    """A state keeps its size in bytes as tokens pass, in float32 and in bfloat16: what it declares is what it holds.
+
+    Mend: let ``init_state`` make tensors of the final shape and dtype, and clone what is a view of something larger.
+    """
     for dtype in (torch.float32, torch.bfloat16):
         mixer = parts.part("mixer", name)
         state = mixer.init_state(2, LENGTH, parts.device(), dtype)
@@ -136,7 +164,10 @@ def mixer_state_is_bounded_by_what_it_says(name: str) -> None:
 
 
 def mixer_state_follows_its_sequences(name: str) -> None:
-    """A state from which some sequences are taken, in another order, continues as those sequences do."""
+    """A state from which some sequences are taken, in another order, continues as those sequences do.
+
+    Mend: put the batch first in every tensor of the state.
+    """
     mixer = parts.part("mixer", name, dtype=torch.float64)
     x_BLD = inputs(3, dtype=torch.float64)
     whole = _decoded(mixer, x_BLD, [10, LENGTH - 10])

@@ -11,6 +11,8 @@ from unittest import SkipTest
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from zoo.base.contracts import HasInactiveParameters
 from zoo.testing import parts
@@ -38,6 +40,8 @@ def module_treats_each_example_alone(kind: str, name: str) -> str | None:
 
     A module that shares something among a batch's tokens by design, in training only, declares it:
     ``couples_training``.
+
+    Mend: take means and norms over the last dimension, and keep the batch first in every reshape.
     """
     module, x_BLD = parts.part(kind, name, dtype=torch.float64), inputs(4, dtype=torch.float64)
     last = x_BLD.shape[0] - 1
@@ -57,7 +61,10 @@ def module_treats_each_example_alone(kind: str, name: str) -> str | None:
 
 @_law
 def module_keeps_the_dtype(kind: str, name: str) -> None:
-    """Outputs have the dtype of the inputs, also with a state; under autocast that dtype or bfloat16."""
+    """Outputs have the dtype of the inputs, also with a state; under autocast that dtype or bfloat16.
+
+    Mend: make tensors as the input is, with ``x.new_zeros(...)`` or ``dtype=x.dtype``.
+    """
     for dtype, autocast in ((torch.float32, False), (torch.float64, False), (torch.float32, True)):
         module, x_BLD = parts.part(kind, name, dtype=dtype), inputs(dtype=dtype)
         allowed = (dtype, torch.bfloat16) if autocast else (dtype,)
@@ -73,7 +80,10 @@ def module_keeps_the_dtype(kind: str, name: str) -> None:
 
 @_law
 def module_trains_every_parameter(kind: str, name: str) -> None:
-    """Every parameter gets a gradient that is finite and not zero everywhere."""
+    """Every parameter gets a gradient that is finite and not zero everywhere.
+
+    Mend: use it in ``forward``, or keep it with ``register_buffer`` if it is not to be trained.
+    """
     module = parts.part(kind, name).train()
     call(kind, module, inputs()).square().sum().backward()
     for parameter_name, parameter in module.named_parameters():
@@ -91,7 +101,10 @@ def module_is_deterministic(kind: str, name: str) -> None:
 
 @_law
 def module_saves(kind: str, name: str) -> None:
-    """Weights saved and loaded into another copy give the same output, to the bit."""
+    """Weights saved and loaded into another copy give the same output, to the bit.
+
+    Mend: keep every tensor that the output depends on as a parameter or with ``register_buffer``.
+    """
     module, x_BLD = parts.part(kind, name), inputs()
     file = io.BytesIO()
     torch.save(module.state_dict(), file)
@@ -148,7 +161,10 @@ def _outputs(kind: str, name: str) -> dict[str, Tensor]:
 
 @_law
 def module_reads_no_stray_memory(kind: str, name: str) -> None:
-    """Uninitialised memory may hold anything, such as NaN: no output or gradient shows it."""
+    """Uninitialised memory may hold anything, such as NaN: no output or gradient shows it.
+
+    Mend: write all of what ``torch.empty`` makes, or use ``torch.zeros``.
+    """
     with _poisoned_memory():
         poisoned = _outputs(kind, name)
     for what, given in poisoned.items():
@@ -195,15 +211,63 @@ def module_agrees_on_cuda(kind: str, name: str) -> None:
         close(there.cpu(), here, 2e-3, f"on CUDA, its {what}: ")
 
 
-def _weights(module: nn.Module) -> int:
-    """How many matrix weights each token meets."""
+def _weights(kind: str, module: nn.Module, x_BLD: Tensor) -> tuple[int, list[str]]:
+    """How many weights each token meets in a matrix multiply or in a custom operator, and the names of these.
+
+    What is multiplied element by element alone, such as the taps of a short filter, is no matrix.
+    """
+    with torch.no_grad(), _Meetings(x_BLD, module) as meetings:
+        call(kind, module, x_BLD)
+    found = {name: p for name, p in module.named_parameters() if p.ndim >= 2 and name in meetings.met}
     inactive = sum(m.inactive_parameters() for m in module.modules() if isinstance(m, HasInactiveParameters))
-    return sum(p.numel() for p in module.parameters() if p.ndim >= 2) - inactive
+    return sum(p.numel() for p in found.values()) - inactive, list(found)
+
+
+class _Meetings(TorchDispatchMode):
+    """Notes which parameters, or what was made of them alone, meet the input in an operation that multiplies matrices.
+
+    These are the operations that torch has a FLOP formula for, custom operators, which may do anything, and those whose
+    output is larger than the input, where each element meets several weights.
+    """
+
+    def __init__(self, x_BLD: Tensor, module: nn.Module) -> None:
+        super().__init__()
+        self.met: set[str] = set()
+        self.kept: list[Tensor] = [x_BLD]  # so that no other tensor gets the memory of one that is known
+        self.data = {_memory(x_BLD)}
+        self.weights = {_memory(p): {name} for name, p in module.named_parameters()}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Do an operation, and note what its inputs and outputs are made of."""
+        from torch.utils.flop_counter import flop_registry
+
+        result = func(*args, **(kwargs or {}))
+        inputs = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+        given = [_memory(t) for t in inputs]
+        made = [t for t in tree_leaves(result) if isinstance(t, Tensor)]
+        names = set().union(*(self.weights.get(memory, set()) for memory in given))
+        self.kept += made
+        if self.data.isdisjoint(given):
+            for tensor in made:
+                self.weights.setdefault(_memory(tensor), set()).update(names)
+            return result
+        self.data |= {_memory(tensor) for tensor in made} - self.weights.keys()
+        multiplies = func._overloadpacket in flop_registry or func.namespace not in ("aten", "prims")
+        largest = max(t.numel() for t in inputs if _memory(t) in self.data)
+        if multiplies or any(t.numel() > largest for t in made):  # or by hand: each input with several weights
+            self.met |= names
+        return result
+
+
+def _memory(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
 
 
 @_law
 def module_counts_its_operations(kind: str, name: str) -> str:
-    """The counter sees at least one multiplication and addition for each weight and token.
+    """The counter sees at least one multiplication and addition for each weight of a matrix and token.
+
+    Mend: give a custom operator a formula, with ``torch.utils.flop_counter.register_flop_formula``.
 
     If a class gives its own count, ``forward_flops(batch_size, length)``, the two agree within 1 %.
     """
@@ -217,17 +281,19 @@ def module_counts_its_operations(kind: str, name: str) -> str:
     rows, length = x_BLD.shape[:2]
     with torch.no_grad(), counting(), FlopCounterMode(display=False) as counter:
         call(kind, module, x_BLD)
-    counted, least = counter.get_total_flops(), 2 * _weights(module) * rows * length
+    with counting():
+        weights, matrices = _weights(kind, module, x_BLD)
+    counted, least = counter.get_total_flops(), 2 * weights * rows * length
     if kind == "cross":
         least = 0  # some of its weights read the memory, of another length
-    hint = "a custom operator needs a formula: torch.utils.flop_counter.register_flop_formula"
     assert counted >= 0.99 * least, (
-        f"{counted:,} operations counted for {rows} x {length} tokens, where its weights alone need {least:,}; {hint}"
+        f"{counted:,} operations counted for {rows} x {length} tokens, where its matrices need {least:,}: "
+        f"{', '.join(matrices)}"
     )
     by_hand = getattr(module, "forward_flops", None)
     if by_hand is not None:
         said = by_hand(rows, length)
-        assert abs(counted - said) <= 0.01 * said, f"{counted:,} operations counted, by hand {said:,}; {hint}"
+        assert abs(counted - said) <= 0.01 * said, f"{counted:,} operations counted, by hand {said:,}"
         return f"{counted:,} operations for {rows} x {length} tokens, as counted by hand"
     return f"{counted:,} operations for {rows} x {length} tokens"
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from zoo.config.compose import compose
 from zoo.registry.factory import build
 from zoo.testing import parts
-from zoo.testing.common import close, each_token_alone, ends, inputs, seeded, sized
+from zoo.testing.common import close, each_token_alone, ends, inputs, same_shape, seeded, sized
 from zoo.testing.parts import LENGTH
 
 
@@ -27,7 +27,7 @@ def ffn_treats_each_token_alone(name: str) -> str | None:
     if ffn is None:
         return None
     x_BLD = inputs(dtype=torch.float64)
-    assert ffn(x_BLD).shape == x_BLD.shape
+    same_shape(ffn(x_BLD), x_BLD)
     return each_token_alone(ffn, x_BLD)
 
 
@@ -36,7 +36,7 @@ def norm_keeps_shape(name: str) -> None:
     """(..., D) in and out, each token separately, also in training."""
     norm = parts.part("norm", name, dtype=torch.float64)
     x_BLD = inputs(dtype=torch.float64)
-    assert norm(x_BLD).shape == x_BLD.shape
+    same_shape(norm(x_BLD), x_BLD)
     for place in ends(x_BLD.shape[1]):
         close(norm(x_BLD[:, place]), norm(x_BLD)[:, place], 1e-10, f"token {place} as (B, D): ")
     each_token_alone(norm, x_BLD)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import logging
 import os
 import pickle
 import signal
+import sys
 import tempfile
 import threading
 import traceback
@@ -65,6 +67,41 @@ def start_method() -> str:
         return "spawn"
     warm()
     return "forkserver"
+
+
+@contextmanager
+def without_main() -> Iterator[None]:
+    """Meanwhile, new processes do not run the script that starts them: they need the zoo, and nothing of it.
+
+    So a script needs no ``if __name__ == "__main__":``, unless components are registered in it.
+    """
+    main = sys.modules["__main__"]
+    held: dict[str, Any] = {name: vars(main)[name] for name in ("__spec__", "__file__") if name in vars(main)}
+    main.__spec__ = None
+    main.__dict__.pop("__file__", None)
+    try:
+        yield
+    finally:
+        main.__dict__.update(held)
+
+
+def unguarded() -> str:
+    """The line of the script that runs now, where new processes would run it too; empty where it is guarded.
+
+    Guarded is what stands in a function that is called, or under ``if __name__ == "__main__":``.
+    """
+    frame = sys._getframe()
+    while frame is not None and (frame.f_globals.get("__name__"), frame.f_code.co_name) != ("__main__", "<module>"):
+        frame = frame.f_back  # type: ignore[assignment]
+    path = frame.f_code.co_filename if frame is not None else ""
+    if not Path(path).is_file():
+        return ""
+    for node in ast.walk(ast.parse(Path(path).read_bytes())):
+        if not isinstance(node, ast.If) or "__name__" not in ast.unparse(node.test):
+            continue
+        if node.lineno <= frame.f_lineno <= (node.end_lineno or node.lineno):
+            return ""
+    return f"{path}, line {frame.f_lineno}"
 
 
 def launch(number: int, function: Callable[..., Any], *arguments: Any) -> Any:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import lightning as L
 
-from zoo.base.terminal import console
+from zoo.base.terminal import console, in_notebook, notebook_text
 
 
 class Progress(L.Callback):
@@ -19,17 +19,29 @@ class Progress(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Draw it."""
+        if in_notebook():
+            self.cell = notebook_text()
+            self.update(trainer.global_step, {})
+            return
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as Bar
+        from rich.table import Column
 
+        # one line, however narrow: a long name or note is cut, and the bar shrinks
+        screen = console()
+        wide, bar = max(12, screen.width // 4), max(5, min(40, screen.width // 3 - 12))
+        steps = 2 * len(str(self.steps)) + 1
+        left = max(8, screen.width - min(wide, len(self.title)) - bar - steps - len("0:00:00") - 5)
+        name = Column(no_wrap=True, overflow="ellipsis", max_width=wide)
+        note = Column(no_wrap=True, overflow="ellipsis", max_width=left)
         columns = (
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
+            TextColumn("{task.description}", markup=False, table_column=name),
+            BarColumn(bar_width=bar),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", table_column=note),
         )
-        self.bar = Bar(*columns, refresh_per_second=5, transient=False, console=console())
+        self.bar = Bar(*columns, refresh_per_second=5, transient=False, console=screen)
         self.row = self.bar.add_task(self.title, total=self.steps, completed=trainer.global_step, note="")
         self.bar.start()
 
@@ -40,12 +52,16 @@ class Progress(L.Callback):
             for name, v in values.items()
             if name in ("train/loss", f"validation/{self.metric}")
         }
-        if hasattr(self, "bar"):
-            note = "  ".join(f"{name} {value:.4g}" for name, value in self.shown.items())
+        note = "  ".join(f"{name} {value:.4g}" for name, value in self.shown.items())
+        if hasattr(self, "cell"):
+            self.cell(f"{self.title}  {step}/{self.steps}  {note}".rstrip())
+        elif hasattr(self, "bar"):
             self.bar.update(self.row, completed=step, note=note)
 
     def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Leave it full."""
+        if not hasattr(self, "bar"):
+            return
         self.bar.update(self.row, completed=trainer.global_step)
         self.bar.stop()
 

@@ -20,6 +20,10 @@ from zoo.training.hardware import Device
 from zoo.training.loop import Loop
 from zoo.training.processes import count, local_count
 
+CURVE, LOGGED = 20, 25
+"""How often a run is validated and at least logged, where nobody says it: so many points has a learning curve. And the
+most steps between two points of the training loss."""
+
 
 def make_loop(
     config: Config,
@@ -31,19 +35,19 @@ def make_loop(
 ) -> Loop:
     """The loop of a run, with its optimizer and schedule."""
     steps = config["steps"]
+    log_every = config["log_every"] or max(1, min(LOGGED, -(-steps // CURVE)))
     schedule = user_error(build, config["schedule"], steps=steps)
     optimizer = Factory(config["optimizer"])
     return Loop(
-        objective, task, optimizer, schedule, steps, config["seed"], config["log_every"], record, probes, graph,
-        config["roles"],
-    )  # fmt: skip
+        objective, task, optimizer, schedule, steps, config["seed"], log_every, record, probes, graph, config["roles"]
+    )
 
 
 def make_trainer(config: Config, device: Device, callbacks: list[Any], folder: Path | str) -> L.Trainer:
     """Lightning's trainer of a run, which writes nothing by itself."""
     settings, accelerator, steps = config["trainer"], device.accelerator, config["steps"]
     processes = count()
-    every = min(config["evaluate_every"] or -(-steps // 10), steps)
+    every = min(config["evaluate_every"] or -(-steps // CURVE), steps)
     return L.Trainer(
         accelerator="gpu" if accelerator == "cuda" else accelerator,
         devices=settings["devices"] if processes == 1 else local_count(),

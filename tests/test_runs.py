@@ -1,0 +1,178 @@
+"""``zoo runs``: what was made before is found, opened and removed."""
+
+import io
+import sys
+
+import pytest
+from conftest import TINY
+from filelock import FileLock
+
+from zoo.base.errors import ZooError
+from zoo.base.files import read_json, write_json, write_yaml
+from zoo.runs.history import age, is_held, named, records, size
+
+WORDS = ("task=parity", *TINY)
+
+
+@pytest.fixture
+def made(zoo_main, here):
+    """Two finished runs, one that failed in a comparison, and one that was only started."""
+    assert zoo_main("train", "arch=lstm", *WORDS)[0] == 0
+    assert zoo_main("train", "arch=transformer", "seed=1", *WORDS)[0] == 0
+    row = read_json(next(here.glob("runs/train/lstm*/result.json")))
+    failed = {key: row[key] for key in ("schema", "id", "arch", "label", "task", "seed", "overrides", "time")}
+    failed |= {"id": "lstm-parity-7-abc", "status": "failed", "error": "it diverged", "seed": 7}
+    write_json(here / "runs/mine/lstm-parity-7-abc/result.json", failed)
+    cell = {
+        "contestant": "lstm",
+        "task": "parity",
+        "chosen": None,
+        "tried": [],
+        "edge": [],
+        "tuning": [],
+        "reporting": [],
+    }
+    rules = {"schema": 1, "baseline": None, "overrides": [], "cells": [cell]}
+    write_json(here / "runs/mine/comparison.json", rules)
+    write_yaml(here / "runs/train/gru-parity-0-def/config.yaml", {"overrides": ["arch=gru", "dim=8"]})
+    return here
+
+
+def names(*arguments):
+    from pathlib import Path
+
+    return [record.name for record in records(Path("runs"), *arguments)]
+
+
+def test_runs_and_comparisons_are_listed_newest_first(made, zoo_main, monkeypatch):
+    import os
+
+    for old, path in ((10, "train/gru*"), (20, "train/tr*"), (30, "mine"), (40, "train/l*")):
+        for file in made.glob(f"runs/{path}/**/*"):
+            os.utime(file, (1e9 - old, 1e9 - old))
+    found = records(made / "runs")
+    assert [record.name.split("-")[0] for record in found] == ["gru", "transformer", "mine", "lstm"]
+    assert [record.status for record in found] == ["started", "finished", "failed", "finished"]
+    assert found[2].what == "comparison: lstm on parity"
+    assert found[2].score == "0/1 runs"
+    monkeypatch.setenv("COLUMNS", "80")
+    status, out, err = zoo_main("runs")
+    assert status == 0, err
+    assert max(map(len, out.splitlines())) <= 80
+    for record in found:
+        assert record.name in out, "an id can be copied as it stands"
+    assert "steps=4" in out
+
+
+def test_overrides_filter_by_what_was_typed_and_by_what_presets_set(made):
+    lstm, transformer = (next(iter(r for r in names() if r.startswith(arch))) for arch in ("lstm", "transformer"))
+    assert names(["mixer=attention"]) == [transformer], "its preset chose it"
+    assert set(names(["mixer=lstm", "dim=16"])) == {lstm}
+    assert set(names(["seed=1"])) == {transformer}
+    assert names(["mixer.heads=77"]) == []
+    assert set(names(["task=parity", "arch=lstm"])) == {lstm, "mine/lstm-parity-7-abc"}, "within comparisons too"
+    assert names([], "mine") == ["mine/lstm-parity-7-abc"]
+    with pytest.raises(ZooError, match=r"no key called 'mixxer'\. Did you mean mixer"):
+        names(["mixxer=lstm"])
+
+
+def test_failed_runs_are_removed_by_one_word_after_a_question(made, zoo_main, monkeypatch):
+    status, out, _ = zoo_main("runs", "--failed")
+    assert status == 0
+    assert "mine/lstm-parity-7-abc" in out
+    assert "transformer" not in out
+    status, _, err = zoo_main("runs", "rm", "--failed")
+    assert status == 2
+    assert "Add --yes" in err, "nobody can be asked"
+    monkeypatch.setattr(sys, "stdin", answered := io.StringIO("no\ny\n"))
+    monkeypatch.setattr(answered, "isatty", lambda: True, raising=False)
+    folder = made / "runs/mine/lstm-parity-7-abc"
+    assert "nothing was removed" in zoo_main("runs", "rm", "--failed")[1]
+    assert folder.exists()
+    assert "removed 1 folder" in zoo_main("runs", "rm", "--failed")[1]
+    assert not folder.exists()
+    assert len(list(made.glob("runs/train/*"))) == 3, "and nothing else"
+
+
+def test_runs_are_named_by_a_few_letters_that_are_theirs_alone(made, zoo_main):
+    status, _, err = zoo_main("runs", "rm", "parity", "--yes")
+    assert status == 2
+    assert "'parity' may mean" in err
+    assert named(made / "runs", "def").name == "gru-parity-0-def"
+    assert zoo_main("runs", "rm", "def", "--yes")[0] == 0
+    assert not (made / "runs/train/gru-parity-0-def").exists()
+    status, _, err = zoo_main("runs", "rm", "nothing", "--yes")
+    assert (status, "There is no run or comparison" in err) == (2, True)
+
+
+def test_what_is_being_made_is_not_removed(made, zoo_main):
+    folder = made / "runs/train/gru-parity-0-def"
+    with FileLock(folder / "lock"):
+        assert is_held(folder / "lock")
+        assert "running" in zoo_main("runs")[1]
+        status, _, err = zoo_main("runs", "rm", "gru", "--yes")
+        assert status == 1
+        assert "a process is making it right now" in err
+    assert folder.exists()
+
+
+def test_a_link_is_neither_listed_nor_followed(made, zoo_main, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    write_yaml(elsewhere / "config.yaml", {"overrides": []})
+    (made / "runs/train/link").symlink_to(elsewhere)
+    assert not any("link" in name for name in names())
+    assert zoo_main("runs", "rm", "link", "--yes")[0] == 2
+    assert (elsewhere / "config.yaml").exists()
+
+
+def test_a_page_is_opened_or_the_command_that_makes_it_is_said(made, zoo_main):
+    status, _, err = zoo_main("runs", "open", "mine")
+    assert status == 2
+    assert "zoo report" in err
+    (made / "runs/mine/report.html").write_text("a page")
+    status, out, _ = zoo_main("runs", "open", "mine")
+    assert (status, out.strip()) == (0, "runs/mine/report.html")
+
+
+def test_nothing_was_made_yet(zoo_main, here):
+    status, out, _ = zoo_main("runs")
+    assert status == 0
+    assert "make one: zoo train task=parity" in out
+    assert zoo_main("runs", "rm", "--failed", "--yes")[1].strip() == "there is nothing to remove"
+    assert zoo_main("runs", "rm", "--yes")[0] == 2
+
+
+def test_ages_and_sizes_are_said_in_one_unit():
+    assert [age(0, now) for now in (3, 61, 7200, 200_000)] == ["3 s", "1 min", "2 h", "2 d"]
+    assert [size(n) for n in (0, 999, 1000, 1_234_567, 5e12)] == ["0 B", "999 B", "1 kB", "1.23 MB", "5 TB"]
+
+
+def test_single_runs_are_set_beside_each_other_with_their_curves(made, zoo_main):
+    lstm, transformer = (next(made.glob(f"runs/train/{arch}*")).relative_to(made) for arch in ("lstm", "transformer"))
+    status, out, err = zoo_main("report", str(lstm), str(transformer))
+    assert status == 0, err
+    assert "parity: test accuracy" in out
+    assert "lstm seed=1" not in out
+    assert "transformer seed=1" in out, "what one has and the other has not"
+    assert f"{lstm.name} and {transformer.name} differ in parameters" in out
+    for name in (lstm.name, transformer.name):
+        assert name in out
+    page = made / lstm / f"beside-{transformer.name}.html"
+    text = page.read_text()
+    assert str(page.relative_to(made)) in out
+    curves = text[text.index('"parity-curves":') :]
+    assert curves.index("transformer seed=1") < curves.index("parity-harder"), "the curves are drawn"
+    status, out, err = zoo_main("report", str(transformer), "--to", "figures.csv")
+    assert status == 0, err
+    assert transformer.name in (made / "figures.csv").read_text()
+    status, _, err = zoo_main("report", str(lstm), "runs/mine")
+    assert status == 2
+    assert "is a single run and runs/mine is not" in err
+
+
+def test_runs_from_other_folders_and_runs_that_failed_are_compared_too(made, zoo_main):
+    lstm = next(made.glob("runs/train/lstm*"))
+    status, out, err = zoo_main("report", str(lstm), "runs/mine/lstm-parity-7-abc")
+    assert status == 0, err
+    assert "every run failed" in out
+    assert "1 run failed: lstm-parity-7-abc" in out

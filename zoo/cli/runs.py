@@ -1,0 +1,125 @@
+"""``zoo runs``: what was made before; open its page, or remove it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from zoo.base.errors import RunFailed, ZooError, many, to_type
+from zoo.base.terminal import say
+from zoo.cli.list import screen
+from zoo.runs.history import Record, age, named, records, size
+
+MOST_SHOWN = 100
+"""Lines that are listed; the rest is counted."""
+WIDEST = 36
+"""Letters of an id that stand in one line, however narrow the terminal is."""
+
+
+def runs(words: Sequence[str], failed: bool, yes: bool) -> int:
+    """List runs and comparisons, or with ``open`` or ``rm`` in front open or remove them; returns the exit status.
+
+    Args:
+        words: ``open`` or ``rm``, names, and overrides that filter; ``runs=FOLDER`` says where to look.
+        failed: those that failed alone.
+        yes: remove without a question.
+
+    Raises:
+        ZooError: a name means nothing or several things, or a filter cannot be meant.
+        RunFailed: one of those to be removed is being made right now.
+    """
+    places = [word.removeprefix("runs=") for word in words if word.startswith("runs=")]
+    root = Path(places[-1] if places else "runs")
+    words = [word for word in words if not word.startswith("runs=")]
+    command, rest = (words[0], words[1:]) if words[:1] in (["open"], ["rm"]) else ("", words)
+    if yes and command != "rm":
+        raise ZooError(f"--yes goes with rm: {to_type('zoo', 'runs', 'rm', *rest, '--yes')}")
+    filters = [*(word for word in rest if "=" in word), *(["status=failed"] if failed else [])]
+    names = [word for word in rest if "=" not in word]
+    if command == "open":
+        return _open(root, names, filters)
+    if command == "rm":
+        found = [named(root, name) for name in names] + (records(root, filters) if filters else [])
+        return _remove(list({record.folder: record for record in found}.values()), bool(filters), yes)
+    if len(names) > 1:
+        raise ZooError(f"name one comparison or experiment at a time, given {', '.join(names)}")
+    within = names[0].rstrip("/").removeprefix(f"{root}/") if names else ""
+    if within and not (root / within).is_dir():
+        within = named(root, within).name  # which says what there is
+    _list(root, records(root, filters, within), [*names, *filters])
+    return 0
+
+
+def _list(root: Path, found: Sequence[Record], asked: Sequence[str]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    if not found:
+        say(f"{root} holds no run" + (f" with {' '.join(asked)}" if asked else "; make one: zoo train task=parity"))
+        return
+    names = ("id", "what", "status", "score", "age", "size")
+    lines = [
+        (each.name, each.what, each.status, each.score, age(each.time), size(each.bytes()))
+        for each in found[:MOST_SHOWN]
+    ]
+    widest = {
+        name: max(map(len, (name, *column))) for name, column in zip(names, zip(*lines, strict=True), strict=True)
+    }
+    widest["id"] = min(widest["id"], WIDEST)
+    console = screen()
+    left = console.width - sum(widest.values()) + widest["what"] - len(names)  # a space behind each
+    widest["what"] = max(8, min(widest["what"], left))
+    table = Table(box=None, padding=(0, 1, 0, 0))
+    for name in names:
+        numbers = name in ("score", "age", "size")
+        table.add_column(name, overflow="fold", width=widest[name], justify="right" if numbers else "left")
+    for line in lines:
+        table.add_row(*map(Text, line))
+    console.print(table)
+    if len(found) > MOST_SHOWN:
+        say(f"and {len(found) - MOST_SHOWN:,} more; narrow them by overrides, such as: zoo runs task=parity --failed")
+
+
+def _open(root: Path, names: Sequence[str], filters: Sequence[str]) -> int:
+    import webbrowser
+
+    if len(names) != 1 or filters:
+        raise ZooError("name one run or comparison, such as: zoo runs open families")
+    record = named(root, names[0])
+    page = record.page()
+    if page is None:
+        makes = to_type("zoo", "report" if record.comparison else "inspect", record.folder)
+        raise ZooError(f"{record.name} has no page yet; make it: {makes}")
+    say(page)
+    if sys.stdout.isatty():
+        webbrowser.open(page.absolute().as_uri())
+    return 0
+
+
+def _remove(found: Sequence[Record], filtered: bool, yes: bool) -> int:
+    if not found:
+        if filtered:
+            say("there is nothing to remove")
+            return 0
+        raise ZooError("name what to remove, such as: zoo runs rm ID, or zoo runs rm --failed")
+    for each in found[:MOST_SHOWN]:
+        say(f"{each.name}  {each.status}  {age(each.time)} old")
+    asks = f"remove {many(len(found), 'folder')}, {size(sum(each.bytes() for each in found))}?"
+    if not yes:
+        if not sys.stdin.isatty():
+            raise ZooError(f"{asks} Add --yes, for nobody can be asked here")
+        say(f"{asks} [y/N] ", end="")
+        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+            say("nothing was removed")
+            return 0
+    problems = []
+    for each in found:
+        try:
+            each.remove()
+        except ZooError as error:
+            problems.append(error)
+    say(f"removed {many(len(found) - len(problems), 'folder')}")
+    if problems:
+        raise RunFailed("\n".join(map(str, problems)))
+    return 0

@@ -1,0 +1,271 @@
+"""What was made before: runs and comparisons as their folders tell of them. Nothing here imports torch."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from filelock import FileLock, Timeout
+
+from zoo.base.errors import RunFailed, ZooError, unknown
+from zoo.base.files import read_json, read_yaml
+from zoo.config.schema import ROOT_KEYS, RunConfig
+from zoo.config.tree import key_of
+from zoo.registry.kinds import KINDS
+from zoo.registry.nodes import COMPONENT
+from zoo.runs.row import read_row
+
+USUAL = "train"
+"""The experiment whose name is left out of a run's name, as it is where nobody names one."""
+NOT_WHAT = ("arch", "task", "seed", "runs", "experiment", "trainer", "logger")
+"""Overrides that the name of a run says already, or that say where and how it was made."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """A run or a comparison in its folder.
+
+    Attributes:
+        name: what to type to mean it: its folder below the folder of all runs, without ``train/``.
+        folder: where it lies.
+        what: the overrides of a run that its name does not say; a comparison's contestants and tasks.
+        status: ``finished``, ``failed``, ``started``, or ``running`` where a process is at it now.
+        score: of its test; of a comparison how many of its runs are finished.
+        time: when it was last written, in seconds since 1970.
+        comparison: whether it is one.
+    """
+
+    name: str
+    folder: Path
+    what: str
+    status: str
+    score: str
+    time: float
+    comparison: bool = False
+
+    def bytes(self) -> int:
+        """The size of all files in its folder."""
+        found = 0
+        for folder, _, files in os.walk(self.folder):
+            for file in files:
+                try:
+                    found += os.lstat(os.path.join(folder, file)).st_size
+                except OSError:  # it was removed meanwhile
+                    continue
+        return found
+
+    def page(self) -> Path | None:
+        """The newest page in its folder, if there is one."""
+        return max(self.folder.glob("*.html"), key=lambda path: path.stat().st_mtime, default=None)
+
+    def remove(self) -> None:
+        """Remove its folder.
+
+        Raises:
+            ZooError: it is a link, or it cannot be removed.
+            RunFailed: a process is making it right now.
+        """
+        if self.folder.is_symlink():
+            raise ZooError(f"{self.folder} is a link to another folder; remove it by hand")
+        if is_held(self.folder / "lock"):
+            raise RunFailed(f"{self.name}: a process is making it right now; end that first")
+        try:
+            shutil.rmtree(self.folder)
+        except OSError as error:
+            raise ZooError(f"{error.filename or self.folder} cannot be removed: {error.strerror}") from error
+
+
+def is_held(lock: Path) -> bool:
+    """Whether a process holds this lock."""
+    if not lock.exists():
+        return False
+    try:
+        with FileLock(lock).acquire(timeout=0):
+            return False
+    except Timeout:
+        return True
+    except OSError:  # another user's, say
+        return False
+
+
+def records(runs: Path, filters: Sequence[str] = (), within: str = "") -> list[Record]:
+    """Runs and comparisons, newest first.
+
+    Without filters, a comparison is one record, and its runs have none. With filters, every run that they fit is a
+    record, wherever it lies.
+
+    Args:
+        runs: the folder of all runs.
+        filters: overrides, such as ``mixer=mamba`` or ``dim=64``. They are looked up in what was typed and in the
+            run's config, where presets have set what was not typed. ``status=failed`` works too.
+        within: the name of an experiment or a comparison; then its runs are the records.
+
+    Raises:
+        ZooError: a filter has no ``=``, or names nothing that a run has.
+    """
+    for word in filters:
+        _check_filter(word)
+    found = []
+    for experiment in _folders(runs / within if within else runs):
+        if _is_run(experiment):
+            found += _run(experiment, runs, filters)
+        elif not within:
+            rules = read_json(experiment / "comparison.json")
+            if rules is not None and not filters:
+                found.append(_comparison(experiment, rules))
+            else:
+                found += [record for folder in _folders(experiment) for record in _run(folder, runs, filters)]
+    return sorted(found, key=lambda record: (-record.time, record.name))
+
+
+def named(runs: Path, name: str) -> Record:
+    """The run or the comparison that a name means: its folder, its name in the list, or letters that it alone has.
+
+    Raises:
+        ZooError: there is none, or there are several.
+    """
+    everything = [
+        *records(runs),
+        *(r for each in records(runs) if each.comparison for r in records(runs, (), each.name)),
+    ]
+    wanted = name.rstrip("/")
+    exact = [r for r in everything if wanted in (r.name, str(r.folder), r.folder.name)]
+    found = exact or [r for r in everything if wanted in r.name]
+    names = list(dict.fromkeys(record.name for record in found))
+    if len(names) > 1:
+        raise ZooError(f"'{name}' may mean {', '.join(names[:5])}{' and others' if len(names) > 5 else ''}; type more")
+    if not found:
+        raise ZooError(unknown(f"run or comparison in {runs}", name, [record.name for record in everything][:20]))
+    return found[0]
+
+
+def _folders(folder: Path) -> Iterator[Path]:
+    """Folders in a folder, links left out, by name."""
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError:
+        return
+    yield from (Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False))
+
+
+def _is_run(folder: Path) -> bool:
+    return (folder / "config.yaml").is_file() or (folder / "result.json").is_file()
+
+
+def _written(*paths: Path) -> float:
+    return max((path.stat().st_mtime for path in paths if path.exists()), default=0.0)
+
+
+def _run(folder: Path, runs: Path, filters: Sequence[str]) -> list[Record]:
+    """The record of a run, if it is one and fits."""
+    if not _is_run(folder):
+        return []
+    row = read_row(folder / "result.json") or {}
+    held = is_held(folder / "lock")
+    status = "running" if held else str(row.get("status", "started"))
+    read: list[Any] = []
+
+    def config() -> Any:
+        if not read:
+            read.append(read_yaml(folder / "config.yaml") or {})
+        return read[0]
+
+    if not all(_fits(word, {**row, "status": status}, config) for word in filters):
+        return []
+    overrides = row.get("overrides") or list(config().get("overrides") or [])
+    what = " ".join(word for word in map(str, overrides) if not _left_out(key_of(word)))
+    score = f"{row['test'][row['metric']]:.4f}" if row.get("status") == "finished" else ""
+    name = str(folder.relative_to(runs)).removeprefix(f"{USUAL}/")
+    return [Record(name, folder, what, status, score, _written(folder / "result.json", folder / "config.yaml"))]
+
+
+def _left_out(key: str) -> bool:
+    """Whether an override says nothing of what a run is; a task's own values do, and the task's name does not."""
+    return key in NOT_WHAT or key.split(".")[0] in ("trainer", "logger", "hydra")
+
+
+def _comparison(folder: Path, rules: Any) -> Record:
+    cells = rules.get("cells") if isinstance(rules, Mapping) else None
+    cells = [cell for cell in cells if isinstance(cell, Mapping)] if isinstance(cells, list) else []
+    who = list(dict.fromkeys(str(cell.get("contestant")) for cell in cells))
+    tasks = list(dict.fromkeys(str(cell.get("task")) for cell in cells))
+    states = [str((read_row(each / "result.json") or {}).get("status", "started")) for each in _folders(folder)
+              if _is_run(each)]  # fmt: skip
+    finished = states.count("finished")
+    status = "running" if is_held(folder / "lock") else "failed" if "failed" in states else "finished"
+    if status == "finished" and finished < len(states):
+        status = "started"
+    what = f"comparison: {', '.join(who)} on {', '.join(tasks)}"
+    paths = [folder / "comparison.json", *(each / "result.json" for each in _folders(folder))]
+    return Record(folder.name, folder, what, status, f"{finished}/{len(states)} runs", _written(*paths), True)
+
+
+def _check_filter(word: str) -> None:
+    """Refuse a filter that no run can fit."""
+    key, sign, _ = word.partition("=")
+    if not sign:
+        raise ZooError(f"'{word}' is not an override; expected key=value, such as mixer=lstm or dim=64")
+    known = {*KINDS, *ROOT_KEYS, *RunConfig.__dataclass_fields__, "arch", "status", "label"}
+    first = key.split("@")[0].split(".")[0]
+    if first not in known:
+        raise ZooError(f"{word}: {unknown('key', first, known)}")
+
+
+def _fits(word: str, row: Mapping[str, Any], config: Callable[[], Any]) -> bool:
+    """Whether a run has what a filter asks for."""
+    if word in row.get("overrides", ()):
+        return True
+    key, _, text = word.partition("=")
+    first, _, rest = key.partition(".")
+    if first in ("arch", "status", "label", "task", "seed") and not rest:
+        return str(row.get(first, config().get(first))) == text
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        value = text
+    if first in KINDS:
+        chosen = list(_chosen(config(), first))
+        if not rest:
+            return any(node[COMPONENT] == f"{first}/{text}" for node in chosen)
+        return any(_at(node, rest) in (value, text) for node in chosen)
+    return _at(config(), key) in (value, text)
+
+
+def _at(node: Any, path: str) -> Any:
+    """What lies at a dotted path."""
+    for part in path.split("."):
+        node = node.get(part) if isinstance(node, Mapping) else None
+    return node
+
+
+def _chosen(node: Any, kind: str) -> Iterator[Mapping[str, Any]]:
+    """The components that stand in places called as their kind, so not the second mixer that hybrids alone use."""
+    if isinstance(node, Mapping):
+        if isinstance(node.get(kind), Mapping) and COMPONENT in node[kind]:
+            yield node[kind]
+        for value in node.values():
+            yield from _chosen(value, kind)
+
+
+def age(seconds: float, now: float | None = None) -> str:
+    """How long ago that was, in one unit: ``5 min``, ``3 h``, ``12 d``."""
+    passed = max(0.0, (time.time() if now is None else now) - seconds)
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if passed >= length:
+            return f"{passed // length:.0f} {unit}"
+    return f"{passed:.0f} s"
+
+
+def size(number: float) -> str:
+    """Bytes in a unit that leaves at most three digits before the point: ``1.2 MB``."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if number < 1000:
+            return f"{number:.3g} {unit}"
+        number /= 1000
+    return f"{number:.3g} TB"
