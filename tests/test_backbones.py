@@ -18,7 +18,8 @@ KINDS = {"mixer": "mixer", "alternate_mixer": "mixer", "ffn": "ffn", "local": "m
 
 
 def model(*words: str, dtype: torch.dtype = torch.float64):
-    small = [word for word in SMALL if not (word.startswith("mixer.") and any("mixer=" in each for each in words))]
+    chooses = any(word.startswith(("mixer=", "arch=")) for word in words)
+    small = [word for word in SMALL if not (word.startswith("mixer.") and chooses)]
     config = compose(*small, *words)
     return make_objective(config, make_task(config)).to(dtype).eval()
 
@@ -262,3 +263,53 @@ def test_every_hybrid_of_two_letters_is_a_list_too():
         for (name, one), (other_name, other) in zip(letters.named_parameters(), listed.named_parameters(), strict=True):
             assert name == other_name
             assert torch.equal(one, other)
+
+
+def kinds_of(arch: str, layers: int) -> list[str]:
+    """Per layer of ours: whether its mixers look at a window, at all, or carry a state; or that it has none."""
+    found = []
+    for block in model(f"arch={arch}", f"layers={layers}", dtype=torch.float32).backbone.blocks:
+        kinds = []
+        for mixer in block.mixers():
+            attends = hasattr(mixer, "window")
+            kinds.append(
+                "linear_attention" if not attends else "sliding_attention" if mixer.window else "full_attention"
+            )
+        found.append("hybrid" if len(kinds) > 1 else kinds[0] if kinds else "mlp")
+    return found
+
+
+@pytest.mark.parametrize(
+    ("arch", "published", "layers"),
+    [
+        ("gemma3", "gemma3_text", 12), ("olmo3", "olmo3", 8), ("gpt_oss", "gpt_oss", 4), ("qwen3_next", "qwen3_next", 8),
+        ("falcon_h1", "falcon_h1", 3),
+    ],
+)  # fmt: skip
+def test_a_preset_has_the_published_order_of_layers(arch, published, layers):
+    config = pytest.importorskip("transformers").AutoConfig.for_model(published)
+    assert kinds_of(arch, layers) == list(config.layer_types[:layers])
+
+
+def test_nemotron_has_one_branch_a_layer_in_the_published_order():
+    """Nemotron-H 8B begins ``M-M-M-M*-``: Mamba-2, feed-forwards, attention."""
+    config = pytest.importorskip("transformers").NemotronHConfig(hybrid_override_pattern="M-M-M-M*-")
+    assert kinds_of("nemotron_h", 9) == list(config.layer_types)
+    blocks = model("arch=nemotron_h", "layers=9", dtype=torch.float32).backbone.blocks
+    assert all(len(block.stages) == 1 and len(block.stages[0]) == 1 for block in blocks)
+
+
+def test_every_fourth_layer_of_smollm3_has_no_positions():
+    config = pytest.importorskip("transformers").AutoConfig.for_model("smollm3")
+    blocks = model("arch=smollm3", "layers=8").backbone.blocks
+    turned = [type(block.mixer.position) is type(blocks[0].mixer.position) for block in blocks]
+    assert list(map(int, turned)) == config.no_rope_layers[:8]
+
+
+def test_a_part_of_a_preset_can_be_chosen_anew():
+    config = compose("arch=gemma3", "mixer@local=gru")
+    assert config["objective"]["backbone"]["parts"]["local"]["_component_"] == "mixer/gru"
+    config = compose("arch=gemma3", "local.window=7", "mixer@whole=attention", "position@whole.position=none")
+    parts = config["objective"]["backbone"]["parts"]
+    assert (parts["local"]["window"], parts["whole"]["position"]["_component_"]) == (7, "position/none")
+    assert not compose("arch=smollm3", "backbone.pattern=m")["objective"]["backbone"]["parts"]

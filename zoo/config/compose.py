@@ -71,6 +71,7 @@ def resolve(cfg: Any, choices: Mapping[str, Any], overrides: Sequence[str]) -> C
     given = {key_of(override) for override in overrides}
     with open_dict(cfg):
         cfg.pop("hydra", None)
+        apply(cfg, given, only="backbone")  # which names the parts
         _name_parts(cfg, given)
     apply(cfg, given)
     plain: Config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=False)  # type: ignore[assignment]

@@ -144,24 +144,34 @@ EXTRAS = {
 """Options of Hydra's that other packages bring, and the extra that installs each."""
 
 
-def _of_part(text: str) -> str:
-    """``mixer@local=NAME`` chooses what a layer of that name is: it stands under ``parts``, with all such names."""
-    found = re.fullmatch(r"[+]?(\w+)@([A-Za-z_]\w*)(=.*)", text, re.DOTALL)
-    if found is None or found[1] not in PART_KINDS or found[2] in (*ROOT_KEYS, "_global_", PARTS):
-        return text
-    return f"{found[1]}@{PARTS}.{found[2]}{found[3]}"
+def _of_parts(words: Sequence[str]) -> list[str]:
+    """The words, with what a layer of a name is (``mixer@local=NAME``) under ``parts``, where all such names stand.
+
+    So does what is within it: ``position@local.position=none``.
+    """
+    matches = [re.fullmatch(r"[+]?(\w+)@([A-Za-z_]\w*)((?:[.][\w.]+)?=.*)", word, re.DOTALL) for word in words]
+    named = {
+        found[2]
+        for found in matches
+        if found and found[1] in PART_KINDS and found[3][0] == "=" and found[2] not in (*ROOT_KEYS, "_global_", PARTS)
+    }
+    return [
+        f"{found[1]}@{PARTS}.{found[2]}{found[3]}" if found and found[2] in named else word
+        for word, found in zip(words, matches, strict=True)
+    ]
 
 
 class _Checker:
     def __init__(self, config_name: str) -> None:
         self.config_name, self.groups = config_name, groups()
+        self.chosen: Mapping[str, str] = {}
 
     def run(self, overrides: Sequence[str]) -> Checked:
         items: list[Any] = []
         problems: list[str | None] = []
-        for text in overrides:
+        for text in _of_parts([AUTOMATIC.get(text, text) for text in overrides]):
             try:
-                items.append(parsed(_of_part(AUTOMATIC.get(text, text))))
+                items.append(parsed(text))
             except ZooError as error:
                 problems.append(str(error))
         choices = [item for item in items if self._is_choice(item.key_or_group)]
@@ -172,7 +182,11 @@ class _Checker:
         # one composition where all is well; where it fails, what is wrong is found choice by choice
         plain = [item for item in choices if not item.is_sweep_override() and not item.is_delete()]
         at_root = [str(item.input_line) for item in plain if not self._is_nested(item)]
-        nested = ["+" + item.input_line.lstrip("+") for item in plain if self._is_nested(item)]
+        if any(
+            item.package and item.package.startswith(f"{PARTS}.") for item in plain
+        ):  # which a preset may choose too
+            self.chosen = composed(self.config_name, at_root, hydras).choices
+        nested = [self._line(item) for item in plain if self._is_nested(item)]
         try:
             base = composed(self.config_name, [*at_root, *nested], hydras)
         except ZooError:
@@ -199,6 +213,11 @@ class _Checker:
             problems.append(problem)
         _raise(problems)
         return Checked(lines, base, values, sweeps, hydras)
+
+    def _line(self, item: Any) -> str:
+        """A component chosen for one place, as Hydra wants it: with a ``+`` where no preset chooses one there."""
+        word = item.input_line.lstrip("+")
+        return word if f"{item.key_or_group}@{item.package}" in self.chosen else f"+{word}"
 
     def _inside_part(self, item: Any, tree: Mapping[str, Any]) -> Any:
         """``local.window=64`` sets a value of the part called local."""
@@ -251,10 +270,9 @@ class _Checker:
             if isinstance(value, dict) and COMPONENT in value
             for parameter, kind in entry(*value[COMPONENT].split("/", 1)).components().items()
         } | SITES
-        if item.package.rpartition(".")[0] == PARTS and item.key_or_group in PART_KINDS:
-            return "+" + item.input_line.lstrip("+"), None
-        if isinstance(node, dict) and sites.get(item.package) == item.key_or_group:
-            return "+" + item.input_line.lstrip("+"), None
+        is_part = item.package.rpartition(".")[0] == PARTS and item.key_or_group in PART_KINDS
+        if is_part or (isinstance(node, dict) and sites.get(item.package) == item.key_or_group):
+            return self._line(item), None
         places = [path for path, kind in sites.items() if kind == item.key_or_group]
         return item.input_line, f"{item.input_line}: " + unknown(
             f"place for a {item.key_or_group}", item.package, places

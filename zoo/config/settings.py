@@ -12,8 +12,8 @@ from zoo.registry.nodes import COMPONENT
 from zoo.registry.registry import entry
 
 
-def apply(cfg: Any, given: Collection[str]) -> None:
-    """Give each component that is chosen its settings, but for what the command line gives.
+def apply(cfg: Any, given: Collection[str], only: str | None = None) -> None:
+    """Give each component that is chosen, or only those of one kind, its settings, but for what the command line gives.
 
     Raises:
         ZooError: there is no such component, place or hyperparameter, or the value is of the wrong type; also of a
@@ -24,6 +24,8 @@ def apply(cfg: Any, given: Collection[str]) -> None:
 
     for setting, values in cfg.settings.items():
         found, places = _read(str(setting), cfg[PARTS])
+        if only is not None and found.kind != only:
+            continue
         if not isinstance(values, Mapping):
             raise ZooError(f"settings.{setting} is {values!r}; expected hyperparameters, such as {{{_example(found)}}}")
         for key in values:
