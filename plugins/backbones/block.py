@@ -91,9 +91,11 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, state: Any = None, told: Pass | None = None, memory: Any = None) -> tuple[Tensor, Any]:
         """The stream, (B, L, D) unless ``residual`` widens it, to the same, and the mixers' state."""
+        # each mixer has its part of the state
         told = told or Pass(first=x, shared={})
         before = iter([state] if self.mixer_count == 1 else state or [None] * self.mixer_count)
         after: list[Any] = []
+        # each stage joins the stream in turn: its branches read it, and their sum is added as the residual kind says
         for stage in self.stages:
             lead = stage[0][1]
 
@@ -101,6 +103,7 @@ class Block(nn.Module):
                 """The sum of the stage's branches; the mixers' states are kept."""
                 total: Any = None
                 weights_N = getattr(self, f"{stage[0][1]}_weights", None)
+                # what a part is told depends on its kind, and on what it says that it takes
                 for number, (kind, name) in enumerate(stage):
                     part = getattr(self, name)
                     if kind == "mixer":

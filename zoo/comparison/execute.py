@@ -48,7 +48,7 @@ class Silent:
 class Execution:
     """A comparison under way: which jobs wait, which ended, and how long they took.
 
-    Each cell is tuned first: every setting with the first tuning seed, then the better half with the others. Once its
+    Each cell is tuned first: every setting with the first tuning seed, then the two best with the others. Once its
     tuning has ended, its reported runs join the queue, while other cells go on. Where grids may grow, a task's cells
     wait for each other: each is tuned with the same grid.
     """

@@ -26,6 +26,10 @@ from zoo.runs.budget import wanted, with_solution
 from zoo.runs.run import Run, planned
 
 
+FINALISTS = 2
+"""How many settings of a contestant run with all tuning seeds, once the first seed has ranked its grid."""
+
+
 @dataclass
 class Job:
     """One run of a comparison, and what it is for: ``tune`` or ``report``."""
@@ -80,14 +84,14 @@ class Cell:
         return [Job(self, "tune", s, self.run(s, self.tune_seeds[0])) for s in wanted]
 
     def finals(self) -> list[Job]:
-        """The runs of the other tuning seeds, of the better half of the settings and at least two of them.
+        """The runs of the other tuning seeds, of the two best settings.
 
-        Successive halving (Jamieson and Talwalkar 2016, arXiv:1502.07943), in two rounds.
+        Two rounds in the manner of successive halving (Jamieson and Talwalkar 2016, arXiv:1502.07943).
         """
         if len(self.grid) == 1 or self.follows:
             return []
         ranked = sorted(self.grid, key=self.mean, reverse=self.higher_is_better)
-        self.finalists = [setting for setting in self.grid if setting in ranked[: max(2, -(-len(ranked) // 2))]]
+        self.finalists = [setting for setting in self.grid if setting in ranked[:FINALISTS]]
         return [Job(self, "tune", s, self.run(s, seed)) for s in self.finalists for seed in self.tune_seeds[1:]]
 
     def tuning_count(self) -> int:
@@ -98,7 +102,7 @@ class Cell:
         """How many runs :meth:`finals` makes, as the grid is now."""
         if len(self.grid) == 1 or self.follows:
             return 0
-        return max(2, -(-len(self.grid) // 2)) * (len(self.tune_seeds) - 1)
+        return min(FINALISTS, len(self.grid)) * (len(self.tune_seeds) - 1)
 
     def tuned(self) -> list[str]:
         """The ids of all its tuning runs so far."""
