@@ -313,3 +313,29 @@ def test_a_part_of_a_preset_can_be_chosen_anew():
     parts = config["objective"]["backbone"]["parts"]
     assert (parts["local"]["window"], parts["whole"]["position"]["_component_"]) == (7, "position/none")
     assert not compose("arch=smollm3", "backbone.pattern=m")["objective"]["backbone"]["parts"]
+
+
+def test_values_of_the_first_layer_reach_the_others():
+    """Layer 1 keeps its own values, layer 2 takes half of them, by an explicit sum; and decoding gives the same."""
+    objective = model("layers=2", "mixer.share_values=true", "position=none")
+    first, second = (block.mixer for block in objective.backbone.blocks)
+    second.value_share.data.fill_(0.25)
+    x_BLD = torch.randn(2, 6, 16, dtype=torch.float64)
+    shared: dict = {}
+    first(x_BLD, shared=shared)
+    y_BLD = torch.randn(2, 6, 16, dtype=torch.float64)
+    found, _ = second(y_BLD, shared=shared)
+    plain = model("layers=2", "position=none").backbone.blocks[1].mixer
+    plain.load_state_dict({k: v for k, v in second.state_dict().items() if k != "value_share"})
+    q, k, v = (part(y_BLD).view(2, 6, 2, 8).transpose(1, 2) for part in (plain.query, plain.key, plain.value))
+    v = 0.25 * v + 0.75 * first.value(x_BLD).view(2, 6, 2, 8).transpose(1, 2)
+    wanted = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=8**-0.5)
+    torch.testing.assert_close(found, plain.out(wanted.transpose(1, 2).flatten(2)))
+    # alone it has nobody to mix with
+    torch.testing.assert_close(second(y_BLD)[0], plain(y_BLD)[0])
+    assert not model("layers=1").backbone.blocks[0].mixer.takes_shared
+
+
+@pytest.mark.parametrize("words", ["", "backbone.convolution=3", "backbone.pattern=[mixer,mamba2,mixer]"])
+def test_share_valuess_are_decoded_as_they_are_trained(words):
+    test_decoding_token_by_token_equals_one_pass(f"mixer.share_values=true {words}".strip())

@@ -78,6 +78,9 @@ VARIANTS = {
     "matrix memory, sigmoid": ("matrix_memory", "mixer.decay_form=sigmoid", "mixer.output_gate=none"),
     "mlstm, heads and chunks": ("mlstm", "mixer.heads=4", "mixer.key_dim=12", "mixer.chunk=5"),
     "slstm, heads": ("slstm", "mixer.heads=4", "mixer.convolution=1"),
+    "rg_lru, heads, no convolution": ("rg_lru", "mixer.heads=4", "mixer.width=24", "mixer.convolution=1"),
+    "minlstm, wider": ("minlstm", "mixer.expand=2"),
+    "short convolution with biases": ("short_convolution", "mixer.bias=true", "mixer.width=4"),
     "rotary retention": ("retnet", "position=rotary", "mixer.heads=2"),
 }
 

@@ -40,7 +40,22 @@ def test_an_encoder_looks_both_ways_unless_told_otherwise(arch, ways):
             mixer.init_state(1, 9, CPU, F64)
 
 
-ARCHS = ["mamba", "mamba2", "mamba3", "jamba", "transformer", "lstm", "gru", "linear_attention", "hybrid"]
+ARCHS = [
+    "mamba",
+    "mamba2",
+    "mamba3",
+    "jamba",
+    "transformer",
+    "lstm",
+    "gru",
+    "linear_attention",
+    "hybrid",
+    "gated_deltanet",
+    "retnet",
+    "xlstm",
+    "griffin",
+    "lfm2",
+]
 POSITIONS = ["learned", "sinusoidal", "alibi"]
 
 

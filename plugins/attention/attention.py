@@ -46,6 +46,8 @@ class Attention(Sees, Heads):
         temperature: ``log`` multiplies the scores of a token that sees n tokens by ``a log n``, so that attention
             stays as sharp over more of them (SSMax, Nakanishi 2025, arXiv:2501.19399). Each head trains its a, which
             starts so that the factor is 1 on average over the task's longest sequence.
+        share_values: mix the values of each layer with those of the first that has this, ``s v + (1 - s) v_first`` with
+            a trained s that starts at 1/2 (ResFormer, Zhou et al. 2024, arXiv:2410.17897).
         subln: put a norm before the output projection (Wang et al. 2022, arXiv:2210.06423), which BitNet needs at
             scale.
         bias: give the four projections a bias.
@@ -74,6 +76,7 @@ class Attention(Sees, Heads):
         output_gate: Literal["none", "head", "channel"] = "none",
         softcap: float | None = None,
         temperature: Literal["none", "log"] = "none",
+        share_values: bool = False,
         subln: bool = False,
         bias: bool = False,
         dropout: float = 0.0,
@@ -95,6 +98,8 @@ class Attention(Sees, Heads):
                 nn.Parameter(torch.zeros(shape)),
             )
         # what is off is none, so that a pass does nothing for it
+        self.value_share = nn.Parameter(torch.tensor(0.5)) if share_values else None
+        self.takes_shared = share_values
         self.sink_logits_H = nn.Parameter(torch.zeros(self.heads)) if sink_logits else None
         self.norm_qk = norm_qk
         if norm_qk != "none":
@@ -128,9 +133,10 @@ class Attention(Sees, Heads):
         state: dict | None = None,
         mask_BL: Tensor | None = None,
         places_BL: Tensor | None = None,
+        shared: dict | None = None,
     ) -> tuple[Tensor, dict | None]:
         """(B, L, D) to (B, L, D), and the cache with these tokens in it; nothing attends to padding."""
-        q_BHLK, k_BGMK, v_BGMK, plain_BHLK, sight, state = self.prepare(x_BLD, state, mask_BL, places_BL)
+        q_BHLK, k_BGMK, v_BGMK, plain_BHLK, sight, state = self.prepare(x_BLD, state, mask_BL, places_BL, shared)
         return self.merge(self.gated(self.heads_of(q_BHLK, k_BGMK, v_BGMK, plain_BHLK, sight, x_BLD), x_BLD)), state
 
     def heads_of(
@@ -158,6 +164,7 @@ class Attention(Sees, Heads):
         state: dict | None = None,
         mask_BL: Tensor | None = None,
         places_BL: Tensor | None = None,
+        shared: dict | None = None,
     ) -> Tensor:
         """The weights (B, H, L, M) of the pass with these arguments; those of sinks come first."""
         q_BHLK, k_BGMK, v_BGMK, plain_BHLK, sight, _ = self.prepare(x_BLD, state, mask_BL, places_BL)
@@ -165,10 +172,15 @@ class Attention(Sees, Heads):
         return self.weights(q_BHLK, k_BGMK, *self.mask(sight, x_BLD))
 
     def prepare(
-        self, x_BLD: Tensor, state: dict | None, mask_BL: Tensor | None, places_BL: Tensor | None = None
+        self,
+        x_BLD: Tensor,
+        state: dict | None,
+        mask_BL: Tensor | None,
+        places_BL: Tensor | None = None,
+        shared: dict | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Sight, dict | None]:
         """Queries, keys and values that they may see, queries before they were turned, who sees whom, next state."""
-        q_BHLK, k_BGMK, v_BGMK, plain_BHLK, sight, state = self._prepare(x_BLD, state, mask_BL, places_BL)
+        q_BHLK, k_BGMK, v_BGMK, plain_BHLK, sight, state = self._prepare(x_BLD, state, mask_BL, places_BL, shared)
         if self.sharpness_H is not None:
             count_BL = sight.counts(self.causal, x_BLD.device)
             if self.window is not None:
@@ -180,10 +192,18 @@ class Attention(Sees, Heads):
         return q_BHLK, k_BGMK, v_BGMK, plain_BHLK, sight, state
 
     def _prepare(
-        self, x_BLD: Tensor, state: dict | None, mask_BL: Tensor | None, places_BL: Tensor | None
+        self,
+        x_BLD: Tensor,
+        state: dict | None,
+        mask_BL: Tensor | None,
+        places_BL: Tensor | None,
+        shared: dict | None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Sight, dict | None]:
         offset = 0 if state is None else state["seen"]
         q_BHLK, k_BGMK, v_BGMK, plain_BHLK = self.project(x_BLD, offset if places_BL is None else places_BL)
+        if self.value_share is not None and shared is not None:
+            first_BGLK = shared.setdefault(("attention values", self.kv_heads, self.head_dim), v_BGMK)
+            v_BGMK = first_BGLK + self.value_share * (v_BGMK - first_BGLK)
         first, after = 0, None
         if state is not None:
             k_BGMK, v_BGMK, first, after = self._remember(k_BGMK, v_BGMK, state)

@@ -60,8 +60,7 @@ def remember(
     def cut(x_BLRHX: Tensor) -> Tensor:
         """Into chunks, (N, M, C R, X). Tokens of zeros fill the last one: they change no memory."""
         x = F.pad(x_BLRHX, (0, 0, 0, 0, 0, 0, 0, missing)) if missing else x_BLRHX
-        x = x.unflatten(1, (-1, tokens)).permute(1, 0, 4, 2, 3, 5)
-        return x.reshape(x.shape[0], batch * heads, -1, x.shape[-1])
+        return x.unflatten(1, (-1, tokens)).permute(1, 0, 4, 2, 3, 5).flatten(3, 4).flatten(1, 2)
 
     q, k, v = cut(q_BLHK.unsqueeze(2)), cut(k_BLRHK), cut(v_BLRHV)
     beta = None if beta_BLRH is None else cut(beta_BLRH.unsqueeze(-1))
@@ -73,7 +72,7 @@ def remember(
     else:
         # the floor keeps a block's decay, and its inverse, within the range of the dtype
         floor = -1.4 * math.log(torch.finfo(decay.dtype).max) / (BLOCK - 1)
-        sums = cut(decay.clamp(min=floor).view(batch, length, 1, heads, -1)).cumsum(2)
+        sums = cut((decay if by_channel else decay.unsqueeze(-1)).clamp(min=floor).unsqueeze(2)).cumsum(2)
         if by_channel:
             read, own = _scores_by_channel(q, k, k_beta, sums, writes, block)
         else:
@@ -97,7 +96,7 @@ def remember(
         past = torch.matmul(q[first:], torch.stack(memories[first : len(y)]))
         y = torch.cat([y[:first], y[first:] + past]) if first else y + past
     y = y.view(*y.shape[:1], batch, heads, *y.shape[2:]).permute(1, 0, 3, 2, 4).flatten(1, 2)[:, :length]
-    return y, memories[-1].view(batch, heads, keys, -1) if last else None
+    return y, memories[-1].unflatten(0, (batch, heads)) if last else None
 
 
 def _pass(

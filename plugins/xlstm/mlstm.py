@@ -128,14 +128,13 @@ def mlstm(
     def cut(x: Tensor, value: float = 0.0) -> Tensor:
         """(B, L, H, X) as (N, M, T, X), for M = B H."""
         x = F.pad(x, (0, 0, 0, 0, 0, missing), value=value) if missing else x
-        x = x.unflatten(1, (-1, tokens)).permute(1, 0, 3, 2, 4)
-        return x.reshape(x.shape[0], batch * heads, tokens, -1)
+        return x.unflatten(1, (-1, tokens)).permute(1, 0, 3, 2, 4).flatten(1, 2)
 
     # a value of one more channel, all ones, makes the same sums give n q
     q, k, v = cut(q_BLHK * keys**-0.5), cut(k_BLHK), cut(F.pad(v_BLHV, (0, 1), value=1.0))
     i, f = cut(i_BLH.unsqueeze(-1), -math.inf), cut(f_BLH.unsqueeze(-1))
     memory = q.new_zeros(batch * heads, keys, v.shape[-1]) if state is None else state[0].flatten(0, 1)
-    scale = q.new_zeros(batch * heads, 1, 1) if state is None else state[1].reshape(-1, 1, 1)
+    scale = q.new_zeros(batch * heads, 1, 1) if state is None else state[1].flatten()[:, None, None]
     sums = f.cumsum(2)
     with torch.no_grad():  # m_t, from a running maximum in each chunk and the one before it
         inside, scales, starts = (i - sums).cummax(2).values, [], []
@@ -160,4 +159,4 @@ def mlstm(
     h = h[..., :-1] / torch.maximum(h[..., -1:].abs(), (-m).exp()).clamp(min=1e-6)
     h_BLHV = h.unflatten(1, (batch, heads)).permute(1, 0, 3, 2, 4).flatten(1, 2)[:, :length]
     scale_BH = scale.reshape(batch, heads).clone()  # a view would keep every m
-    return h_BLHV, (memory.view(batch, heads, keys, -1), scale_BH)
+    return h_BLHV, (memory.unflatten(0, (batch, heads)), scale_BH)
