@@ -36,6 +36,10 @@ def test_the_page_is_one_small_file_that_needs_no_network(smoke):  # noqa: F811
         "Failed runs",
     ):
         assert word in text, word
+    ledger = ledger_of(smoke)
+    for standing in ledger.standings:
+        for row in standing.rows:
+            assert f"# {row['id']}\nzoo train " in text, "what to type to find it, and to make it again"
 
 
 @needs_browser
