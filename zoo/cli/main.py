@@ -172,7 +172,8 @@ def _compare(words: list[str]) -> int:
     flags, rest = _split(words, {"--dry-run"})
     from zoo.comparison.compare import carried_out, grouped, plan_for
 
-    if not flags and sys.stderr.isatty():  # composing takes a while, and nothing is shown yet
+    watched = not flags and sys.stderr.isatty()
+    if watched:  # composing takes a while, and nothing is shown yet
         say("planning", error=True)
     plan = plan_for(rest)
     if flags:
@@ -191,7 +192,8 @@ def _compare(words: list[str]) -> int:
         return 0
     from zoo.comparison.terminal import Board
 
-    say(f"{many(plan.total(), 'run')} into {plan.folder}; starting workers", error=True)
+    if watched:
+        say(f"{many(plan.total(), 'run')} into {plan.folder}; starting workers", error=True)
 
     def show(ledger: Any, execution: Any) -> None:
         if execution.skipped:
