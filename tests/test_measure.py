@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from browser import assert_fits, looked_at, needs_browser
 
 import zoo
 from zoo.models.speed import Curve, Point, crossings, decoder, measure, said
@@ -224,3 +225,17 @@ def test_angles_beyond_the_table_are_its_continuation(monkeypatch):
         one = x_BHLK[:, :, place : place + 1].requires_grad_()  # tables made for inference serve training, too
         short.rotate(one, one, place)[0].sum().backward()
         torch.testing.assert_close(short.rotate(one, one, place)[0], turned[:, :, place : place + 1].clone())
+
+
+@needs_browser
+@pytest.mark.parametrize("width", [1400, 420])
+def test_nothing_overflows_the_page(tmp_path, width):
+    from zoo.models.speed_page import write_page
+
+    curves = [curve("a contestant of a long name mixer.window=16", lambda n: 1e-6 * n), curve("b", lambda n: 1e-3)]
+    pairs = [{"what": "decode", "says": said(each, LENGTHS)} for each in crossings(curves, "decode")]
+    about = {"rounds": 3, "crossings": pairs, "hardware": {"accelerator": "cpu"}, "versions": {"torch": "2"}}
+    page = write_page(tmp_path / "measured.html", curves, about, "zoo measure a b")
+    found = looked_at(page.read_text(), width, False, tmp_path)
+    assert_fits(found, width)
+    assert found["charts"] >= 3

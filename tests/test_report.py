@@ -11,10 +11,9 @@ import subprocess
 
 import numpy as np
 import pytest
+from browser import BROWSER, assert_fits, looked_at, needs_browser
 from conftest import THOROUGH
 from test_compare import smoke  # noqa: F401  (a fixture)
-
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 
 
 def page(folder):
@@ -37,9 +36,13 @@ def test_the_page_is_one_small_file_that_needs_no_network(smoke):  # noqa: F811
         "Failed runs",
     ):
         assert word in text, word
+    ledger = ledger_of(smoke)
+    for standing in ledger.standings:
+        for row in standing.rows:
+            assert f"# {row['id']}\nzoo train " in text, "what to type to find it, and to make it again"
 
 
-@pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome on this machine (Debian: apt-get install chromium)")
+@needs_browser
 def test_the_page_renders_in_a_browser_without_errors(smoke, tmp_path):  # noqa: F811
     flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run", "--disable-component-update",
              "--disable-sync", f"--user-data-dir={tmp_path}/profile", "--virtual-time-budget=8000", "--enable-logging=stderr", "--v=0"]  # fmt: skip
@@ -57,60 +60,14 @@ def test_the_page_renders_in_a_browser_without_errors(smoke, tmp_path):  # noqa:
     assert done.stdout.count("<canvas") + done.stdout.count("<svg") >= 7
 
 
-PROBE = """<script>
-addEventListener("load", () => setTimeout(() => {
-  const page = document.documentElement, opened = document.querySelectorAll("body > details[open]").length;
-  for (const each of document.querySelectorAll("details")) each.open = !each.closest(".vega-embed");
-  const scrolls = each => each && each !== document.body &&
-    (/auto|scroll|hidden/.test(getComputedStyle(each).overflowX) || scrolls(each.parentElement));
-  const beyond = each => {
-    const box = each.getBoundingClientRect();
-    return box.width && (box.right > page.clientWidth + 1 || box.left < -1);
-  };
-  const all = [...document.body.querySelectorAll("*:not(script, style, svg *)")];
-  const wide = all.filter(each => beyond(each) && !scrolls(each.parentElement));
-  parent.postMessage(JSON.stringify({
-    width: page.clientWidth, whole: page.scrollWidth, opened,
-    dark: matchMedia("(prefers-color-scheme: dark)").matches, back: getComputedStyle(document.body).backgroundColor,
-    charts: document.querySelectorAll(".charts canvas, .charts svg").length,
-    beyond: wide.map(each => `${each.tagName} ${each.textContent.slice(0, 50)}`),
-  }), "*");
-}, 3000));
-</script></body>"""
-"""In a page: what of it stands beyond its edges and cannot be scrolled to, once everything that folds is open."""
-FRAME = """<iframe src="page.html" style="border: 0; width: {width}px; height: 900px"></iframe><script>
-addEventListener("message", event => {{
-  const said = document.createElement("pre");
-  said.textContent = event.data;
-  document.body.append(said);
-}});
-</script>"""
-
-
-@pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome on this machine (Debian: apt-get install chromium)")
+@needs_browser
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("width", [1400, 420])
 def test_nothing_overflows_the_page(smoke, tmp_path, width, dark):  # noqa: F811
-    import html
-    import json
-
-    before, _, after = page(smoke).read_text().rpartition("</body>")  # the library has one in a text
-    (tmp_path / "page.html").write_text(before + PROBE + after)
-    (tmp_path / "frame.html").write_text(FRAME.format(width=width))
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run", "--disable-component-update",
-             "--disable-sync", f"--user-data-dir={tmp_path}/profile", "--virtual-time-budget=9000", "--window-size=1500,1000",
-             *(["--blink-settings=preferredColorScheme=0"] if dark else [])]  # fmt: skip
-    done = subprocess.run(
-        [BROWSER, *flags, "--dump-dom", f"file://{tmp_path}/frame.html"], capture_output=True, text=True, timeout=120
-    )
-    said = re.search(r"<pre>(.*?)</pre>", done.stdout, re.S)
-    assert said, done.stderr
-    found = json.loads(html.unescape(said[1]))
+    found = looked_at(page(smoke).read_text(), width, dark, tmp_path)
     assert found["dark"] == dark
     assert (found["back"] == "rgb(255, 255, 255)") != dark
-    assert width - 20 <= found["width"] <= width
-    assert found["beyond"] == []
-    assert found["whole"] <= found["width"] + 1, "the page itself scrolls sideways"
+    assert_fits(found, width)
     assert found["opened"] == 0, "tables for few readers are closed at first"
     assert found["charts"] >= 7
 

@@ -162,10 +162,10 @@ def test_single_runs_are_set_beside_each_other_with_their_curves(made, zoo_main)
     assert str(page.relative_to(made)) in out
     curves = text[text.index('"parity-curves":') :]
     assert curves.index("transformer seed=1") < curves.index("parity-harder"), "the curves are drawn"
-    status, out, err = zoo_main("report", str(transformer), "--to", "figures.csv")
+    status, out, err = zoo_main("report", transformer.name, "--to", "figures.csv")  # by its id
     assert status == 0, err
     assert transformer.name in (made / "figures.csv").read_text()
-    status, _, err = zoo_main("report", str(lstm), "runs/mine")
+    status, _, err = zoo_main("report", str(lstm), "mine")
     assert status == 2
     assert "is a single run and runs/mine is not" in err
 

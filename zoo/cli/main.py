@@ -172,7 +172,8 @@ def _compare(words: list[str]) -> int:
     flags, rest = _split(words, {"--dry-run"})
     from zoo.comparison.compare import carried_out, grouped, plan_for
 
-    if not flags and sys.stderr.isatty():  # composing takes a while, and nothing is shown yet
+    watched = not flags and sys.stderr.isatty()
+    if watched:  # composing takes a while, and nothing is shown yet
         say("planning", error=True)
     plan = plan_for(rest)
     if flags:
@@ -191,7 +192,8 @@ def _compare(words: list[str]) -> int:
         return 0
     from zoo.comparison.terminal import Board
 
-    say(f"{many(plan.total(), 'run')} into {plan.folder}; starting workers", error=True)
+    if watched:
+        say(f"{many(plan.total(), 'run')} into {plan.folder}; starting workers", error=True)
 
     def show(ledger: Any, execution: Any) -> None:
         if execution.skipped:
@@ -238,8 +240,15 @@ def _say_unreadable(*ledgers: Any) -> int:
     return _say("\n".join([f"{many(len(lost), 'run')} cannot be read:", *(row["error"] for row in lost)]), 1)
 
 
+def _run(word: str) -> str:
+    """The folder that a word means: a path, or an id as ``zoo runs`` lists it."""
+    places = (Path(word), Path("runs", word), Path("runs", "train", word))
+    return str(next((place for place in places if place.exists()), word))
+
+
 def _report(words: list[str]) -> int:
     folders, given = _values(words, {"--to": str})
+    folders = list(map(_run, folders))
     from zoo.comparison.ledger import is_run, read_ledger, read_runs
 
     single = [is_run(Path(folder)) for folder in folders]
@@ -377,13 +386,13 @@ def _export(words: list[str]) -> int:
             raise ZooError("--hf needs the name of a folder and goes with no other option, such as --hf my_model")
         from zoo.models.convert import to_huggingface
 
-        say(to_huggingface(Path(folders[0]), Path(hf)))
+        say(to_huggingface(Path(_run(folders[0])), Path(hf)))
         return 0
     if to == "" or (to or "").startswith("-"):
         raise ZooError("--to needs the name of a file, such as --to model.safetensors")
     from zoo.models.export import export
 
-    export(Path(folders[0]), layout, Path(to) if to else None)
+    export(Path(_run(folders[0])), layout, Path(to) if to else None)
     return 0
 
 
@@ -427,7 +436,7 @@ def _generate(words: list[str]) -> int:
     settings = {name.removeprefix("--"): found[-1] for name, found in given.items() if name != "--prompt"}
     if settings.get("beams", 1) > 1 and settings.get("temperature"):
         raise ZooError("--beams and --temperature: a beam search draws nothing; give one of them")
-    run_generate(Path(run), GenerateOptions(given.get("--prompt", []), **settings))
+    run_generate(Path(_run(run)), GenerateOptions(given.get("--prompt", []), **settings))
     return 0
 
 
@@ -442,7 +451,7 @@ def _inspect(words: list[str]) -> int:
     options = InspectOptions()
     options.examples = tuple(dict.fromkeys(given.get("--example", options.examples)))
     options.length, options.judged_by = given.get("--length", [64])[-1], given.get("--judged-by", [256])[-1]
-    inspect(Path(run), options)
+    inspect(Path(_run(run)), options)
     return 0
 
 

@@ -20,7 +20,7 @@ def color(standings: Sequence[Standing]) -> Any:
     return alt.Color(
         "contestant:N",
         title=None,
-        legend=alt.Legend(orient="bottom", columns=2),
+        legend=alt.Legend(orient="bottom", columns=2, symbolOpacity=1),
         scale=alt.Scale(domain=names, scheme="tableau10"),
     )
 
@@ -31,7 +31,7 @@ def _of_each(channel: Any, standings: Sequence[Standing], kinds: tuple[Any, ...]
 
     names = sorted({s.contestant for s in standings})
     each = [kinds[place % len(kinds)] for place in range(len(names))]
-    legend = alt.Legend(orient="bottom", columns=2)
+    legend = alt.Legend(orient="bottom", columns=2, symbolOpacity=1)
     return channel("contestant:N", title=None, legend=legend, scale=alt.Scale(domain=names, range=each))
 
 

@@ -73,12 +73,13 @@ def _hashes(standings: list[Standing]) -> list[str]:
     return list(dict.fromkeys(row["data_hash"] for s in standings for row in s.rows))
 
 
-def _commands(standings: list[Standing]) -> tuple[list[tuple[str, list[str]]], int]:
-    """What makes reported runs again, by contestant, as many as are listed; and how many runs there are."""
+def _commands(standings: list[Standing]) -> tuple[list[tuple[str, list[tuple[str, str]]]], int]:
+    """The id of each reported run and what makes it again, by contestant, as many as are listed; and how many."""
     found, left = [], MOST_LISTED
     for standing in standings:
         if left > 0:
-            found.append((standing.contestant, standing.commands(left)))
+            ids = [row["id"] for row in [*standing.rows, *standing.failed]]
+            found.append((standing.contestant, list(zip(ids, standing.commands(left), strict=False))))
             left -= len(found[-1][1])
     return found, sum(len(s.rows) + len(s.failed) for s in standings)
 

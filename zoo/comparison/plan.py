@@ -25,7 +25,6 @@ from zoo.runs.budget import key_of as budget_key
 from zoo.runs.budget import wanted, with_solution
 from zoo.runs.run import Run, planned
 
-
 FINALISTS = 2
 """How many settings of a contestant run with all tuning seeds, once the first seed has ranked its grid."""
 

@@ -71,11 +71,11 @@ def make(run: Run, beat: Callable[[int], None] | None = None, wait: bool = False
     except OSError as error:
         where = error.filename or folder
         raise ZooError(f"runs={run.config['runs']}: cannot write to {where}: {error.strerror}") from error
-    refused = False
+    drops, refused = fresh and not keep_refused, False
     try:
-        return _make_locked(run, beat, keep_refused)
+        return _make_locked(run, beat, drops)
     except ZooError as error:
-        refused = fresh and not keep_refused and _is_refusal(error, run)
+        refused = drops and _is_refusal(error, run)
         raise
     finally:
         if rank() == 0:
@@ -99,7 +99,8 @@ def _leave_nothing(run: Run) -> None:
             folder.rmdir()
 
 
-def _make_locked(run: Run, beat: Callable[[int], None] | None, keep_refused: bool) -> Row:
+def _make_locked(run: Run, beat: Callable[[int], None] | None, drops: bool) -> Row:
+    """Make the run in its folder, whose lock is held; ``drops`` says that a refused one is to leave nothing."""
     old = read_row(run.folder / "result.json")
     finished = old is not None and old["status"] == "finished"
     try:
@@ -127,7 +128,7 @@ def _make_locked(run: Run, beat: Callable[[int], None] | None, keep_refused: boo
         reason = str(error) if known else f"{type(error).__name__}: {error}"
         if not known:
             reason = _about_memory(error, run.config) or reason
-        dropped = _is_refusal(error, run) and not keep_refused
+        dropped = drops and _is_refusal(error, run)
         if not finished and not dropped:  # a finished result is not lost because its data cannot be read today
             at = {"diverged_at": error.step} if isinstance(error, Diverged) else {}
             _write_failure(run, reason, traceback.format_exc(), at)

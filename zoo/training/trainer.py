@@ -35,7 +35,7 @@ def make_loop(
 ) -> Loop:
     """The loop of a run, with its optimizer and schedule."""
     steps = config["steps"]
-    log_every = config["log_every"] or max(1, min(LOGGED, -(-steps // CURVE)))
+    log_every = config["log_every"] or max(1, min(LOGGED, steps // CURVE))
     schedule = user_error(build, config["schedule"], steps=steps)
     optimizer = Factory(config["optimizer"])
     return Loop(
@@ -47,7 +47,7 @@ def make_trainer(config: Config, device: Device, callbacks: list[Any], folder: P
     """Lightning's trainer of a run, which writes nothing by itself."""
     settings, accelerator, steps = config["trainer"], device.accelerator, config["steps"]
     processes = count()
-    every = min(config["evaluate_every"] or -(-steps // CURVE), steps)
+    every = min(config["evaluate_every"] or max(1, steps // CURVE), steps)
     return L.Trainer(
         accelerator="gpu" if accelerator == "cuda" else accelerator,
         devices=settings["devices"] if processes == 1 else local_count(),
