@@ -40,12 +40,14 @@ class Minimal(nn.Module):
             check_state(state, x_BLD)
         if x_BLD.shape[1] == 0:
             return x_BLD, state
+        # candidates, and gates in float32 or wider; at padding the state stays as it is
         c_BLE, dtype = self.candidates(x_BLD), wide(x_BLD.dtype)
         with torch.autocast(x_BLD.device.type, enabled=False):
             keep_BLE, enter_BLE = self.keep_and_enter(project(self.decide, x_BLD.to(dtype)))
             enter_BLE = without_padding(enter_BLE * c_BLE.to(dtype), mask_BL)
-            if mask_BL is not None:  # at padding the state stays as it is
+            if mask_BL is not None:
                 keep_BLE = keep_BLE.masked_fill(~mask_BL.unsqueeze(-1), 1.0)
+            # every h of each channel at once
             h_BLE = scan(keep_BLE, enter_BLE, None if state is None else state["memory"])
         y_BLD = self.out(h_BLE.to(x_BLD.dtype))
         return y_BLD, None if state is None else {"memory": h_BLE[:, -1].clone()}

@@ -72,16 +72,19 @@ class GatedLinearRecurrentUnit(nn.Module):
             check_state(state, x_BLD)
         if x_BLD.shape[1] == 0:
             return x_BLD, state
+        # inputs of the recurrence behind their convolution, with zeros at padding, and the branch beside it
         u_BLE, beside_BLE = self.inputs(x_BLD).chunk(2, -1)
         u_BLE, held = without_padding(u_BLE, mask_BL), None
         if self.convolution is not None:
             u_BLE, held = self.convolution(u_BLE, None if state is None else state["convolution"])
+        # the recurrence, in float32 or wider
         with torch.autocast(x_BLD.device.type, enabled=False):
             a_BLE, b_BLE = self.recurrence(u_BLE.to(wide(x_BLD.dtype)))
             if mask_BL is not None:  # at padding the state stays as it is
                 a_BLE = a_BLE.masked_fill(~mask_BL.unsqueeze(-1), 1.0)
                 b_BLE = without_padding(b_BLE, mask_BL)
             h_BLE = scan(a_BLE, b_BLE, None if state is None else state["memory"])
+        # gate, and project back into the stream
         y_BLD = self.out(h_BLE.to(x_BLD.dtype) * F.gelu(beside_BLE, approximate="tanh"))
         if state is None:
             return y_BLD, None
