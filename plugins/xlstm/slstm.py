@@ -79,17 +79,10 @@ class ScalarLSTM(nn.Module):
                 seen_BLD = F.silu(seen_BLD)
             gates_BLE = torch.cat([project(self.decide, seen_BLD), project(self.inputs, wide_BLD)], -1)
             gates_BLGD = (gates_BLE + self.gate_bias.to(dtype)).unflatten(-1, (GATES, self.dim))
-<<<<<<< HEAD
-            # the recurrence, from what came before
-            start = _empty(len(x_BLD), self.dim, x_BLD.device, dtype) if state is None else state["memory"]
-            h_BLD, memory = slstm(gates_BLGD, self.recurrent_HKG.to(dtype), start, mask_BL)
-            # each head is normalised alone
-=======
             # the loop over time, from the state or from none
             start = _empty(len(x_BLD), self.dim, x_BLD.device, dtype) if state is None else state["memory"]
             h_BLD, memory = slstm(gates_BLGD, self.recurrent_HKG.to(dtype), start, mask_BL)
             # a layer norm of each head
->>>>>>> a137135743c2a3de7559bfc688d3ccde2aa23423
             h_BLHK = h_BLD.unflatten(-1, (self.heads, -1))
             h_BLHK = F.layer_norm(h_BLHK, h_BLHK.shape[-1:], eps=1e-6)
             y_BLD = h_BLHK.flatten(2) * self.norm_weight.to(dtype)
