@@ -49,7 +49,7 @@ def test_a_pattern_says_its_layers(pattern, layers):
 @pytest.mark.parametrize(
     ("pattern", "said"),
     [
-        ("mmx", "there is no 'mmx'"), ("", "expected letters"), ([], "expected letters"), ([""], "expected letters"),
+        ("mmx", "expected letters m"), ("", "expected letters"), ([], "expected letters"), ([""], "expected letters"),
         (["locl"], "Did you mean local"), (["none"], "needs a mixer or a feed-forward"), (["mixer*0"], "number of layers"),
         (["mixer*x"], "number of layers"), (["mixer++ffn"], "there is no ''"),
     ],

@@ -16,7 +16,7 @@ import zoo
 from zoo.base.errors import ZooError
 
 MISTAKES = [
-    (["mixer=lstmm"], "There is no mixer called 'lstmm'. Did you mean mixer=lstm? There is: attention, gru, "),
+    (["mixer=lstmm"], "There is no mixer called 'lstmm'. Did you mean mixer=lstm or mixer="),
     (["arch=transfomer"], "Did you mean arch=transformer?"),
     (["task=recal"], "Did you mean task=recall?"),
     (["mixxer=lstm"], "there is no key 'mixxer'. Did you mean mixer"),
@@ -122,7 +122,7 @@ def test_a_mistake_is_explained(words, message):
         (["list", "mixr"], "There is no kind called 'mixr'. Did you mean zoo list mixer?"),
         (["report"], "name one folder of runs"),
         (["completion", "csh"], "There is: bash, fish, zsh"),
-        (["show", "mixer=lstmm"], "Did you mean mixer=lstm?"),
+        (["show", "mixer=lstmm"], "Did you mean mixer=lstm or"),
     ],
 )
 def test_a_wrong_command_is_explained(zoo_main, words, message):
@@ -295,7 +295,7 @@ def test_a_sweep_goes_on_after_a_failed_run_and_says_so(zoo_main, here):
     ("line", "expected"),
     [
         ("zoo tr", ["train"]),
-        ("zoo train mixer=l", ["mixer=linear_attention", "mixer=lstm"]),
+        ("zoo train mixer=l", ["mixer=latent_attention", "mixer=linear_attention", "mixer=lstm"]),
         ("zoo train arch=lstm optimizer.l", ["optimizer.lr="]),
         ("zoo list mix", ["mixer"]),
         ("zoo compare smo", ["smoke"]),

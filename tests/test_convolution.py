@@ -17,7 +17,7 @@ def backbone(mixer, *words):
     )
     torch.manual_seed(0)
     objective = make_objective(config, make_task(config)).eval()
-    return next(module for module in objective.modules() if type(module).__name__ == "Residual")
+    return next(module for module in objective.modules() if type(module).__name__ == "Layers")
 
 
 def test_the_mixer_reads_the_convolved_input():
@@ -56,7 +56,7 @@ def test_an_encoder_convolves_both_ways():
     config = zoo.compose("arch=bert", "task=text", "dim=32", "layers=1", "backbone.convolution=3")
     torch.manual_seed(0)
     objective = make_objective(config, make_task(config)).eval()
-    body = next(module for module in objective.modules() if type(module).__name__ == "Residual")
+    body = next(module for module in objective.modules() if type(module).__name__ == "Layers")
     x_BLD = torch.randn(1, 7, 32, requires_grad=True)
     gradient_LD = torch.autograd.grad(body(x_BLD)[0][0, 3].sum(), x_BLD)[0][0]
     assert (gradient_LD.abs().sum(1) > 0).all()

@@ -832,4 +832,6 @@ def test_a_setting_for_a_place_that_is_none_is_refused(tmp_path, monkeypatch):
     from omegaconf import OmegaConf
 
     with pytest.raises(ZooError, match="expert_fn"):
-        resolve(OmegaConf.create({"settings": {"ffn/glu@expert_fn": {"ratio": 1}}}), {}, [])
+        resolve(
+            OmegaConf.create({"settings": {"ffn/glu@expert_fn": {"ratio": 1}}, "parts": {}, "backbone": {}}), {}, []
+        )

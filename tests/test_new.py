@@ -127,7 +127,7 @@ def test_overrides_reach_what_is_checked(zoo_main):
     ("words", "says"),
     [
         ([], "name what to check"),
-        (["mixer=lstmm"], "Did you mean mixer=lstm?"),
+        (["mixer=lstmm"], "Did you mean mixer=lstm or"),
         (["steps=2"], "no kind called 'steps'"),
         (["mixer=lstm", "gru"], "'gru' is not an override"),
         (["norm=rmsnorm", "norm.epss=1"], "Did you mean norm.eps"),

@@ -320,7 +320,7 @@ def test_a_state_that_does_not_fit_is_refused(name):
         (["arch=mamba3", "mixer.head_dim=16", "mixer.groups=3"], "groups=3 does not divide the 4 heads"),
         (["arch=mamba", "mixer.state_size=0"], "state_size=0; expected at least 1"),
         (["arch=mamba", "mixer.dt_min=0.2"], "dt_min=0.2, mixer.dt_max=0.1 and mixer.dt_floor=0.0001"),
-        (["arch=mamba", "mixer.dt_max=inf"], "all finite"),
+        (["arch=mamba", "mixer.dt_max=inf"], "expected a finite number"),
         (["arch=mamba2", "mixer.A_min=0"], "A_min=0.0 and"),
         (["arch=mamba2", "mixer.A_max=inf"], "A_max=inf: expected"),
         (["arch=mamba", "stem.std=-1"], "stem.std=-1.0: expected"),

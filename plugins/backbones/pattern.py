@@ -32,7 +32,8 @@ def layers_of(pattern: str | Sequence[str], kinds: Mapping[str, str]) -> list[La
     if isinstance(pattern, str) and pattern and set(pattern) <= set(LETTERS):
         return [[[LETTERS[letter]], ["ffn"]] for letter in pattern]
     entries = [pattern] if isinstance(pattern, str) else list(pattern)
-    if not entries or not all(entries):
+    unknown = isinstance(pattern, str) and pattern.isalnum() and pattern not in kinds
+    if not entries or not all(entries) or unknown:
         raise ValueError(
             f"backbone.pattern={pattern!r}: expected letters m (mixer) and a (alternate_mixer), such as mmma, or a "
             f"list of layers, such as [mixer*3,alternate_mixer]"

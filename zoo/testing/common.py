@@ -86,11 +86,18 @@ _MEMORY = inputs(64, 9, seed=5)
 def call(kind: str, module: Any, x_BLD: Tensor, first: int = 0) -> Tensor:
     """A module's output for vectors. A module that reads another sequence gets one of 9 tokens.
 
+    A mixer that shares with other layers of a pass is called behind itself, on the input with its channels moved.
+
     ``first`` is the place of the first example in a larger batch, which determines the sequence that it reads.
     """
     if kind == "cross":
         read: Tensor = module(x_BLD, module.read(_MEMORY[first : first + x_BLD.shape[0]].to(x_BLD)))
         return read
+    if kind == "mixer" and getattr(module, "takes_shared", False):
+        shared = {"embedding": x_BLD}
+        module(x_BLD.roll(1, -1), shared=shared)
+        shared_result: Tensor = module(x_BLD, shared=shared)[0]
+        return shared_result
     result: Tensor = module(x_BLD)[0] if kind == "mixer" else module(x_BLD)
     return result
 

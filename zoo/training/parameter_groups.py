@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
 from zoo.base.contracts import ROLES, HasLearningRateScales, HasNoWeightDecay, HasParameterRoles
-from zoo.registry.factory import KIND_OF, Factory
-from zoo.registry.registry import entry
+from zoo.registry.factory import KIND_OF
 
 _BY_PLACE = {"stem": "embedding", "position": "position", "backbone": "hidden", "objective": "head"}
 """The role of a matrix by the innermost component of one of these kinds that holds it."""
 
 
 def make_optimizer(
-    factory: Factory, model: nn.Module, roles: Mapping[str, Mapping[str, float]] | None = None
+    factory: Callable[..., Any], model: nn.Module, roles: Mapping[str, Mapping[str, float]] | None = None
 ) -> torch.optim.Optimizer:
     """The optimizer over the model's groups; by role for one that asks for them.
 
     Each group's ``lr`` and ``weight_decay`` are what the optimizer was given; the multipliers stand beside them.
     """
-    asks = {parameter.name for parameter in entry(factory.kind, factory.name).parameters}
+    asks = inspect.signature(getattr(factory, "target", factory)).parameters
     name = "parameters_by_role" if "parameters_by_role" in asks else "parameters"
     groups = parameter_groups(model, roles, by_role=name == "parameters_by_role")
     optimizer: torch.optim.Optimizer = factory(**{name: groups})
