@@ -7,6 +7,7 @@ import pytest
 from test_statistics import standing
 
 from zoo.comparison.answer import answer, near_best
+from zoo.comparison.known import chosen_before
 from zoo.comparison.ledger import Ledger, _compare_to
 from zoo.comparison.trends import Trend, at_step, crossing, steps_to, trend
 from zoo.comparison.verdicts import can_find, cannot_decide, judge, judge_twice, rank_ranges
@@ -75,6 +76,15 @@ def test_a_report_of_failures_is_answered():
     assert "Half of the runs of c failed, or more." in said
     assert "On t, b has the best median accuracy, 0.9 of 5 runs" in said
     assert answer(ledger([standing("a", "t", [], failed=2)], baseline="a")) == []
+
+
+@pytest.mark.parametrize(("task", "expected"), [("parity", True), ("recall", False)])
+def test_a_default_that_was_chosen_on_a_task_here_is_said(task, expected):
+    entered = [standing("lstm", "t", [0.7, 0.72, 0.71, 0.7, 0.73]), standing("gru", "t", NONE)]
+    for each in entered:
+        each.about = {**each.about, "task": task}
+    found = ledger(entered, baseline="gru")
+    assert chosen_before(found) == ([("the forget bias of the LSTM", "t", ["lstm"])] if expected else [])
 
 
 def test_a_score_that_only_tuning_reached_is_doubted():

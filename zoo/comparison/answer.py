@@ -6,7 +6,7 @@ import math
 import shlex
 from collections.abc import Iterator, Sequence
 
-from zoo.comparison.known import beside
+from zoo.comparison.known import beside, chosen_before
 from zoo.comparison.ledger import Ledger
 from zoo.comparison.result import Standing
 from zoo.comparison.words import figure, joined, quantity
@@ -227,6 +227,9 @@ def _limits(ledger: Ledger) -> Iterator[str]:
     )
     if ledger.laws or not ledger.comparisons():
         return
+    chosen = [f"{what} on {task} ({joined(whose)})" for what, task, whose in chosen_before(ledger)]
+    if chosen:
+        yield f"Defaults of these presets were chosen on tasks compared here: {joined(chosen)}."
     for task in ledger.tasks:
         still = ledger.unconverged(task)
         if still and not ledger.cannot_decide(task):

@@ -32,12 +32,32 @@ class Known:
     pairs: list[tuple[str, str, str, Verdict]] = field(default_factory=list)
 
 
-@cache
 def findings() -> list[dict[str, Any]]:
     """The findings that ``conf/findings.yaml`` lists."""
+    return _listed("findings.yaml")
+
+
+@cache
+def _listed(name: str) -> list[dict[str, Any]]:
+    """What a file of the zoo's configs lists."""
     spec = find_spec("zoo_conf")
     folder = next(iter(spec.submodule_search_locations or []), "") if spec else ""
-    return list(read_yaml(Path(folder) / "findings.yaml") or [])
+    return list(read_yaml(Path(folder) / name) or [])
+
+
+def chosen_before(ledger: Ledger) -> list[tuple[str, str, list[str]]]:
+    """Defaults of contestants here that were chosen on a task here: what, the task, and whose they are.
+
+    ``conf/chosen.yaml`` lists them.
+    """
+    found = []
+    for choice in _listed("chosen.yaml"):
+        for task in ledger.tasks:
+            entered = [s for s in ledger.on(task) if s.about.get("task") in choice["tasks"]]
+            whose = [s.contestant for s in entered if _is(s, choice["presets"])]
+            if whose:
+                found.append((choice["what"], task, whose))
+    return found
 
 
 def beside(ledger: Ledger) -> list[Known]:
