@@ -80,18 +80,23 @@ class HyperConnections(nn.Module):
 
     def leave(self, x_BLND: Tensor) -> Tensor:
         """The weighted sum of the streams: (B, L, N, D) to (B, L, D)."""
-        (pre_BLN,) = self._weights(x_BLND)
-        return self._read(x_BLND, pre_BLN)
+        with torch.autocast(x_BLND.device.type, enabled=False):
+            (pre_BLN,) = self._weights(x_BLND)
+            return self._read(x_BLND, pre_BLN)
 
     def forward(self, x_BLND: Tensor, branch: Branch, norm: Branch, first_BLND: Tensor) -> Tensor:
         """(B, L, N, D) to (B, L, N, D)."""
-        pre_BLN, post_BLN, comb = self._weights(x_BLND)
-        y_BLD = branch(norm(self._read(x_BLND, pre_BLN)))
-        comb_BLNN = self._comb(comb.unflatten(-1, (self.streams, self.streams))).to(x_BLND.dtype)
-        post_BLN = (2 * torch.sigmoid(post_BLN)).to(x_BLND.dtype)
+        # autocast would round the streams at every branch
+        with torch.autocast(x_BLND.device.type, enabled=False):
+            pre_BLN, post_BLN, comb = self._weights(x_BLND)
+            read_BLD = self._read(x_BLND, pre_BLN)
+        y_BLD = branch(norm(read_BLD))
         # each stream takes its share of what the branch gives, and of all streams
-        mixed_BLND = torch.matmul(comb_BLNN.transpose(-1, -2), x_BLND)
-        return mixed_BLND + post_BLN.unsqueeze(-1) * y_BLD.unsqueeze(-2)
+        with torch.autocast(x_BLND.device.type, enabled=False):
+            comb_BLNN = self._comb(comb.unflatten(-1, (self.streams, self.streams))).to(x_BLND.dtype)
+            post_BLN = (2 * torch.sigmoid(post_BLN)).to(x_BLND.dtype)
+            mixed_BLND = torch.matmul(comb_BLNN.transpose(-1, -2), x_BLND)
+            return mixed_BLND + post_BLN.unsqueeze(-1) * y_BLD.to(x_BLND.dtype).unsqueeze(-2)
 
     def _weights(self, x_BLND: Tensor) -> tuple[Tensor, ...]:
         """What is sent through sigmoids and the softmax, in float32 or wider: for reading, writing and mixing."""

@@ -82,10 +82,7 @@ def test_norms_after_turning_are_their_definition():
     mixer, x = attention(*SHAPE, "mixer.norm_qk=after", "norm=rmsnorm"), draw(2, LENGTH, DIM)
     q, k, v = (p(x).view(2, LENGTH, -1, 8).transpose(1, 2) for p in (mixer.query, mixer.key, mixer.value))
     q, k = mixer.position.rotate(q, k)
-    q, k = (
-        t / (t.square().mean(-1, keepdim=True) + 1e-6).sqrt() * n.weight
-        for t, n in ((q, mixer.query_norm), (k, mixer.key_norm))
-    )
+    q, k = (t / (t.square().mean(-1, keepdim=True) + 1e-6).sqrt() for t in (q, k))
     k, v = (t.repeat_interleave(2, 1) for t in (k, v))
     weights = (q @ k.mT / math.sqrt(8) + causal()).softmax(-1)
     expected = (weights @ v).transpose(1, 2).flatten(2) @ mixer.out.weight.T
@@ -231,3 +228,13 @@ def test_bounded_logits_and_their_loss():
     tokens = batch["inputs"][:2]
     step = [model.step(tokens, model.init_state(2, tokens.shape[1], torch.device("cpu"), F64))[0] for model in (plain, capped)]  # fmt: skip
     torch.testing.assert_close(step[1], 0.2 * torch.tanh(step[0] / 0.2))
+
+
+def test_norms_behind_the_rotation_have_no_gain_and_leave_scores_relative():
+    """A gain there would make scores depend on where both stand, and padded prompts decode otherwise."""
+    mixer = part("mixer", "attention", "mixer.norm_qk=after", "mixer.heads=2", dtype=torch.float64)
+    assert not any("norm" in name for name, _ in mixer.named_parameters())
+    x_BLD = torch.randn(1, 6, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    at_start, _ = mixer(x_BLD, places_BL=torch.arange(6)[None])
+    later, _ = mixer(x_BLD, places_BL=torch.arange(40, 46)[None])
+    torch.testing.assert_close(at_start, later, rtol=1e-9, atol=1e-9)

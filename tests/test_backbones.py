@@ -339,3 +339,51 @@ def test_values_of_the_first_layer_reach_the_others():
 @pytest.mark.parametrize("words", ["", "backbone.convolution=3", "backbone.pattern=[mixer,mamba2,mixer]"])
 def test_share_valuess_are_decoded_as_they_are_trained(words):
     test_decoding_token_by_token_equals_one_pass(f"mixer.share_values=true {words}".strip())
+
+
+def test_a_preset_whose_settings_name_a_part_takes_another_pattern():
+    config = compose("arch=gemma3", "backbone.pattern=mma")
+    assert config["objective"]["backbone"]["parts"] == {}
+    assert compose("arch=nemotron_h", "backbone.pattern=[mixer]")["objective"]["backbone"]["pattern"] == ["mixer"]
+
+
+def test_a_pattern_of_one_name_as_text():
+    assert set(compose(*SMALL, "backbone.pattern=gated_deltanet")["objective"]["backbone"]["parts"]) == {
+        "gated_deltanet"
+    }
+
+
+@pytest.mark.parametrize(
+    "words", ["backbone.pattern=[local*2,mixer] mixer@local=gru,lstm", "arch=gemma3 mixer@local=attention,gru"]
+)
+def test_a_part_is_swept_over(words, zoo_main, tmp_path):
+    short = ["task=parity", "steps=1", "dim=32", "layers=1", "trainer.progress=false", f"runs={tmp_path}"]
+    status, out, err = zoo_main("train", "-m", *words.split(), *short)
+    assert status == 0, err
+    assert "2 of 2 runs finished" in out + err
+
+
+def test_a_contestant_may_have_a_list_with_blanks():
+    from zoo.comparison.plan import make_plan
+
+    listed = 'compare.archs=[transformer,"transformer backbone.pattern=[gru, attention] layers=2"]'
+    plan = make_plan("smoke", [listed])
+    patterns = {str(cell.base["objective"]["backbone"]["pattern"]) for cell in plan.cells}
+    assert patterns == {"m", "['gru', 'attention']"}
+
+
+def test_a_decoder_that_reads_needs_a_mixer():
+    words = ["task=reverse", "objective=sequence_to_sequence", "backbone.pattern=[ffn]"]
+    config = compose(*words, "dim=16")
+    with pytest.raises(ZooError, match="needs a layer with a mixer"):
+        make_objective(config, make_task(config))
+
+
+def test_streams_are_not_rounded_by_autocast():
+    part = model("layers=1", "residual=hyper_connections", dtype=torch.float32).backbone.blocks[0].mixer_residual
+    x_BLND = torch.randn(2, 5, 4, 16)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        low = part(x_BLND, torch.zeros_like, nn.Identity(), x_BLND)
+    with torch.no_grad():
+        whole = part(x_BLND, torch.zeros_like, nn.Identity(), x_BLND)
+    torch.testing.assert_close(low, whole, rtol=1e-5, atol=1e-5)

@@ -189,3 +189,21 @@ def test_bad_values_of_muon_get_one_line(word):
     config, objective = model("optimizer=muon", word)
     with pytest.raises(ValueError, match="expected at least 0"):
         make_optimizer(Factory(config["optimizer"]), objective)
+
+
+def test_muon_goes_on_where_its_state_was_moved(monkeypatch):
+    """Checkpoints are loaded to the processor; the count of a step must follow its weight."""
+    weight = nn.Parameter(torch.randn(4))
+    node = compose("optimizer=muon")["optimizer"]
+    optimizer = Factory(node)(parameters_by_role=[{"params": [weight], "role": "vector"}])
+    weight.grad = torch.ones(4)
+    optimizer.step()
+    assert "step" not in optimizer.state[weight], "a key of this name is left where it was by torch and by Lightning"
+    assert optimizer.state[weight]["count"].device == weight.device
+
+
+def test_time_scales_of_all_memories_are_states():
+    for mixer in ("gated_deltanet", "rg_lru", "mlstm"):
+        assert "state" in roles_of(f"mixer={mixer}", "layers=1").values(), mixer
+    found = roles_of("mixer=differential_attention", "layers=1")
+    assert {role for name, role in found.items() if "lambda" in name} == {"vector"}

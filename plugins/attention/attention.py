@@ -5,9 +5,10 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad
+from torch.nn.functional import pad, rms_norm
 
 from zoo import register
+from zoo.nn import widened
 
 from .blocks import Blocks, blocks_of
 from .heads import Heads, normed
@@ -37,8 +38,9 @@ class Attention(Sees, Heads):
             nothing else (Xiao et al. 2023, arXiv:2309.17453, section 3.3). 0 means none.
         sink_logits: give each head a trained score b in the denominator of its softmax, so that its weights may sum
             to less than 1: ``exp(s_j) / (exp(b) + sum_i exp(s_i))``, as gpt-oss does (OpenAI 2025, arXiv:2508.10925).
-        norm_qk: normalise queries and keys within each head, with the run's norm and a gain per channel (Henry et al.
-            2020, arXiv:2010.04245), ``before`` they turn by their positions, as Qwen3 does, or ``after``.
+        norm_qk: normalise queries and keys within each head (Henry et al. 2020, arXiv:2010.04245). ``before`` they turn
+            by their positions it is the run's norm, with a gain per channel, as in Qwen3. ``after`` it divides by their
+            root mean square, without a gain, as in nanochat: a gain there would make scores depend on where both stand.
         output_gate: multiply what heads give by ``sigmoid(W_gate x)``, one number per ``head`` or per ``channel`` (Qiu
             et al. 2025, arXiv:2505.06708).
         softcap: bound scores s to ``softcap tanh(s / softcap)``, as Gemma 2 does with 50 (arXiv:2408.00118). They are
@@ -98,11 +100,11 @@ class Attention(Sees, Heads):
                 nn.Parameter(torch.zeros(shape)),
             )
         # what is off is none, so that a pass does nothing for it
-        self.value_share = nn.Parameter(torch.tensor(0.5)) if share_values else None
+        self.value_share = nn.Parameter(torch.full((1,), 0.5)) if share_values else None
         self.takes_shared = share_values
         self.sink_logits_H = nn.Parameter(torch.zeros(self.heads)) if sink_logits else None
         self.norm_qk = norm_qk
-        if norm_qk != "none":
+        if norm_qk == "before":
             self.query_norm, self.key_norm = norm(dim=self.head_dim), norm(dim=self.head_dim)
         numbers = {"none": 0, "head": self.heads, "channel": self.heads * self.head_dim}[output_gate]
         self.gate = linear(in_features=dim, out_features=numbers, bias=bias) if numbers else None
@@ -203,7 +205,7 @@ class Attention(Sees, Heads):
         q_BHLK, k_BGMK, v_BGMK, plain_BHLK = self.project(x_BLD, offset if places_BL is None else places_BL)
         if self.value_share is not None and shared is not None:
             first_BGLK = shared.setdefault(("attention values", self.kv_heads, self.head_dim), v_BGMK)
-            v_BGMK = first_BGLK + self.value_share * (v_BGMK - first_BGLK)
+            v_BGMK = first_BGLK + self.value_share.to(v_BGMK.dtype) * (v_BGMK - first_BGLK)
         first, after = 0, None
         if state is not None:
             k_BGMK, v_BGMK, first, after = self._remember(k_BGMK, v_BGMK, state)
@@ -219,8 +221,8 @@ class Attention(Sees, Heads):
             k_BGLK = normed(self.key_norm, k_BGLK)
         q_BHLK, k_BGLK = self.position.rotate(q_BHLK, k_BGLK, offset)
         if self.norm_qk == "after":
-            q_BHLK, k_BGLK = normed(self.query_norm, q_BHLK), normed(self.key_norm, k_BGLK)
-            plain_BHLK = normed(self.query_norm, plain_BHLK) if self.sinks else plain_BHLK
+            q_BHLK, k_BGLK = _unit(q_BHLK), _unit(k_BGLK)
+            plain_BHLK = _unit(plain_BHLK) if self.sinks else plain_BHLK
         return q_BHLK, k_BGLK, v_BGLK, plain_BHLK
 
     def _with_sinks(
@@ -301,3 +303,8 @@ class Attention(Sees, Heads):
         at_query, at_key = sight.positions(*blocks.indices(q_BHLK.device))
         bias = self.position.bias(at_query.reshape(-1, blocks.size), at_key.reshape(-1, blocks.reach))
         return self._biased(seen_BNHCS, None if bias is None else bias.unflatten(0, (-1, blocks.count)), dtype)
+
+
+def _unit(x_BHLK: Tensor) -> Tensor:
+    """Divided by the root mean square of the channels, in float32 or wider."""
+    return rms_norm(widened(x_BHLK), x_BHLK.shape[-1:], eps=1e-6).to(x_BHLK.dtype)

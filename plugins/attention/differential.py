@@ -67,6 +67,10 @@ class DifferentialAttention(Attention):
         self.query_lambda_2K = nn.Parameter(torch.randn(2, self.head_dim) * 0.1)
         self.key_lambda_2K = nn.Parameter(torch.randn(2, self.head_dim) * 0.1)
 
+    def parameter_roles(self) -> dict[str, str]:
+        """The vectors that the share of the second map is made of."""
+        return {"query_lambda_2K": "vector", "key_lambda_2K": "vector"}
+
     def no_weight_decay(self) -> set[str]:
         """The vectors that the share of the second map is made of."""
         return {"query_lambda_2K", "key_lambda_2K"}

@@ -83,6 +83,11 @@ class Layers(nn.Module):
             built = build()
             if causal or bidirectional == "none" or not getattr(built, "one_way", False):
                 return built
+            if getattr(built, "takes_shared", False):
+                raise ValueError(
+                    "a mixer that runs in both directions of an encoder cannot share with other layers; choose "
+                    "backbone.bidirectional=none, or a mixer that does not share (mixer.share_values=false)"
+                )
             return Bidirectional(built, build() if bidirectional == "separate" else None)
 
         def stages_of(layer: int) -> list[list[tuple[str, nn.Module]]]:
@@ -102,6 +107,8 @@ class Layers(nn.Module):
         self.blocks = nn.ModuleList(
             Block(stages_of(layer), norm, residual, layer, dropout, parallel_weights) for layer in range(depth)
         )
+        if reader is not None and not any(block.reader() for block in self.blocks):
+            raise ValueError(f"backbone.pattern={pattern}: a decoder that reads an encoder needs a layer with a mixer")
         self.norm = norm() if residual.target.final_norm else nn.Identity()
         # a stream of another shape is made before the first layer, and read behind the last
         self.stream = residual() if getattr(residual.target, "wide", False) else None

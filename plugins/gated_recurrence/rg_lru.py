@@ -53,6 +53,10 @@ class GatedLinearRecurrentUnit(nn.Module):
         self.decay = nn.Parameter(torch.log(torch.expm1(-slowest.log() / SHARPNESS)))  # the inverse of softplus
         self.out = scale_residual_(linear(in_features=width, out_features=dim, bias=True), depth)
 
+    def parameter_roles(self) -> dict[str, str]:
+        """What sets the time scales."""
+        return {"decay": "state"}
+
     def no_weight_decay(self) -> set[str]:
         """What sets the time scales."""
         return {"decay"}

@@ -48,6 +48,9 @@ class Encoder(nn.Module):
 
     def layers(self, inputs: Tensor, count: int, mask_BL: Tensor | None = None) -> list[Tensor]:
         """The outputs of the backbone's last ``count`` layers for an input, (B, L, D) each. Only the last is normed."""
+        backbone = self.backbone
+        if count > 1 and (getattr(backbone, "loops", 1) > 1 or getattr(backbone, "stream", None) is not None):
+            raise ValueError("objective.averaged_layers needs layers that run once, on one stream")
         kept: list[Tensor] = []
         blocks = self.backbone.blocks[-count:-1] if count > 1 else []
         handles = [block.register_forward_hook(lambda _, __, out: kept.append(out[0])) for block in blocks]

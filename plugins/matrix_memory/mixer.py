@@ -155,6 +155,10 @@ class MatrixMemory(nn.Module):
         self.out = scale_residual_(linear(in_features=value_dim, out_features=dim, bias=False), depth)
         self.position = None
 
+    def parameter_roles(self) -> dict[str, str]:
+        """The parameters that set the time scales."""
+        return dict.fromkeys(self.no_weight_decay(), "state")
+
     def no_weight_decay(self) -> set[str]:
         """The parameters that set the time scales."""
         return {name for name in ("A_log", "decay_bias") if getattr(self, name) is not None}

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim.adamw import adamw
 
 from zoo import register
@@ -92,17 +93,21 @@ class Muon(torch.optim.Optimizer):
         for shape, pairs in by_shape.items():
             rows, columns = shape[-2:]
             size = 0.2 * math.sqrt(max(rows, columns)) if self.scale == "adamw" else math.sqrt(max(1, rows / columns))
-            turned = orthogonal(torch.stack([ahead for _, ahead in pairs]), self.iterations)
+            # under FSDP each process has a part of a matrix, and the iteration needs it whole
+            turned = orthogonal(torch.stack([_whole(ahead) for _, ahead in pairs]), self.iterations)
             for (parameter, _), update in zip(pairs, turned, strict=True):
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                parameter.add_(update.to(parameter.dtype), alpha=-group["lr"] * size)
+                parameter.add_(_like(update.to(parameter.dtype), parameter), alpha=-group["lr"] * size)
 
     def _adamw_step(self, given: list[Tensor], group: dict[str, Any]) -> None:
         """AdamW's step, in torch's own fused kernel."""
         states = [self.state[parameter] for parameter in given]
         for parameter, state in zip(given, states, strict=True):
-            if not state:
-                state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
+            # a loaded count may be elsewhere, and the fused kernel wants it beside its weight
+            if state:
+                state["count"] = state["count"].to(parameter.device)
+            else:
+                state["count"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
                 state["mean"], state["square"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
         adamw(
             given,
@@ -110,7 +115,7 @@ class Muon(torch.optim.Optimizer):
             [state["mean"] for state in states],
             [state["square"] for state in states],
             [],
-            [state["step"] for state in states],
+            [state["count"] for state in states],
             fused=True,
             amsgrad=False,
             beta1=self.betas[0],
@@ -120,6 +125,17 @@ class Muon(torch.optim.Optimizer):
             eps=self.eps,
             maximize=False,
         )
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def _like(tensor: Tensor, parameter: Tensor) -> Tensor:
+    """The tensor, spread over processes as the parameter is."""
+    if not isinstance(parameter, DTensor):
+        return tensor
+    return distribute_tensor(tensor, parameter.device_mesh, parameter.placements)
 
 
 def orthogonal(x_BNK: Tensor, iterations: int = 5, eps: float = 1e-7) -> Tensor:

@@ -23,7 +23,7 @@ def sgd(
         weight_decay: times the weight, added to the gradient. Vectors, scalars and exempt parameters do not decay.
     """
     return torch.optim.SGD(
-        parameters, lr=lr, momentum=momentum, nesterov=nesterov and momentum > 0, weight_decay=weight_decay, fused=True
+        parameters, lr=lr, momentum=momentum, nesterov=nesterov and momentum > 0, weight_decay=weight_decay
     )
 
 

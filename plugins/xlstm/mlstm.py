@@ -61,6 +61,10 @@ class MatrixLSTM(nn.Module):
         self.norm_weight = nn.Parameter(torch.ones(dim))
         self.out = scale_residual_(linear(in_features=dim, out_features=dim, bias=False), depth)
 
+    def parameter_roles(self) -> dict[str, str]:
+        """What sets the time scales."""
+        return {"gate_bias": "state"}
+
     def no_weight_decay(self) -> set[str]:
         """The biases that set the time scales."""
         return {"gate_bias"}

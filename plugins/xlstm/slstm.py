@@ -49,6 +49,10 @@ class ScalarLSTM(nn.Module):
         self.gate_bias = nn.Parameter(bias_GD.flatten())
         self.norm_weight = nn.Parameter(torch.ones(dim))
 
+    def parameter_roles(self) -> dict[str, str]:
+        """What sets the time scales."""
+        return {"gate_bias": "state"}
+
     def no_weight_decay(self) -> set[str]:
         """The biases that set the time scales."""
         return {"gate_bias"}

@@ -197,7 +197,7 @@ def near_best(standing: Standing) -> tuple[int, int]:
     known = [mean for _, mean in standing.tuned()]
     if not known:
         return 0, len(standing.tried)
-    best = max(known, key=lambda mean: standing.sign * mean)
+    best = max((mean for _, mean in standing.finalists() or standing.tuned()), key=lambda mean: standing.sign * mean)
     limit = max(standing.margin, NEAR_BEST * abs(best))
     return sum(abs(value - best) <= limit for value in known), len(standing.tried)
 

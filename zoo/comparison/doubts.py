@@ -47,6 +47,6 @@ def _unrepeated(standing: Standing) -> bool:
 
 
 def _next_best(standing: Standing) -> float | None:
-    """The validation score of the best setting but the chosen one; none where there is none without a failed run."""
-    others = [mean for setting, mean in standing.tuned() if setting != standing.chosen]
+    """The validation score of the best finalist but the chosen one; none where there is none without a failed run."""
+    others = [mean for setting, mean in standing.finalists() if setting != standing.chosen]
     return max(others, key=lambda mean: standing.sign * mean) if others else None

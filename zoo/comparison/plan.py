@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -373,7 +374,7 @@ def _cell(
 
     ``known``: those that were checked already, by the choices that they were laid over.
     """
-    chosen = contestant.split()
+    chosen = re.split(r"\s+(?![^\[]*\])", contestant.strip())  # a list may have blanks
     if "=" not in chosen[0]:
         chosen[0] = f"arch={chosen[0]}"
     where = f"contestant '{contestant}' on '{task}'"

@@ -209,6 +209,12 @@ class Standing:
         scores = [(trial["setting"], trial["validation"]) for trial in self.tried]
         return [(setting, fmean(values)) for setting, values in scores if values and None not in values]
 
+    def finalists(self) -> list[tuple[dict[str, Any], float]]:
+        """Of :meth:`tuned` the settings that ran with as many tuning seeds as any: means of fewer are luckier."""
+        most = max((len(trial["validation"]) for trial in self.tried), default=0)
+        whole = [trial["setting"] for trial in self.tried if len(trial["validation"]) == most]
+        return [(setting, mean) for setting, mean in self.tuned() if setting in whole]
+
     def best_of(self) -> list[float]:
         """The validation score that the best of 1, 2, ... settings reaches on average; empty where one failed."""
         scores = [value for trial in self.tried for value in trial["validation"][:1]]

@@ -72,8 +72,8 @@ def resolve(cfg: Any, choices: Mapping[str, Any], overrides: Sequence[str]) -> C
     with open_dict(cfg):
         cfg.pop("hydra", None)
         apply(cfg, given, only="backbone")  # which names the parts
-        _name_parts(cfg, given)
-    apply(cfg, given)
+        named = _name_parts(cfg, given)
+    apply(cfg, given, named)
     plain: Config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=False)  # type: ignore[assignment]
     roots = {key: plain.pop(key) for key in (*ROOT_KEYS, PARTS)}
     for key in ("settings", "compare"):
@@ -93,8 +93,10 @@ def resolve(cfg: Any, choices: Mapping[str, Any], overrides: Sequence[str]) -> C
     return plain
 
 
-def _name_parts(cfg: Any, given: set[str]) -> None:
+def _name_parts(cfg: Any, given: set[str]) -> list[str]:
     """Add the registered mixers and feed-forwards that the backbone's pattern names; leave out what it does not name.
+
+    Returns the names of all parts that there were: a preset may have settings for one that is left out.
 
     Raises:
         ZooError: the command line chooses a part that the pattern does not name.
@@ -104,7 +106,9 @@ def _name_parts(cfg: Any, given: set[str]) -> None:
     pattern = cfg.backbone.get("pattern")
     listed = list(pattern) if isinstance(pattern, ListConfig) else [pattern] if isinstance(pattern, str) else []
     names = [name for each in listed for name in re.findall(r"[A-Za-z_]\w*", str(each))]
-    for name in dict.fromkeys(names if isinstance(pattern, ListConfig) else ()):
+    letters = isinstance(pattern, str) and set(pattern) <= {"m", "a"}
+    known_parts = list(cfg.parts)
+    for name in dict.fromkeys(() if letters else names):
         kind = next((kind for kind in PART_KINDS if any(each.name == name for each in entries(kind))), None)
         if kind is not None and name not in cfg.parts and name not in (*ROOT_KEYS, "none"):
             cfg.parts[name] = default(entry(kind, name))
@@ -121,6 +125,7 @@ def _name_parts(cfg: Any, given: set[str]) -> None:
             + (f" Did you mean {kind}@{near[0]}?" if near else "")
             + f" Name it there, such as backbone.pattern=[mixer,{typed[0]}], or choose for one of {', '.join(known)}."
         )
+    return known_parts
 
 
 def _check_names(probes: list[Any], ranks: Config) -> None:

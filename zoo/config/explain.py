@@ -63,7 +63,8 @@ def check_sweep(checked: Checked, config_name: str = "config") -> None:
     for item in checked.sweeps:
         tried = _Checker(config_name).values_of(item)
         for value in tried if item.key_or_group == "experiment" else tried[:16]:
-            word = f"{item.get_key_element()}={value}"
+            plus = "+" * (f"+{item.input_line.lstrip('+')}" in checked.lines)
+            word = f"{plus}{item.get_key_element().lstrip('+')}={value}"
             base, values = checked.base, checked.values
             if item.key_or_group in groups():
                 base = composed(config_name, [*(line for line in choices if line.lstrip("+") not in swept), word])
@@ -182,9 +183,8 @@ class _Checker:
         # one composition where all is well; where it fails, what is wrong is found choice by choice
         plain = [item for item in choices if not item.is_sweep_override() and not item.is_delete()]
         at_root = [str(item.input_line) for item in plain if not self._is_nested(item)]
-        if any(
-            item.package and item.package.startswith(f"{PARTS}.") for item in plain
-        ):  # which a preset may choose too
+        # a preset may choose what a part is, too
+        if any((item.package or "").startswith(f"{PARTS}.") for item in choices):
             self.chosen = composed(self.config_name, at_root, hydras).choices
         nested = [self._line(item) for item in plain if self._is_nested(item)]
         try:

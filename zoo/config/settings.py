@@ -12,8 +12,10 @@ from zoo.registry.nodes import COMPONENT
 from zoo.registry.registry import entry
 
 
-def apply(cfg: Any, given: Collection[str], only: str | None = None) -> None:
+def apply(cfg: Any, given: Collection[str], parts: Collection[str] = (), only: str | None = None) -> None:
     """Give each component that is chosen, or only those of one kind, its settings, but for what the command line gives.
+
+    ``parts`` are names of layers besides those that the pattern has: settings of those are let pass.
 
     Raises:
         ZooError: there is no such component, place or hyperparameter, or the value is of the wrong type; also of a
@@ -23,7 +25,7 @@ def apply(cfg: Any, given: Collection[str], only: str | None = None) -> None:
     from omegaconf.errors import OmegaConfBaseException
 
     for setting, values in cfg.settings.items():
-        found, places = _read(str(setting), cfg[PARTS])
+        found, places = _read(str(setting), {*cfg[PARTS], *parts})
         if only is not None and found.kind != only:
             continue
         if not isinstance(values, Mapping):
