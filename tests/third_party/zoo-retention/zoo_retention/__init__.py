@@ -1,4 +1,4 @@
-"""Retentive networks for the zoo: the mixer ``retention`` and the preset ``arch=retnet``."""
+"""Retentive networks for the zoo: the mixer ``retention`` and the preset ``arch=retentive``."""
 
 from zoo_retention.retention import Retention, retain
 
