@@ -102,7 +102,7 @@ class Block(nn.Module):
             def branch(y_BLD: Tensor, stage: list[tuple[str, str]] = stage) -> Tensor:
                 """The sum of the stage's branches; the mixers' states are kept."""
                 total: Any = None
-                weights_N = getattr(self, f"{stage[0][1]}_weights", None)
+                weights_N = self._parameters.get(f"{stage[0][1]}_weights")
                 # what a part is told depends on its kind, and on what it says that it takes
                 for number, (kind, name) in enumerate(stage):
                     part = getattr(self, name)
