@@ -84,7 +84,7 @@ def test_lists_fit_eighty_columns(zoo_main, here, monkeypatch, words):
     assert status == 0, err
     assert max(map(len, out.splitlines())) <= 80
     if words == ("list", "mixer"):
-        assert "Long short-term" in out, "a text has room for several words, also beside the longest name"
+        assert "Long short-term memory, with forget gates." in " ".join(out.split()), "a text is folded, not cut"
 
 
 def test_a_relative_and_an_absolute_path_are_one_run(here):
