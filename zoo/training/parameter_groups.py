@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -45,13 +45,19 @@ def parameter_groups(
         by_role: whether each role has groups of its own, with the role as ``role``: for an optimizer that treats them
             unlike.
     """
-    exempt, scales = _exempt(model), _scales(model)
+    exempt = _exempt(model)
+    scales = {
+        path + name: scale
+        for path, module in _with_paths(model)
+        if isinstance(module, HasLearningRateScales)
+        for name, scale in module.learning_rate_scales().items()
+    }
     existing = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     for method, names in (("no_weight_decay", exempt), ("learning_rate_scales", set(scales))):
         if names - existing:
             raise ValueError(f"{method}() names parameters that do not exist: {', '.join(sorted(names - existing))}")
     role_of = parameter_roles(model)
-    groups: dict[tuple[str, str, float, float], dict[str, Any]] = {}
+    groups: dict[tuple[str, float, float], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
@@ -59,9 +65,8 @@ def parameter_groups(
         role, factors = role_of[name], (roles or {}).get(role_of[name], {})
         rate = scales.get(name, 1.0) * factors.get("learning_rate", 1.0)
         decay = factors.get("weight_decay", 1.0) if kind == "decay" else 1.0
-        label = ", ".join([kind, *([role] if by_role else [])])
-        key = (label, role if by_role else "", rate, decay)
-        group = groups.setdefault(key, {"name": label, "params": []})
+        label = f"{kind}, {role}" if by_role else kind
+        group = groups.setdefault((label, rate, decay), {"name": label, "params": []})
         group["params"].append(parameter)
         if by_role:
             group["role"] = role
@@ -84,13 +89,14 @@ def parameter_roles(model: nn.Module) -> dict[str, str]:
     Raises:
         ValueError: a module says a role that there is not, or names a parameter that it does not have.
     """
-    places = {"": _BY_PLACE.get(getattr(model, KIND_OF, ""), "hidden")}
+    places: dict[str, str] = {}
     said: dict[str, str] = {}
-    for prefix, module in model.named_modules():
-        if prefix:
-            places[prefix] = _BY_PLACE.get(getattr(module, KIND_OF, ""), places[prefix.rpartition(".")[0]])
+    for path, module in _with_paths(model):
+        prefix = path.removesuffix(".")
+        around = places[prefix.rpartition(".")[0]] if prefix else "hidden"
+        places[prefix] = _BY_PLACE.get(getattr(module, KIND_OF, ""), around)
         if isinstance(module, HasParameterRoles):
-            said |= {f"{prefix}.{name}" if prefix else name: role for name, role in module.parameter_roles().items()}
+            said |= {path + name: role for name, role in module.parameter_roles().items()}
     found = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         place = places[name.rpartition(".")[0]]
@@ -117,18 +123,14 @@ def rescale_initial_(model: nn.Module, roles: Mapping[str, Mapping[str, float]])
 def _exempt(model: nn.Module) -> set[str]:
     """The names of all parameters that a module exempts from weight decay."""
     return {
-        f"{prefix}.{name}" if prefix else name
-        for prefix, module in model.named_modules()
+        path + name
+        for path, module in _with_paths(model)
         if isinstance(module, HasNoWeightDecay)
         for name in module.no_weight_decay()
     }
 
 
-def _scales(model: nn.Module) -> dict[str, float]:
-    """The multiplier of the learning rate that modules give their parameters, by name."""
-    return {
-        f"{prefix}.{name}" if prefix else name: scale
-        for prefix, module in model.named_modules()
-        if isinstance(module, HasLearningRateScales)
-        for name, scale in module.learning_rate_scales().items()
-    }
+def _with_paths(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Every module, with what stands in front of the names of its parameters."""
+    for prefix, module in model.named_modules():
+        yield f"{prefix}." if prefix else "", module
