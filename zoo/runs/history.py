@@ -130,10 +130,8 @@ def named(runs: Path, name: str) -> Record:
     Raises:
         ZooError: there is none, or there are several.
     """
-    everything = [
-        *records(runs),
-        *(r for each in records(runs) if each.comparison for r in records(runs, (), each.name)),
-    ]
+    listed = records(runs)
+    everything = [*listed, *(r for each in listed if each.comparison for r in records(runs, (), each.name))]
     wanted = name.rstrip("/")
     exact = [r for r in everything if wanted in (r.name, str(r.folder), r.folder.name)]
     found = exact or [r for r in everything if wanted in r.name]
