@@ -59,6 +59,11 @@ def covering(rows, key=lambda row: row):
     return [pytest.param(*row, marks=() if index in taken else THOROUGH) for index, row in enumerate(rows)]
 
 
+def first(rows, count=1):
+    """Parameters for ``parametrize``: the default run takes the first rows, the thorough run all others too."""
+    return [pytest.param(row, marks=() if index < count else THOROUGH) for index, row in enumerate(rows)]
+
+
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items):
     """Tests that share what is dear to make run in one process: the warm shell, the configs of a component."""

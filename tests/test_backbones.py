@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 import torch
+from conftest import first
 from torch import nn
 
 import zoo
@@ -354,7 +355,7 @@ def test_a_pattern_of_one_name_as_text():
 
 
 @pytest.mark.parametrize(
-    "words", ["backbone.pattern=[local*2,mixer] mixer@local=gru,lstm", "arch=gemma3 mixer@local=attention,gru"]
+    "words", first(["backbone.pattern=[local*2,mixer] mixer@local=gru,lstm", "arch=gemma3 mixer@local=attention,gru"])
 )
 def test_a_part_is_swept_over(words, zoo_main, tmp_path):
     short = ["task=parity", "steps=1", "dim=32", "layers=1", "trainer.progress=false", f"runs={tmp_path}"]

@@ -6,6 +6,7 @@ import pytest
 
 import zoo
 from zoo.base.errors import ZooError
+from zoo.comparison.plan import make_plan
 from zoo.runs import costs
 from zoo.runs.budget import describe, settle, wanted
 from zoo.runs.train import train
@@ -39,14 +40,12 @@ def test_the_width_is_the_nearest_there_is(here):
     config = zoo.compose(*RECALL, "budget.parameters=20000", "budget.tolerance=1", "mixer.heads=3", "position=learned")
     solved = settle(config)
     sizes = {}
-    for dim in range(6, 100, 6):  # of what three heads allow, the even ones
+    for dim in range(3, 50, 3):  # what three heads allow
         sizes[dim] = count(zoo.compose(*RECALL, f"dim={dim}", "mixer.heads=3", "position=learned"))
-    coarse = {dim: size for dim, size in sizes.items() if dim % 8 == 0}
-    assert solved["dim"] == min(coarse, key=lambda dim: abs(sizes[dim] / 20_000 - 1))
-    tight = settle({**config, "budget": {**config["budget"], "tolerance": 0.12}})
-    # the coarsest grain that comes so near is of even ones
-    assert tight["dim"] == min(sizes, key=lambda dim: abs(sizes[dim] / 20_000 - 1))
-    assert abs(sizes[tight["dim"]] / 20_000 - 1) <= 0.12
+    nearest = min(sizes, key=lambda dim: abs(sizes[dim] / 20_000 - 1))
+    assert (solved["dim"], nearest) == (21, 21), "however much the tolerance allows"
+    near = settle({**config, "budget": {**config["budget"], "parameters": 1.01 * sizes[48]}})
+    assert near["dim"] == 48, "the coarsest grain that comes near"
 
 
 def test_layers_are_solved_for_too(here):
@@ -274,3 +273,28 @@ def test_the_command_of_a_run_names_what_was_solved(zoo_main, here):
     (command,) = standing.commands()
     assert "budget" not in command
     assert command.endswith(f"steps={standing.rows[0]['steps']}")
+
+
+def test_contestants_have_as_many_parameters_as_the_baseline(here):
+    from zoo.comparison.execute import Execution
+
+    plan = make_plan("smoke", ['compare.archs=[transformer,lstm,"lstm dim=12"]', "compare.only=[recall]", "dim=32"])
+    cells = {cell.contestant: cell for cell in plan.cells}
+    assert [name for name, cell in cells.items() if cell.sized_as] == ["lstm"]
+
+    execution = Execution(plan)
+    with execution._pool() as pool:
+        execution._equal_sizes(pool)
+        execution._settle(pool)
+    runs = {name: cell.run(cell.grid[0], 0).config for name, cell in cells.items()}
+    sizes = {name: count(config) for name, config in runs.items()}
+    assert abs(sizes["lstm"] / sizes["transformer"] - 1) <= 0.05
+    assert runs["lstm dim=12"]["dim"] == 12
+    assert "budget_met" not in runs["transformer"]
+    assert f"budget.parameters={sizes['transformer']}" in runs["lstm"]["overrides"], "the command makes it again"
+    assert settle(zoo.compose(*runs["lstm"]["overrides"]))["dim"] == runs["lstm"]["dim"]
+
+    for words in (["compare.equal=none"], ["budget=none"], ["budget.parameters=5000"], ["compare.tune={dim:[8,16]}"]):
+        assert not any(cell.sized_as for cell in make_plan("smoke", words).cells), words
+    with pytest.raises(ZooError, match=r"compare\.equal: "):
+        make_plan("smoke", ["compare.equal=size"])

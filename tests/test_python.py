@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import TINY
+from conftest import THOROUGH, TINY
 
 import zoo
 from zoo.base.errors import ZooError
@@ -48,6 +48,7 @@ def test_a_script_without_a_guard_compares_once(tmp_path):
     assert done.stdout == "the script runs\n1 row\n", "its processes do not run it"
 
 
+@THOROUGH
 def test_a_script_that_registers_without_a_guard_is_told_the_line_to_add(tmp_path):
     tiny = ", ".join(map(repr, TINY))
     text = COMPARES.format(registers=REGISTERS, arch="'lstm norm=tests_script'", tiny=tiny)

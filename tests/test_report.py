@@ -369,6 +369,7 @@ def test_a_law_says_how_it_forecasts_and_when_it_has_no_floor(few_starts):
     assert "no floor shows" in endless.doubts[0]
 
 
+@THOROUGH
 def test_a_comparison_of_sizes_and_lengths_gets_a_law(zoo_main, here, few_starts, monkeypatch):
     from zoo.comparison import scaling
 

@@ -115,9 +115,19 @@ def test_the_p_value_is_that_of_the_test_that_suits():
     assert difference_p_value(three, none, bar=0.994) == pytest.approx(2 / 4**5 / 0.2)
     assert difference_p_value(not_solved, [0.7, 0.75, 0.8, 0.72, 0.7], bar=0.99) < 0.002
     assert difference_p_value([2.0] * 5, [3.0, 3.1, 3.2, 3.3, 3.4], bar=2.5, higher_is_better=False) < 0.01
-    # failed runs count where there is no bar
-    assert difference_p_value([-math.inf] * 5, ours) == boschloo(5, 5, 0, 5)
-    assert difference_p_value([-math.inf, 0.1, 0.2, 0.3, 0.4], ours) == boschloo(1, 5, 0, 5)
+    # failed runs count where there is no bar, and so does the order of all runs
+    assert difference_p_value([-math.inf] * 5, ours) == boschloo(5, 5, 0, 5) / 0.5
+    assert difference_p_value([-math.inf, 0.1, 0.2, 0.3, 0.4], ours) == pytest.approx(2 * 2 / math.comb(10, 5))
+    assert difference_p_value([-math.inf, -math.inf, 1.0, 0.9], [-math.inf, -math.inf, 1.0, 0.9]) == 1.0
+
+
+@pytest.mark.parametrize("n", [3, 5, 8])
+def test_equals_of_which_some_fail_are_told_apart_no_more_often_than_said(n):
+    source = np.random.default_rng(n)
+    draws = source.normal(size=(200, 2, n))
+    draws[source.random(draws.shape) < 0.25] = -math.inf
+    found = sum(difference_p_value(ours.tolist(), theirs.tolist()) <= 0.05 for ours, theirs in draws)
+    assert found <= 18, "5 % of 200, and two and a half standard deviations"
 
 
 def test_differences_are_paired_by_seed():
@@ -218,6 +228,9 @@ class PoolOfRates:
     def __exit__(self, *rest):
         pass
 
+    def sizes(self, configs, name):
+        return [None for _ in configs]
+
     def solutions(self, configs):
         return []
 
@@ -240,7 +253,12 @@ class PoolOfRates:
         for flight in flights:
             rate = dict(flight.job.setting)["optimizer.lr"]
             score = -abs(math.log(rate / self.best[flight.job.cell.contestant]))
-            row = {"higher_is_better": True, "metric": "accuracy", "validation": {"accuracy": score}}
+            row = {
+                "higher_is_better": True,
+                "metric": "accuracy",
+                "validation": {"accuracy": score},
+                "test": {"accuracy": score},
+            }
             yield flight, {"status": "finished", "row": row}
 
 

@@ -6,7 +6,7 @@ reads by itself they do not show; a profile of the processor does.
 
 import pytest
 import torch
-from conftest import ROOT, objective_of, words_of_tasks
+from conftest import ROOT, first, objective_of, words_of_tasks
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -49,7 +49,7 @@ def step(*words):
         loss.backward()
 
 
-@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("arch", first(ARCHS, 10))
 def test_no_preset_reads_a_value_in_its_step(arch):
     step(f"arch={arch}", *TASKS.get(arch, ["task=recall", "task.rung=tiny"]))
 

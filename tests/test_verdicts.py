@@ -165,10 +165,16 @@ def test_verdicts_that_may_change_are_provisional():
     a, b = pair()
     for each, second in ((a, 0.2), (b, 0.24)):
         each.chosen = {"optimizer.lr": 0.01}
-        each.tried = [{"setting": {"optimizer.lr": 0.01}, "validation": [0.9]},
-                      {"setting": {"optimizer.lr": 0.1}, "validation": [second]}]  # fmt: skip
+        each.tried = [{"setting": {"optimizer.lr": 0.01}, "validation": [0.9, 0.9], "test": [0.7, 0.7]},
+                      {"setting": {"optimizer.lr": 0.03}, "validation": [0.8]},
+                      {"setting": {"optimizer.lr": 0.1}, "validation": [0.3, 0.3], "test": [second, second]}]  # fmt: skip
+    assert a.next_best() == ({"optimizer.lr": 0.1}, [0.2, 0.2]), "what ran with fewer seeds is no finalist"
     ledger([a, b])
-    assert "next best setting" in a.verdict.doubts[0]
+    assert "next best setting of each says the opposite on the test" in a.verdict.doubts[0]
+    for each, second in ((a, 0.24), (b, 0.2)):
+        each.tried[2]["test"] = [second, second]
+    ledger([a, b])
+    assert str(a.verdict) == "better"
     a, b = pair()
     found = ledger([a, b], trends={id(a): Trend(100, 0.6, 0.7, 0.1), id(b): Trend(100, 0.0, 0.25, 0.6)})
     found.trends[id(a)] = Trend(100, 0.6, 0.7, 0.1)

@@ -12,6 +12,8 @@ from zoo.comparison.result import Standing
 from zoo.comparison.words import figure, joined, quantity
 from zoo.config.tree import key_of
 
+NEARLY_EQUAL = 1.06
+"""Sizes whose ratio is at most this are called equal."""
 NEAR_BEST = 0.05
 """A setting is near the best where it is within this share of it, or within the margin that matters."""
 
@@ -142,21 +144,36 @@ def _ladder(ledger: Ledger) -> Iterator[str]:
 
 
 def _equal(ledger: Ledger) -> Iterator[str]:
-    """Whether sizes are equal."""
+    """Whether sizes are equal, and why not."""
+    found = sizes(ledger)
+    if not found:
+        return
+    ratio, low, high, task = found
+    if ratio <= NEARLY_EQUAL:
+        yield f"Contestants have equal numbers of active parameters on each task, within {ratio - 1:.1%}."
+    else:
+        met = any("parameters" in name for s in ledger.on(task) for row in s.rows for name in row.get("budget") or {})
+        why = "their widths allow no nearer" if met else "this comparison has compare.equal=none, or its own widths"
+        yield f"Sizes are not equal: on {task}, active parameters span {quantity(low)} to {quantity(high)}; {why}."
+
+
+def sizes(ledger: Ledger) -> tuple[float, float, float, str] | None:
+    """The largest ratio of active parameters on a task, the least and the most of them, and the task."""
     spans = []
-    for task in ledger.tasks:
-        sizes = [size for s in ledger.on(task) if (size := s.cost("active_parameters"))]
-        if len(sizes) > 1:
-            spans.append((max(sizes) / min(sizes), min(sizes), max(sizes), task))
-    if spans and not ledger.laws:
-        ratio, low, high, task = max(spans)
-        if ratio <= 1.06:
-            yield f"Contestants have equal numbers of active parameters on each task, within {ratio - 1:.1%}."
-        else:
-            yield (
-                f"Sizes are not equal: on {task}, active parameters span {quantity(low)} to {quantity(high)}. A budget "
-                f"for each task makes them so (docs/budgets.md)."
-            )
+    for task in ledger.tasks if not ledger.laws else ():
+        found = [size for s in ledger.on(task) if (size := s.cost("active_parameters"))]
+        if len(found) > 1:
+            spans.append((max(found) / min(found), min(found), max(found), task))
+    return max(spans, default=None)
+
+
+def titled(ledger: Ledger) -> str:
+    """The title of contestants by tasks, which says whether they are of equal size."""
+    found = sizes(ledger)
+    if not found:
+        return "Contestants by tasks"
+    equal = f"equal active parameters, within {found[0] - 1:.1%}" if found[0] <= NEARLY_EQUAL else "unequal sizes"
+    return f"Contestants by tasks, at {equal}"
 
 
 def _state(ledger: Ledger) -> Iterator[str]:
@@ -174,7 +191,10 @@ def _state(ledger: Ledger) -> Iterator[str]:
     if grows:
         name = max(grows, key=lambda each: kept[each][lengths[-1]])
         sizes = joined([f"{quantity(kept[name][n])}B" for n in lengths])
-        yield f"To decode, {name} keeps {sizes} after {joined(lengths)} tokens."
+        yield (
+            f"To decode, {name} keeps {sizes} after {joined(lengths)} tokens. Each token reads all of it, so that the "
+            f"work of a sequence grows with the square of its length; FLOPs count it at the length of training."
+        )
     if fixed:
         low, high = (pick(kept[name][lengths[0]] for name in fixed) for pick in (min, max))
         size = f"{quantity(low)}B" if low == high else f"{quantity(low)}B to {quantity(high)}B"

@@ -23,9 +23,9 @@ def doubts(standing: Standing, base: Standing, verdict: Verdict, trends: Mapping
     found = []
     if behind.edge:
         found.append(f"the best {' and '.join(behind.edge)} of {behind.contestant} is at the edge of its grid")
-    next_ahead, next_behind = _next_best(ahead), _next_best(behind)
-    if next_ahead is not None and next_behind is not None and ahead.sign * (next_ahead - next_behind) < 0:
-        found.append("the next best setting of each says the opposite on validation data")
+    next_ahead, next_behind = ahead.next_best(), behind.next_best()
+    if next_ahead and next_behind and ahead.sign * (fmean(next_ahead[1]) - fmean(next_behind[1])) < 0:
+        found.append("the next best setting of each says the opposite on the test")
     if _unrepeated(behind):
         found.append(f"{behind.contestant} reached more with its tuning seeds than with any reported one")
     last, first = trends.get(id(behind)), trends.get(id(ahead))
@@ -44,9 +44,3 @@ def _unrepeated(standing: Standing) -> bool:
     if not tuned or not reported:
         return False
     return bool(standing.sign * fmean(tuned) > max(standing.sign * value for value in reported) + standing.margin)
-
-
-def _next_best(standing: Standing) -> float | None:
-    """The validation score of the best finalist but the chosen one; none where there is none without a failed run."""
-    others = [mean for setting, mean in standing.finalists() if setting != standing.chosen]
-    return max(others, key=lambda mean: standing.sign * mean) if others else None

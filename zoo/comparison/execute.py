@@ -15,12 +15,12 @@ from filelock import FileLock, Timeout
 from zoo.base.errors import ZooError
 from zoo.base.files import sweep, write_json
 from zoo.base.interrupts import gently
-from zoo.comparison.grid import beyond, further
+from zoo.comparison.grid import Setting, beyond, further
 from zoo.comparison.ledger import read_ledger
 from zoo.comparison.plan import Cell, Job, Plan, check_distinct, describe
 from zoo.comparison.pool import Flight, Pool
 from zoo.config.tree import Config, chooses
-from zoo.runs.budget import key_of, wanted
+from zoo.runs.budget import NEAR, key_of, wanted
 from zoo.runs.row import read_row
 from zoo.runs.train import is_current, record_failure
 
@@ -92,6 +92,7 @@ class Execution:
         with gently(), self._alone(), self._pool() as pool:
             watcher.update(self, pool)
             pool.measure_ceilings(self.kinds)
+            self._equal_sizes(pool)
             self._settle(pool)
             self._refuse_all(pool)
             self._hash_data(pool)
@@ -196,6 +197,28 @@ class Execution:
             else:
                 self.queue.append(job)
 
+    def _equal_sizes(self, pool: Pool) -> None:
+        """Give contestants as many parameters as the baseline has, where the comparison asks for that.
+
+        Within 5 % of each other, or as near as their widths allow; the report says how far apart they are.
+        """
+        sized = [cell for cell in self.plan.cells if cell.sized_as]
+        bases = {id(cell.sized_as): cell.sized_as for cell in sized if cell.sized_as}
+        configs = [base.at(base.grid[0], base.seeds[0]) for base in bases.values()]
+        targets = dict(zip(bases, pool.sizes(configs, self.plan.equal), strict=True))
+        sized = [cell for cell in sized if targets[id(cell.sized_as)]]
+        for tolerance in (NEAR, 1.0):
+            for cell in sized:
+                cell.resize(self.plan.equal, targets[id(cell.sized_as)] or 0, tolerance)
+            found = pool.solutions([self._to_solve(cell, cell.grid[0]) for cell in sized])
+            sized = [cell for cell, solved in zip(sized, found, strict=True) if isinstance(solved, str)]
+
+    def _to_solve(self, cell: Cell, setting: Setting) -> Config:
+        """A run of a cell whose budgets are to be solved, as its worker trains it."""
+        config = cell.at(setting, cell.seeds[0])
+        trainer = {"progress": False, "threads": config["trainer"]["threads"] or self.threads}
+        return {**config, "trainer": {**config["trainer"], **trainer}}
+
     def _settle(self, pool: Pool) -> None:
         """Solve the budgets of every run, in the workers; the runs of one that cannot be met fail, and others go on.
 
@@ -205,9 +228,8 @@ class Execution:
         configs: dict[str, Config] = {}
         for cell in self.plan.cells:
             for setting in cell.grid if wanted(cell.base) else ():
-                config = cell.at(setting, cell.seeds[0])
-                trainer = {"progress": False, "threads": config["trainer"]["threads"] or self.threads}
-                configs[key_of(config)] = {**config, "trainer": {**config["trainer"], **trainer}}
+                config = self._to_solve(cell, setting)
+                configs[key_of(config)] = config
         found = dict(zip(configs, pool.solutions(list(configs.values())), strict=True))
         self.unmet = {key: reason for key, reason in found.items() if isinstance(reason, str)}
         if found and len(self.unmet) == len(found):
@@ -250,7 +272,8 @@ class Execution:
             return
         if row:
             cell.higher_is_better = row["higher_is_better"]
-        cell.tried.setdefault(job.setting, []).append(row["validation"][row["metric"]] if row else None)
+        for scores, part in ((cell.tried, "validation"), (cell.tested, "test")):
+            scores.setdefault(job.setting, []).append(row[part][row["metric"]] if row else None)
         if self.waiting[id(cell)] > 0:
             return
         cell.choose()

@@ -11,7 +11,7 @@ from typing import Any
 
 from zoo.base.errors import to_type
 from zoo.base.html import drawings, write_html
-from zoo.comparison.answer import answer
+from zoo.comparison.answer import answer, titled
 from zoo.comparison.charts import charts, drawn
 from zoo.comparison.known import beside
 from zoo.comparison.ledger import Ledger
@@ -42,6 +42,7 @@ def write_page(ledger: Ledger, path: Path | None = None) -> Path:
         "costs": COSTS,
         "time": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "answer": answer(ledger),
+        "title": titled(ledger),
         "matrix": matrix(ledger),
         "explained": EXPLAINED,
         "ranks": {task: ledger.ranks(task) for task in ledger.tasks},

@@ -23,7 +23,7 @@ from zoo.config.tree import Config, chooses, key_of, refuse_repeated
 from zoo.registry.foreign import refuse_resolvers
 from zoo.registry.nodes import COMPONENT
 from zoo.runs.budget import key_of as budget_key
-from zoo.runs.budget import wanted, with_solution
+from zoo.runs.budget import turned_off, wanted, with_solution
 from zoo.runs.run import Run, planned
 
 FINALISTS = 2
@@ -53,6 +53,8 @@ class Cell:
     chosen: Setting | None = None
     tried: dict[Setting, list[float | None]] = field(default_factory=dict)
     """Validation scores by setting; ``None`` for a run that failed."""
+    tested: dict[Setting, list[float | None]] = field(default_factory=dict)
+    """Test scores of the same runs, by which nothing is chosen: the report shows those of the next best setting."""
     finalists: list[Setting] = field(default_factory=list)
     """The settings that all tuning seeds ran, once the first seed has ranked them."""
     higher_is_better: bool = True
@@ -62,8 +64,12 @@ class Cell:
     """Seeds that are reported besides, once it is known that the first ones do not decide."""
     follows: Cell | None = None
     """The cell whose chosen setting it takes, where it is the baseline once more under other seeds."""
+    sized_as: Cell | None = None
+    """The baseline's cell of the task, where it is to have as many parameters as that."""
     trainer: dict[str, Any] = field(default_factory=dict)
     """Settings of the trainer that change no result and are this machine's: threads, no progress bar."""
+    _own: Config = field(default_factory=dict)
+    """The base config as it was asked for, before it was resized."""
     _bases: dict[Setting, Config] = field(default_factory=dict)
     _runs: dict[tuple[Setting, int], Run] = field(default_factory=dict)
 
@@ -162,6 +168,16 @@ class Cell:
         words = [*self.base["overrides"], *words]
         return {**config, "experiment": self.base["experiment"], "overrides": words, "label": self.contestant}
 
+    def resize(self, name: str, target: int, tolerance: float) -> None:
+        """Give it a budget of its size, as if it had been typed; its runs are named anew."""
+        self._own = self._own or self.base
+        words, budget = self._own["overrides"], self._own["budget"]
+        met = [f"budget.{name}={target}", f"budget.tolerance={tolerance:g}"]
+        budget = {**budget, name: float(target), "tolerance": tolerance}
+        self.base = {**self._own, "budget": budget, "overrides": [*words, *met]}
+        self._bases.clear()
+        self.forget_runs()
+
     def choose(self) -> None:
         """Take the setting with the best mean validation score, of the finalists once there are some.
 
@@ -223,6 +239,8 @@ class Plan:
     """The difference that matters, in place of each task's own."""
     pairs: bool = False
     """Whether the report judges every pair of contestants, besides each one and the baseline."""
+    equal: str = "none"
+    """What contestants are made to have as many of as the baseline has on a task: ``parameters``, or nothing."""
     more_seeds: list[int] = field(default_factory=list)
     """Seeds that those are reported with besides whom the first ones do not tell apart from the baseline."""
 
@@ -294,10 +312,10 @@ def make_plan(name: str | None, overrides: Sequence[str]) -> Plan:
     contestants = [*rules["archs"], *rules["also"]]
     budgets: dict[str, Config] = {}
     tasks = [task for task in rules["tasks"] if rules["only"] is None or task in rules["only"]]
-    words_of = {task: [*rules["overrides"], *rules["tasks"][task], *mine] for task in tasks}
+    typed = {task: [*rules["overrides"], *rules["tasks"][task], *mine] for task in tasks}
     tuned: dict[tuple[int, str], Any] = {}
     cells = [
-        _cell(contestant, task, words_of[task], rules, budgets, tuned, first=task == tasks[0])
+        _cell(contestant, task, typed[task], rules, budgets, tuned, first=task == tasks[0])
         for task in tasks
         for contestant in contestants
     ]
@@ -310,6 +328,11 @@ def make_plan(name: str | None, overrides: Sequence[str]) -> Plan:
     if baseline not in contestants:
         raise ZooError(f"compare.baseline={baseline}: expected one of {', '.join(contestants)}")
     check_claims(rules["claims"])
+    if rules["equal"] != "none":
+        for cell in cells:
+            if _may_be_resized(cell):
+                same = (each for each in cells if (each.contestant, each.task) == (baseline, cell.task))
+                cell.sized_as = next((each for each in same if each is not cell), None)
     if rules["control"]:
         cells += _controls(cells, baseline, rules["more_seeds"])
         check_distinct(cells)
@@ -327,8 +350,22 @@ def make_plan(name: str | None, overrides: Sequence[str]) -> Plan:
         rules["scaling"],
         rules["margin"],
         rules["pairs"],
+        rules["equal"],
         rules["more_seeds"],
     )
+
+
+def _may_be_resized(cell: Cell) -> bool:
+    """Whether its width is not given otherwise: by itself, by a budget of its size, or as one of what is tuned."""
+    own = [*words_of(cell.contestant), *(f"{key}=" for key, _ in cell.grid[0])]
+    sizes = any(variable in ("dim", "layers") for _, variable in wanted(cell.base).values())
+    return not sizes and not turned_off(cell.base["overrides"]) and "dim" not in map(key_of, own)
+
+
+def words_of(contestant: str) -> list[str]:
+    """What a contestant is in overrides: ``arch=`` before a preset's name, and each further word."""
+    found = re.split(r"\s+(?![^\[]*\])", contestant.strip())  # a list may have blanks
+    return found if "=" in found[0] else [f"arch={found[0]}", *found[1:]]
 
 
 def _controls(cells: Sequence[Cell], baseline: str, more_seeds: Sequence[int]) -> list[Cell]:
@@ -374,9 +411,7 @@ def _cell(
 
     ``known``: those that were checked already, by the choices that they were laid over.
     """
-    chosen = re.split(r"\s+(?![^\[]*\])", contestant.strip())  # a list may have blanks
-    if "=" not in chosen[0]:
-        chosen[0] = f"arch={chosen[0]}"
+    chosen = words_of(contestant)
     where = f"contestant '{contestant}' on '{task}'"
     fixed = [word for word in chosen if key_of(word).split(".")[0] in FIXED or key_of(word) in rules["tune"]]
     if fixed:
@@ -435,7 +470,9 @@ def describe(plan: Plan) -> PlanFile:
                 "component": cell.base["task"][COMPONENT],
                 "overrides": cell.base["overrides"],
                 "grid": [dict(setting) for setting in cell.grid],
-                "tried": [{"setting": dict(s), "validation": v} for s, v in cell.tried.items()],
+                "tried": [
+                    {"setting": dict(s), "validation": v, "test": cell.tested.get(s, [])} for s, v in cell.tried.items()
+                ],
                 "chosen": dict(cell.chosen) if cell.chosen is not None else None,
                 "edge": cell.on_edge(),
                 "budget": cell.run(cell.chosen or cell.grid[0], cell.seeds[0]).config.get("budget_met", {}),

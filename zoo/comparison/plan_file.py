@@ -12,10 +12,12 @@ Setting = dict[str, Plain]
 
 
 class Tried(TypedDict):
-    """A setting that was tuned, with its validation scores; none stands for a run that failed."""
+    """A setting that was tuned, with its scores by tuning seed; none stands for a run that failed."""
 
     setting: Setting
     validation: list[Figure | None]
+    test: NotRequired[list[Figure | None]]
+    """By which nothing was chosen."""
 
 
 class CellFile(TypedDict):

@@ -162,6 +162,14 @@ def _solution(config: Config) -> Config:
     return solution(config)
 
 
+def _size(config: Config, name: str) -> int:
+    """In a worker: how many parameters a run has."""
+    from zoo.runs.budget import size
+
+    prepare()
+    return size(config, name)
+
+
 @dataclass
 class Flight:
     """A job under way."""
@@ -236,6 +244,11 @@ class Pool:
                 return None  # what an error of another kind means, its runs will show
             first = first or future.result()
         return first
+
+    def sizes(self, configs: list[Config], name: str) -> list[int | None]:
+        """How many parameters each config has; none where it cannot be built."""
+        futures = [self.pool.submit(_size, None, config, name) for config in configs]
+        return [None if future.exception() else future.result() for future in futures]
 
     def solutions(self, configs: list[Config]) -> list[Config | str]:
         """How each config's budgets are met, or why they cannot be."""

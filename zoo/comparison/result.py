@@ -215,6 +215,18 @@ class Standing:
         whole = [trial["setting"] for trial in self.tried if len(trial["validation"]) == most]
         return [(setting, mean) for setting, mean in self.tuned() if setting in whole]
 
+    def next_best(self) -> tuple[dict[str, Any], list[float]] | None:
+        """Of the finalists without a failed run, the best but the chosen one on validation, and its test scores.
+
+        These are of the tuning seeds. None where there is no such setting, or its test scores were not kept.
+        """
+        others = [(setting, mean) for setting, mean in self.finalists() if setting != self.chosen]
+        if not others:
+            return None
+        setting = max(others, key=lambda each: self.sign * each[1])[0]
+        tested = next(trial.get("test") for trial in self.tried if trial["setting"] == setting)
+        return (setting, tested) if tested else None
+
     def best_of(self) -> list[float]:
         """The validation score that the best of 1, 2, ... settings reaches on average; empty where one failed."""
         scores = [value for trial in self.tried for value in trial["validation"][:1]]

@@ -21,6 +21,9 @@ from zoo.config.schema import CompareConfig
 from zoo.config.tree import override
 from zoo.registry.foreign import check_comparison
 
+EQUAL = ("none", "parameters", "active_parameters")
+"""What contestants may be made to have as many of as the baseline has."""
+
 
 def stored(file: Path) -> str:
     """Make a file of one's own an option of the group ``compare``; its name there.
@@ -95,6 +98,8 @@ def check_rules(rules: Mapping[str, Any]) -> None:
             f"compare.tune_seeds and compare.seeds share {sorted(shared)}; "
             f"a run that chose the setting must not be reported"
         )
+    if rules["equal"] not in EQUAL:
+        raise ZooError("compare.equal: " + unknown("quantity", str(rules["equal"]), EQUAL))
     if rules["extend"] < 0:
         raise ZooError(f"compare.extend={rules['extend']}: expected at least 0")
     if rules["margin"] is not None and not 0 <= rules["margin"] < math.inf:

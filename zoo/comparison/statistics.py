@@ -16,6 +16,8 @@ LEAST_COVERAGE = 0.93
 """The least coverage of an interval that is shown."""
 COUNTS_SHARE = 0.8
 """The share of the level at which counts are compared where some runs solve a task and others do not."""
+FAILURES_SHARE = 0.5
+"""The share of the level at which counts of failed runs are compared; the rest is for the order of all runs."""
 RANK_TEST_FROM = 8
 """From so many runs on each side, a rank test has to agree with Welch's."""
 
@@ -117,7 +119,10 @@ def difference_p_value(
     where scores have two modes. From 8 runs on each side, and where one side has more runs than the other, the rank
     test of Mann and Whitney has to agree. And no value is below ``2 / 4^n``, the largest chance that n runs on one side
     all go well and n on the other all go badly, where each run does either by luck. 1 where nothing can be tested: a
-    single run, no spread, or failed runs without a bar.
+    single run, or no spread.
+
+    Where runs failed and no bar decides, their counts are compared by Boschloo's test at half of the level, and the
+    order of all runs, failed ones last, by the rank test at the other half.
 
     Args:
         ours, theirs: a score for each run.
@@ -135,7 +140,8 @@ def difference_p_value(
             scored = 1.0 if any(failed) else _scores_p_value(ours, theirs) / (1 - COUNTS_SHARE)
             return min(1.0, counted, scored)
     if any(failed):
-        return boschloo(failed[0], len(ours), failed[1], len(theirs))
+        counted = boschloo(failed[0], len(ours), failed[1], len(theirs)) / FAILURES_SHARE
+        return min(1.0, counted, _ranks_p_value(ours, theirs) / (1 - FAILURES_SHARE))
     return _scores_p_value(ours, theirs)
 
 
@@ -152,6 +158,19 @@ def _scores_p_value(ours: Sequence[float], theirs: Sequence[float]) -> float:
     if n >= RANK_TEST_FROM or len(ours) != len(theirs):
         found = max(found, float(mannwhitneyu(ours, theirs).pvalue))
     return found
+
+
+def _ranks_p_value(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    """Mann and Whitney's test by permutations, exact up to 9,999 of them, which holds with ties such as failed runs."""
+    from scipy.stats import PermutationMethod, mannwhitneyu
+
+    method = PermutationMethod(n_resamples=9_999, rng=0)
+    return float(mannwhitneyu(ours, theirs, method=method).pvalue)
+
+
+def superiority(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    """How much more often one of ours is above one of theirs than below, over all pairs; -1 to 1."""
+    return fmean((a > b) - (a < b) for a in ours for b in theirs)
 
 
 def _spread(values: Sequence[float]) -> float:

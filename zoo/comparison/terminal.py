@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from zoo.base.terminal import in_notebook, notebook_text
+from zoo.comparison.answer import titled
 from zoo.comparison.execute import Execution
 from zoo.comparison.ledger import Ledger
 from zoo.comparison.matrix import EXPLAINED, matrix
@@ -112,7 +113,7 @@ def tables(ledger: Ledger, width: int) -> list[Table]:
 
 
 def _matrix(ledger: Ledger) -> Table:
-    table = Table(title="contestants by tasks: median test scores", title_justify="left", caption=EXPLAINED)
+    table = Table(title=f"{titled(ledger)}: median test scores", title_justify="left", caption=EXPLAINED)
     table.caption_justify = "left"
     table.add_column("contestant", overflow="fold", min_width=14)
     for task in ledger.tasks:

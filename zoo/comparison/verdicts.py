@@ -15,6 +15,7 @@ from zoo.comparison.statistics import (
     holm,
     smallest_shift,
     spread_of,
+    superiority,
 )
 
 Pair = tuple[Standing, Standing]
@@ -92,7 +93,7 @@ def _means_apart(ours: Standing, theirs: Standing) -> float:
 def _tested(ours: Standing, theirs: Standing) -> tuple[float, bool]:
     """The difference that was tested, counted upwards, and whether it was one of counts.
 
-    Of solved runs where some are and others are not, of failed runs where some failed, else of means.
+    Of solved runs where some are and others are not, of the order of runs where some failed, else of means.
     """
     first, second = ours.solved_count(), theirs.solved_count()
     if first is not None and second is not None and 0 < first + second < len(ours.scores()) + len(theirs.scores()):
@@ -100,7 +101,7 @@ def _tested(ours: Standing, theirs: Standing) -> tuple[float, bool]:
         scored = 0.0 if ours.failed or theirs.failed else _means_apart(ours, theirs)
         return counted or ours.sign * scored, True
     if ours.failed or theirs.failed:
-        return len(theirs.failed) / len(theirs.scores()) - len(ours.failed) / len(ours.scores()), True
+        return ours.sign * superiority(ours.scores(), theirs.scores()), True
     return ours.sign * _means_apart(ours, theirs), False
 
 

@@ -59,6 +59,7 @@ class CompareConfig:
     tune_seeds: list[int] = field(default_factory=lambda: [1000, 1001, 1002])
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2, 3, 4])
     more_seeds: list[int] = field(default_factory=list)
+    equal: str = "parameters"
     control: bool = False
     margin: float | None = None
     pairs: bool = False

@@ -22,7 +22,9 @@ DURATIONS = ("tokens", "flops", "seconds")
 MOST = 16_384
 """The largest width and depth that are tried."""
 GRAINS = (8, 4, 2, 1)
-"""Widths are tried in multiples of the first, then of the next, until one meets the budget."""
+"""Widths are tried in multiples of the first, then of the next, until one meets the budget and is near."""
+NEAR = 0.025
+"""A size within this share is near: two that are near the same one are within 5 % of each other."""
 
 
 class Solution(TypedDict):
@@ -34,10 +36,20 @@ class Solution(TypedDict):
     steps: NotRequired[Count]
 
 
+class SizeFound(TypedDict):
+    """A run's number of parameters."""
+
+    size: Count
+
+
 class BatchSolution(TypedDict):
     """The largest batch that fits."""
 
     batch_size: Count
+
+
+FOUND = (Solution, BatchSolution, SizeFound)
+"""What ``budgets.json`` may hold by its keys."""
 
 
 def wanted(config: Config) -> dict[str, tuple[float, str]]:
@@ -51,7 +63,7 @@ def wanted(config: Config) -> dict[str, tuple[float, str]]:
     if by not in ("auto", "dim", "layers", "steps"):
         raise ZooError(f"budget.by={by}: expected auto, dim, layers or steps")
     of, names, target = settings["of"], (*SIZES, *DURATIONS), settings["target"]
-    if of == "none" and _turned_off(config["overrides"]):
+    if of == "none" and turned_off(config["overrides"]):
         return {}
     if of != "none" and of not in names:
         raise ZooError("budget.of: " + unknown("budget", of, names))
@@ -84,7 +96,7 @@ def wanted(config: Config) -> dict[str, tuple[float, str]]:
     return found
 
 
-def _turned_off(overrides: Sequence[str]) -> bool:
+def turned_off(overrides: Sequence[str]) -> bool:
     """Whether ``budget=none`` comes after every word of a budget, and so turns off a preset's."""
     words = [word for word in overrides if override_key(word).split(".")[0] == "budget"]
     return bool(words) and words[-1] == "budget=none"
@@ -146,7 +158,7 @@ def _known(path: Path) -> dict[str, Config]:
     known = read_json(path)
     if flaw(known, dict[str, Any]):
         return {}
-    return {key: each for key, each in known.items() if not (flaw(each, Solution) and flaw(each, BatchSolution))}
+    return {key: each for key, each in known.items() if not all(flaw(each, form) for form in FOUND)}
 
 
 def _with_batch(config: Config, keep: bool) -> Config:
@@ -169,6 +181,23 @@ def _with_batch(config: Config, keep: bool) -> Config:
     kept = {name: value for name, value in basis(plain).items() if name != "seed"}
     found = _kept(config, digest(kept | {"machine": platform.node(), "fits": "batch_size"}), solve, keep)
     return {**plain, "task": {**plain["task"], **found}, "batch_found": found["batch_size"]}
+
+
+def size(config: Config, name: str) -> int:
+    """``parameters`` or ``active_parameters`` of a run, counted once and kept beside the experiment's runs.
+
+    Raises:
+        ZooError, ValueError: the model cannot be built.
+    """
+
+    def count() -> Config:
+        from zoo.runs.costs import size_of
+
+        return {"size": int(size_of(config, name) or 0)}
+
+    kept = {key: value for key, value in basis(config).items() if key not in ("seed", "optimizer", "schedule")}
+    found: int = _kept(config, digest(kept | {"counts": name}), count, True)["size"]
+    return found
 
 
 def solution(config: Config) -> Config:
@@ -250,7 +279,7 @@ def _size(config: Config, name: str, target: float, variable: str) -> tuple[int,
             reached = known[value]
             if reached and (best is None or abs(reached / target - 1) < abs(best[1] / target - 1)):
                 best = value, reached
-        if best and abs(best[1] / target - 1) <= config["budget"]["tolerance"]:
+        if best and abs(best[1] / target - 1) <= min(config["budget"]["tolerance"], NEAR):
             break
     if best is None:
         size_of(config, name)  # no width can be built, so the complaint is about something else
