@@ -29,6 +29,30 @@ class Pre(nn.Module):
         return x_BLD + branch(norm(x_BLD))
 
 
+@register("residual", "depth_scaled")
+class DepthScaled(nn.Module):
+    """Divide each branch by the depth: ``x + (base_depth / depth) * branch(norm(x))``.
+
+    With it and ``parametrization=mup`` a learning rate carries over from shallow models to deep ones. CompleteP with
+    alpha = 1 (Dey et al. 2025, arXiv:2505.01618, table 1), without its factor of Adam's eps.
+
+    Args:
+        base_depth: layers of the model at which this is ``pre``.
+    """
+
+    final_norm = True
+
+    def __init__(self, depth: int, base_depth: int = 2) -> None:
+        super().__init__()
+        if base_depth < 1:
+            raise ValueError(f"residual.base_depth={base_depth}: expected at least 1")
+        self.share = base_depth / depth
+
+    def forward(self, x_BLD: Tensor, branch: Branch, norm: Branch, first_BLD: Tensor) -> Tensor:
+        """(B, L, D) to (B, L, D)."""
+        return torch.add(x_BLD, branch(norm(x_BLD)), alpha=self.share)
+
+
 @register("residual", "post")
 class Post(nn.Module):
     """Normalise the sum: ``norm(x + branch(x))``. Vaswani et al. 2017, arXiv:1706.03762."""

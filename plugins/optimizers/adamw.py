@@ -25,3 +25,6 @@ def adamw(
             parameters that a module exempts do not decay.
     """
     return torch.optim.AdamW(parameters, lr=lr, betas=(beta1, beta2), eps=eps, weight_decay=weight_decay, fused=True)
+
+
+adamw.entrywise = True  # type: ignore[attr-defined]

@@ -23,6 +23,8 @@ class Lion(torch.optim.Optimizer):
         weight_decay: share of a weight, times the learning rate, that each step takes away.
     """
 
+    entrywise = True
+
     def __init__(
         self, parameters, lr: float = 3e-4, beta1: float = 0.9, beta2: float = 0.99, weight_decay: float = 1.0
     ) -> None:

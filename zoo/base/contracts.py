@@ -337,6 +337,9 @@ class Optimizer(Protocol):
 
     One that treats roles unlike names ``parameters_by_role`` in place of ``parameters``: each group then has a
     ``role``, one of :data:`ROLES`.
+
+    Optional: ``entrywise = True`` says that a step is as large in each entry whatever the gradient's size, as Adam's
+    is; ``parametrization=mup`` needs that.
     """
 
     def __call__(self, parameters: Iterable[dict[str, Any]]) -> torch.optim.Optimizer:

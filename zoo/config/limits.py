@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from zoo.base.errors import ZooError
+from zoo.base.errors import ZooError, unknown
 from zoo.base.validation import FolderName, flaw
 from zoo.config.tree import Config
 from zoo.registry.kinds import PARTS
@@ -16,6 +16,7 @@ from zoo.registry.registry import entry
 NO_END = math.inf
 BOUNDS: dict[str, tuple[float, float]] = {
     "dim": (1, 1_000_000),
+    "base_dim": (1, 1_000_000),
     "layers": (1, 10_000),
     "steps": (0, 10**12),
     "log_every": (1, NO_END),
@@ -27,6 +28,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "trainer.checkpoint_seconds": (0, NO_END),
 }
 """Of the run's own numbers the least and the most: what is far beyond any machine would only be waited for."""
+PARAMETRIZATIONS = ("standard", "mup")
 WORD = 2**63
 """Integers from here on fit no tensor's size."""
 
@@ -69,6 +71,8 @@ def check_bounds(config: Mapping[str, Any]) -> None:
             raise ZooError(f"{key}={value}: expected at least {least}")
         if value > most:
             raise ZooError(f"{key}={value}: expected at most {most:,}")
+    if config["parametrization"] not in PARAMETRIZATIONS:
+        raise ZooError("parametrization: " + unknown("parametrization", config["parametrization"], PARAMETRIZATIONS))
     for role, factors in config["roles"].items():
         for name, value in factors.items():
             if not 0 <= value < NO_END:

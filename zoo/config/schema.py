@@ -128,6 +128,8 @@ class RunConfig:
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     budget: BudgetConfig = field(default_factory=BudgetConfig)
     roles: RolesConfig = field(default_factory=RolesConfig)
+    parametrization: str = "standard"
+    base_dim: int = 64
     settings: dict[str, dict[str, Any]] = field(default_factory=dict)
     parts: dict[str, Any] = field(default_factory=dict)
     compare: CompareConfig = field(default_factory=CompareConfig)

@@ -19,7 +19,18 @@ from zoo.registry.kinds import RUN_PARTS, Entry
 from zoo.registry.registry import target
 from zoo.runs.row import read_row
 
-DETERMINING = ("dim", "layers", "steps", "seed", "gradient_clip", "more_probes", "roles", *RUN_PARTS)
+DETERMINING = (
+    "dim",
+    "layers",
+    "steps",
+    "seed",
+    "gradient_clip",
+    "more_probes",
+    "roles",
+    "parametrization",
+    "base_dim",
+    *RUN_PARTS,
+)
 TRAINER = ("accelerator", "precision", "compile", "accumulate")
 ROOT = "zoo.runs.session"
 """The module that makes a run. A result depends on its code and on that of all it imports, but for these."""

@@ -17,6 +17,7 @@ from zoo.config.tree import Config
 from zoo.measure.metrics import fit, labelled, labels_key, trained_modules
 from zoo.registry.factory import build
 from zoo.training.parameter_groups import rescale_initial_
+from zoo.training.parametrization import scale_by_width_
 
 
 def make_task(config: Config) -> Task:
@@ -62,8 +63,15 @@ def make_objective(config: Config, task: Task) -> nn.Module:
         ZooError: the parts do not fit each other or the task; the message is the component's own.
     """
     facts = facts_of(config, task)
-    torch.manual_seed(derive(config["seed"], "initialisation"))
-    objective = cast(nn.Module, user_error(build, config["objective"], **facts))
+
+    def of_width(dim: int) -> nn.Module:
+        torch.manual_seed(derive(config["seed"], "initialisation"))
+        return cast(nn.Module, user_error(build, config["objective"], **{**facts, "dim": dim}))
+
+    base = of_width(config["base_dim"]) if config["parametrization"] == "mup" else None
+    objective = of_width(config["dim"])
+    if base is not None:
+        user_error(scale_by_width_, objective, base)
     rescale_initial_(objective, config["roles"])
     _fits(config, objective, task)
     return objective

@@ -23,7 +23,11 @@ def make_optimizer(
 
     Each group's ``lr`` and ``weight_decay`` are what the optimizer was given; the multipliers stand beside them.
     """
-    asks = inspect.signature(getattr(factory, "target", factory)).parameters
+    target = getattr(factory, "target", factory)
+    if getattr(model, "width_rates", {}) and not getattr(target, "entrywise", False):
+        raise ValueError("parametrization=mup: its rates are those of updates as large whatever the gradient's size, "
+                         "as of adamw and lion; choose one of these, or parametrization=standard")  # fmt: skip
+    asks = inspect.signature(target).parameters
     name = "parameters_by_role" if "parameters_by_role" in asks else "parameters"
     groups = parameter_groups(model, roles, by_role=name == "parameters_by_role")
     optimizer: torch.optim.Optimizer = factory(**{name: groups})
@@ -56,15 +60,16 @@ def parameter_groups(
     for method, names in (("no_weight_decay", exempt), ("learning_rate_scales", set(scales))):
         if names - existing:
             raise ValueError(f"{method}() names parameters that do not exist: {', '.join(sorted(names - existing))}")
-    role_of = parameter_roles(model)
+    role_of, by_width = parameter_roles(model), getattr(model, "width_rates", {})
     groups: dict[tuple[str, float, float], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         kind = "no_decay" if parameter.ndim < 2 or name in exempt else "decay"
         role, factors = role_of[name], (roles or {}).get(role_of[name], {})
-        rate = scales.get(name, 1.0) * factors.get("learning_rate", 1.0)
-        decay = factors.get("weight_decay", 1.0) if kind == "decay" else 1.0
+        width = by_width.get(name, 1.0)
+        rate = scales.get(name, 1.0) * factors.get("learning_rate", 1.0) * width
+        decay = factors.get("weight_decay", 1.0) / width if kind == "decay" else 1.0
         label = f"{kind}, {role}" if by_role else kind
         group = groups.setdefault((label, rate, decay), {"name": label, "params": []})
         group["params"].append(parameter)
