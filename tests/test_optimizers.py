@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from conftest import TINY, whole_and_resumed
 from torch import nn
 
 import zoo
@@ -13,6 +14,7 @@ from zoo.registry.factory import Factory
 from zoo.training.build import make_objective, make_task
 from zoo.training.parameter_groups import make_optimizer, parameter_groups, parameter_roles
 from zoo_plugins.optimizers.muon import COEFFICIENTS, orthogonal
+from zoo_plugins.optimizers.schedule_free import schedule_free
 
 SMALL = ["task=recall", "task.rung=tiny", "dim=16"]
 
@@ -207,3 +209,36 @@ def test_time_scales_of_all_memories_are_states():
         assert "state" in roles_of(f"mixer={mixer}", "layers=1").values(), mixer
     found = roles_of("mixer=differential_attention", "layers=1")
     assert {role for name, role in found.items() if "lambda" in name} == {"vector"}
+
+
+def test_schedule_free_follows_its_equations():
+    lr, beta1, beta2, eps, decay = 0.01, 0.9, 0.99, 1e-8, 0.1
+    weight = torch.nn.Parameter(torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)))
+    x, z, squares, total = weight.detach().clone(), weight.detach().clone(), torch.zeros(4, 3).double(), 0.0
+    optimizer = schedule_free([{"params": [weight]}], lr, beta1, beta2, eps, decay)
+    for step, rate in enumerate((0.004, 0.008, 0.01, 0.01, 0.005), 1):
+        y = beta1 * x + (1 - beta1) * z
+        torch.testing.assert_close(weight.detach(), y, rtol=1e-9, atol=1e-12)
+        gradient = y**3 - y.sum()
+        weight.grad = gradient.clone()
+        optimizer.param_groups[0]["lr"] = rate
+        optimizer.step()
+        squares = beta2 * squares + (1 - beta2) * gradient**2
+        z = z - rate * (gradient / ((squares / (1 - beta2**step)).sqrt() + eps) + decay * y)
+        largest = max((0.004, 0.008, 0.01, 0.01, 0.005)[:step])
+        total += largest**2
+        x = x + largest**2 / total * (z - x)
+    optimizer.eval()
+    torch.testing.assert_close(weight.detach(), x, rtol=1e-9, atol=1e-12)
+
+
+def test_a_run_with_averaged_weights_ends_with_them_and_resumes_to_the_bit(here, monkeypatch):
+    words = ["task=parity", *TINY, "optimizer=schedule_free", "schedule=constant", "steps=6", "evaluate_every=2"]
+    whole, resumed = whole_and_resumed(words, monkeypatch, batch=3)
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    (path,) = (here / "runs/whole").glob("*/checkpoints/last.ckpt")
+    (state,) = torch.load(path, weights_only=True)["optimizer_states"]
+    assert {group["train_mode"] for group in state["param_groups"]} == {False}, "it holds the average"
+    names = [name for group in state["param_groups"] for name in group["params"]]
+    trained = state["state"][names[0]]["z"]
+    assert not any(value.shape == trained.shape and torch.equal(value, trained) for value in whole.values())

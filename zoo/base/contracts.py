@@ -347,6 +347,19 @@ class Optimizer(Protocol):
         ...
 
 
+@runtime_checkable
+class AveragesWeights(Protocol):
+    """An optimizer that trains other weights than it gives: evaluation and the finished run use their average."""
+
+    def train(self) -> None:
+        """Put the weights that are trained in place."""
+        ...
+
+    def eval(self) -> None:
+        """Put the average in place."""
+        ...
+
+
 class Probe(Protocol):
     """Judges frozen embeddings: fitted to labelled ones, it says what others are. Nothing when the run has none.
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from zoo.base.contracts import (
+    AveragesWeights,
     Batch,
     HasAfterOptimizerStep,
     HasCounters,
@@ -115,6 +116,21 @@ class Loop(L.LightningModule):
     def on_train_start(self) -> None:
         """Note where a resumed run goes on."""
         self._done = self.global_step
+        self._use_average(False)
+
+    def on_validation_start(self) -> None:
+        """Evaluate the weights that the optimizer would give, where it keeps an average of them."""
+        self._use_average(True)
+
+    def on_validation_end(self) -> None:
+        """Go on with the weights that it trains, unless training is over."""
+        self._use_average(self.global_step >= self.steps)
+
+    def _use_average(self, whether: bool) -> None:
+        """Put the average of the weights in their place, or the weights in its, where the optimizer keeps one."""
+        for optimizer in self.trainer.optimizers:
+            if isinstance(optimizer, AveragesWeights):
+                (optimizer.eval if whether else optimizer.train)()
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Training batches are made on the device; held-out ones are moved there."""
@@ -205,6 +221,8 @@ class Loop(L.LightningModule):
         self.losses.end_step()
         for follower in self._followers:
             follower.after_optimizer_step(step, self.steps)
+        if step == self.steps:
+            self._use_average(True)
         if step % self.log_every == 0 or step == self.steps:
             self.flush(step)
 
