@@ -9,6 +9,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,19 +18,35 @@ from zoo.base.files import atomic
 
 
 def write_html(
-    path: Path, package: str, template: str, data: Mapping[str, Any], filters: Mapping[str, Any] | None = None
+    path: Path,
+    package: str,
+    template: str,
+    data: Mapping[str, Any],
+    filters: Mapping[str, Any] | None = None,
+    made_of: str | None = None,
 ) -> Path:
-    """Fill a template of this package, into a folder that is made if need be, and return the path."""
+    """Fill a template of this package, into a folder that is made if need be, and return the path.
+
+    Args:
+        path: of the page.
+        package: which has the template.
+        template: its name.
+        data: what it is filled with.
+        filters: functions that it calls.
+        made_of: a hash of what the page is made of, which its last line holds with a hash of the page itself.
+    """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
         loader=PackageLoader(package, "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     environment.filters |= dict(filters or {})
-    html = environment.get_template(template).render(**data)
+    page = environment.get_template(template).render(**data).encode(errors="backslashreplace")
+    if made_of is not None:
+        page += f"<!-- {made_of} {sha256(page).hexdigest()} -->\n".encode()
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic(path) as file:
-        file.write(html.encode(errors="backslashreplace"))  # half a character, as JSON can hold, is shown as it is
+        file.write(page)  # in which half a character, as JSON can hold, is shown as it is
     return path
 
 

@@ -20,8 +20,9 @@ from zoo.comparison.ledger import read_ledger
 from zoo.comparison.plan import Cell, Job, Plan, check_distinct, describe
 from zoo.comparison.pool import Flight, Pool
 from zoo.config.tree import Config, chooses
-from zoo.runs.budget import key_of, wanted
+from zoo.runs.budget import key_of, known_solution, wanted
 from zoo.runs.row import read_row
+from zoo.runs.run import known_data_hash
 from zoo.runs.train import is_current, record_failure
 
 MOST_WORKERS = 16
@@ -208,7 +209,9 @@ class Execution:
                 config = cell.at(setting, cell.seeds[0])
                 trainer = {"progress": False, "threads": config["trainer"]["threads"] or self.threads}
                 configs[key_of(config)] = {**config, "trainer": {**config["trainer"], **trainer}}
-        found = dict(zip(configs, pool.solutions(list(configs.values())), strict=True))
+        found: dict[str, Config | str] = {key: each for key in configs if (each := known_solution(configs[key]))}
+        asked = [key for key in configs if key not in found]
+        found |= zip(asked, pool.solutions([configs[key] for key in asked]), strict=True)
         self.unmet = {key: reason for key, reason in found.items() if isinstance(reason, str)}
         if found and len(self.unmet) == len(found):
             raise ZooError(next(iter(self.unmet.values())))
@@ -225,16 +228,29 @@ class Execution:
         Raises:
             ZooError: no contestant can be built on any task; the message is the first one's.
         """
+        cells = [cell for cell in self.plan.cells if not cell.follows]
+        if any(self._finished(job) for cell in cells for job in cell.tuning() or cell.reporting()):
+            return
         reason = pool.refusal(cell.run(cell.grid[0], cell.seeds[0]).config for cell in self.plan.cells)
         if reason is not None:
             raise ZooError(reason)
 
+    def _finished(self, job: Job) -> bool:
+        """Whether the run has a result, on whatever data."""
+        try:
+            row = read_row(job.run.folder / "result.json")
+        except OSError:
+            return False
+        return bool(row and row["status"] == "finished")
+
     def _hash_data(self, pool: Pool) -> None:
         """Finished runs may be skipped only while their data is what it was."""
         finished = any(self.plan.folder.glob("*/result.json"))
-        configs = {_task_key(cell.base): cell.base for cell in self.plan.cells}
         if finished:
-            self.hashes = dict(zip(configs, pool.fingerprints(list(configs.values())), strict=True))
+            configs = {_task_key(cell.base): cell.base for cell in self.plan.cells}
+            self.hashes = {key: known_data_hash(config) for key, config in configs.items()}
+            asked = [key for key, known in self.hashes.items() if known is None]
+            self.hashes |= zip(asked, pool.fingerprints([configs[key] for key in asked]), strict=True)
 
     def _land(self, flight: Flight, outcome: dict[str, Any]) -> None:
         self.seconds.setdefault(flight.job.cell.name, []).append(time.monotonic() - flight.started)

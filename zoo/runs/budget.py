@@ -128,7 +128,7 @@ def settle(config: Config, keep: bool = True) -> Config:
 
 def _kept(config: Config, key: str, solve: Callable[[], Config], keep: bool) -> Config:
     """What was found for this key before, or is found now, and kept beside the experiment's runs."""
-    path = Path(config["runs"], config["experiment"], "budgets.json")
+    path = _kept_in(config)
     found: Config | None = _known(path).get(key)
     if found is None:
         found = solve()
@@ -139,6 +139,10 @@ def _kept(config: Config, key: str, solve: Callable[[], Config], keep: bool) -> 
                 found = known.get(key, found)  # another process was quicker
                 write_json(path, known | {key: found})
     return found
+
+
+def _kept_in(config: Config) -> Path:
+    return Path(config["runs"], config["experiment"], "budgets.json")
 
 
 def _known(path: Path) -> dict[str, Config]:
@@ -174,6 +178,15 @@ def _with_batch(config: Config, keep: bool) -> Config:
 def solution(config: Config) -> Config:
     """What :func:`settle` replaces."""
     whole = settle(config)
+    return {name: whole[name] for name in ("dim", "layers", "steps", "budget_met")}
+
+
+def known_solution(config: Config) -> Config | None:
+    """What :func:`solution` returns, where it was found before."""
+    found = _known(_kept_in(config)).get(key_of(config)) if config["trainer"]["batch_size"] is None else None
+    if found is None:
+        return None
+    whole = {**config, **found}
     return {name: whole[name] for name in ("dim", "layers", "steps", "budget_met")}
 
 

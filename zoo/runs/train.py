@@ -104,14 +104,14 @@ def _make_locked(run: Run, beat: Callable[[int], None] | None, drops: bool) -> R
     old = read_row(run.folder / "result.json")
     finished = old is not None and old["status"] == "finished"
     try:
+        if old is not None and finished and is_current(old, placed(run)):  # which needs no torch, if all is known
+            return {**old, "skipped": True}
         import lightning  # noqa: F401  (it sets its loggers' levels when imported)
 
         from zoo.training.trainer import quiet
 
         quiet()
         run = placed(run)
-        if old is not None and finished and is_current(old, run):
-            return {**old, "skipped": True}
         finished = False  # from here on the old result does not hold
         devices = run.config["trainer"]["devices"]
         if devices > 1 and count() == 1:
