@@ -96,6 +96,18 @@ def test_a_page_of_the_same_rows_is_left_and_of_others_is_not(made):
     assert page.stat().st_mtime_ns != before
 
 
+def test_every_chart_keeps_the_schema_of_charts(made):
+    """They are made without looking, which takes most of a page's time."""
+    import altair as alt
+
+    page = (made / "runs/smoke/report.html").read_text()
+    specs, _ = json.JSONDecoder().raw_decode(page[page.index("const specs = ") + len("const specs = ") :])
+    assert len(specs) > 2
+    for spec in specs.values():
+        alt.Chart.from_dict(spec, validate=True)
+        assert '"values"' in json.dumps(spec)
+
+
 @pytest.mark.parametrize("harm", ["cut", "flipped", "not json", "another's"])
 def test_a_damaged_cache_costs_time_and_nothing_else(harm, made, tmp_path):
     cache = tmp_path / "cache"

@@ -29,6 +29,8 @@ from zoo.registry.discovery import state
 TEMPLATE = "report.html.j2"
 MOST_LISTED = 100
 """Contestants, runs or failures that the page lists at one place; the rest is counted."""
+MOST_LISTED_IN_ALL, FEWEST_LISTED = 300, 10
+"""Those that it lists of all tasks together, and how many of each all the same."""
 
 
 def write_page(ledger: Ledger, path: Path | None = None) -> Path:
@@ -42,14 +44,15 @@ def write_page(ledger: Ledger, path: Path | None = None) -> Path:
         return path
     filters = {"quantity": quantity, "short": _short, "interval": interval, "figure": figure}
     ranked = {task: ledger.ranked(task) for task in ledger.tasks}
+    most = min(MOST_LISTED, max(FEWEST_LISTED, MOST_LISTED_IN_ALL // max(1, len(ranked))))
     data = {
         "ledger": ledger,
         "ranked": ranked,
         "glance": _glance(ranked),
         "hashes": {task: _hashes(standings) for task, standings in ranked.items()},
-        "commands": {task: _commands(standings) for task, standings in ranked.items()},
-        "most": MOST_LISTED,
-        "and_more": partial(and_more, folder=ledger.folder, most=MOST_LISTED),
+        "commands": {task: _commands(standings, most) for task, standings in ranked.items()},
+        "most": most,
+        "and_more": partial(and_more, folder=ledger.folder, most=most),
         "drawn": {task: len(drawn(ledger, task)) for task in ranked},
         "costs": COSTS,
         "time": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -60,7 +63,7 @@ def write_page(ledger: Ledger, path: Path | None = None) -> Path:
         "overall": ledger.overall(),
         "known": beside(ledger),
         "decays": {
-            task: [(s.contestant, d) for s in standings[:MOST_LISTED] for d in s.decays()]
+            task: [(s.contestant, d) for s in standings[:most] for d in s.decays()]
             for task, standings in ranked.items()
         },
         "overtakes": [(a, b, overtakes(a, b)) for a, b in combinations(ledger.laws, 2)],
@@ -80,7 +83,8 @@ def _made_of(ledger: Ledger) -> str | None:
         return None
     kept = Path(html.__file__).with_name("vega.js")
     tools = [*installed("altair", "vl_convert", "jinja2", "scipy"), *([stamp(kept)] if kept.exists() else [])]
-    held = {**vars(ledger), "trends": list(ledger.trends.values()), "_ranks": None}  # whose keys are ids of objects
+    trends = list(ledger.trends.values())  # by themselves, for their keys are the ids of objects
+    held = {**vars(ledger), "trends": trends, "_ranks": None, "_undecided": None}
     return sha256(pickle.dumps([state(), tools, curves, held])).hexdigest() if state() else None
 
 
@@ -108,9 +112,9 @@ def _hashes(standings: list[Standing]) -> list[str]:
     return list(dict.fromkeys(row["data_hash"] for s in standings for row in s.rows))
 
 
-def _commands(standings: list[Standing]) -> tuple[list[tuple[str, list[tuple[str, str]]]], int]:
+def _commands(standings: list[Standing], most: int) -> tuple[list[tuple[str, list[tuple[str, str]]]], int]:
     """The id of each reported run and what makes it again, by contestant, as many as are listed; and how many."""
-    found, left = [], MOST_LISTED
+    found, left = [], most
     for standing in standings:
         if left > 0:
             ids = [row["id"] for row in [*standing.rows, *standing.failed]]

@@ -157,11 +157,17 @@ def _welch(ours: Sequence[float], theirs: Sequence[float]) -> float:
     """The p-value of Welch's test, as ``scipy.stats.ttest_ind`` finds it, whose import takes a second."""
     from scipy.special import stdtr
 
-    sides = (ours, theirs)
-    parts = [variance(side) / len(side) for side in sides]
-    whole = sum(parts)
-    freedom = whole * whole / sum(part * part / (len(side) - 1) for part, side in zip(parts, sides, strict=True))
-    return float(2 * stdtr(freedom, -abs(fmean(ours) - fmean(theirs)) / math.sqrt(whole)))
+    (mean, part, n), (other_mean, other_part, m) = _moments(tuple(ours)), _moments(tuple(theirs))
+    whole = part + other_part
+    freedom = whole * whole / (part * part / (n - 1) + other_part * other_part / (m - 1))
+    return float(2 * stdtr(freedom, -abs(mean - other_mean) / math.sqrt(whole)))
+
+
+@lru_cache(maxsize=4096)
+def _moments(values: tuple[float, ...]) -> tuple[float, float, int]:
+    """The mean of values, the variance of that mean, and how many they are."""
+    mean = fmean(values)
+    return mean, math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1) / len(values), len(values)
 
 
 def _spread(values: Sequence[float]) -> float:
