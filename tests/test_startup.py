@@ -234,3 +234,39 @@ def test_data_that_changed_is_hashed_again(tmp_path, made):
     text.write_text("four three two one " * 2000)
     os.utime(text, (old, old))
     assert "finished before" not in imported(words, made)[1]
+
+
+SLIM = """
+import sys
+from zoo.training import slim
+assert not {"torchmetrics.functional", "torchmetrics.classification", "torchvision", "transformers"} & sys.modules.keys()
+"""
+
+
+@pytest.mark.parametrize(
+    "asks",
+    [
+        "import torchmetrics; found = torchmetrics.Accuracy; assert torchmetrics.functional.accuracy",
+        "from torchmetrics.classification import MulticlassAccuracy as found",
+        "from torchmetrics import MeanMetric as found",
+        "import torchmetrics.text; found = torchmetrics.MeanMetric",
+    ],
+)
+def test_lightning_brings_no_metrics_and_whoever_asks_has_them_whole(asks):
+    code = f"{SLIM}\n{asks}\nfrom lightning.pytorch.core.module import Metric\nassert hasattr(found, '__mro__')\n"
+    code += "import torchmetrics\nassert torchmetrics.Metric is Metric\nassert torchmetrics.__version__[0].isdigit()\n"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_without_the_modules_that_it_expects_lightning_is_imported_as_it_is():
+    code = (
+        "import sys, importlib\noriginal = importlib.import_module\n"
+        "def refuse(name, package=None):\n"
+        "    if name == 'torchmetrics.utilities' and 'lightning' not in sys.modules: raise ImportError(name)\n"
+        "    return original(name, package)\n"
+        "importlib.import_module = refuse\n"
+        "from zoo.training.slim import L\nassert L.Trainer and 'torchmetrics.functional' in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -106,9 +106,7 @@ def _make_locked(run: Run, beat: Callable[[int], None] | None, drops: bool) -> R
     try:
         if old is not None and finished and is_current(old, placed(run)):  # which needs no torch, if all is known
             return {**old, "skipped": True}
-        import lightning  # noqa: F401  (it sets its loggers' levels when imported)
-
-        from zoo.training.trainer import quiet
+        from zoo.training.trainer import quiet  # Lightning sets its loggers' levels when imported
 
         quiet()
         run = placed(run)
@@ -155,8 +153,6 @@ def _complete(run: Run) -> None:
 def session(run: Run, beat: Callable[[int], None] | None = None) -> Row:
     """The run itself, in this process or in each of several."""
     prepare()
-    import lightning  # noqa: F401
-
     from zoo.training.trainer import quiet
 
     quiet()

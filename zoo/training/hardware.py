@@ -221,7 +221,6 @@ def versions() -> dict[str, str]:
     """What a result depends on besides its code."""
     from importlib.metadata import version
 
-    import lightning
     import numpy
     import torch
 
@@ -229,6 +228,6 @@ def versions() -> dict[str, str]:
         "zoo": version("zoo"),
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "lightning": lightning.__version__,
+        "lightning": version("lightning"),
         "numpy": numpy.__version__,
     }
