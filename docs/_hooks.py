@@ -60,16 +60,16 @@ def undocumented() -> list[str]:
 def catalogue() -> str:
     """Every component that is installed with the zoo: what it is, its paper, its parameters."""
     from zoo.cli.list import PRESETS, parameters, presets
-    from zoo.config.hydra import hydra_ready
+    from zoo.config.hydra import prepare
     from zoo.registry.kinds import KINDS
     from zoo.registry.registry import entries
 
     lines = ["# Catalogue", "", "Made from the registry: what `zoo list` and `zoo show KIND=NAME` print.", ""]
-    with hydra_ready() as loader:
-        for kind in ("arch", "compare"):
-            lines += [f"## {kind}", "", f"{PRESETS[kind]}", "", "| | |", "|---|---|"]
-            lines += [f"| `{name}` | {_cell(text)} |" for name, (text, _) in sorted(presets(loader, kind).items())]
-            lines.append("")
+    prepare()
+    for kind in ("arch", "compare"):
+        lines += [f"## {kind}", "", f"{PRESETS[kind]}", "", "| | |", "|---|---|"]
+        lines += [f"| `{name}` | {_cell(text)} |" for name, (text, _) in sorted(presets(kind).items())]
+        lines.append("")
     for kind, meaning in KINDS.items():
         lines += [f"## {kind}", "", meaning.replace("|", "\\|"), ""]
         for entry in entries(kind):

@@ -76,6 +76,12 @@ def pytest_collection_modifyitems(items):
                 item.add_marker(pytest.mark.xdist_group(name))
 
 
+@pytest.fixture(autouse=True, scope="session")
+def own_cache(tmp_path_factory):
+    """What commands keep in the user's cache is kept in one of the tests' own."""
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(autouse=True)
 def unbounded(monkeypatch):
     """Tables are as wide as where nobody's terminal bounds them; a worker of pytest's may have a terminal's width."""

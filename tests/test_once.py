@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
-def calls(monkeypatch):
+def calls(monkeypatch, tmp_path):
     """How often each decision is made in this process, by the name of its function."""
     import zoo.comparison.execute
     import zoo.comparison.plan
@@ -37,6 +37,7 @@ def calls(monkeypatch):
 
         monkeypatch.setattr(module, name, function)
 
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # in which nothing is kept yet
     hydra.forget()
     count(hydra, "_without_hydra")
     count(hydra, "_by_hydra")

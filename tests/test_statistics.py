@@ -12,6 +12,7 @@ from zoo.comparison.grid import beyond, edges, further
 from zoo.comparison.overall import overall, scaled
 from zoo.comparison.result import Standing
 from zoo.comparison.statistics import (
+    _welch,
     boschloo,
     difference_p_value,
     estimate,
@@ -303,3 +304,12 @@ def test_every_contestant_is_tuned_with_the_grid_that_grew(extend, rates, chosen
     assert cells["transformer"]["edge"] == left
     reported = {(name, rate) for stage, name, rate in pool.ran if stage == "report"}
     assert reported == {("transformer", chosen), ("lstm", cells["lstm"]["chosen"]["optimizer.lr"])}
+
+
+def test_welchs_test_is_scipys():
+    """Ours spares the import of scipy.stats."""
+    draw = np.random.default_rng(0)
+    for _ in range(200):
+        ours, theirs = (list(draw.normal(draw.random(), 0.3, draw.integers(2, 9))) for _ in "ab")
+        expected = float(stats.ttest_ind(ours, theirs, equal_var=False).pvalue)
+        assert math.isclose(_welch(ours, theirs), expected, rel_tol=1e-9)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
+from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
@@ -254,6 +255,13 @@ class Task:
                 digest.update(key.encode() + str(tuple(batch[key].shape)).encode())
                 digest.update(batch[key].contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]
+
+    def reads(self) -> list[Path] | None:
+        """The files and folders that the data comes from: none where code alone makes it; ``None`` if not known.
+
+        While they are as they were, a command called again need not read the data to know its hash.
+        """
+        return None
 
     def tokens(self, batch: Batch) -> int:
         """How many tokens a batch holds, for speed and for cost per token."""

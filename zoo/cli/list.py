@@ -12,7 +12,7 @@ from zoo.base.errors import ZooError, unknown
 from zoo.base.terminal import console
 from zoo.config.hydra import hydra_ready
 from zoo.config.schema import SITES
-from zoo.registry.discovery import load_plugins
+from zoo.registry.discovery import load_plugins, of_state, repeatable
 from zoo.registry.kinds import FACTS, KINDS, Entry
 from zoo.registry.registry import entries
 from zoo.registry.signature import REQUIRED
@@ -29,18 +29,24 @@ NARROW = 110
 """Columns of a terminal below which a list has one text for each line."""
 
 
-def presets(loader: Any, group: str) -> dict[str, tuple[str, str]]:
+def presets(group: str) -> dict[str, tuple[str, str]]:
     """The options of a group of YAML files: the first comment of each, and who provides it."""
+    found = of_state("presets", group, lambda: _presets(group)) if repeatable(()) else _presets(group)
+    return {name: (text, provider) for name, (text, provider) in found.items()}
+
+
+def _presets(group: str) -> dict[str, list[str]]:
     from hydra.core.object_type import ObjectType
 
     found = {}
-    for name in loader.get_group_options(group, ObjectType.CONFIG):
-        result = loader.repository.load_config(f"{group}/{name}")
-        text, provider = "", ""
-        if result is not None:
-            provider = str(result.provider)
-            text = _first_comment(result.path, f"{group}/{name}.yaml")
-        found[name] = (text, "zoo" if provider == "main" else _distribution(provider.removeprefix("zoo plugin ")))
+    with hydra_ready() as loader:
+        for name in loader.get_group_options(group, ObjectType.CONFIG):
+            result = loader.repository.load_config(f"{group}/{name}")
+            text, provider = "", ""
+            if result is not None:
+                provider = str(result.provider)
+                text = _first_comment(result.path, f"{group}/{name}.yaml")
+            found[name] = [text, "zoo" if provider == "main" else _distribution(provider.removeprefix("zoo plugin "))]
     return found
 
 
@@ -73,36 +79,36 @@ def show_list(kinds: Sequence[str]) -> None:
         if kind not in KINDS and kind not in PRESETS:
             raise ZooError(unknown("kind", kind, [*KINDS, *PRESETS], prefix="zoo list "))
     shown_on = screen()
-    with hydra_ready() as loader:
-        for kind, meaning in {**PRESETS, **KINDS}.items():
-            if kinds and kind not in kinds:
-                continue
-            if kind in PRESETS:
-                rows = [(name, text, "", provider) for name, (text, provider) in presets(loader, kind).items()]
+    load_plugins()
+    for kind, meaning in {**PRESETS, **KINDS}.items():
+        if kinds and kind not in kinds:
+            continue
+        if kind in PRESETS:
+            rows = [(name, text, "", provider) for name, (text, provider) in presets(kind).items()]
+        else:
+            rows = [(each.name, unquoted(each.summary), each.citation, each.provider) for each in entries(kind)]
+        table = Table(
+            "name",
+            "what",
+            "paper",
+            "provider",
+            show_header=False,
+            box=None,
+            padding=(0, 2, 0, 2),
+            title=f"{kind}: {meaning}",
+            title_justify="left",
+            title_style="bold",
+        )
+        table.columns[0].no_wrap = table.columns[3].no_wrap = True
+        narrow = shown_on.width < NARROW
+        for name, text, citation, provider in sorted(rows):
+            shown = name if kind == "compare" else f"{kind}={name}"
+            if narrow:  # the paper behind the text, and a provider only where it is another than the zoo
+                text = " ".join(filter(None, [text, f"({citation})" if citation else ""]))
+                table.add_row(safe(shown), safe(text), "", "" if provider.startswith("zoo") else safe(provider))
             else:
-                rows = [(each.name, unquoted(each.summary), each.citation, each.provider) for each in entries(kind)]
-            table = Table(
-                "name",
-                "what",
-                "paper",
-                "provider",
-                show_header=False,
-                box=None,
-                padding=(0, 2, 0, 2),
-                title=f"{kind}: {meaning}",
-                title_justify="left",
-                title_style="bold",
-            )
-            table.columns[0].no_wrap = table.columns[3].no_wrap = True
-            narrow = shown_on.width < NARROW
-            for name, text, citation, provider in sorted(rows):
-                shown = name if kind == "compare" else f"{kind}={name}"
-                if narrow:  # the paper behind the text, and a provider only where it is another than the zoo
-                    text = " ".join(filter(None, [text, f"({citation})" if citation else ""]))
-                    table.add_row(safe(shown), safe(text), "", "" if provider.startswith("zoo") else safe(provider))
-                else:
-                    table.add_row(safe(shown), safe(text), safe(citation), f"[dim]{safe(provider)}[/dim]")
-            shown_on.print(table)
+                table.add_row(safe(shown), safe(text), safe(citation), f"[dim]{safe(provider)}[/dim]")
+        shown_on.print(table)
 
 
 def screen(**settings: Any) -> Any:

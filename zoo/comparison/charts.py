@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-from zoo.base.html import plain_chart
+from zoo.base.html import inline, plain_chart, tips
 from zoo.comparison.curves import Curve, read_curves, summary, thin
 from zoo.comparison.evidence import seeds_chart, tuning_chart
 from zoo.comparison.ledger import Ledger
@@ -15,6 +15,8 @@ from zoo.comparison.result import COSTS, Standing
 
 MOST_DRAWN = 30
 """Contestants in a chart, the best of a task; more lines than that tell nothing apart."""
+MOST_DRAWN_IN_ALL, FEWEST_DRAWN = 90, 5
+"""Contestants in the charts of all tasks together, and how many each task has all the same."""
 MOST_SEEDS = 500
 """Runs whose scores are drawn side by side at the top of a page."""
 MOST_POINTS = 1000
@@ -47,7 +49,8 @@ def charts(ledger: Ledger) -> Iterator[tuple[str, dict[str, Any]]]:
 def drawn(ledger: Ledger, task: str) -> list[Standing]:
     """Who is in the charts of a task: the best, and the baseline."""
     standings = [s for s in ledger.ranked(task) if s.score()]
-    return [s for i, s in enumerate(standings) if i < MOST_DRAWN or s.contestant == ledger.baseline]
+    most = min(MOST_DRAWN, max(FEWEST_DRAWN, MOST_DRAWN_IN_ALL // len(ledger.tasks)))
+    return [s for i, s in enumerate(standings) if i < most or s.contestant == ledger.baseline]
 
 
 def _is_drawn(metric: str, name: str) -> bool:
@@ -75,13 +78,13 @@ def _scaling(ledger: Ledger) -> dict[str, Any]:
     colour = color(ledger.standings)
     x = alt.X("FLOPs:Q", scale=alt.Scale(type="log"), title="training FLOPs", axis=alt.Axis(format="~e"))
     y = alt.Y("loss:Q", scale=alt.Scale(zero=False), title="test loss")
-    tips = ["contestant:N", "task:N", "FLOPs:Q", "loss:Q", "parameters:Q", "tokens:Q"]
+    tooltips = tips(["contestant:N", "task:N", "FLOPs:Q", "loss:Q", "parameters:Q", "tokens:Q"])
     points = (
-        alt.Chart(alt.Data(values=runs))
+        alt.Chart(inline(runs))
         .mark_point(filled=True, size=45)
-        .encode(x=x, y=y, color=colour, shape=shape(ledger.standings), tooltip=tips)
+        .encode(x=x, y=y, color=colour, shape=shape(ledger.standings), tooltip=tooltips)
     )
-    lines = alt.Chart(alt.Data(values=best)).mark_line(strokeDash=[4, 3]).encode(x=x, y=y, color=colour)
+    lines = alt.Chart(inline(best)).mark_line(strokeDash=[4, 3]).encode(x=x, y=y, color=colour)
     title = "Loss against compute; dashed: the best that each law allows"
     return plain_chart(alt.layer(points, lines).properties(width=420, height=280, title=title))
 
@@ -113,7 +116,7 @@ def _quality(standings: list[Standing]) -> dict[str, Any]:
         name="cost", value="training FLOPs", bind=alt.binding_select(options=list(COSTS.values()), name="cost: ")
     )
     chosen = _legend()
-    base = alt.Chart(alt.Data(values=values)).transform_calculate(cost_value="datum[cost]")
+    base = alt.Chart(inline(values)).transform_calculate(cost_value="datum[cost]")
     x = alt.X(
         "cost_value:Q",
         title="cost (log scale)",
@@ -121,18 +124,19 @@ def _quality(standings: list[Standing]) -> dict[str, Any]:
         scale=alt.Scale(type="log", nice=True, padding=20),
     )
     shade = alt.condition(chosen, alt.value(1), alt.value(0.1))
-    tips = ["contestant:N", "score:Q", "low:Q", "high:Q", "n:Q", "cost_value:Q"]
+    tooltips = tips(["contestant:N", "score:Q", "low:Q", "high:Q", "n:Q", "cost_value:Q"])
     points = base.mark_point(filled=True, size=90).encode(
         x=x,
         y=alt.Y("score:Q", title=metric.replace("_", " "), scale=alt.Scale(zero=False)),
         color=color(standings),
         shape=shape(standings),
         opacity=shade,
-        tooltip=tips,
+        tooltip=tooltips,
     )
     layers = [points]
     if all(value["low"] is not None for value in values):
-        bars = base.mark_rule(strokeWidth=2).encode(x=x, y="low:Q", y2="high:Q", color=color(standings), opacity=shade)
+        low, high = alt.Y("low:Q"), alt.Y2("high:Q")
+        bars = base.mark_rule(strokeWidth=2).encode(x=x, y=low, y2=high, color=color(standings), opacity=shade)
         layers.insert(0, bars)
     return plain_chart(
         alt.layer(*layers).add_params(pick, chosen).properties(width=260, height=230, title="Quality against cost")
@@ -155,22 +159,22 @@ def _curves(
     x = alt.X("step:Q", title="step")
     name = name or f"validation {standings[0].metric.replace('_', ' ')}"
     y = alt.Y("score:Q", title=name, scale=alt.Scale(zero=False))
-    base = alt.Chart(alt.Data(values=points))
+    base = alt.Chart(inline(points))
     lines = base.mark_line(strokeWidth=2, point=len(points) < 200).encode(
         x=x, y=y, color=colour, strokeDash=dash(standings),
         opacity=alt.condition(chosen, alt.value(1), alt.value(0.06)),
-        tooltip=["contestant:N", "step:Q", "score:Q", "low:Q", "high:Q", "least:Q", "most:Q", "n:Q"],
+        tooltip=tips(["contestant:N", "step:Q", "score:Q", "low:Q", "high:Q", "least:Q", "most:Q", "n:Q"]),
     )  # fmt: skip
     # a layer without a point would be said on the console
     layers = [lines]
     if any("low" in point for point in points):
         inner = base.transform_filter("isValid(datum.low)").mark_area()
         shade = alt.condition(chosen, alt.value(0.15), alt.value(0))
-        layers.insert(0, inner.encode(x=x, y="low:Q", y2="high:Q", color=colour, opacity=shade))
+        layers.insert(0, inner.encode(x=x, y=alt.Y("low:Q"), y2=alt.Y2("high:Q"), color=colour, opacity=shade))
     if any(point["n"] > 1 for point in points):
         outer = base.transform_filter("datum.n > 1").mark_area()
         shade = alt.condition(chosen, alt.value(0.08), alt.value(0))
-        layers.insert(0, outer.encode(x=x, y="least:Q", y2="most:Q", color=colour, opacity=shade))
+        layers.insert(0, outer.encode(x=x, y=alt.Y("least:Q"), y2=alt.Y2("most:Q"), color=colour, opacity=shade))
     title = f"{title}: medians, intervals, range of the runs"
     return plain_chart(alt.layer(*layers).add_params(chosen).properties(width=260, height=230, title=title))
 
@@ -194,7 +198,7 @@ def _modules(curves: dict[str, dict[str, Curve]], standings: list[Standing]) -> 
     names = sorted({str(value["name"]) for value in values})
     pick = alt.param(name="measure", value=names[0], bind=alt.binding_select(options=names, name="measure: "))
     chart = (
-        alt.Chart(alt.Data(values=values))
+        alt.Chart(inline(values))
         .transform_filter("datum.name == measure")
         .mark_line(strokeWidth=1.5)
         .encode(
@@ -202,7 +206,7 @@ def _modules(curves: dict[str, dict[str, Curve]], standings: list[Standing]) -> 
             y=alt.Y("score:Q", title=None),
             color=color(standings),
             strokeDash=dash(standings),
-            tooltip=["contestant:N", "step:Q", "score:Q", "least:Q", "most:Q", "n:Q"],
+            tooltip=tips(["contestant:N", "step:Q", "score:Q", "least:Q", "most:Q", "n:Q"]),
         )
         .add_params(pick)
         .properties(width=260, height=230, title="What modules say of themselves while training")
@@ -221,20 +225,20 @@ def _decay(standings: list[Standing]) -> dict[str, Any] | None:
     if not values:
         return None
     chosen = _legend()
-    base = alt.Chart(alt.Data(values=values))
+    base = alt.Chart(inline(values))
     x = alt.X("length:Q", title="tokens of the answer", scale=alt.Scale(zero=False))
     shade = alt.condition(chosen, alt.value(1), alt.value(0.08))
-    tips = ["contestant:N", "test:N", "length:Q", "whole:Q", "predicted:Q", "answers:Q"]
+    tooltips = tips(["contestant:N", "test:N", "length:Q", "whole:Q", "predicted:Q", "answers:Q"])
     points = base.mark_point(filled=True).encode(
         x=x,
         y=alt.Y("whole:Q", title="share of whole answers", scale=alt.Scale(domain=[0, 1])),
         color=color(standings),
         shape=alt.Shape("test:N", title=None, legend=alt.Legend(orient="bottom")),
         opacity=shade,
-        tooltip=tips,
+        tooltip=tooltips,
     )
     lines = base.mark_line(strokeDash=[4, 3]).encode(
-        x=x, y="predicted:Q", color=color(standings), detail="test:N", opacity=shade
+        x=x, y=alt.Y("predicted:Q"), color=color(standings), detail="test:N", opacity=shade
     )
     title = "Whole answers by length; dashed: (1 - e)^L"
     return plain_chart(alt.layer(lines, points).add_params(chosen).properties(width=260, height=230, title=title))
@@ -260,13 +264,13 @@ def _choices(standings: list[Standing]) -> dict[str, Any] | None:
         return None
     tokens = list(dict.fromkeys(str(value["token"]) for value in values))
     chart = (
-        alt.Chart(alt.Data(values=values))
+        alt.Chart(inline(values))
         .mark_rect()
         .encode(
             x=alt.X("part:O", title="part", axis=alt.Axis(labelAngle=0)),
             y=alt.Y("token:N", sort=tokens, title="token, the most frequent first"),
             color=alt.Color("share:Q", scale=alt.Scale(scheme="blues", domain=[0, 1])),
-            tooltip=["token:N", "part:O", "share:Q"],
+            tooltip=tips(["token:N", "part:O", "share:Q"]),
         )
         .properties(width=220)
         .facet("place:N", columns=3, title="Which tokens go where")
@@ -295,7 +299,7 @@ def _harder(standings: list[Standing]) -> dict[str, Any]:
     chosen = _legend()
     order = ["trained", *standings[0].harder()]
     chart = (
-        alt.Chart(alt.Data(values=values))
+        alt.Chart(inline(values))
         .mark_line(point=True)
         .encode(
             x=alt.X("test:N", sort=order, title="length of the test", axis=alt.Axis(labelAngle=0)),
@@ -303,7 +307,7 @@ def _harder(standings: list[Standing]) -> dict[str, Any]:
             color=color(standings),
             strokeDash=dash(standings),
             opacity=alt.condition(chosen, alt.value(1), alt.value(0.1)),
-            tooltip=["contestant:N", "test:N", "score:Q", "low:Q", "high:Q"],
+            tooltip=tips(["contestant:N", "test:N", "score:Q", "low:Q", "high:Q"]),
         )
         .add_params(chosen)
         .properties(width=260, height=230, title="Beyond the training length")

@@ -17,7 +17,7 @@ from zoo.comparison.shown import Comparison
 from zoo.comparison.terminal import Board
 from zoo.comparison.wandb_report import share
 from zoo.registry.registry import entries
-from zoo.training.processes import count, unguarded, warm, without_main
+from zoo.training.processes import count, unguarded, without_main
 
 
 def compare(*words: str, watcher: Watcher | None = None) -> Comparison:
@@ -90,7 +90,6 @@ def carried_out(
             f'put this line before the call, and indent what follows: if __name__ == "__main__":'
         )
     with nullcontext() if own else without_main():
-        warm()
         execution = Execution(plan)
         with watching as watcher:
             execution.run(watcher)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from zoo.base.html import plain_chart
+from zoo.base.html import inline, plain_chart, tips
 from zoo.comparison.ledger import Ledger
 from zoo.comparison.marks import color, dash, shape
 from zoo.comparison.result import Standing
@@ -27,17 +27,17 @@ def seeds_chart(ledger: Ledger) -> dict[str, Any] | None:
             for s in standings
             for seed, score in s.by_seed().items()
         ]
-        base = alt.Chart(alt.Data(values=values))
+        base = alt.Chart(inline(values))
         x = alt.X("score:Q", title=standings[0].metric.replace("_", " "), scale=alt.Scale(zero=False))
         y = alt.Y("contestant:N", sort=order, title=None, axis=alt.Axis(labelLimit=150))
         points = base.mark_point(filled=True, opacity=0.6, size=45).encode(
-            x=x, y=y, tooltip=["contestant:N", "seed:Q", "score:Q"]
+            x=x, y=y, tooltip=tips(["contestant:N", "seed:Q", "score:Q"])
         )
-        ticks = base.mark_tick(thickness=2, size=16, color="#d62728").encode(x="median:Q", y=y)
+        ticks = base.mark_tick(thickness=2, size=16, color="#d62728").encode(x=alt.X("median:Q"), y=y)
         layers = [points, ticks]
         if (shortcut := standings[0].shortcut) is not None:
-            rule = alt.Chart(alt.Data(values=[{"score": shortcut}]))
-            layers.insert(0, rule.mark_rule(strokeDash=[3, 3], color="#888").encode(x="score:Q"))
+            rule = alt.Chart(inline([{"score": shortcut}]))
+            layers.insert(0, rule.mark_rule(strokeDash=[3, 3], color="#888").encode(x=alt.X("score:Q")))
         panels.append(alt.layer(*layers).properties(width=300, height=22 * len(order) + 10, title=task))
     if not panels:
         return None
@@ -62,12 +62,12 @@ def tuning_chart(standings: Sequence[Standing]) -> dict[str, Any] | None:
             ]
     if len({each["value"] for each in values}) < 2 or len({each["key"] for each in values}) > 1:
         return None
-    base = alt.Chart(alt.Data(values=values))
+    base = alt.Chart(inline(values))
     x = alt.X("value:Q", scale=alt.Scale(type="log", nice=False, padding=20), title=values[0]["key"])
     y = alt.Y("score:Q", title="validation score", scale=alt.Scale(zero=False))
     mean = alt.Y("mean(score):Q", title="validation score")
     lines = base.mark_line().encode(x=x, y=mean, color=color(standings), strokeDash=dash(standings))
     points = base.mark_point(filled=True, size=40).encode(
-        x=x, y=y, color=color(standings), shape=shape(standings), tooltip=["contestant:N", "value:Q", "score:Q"]
+        x=x, y=y, color=color(standings), shape=shape(standings), tooltip=tips(["contestant:N", "value:Q", "score:Q"])
     )
     return plain_chart(alt.layer(lines, points).properties(width=260, height=230, title="Validation by what was tuned"))

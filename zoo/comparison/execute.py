@@ -15,13 +15,14 @@ from filelock import FileLock, Timeout
 from zoo.base.errors import ZooError
 from zoo.base.files import sweep, write_json
 from zoo.base.interrupts import gently
-from zoo.comparison.grid import Setting, beyond, further
+from zoo.comparison.grid import beyond, further
 from zoo.comparison.ledger import read_ledger
 from zoo.comparison.plan import Cell, Job, Plan, check_distinct, describe
 from zoo.comparison.pool import Flight, Pool
 from zoo.config.tree import Config, chooses
-from zoo.runs.budget import NEAR, key_of, wanted
+from zoo.runs.budget import key_of, known_size, known_solution, wanted
 from zoo.runs.row import read_row
+from zoo.runs.run import known_data_hash
 from zoo.runs.train import is_current, record_failure
 
 MOST_WORKERS = 16
@@ -204,20 +205,13 @@ class Execution:
         """
         sized = [cell for cell in self.plan.cells if cell.sized_as]
         bases = {id(cell.sized_as): cell.sized_as for cell in sized if cell.sized_as}
-        configs = [base.at(base.grid[0], base.seeds[0]) for base in bases.values()]
-        targets = dict(zip(bases, pool.sizes(configs, self.plan.equal), strict=True))
-        sized = [cell for cell in sized if targets[id(cell.sized_as)]]
-        for tolerance in (NEAR, 1.0):
-            for cell in sized:
-                cell.resize(self.plan.equal, targets[id(cell.sized_as)] or 0, tolerance)
-            found = pool.solutions([self._to_solve(cell, cell.grid[0]) for cell in sized])
-            sized = [cell for cell, solved in zip(sized, found, strict=True) if isinstance(solved, str)]
-
-    def _to_solve(self, cell: Cell, setting: Setting) -> Config:
-        """A run of a cell whose budgets are to be solved, as its worker trains it."""
-        config = cell.at(setting, cell.seeds[0])
-        trainer = {"progress": False, "threads": config["trainer"]["threads"] or self.threads}
-        return {**config, "trainer": {**config["trainer"], **trainer}}
+        configs = {key: base.at(base.grid[0], base.seeds[0]) for key, base in bases.items()}
+        targets = {key: known_size(config, self.plan.equal) for key, config in configs.items()}
+        asked = [key for key, known in targets.items() if known is None]
+        targets |= zip(asked, pool.sizes([configs[key] for key in asked], self.plan.equal), strict=True)
+        for cell in sized:
+            if target := targets[id(cell.sized_as)]:
+                cell.resize(self.plan.equal, target)
 
     def _settle(self, pool: Pool) -> None:
         """Solve the budgets of every run, in the workers; the runs of one that cannot be met fail, and others go on.
@@ -228,9 +222,12 @@ class Execution:
         configs: dict[str, Config] = {}
         for cell in self.plan.cells:
             for setting in cell.grid if wanted(cell.base) else ():
-                config = self._to_solve(cell, setting)
-                configs[key_of(config)] = config
-        found = dict(zip(configs, pool.solutions(list(configs.values())), strict=True))
+                config = cell.at(setting, cell.seeds[0])
+                trainer = {"progress": False, "threads": config["trainer"]["threads"] or self.threads}
+                configs[key_of(config)] = {**config, "trainer": {**config["trainer"], **trainer}}
+        found: dict[str, Config | str] = {key: each for key in configs if (each := known_solution(configs[key]))}
+        asked = [key for key in configs if key not in found]
+        found |= zip(asked, pool.solutions([configs[key] for key in asked]), strict=True)
         self.unmet = {key: reason for key, reason in found.items() if isinstance(reason, str)}
         if found and len(self.unmet) == len(found):
             raise ZooError(next(iter(self.unmet.values())))
@@ -247,16 +244,29 @@ class Execution:
         Raises:
             ZooError: no contestant can be built on any task; the message is the first one's.
         """
+        cells = [cell for cell in self.plan.cells if not cell.follows]
+        if any(self._finished(job) for cell in cells for job in cell.tuning() or cell.reporting()):
+            return
         reason = pool.refusal(cell.run(cell.grid[0], cell.seeds[0]).config for cell in self.plan.cells)
         if reason is not None:
             raise ZooError(reason)
 
+    def _finished(self, job: Job) -> bool:
+        """Whether the run has a result, on whatever data."""
+        try:
+            row = read_row(job.run.folder / "result.json")
+        except OSError:
+            return False
+        return bool(row and row["status"] == "finished")
+
     def _hash_data(self, pool: Pool) -> None:
         """Finished runs may be skipped only while their data is what it was."""
         finished = any(self.plan.folder.glob("*/result.json"))
-        configs = {_task_key(cell.base): cell.base for cell in self.plan.cells}
         if finished:
-            self.hashes = dict(zip(configs, pool.fingerprints(list(configs.values())), strict=True))
+            configs = {_task_key(cell.base): cell.base for cell in self.plan.cells}
+            self.hashes = {key: known_data_hash(config) for key, config in configs.items()}
+            asked = [key for key, known in self.hashes.items() if known is None]
+            self.hashes |= zip(asked, pool.fingerprints([configs[key] for key in asked]), strict=True)
 
     def _land(self, flight: Flight, outcome: dict[str, Any]) -> None:
         self.seconds.setdefault(flight.job.cell.name, []).append(time.monotonic() - flight.started)

@@ -71,6 +71,7 @@ class Ledger:
     looks_twice: bool = False
     """Whether the undecided got more seeds: every family is then judged at half of the level."""
     _ranks: dict[str, dict[str, tuple[int, int]]] = field(default_factory=dict, repr=False)
+    _undecided: dict[str, str] = field(default_factory=dict, repr=False)
 
     @property
     def unreadable(self) -> list[Row]:
@@ -117,8 +118,10 @@ class Ledger:
 
     def cannot_decide(self, task: str) -> str:
         """Why the task tells nobody apart, whoever competes; nothing where somebody was told apart."""
-        apart = any(s.verdict is not None and s.verdict.apart for s in self.on(task))
-        return "" if apart else cannot_decide(self.on(task))
+        if task not in self._undecided:
+            apart = any(s.verdict is not None and s.verdict.apart for s in self.on(task))
+            self._undecided[task] = "" if apart else cannot_decide(self.on(task))
+        return self._undecided[task]
 
     def can_find(self, task: str) -> str:
         """The smallest difference that this comparison finds on a task."""

@@ -3,41 +3,56 @@
 from __future__ import annotations
 
 import json
+import pickle
 from datetime import UTC, datetime
 from functools import partial
+from hashlib import sha256
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from zoo.base import html
 from zoo.base.errors import to_type
 from zoo.base.html import drawings, write_html
+from zoo.base.kept import installed, stamp
 from zoo.comparison.answer import answer, titled
 from zoo.comparison.charts import charts, drawn
 from zoo.comparison.known import beside
 from zoo.comparison.ledger import Ledger
 from zoo.comparison.matrix import EXPLAINED, matrix
-from zoo.comparison.result import COSTS, Standing
+from zoo.comparison.result import COSTS, Standing, place
 from zoo.comparison.scaling import overtakes
 from zoo.comparison.terminal import and_more
 from zoo.comparison.words import figure, interval, quantity
+from zoo.registry.discovery import state
 
 TEMPLATE = "report.html.j2"
 MOST_LISTED = 100
 """Contestants, runs or failures that the page lists at one place; the rest is counted."""
+MOST_LISTED_IN_ALL, FEWEST_LISTED = 300, 10
+"""Those that it lists of all tasks together, and how many of each all the same."""
 
 
 def write_page(ledger: Ledger, path: Path | None = None) -> Path:
-    """Write the page, as ``report.html`` into the ledger's folder where no path is given, and return its path."""
+    """Write the page, as ``report.html`` into the ledger's folder where no path is given, and return its path.
+
+    A page that was made of the same rows, curves and code is left as it is.
+    """
+    path = path or ledger.folder / "report.html"
+    made_of = _made_of(ledger)
+    if made_of and _is_made_of(path, made_of):
+        return path
     filters = {"quantity": quantity, "short": _short, "interval": interval, "figure": figure}
     ranked = {task: ledger.ranked(task) for task in ledger.tasks}
+    most = min(MOST_LISTED, max(FEWEST_LISTED, MOST_LISTED_IN_ALL // max(1, len(ranked))))
     data = {
         "ledger": ledger,
         "ranked": ranked,
         "glance": _glance(ranked),
         "hashes": {task: _hashes(standings) for task, standings in ranked.items()},
-        "commands": {task: _commands(standings) for task, standings in ranked.items()},
-        "most": MOST_LISTED,
-        "and_more": partial(and_more, folder=ledger.folder, most=MOST_LISTED),
+        "commands": {task: _commands(standings, most) for task, standings in ranked.items()},
+        "most": most,
+        "and_more": partial(and_more, folder=ledger.folder, most=most),
         "drawn": {task: len(drawn(ledger, task)) for task in ranked},
         "costs": COSTS,
         "time": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -49,14 +64,38 @@ def write_page(ledger: Ledger, path: Path | None = None) -> Path:
         "overall": ledger.overall(),
         "known": beside(ledger),
         "decays": {
-            task: [(s.contestant, d) for s in standings[:MOST_LISTED] for d in s.decays()]
+            task: [(s.contestant, d) for s in standings[:most] for d in s.decays()]
             for task, standings in ranked.items()
         },
         "overtakes": [(a, b, overtakes(a, b)) for a, b in combinations(ledger.laws, 2)],
         "machines": _machines(ledger),
         **drawings(lambda: charts(ledger), ledger.command if ledger.swept else to_type("zoo", "report", ledger.folder)),
     }
-    return write_html(path or ledger.folder / "report.html", "zoo.comparison", TEMPLATE, data, filters)
+    if data["missing"] is not None:
+        made_of = None  # what is missing is said each time
+    return write_html(path, "zoo.comparison", TEMPLATE, data, filters, made_of)
+
+
+def _made_of(ledger: Ledger) -> str | None:
+    """A hash of all that the page is made of; nothing where that cannot be told."""
+    try:
+        curves = [stamp(ledger.folder / place(row) / "metrics.csv") for s in ledger.standings for row in s.rows]
+    except OSError:
+        return None
+    kept = Path(html.__file__).with_name("vega.js")
+    tools = [*installed("altair", "vl_convert", "jinja2", "scipy"), *([stamp(kept)] if kept.exists() else [])]
+    trends = list(ledger.trends.values())  # by themselves, for their keys are the ids of objects
+    held = {**vars(ledger), "trends": trends, "_ranks": None, "_undecided": None}
+    return sha256(pickle.dumps([state(), tools, curves, held])).hexdigest() if state() else None
+
+
+def _is_made_of(path: Path, made_of: str) -> bool:
+    """Whether a page is there, made of this, and nobody has changed it since."""
+    try:
+        page, _, signed = path.read_bytes().rpartition(b"<!-- ")
+    except OSError:
+        return False
+    return signed.decode(errors="replace").split(" ")[:2] == [made_of, sha256(page).hexdigest()]
 
 
 def _glance(ranked: dict[str, list[Standing]]) -> dict[str, dict[str, tuple[int, Standing]]]:
@@ -74,9 +113,9 @@ def _hashes(standings: list[Standing]) -> list[str]:
     return list(dict.fromkeys(row["data_hash"] for s in standings for row in s.rows))
 
 
-def _commands(standings: list[Standing]) -> tuple[list[tuple[str, list[tuple[str, str]]]], int]:
+def _commands(standings: list[Standing], most: int) -> tuple[list[tuple[str, list[tuple[str, str]]]], int]:
     """The id of each reported run and what makes it again, by contestant, as many as are listed; and how many."""
-    found, left = [], MOST_LISTED
+    found, left = [], most
     for standing in standings:
         if left > 0:
             ids = [row["id"] for row in [*standing.rows, *standing.failed]]

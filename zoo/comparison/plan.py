@@ -20,6 +20,7 @@ from zoo.config.explain import Checked, check
 from zoo.config.hydra import with_values
 from zoo.config.messages import explained
 from zoo.config.tree import Config, chooses, key_of, refuse_repeated
+from zoo.registry.discovery import of_state, repeatable
 from zoo.registry.foreign import refuse_resolvers
 from zoo.registry.nodes import COMPONENT
 from zoo.runs.budget import key_of as budget_key
@@ -168,12 +169,12 @@ class Cell:
         words = [*self.base["overrides"], *words]
         return {**config, "experiment": self.base["experiment"], "overrides": words, "label": self.contestant}
 
-    def resize(self, name: str, target: int, tolerance: float) -> None:
-        """Give it a budget of its size, as if it had been typed; its runs are named anew."""
+    def resize(self, name: str, target: int) -> None:
+        """Give it a budget of its size, as if it had been typed, to be met as well as it can; name its runs anew."""
         self._own = self._own or self.base
         words, budget = self._own["overrides"], self._own["budget"]
-        met = [f"budget.{name}={target}", f"budget.tolerance={tolerance:g}"]
-        budget = {**budget, name: float(target), "tolerance": tolerance}
+        met = [f"budget.{name}={target}", "budget.tolerance=1"]
+        budget = {**budget, name: float(target), "tolerance": 1.0}
         self.base = {**self._own, "budget": budget, "overrides": [*words, *met]}
         self._bases.clear()
         self.forget_runs()
@@ -267,7 +268,43 @@ def plan_of(words: Sequence[str]) -> Plan:
     names = [word for word in words if "=" not in word or _is_file(word)]
     if len(names) > 1:
         raise ZooError(f"expected one comparison, given {', '.join(names)}")
-    return make_plan(names[0] if names else None, [word for word in words if word not in names])
+    made: list[Plan] = []
+
+    def make() -> dict[str, Any]:
+        made.append(make_plan(names[0] if names else None, [word for word in words if word not in names]))
+        return _to_plain(made[0])
+
+    plain = of_state("plan", list(words), make) if repeatable(words) else make()
+    return made[0] if made else _from_plain(plain)
+
+
+def _to_plain(plan: Plan) -> dict[str, Any]:
+    """A plan that nothing has run of, as plain data."""
+    places = {id(cell): place for place, cell in enumerate(plan.cells)}
+    cells = [
+        {
+            **{name: getattr(cell, name) for name in ("contestant", "task", "base", "tune_seeds", "seeds")},
+            "grid": [[list(pair) for pair in setting] for setting in cell.grid],
+            "follows": places.get(id(cell.follows)),
+            "sized_as": places.get(id(cell.sized_as)),
+        }
+        for cell in plan.cells
+    ]
+    return {**vars(plan), "cells": cells}
+
+
+def _from_plain(plain: Mapping[str, Any]) -> Plan:
+    """The plan that :func:`_to_plain` was given."""
+    cells: list[Cell] = []
+    budgets: dict[str, Config] = {}
+    for each in plain["cells"]:
+        grid: list[Setting] = [tuple((key, value) for key, value in setting) for setting in each["grid"]]
+        cells.append(Cell(**{**each, "grid": grid, "follows": None, "sized_as": None, "budgets": budgets}))
+    for cell, each in zip(cells, plain["cells"], strict=True):
+        cell.follows, cell.sized_as = (
+            None if each[name] is None else cells[each[name]] for name in ("follows", "sized_as")
+        )
+    return Plan(**{**plain, "cells": cells})
 
 
 def _is_file(word: str) -> bool:

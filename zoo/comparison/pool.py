@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from multiprocessing import active_children, get_context, parent_process
 from typing import Any
 
@@ -22,7 +23,7 @@ from zoo.config.hydra import prepare
 from zoo.config.tree import Config
 from zoo.runs.identity import code_hashes
 from zoo.runs.row import read_row
-from zoo.runs.run import Run
+from zoo.runs.run import Run, data_hash
 from zoo.runs.train import make, record_failure
 from zoo.training.processes import start_method
 
@@ -131,10 +132,8 @@ def _out_of_memory(error: BaseException | None) -> bool:
 
 def _fingerprint(config: Config) -> str:
     """In a worker: the hash of a task's data, so that the parent needs no torch."""
-    from zoo.training.build import fingerprint
-
     prepare()
-    return fingerprint(config)
+    return data_hash(config)
 
 
 def _ceiling(accelerator: str, precision: str) -> None:
@@ -197,26 +196,28 @@ class Pool:
     """
 
     def __init__(self, workers: int, threads: int, devices: list[str] | None = None) -> None:
-        from pebble import ProcessPool
-
-        self.workers = workers
-        context = get_context(start_method())
-        self.pool = ProcessPool(
-            max_workers=workers,
-            context=context,
-            initializer=_start,
-            initargs=(threads, workers, devices or [], context.Value("i", 0), os.getcwd(), dict(os.environ)),
-        )
+        self.workers, self.threads, self.devices = workers, threads, devices or []
         self.flights: dict[Future[Outcome], Flight] = {}
         self.again: deque[Job] = deque()
         """Runs whose workers were lost or asked to stop; they go on from their checkpoints."""
         self.lost: Counter[str] = Counter()
         self.crowded: deque[Job] = deque()
 
+    @cached_property
+    def pool(self) -> Any:
+        """The processes, which are started when there is something to do: a finished comparison needs none."""
+        from pebble import ProcessPool
+
+        context = get_context(start_method())
+        shared = (self.threads, self.workers, self.devices, context.Value("i", 0), os.getcwd(), dict(os.environ))
+        return ProcessPool(max_workers=self.workers, context=context, initializer=_start, initargs=shared)
+
     def __enter__(self) -> Pool:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *rest: Any) -> None:
+        if "pool" not in vars(self):
+            return
         if kind is not None:
             self._let_save()
             self.pool.stop()

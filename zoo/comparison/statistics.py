@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from statistics import fmean, variance
+
+from zoo.base.kept import installed, remembered
 
 LEVEL = 0.95
 SIGNIFICANCE = 0.05
@@ -16,6 +17,8 @@ LEAST_COVERAGE = 0.93
 """The least coverage of an interval that is shown."""
 COUNTS_SHARE = 0.8
 """The share of the level at which counts are compared where some runs solve a task and others do not."""
+MOST_PERMUTATIONS = 5_000
+"""Up to so many, a rank test looks at every one: up to 7 runs on each side."""
 FAILURES_SHARE = 0.5
 """The share of the level at which counts of failed runs are compared; the rest is for the order of all runs."""
 RANK_TEST_FROM = 8
@@ -150,27 +153,43 @@ def _scores_p_value(ours: Sequence[float], theirs: Sequence[float]) -> float:
     n = min(len(ours), len(theirs))
     if math.isclose(_spread(ours) + _spread(theirs), 0, abs_tol=1e-12):
         return 1.0  # runs that agree to the last digit say nothing of how far others would be
-    from scipy.stats import mannwhitneyu, ttest_ind
-
-    with warnings.catch_warnings():  # of scores that are nearly alike, whose p-value is bounded below
-        warnings.simplefilter("ignore", RuntimeWarning)
-        found: float = max(float(ttest_ind(ours, theirs, equal_var=False).pvalue), luck(n))
+    found = max(_welch(ours, theirs), luck(n))
     if n >= RANK_TEST_FROM or len(ours) != len(theirs):
+        from scipy.stats import mannwhitneyu
+
         found = max(found, float(mannwhitneyu(ours, theirs).pvalue))
     return found
 
 
 def _ranks_p_value(ours: Sequence[float], theirs: Sequence[float]) -> float:
-    """Mann and Whitney's test by permutations, exact up to 9,999 of them, which holds with ties such as failed runs."""
+    """Mann and Whitney's test, with ties such as failed runs: over all permutations, or by its normal limit."""
     from scipy.stats import PermutationMethod, mannwhitneyu
 
-    method = PermutationMethod(n_resamples=9_999, rng=0)
+    few = math.comb(len(ours) + len(theirs), len(ours)) <= MOST_PERMUTATIONS
+    method = PermutationMethod(n_resamples=MOST_PERMUTATIONS) if few else "asymptotic"
     return float(mannwhitneyu(ours, theirs, method=method).pvalue)
 
 
 def superiority(ours: Sequence[float], theirs: Sequence[float]) -> float:
     """How much more often one of ours is above one of theirs than below, over all pairs; -1 to 1."""
     return fmean((a > b) - (a < b) for a in ours for b in theirs)
+
+
+def _welch(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    """The p-value of Welch's test, as ``scipy.stats.ttest_ind`` finds it, whose import takes a second."""
+    from scipy.special import stdtr
+
+    (mean, part, n), (other_mean, other_part, m) = _moments(tuple(ours)), _moments(tuple(theirs))
+    whole = part + other_part
+    freedom = whole * whole / (part * part / (n - 1) + other_part * other_part / (m - 1))
+    return float(2 * stdtr(freedom, -abs(mean - other_mean) / math.sqrt(whole)))
+
+
+@lru_cache(maxsize=4096)
+def _moments(values: tuple[float, ...]) -> tuple[float, float, int]:
+    """The mean of values, the variance of that mean, and how many they are."""
+    mean = fmean(values)
+    return mean, math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1) / len(values), len(values)
 
 
 def _spread(values: Sequence[float]) -> float:
@@ -185,9 +204,14 @@ def boschloo(ours: int, n: int, theirs: int, m: int) -> float:
     """
     if ours * m == theirs * n:
         return 1.0
-    from scipy.stats import boschloo_exact
 
-    return min(1.0, float(boschloo_exact([[ours, theirs], [n - ours, m - theirs]], n=64).pvalue))
+    def find() -> float:
+        from scipy.stats import boschloo_exact
+
+        return min(1.0, float(boschloo_exact([[ours, theirs], [n - ours, m - theirs]], n=64).pvalue))
+
+    found: float = remembered("boschloo", [ours, n, theirs, m, *installed("scipy")], find)
+    return found
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import combinations
@@ -33,8 +34,21 @@ def judge(pairs: Sequence[Pair], margin: float | None = None, level: float = SIG
         margin: the difference that matters, in place of each task's own.
         level: the chance that any verdict of the family is false.
     """
-    adjusted = holm([_p_value(*pair) for pair in pairs])
-    return [_verdict(ours, theirs, p, margin, level) for (ours, theirs), p in zip(pairs, adjusted, strict=True)]
+    standings = {id(standing): standing for pair in pairs for standing in pair}  # each is in many pairs
+    sides = {key: _Side(standing) for key, standing in standings.items()}
+    known = [(sides[id(ours)], sides[id(theirs)]) for ours, theirs in pairs]
+    adjusted = holm([_p_value(*pair) for pair in known])
+    return [_verdict(ours, theirs, p, margin, level) for (ours, theirs), p in zip(known, adjusted, strict=True)]
+
+
+class _Side:
+    """What is tested of a standing, worked out once."""
+
+    def __init__(self, standing: Standing) -> None:
+        self.standing, self.scores, self.bar = standing, tuple(standing.scores()), standing.bar
+        self.middle, self.solved, self.failed = standing.middle(), standing.solved_count(), len(standing.failed)
+        self.higher_is_better, self.sign = standing.higher_is_better, standing.sign
+        self.mean = sum(self.scores) / len(self.scores) if self.scores else math.nan
 
 
 def judge_twice(pairs: Sequence[Pair], first: Sequence[int], margin: float | None = None) -> list[Verdict]:
@@ -58,12 +72,12 @@ def _only(standing: Standing, seeds: Sequence[int]) -> Standing:
     return replace(standing, rows=rows, failed=failed)
 
 
-def _p_value(ours: Standing, theirs: Standing) -> float:
-    return difference_p_value(ours.scores(), theirs.scores(), ours.bar, ours.higher_is_better)
+def _p_value(ours: _Side, theirs: _Side) -> float:
+    return difference_p_value(ours.scores, theirs.scores, ours.bar, ours.higher_is_better)
 
 
-def _verdict(ours: Standing, theirs: Standing, p: float, margin: float | None, level: float) -> Verdict:
-    if min(len(ours.scores()), len(theirs.scores())) < 2:
+def _verdict(ours: _Side, theirs: _Side, p: float, margin: float | None, level: float) -> Verdict:
+    if min(len(ours.scores), len(theirs.scores)) < 2:
         return Verdict("unknown", p)
     tested, counted = _tested(ours, theirs)
     apart = _medians_apart(ours, theirs)
@@ -71,37 +85,33 @@ def _verdict(ours: Standing, theirs: Standing, p: float, margin: float | None, l
         return Verdict("not separated", p)
     # where counts were tested, medians may be alike: what the runs differ by on average then says whether it matters
     size = abs(_means_apart(ours, theirs) if counted else apart)
-    if size < margin_of(ours, margin):
+    if size < margin_of(ours.standing, margin):
         return Verdict("no difference that matters", p)
     return Verdict("better" if tested > 0 else "worse", p)
 
 
-def _medians_apart(ours: Standing, theirs: Standing) -> float:
+def _medians_apart(ours: _Side, theirs: _Side) -> float:
     """Ours minus theirs, counted upwards for what is better; a failed run is the worst there is."""
-    first, second = ours.middle(), theirs.middle()
-    if first == second:
-        return 0.0
-    return ours.sign * (first - second)
+    return 0.0 if ours.middle == theirs.middle else ours.sign * (ours.middle - theirs.middle)
 
 
-def _means_apart(ours: Standing, theirs: Standing) -> float:
+def _means_apart(ours: _Side, theirs: _Side) -> float:
     """The difference of the means; infinite where a run failed, which is a difference that matters."""
-    means = [sum(s.scores()) / len(s.scores()) for s in (ours, theirs)]
-    return means[0] - means[1] if all(map(math.isfinite, means)) else math.inf
+    return ours.mean - theirs.mean if math.isfinite(ours.mean) and math.isfinite(theirs.mean) else math.inf
 
 
-def _tested(ours: Standing, theirs: Standing) -> tuple[float, bool]:
+def _tested(ours: _Side, theirs: _Side) -> tuple[float, bool]:
     """The difference that was tested, counted upwards, and whether it was one of counts.
 
     Of solved runs where some are and others are not, of the order of runs where some failed, else of means.
     """
-    first, second = ours.solved_count(), theirs.solved_count()
-    if first is not None and second is not None and 0 < first + second < len(ours.scores()) + len(theirs.scores()):
-        counted = first / len(ours.scores()) - second / len(theirs.scores())
+    first, second = ours.solved, theirs.solved
+    if first is not None and second is not None and 0 < first + second < len(ours.scores) + len(theirs.scores):
+        counted = first / len(ours.scores) - second / len(theirs.scores)
         scored = 0.0 if ours.failed or theirs.failed else _means_apart(ours, theirs)
         return counted or ours.sign * scored, True
     if ours.failed or theirs.failed:
-        return ours.sign * superiority(ours.scores(), theirs.scores()), True
+        return ours.sign * superiority(ours.scores, theirs.scores), True
     return ours.sign * _means_apart(ours, theirs), False
 
 
@@ -120,15 +130,14 @@ def rank_ranges(
     """
     entered = [standing for standing in standings if standing.scores()]
     pairs = list(combinations(entered, 2))
-    words = [verdict.word for verdict in judge(pairs, margin, level)]
-    found = {}
-    for standing in entered:
-        behind = sum((a is standing and w == "worse") or (b is standing and w == "better") for (a, b), w in
-                     zip(pairs, words, strict=True))  # fmt: skip
-        ahead = sum((a is standing and w == "better") or (b is standing and w == "worse") for (a, b), w in
-                    zip(pairs, words, strict=True))  # fmt: skip
-        found[standing.contestant] = (1 + behind, len(entered) - ahead)
-    return found
+    better: Counter[int] = Counter()
+    worse: Counter[int] = Counter()
+    for (one, other), verdict in zip(pairs, judge(pairs, margin, level), strict=True):
+        if verdict.word in ("better", "worse"):
+            ahead, behind = (one, other) if verdict.word == "better" else (other, one)
+            better[id(ahead)] += 1
+            worse[id(behind)] += 1
+    return {s.contestant: (1 + worse[id(s)], len(entered) - better[id(s)]) for s in entered}
 
 
 def all_pairs(

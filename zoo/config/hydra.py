@@ -13,13 +13,12 @@ from typing import Any
 from zoo.base.errors import ZooError
 from zoo.config.messages import cause, explained
 from zoo.config.schema import store_schemas
-from zoo.registry.discovery import load_plugins
-from zoo.registry.registry import generation
+from zoo.registry.discovery import load_plugins, register_conf
+from zoo.registry.registry import generation, store_all
 
 
 def prepare() -> None:
-    """Read the plugins and the root's types into Hydra's config store."""
-    store_schemas()
+    """Know every component and preset; Hydra is told of them when something is composed."""
     load_plugins()
 
 
@@ -30,6 +29,9 @@ def hydra_ready() -> Iterator[Any]:
     from hydra.core.global_hydra import GlobalHydra
 
     prepare()
+    store_schemas()
+    register_conf()
+    store_all()
     if GlobalHydra.instance().is_initialized():
         yield GlobalHydra.instance().config_loader()
         return

@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import quantiles
 from typing import Any
 
-from zoo.base.html import drawings, plain_chart, write_html
+from zoo.base.html import drawings, inline, plain_chart, tips, write_html
 from zoo.models.speed import Curve
 
 TEMPLATE = "measure.html.j2"
@@ -70,12 +70,12 @@ def _timed(curves: Sequence[Curve], what: str, title: str) -> dict[str, Any]:
         for n in np.geomspace(curve.points[0].length, curve.points[-1].length, 30).tolist():
             fitted.append({"contestant": curve.contestant, "length": n, "value": a + b * n + c * n * n})
     axes = _axes(curves, title, zero=False)
-    base = alt.Chart(alt.Data(values=points))
-    tips = ["contestant:N", "length:Q", "value:Q", "low:Q", "high:Q"]
+    base = alt.Chart(inline(points))
+    tooltips = tips(["contestant:N", "length:Q", "value:Q", "low:Q", "high:Q"])
     layers = [
-        alt.Chart(alt.Data(values=fitted)).mark_line(strokeDash=[4, 3]).encode(**axes),
-        base.mark_rule(strokeWidth=2).encode(x=axes["x"], y="low:Q", y2="high:Q", color=axes["color"]),
-        base.mark_point(filled=True, size=60).encode(**axes, tooltip=tips),
+        alt.Chart(inline(fitted)).mark_line(strokeDash=[4, 3]).encode(**axes),
+        base.mark_rule(strokeWidth=2).encode(x=axes["x"], y=alt.Y("low:Q"), y2=alt.Y2("high:Q"), color=axes["color"]),
+        base.mark_point(filled=True, size=60).encode(**axes, tooltip=tooltips),
     ]
     return plain_chart(alt.layer(*layers).properties(width=420, height=280, title=title))
 
@@ -89,6 +89,6 @@ def _held(curves: Sequence[Curve], key: str, title: str) -> dict[str, Any]:
         for point in curve.points
     ]
     axes = _axes(curves, title, zero=True)
-    chart = alt.Chart(alt.Data(values=values)).mark_line(point=True)
-    tips = ["contestant:N", "length:Q", "value:Q"]
-    return plain_chart(chart.encode(**axes, tooltip=tips).properties(width=420, height=280, title=title))
+    chart = alt.Chart(inline(values)).mark_line(point=True)
+    tooltips = tips(["contestant:N", "length:Q", "value:Q"])
+    return plain_chart(chart.encode(**axes, tooltip=tooltips).properties(width=420, height=280, title=title))

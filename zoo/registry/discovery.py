@@ -11,17 +11,21 @@ import os
 import sys
 import tomllib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
+from hashlib import sha256
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from zoo.base.errors import NameTaken, ZooError
+from zoo.base.kept import installed, keep, known
 from zoo.registry.foreign import check_conf
-from zoo.registry.registry import add
+from zoo.registry.plain import from_plain, to_plain
+from zoo.registry.registry import add, entries, generation
 from zoo.registry.signature import NotStatic
 from zoo.registry.source import scan
 
@@ -50,20 +54,116 @@ def load_plugins() -> tuple[Plugin, ...]:
         NameTaken: two plugins claim one component or one file under ``conf/``.
         ZooError: the zoo itself is not installed.
     """
+    global _loaded
     if find_spec("zoo_conf") is None:
         raise ZooError("the zoo is not installed, so its configs cannot be found; run: pip install -e .")
     found: list[Plugin] = []
-    for name, module, provider in _wanted():
-        found.append(_load(name, module, provider))
-    _check_conf(found)
-    _register_conf(found)
+
+    def read() -> Any:
+        found.extend(_load(*each) for each in _wanted())
+        _check_conf(found)
+        plain = [None if each.provider.startswith("module ") else to_plain(each) for each in entries()]
+        if any(plugin.error for plugin in found) or not all(plain):
+            return None  # a warning is said each time, and what only running a module tells is found each time
+        return {"entries": plain, "plugins": [[p.name, p.module, p.provider, str(p.conf or "")] for p in found]}
+
+    plain = of_state("sources", [], read)
+    if not found:
+        for each in plain["entries"]:
+            add(from_plain(each), known=True)
+        for name, module, provider, conf in plain["plugins"]:
+            found.append(Plugin(name, module, provider, conf=Path(conf) if conf else None))
+    _loaded = generation()
     return tuple(found)
 
 
-def _wanted() -> Iterator[tuple[str, str, str]]:
+_loaded = -1
+"""The registry's generation when all plugins were read."""
+
+
+def of_state(kind: str, key: Any, find: Callable[[], Any]) -> Any:
+    """What an earlier command found of the same sources, or what ``find`` returns now, which is kept unless it is None.
+
+    Args:
+        kind: what sort of answer it is.
+        key: plain data, all that the answer depends on besides :func:`state`.
+        find: returns plain data.
+    """
+    found = known(kind, [state(), key]) if state() else None
+    if found is None:
+        found = find()
+        if found is not None and state() and state.__wrapped__() == state():  # no source was edited meanwhile
+            keep(kind, [state(), key], found)
+    return found
+
+
+def repeatable(words: Iterable[str]) -> bool:
+    """Whether what is composed of these words is the same whenever the sources are what they are by :func:`state`.
+
+    It is not where a word may name a file or asks for the environment, nor where this process registered components.
+    """
+    load_plugins()
+    named = (word.partition("=")[2] or word for word in words)
+    plain = not any("$" in word or os.sep in word or os.path.exists(word) for word in named)
+    return plain and bool(state()) and generation() == _loaded
+
+
+@cache
+def state() -> str:
+    """A hash of all that plugins, presets and the code of runs are read from; empty where that is too much to read.
+
+    These are the files of the zoo and of each plugin's top package, what provides them, and the versions of the
+    packages that compose. So what was worked out of the same state can be used again.
+    """
+    digest = sha256(repr([sys.version, *installed("hydra", "omegaconf", "yaml")]).encode())
+    roots: dict[Path, None] = {Path(__file__).parents[1]: None}
+    for name, module, provider in (("", "zoo_conf", ""), *_wanted()):
+        digest.update(f"{name} {module} {provider}\n".encode())
+        for top in (_top(module.split(".")[0]), locate(module)):
+            places = [Path(place) for place in top.submodule_search_locations or ()] if top else []
+            roots |= dict.fromkeys(places or ([Path(top.origin)] if top and top.origin else []))
+    files = [each for root in roots for each in _files(root)]
+    if len(files) > MOST_FILES:
+        return ""
+    try:
+        for each in files:
+            digest.update(f"{each}\n".encode() + sha256(Path(each).read_bytes()).digest())
+    except OSError:
+        return ""
+    return digest.hexdigest()
+
+
+MOST_FILES = 3000
+"""Of more source files nothing is kept: reading them would take longer than what is kept."""
+SOURCES = (".py", ".cpp", ".cu", ".yaml", ".j2")
+"""How names of files end that components, presets, native code and pages are made from."""
+
+
+def _files(root: Path) -> list[str]:
+    """The sources at or below a place, sorted; of a module in a file of its own, its native code as well."""
+    if not root.is_dir():
+        return [str(each) for each in map(root.with_suffix, SOURCES) if each.is_file()]
+    found: list[str] = []
+    for folder, folders, names in os.walk(root):
+        folders[:] = [name for name in folders if name != "__pycache__" and not name.startswith(".")]
+        found += [os.path.join(folder, name) for name in names if name.endswith(SOURCES)]
+        if len(found) > MOST_FILES:
+            break
+    return sorted(found)
+
+
+@cache
+def _points() -> tuple[tuple[str, str, str], ...]:
+    """Name, module and distribution of each installed plugin."""
     points = {(ep.name, ep.value): ep for ep in entry_points(group=GROUP)}  # an editable install may list twice
-    for ep in sorted(points.values(), key=lambda ep: (ep.name not in CORE, ep.name)):
-        yield ep.name, ep.value, f"{ep.dist.name} {ep.dist.version}" if ep.dist else "an unknown distribution"
+    return tuple(
+        (ep.name, ep.value, f"{ep.dist.name} {ep.dist.version}" if ep.dist else "an unknown distribution")
+        for ep in sorted(points.values(), key=lambda ep: (ep.name not in CORE, ep.name))
+    )
+
+
+def _wanted() -> Iterator[tuple[str, str, str]]:
+    yield from _points()
     for word in filter(None, os.environ.get("ZOO_PLUGINS", "").split(",")):
         for name in modules_of(word):
             yield name, name, "ZOO_PLUGINS"
@@ -201,7 +301,7 @@ def _conf(spec: ModuleSpec) -> Path | None:
     return None
 
 
-def _check_conf(plugins: list[Plugin]) -> None:
+def _check_conf(plugins: Iterable[Plugin]) -> None:
     """A plugin's ``conf/`` adds presets and comparisons; it never replaces one."""
     core = find_spec("zoo_conf")
     assert core is not None
@@ -219,12 +319,16 @@ def _check_conf(plugins: list[Plugin]) -> None:
             owners[name] = (owner, path.resolve())
 
 
-def _register_conf(plugins: list[Plugin]) -> None:
+@cache
+def register_conf() -> None:
+    """Tell Hydra, once a process, where plugins have presets and comparisons."""
     from hydra.core.config_search_path import ConfigSearchPath
     from hydra.core.plugins import Plugins
     from hydra.plugins.search_path_plugin import SearchPathPlugin
 
-    folders = {plugin.conf: plugin.module for plugin in reversed(plugins) if plugin.conf}  # one may be found twice
+    folders = {
+        plugin.conf: plugin.module for plugin in reversed(load_plugins()) if plugin.conf
+    }  # one may be found twice
 
     class PluginConf(SearchPathPlugin):
         """Lets a plugin package ship presets and comparisons."""

@@ -21,6 +21,8 @@ T = TypeVar("T", bound=Callable[..., Any])
 
 
 _entries: dict[tuple[str, str], Entry] = {}
+_unstored: list[Entry] = []
+"""Entries that Hydra took before, and has not been given in this process."""
 _generation = 0
 _targets: dict[tuple[str, str], Callable[..., Any]] = {}
 
@@ -106,11 +108,14 @@ def generation() -> int:
     return _generation
 
 
-def add(entry: Entry) -> None:
-    """Enter a component that was read from source; its target is imported when a run names it."""
-    global _generation
-    from zoo.registry.nodes import store
+def add(entry: Entry, known: bool = False) -> None:
+    """Enter a component that was read from source; its target is imported when a run names it.
 
+    Args:
+        entry: of the component.
+        known: it was entered by an earlier command, so it is given to Hydra only when something is composed.
+    """
+    global _generation
     _check_name(entry.kind, entry.name)
     if any(parameter.name == "defaults" for parameter in entry.parameters):
         raise ZooError(f"{entry.kind}={entry.name}: a parameter called 'defaults' is Hydra's; call it otherwise")
@@ -127,9 +132,19 @@ def add(entry: Entry) -> None:
             f"{entry.kind}={entry.name} is claimed twice: by {old.path} ({old.provider}) and by {entry.path} "
             f"({entry.provider}). Rename one of them, or uninstall one of the two."
         )
-    store(entry)  # first, for Hydra may refuse it, and what cannot be chosen must not be listed
+    _unstored.append(entry)
+    if not known:
+        store_all()  # first, for Hydra may refuse it, and what cannot be chosen must not be listed
     _entries[entry.kind, entry.name] = entry
     _generation += 1
+
+
+def store_all() -> None:
+    """Give Hydra every entry that it was not given yet."""
+    while _unstored:
+        from zoo.registry.nodes import store
+
+        store(_unstored.pop(0))
 
 
 def entries(kind: str | None = None) -> list[Entry]:

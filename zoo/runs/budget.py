@@ -140,7 +140,7 @@ def settle(config: Config, keep: bool = True) -> Config:
 
 def _kept(config: Config, key: str, solve: Callable[[], Config], keep: bool) -> Config:
     """What was found for this key before, or is found now, and kept beside the experiment's runs."""
-    path = Path(config["runs"], config["experiment"], "budgets.json")
+    path = _kept_in(config)
     found: Config | None = _known(path).get(key)
     if found is None:
         found = solve()
@@ -151,6 +151,10 @@ def _kept(config: Config, key: str, solve: Callable[[], Config], keep: bool) -> 
                 found = known.get(key, found)  # another process was quicker
                 write_json(path, known | {key: found})
     return found
+
+
+def _kept_in(config: Config) -> Path:
+    return Path(config["runs"], config["experiment"], "budgets.json")
 
 
 def _known(path: Path) -> dict[str, Config]:
@@ -195,14 +199,33 @@ def size(config: Config, name: str) -> int:
 
         return {"size": int(size_of(config, name) or 0)}
 
-    kept = {key: value for key, value in basis(config).items() if key not in ("seed", "optimizer", "schedule")}
-    found: int = _kept(config, digest(kept | {"counts": name}), count, True)["size"]
+    found: int = _kept(config, _size_key(config, name), count, True)["size"]
     return found
+
+
+def known_size(config: Config, name: str) -> int | None:
+    """What :func:`size` returns, where it was counted before."""
+    found: int | None = _known(_kept_in(config)).get(_size_key(config, name), {}).get("size")
+    return found
+
+
+def _size_key(config: Config, name: str) -> str:
+    kept = {key: value for key, value in basis(config).items() if key not in ("seed", "optimizer", "schedule")}
+    return digest(kept | {"counts": name})
 
 
 def solution(config: Config) -> Config:
     """What :func:`settle` replaces."""
     whole = settle(config)
+    return {name: whole[name] for name in ("dim", "layers", "steps", "budget_met")}
+
+
+def known_solution(config: Config) -> Config | None:
+    """What :func:`solution` returns, where it was found before."""
+    found = _known(_kept_in(config)).get(key_of(config)) if config["trainer"]["batch_size"] is None else None
+    if found is None:
+        return None
+    whole = {**config, **found}
     return {name: whole[name] for name in ("dim", "layers", "steps", "budget_met")}
 
 

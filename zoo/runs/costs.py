@@ -8,7 +8,6 @@ from itertools import pairwise
 from statistics import mean
 from typing import Any
 
-import lightning as L
 import torch
 from torch import nn
 
@@ -19,6 +18,7 @@ from zoo.measure import memory
 from zoo.measure.flops import per_token
 from zoo.training import hardware
 from zoo.training.build import active_parameters, make_objective, make_probes, make_task, parameters, trains
+from zoo.training.slim import L
 
 LEAST_SECONDS, LEAST_STEPS, MOST_STEPS, WARM_UP = 2.0, 10, 400, 3
 """A step is timed for at least so long and so often, after a few that are not."""

@@ -15,6 +15,7 @@ from typing import Any
 
 from zoo.base.errors import ZooError
 from zoo.config.tree import Config, components_of
+from zoo.registry.discovery import locate, of_state
 from zoo.registry.kinds import RUN_PARTS, Entry
 from zoo.registry.registry import target
 from zoo.runs.row import read_row
@@ -102,9 +103,19 @@ def code_hashes(config: Mapping[str, Any]) -> dict[str, str]:
     """A hash of the code of every module that can change the run's result: those that its components live in, and the
     core's loop, each with what it imports of its own package or of the core."""
     components = components_of(dict(config)).values()
-    modules = _with_imports(ROOT, *sorted({entry.module for entry in components if entry.module != "__main__"}))
-    found = {module: _module(module)[0] for module in modules}
+    found = _hashes(*sorted({entry.module for entry in components if entry.module != "__main__"}))
     return found | {entry.path: _of_a_cell(entry) for entry in components if entry.module == "__main__"}
+
+
+@lru_cache(maxsize=1024)
+def _hashes(*components: str) -> dict[str, str]:
+    """A hash of the core's loop, of these modules, and of what they import, by module."""
+
+    def find() -> dict[str, str]:
+        return {module: _module(module)[0] for module in _with_imports(ROOT, *components)}
+
+    found: dict[str, str] = of_state("code", [ROOT, *components], find)
+    return found
 
 
 @lru_cache(maxsize=1024)
@@ -138,8 +149,6 @@ def _module(module: str) -> tuple[str, frozenset[str]]:
 
     A native source of the module's name beside it counts with it.
     """
-    from zoo.registry.discovery import locate
-
     spec = find_spec(module) if "." not in module else locate(module)
     if spec is None or not spec.origin or not spec.origin.endswith(".py"):
         return "unknown", frozenset()

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from zoo.base.kept import installed, keep, known, stamp
 from zoo.config.hydra import prepare
 from zoo.config.limits import check_folder, check_numbers
 from zoo.config.tree import Config
+from zoo.registry.discovery import repeatable, state
 from zoo.registry.nodes import COMPONENT
 from zoo.runs.budget import settle
 from zoo.runs.identity import code_hashes, run_id
@@ -94,7 +98,45 @@ def placed(run: Run) -> Run:
         ZooError: the machine has no such device, or the data cannot be read.
     """
     from zoo.training import hardware
-    from zoo.training.build import fingerprint
 
     device = run.device or hardware.choose(run.config["trainer"], run.config["steps"])
-    return dataclasses.replace(run, device=device, data_hash=run.data_hash or fingerprint(run.config))
+    return dataclasses.replace(run, device=device, data_hash=run.data_hash or data_hash(run.config))
+
+
+def data_hash(config: Config) -> str:
+    """The hash of the run's data: that of an earlier command, as long as the files it was made of are as they were.
+
+    Raises:
+        ZooError: the data cannot be read.
+    """
+    found = known_data_hash(config)
+    if found is None:
+        from zoo.training.build import fingerprint, make_task
+
+        files = make_task(config).reads()
+        stamps = None if files is None else [stamp(path) for path in files]
+        found = fingerprint(config)
+        # a file that changed since this process began may have been read before that or after it
+        if stamps is not None and all(max(written, changed) < _BEGAN for _, written, changed, _, _ in stamps):
+            keep("data", _data_key(config), {"hash": found, "files": stamps})
+    return found
+
+
+_BEGAN = time.time_ns() - 2 * 10**9
+"""When this process began, in nanoseconds, less what clocks of file systems may differ by."""
+
+
+def known_data_hash(config: Config) -> str | None:
+    """What :func:`data_hash` would return, where that can be told without torch."""
+    plain = known("data", _data_key(config)) if repeatable(()) else None
+    if plain is None:
+        return None
+    try:
+        same = all(stamp(Path(each[0])) == each for each in plain["files"])
+    except OSError:
+        return None
+    return str(plain["hash"]) if same else None
+
+
+def _data_key(config: Config) -> list[Any]:
+    return [state(), config["task"], os.getcwd(), *installed("torch", "numpy", "sklearn")]

@@ -26,6 +26,7 @@ from zoo.config.hydra import groups, prepare, with_values
 from zoo.config.messages import explained
 from zoo.config.sweep_values import how_many
 from zoo.config.tree import Config, chooses, refuse_repeated
+from zoo.registry.discovery import of_state, repeatable
 from zoo.runs import heartbeat
 from zoo.runs.identity import run_id
 from zoo.runs.run import settled
@@ -43,6 +44,9 @@ def sweep(flags: Sequence[str], overrides: Sequence[str]) -> None:
         RunFailed: a run failed, or the worker of one was lost; all others were made.
     """
     refuse_repeated(overrides)
+    if not flags and (config := _plain_run(overrides)) is not None:
+        one_run(config, multirun=False)  # nothing here is Hydra's to do
+        return
     options = given(flags)
     multirun, shows = "--multirun" in options, bool(ONLY_SHOW & set(options))
     looked_up = check(overrides)
@@ -51,9 +55,6 @@ def sweep(flags: Sequence[str], overrides: Sequence[str]) -> None:
     if counts and not multirun:
         add = f"add -m to sweep them: {to_type('zoo', 'train', '-m', *overrides)}"
         raise ZooError(f"{next(iter(counts))} is for a sweep; {'one config has one value' if shows else add}")
-    if not flags and not looked_up.hydras:
-        one_run(composed_of(looked_up), multirun=False)  # nothing here is Hydra's to do
-        return
     with explained(checked):
         check_sweep(looked_up)
         runs = str(with_values(looked_up.base, looked_up.values).runs)
@@ -101,6 +102,17 @@ def sweep(flags: Sequence[str], overrides: Sequence[str]) -> None:
             tidy()
     if not shows:
         _say(outcomes, expected or len(outcomes), job)
+
+
+def _plain_run(overrides: Sequence[str]) -> Config | None:
+    """The config of one run whose words ask nothing of Hydra's application; nothing where they do."""
+
+    def find() -> Config | None:
+        looked_up = check(overrides)
+        return None if looked_up.sweeps or looked_up.hydras else composed_of(looked_up)
+
+    found: Config | None = of_state("run", list(overrides), find) if repeatable(overrides) else find()
+    return found
 
 
 @contextmanager

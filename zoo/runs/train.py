@@ -104,14 +104,12 @@ def _make_locked(run: Run, beat: Callable[[int], None] | None, drops: bool) -> R
     old = read_row(run.folder / "result.json")
     finished = old is not None and old["status"] == "finished"
     try:
-        import lightning  # noqa: F401  (it sets its loggers' levels when imported)
-
-        from zoo.training.trainer import quiet
+        if old is not None and finished and is_current(old, placed(run)):  # which needs no torch, if all is known
+            return {**old, "skipped": True}
+        from zoo.training.trainer import quiet  # Lightning sets its loggers' levels when imported
 
         quiet()
         run = placed(run)
-        if old is not None and finished and is_current(old, run):
-            return {**old, "skipped": True}
         finished = False  # from here on the old result does not hold
         devices = run.config["trainer"]["devices"]
         if devices > 1 and count() == 1:
@@ -155,8 +153,6 @@ def _complete(run: Run) -> None:
 def session(run: Run, beat: Callable[[int], None] | None = None) -> Row:
     """The run itself, in this process or in each of several."""
     prepare()
-    import lightning  # noqa: F401
-
     from zoo.training.trainer import quiet
 
     quiet()

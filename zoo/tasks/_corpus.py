@@ -10,7 +10,7 @@ from hashlib import md5, sha256
 from pathlib import Path
 
 from zoo.base.errors import ZooError
-from zoo.tasks._files import load_hub, read, walk
+from zoo.tasks._files import below, load_hub, read, walk
 
 SPLITS = ("train", "validation", "test")
 SKIPPED = {"site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test", "encodings", "lib2to3",
@@ -63,6 +63,11 @@ def read_corpus(source: str, config: str | None, column: str, max_bytes: int) ->
                 f"give a larger file, a folder of text files, or task.source=stdlib"
             )
     return corpus
+
+
+def files_of(source: str) -> list[Path] | None:
+    """The files and folders of a source of text; nothing where it is a name of Hugging Face ``datasets``."""
+    return below(sysconfig.get_paths()["stdlib"], SKIPPED) if source == "stdlib" else below(source)
 
 
 def _stdlib() -> Iterator[tuple[str, bytes]]:

@@ -33,6 +33,14 @@ def walk(root: Path, skipped: Collection[str] = (), say: bool = True) -> Iterato
             warnings.warn(f"task.source={root}: not read: {first_of(left_out)}", stacklevel=2)
 
 
+def below(source: str, skipped: Collection[str] = ()) -> list[Path] | None:
+    """The file or folder of this name, with all files and folders in it; nothing where there is none."""
+    root = Path(source).expanduser().absolute()
+    if not root.is_dir():
+        return [root] if root.exists() else None
+    return [root, *(path for parts in _folders(root, skipped) for part in parts for path in part)]
+
+
 def _folders(root: Path, skipped: Collection[str]) -> Iterator[tuple[list[Path], list[Path]]]:
     """The contents of each folder: its folders, some of which may be links that are not followed, and all else."""
 

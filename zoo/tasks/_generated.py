@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import ClassVar
 
 import torch
@@ -30,6 +31,10 @@ class Generated(Task):
     def _make(self, batch_size: int, length: int, source: torch.Generator) -> Batch:
         """A batch of sequences of this length, on the device of the source."""
         raise NotImplementedError(f"{type(self).__name__} must make its sequences")
+
+    def reads(self) -> list[Path] | None:
+        """Nothing: code alone makes the data."""
+        return []
 
     def train_batch(self, step: int, seed: int, device: torch.device) -> Batch:
         """Fresh sequences for this step and seed."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
+from pathlib import Path
 from typing import ClassVar
 
 import torch
@@ -45,6 +46,10 @@ class MadTask(Task):
             if getattr(self, name) < bound:
                 raise ZooError(f"task.{name}={getattr(self, name)}: expected at least {bound}")
         self._on = lru_cache(maxsize=4)(self._training_set)
+
+    def reads(self) -> list[Path] | None:
+        """Nothing: code alone makes the data."""
+        return []
 
     def train_batch(self, step: int, seed: int, device: torch.device) -> Batch:
         """The batch of this step: from the training set, or fresh."""

@@ -67,6 +67,7 @@ class Code(Text):
         if source != "stdlib" and not Path(source).expanduser().is_dir():
             raise ZooError(f"task.source={source}: expected stdlib, or a folder of Python files")
         self.length, self.batch_size, self.test_windows = length, batch_size, test_windows
+        self.source = source
         self.corpus, self.labels = _labelled(source, max_bytes)
         shortest = min(map(len, self.labels.values()))
         if shortest <= length:

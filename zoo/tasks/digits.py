@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 
@@ -37,6 +38,10 @@ class Digits(ImageTask):
 
     def __init__(self, batch_size: int = 64) -> None:
         super().__init__(_digits(), batch_size)
+
+    def reads(self) -> list[Path] | None:
+        """Nothing but the package that brings them."""
+        return []
 
     def chance(self) -> dict[str, float]:
         """Guessing, and logistic regression on the pixels, fitted to the same training images."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -46,6 +47,10 @@ class Facts(Task):
         self.inputs_F2 = torch.stack([pairs_F // symbols, symbols + pairs_F % symbols], 1)
         self.values_F = torch.randint(0, values, (count,), generator=source)
         self._on = held(self.inputs_F2, self.values_F)
+
+    def reads(self) -> list[Path] | None:
+        """Nothing: code alone makes the data."""
+        return []
 
     def facts(self) -> dict[str, Any]:
         """First symbols, second symbols, values."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
 from zoo.base.errors import ZooError
 from zoo.registry.registry import register
+from zoo.tasks._files import below
 from zoo.tasks._images import ImageTask, read_images
 
 
@@ -32,11 +35,16 @@ class LabelledImages(ImageTask):
         channels: int | None = None,
         batch_size: int = 64,
     ) -> None:
+        self.source = source
         data = read_images(source, config, size, channels)
         for split, rows in data.splits.items():
             if not len(rows):
                 raise ZooError(f"task.source={source}: no image falls into the {split} split; give more images")
         super().__init__(data, batch_size)
+
+    def reads(self) -> list[Path] | None:
+        """The files of the source."""
+        return below(self.source)
 
     def chance(self) -> dict[str, float]:
         """The most common class of the training images."""

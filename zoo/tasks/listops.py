@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -79,6 +80,10 @@ class ListOps(Task):
                 f"{self.min_length}; expected a smaller one, or more task.depth or task.arguments"
             )
         self._held_out = lru_cache(maxsize=4)(self._fixed)
+
+    def reads(self) -> list[Path] | None:
+        """Nothing: code alone makes the data."""
+        return []
 
     def facts(self) -> dict[str, Any]:
         """Tokens in, a digit out."""

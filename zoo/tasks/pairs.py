@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from zoo.base.errors import ZooError
 from zoo.base.seeds import generator
 from zoo.registry.registry import register
 from zoo.tasks._corpus import SPLITS
+from zoo.tasks._files import below
 from zoo.tasks._metrics import Ratios, nats, token_accuracy
 from zoo.tasks._pair_files import read_pairs
 from zoo.tasks._pairs import FIRST, PairTask, pair_batch
@@ -56,6 +58,7 @@ class Pairs(PairTask):
         if len(columns) != 2:
             raise ZooError(f"task.columns={columns}: expected two names, such as [source,target]")
         self.batch_size, self.test_size = batch_size, test_size
+        self.source = source
         self.pairs = read_pairs(source, config, tuple(columns), max_bytes)
         every = [pair for split in SPLITS for pair in self.pairs[split]]
         self.longest = [max(len(pair[side]) for pair in every) for side in (0, 1)]
@@ -64,6 +67,10 @@ class Pairs(PairTask):
     def facts(self) -> dict[str, Any]:
         """Bytes in, bytes out."""
         return self.facts_of_lengths(*self.longest)
+
+    def reads(self) -> list[Path] | None:
+        """The file of pairs; a folder is read by Hugging Face ``datasets``, which knows what it reads."""
+        return None if Path(self.source).expanduser().is_dir() else below(self.source)
 
     def fingerprint(self) -> str:
         """A hash of every pair, split by split."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -45,6 +46,10 @@ class Shapes(Task):
         if noise < 0:
             raise ZooError(f"task.noise={noise}: expected at least 0")
         self.size, self.noise, self.batch_size, self.test_size = size, noise, batch_size, test_size
+
+    def reads(self) -> list[Path] | None:
+        """Nothing: code alone makes the data."""
+        return []
 
     def facts(self) -> dict[str, Any]:
         """Images in, classes out."""

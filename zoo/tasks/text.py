@@ -6,6 +6,7 @@ import lzma
 import math
 from collections.abc import Mapping
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from zoo.base.contracts import Batch, Task
 from zoo.base.errors import ZooError
 from zoo.base.seeds import generator
 from zoo.registry.registry import register
-from zoo.tasks._corpus import SPLITS, read_corpus
+from zoo.tasks._corpus import SPLITS, files_of, read_corpus
 from zoo.tasks._generated import at_least_one
 from zoo.tasks._metrics import Ratios, nats, token_accuracy
 
@@ -55,6 +56,7 @@ class Text(Task):
     ) -> None:
         at_least_one(length=length, batch_size=batch_size, test_windows=test_windows)
         self.length, self.batch_size, self.test_windows = length, batch_size, test_windows
+        self.source = source
         self.corpus = read_corpus(source, config, column, max_bytes)
         shortest = min(len(getattr(self.corpus, split)) for split in SPLITS)
         if shortest <= length:
@@ -64,6 +66,10 @@ class Text(Task):
     def facts(self) -> dict[str, Any]:
         """Bytes in, bytes out."""
         return {"vocab_size": 256, "classes": 256, "max_len": self.length}
+
+    def reads(self) -> list[Path] | None:
+        """The files of the source."""
+        return files_of(self.source)
 
     def fingerprint(self) -> str:
         """A hash of the text, and of how it is cut."""

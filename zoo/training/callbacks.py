@@ -10,9 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import torch
-from lightning.fabric.plugins.io import TorchCheckpointIO
 
 from zoo.base import interrupts
 from zoo.base.errors import Interrupted
@@ -20,6 +18,7 @@ from zoo.base.files import atomic
 from zoo.training.checkpoint import sealed
 from zoo.training.cuda_graphs import PLAIN_STEPS
 from zoo.training.data import Stream
+from zoo.training.slim import L, TorchCheckpointIO
 
 STARTING = PLAIN_STEPS + 2
 """Batches in which compilers and libraries start, and a step may be recorded: they say nothing about speed."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, cast
 
-import torch
-
 from zoo.base.errors import ZooError, unknown
+from zoo.base.kept import installed, keep, known
 from zoo.config.tree import Config
 from zoo.training.processes import STRATEGIES, count
 
@@ -53,8 +53,8 @@ def choose(trainer: Config, steps: int) -> Device:
     if accelerator not in ACCELERATORS:
         raise ZooError(f"trainer.accelerator={accelerator}: expected one of {', '.join(ACCELERATORS)}")
     if accelerator == "auto":
-        accelerator = "cuda" if torch.cuda.is_available() else "cpu"
-    if accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
+        accelerator = "cuda" if gpus()["available"] else "cpu"
+    if accelerator in ("gpu", "cuda") and not gpus()["available"]:
         raise ZooError(
             f"trainer.accelerator={accelerator}: torch finds no CUDA device here; use trainer=auto or trainer=cpu"
         )
@@ -62,7 +62,7 @@ def choose(trainer: Config, steps: int) -> Device:
     _check_processes(trainer, cuda)
     precision = trainer["precision"]
     if precision == "auto":
-        precision = "bf16-mixed" if cuda and torch.cuda.is_bf16_supported() else "32-true"
+        precision = "bf16-mixed" if cuda and gpus()["bfloat16"] else "32-true"
     allowed = ("auto", "32-true", "64-true", "bf16-mixed")  # float16 needs a scaler, which fused optimizers do not suit
     if precision not in allowed:
         raise ZooError(f"trainer.precision={precision}: expected one of {', '.join(allowed)}")
@@ -76,11 +76,44 @@ def choose(trainer: Config, steps: int) -> Device:
     return Device(accelerator, cast(Any, precision), compile_it, _graph(trainer, accelerator), failure)
 
 
+def gpus() -> dict[str, Any]:
+    """What torch finds: whether a CUDA device is ``available``, whether it has ``bfloat16``, and the ``count``.
+
+    Torch is asked where it is imported, as it is before anything is trained. Where it is not, what it said before is
+    enough, on the same machine since it was started, with the same driver and the same environment.
+    """
+    if "torch" in sys.modules or (said := known("gpus", _machine())) is None:
+        import torch
+
+        available = torch.cuda.is_available()
+        bfloat16 = available and torch.cuda.is_bf16_supported()
+        said = {"available": available, "bfloat16": bfloat16, "count": torch.cuda.device_count()}
+        if known("gpus", _machine()) != said:
+            keep("gpus", _machine(), said)
+    return cast(dict[str, Any], said)
+
+
+@cache
+def _machine() -> list[Any]:
+    """All that what torch finds depends on, as far as it can be told without torch."""
+    devices = [str(path) for pattern in ("nvidia*", "kfd", "dxg", "dri/*") for path in Path("/dev").glob(pattern)]
+    texts = [path.read_text() if path.exists() else "" for path in map(Path, _SYSTEM)]
+    names = ("CUDA", "NVIDIA", "HIP", "ROCR", "PYTORCH", "TORCH", "LD_")
+    environment = sorted(f"{name}={value}" for name, value in os.environ.items() if name.startswith(names))
+    return [platform.node(), sys.executable, *installed("torch"), sorted(devices), texts, environment]
+
+
+_SYSTEM = ("/proc/sys/kernel/random/boot_id", "/proc/driver/nvidia/version")
+
+
 def compiling(wanted: str, accelerator: str, steps: int) -> tuple[bool, str | None]:
     """Whether a run is compiled, by ``trainer.compile``; and why it is not, where it would have been."""
     if wanted != "true" and not (wanted == "auto" and accelerator == "cuda" and steps >= COMPILE_STEPS):
         return False, None
-    failure = compile_failure(accelerator)
+    works = "torch" not in sys.modules and known("compiles", [accelerator, *_machine()])
+    failure = None if works else compile_failure(accelerator)
+    if failure is None and not works:
+        keep("compiles", [accelerator, *_machine()], True)
     return failure is None, failure
 
 
@@ -91,6 +124,7 @@ def compile_failure(device: str) -> str | None:
     It needs what torch does not bring: a compiler, headers of Python, on a GPU Triton. A long run must not end for
     want of them.
     """
+    import torch
 
     def few(x: torch.Tensor) -> torch.Tensor:
         return (x.sin() * 2).sum()
@@ -131,13 +165,15 @@ def _check_processes(trainer: Config, cuda: bool) -> None:
         raise ZooError(f"trainer.devices={devices}: expected at least 1")
     if devices == 1 and strategy != "auto":
         raise ZooError(f"trainer.strategy={strategy} is for several processes; add trainer.devices=2, or leave it out")
-    here = torch.cuda.device_count() if cuda else devices
+    here = gpus()["count"] if cuda else devices
     if devices > here and count() == 1:
         raise ZooError(f"trainer.devices={devices}: this machine has {here} CUDA devices")
 
 
 def set_up(accelerator: str, threads: int | None) -> None:
     """Threads of the processor; fast float32 matrix multiplies on a GPU."""
+    import torch
+
     if threads is not None:
         torch.set_num_threads(threads)
     if accelerator == "cuda":
@@ -146,6 +182,8 @@ def set_up(accelerator: str, threads: int | None) -> None:
 
 def visible_devices() -> list[str]:
     """What ``CUDA_VISIBLE_DEVICES`` would call each GPU that this process may use."""
+    import torch
+
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     count = torch.cuda.device_count()
     return named.split(",")[:count] if named else [str(number) for number in range(count)]
@@ -159,6 +197,8 @@ def runs_at_once() -> int:
 
 def describe(accelerator: str) -> dict[str, Any]:
     """The machine, for a result's row."""
+    import torch
+
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
@@ -181,13 +221,13 @@ def versions() -> dict[str, str]:
     """What a result depends on besides its code."""
     from importlib.metadata import version
 
-    import lightning
     import numpy
+    import torch
 
     return {
         "zoo": version("zoo"),
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "lightning": lightning.__version__,
+        "lightning": version("lightning"),
         "numpy": numpy.__version__,
     }

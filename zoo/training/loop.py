@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import lightning as L
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
@@ -34,6 +33,7 @@ from zoo.training.cuda_graphs import StepGraph
 from zoo.training.fsdp import shard_
 from zoo.training.losses import LossWatch
 from zoo.training.parameter_groups import make_optimizer
+from zoo.training.slim import L
 
 
 class Loop(L.LightningModule):

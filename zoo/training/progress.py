@@ -5,9 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-import lightning as L
-
 from zoo.base.terminal import console, in_notebook, notebook_text
+from zoo.training.slim import L
 
 
 class Progress(L.Callback):

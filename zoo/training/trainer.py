@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import torch
 
 from zoo.base.contracts import Probe, Task
@@ -19,6 +18,7 @@ from zoo.training.callbacks import AtomicCheckpointIO
 from zoo.training.hardware import Device
 from zoo.training.loop import Loop
 from zoo.training.processes import count, local_count
+from zoo.training.slim import L
 
 CURVE, LOGGED = 20, 25
 """How often a run is validated and at least logged, where nobody says it: so many points has a learning curve. And the
