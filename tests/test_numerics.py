@@ -230,6 +230,7 @@ def test_the_transformer_is_llama():
         "retnet",
         "kda",
         "olmo_hybrid",
+        "rwkv7",
         "xlstm",
         "griffin",
         "lfm2",
