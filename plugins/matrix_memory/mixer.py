@@ -1,5 +1,6 @@
 """One matrix memory with the published choices as options: how it forgets, how it writes, what it reads with."""
 
+import math
 from typing import Literal
 
 import torch
@@ -10,6 +11,7 @@ from zoo import register
 from zoo.nn import (
     ShortConvolution,
     at_least_one,
+    at_least_zero_below_one,
     check_state,
     project,
     scale_residual_,
@@ -34,6 +36,7 @@ class MatrixMemory(nn.Module):
     | linear attention (arXiv:2006.16236) | none | hebbian | feature_map=elu, unit_keys=false, readout=sum |
     | RetNet (arXiv:2307.08621) | fixed | hebbian | unit_keys=false, and rotary positions in ``mixer=retnet`` |
     | GLA (arXiv:2312.06635) | vector | hebbian | unit_keys=false, decay_form=sigmoid |
+    | HGRN-2 (arXiv:2404.07904) | keys | hebbian | unit_keys=false, least_decay, feature_map=silu |
     | DeltaNet (arXiv:2406.06484) | none | delta | |
     | Gated DeltaNet (arXiv:2412.06464) | scalar | delta | |
     | KDA (arXiv:2510.26692) | vector | delta | gate_rank, output_gate=sigmoid |
@@ -46,7 +49,9 @@ class MatrixMemory(nn.Module):
 
     Args:
         decay: what is forgotten at each token: ``none``; ``fixed``, a rate of each head, ``1 - 2^(-5 - h)``;
-            ``scalar``, a number of each token and head; ``vector``, a number of each channel of its keys too.
+            ``scalar``, a number of each token and head; ``vector``, a number of each channel of its keys too; ``keys``,
+            the same without weights of its own: ``a = b + (1 - b) sigmoid(k)`` for ``least_decay`` b, and ``1 - a`` is
+            the key, which needs ``write=hebbian``, one write a token and ``unit_keys=false``.
         write: ``hebbian`` adds a value to what its key holds, ``delta`` moves what the key holds towards the value.
         householders: pairs of key and value that each token writes, one after another. With the delta rule a token
             multiplies the memory by a product of that many Householder matrices; two make a rotation.
@@ -66,6 +71,7 @@ class MatrixMemory(nn.Module):
         decay_form: ``softplus`` is ``a = exp(-A softplus(W x + dt_bias))``, as in Mamba-2, with A uniform in [1, 16] at
             the start; ``sigmoid`` is ``a = sigmoid(W x + b)^(1/16)``. For ``decay=scalar`` and ``vector``.
         decay_rank: rank of W for ``decay=vector``. By default the channels of one head's keys.
+        least_decay: b of ``decay=keys``, from 0 to below 1.
         dt_min: smallest initial softplus, above 0. They are log-uniform between the two. Small ones remember long.
         dt_max: largest initial softplus.
         chunk: pairs that are computed at once. It changes speed and memory, not the result.
@@ -80,7 +86,7 @@ class MatrixMemory(nn.Module):
         depth: int,
         linear,
         precise_linear,
-        decay: Literal["none", "fixed", "scalar", "vector"] = "scalar",
+        decay: Literal["none", "fixed", "scalar", "vector", "keys"] = "scalar",
         write: Literal["hebbian", "delta"] = "delta",
         householders: int = 1,
         beta_max: float = 1.0,
@@ -95,6 +101,7 @@ class MatrixMemory(nn.Module):
         gate_rank: int | None = None,
         decay_form: Literal["softplus", "sigmoid"] = "softplus",
         decay_rank: int | None = None,
+        least_decay: float = 0.0,
         dt_min: float = 0.001,
         dt_max: float = 0.1,
         chunk: int = 32,
@@ -114,6 +121,13 @@ class MatrixMemory(nn.Module):
             )
         if readout == "sum" and write == "delta":
             raise ValueError("mixer.readout=sum needs weights to sum, and mixer.write=delta has none; use rms")
+        if decay == "keys" and (write != "hebbian" or householders > 1 or unit_keys):
+            raise ValueError(
+                "mixer.decay=keys makes keys of the decay, so it needs mixer.write=hebbian, mixer.householders=1 and "
+                "mixer.unit_keys=false"
+            )
+        at_least_zero_below_one(**{"mixer.least_decay": least_decay})
+        self.least_decay = least_decay
         self.heads, self.key_size, self.value_size = heads, key_dim // heads, value_dim // heads
         self.decay, self.write, self.writes, self.beta_max = decay, write, householders, beta_max
         self.feature_map, self.unit_keys, self.chunk = feature_map, unit_keys, chunk
@@ -197,6 +211,8 @@ class MatrixMemory(nn.Module):
                 q_BLHK, k_BLRHK, after["seen"] = self._turn(q_BLHK, k_BLRHK, state, mask_BL)
             # at padding nothing is forgotten and nothing is written
             decay, beta_BLRH = self._control(x_BLD.to(dtype), mask_BL)
+            if self.decay == "keys":
+                decay, k_BLRHK = self._keys(k_BLRHK, mask_BL)
             if beta_BLRH is None and mask_BL is not None:
                 k_BLRHK = k_BLRHK * mask_BL[..., None, None, None]
             memory_BHKV = None if state is None else state["memory"]
@@ -219,7 +235,7 @@ class MatrixMemory(nn.Module):
         v_BLRHV = v.unflatten(-1, (self.writes, self.heads, self.value_size))
         if self.feature_map != "none":
             feature = {"silu": F.silu, "relu": F.relu, "elu": lambda x: F.elu(x) + 1}[self.feature_map]
-            q_BLHK, k_BLRHK = feature(q_BLHK), feature(k_BLRHK)
+            q_BLHK, k_BLRHK = feature(q_BLHK), k_BLRHK if self.decay == "keys" else feature(k_BLRHK)
         if self.unit_keys:
             q_BLHK, k_BLRHK = _unit(q_BLHK), _unit(k_BLRHK)
         if self.readout == "sum":  # a value of one more channel, all ones, makes the same sums give the denominator
@@ -243,7 +259,7 @@ class MatrixMemory(nn.Module):
             decay, beta = project(self.control, x_BLD).split(self.controls, -1)
         if self.write == "delta":
             beta_BLRH = without_padding(self.beta_max * beta.sigmoid(), mask_BL).unflatten(-1, (self.writes, -1))
-        if self.decay == "none":
+        if self.decay in ("none", "keys"):
             return None, beta_BLRH
         if self.decay == "fixed":
             head_H = torch.arange(self.heads, device=x_BLD.device, dtype=x_BLD.dtype)
@@ -261,6 +277,16 @@ class MatrixMemory(nn.Module):
             rate = -self.A_log.to(x_BLD.dtype).exp()
             decay = decay * (rate.unsqueeze(-1) if self.decay == "vector" else rate)
         return decay, beta_BLRH
+
+    def _keys(self, k_BLRHK: Tensor, mask_BL: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The logarithm of the decay, (B, L, H, K), and the keys, which are one less the decay."""
+        # b + (1 - b) sigmoid(k) is sigmoid(k) + b sigmoid(-k)
+        decay = F.logsigmoid(k_BLRHK.squeeze(2))
+        if self.least_decay:
+            decay = torch.logaddexp(decay, F.logsigmoid(-k_BLRHK.squeeze(2)) + math.log(self.least_decay))
+        if mask_BL is not None:
+            decay = decay * mask_BL[..., None, None]
+        return decay, (1 - self.least_decay) * (-k_BLRHK).sigmoid()
 
     def _norm(self, y_BLHV: Tensor) -> Tensor:
         """What a head reads, normalised, or divided by the sum of its weights."""

@@ -102,6 +102,57 @@ class GatedLinearAttention(MatrixMemory):
         )
 
 
+@register("mixer", "hgrn2")
+class HGRN2(MatrixMemory):
+    """A gated linear recurrence whose state is a matrix: what a channel of the keys forgets is what it writes.
+
+    ``S_t = Diag(a_t) S_{t-1} + (1 - a_t) v_t^T`` and ``y_t = S_t^T silu(W_q x_t)`` with ``a_t = b + (1 - b) sigmoid(W_a
+    x_t)``, then ``out(norm(y))`` (Qin et al. 2024, arXiv:2404.07904, section 3). The bound b rises with depth:
+    it is ``layer / depth``, where the paper's starts; the paper trains it. The norm is one of each head. It is
+    ``matrix_memory`` with ``decay=keys`` and ``write=hebbian``.
+
+    Args:
+        heads: number of memories. By default one per 64 channels.
+        key_dim: channels of the keys of all heads together. By default ``dim``.
+        value_dim: channels of the values of all heads together. By default ``dim``.
+        least_decay: b. By default ``layer / depth``.
+        convolution: width in tokens of a short causal convolution, followed by SiLU. 1 means neither.
+        chunk: tokens that are computed at once. It changes speed and memory, not the result.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        layer: int,
+        depth: int,
+        linear,
+        precise_linear,
+        heads: int | None = None,
+        key_dim: int | None = None,
+        value_dim: int | None = None,
+        least_decay: float | None = None,
+        convolution: int = 1,
+        chunk: int = 32,
+    ) -> None:
+        super().__init__(
+            dim,
+            depth,
+            linear,
+            precise_linear,
+            decay="keys",
+            write="hebbian",
+            unit_keys=False,
+            feature_map="silu",
+            output_gate="none",
+            least_decay=layer / depth if least_decay is None else least_decay,
+            heads=heads,
+            key_dim=key_dim,
+            value_dim=value_dim,
+            convolution=convolution,
+            chunk=chunk,
+        )
+
+
 @register("mixer", "deltanet")
 class DeltaNet(MatrixMemory):
     """The delta rule: a token replaces what the memory held under its key, and nothing else is forgotten.
