@@ -238,6 +238,8 @@ def test_the_transformer_is_llama():
         "transformer mixer.window=4",
         "transformer mixer=forgetting_attention position=none",
         "transformer mixer=differential_attention",
+        "transformer mixer=path_attention",
+        "transformer mixer=stick_breaking_attention position=none",
         "qwen3 objective.logit_softcap=2",
         "gpt_oss mixer.window=4",
         "gemma3 mixer.window=4 layers=6",

