@@ -1,4 +1,4 @@
-"""PaTH and stick-breaking attention, token by token from their definitions, in float64."""
+"""PaTH, stick-breaking and MoBA, token by token from their definitions, in float64."""
 
 import pytest
 import torch
@@ -84,12 +84,46 @@ def test_path_stays_exact_in_float32():
     assert (y - exact).abs().max() <= 1e-4 * exact.abs().max()
 
 
+@pytest.mark.parametrize(("groups", "top_k"), [(4, 3), (2, 1), (1, 2)])
+def test_moba_is_its_definition(groups, top_k):
+    words = ["mixer.heads=4", f"mixer.kv_heads={groups}", "mixer.block=4", f"mixer.top_k={top_k}", "position=none"]
+    layer, x_BLD = part("mixer", "moba_attention", *words, dtype=F64), draw(2, LENGTH, DIM)
+    q = heads(layer.query, x_BLD, 4)
+    k, v = (heads(each, x_BLD, groups).repeat_interleave(4 // groups, 1) for each in (layer.key, layer.value))
+    scores = torch.full((2, 4, LENGTH, LENGTH), -torch.inf, dtype=F64)
+    for b, h, i in torch.cartesian_prod(torch.arange(2), torch.arange(4), torch.arange(LENGTH)).tolist():
+        own = i // 4
+        liked = sorted(range(own), key=lambda n: -(q[b, h, i] @ k[b, h, 4 * n : 4 * n + 4].mean(0)).item())
+        for n in [own, *liked[: top_k - 1]]:
+            for j in range(4 * n, min(4 * n + 4, i + 1)):
+                scores[b, h, i, j] = q[b, h, i] @ k[b, h, j] / 8**0.5
+    wanted = layer.out((scores.softmax(-1) @ v).transpose(1, 2).flatten(2))
+    torch.testing.assert_close(layer(x_BLD)[0], wanted, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(layer.attention_map(x_BLD), scores.softmax(-1), rtol=1e-9, atol=1e-9)
+    for cuts in ([1] * LENGTH, [10, 1, 12]):
+        torch.testing.assert_close(pieces(layer, x_BLD, cuts), wanted, rtol=1e-9, atol=1e-9)
+
+
+def test_moba_of_all_blocks_is_attention_and_says_that_it_saves_nothing():
+    layer, plain = part("mixer", "moba_attention", "mixer.top_k=9", dtype=F64), part("mixer", "attention", dtype=F64)
+    plain.load_state_dict(layer.state_dict())
+    x_BLD = draw(2, LENGTH, DIM)
+    torch.testing.assert_close(layer(x_BLD)[0], plain(x_BLD)[0])
+    assert "as expensive as full attention" in layer.implementations(CPU, F64)["block attention"]
+
+
 @pytest.mark.parametrize(
-    ("words", "message"), [(["mixer.beta_max=3"], "beta_max=3.0"), (["mixer.rank=0"], "rank=0; expected at least 1")]
+    ("name", "word", "message"),
+    [
+        ("path_attention", "mixer.beta_max=3", "beta_max=3.0"),
+        ("path_attention", "mixer.rank=0", "rank=0; expected at least 1"),
+        ("moba_attention", "mixer.block=0", "block=0; expected at least 1"),
+        ("moba_attention", "mixer.top_k=0", "top_k=0; expected at least 1"),
+    ],
 )
-def test_what_does_not_fit_is_refused(words, message):
+def test_what_does_not_fit_is_refused(name, word, message):
     with pytest.raises(ValueError, match=message):
-        part("mixer", "path_attention", *words)
+        part("mixer", name, word)
 
 
 @pytest.mark.parametrize("name", ["path_attention", "stick_breaking_attention"])

@@ -46,6 +46,7 @@ VARIANTS = {
     "forgetting, alibi": ("forgetting_attention", "mixer.heads=2", "position=alibi"),
     "sticks, alibi": ("stick_breaking_attention", "mixer.heads=2", "mixer.kv_heads=1", "position=alibi"),
     "path, grouped, alibi": ("path_attention", "mixer.heads=4", "mixer.kv_heads=2", "mixer.chunk=5", "position=alibi"),
+    "moba, grouped, alibi": ("moba_attention", "mixer.kv_heads=1", "mixer.block=3", "position=alibi"),
     "short chunks": ("linear_attention", "mixer.chunk=5", "mixer.heads=2"),
     "convolution": ("linear_attention", "mixer.convolution=4", "mixer.chunk=7"),
     "mamba1 in PyTorch": ("mamba1", "mixer.backend=torch"),
