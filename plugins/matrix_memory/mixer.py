@@ -20,6 +20,7 @@ from zoo.nn import (
     without_padding,
 )
 
+from .fused import backend_of, decide, fused
 from .rule import remember
 
 
@@ -75,6 +76,8 @@ class MatrixMemory(nn.Module):
         dt_min: smallest initial softplus, above 0. They are log-uniform between the two. Small ones remember long.
         dt_max: largest initial softplus.
         chunk: pairs that are computed at once. It changes speed and memory, not the result.
+        backend: ``torch`` is ours. ``fla`` is the fused kernels of flash-linear-attention, which need CUDA, half
+            precision and one write a token. ``auto`` takes them where they work.
     """
 
     takes_mask = True
@@ -105,6 +108,7 @@ class MatrixMemory(nn.Module):
         dt_min: float = 0.001,
         dt_max: float = 0.1,
         chunk: int = 32,
+        backend: Literal["auto", "torch", "fla"] = "auto",
     ) -> None:
         super().__init__()
         heads = max(1, dim // 64) if heads is None else heads
@@ -127,7 +131,9 @@ class MatrixMemory(nn.Module):
                 "mixer.unit_keys=false"
             )
         at_least_zero_below_one(**{"mixer.least_decay": least_decay})
-        self.least_decay = least_decay
+        self.least_decay, self.backend = least_decay, backend
+        forgets = {"fixed": "scalar", "keys": "vector"}.get(decay, decay)
+        self.rule = (write, forgets) if householders == 1 else None
         self.heads, self.key_size, self.value_size = heads, key_dim // heads, value_dim // heads
         self.decay, self.write, self.writes, self.beta_max = decay, write, householders, beta_max
         self.feature_map, self.unit_keys, self.chunk = feature_map, unit_keys, chunk
@@ -177,6 +183,10 @@ class MatrixMemory(nn.Module):
         """The parameters that set the time scales."""
         return {name for name in ("A_log", "decay_bias") if getattr(self, name) is not None}
 
+    def implementations(self, device: torch.device, dtype: torch.dtype) -> dict[str, str]:
+        """Which implementation runs there, and why."""
+        return {"matrix memory": ": ".join(decide(self.backend, self.rule, device.type, dtype, self.key_size))}
+
     def init_state(self, batch_size: int, max_len: int, device: torch.device, dtype: torch.dtype) -> dict:
         """Zeros; the size does not depend on ``max_len``."""
         shape = (batch_size, self.heads, self.key_size, self.value_size + (self.readout == "sum"))
@@ -197,8 +207,8 @@ class MatrixMemory(nn.Module):
             return x_BLD, state
         after = {}
         # project to queries, keys, values and the gate; convolve all but the gate, with zeros at padding
-        mixed_BLE, gate_BLE = self.inputs(x_BLD).split([sum(self.sizes), self.full_gate], -1)
-        mixed_BLE = without_padding(mixed_BLE, mask_BL)
+        projected_BLE, gate_BLE = self.inputs(x_BLD).split([sum(self.sizes), self.full_gate], -1)
+        mixed_BLE = without_padding(projected_BLE, mask_BL)
         if self.convolution is not None:
             mixed_BLE, after["convolution"] = self.convolution(
                 mixed_BLE, None if state is None else state["convolution"]
@@ -216,9 +226,16 @@ class MatrixMemory(nn.Module):
             if beta_BLRH is None and mask_BL is not None:
                 k_BLRHK = k_BLRHK * mask_BL[..., None, None, None]
             memory_BHKV = None if state is None else state["memory"]
-            y_BLHV, memory_BHKV = remember(
-                q_BLHK, k_BLRHK, v_BLRHV, decay, beta_BLRH, memory_BHKV, self.chunk, last=state is not None
-            )
+            if backend_of(self.backend, self.rule, projected_BLE, self.key_size) == "fla":
+                k_BLHK, v_BLHV = k_BLRHK.squeeze(2), v_BLRHV.squeeze(2)
+                beta_BLH = None if beta_BLRH is None else beta_BLRH.squeeze(2)
+                y_BLHV, memory_BHKV = fused(
+                    self.rule, projected_BLE.dtype, q_BLHK, k_BLHK, v_BLHV, decay, beta_BLH, memory_BHKV
+                )
+            else:
+                y_BLHV, memory_BHKV = remember(
+                    q_BLHK, k_BLRHK, v_BLRHV, decay, beta_BLRH, memory_BHKV, self.chunk, last=state is not None
+                )
             y_BLHV = self._norm(y_BLHV)
         # gate, and project back into the stream
         y_BLE = y_BLHV.flatten(2).to(x_BLD.dtype)

@@ -22,6 +22,8 @@ class RetNet(MatrixMemory):
         value_dim: channels of the values of all heads together. By default ``2 * dim``, as published.
         convolution: width in tokens of a short causal convolution, followed by SiLU. 1 means neither.
         chunk: tokens that are computed at once. It changes speed and memory, not the result.
+        backend: ``torch`` is ours. ``fla`` is the fused kernels of flash-linear-attention, which need CUDA and half
+            precision. ``auto`` takes them where they work.
     """
 
     def __init__(
@@ -36,6 +38,7 @@ class RetNet(MatrixMemory):
         value_dim: int | None = None,
         convolution: int = 1,
         chunk: int = 32,
+        backend: Literal["auto", "torch", "fla"] = "auto",
     ) -> None:
         super().__init__(
             dim,
@@ -50,6 +53,7 @@ class RetNet(MatrixMemory):
             value_dim=2 * dim if value_dim is None else value_dim,
             convolution=convolution,
             chunk=chunk,
+            backend=backend,
         )
         self.position = position(heads=self.heads, head_dim=self.key_size)
 
@@ -69,6 +73,8 @@ class GatedLinearAttention(MatrixMemory):
         decay_rank: rank of the projection to the decays.
         convolution: width in tokens of a short causal convolution, followed by SiLU. 1 means neither.
         chunk: tokens that are computed at once. It changes speed and memory, not the result.
+        backend: ``torch`` is ours. ``fla`` is the fused kernels of flash-linear-attention, which need CUDA and half
+            precision. ``auto`` takes them where they work.
     """
 
     def __init__(
@@ -83,6 +89,7 @@ class GatedLinearAttention(MatrixMemory):
         decay_rank: int = 16,
         convolution: int = 1,
         chunk: int = 32,
+        backend: Literal["auto", "torch", "fla"] = "auto",
     ) -> None:
         super().__init__(
             dim,
@@ -99,6 +106,7 @@ class GatedLinearAttention(MatrixMemory):
             decay_rank=decay_rank,
             convolution=convolution,
             chunk=chunk,
+            backend=backend,
         )
 
 
@@ -118,6 +126,8 @@ class HGRN2(MatrixMemory):
         least_decay: b. By default ``layer / depth``.
         convolution: width in tokens of a short causal convolution, followed by SiLU. 1 means neither.
         chunk: tokens that are computed at once. It changes speed and memory, not the result.
+        backend: ``torch`` is ours. ``fla`` is the fused kernels of flash-linear-attention, which need CUDA and half
+            precision. ``auto`` takes them where they work.
     """
 
     def __init__(
@@ -133,6 +143,7 @@ class HGRN2(MatrixMemory):
         least_decay: float | None = None,
         convolution: int = 1,
         chunk: int = 32,
+        backend: Literal["auto", "torch", "fla"] = "auto",
     ) -> None:
         super().__init__(
             dim,
@@ -150,6 +161,7 @@ class HGRN2(MatrixMemory):
             value_dim=value_dim,
             convolution=convolution,
             chunk=chunk,
+            backend=backend,
         )
 
 
@@ -168,6 +180,8 @@ class DeltaNet(MatrixMemory):
         beta_max: largest strength of a write; 2 allows negative eigenvalues (arXiv:2411.12537).
         convolution: width in tokens of a short causal convolution, followed by SiLU. 1 means neither.
         chunk: tokens that are computed at once. It changes speed and memory, not the result.
+        backend: ``torch`` is ours. ``fla`` is the fused kernels of flash-linear-attention, which need CUDA and half
+            precision. ``auto`` takes them where they work.
     """
 
     def __init__(
@@ -182,6 +196,7 @@ class DeltaNet(MatrixMemory):
         beta_max: float = 1.0,
         convolution: int = 4,
         chunk: int = 32,
+        backend: Literal["auto", "torch", "fla"] = "auto",
     ) -> None:
         super().__init__(
             dim,
@@ -196,6 +211,7 @@ class DeltaNet(MatrixMemory):
             beta_max=beta_max,
             convolution=convolution,
             chunk=chunk,
+            backend=backend,
         )
 
 
@@ -214,6 +230,8 @@ class GatedDeltaNet(MatrixMemory):
         beta_max: largest strength of a write; 2 allows negative eigenvalues, as Olmo Hybrid has them.
         convolution: width in tokens of a short causal convolution, followed by SiLU. 1 means neither.
         chunk: tokens that are computed at once. It changes speed and memory, not the result.
+        backend: ``torch`` is ours. ``fla`` is the fused kernels of flash-linear-attention, which need CUDA and half
+            precision. ``auto`` takes them where they work.
     """
 
     def __init__(
@@ -228,6 +246,7 @@ class GatedDeltaNet(MatrixMemory):
         beta_max: float = 1.0,
         convolution: int = 4,
         chunk: int = 32,
+        backend: Literal["auto", "torch", "fla"] = "auto",
     ) -> None:
         super().__init__(
             dim,
@@ -240,6 +259,7 @@ class GatedDeltaNet(MatrixMemory):
             beta_max=beta_max,
             convolution=convolution,
             chunk=chunk,
+            backend=backend,
         )
 
 
@@ -259,6 +279,8 @@ class KimiDeltaAttention(MatrixMemory):
         beta_max: largest strength of a write; 2 allows negative eigenvalues (arXiv:2411.12537).
         convolution: width in tokens of a short causal convolution, followed by SiLU. 1 means neither.
         chunk: tokens that are computed at once. It changes speed and memory, not the result.
+        backend: ``torch`` is ours. ``fla`` is the fused kernels of flash-linear-attention, which need CUDA and half
+            precision. ``auto`` takes them where they work.
     """
 
     def __init__(
@@ -273,6 +295,7 @@ class KimiDeltaAttention(MatrixMemory):
         beta_max: float = 1.0,
         convolution: int = 4,
         chunk: int = 32,
+        backend: Literal["auto", "torch", "fla"] = "auto",
     ) -> None:
         many = max(1, dim // 64) if heads is None else heads
         super().__init__(
@@ -289,6 +312,7 @@ class KimiDeltaAttention(MatrixMemory):
             beta_max=beta_max,
             convolution=convolution,
             chunk=chunk,
+            backend=backend,
         )
 
 

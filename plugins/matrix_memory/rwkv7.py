@@ -1,6 +1,7 @@
 """RWKV-7: a generalised delta rule behind token shifts, and the channel mix that stands beside it."""
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +10,7 @@ from torch.nn import functional as F
 from zoo import register
 from zoo.nn import at_least_one, check_state, project, rescale_, scale_residual_, wide, without_padding
 
+from .fused import backend_of, decide, fused
 from .rule import remember
 
 SLOWEST = math.exp(-0.5)
@@ -71,10 +73,13 @@ class RWKV7(nn.Module):
         gate_rank: rank of that of g. By default about ``5 sqrt(dim)``.
         share_values: mix values with those of the first layer that has this.
         chunk: tokens that are computed at once. It changes speed and memory, not the result.
+        backend: ``torch`` is ours. ``fla`` is the fused kernels of flash-linear-attention, which need CUDA and half
+            precision. ``auto`` takes them where they work.
     """
 
     takes_mask = True
     one_way = True
+    rule = ("erase", "vector")
 
     def __init__(
         self,
@@ -91,6 +96,7 @@ class RWKV7(nn.Module):
         gate_rank: int | None = None,
         share_values: bool = True,
         chunk: int = 8,
+        backend: Literal["auto", "torch", "fla"] = "auto",
     ) -> None:
         super().__init__()
         heads = max(1, dim // 64) if heads is None else heads
@@ -100,7 +106,7 @@ class RWKV7(nn.Module):
         at_least_one(heads=heads, chunk=chunk, **rank)
         if dim % heads:
             raise ValueError(f"mixer.heads={heads} does not divide dim={dim}; change one of them")
-        self.heads, self.chunk, size = heads, chunk, dim // heads
+        self.heads, self.chunk, self.backend, size = heads, chunk, backend, dim // heads
         # how much of the token before each input takes: r, k, v, g, w and a
         powers = (0.2, 0.7, 0.7, 0.2, 0.9, 0.9)
         self.mix_ND = nn.Parameter(torch.stack([ramp(dim, layer, depth, power) for power in powers]))
@@ -139,6 +145,11 @@ class RWKV7(nn.Module):
         """Vectors that lie together."""
         return {"mix_ND", "bonus_HK", "decay.bias"}
 
+    def implementations(self, device: torch.device, dtype: torch.dtype) -> dict[str, str]:
+        """Which implementation runs there, and why."""
+        size = self.bonus_HK.shape[1]
+        return {"rwkv7 memory": ": ".join(decide(self.backend, self.rule, device.type, dtype, size))}
+
     def init_state(self, batch_size: int, max_len: int, device: torch.device, dtype: torch.dtype) -> dict:
         """Zeros; the size does not depend on ``max_len``."""
         shape = (batch_size, *self.bonus_HK.shape, self.bonus_HK.shape[1])
@@ -165,10 +176,13 @@ class RWKV7(nn.Module):
             if self.value_share is not None:
                 v_BLD = v_BLD + (first_BLD - v_BLD) * self.value_share(v_input_BLD).sigmoid().to(v_BLD.dtype)
         r_BLD, k_BLD = self.receptance(r_BLD), self.key(k_BLD)
+        projected_BLD = r_BLD
         with torch.autocast(x_BLD.device.type, enabled=False):  # sums over the whole past: never in half precision
             dtype = wide(x_BLD.dtype)
             w_BLD, a_BLD, r_BLD, k_BLD, v_BLD = (t.to(dtype) for t in (w_BLD, a_BLD, r_BLD, k_BLD, v_BLD))
-            y_BLD, memory_BHKV = self._remember(r_BLD, w_BLD, k_BLD, v_BLD, a_BLD, state, mask_BL)
+            fla = backend_of(self.backend, self.rule, projected_BLD, self.bonus_HK.shape[1]) == "fla"
+            half = projected_BLD.dtype if fla else None
+            y_BLD, memory_BHKV = self._remember(r_BLD, w_BLD, k_BLD, v_BLD, a_BLD, state, mask_BL, half)
         y_BLD = self.out(y_BLD.to(x_BLD.dtype) * self.gate(g_BLD).to(x_BLD.dtype))
         return y_BLD, None if state is None else {
             "memory": memory_BHKV,
@@ -184,6 +198,7 @@ class RWKV7(nn.Module):
         a_BLD: Tensor,
         state: dict | None,
         mask_BL: Tensor | None,
+        half: torch.dtype | None,
     ) -> tuple[Tensor, Tensor | None]:
         """What heads read, normalised, (B, L, D), and the memory after the last token."""
         # decays and rates; what is erased, and what is written
@@ -194,19 +209,24 @@ class RWKV7(nn.Module):
         if mask_BL is not None:  # at padding nothing is forgotten, erased or written; there the token is zero
             log_BLD, p_BLHK = without_padding(log_BLD, mask_BL), p_BLHK * mask_BL[..., None, None]
         r_BLHK, log_BLHK, k_BLHK, v_BLHK, rate_BLHK = map(self._heads, (r_BLD, log_BLD, k_BLD, v_BLD, rate_BLD))
-        # two writes: one at p a of what p held before the decay, one of the value
-        zeros = torch.zeros_like(v_BLHK)
-        y_BLHK, memory_BHKV = remember(
-            r_BLHK,
-            torch.stack([p_BLHK * rate_BLHK, k_BLHK], 2),
-            torch.stack([zeros, v_BLHK], 2),
-            log_BLHK,
-            None,
-            None if state is None else state["memory"],
-            2 * self.chunk,
-            last=state is not None,
-            erase_BLRHK=torch.stack([p_BLHK * (-log_BLHK).exp(), zeros], 2),
-        )
+        before = None if state is None else state["memory"]
+        if half is not None:
+            erase = p_BLHK, p_BLHK * rate_BLHK
+            y_BLHK, memory_BHKV = fused(self.rule, half, r_BLHK, k_BLHK, v_BLHK, log_BLHK, None, before, erase)
+        else:
+            # two writes: one at p a of what p held before the decay, one of the value
+            zeros = torch.zeros_like(v_BLHK)
+            y_BLHK, memory_BHKV = remember(
+                r_BLHK,
+                torch.stack([p_BLHK * rate_BLHK, k_BLHK], 2),
+                torch.stack([zeros, v_BLHK], 2),
+                log_BLHK,
+                None,
+                before,
+                2 * self.chunk,
+                last=state is not None,
+                erase_BLRHK=torch.stack([p_BLHK * (-log_BLHK).exp(), zeros], 2),
+            )
         # a norm of each head, and the token's own value
         y_BLHK = F.layer_norm(y_BLHK, y_BLHK.shape[-1:], eps=EPSILON)
         y_BLD = torch.addcmul(self.norm_bias.to(r_BLD.dtype), y_BLHK.flatten(2), self.norm_weight.to(r_BLD.dtype))
