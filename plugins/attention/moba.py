@@ -16,7 +16,7 @@ class MobaAttention(Attention):
 
     Keys are cut into blocks of neighbours. Each head's query sees its own block up to itself, and of the earlier ones
     the ``top_k - 1`` with the largest ``q_i . mean(k in the block)`` (Lu et al. 2025, "MoBA: Mixture of Block
-    Attention", arXiv:2502.13189, equations 2 to 6). What it learns is that of the published layer, and what it costs
+    Attention", arXiv:2502.13189). What it learns is that of the published layer, and what it costs
     is not: here a mask on full attention hides the other blocks, on every device, so it saves no time and no memory.
     The state is the cache of all keys and values.
 

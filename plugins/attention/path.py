@@ -17,7 +17,7 @@ class PathAttention(Attention):
 
     Scores are ``q_i^T H_i H_{i-1} ... H_{j+1} k_j / sqrt(head_dim)`` with ``H_t = I - beta_t w_t w_t^T``, where ``w_t``
     has length 1 and is a projection of the token behind a short convolution and SiLU, and ``beta_t = 2 sigmoid(W x_t)``
-    (Yang et al. 2025, arXiv:2505.16381, section 3). They can track a state, which rotary positions cannot. Positions
+    (Yang et al. 2025, arXiv:2505.16381). They can track a state, which rotary positions cannot. Positions
     that turn queries and keys are not used: between other matrices they would not be relative.
 
     It is computed by chunks, each after the other. Keys are kept as they look from the last token, ``H_t ... H_{j+1}

@@ -19,7 +19,7 @@ class StickBreakingAttention(Attention):
 
     With scores ``z_ij = q_i k_j / sqrt(head_dim)`` the weight of an earlier token j is ``sigmoid(z_ij) prod_{j < l < i}
     (1 - sigmoid(z_il))``: the token before takes its share of a stick of length 1, the one before that a share of what
-    is left, and so on (Tan et al. 2024, arXiv:2410.17980, equations 3 to 5). A token does not see itself, weights sum
+    is left, and so on (Tan et al. 2024, arXiv:2410.17980). A token does not see itself, weights sum
     to less than 1, and the first token gets nothing. Positions are not needed: the paper has ``position=none``. All
     scores are written out, so memory grows with the square of the length. The state is the key-value cache.
 

@@ -17,7 +17,7 @@ class S4D(nn.Module):
     """A linear state space of each channel, with diagonal complex transitions that do not depend on the input.
 
     ``h_t = exp(dt A) h_{t-1} + u_t`` and ``y_t = 2 Re(sum_n C_n (exp(dt A_n) - 1) / A_n h_tn) + D u_t``, then ``a *
-    sigmoid(b)`` for the two halves of ``out(gelu(y))`` (Gu et al. 2022, arXiv:2206.11893, section 3, with its
+    sigmoid(b)`` for the two halves of ``out(gelu(y))`` (Gu et al. 2022, arXiv:2206.11893, with its
     zero-order hold and its S4D-Lin start ``A_n = -1/2 + i pi n``). A sequence is computed as a convolution by FFT. A
     state carries it on as a recurrence, so a token costs the same wherever it stands.
 

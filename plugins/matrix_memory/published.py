@@ -115,7 +115,7 @@ class HGRN2(MatrixMemory):
     """A gated linear recurrence whose state is a matrix: what a channel of the keys forgets is what it writes.
 
     ``S_t = Diag(a_t) S_{t-1} + (1 - a_t) v_t^T`` and ``y_t = S_t^T silu(W_q x_t)`` with ``a_t = b + (1 - b) sigmoid(W_a
-    x_t)``, then ``out(norm(y))`` (Qin et al. 2024, arXiv:2404.07904, section 3). The bound b rises with depth:
+    x_t)``, then ``out(norm(y))`` (Qin et al. 2024, arXiv:2404.07904). The bound b rises with depth:
     it is ``layer / depth``, where the paper's starts; the paper trains it. The norm is one of each head. It is
     ``matrix_memory`` with ``decay=keys`` and ``write=hebbian``.
 

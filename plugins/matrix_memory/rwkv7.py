@@ -57,7 +57,7 @@ class RWKV7(nn.Module):
     ``S_t = Diag(w_t) S_{t-1} - (a_t * p_t) (p_t^T S_{t-1}) + (k_t (1 + (a_t - 1) k_a)) v_t^T``,
 
     with ``w = exp(-e^-0.5 sigmoid(.))``, and ``y = out((norm(S_t^T r_t) + (r_t . (rho * k~_t)) v_t) * g_t)``, where k~
-    is the key that was written (Peng et al. 2025, arXiv:2503.14456, equations 5 to 19). From the second layer on values
+    is the key that was written (Peng et al. 2025, arXiv:2503.14456). From the second layer on values
     are mixed with those of the first, ``v + (v_1 - v) sigmoid(.)``. Layers of an encoder run in both directions and
     share none. The five arguments of ``(.)`` and g are of low rank.
 
@@ -241,7 +241,7 @@ class RWKV7(nn.Module):
 class RWKV7ChannelMix(nn.Module):
     """RWKV-7's feed-forward, which sees one token back and is therefore no feed-forward of the zoo, but a mixer.
 
-    ``y = W_2 relu(W_1 (x_t + m (x_{t-1} - x_t)))^2`` (Peng et al. 2025, arXiv:2503.14456, equations 20 and 21). It
+    ``y = W_2 relu(W_1 (x_t + m (x_{t-1} - x_t)))^2`` (Peng et al. 2025, arXiv:2503.14456). It
     stands behind a mixer in a layer: ``backbone.pattern=[mixer+rwkv7_channel_mix]``. The state is the last token, (B,
     1, D).
 
