@@ -18,9 +18,10 @@ class MaskedDiffusion(nn.Module):
     Of the n tokens of a sequence k are hidden, with k uniform in 1 .. n and all places equally likely. The loss is
     ``E_k[mean over the k hidden tokens of -log p(token | the others)]``, a mean for each token. Times n it is an upper
     bound of ``-log p(sequence)`` in nats: that of a diffusion that hides tokens one by one (Sahoo et al. 2024,
-    arXiv:2406.07524), and of a model that writes in any order (Ou et al. 2024, arXiv:2406.03736). Metrics are named ``diffusion_bound_...``: ``nats`` and bits are weighed as the loss is, and are
-    bounds. They are never ranked with those of next-token models, which are exact, nor with those of ``masked_token``,
-    which are no bound. An accuracy is the share of all hidden tokens that were right.
+    arXiv:2406.07524), and of a model that writes in any order (Ou et al. 2024, arXiv:2406.03736). Metrics are named
+    ``diffusion_bound_...``: ``nats`` and bits are weighed as the loss is, and are bounds. They are never ranked with
+    those of next-token models, which are exact, nor with those of ``masked_token``, which are no bound. An accuracy is
+    the share of all hidden tokens that were right.
 
     In evaluation the shares are spread evenly over the rows of a batch, and the same places of each batch are hidden
     every time. Padding, where a batch has ``inputs_mask``, is neither seen nor predicted.
