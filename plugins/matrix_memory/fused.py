@@ -34,6 +34,7 @@ KERNELS = {
 Rule = tuple[str, str]
 
 
+@torch.compiler.disable  # the package compiles its kernels itself
 def fused(
     rule: Rule,
     dtype: torch.dtype,
