@@ -21,8 +21,9 @@ class S4D(nn.Module):
     zero-order hold and its S4D-Lin start ``A_n = -1/2 + i pi n``). A sequence is computed as a convolution by FFT. A
     state carries it on as a recurrence, so a token costs the same wherever it stands.
 
-    ``linear`` reaches the projection out. Transitions, the convolution and the state are float32 or wider. The state
-    is h, (B, D, N): real parts, then imaginary ones. Its size does not depend on the length.
+    Making the filter takes memory of D L N numbers, whatever the batch. ``linear`` reaches the projection out.
+    Transitions, the convolution and the state are float32 or wider. The state is h, (B, D, N): real parts, then
+    imaginary ones. Its size does not depend on the length.
 
     Args:
         state_size: N, real numbers of a channel's state: an even number, for complex ones come in pairs of these.
