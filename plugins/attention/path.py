@@ -88,6 +88,7 @@ class PathAttention(Attention):
         """(B, L, D) to (B, L, D), and the cache with these tokens in it; nothing attends to padding."""
         if x_BLD.shape[1] == 0:
             return x_BLD, state
+        # weights of each chunk's queries, over the keys up to its end
         weights, v_BGMK, after = self._weights(x_BLD, state, mask_BL)
         groups, ahead = self.heads // self.kv_heads, v_BGMK.shape[2] - x_BLD.shape[1]
         outputs, end = [], ahead

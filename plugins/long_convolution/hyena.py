@@ -111,6 +111,7 @@ class Hyena(nn.Module):
         Raises:
             ValueError: the state is for another batch, or has no room for so many tokens.
         """
+        # refuse a state that does not fit
         length, seen = x_BLD.shape[1], 0 if state is None else state["seen"]
         if state is not None:
             batch, _, room, _ = state["past"].shape
@@ -120,10 +121,11 @@ class Hyena(nn.Module):
                 raise ValueError(f"{seen} tokens and {length} more: the state has room for max_len={room}")
         if length == 0:
             return x_BLD, state
+        # project and convolve, with zeros at padding, which no convolution sees
         mixed_BLE = without_padding(self.inputs(x_BLD), mask_BL)
         mixed_BLE, held = self.convolution(mixed_BLE, None if state is None else state["convolution"])
         with torch.autocast(x_BLD.device.type, enabled=False):
-            # zeros at padding, which no convolution sees
+            # long convolutions, each of everything so far, and gates by turns
             z_BLD, *gates = without_padding(mixed_BLE, mask_BL).to(wide(x_BLD.dtype)).chunk(1 + self.order, -1)
             filter_OMD = self.filters(seen + length, z_BLD.dtype)
             for n, gate_BLD in enumerate(gates):
