@@ -257,6 +257,25 @@ def state_spaces(scale: Scale) -> Iterator[Line]:
     yield from _those_that_run("mamba, short", makers, size * length, scale, scale.of(4, 1))
 
 
+MEMORIES = ("gated_deltanet", "kda", "rwkv7")
+
+
+def matrix_memories(scale: Scale) -> Iterator[Line]:
+    """Matrix memories as they are chosen, by flash-linear-attention's kernels where these work, and in PyTorch."""
+    size, length, layers = scale.of((8, 2048, 4), (2, 16, 1))
+    inputs, targets = torch.randint(256, (2, size, length), device=scale.device).unbind(0)
+
+    def made(arch: str, backend: str) -> Call:
+        words = [f"dim={scale.of(768, 32)}", f"layers={layers}", f"task.length={length}", f"mixer.backend={backend}"]
+        model = _ours(scale, 256, f"arch={arch}", *words)
+        return _step(scale, lambda: model({"inputs": inputs, "targets": targets})["loss"], model)
+
+    for arch in MEMORIES:
+        ways = {"ours": scale.of("fla", "torch"), "ours, torch": "torch"}
+        makers = {name: lambda arch=arch, way=way: made(arch, way) for name, way in ways.items()}
+        yield from _those_that_run(arch, makers, size * length, scale, scale.of(4, 1))
+
+
 def _mamba_size(scale: Scale) -> tuple[int, int]:
     return scale.of((768, 8), (32, 1))  # type: ignore[no-any-return]
 
@@ -474,6 +493,7 @@ SECTIONS = {
         90,
         {"mamba: ours over mamba-ssm's Mamba1": Bar(0.95), "mamba2: ours over mamba-ssm's Mamba2": Bar(0.95)},
     ),
+    "matrix memories": Section(matrix_memories, 25, {f"{arch}: ours over ours, torch": Bar(1.0) for arch in MEMORIES}),
     "experts": Section(
         experts,
         15,

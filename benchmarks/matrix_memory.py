@@ -65,6 +65,7 @@ LAYERS: dict[str, Callable[[], nn.Module]] = {
     "kda": lambda: Mixed("kda"),
     "gla": lambda: Mixed("gla"),
     "retnet": lambda: Mixed("retnet"),
+    "rwkv7": lambda: Mixed("rwkv7"),
     **{f"{n} writes": lambda n=n: Mixed("delta_product", f"mixer.householders={n}") for n in (1, 2, 3, 4)},
     "Qwen3-Next": qwen3_next,
     "Kimi Linear": kimi_linear,

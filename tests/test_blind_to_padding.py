@@ -25,7 +25,7 @@ FACTS = {
     "target_len": LENGTH,
 }  # fmt: skip
 OBJECTIVES = {
-    "next_token": [], "sequence_to_sequence": [], "masked_token": [], "classify": [], "classify_tokens": [],
+    "next_token": [], "sequence_to_sequence": [], "masked_token": [], "masked_diffusion": [], "classify": [], "classify_tokens": [],
     "regress": ["stem=vectors"], "autoencode": [], "jepa": [], "jepa_pairs": [], "reconstruct": [], "next_latent": [],
     "untrained": [],
 }  # fmt: skip
@@ -135,7 +135,7 @@ def test_what_padding_holds_changes_no_number(words, mixture):
     assert torch.equal(one["loss"], other["loss"])
 
 
-DRAWING = ("masked_token", "jepa", "reconstruct", "untrained")
+DRAWING = ("masked_token", "masked_diffusion", "jepa", "reconstruct", "untrained")
 """Objectives that draw places by the length of a batch."""
 
 
@@ -236,7 +236,15 @@ def test_a_batch_that_asks_nothing_costs_nothing(words):
     found = step(objective, batch)
     for key, value in found.items():
         assert value.isfinite().all(), key
-    asks_itself = words[0] in ("masked_token", "jepa", "jepa_pairs", "reconstruct", "next_latent", "untrained")
+    asks_itself = words[0] in (
+        "masked_token",
+        "masked_diffusion",
+        "jepa",
+        "jepa_pairs",
+        "reconstruct",
+        "next_latent",
+        "untrained",
+    )
     if not asks_itself:
         assert found["count"] == 0
         if not more:

@@ -383,3 +383,69 @@ def test_what_does_not_fit_is_refused_in_one_line(words, message):
     with pytest.raises(zoo.ZooError, match=message) as raised:
         model(*words)
     assert "\n" not in str(raised.value)
+
+
+def test_logits_of_a_whole_hybrid_are_kimi_linears():
+    """Three layers of the delta rule to one of latent attention without positions, the first dense, then mixtures."""
+    theirs = pytest.importorskip("transformers.models.kimi_linear.modeling_kimi_linear")
+    words = ["arch=kimi_linear", "mixer.heads=2", "alternate_mixer.heads=2", "ffn.gate_scale=2.446", "norm.eps=1e-5"]
+    objective, _ = model(*words, "layers=4")
+    blocks = objective.backbone.blocks
+    latent, mixture = blocks[3].mixer, blocks[1].ffn
+    config = theirs.KimiLinearConfig(
+        vocab_size=V, hidden_size=D, intermediate_size=blocks[0].ffn.up.out_features, num_hidden_layers=4,
+        moe_intermediate_size=mixture.body.up.weight.shape[1], num_attention_heads=2, num_key_value_heads=2,
+        kv_lora_rank=latent.latent_dim, qk_rope_head_dim=latent.turned_dim, v_head_dim=latent.value_dim,
+        qk_nope_head_dim=latent.head_dim, num_experts_per_tok=3, num_local_experts=16, linear_head_dim=16,
+        linear_num_heads=2, layer_types=["linear_attention"] * 3 + ["full_attention"], pad_token_id=None,
+    )  # fmt: skip
+    whole = theirs.KimiLinearForCausalLM(config).eval()
+    for seed, (name, parameter) in enumerate(objective.named_parameters()):
+        if not name.endswith("A_log"):
+            parameter.data.add_(0.2 * draw(*parameter.shape, seed=seed, dtype=torch.float32))
+    weights = {"model.embed_tokens": objective.stem.embedding, "model.norm": objective.backbone.norm}
+    weights = {f"{name}.weight": part.weight for name, part in (weights | {"lm_head": objective.head}).items()}
+    for i, block in enumerate(blocks):
+        at, ours, found = f"model.layers.{i}.", block.mixer, {}
+        found |= {"input_layernorm.weight": block.mixer_norm.weight}
+        found |= {"post_attention_layernorm.weight": block.ffn_norm.weight}
+        if i == 3:
+            pairs = {
+                "q_proj": "query",
+                "kv_a_proj_with_mqa": "down",
+                "kv_a_layernorm": "latent_norm",
+                "kv_b_proj": "up",
+            }
+            own = {f"{name}.weight": getattr(ours, part).weight for name, part in (pairs | {"o_proj": "out"}).items()}
+        else:
+            q, k, v = ours.inputs.weight.chunk(3)
+            f, b = ours.control.weight.split([16, 2])
+            own = {
+                "q_proj.weight": q, "k_proj.weight": k, "v_proj.weight": v,
+                "conv1d.weight": ours.convolution.weight.unsqueeze(1), "b_proj.weight": b,
+                "forget_gate.f_a_proj.weight": f, "forget_gate.f_b_proj.weight": ours.decay_out.weight,
+                "forget_gate.dt_bias": ours.decay_bias, "forget_gate.A_log": ours.A_log,
+                "g_a_proj.weight": ours.gate[0].weight, "g_b_proj.weight": ours.gate[1].weight,
+                "o_norm.weight": ours.norm_weight, "o_proj.weight": ours.out.weight,
+            }  # fmt: skip
+        found |= {f"self_attn.{name}": value for name, value in own.items()}
+        dense = {"gate_proj": "gate", "up_proj": "up", "down_proj": "down"}
+        if i:
+            body = block.ffn.body
+            found["mlp.gate.weight"] = block.ffn.router.projection.weight
+            found["mlp.gate.e_score_correction_bias"] = block.ffn.router.bias_E.normal_(std=0.3)
+            found["mlp.experts.gate_up_proj"] = torch.cat([body.gate.weight, body.up.weight], 1)
+            found["mlp.experts.down_proj"] = body.down.weight
+        every, way = (block.ffn.shared[0], "mlp.shared_experts.") if i else (block.ffn, "mlp.")
+        found |= {f"{way}{name}.weight": getattr(every, part).weight for name, part in dense.items()}
+        weights |= {at + name: value for name, value in found.items()}
+    whole.load_state_dict({k: v.reshape(whole.state_dict()[k].shape) for k, v in weights.items()}, strict=True)
+    tokens = torch.randint(0, V, (3, 70), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        state = objective.eval().init_state(3, 70, CPU, torch.float32)
+        logits, state = objective.step(tokens[:, :50], state)
+        more = [logits]
+        for token in tokens[:, 50:].split(1, 1):
+            logits, state = objective.step(token, state)
+            more.append(logits)
+        torch.testing.assert_close(torch.cat(more, 1), whole(tokens).logits, rtol=1e-4, atol=1e-4)

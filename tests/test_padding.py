@@ -52,6 +52,7 @@ ARCHS = [
     "hybrid",
     "gated_deltanet",
     "retnet",
+    "rwkv7",
     "xlstm",
     "griffin",
     "lfm2",

@@ -56,7 +56,7 @@ PAIRS = [
 def test_a_preset_trains_on_a_task(arch, task, here):
     size = {"text": ["task.test_windows=8"], "digits": [], "facts": [], "clusters": []}.get(task, ["task.test_size=8"])
     extra = (
-        ["layers=2"] if arch in ("switch", "deepseek_moe", "deepseek_v3", "jamba") else []
+        ["layers=2"] if arch in ("switch", "deepseek_moe", "deepseek_v3", "kimi_linear", "jamba") else []
     )  # whose first layer is dense
     row = train(zoo.compose(f"arch={arch}", f"task={task}", *size, *TINY, *extra, "steps=2"))
     assert row["status"] == "finished"

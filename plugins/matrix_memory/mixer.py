@@ -1,5 +1,6 @@
 """One matrix memory with the published choices as options: how it forgets, how it writes, what it reads with."""
 
+import math
 from typing import Literal
 
 import torch
@@ -10,6 +11,7 @@ from zoo import register
 from zoo.nn import (
     ShortConvolution,
     at_least_one,
+    at_least_zero_below_one,
     check_state,
     project,
     scale_residual_,
@@ -18,6 +20,7 @@ from zoo.nn import (
     without_padding,
 )
 
+from .fused import backend_of, decide, fused
 from .rule import remember
 
 
@@ -34,6 +37,7 @@ class MatrixMemory(nn.Module):
     | linear attention (arXiv:2006.16236) | none | hebbian | feature_map=elu, unit_keys=false, readout=sum |
     | RetNet (arXiv:2307.08621) | fixed | hebbian | unit_keys=false, and rotary positions in ``mixer=retnet`` |
     | GLA (arXiv:2312.06635) | vector | hebbian | unit_keys=false, decay_form=sigmoid |
+    | HGRN-2 (arXiv:2404.07904) | keys | hebbian | unit_keys=false, least_decay, feature_map=silu |
     | DeltaNet (arXiv:2406.06484) | none | delta | |
     | Gated DeltaNet (arXiv:2412.06464) | scalar | delta | |
     | KDA (arXiv:2510.26692) | vector | delta | gate_rank, output_gate=sigmoid |
@@ -46,7 +50,9 @@ class MatrixMemory(nn.Module):
 
     Args:
         decay: what is forgotten at each token: ``none``; ``fixed``, a rate of each head, ``1 - 2^(-5 - h)``;
-            ``scalar``, a number of each token and head; ``vector``, a number of each channel of its keys too.
+            ``scalar``, a number of each token and head; ``vector``, a number of each channel of its keys too; ``keys``,
+            the same without weights of its own: ``a = b + (1 - b) sigmoid(k)`` for ``least_decay`` b, and ``1 - a`` is
+            the key, which needs ``write=hebbian``, one write a token and ``unit_keys=false``.
         write: ``hebbian`` adds a value to what its key holds, ``delta`` moves what the key holds towards the value.
         householders: pairs of key and value that each token writes, one after another. With the delta rule a token
             multiplies the memory by a product of that many Householder matrices; two make a rotation.
@@ -66,9 +72,12 @@ class MatrixMemory(nn.Module):
         decay_form: ``softplus`` is ``a = exp(-A softplus(W x + dt_bias))``, as in Mamba-2, with A uniform in [1, 16] at
             the start; ``sigmoid`` is ``a = sigmoid(W x + b)^(1/16)``. For ``decay=scalar`` and ``vector``.
         decay_rank: rank of W for ``decay=vector``. By default the channels of one head's keys.
+        least_decay: b of ``decay=keys``, from 0 to below 1.
         dt_min: smallest initial softplus, above 0. They are log-uniform between the two. Small ones remember long.
         dt_max: largest initial softplus.
         chunk: pairs that are computed at once. It changes speed and memory, not the result.
+        backend: ``torch`` is ours. ``fla`` is the fused kernels of flash-linear-attention, which need CUDA, half
+            precision and one write a token. ``auto`` takes them where they work.
     """
 
     takes_mask = True
@@ -80,7 +89,7 @@ class MatrixMemory(nn.Module):
         depth: int,
         linear,
         precise_linear,
-        decay: Literal["none", "fixed", "scalar", "vector"] = "scalar",
+        decay: Literal["none", "fixed", "scalar", "vector", "keys"] = "scalar",
         write: Literal["hebbian", "delta"] = "delta",
         householders: int = 1,
         beta_max: float = 1.0,
@@ -95,9 +104,11 @@ class MatrixMemory(nn.Module):
         gate_rank: int | None = None,
         decay_form: Literal["softplus", "sigmoid"] = "softplus",
         decay_rank: int | None = None,
+        least_decay: float = 0.0,
         dt_min: float = 0.001,
         dt_max: float = 0.1,
         chunk: int = 32,
+        backend: Literal["auto", "torch", "fla"] = "auto",
     ) -> None:
         super().__init__()
         heads = max(1, dim // 64) if heads is None else heads
@@ -114,6 +125,15 @@ class MatrixMemory(nn.Module):
             )
         if readout == "sum" and write == "delta":
             raise ValueError("mixer.readout=sum needs weights to sum, and mixer.write=delta has none; use rms")
+        if decay == "keys" and (write != "hebbian" or householders > 1 or unit_keys):
+            raise ValueError(
+                "mixer.decay=keys makes keys of the decay, so it needs mixer.write=hebbian, mixer.householders=1 and "
+                "mixer.unit_keys=false"
+            )
+        at_least_zero_below_one(**{"mixer.least_decay": least_decay})
+        self.least_decay, self.backend = least_decay, backend
+        forgets = {"fixed": "scalar", "keys": "vector"}.get(decay, decay)
+        self.rule = (write, forgets) if householders == 1 else None
         self.heads, self.key_size, self.value_size = heads, key_dim // heads, value_dim // heads
         self.decay, self.write, self.writes, self.beta_max = decay, write, householders, beta_max
         self.feature_map, self.unit_keys, self.chunk = feature_map, unit_keys, chunk
@@ -163,6 +183,10 @@ class MatrixMemory(nn.Module):
         """The parameters that set the time scales."""
         return {name for name in ("A_log", "decay_bias") if getattr(self, name) is not None}
 
+    def implementations(self, device: torch.device, dtype: torch.dtype) -> dict[str, str]:
+        """Which implementation runs there, and why."""
+        return {"matrix memory": ": ".join(decide(self.backend, self.rule, device.type, dtype, self.key_size))}
+
     def init_state(self, batch_size: int, max_len: int, device: torch.device, dtype: torch.dtype) -> dict:
         """Zeros; the size does not depend on ``max_len``."""
         shape = (batch_size, self.heads, self.key_size, self.value_size + (self.readout == "sum"))
@@ -183,8 +207,8 @@ class MatrixMemory(nn.Module):
             return x_BLD, state
         after = {}
         # project to queries, keys, values and the gate; convolve all but the gate, with zeros at padding
-        mixed_BLE, gate_BLE = self.inputs(x_BLD).split([sum(self.sizes), self.full_gate], -1)
-        mixed_BLE = without_padding(mixed_BLE, mask_BL)
+        projected_BLE, gate_BLE = self.inputs(x_BLD).split([sum(self.sizes), self.full_gate], -1)
+        mixed_BLE = without_padding(projected_BLE, mask_BL)
         if self.convolution is not None:
             mixed_BLE, after["convolution"] = self.convolution(
                 mixed_BLE, None if state is None else state["convolution"]
@@ -197,12 +221,21 @@ class MatrixMemory(nn.Module):
                 q_BLHK, k_BLRHK, after["seen"] = self._turn(q_BLHK, k_BLRHK, state, mask_BL)
             # at padding nothing is forgotten and nothing is written
             decay, beta_BLRH = self._control(x_BLD.to(dtype), mask_BL)
+            if self.decay == "keys":
+                decay, k_BLRHK = self._keys(k_BLRHK, mask_BL)
             if beta_BLRH is None and mask_BL is not None:
                 k_BLRHK = k_BLRHK * mask_BL[..., None, None, None]
             memory_BHKV = None if state is None else state["memory"]
-            y_BLHV, memory_BHKV = remember(
-                q_BLHK, k_BLRHK, v_BLRHV, decay, beta_BLRH, memory_BHKV, self.chunk, last=state is not None
-            )
+            if backend_of(self.backend, self.rule, projected_BLE, self.key_size) == "fla":
+                k_BLHK, v_BLHV = k_BLRHK.squeeze(2), v_BLRHV.squeeze(2)
+                beta_BLH = None if beta_BLRH is None else beta_BLRH.squeeze(2)
+                y_BLHV, memory_BHKV = fused(
+                    self.rule, projected_BLE.dtype, q_BLHK, k_BLHK, v_BLHV, decay, beta_BLH, memory_BHKV
+                )
+            else:
+                y_BLHV, memory_BHKV = remember(
+                    q_BLHK, k_BLRHK, v_BLRHV, decay, beta_BLRH, memory_BHKV, self.chunk, last=state is not None
+                )
             y_BLHV = self._norm(y_BLHV)
         # gate, and project back into the stream
         y_BLE = y_BLHV.flatten(2).to(x_BLD.dtype)
@@ -219,7 +252,7 @@ class MatrixMemory(nn.Module):
         v_BLRHV = v.unflatten(-1, (self.writes, self.heads, self.value_size))
         if self.feature_map != "none":
             feature = {"silu": F.silu, "relu": F.relu, "elu": lambda x: F.elu(x) + 1}[self.feature_map]
-            q_BLHK, k_BLRHK = feature(q_BLHK), feature(k_BLRHK)
+            q_BLHK, k_BLRHK = feature(q_BLHK), k_BLRHK if self.decay == "keys" else feature(k_BLRHK)
         if self.unit_keys:
             q_BLHK, k_BLRHK = _unit(q_BLHK), _unit(k_BLRHK)
         if self.readout == "sum":  # a value of one more channel, all ones, makes the same sums give the denominator
@@ -243,7 +276,7 @@ class MatrixMemory(nn.Module):
             decay, beta = project(self.control, x_BLD).split(self.controls, -1)
         if self.write == "delta":
             beta_BLRH = without_padding(self.beta_max * beta.sigmoid(), mask_BL).unflatten(-1, (self.writes, -1))
-        if self.decay == "none":
+        if self.decay in ("none", "keys"):
             return None, beta_BLRH
         if self.decay == "fixed":
             head_H = torch.arange(self.heads, device=x_BLD.device, dtype=x_BLD.dtype)
@@ -261,6 +294,16 @@ class MatrixMemory(nn.Module):
             rate = -self.A_log.to(x_BLD.dtype).exp()
             decay = decay * (rate.unsqueeze(-1) if self.decay == "vector" else rate)
         return decay, beta_BLRH
+
+    def _keys(self, k_BLRHK: Tensor, mask_BL: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The logarithm of the decay, (B, L, H, K), and the keys, which are one less the decay."""
+        # b + (1 - b) sigmoid(k) is sigmoid(k) + b sigmoid(-k)
+        decay = F.logsigmoid(k_BLRHK.squeeze(2))
+        if self.least_decay:
+            decay = torch.logaddexp(decay, F.logsigmoid(-k_BLRHK.squeeze(2)) + math.log(self.least_decay))
+        if mask_BL is not None:
+            decay = decay * mask_BL[..., None, None]
+        return decay, (1 - self.least_decay) * (-k_BLRHK).sigmoid()
 
     def _norm(self, y_BLHV: Tensor) -> Tensor:
         """What a head reads, normalised, or divided by the sum of its weights."""

@@ -22,6 +22,8 @@ class RetNet(MatrixMemory):
         value_dim: channels of the values of all heads together. By default ``2 * dim``, as published.
         convolution: width in tokens of a short causal convolution, followed by SiLU. 1 means neither.
         chunk: tokens that are computed at once. It changes speed and memory, not the result.
+        backend: ``torch`` is ours. ``fla`` is the fused kernels of flash-linear-attention, which need CUDA and half
+            precision. ``auto`` takes them where they work.
     """
 
     def __init__(
@@ -36,6 +38,7 @@ class RetNet(MatrixMemory):
         value_dim: int | None = None,
         convolution: int = 1,
         chunk: int = 32,
+        backend: Literal["auto", "torch", "fla"] = "auto",
     ) -> None:
         super().__init__(
             dim,
@@ -50,6 +53,7 @@ class RetNet(MatrixMemory):
             value_dim=2 * dim if value_dim is None else value_dim,
             convolution=convolution,
             chunk=chunk,
+            backend=backend,
         )
         self.position = position(heads=self.heads, head_dim=self.key_size)
 
@@ -69,6 +73,8 @@ class GatedLinearAttention(MatrixMemory):
         decay_rank: rank of the projection to the decays.
         convolution: width in tokens of a short causal convolution, followed by SiLU. 1 means neither.
         chunk: tokens that are computed at once. It changes speed and memory, not the result.
+        backend: ``torch`` is ours. ``fla`` is the fused kernels of flash-linear-attention, which need CUDA and half
+            precision. ``auto`` takes them where they work.
     """
 
     def __init__(
@@ -83,6 +89,7 @@ class GatedLinearAttention(MatrixMemory):
         decay_rank: int = 16,
         convolution: int = 1,
         chunk: int = 32,
+        backend: Literal["auto", "torch", "fla"] = "auto",
     ) -> None:
         super().__init__(
             dim,
@@ -99,6 +106,62 @@ class GatedLinearAttention(MatrixMemory):
             decay_rank=decay_rank,
             convolution=convolution,
             chunk=chunk,
+            backend=backend,
+        )
+
+
+@register("mixer", "hgrn2")
+class HGRN2(MatrixMemory):
+    """A gated linear recurrence whose state is a matrix: what a channel of the keys forgets is what it writes.
+
+    ``S_t = Diag(a_t) S_{t-1} + (1 - a_t) v_t^T`` and ``y_t = S_t^T silu(W_q x_t)`` with ``a_t = b + (1 - b) sigmoid(W_a
+    x_t)``, then ``out(norm(y))`` (Qin et al. 2024, arXiv:2404.07904). The bound b rises with depth:
+    it is ``layer / depth``, where the paper's starts; the paper trains it. The norm is one of each head. It is
+    ``matrix_memory`` with ``decay=keys`` and ``write=hebbian``.
+
+    Args:
+        heads: number of memories. By default one per 64 channels.
+        key_dim: channels of the keys of all heads together. By default ``dim``.
+        value_dim: channels of the values of all heads together. By default ``dim``.
+        least_decay: b. By default ``layer / depth``.
+        convolution: width in tokens of a short causal convolution, followed by SiLU. 1 means neither.
+        chunk: tokens that are computed at once. It changes speed and memory, not the result.
+        backend: ``torch`` is ours. ``fla`` is the fused kernels of flash-linear-attention, which need CUDA and half
+            precision. ``auto`` takes them where they work.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        layer: int,
+        depth: int,
+        linear,
+        precise_linear,
+        heads: int | None = None,
+        key_dim: int | None = None,
+        value_dim: int | None = None,
+        least_decay: float | None = None,
+        convolution: int = 1,
+        chunk: int = 32,
+        backend: Literal["auto", "torch", "fla"] = "auto",
+    ) -> None:
+        super().__init__(
+            dim,
+            depth,
+            linear,
+            precise_linear,
+            decay="keys",
+            write="hebbian",
+            unit_keys=False,
+            feature_map="silu",
+            output_gate="none",
+            least_decay=layer / depth if least_decay is None else least_decay,
+            heads=heads,
+            key_dim=key_dim,
+            value_dim=value_dim,
+            convolution=convolution,
+            chunk=chunk,
+            backend=backend,
         )
 
 
@@ -117,6 +180,8 @@ class DeltaNet(MatrixMemory):
         beta_max: largest strength of a write; 2 allows negative eigenvalues (arXiv:2411.12537).
         convolution: width in tokens of a short causal convolution, followed by SiLU. 1 means neither.
         chunk: tokens that are computed at once. It changes speed and memory, not the result.
+        backend: ``torch`` is ours. ``fla`` is the fused kernels of flash-linear-attention, which need CUDA and half
+            precision. ``auto`` takes them where they work.
     """
 
     def __init__(
@@ -131,6 +196,7 @@ class DeltaNet(MatrixMemory):
         beta_max: float = 1.0,
         convolution: int = 4,
         chunk: int = 32,
+        backend: Literal["auto", "torch", "fla"] = "auto",
     ) -> None:
         super().__init__(
             dim,
@@ -145,6 +211,7 @@ class DeltaNet(MatrixMemory):
             beta_max=beta_max,
             convolution=convolution,
             chunk=chunk,
+            backend=backend,
         )
 
 
@@ -163,6 +230,8 @@ class GatedDeltaNet(MatrixMemory):
         beta_max: largest strength of a write; 2 allows negative eigenvalues, as Olmo Hybrid has them.
         convolution: width in tokens of a short causal convolution, followed by SiLU. 1 means neither.
         chunk: tokens that are computed at once. It changes speed and memory, not the result.
+        backend: ``torch`` is ours. ``fla`` is the fused kernels of flash-linear-attention, which need CUDA and half
+            precision. ``auto`` takes them where they work.
     """
 
     def __init__(
@@ -177,6 +246,7 @@ class GatedDeltaNet(MatrixMemory):
         beta_max: float = 1.0,
         convolution: int = 4,
         chunk: int = 32,
+        backend: Literal["auto", "torch", "fla"] = "auto",
     ) -> None:
         super().__init__(
             dim,
@@ -189,6 +259,7 @@ class GatedDeltaNet(MatrixMemory):
             beta_max=beta_max,
             convolution=convolution,
             chunk=chunk,
+            backend=backend,
         )
 
 
@@ -208,6 +279,8 @@ class KimiDeltaAttention(MatrixMemory):
         beta_max: largest strength of a write; 2 allows negative eigenvalues (arXiv:2411.12537).
         convolution: width in tokens of a short causal convolution, followed by SiLU. 1 means neither.
         chunk: tokens that are computed at once. It changes speed and memory, not the result.
+        backend: ``torch`` is ours. ``fla`` is the fused kernels of flash-linear-attention, which need CUDA and half
+            precision. ``auto`` takes them where they work.
     """
 
     def __init__(
@@ -222,6 +295,7 @@ class KimiDeltaAttention(MatrixMemory):
         beta_max: float = 1.0,
         convolution: int = 4,
         chunk: int = 32,
+        backend: Literal["auto", "torch", "fla"] = "auto",
     ) -> None:
         many = max(1, dim // 64) if heads is None else heads
         super().__init__(
@@ -238,6 +312,7 @@ class KimiDeltaAttention(MatrixMemory):
             beta_max=beta_max,
             convolution=convolution,
             chunk=chunk,
+            backend=backend,
         )
 
 

@@ -4,11 +4,12 @@ For each head, with S of keys by values, token t decays the memory, writes R pai
 
     S <- Diag(a_t) S,    S <- S + k u^T for each pair,    y_t = S^T q_t,
 
-where ``u = v`` (Hebbian) or ``u = beta (v - S^T k)`` (the delta rule, which replaces what the key held). In a chunk
-that starts at S_0, with G the running sum of log a, ``S_t = exp(G_t) S_0 + sum_j exp(G_t - G_j) k_j u_j^T``. The
-corrections of the delta rule solve ``(I + A) U = beta (V - (exp(G) K) S_0)``, where ``A_tj = beta_t sum_c k_tc k_jc
-exp(G_tc - G_jc)`` for each earlier j (the WY form: Yang et al. 2024, arXiv:2406.06484; with gates arXiv:2412.06464).
-All chunks solve their triangular systems at once; only S goes from chunk to chunk.
+where ``u = v`` (Hebbian) or ``u = beta (v - S^T k)`` (the delta rule, which replaces what the key held). In general
+what is erased is read by a key of its own, ``u = v - S^T p``. In a chunk that starts at S_0, with G the running sum of
+log a, ``S_t = exp(G_t) S_0 + sum_j exp(G_t - G_j) k_j u_j^T``. The corrections of the delta rule solve ``(I + A) U =
+beta (V - (exp(G) K) S_0)``, where ``A_tj = beta_t sum_c k_tc k_jc exp(G_tc - G_jc)`` for each earlier j (the WY form:
+Yang et al. 2024, arXiv:2406.06484; with gates arXiv:2412.06464). All chunks solve their triangular systems at once;
+only S goes from chunk to chunk.
 
 Legend: B batch, L length, H heads, R writes of a token, K channels of a key, V of a value, N chunks, M = B H, C tokens
 of a chunk, P = C R its pairs. Where each channel of the keys has a decay of its own: I blocks of a chunk.
@@ -33,6 +34,7 @@ def remember(
     memory_BHKV: Tensor | None = None,
     chunk: int = 64,
     last: bool = True,
+    erase_BLRHK: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """What each query reads, (B, L, H, V), and, if ``last``, the memory (B, H, K, V) after the last token.
 
@@ -48,6 +50,8 @@ def remember(
         memory_BHKV: the memory before the first token; None is an empty one.
         chunk: pairs of a chunk.
         last: whether the memory after the last token is asked for.
+        erase_BLRHK: other keys p by which the delta rule reads what it takes away, ``u = v - S^T p``, instead of beta
+            and the key that is written.
     """
     batch, length, writes, heads, keys = k_BLRHK.shape
     by_channel = decay is not None and decay.dim() == 4
@@ -65,6 +69,8 @@ def remember(
     q, k, v = cut(q_BLHK.unsqueeze(2)), cut(k_BLRHK), cut(v_BLRHV)
     beta = None if beta_BLRH is None else cut(beta_BLRH.unsqueeze(-1))
     k_beta = None if beta is None else k * beta
+    if erase_BLRHK is not None:
+        k_beta = cut(erase_BLRHK)
     # scores within a chunk, and how each chunk meets the memory before it and after it
     if decay is None:
         read, own = _scores(q, k, k_beta, None, writes)
@@ -82,8 +88,8 @@ def remember(
         k_beta = None if k_beta is None else k_beta * _each(start, writes)
     # the delta rule: what would be written were the memory empty, and what of the memory is erased
     erased = None
-    if beta is not None:
-        right = torch.cat([v * beta, k_beta], -1)
+    if k_beta is not None:
+        right = torch.cat([v if beta is None else v * beta, k_beta], -1)
         solved = torch.linalg.solve_triangular(own, right, upper=False, unitriangular=True)
         v, erased = solved.split([v.shape[-1], keys], -1)
     # from chunk to chunk

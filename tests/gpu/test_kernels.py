@@ -1,4 +1,4 @@
-"""The fused state-space kernels against our own form; skipped where they do not work."""
+"""The fused kernels of state spaces and matrix memories against our own form; skipped where they do not work."""
 
 import pytest
 import torch
@@ -7,6 +7,7 @@ from scans import scan_inputs, values_and_gradients
 from zoo.testing.parts import part
 from zoo_plugins.mamba import backends, triton_scan
 from zoo_plugins.mamba.selective_scan import selective_scan
+from zoo_plugins.matrix_memory import fused as memories
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device")]
 LAYERS = [("mamba1", "scan", []), ("mamba2", "ssd", ["mixer.head_dim=32", "mixer.groups=2", "mixer.state_size=32"])]
@@ -55,6 +56,28 @@ def test_decoding_after_a_fused_prefill_goes_on_as_ours(name, kernel, words):
             y_BLD, state = mixer(piece, state)
             pieces.append(y_BLD)
     torch.testing.assert_close(torch.cat(pieces, 1), whole, rtol=2e-2, atol=2e-3)
+
+
+@pytest.mark.parametrize("name", ["retnet", "gla", "hgrn2", "deltanet", "gated_deltanet", "kda", "rwkv7"])
+@pytest.mark.parametrize("length", [37, 512])
+def test_matrix_memories_by_flash_linear_attention_are_ours(name, length):
+    """Under bfloat16, to what that loses; from a state too."""
+    layers = [part("mixer", name, f"mixer.backend={way}", "mixer.heads=2", dim=64).cuda() for way in ("torch", "auto")]
+    way, why = memories.decide("auto", layers[0].rule, "cuda", torch.bfloat16, 32)
+    if way != "fla":
+        pytest.skip(why)
+    x_BLD = torch.randn(2, length, 64, device="cuda")
+    with torch.autocast("cuda", torch.bfloat16):
+        ours, theirs = (outputs(layer, x_BLD) for layer in layers)
+    for one, other in zip(theirs, ours, strict=True):
+        assert (one - other).abs().max() <= 0.1 * other.abs().max()
+    with torch.no_grad(), torch.autocast("cuda", torch.bfloat16):
+        state = layers[1].init_state(2, length, x_BLD.device, torch.float32)
+        pieces = []
+        for piece in x_BLD.split([length - 5, 1, 4], dim=1):
+            y_BLD, state = layers[1](piece, state)
+            pieces.append(y_BLD)
+    assert (torch.cat(pieces, 1) - ours[0]).abs().max() <= 0.1 * ours[0].abs().max()
 
 
 @pytest.mark.parametrize("name", ["mamba1", "mamba2"])

@@ -153,7 +153,7 @@ class Objective(Protocol):
     mask_BM=None)`` before the first step where it decodes from a source; ``embed`` (:class:`HasEmbedding`). A module of
     it with ``frozen = True`` is a copy that the loop leaves alone: a teacher. ``asks = "masked"`` says that the
     question is its own and not the task's: its output then has ``targets`` (B, S), and its metrics are named
-    ``masked_...``.
+    ``masked_...``. ``weights`` (B, S) beside these weigh each target's likelihood in a task's ``nats``.
     """
 
     needs: ClassVar[tuple[str, ...]]

@@ -28,7 +28,14 @@ def token_accuracy(outputs: Mapping[str, Tensor], targets_BS: Tensor) -> Ratios:
 
 
 def nats(outputs: Mapping[str, Tensor], targets_BS: Tensor) -> tuple[Tensor, Tensor]:
-    """The sum of negative log-likelihoods over asked positions, and their number."""
+    """The sum of negative log-likelihoods over asked positions, and their number.
+
+    An objective whose likelihood is a weighted sum gives ``weights`` beside its targets: then both are weighed.
+    """
+    if "weights" in outputs:
+        each_BS = F.cross_entropy(outputs["logits"].mT.double(), targets_BS, reduction="none")
+        weights_BS = outputs["weights"].double()
+        return (each_BS * weights_BS).sum(), weights_BS.sum()
     loss = F.cross_entropy(outputs["logits"].flatten(0, 1).double(), targets_BS.flatten(), reduction="sum")
     return loss, (targets_BS >= 0).sum()
 

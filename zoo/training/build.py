@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from zoo.base.contracts import HasEmbedding, HasImplementations, HasInactiveParameters, PackedWeight, Probe, Task
+from zoo.base.contracts import HasEmbedding, HasImplementations, HasInactiveParameters, Probe, Task
 from zoo.base.errors import ZooError
 from zoo.base.seeds import derive
 from zoo.config.tree import Config
@@ -151,11 +151,9 @@ def implementations(objective: nn.Module, accelerator: str, precision: str) -> d
     Raises:
         ZooError: the config names a way that cannot run there.
     """
-    device, dtype = torch.device(accelerator), torch.float64 if precision.startswith("64") else torch.float32
-    found: dict[str, str] = {}
+    place, found = decoding_place(accelerator, precision), dict[str, str]()
     for module in objective.modules():
         if isinstance(module, HasImplementations):
-            place = decoding_place(accelerator, precision) if isinstance(module, PackedWeight) else (device, dtype)
             found |= cast(dict[str, str], user_error(module.implementations, *place))
     return found
 

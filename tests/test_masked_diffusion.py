@@ -1,0 +1,81 @@
+"""The diffusion bound: its expectation, its weights, and that nothing exact is ranked beside it."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from conftest import TINY
+from torch.nn import functional as F
+
+import zoo
+from zoo.comparison.ledger import read_ledger
+from zoo.measure.metrics import judge
+from zoo.runs.train import train
+from zoo.training.build import make_objective, make_task
+
+CPU = torch.device("cpu")
+
+
+def model(*words):
+    config = zoo.compose("objective=masked_diffusion", "dim=16", "layers=1", *words)
+    task = make_task(config)
+    return make_objective(config, task), task
+
+
+def test_the_loss_is_the_mean_over_all_that_can_be_hidden():
+    """By enumeration: every number of hidden tokens alike, and every set of so many."""
+    objective, _ = model("task=parity")
+    tokens_L, symbols = torch.tensor([0, 1, 1, 0]), objective.mask_token
+    with torch.no_grad():
+        objective.head.weight.mul_(8)
+        exact = torch.zeros(())
+        for k in range(1, 5):
+            sets = list(itertools.combinations(range(4), k))
+            for chosen in map(list, sets):
+                hidden_L = tokens_L.clone()
+                hidden_L[chosen] = symbols
+                logits_LC = objective.predict(hidden_L[None])[0]
+                exact += F.cross_entropy(logits_LC[chosen], tokens_L[chosen]) / len(sets) / 4
+        torch.manual_seed(0)
+        for mode in (True, False):
+            outputs = objective.train(mode)({"inputs": tokens_L.expand(20_000, -1)})
+            assert outputs["loss"].item() == pytest.approx(exact.item(), rel=0.01)
+    assert outputs["count"] == 80_000
+    hidden_BL = outputs["targets"] >= 0
+    torch.testing.assert_close(outputs["weights"].sum(1), torch.full((20_000,), 4.0))
+    assert (outputs["weights"][~hidden_BL] == 0).all()
+    assert torch.bincount(hidden_BL.sum(1))[1:].tolist() == pytest.approx([5000] * 4, rel=0.02)
+
+
+def test_padding_is_not_hidden_and_does_not_count():
+    objective, task = model("task=text")
+    mask_BL = torch.arange(128) < torch.tensor([128, 5, 0])[:, None]
+    outputs = objective({"inputs": task.train_batch(0, 0, CPU)["inputs"][:3], "inputs_mask": mask_BL})
+    assert not ((outputs["targets"] >= 0) & ~mask_BL).any()
+    torch.testing.assert_close(outputs["weights"].sum(1), torch.tensor([128.0, 5.0, 0.0]))
+    assert outputs["count"] == 133
+
+
+def test_bits_are_the_bound_and_not_the_mean_over_hidden_tokens():
+    objective, task = model("task=text")
+    batch = task.held_out(next(iter(task.splits())))[0]
+    with torch.no_grad():
+        outputs = objective.eval()(batch)
+    found = judge(objective, task, outputs, batch)
+    total, count = found["diffusion_bound_bits_per_byte"]
+    assert (total / count).item() == pytest.approx(outputs["loss"].item() / math.log(2), rel=1e-5)
+    plain = F.cross_entropy(outputs["logits"].mT, outputs["targets"])
+    assert plain.item() != pytest.approx(outputs["loss"].item(), rel=1e-5)
+
+
+def test_a_bound_is_no_rival_of_what_is_exact(here):
+    words = ["task=recall", "task.rung=tiny", "task.test_size=8", *TINY, "experiment=both"]
+    kinds = ("next_token", "masked_token", "masked_diffusion")
+    rows = [train(zoo.compose(*words, f"objective={kind}")) for kind in kinds]
+    assert [row["metric"] for row in rows] == ["accuracy", "masked_accuracy", "diffusion_bound_accuracy"]
+    assert rows[2]["solved"] is None
+    assert "diffusion_bound_nats" in rows[2]["test"]
+    ledger = read_ledger(here / "runs" / "both")
+    assert sorted(ledger.tasks) == ["recall", "recall (diffusion bound)", "recall (masked)"]
+    assert all(len(ledger.ranked(task)) == 1 for task in ledger.tasks)
