@@ -36,6 +36,7 @@ TASKS = [
     "memorization",
     "compression",
     "word_problem",
+    "formal_language",
 ]
 ONLY = {
     "bert": ["recall", "text"],
