@@ -171,6 +171,9 @@ def words_of_tasks():
         ["task=recall", "task.updates=2", "task.key_parts=2", "task.length=128"],
         *(["task=formal_language", f"task.language={name}"] for name in LANGUAGES),
         ["task=formal_language", "task.rung=published"],
+        *(["task=needle", f"task.form={form}"] for form in ("single", "multi_value", "variables", "common_words")),
+        ["task=needle", "task.source=stdlib"],
+        ["task=path_star", "task.backwards=true"],
         ["task=selective_copying", "task.rung=mad"],
         ["task=arithmetic", "task.operation=multiply", "task.scratchpad=true"],
     ]

@@ -37,6 +37,10 @@ TASKS = [
     "compression",
     "word_problem",
     "formal_language",
+    "needle",
+    "k_hop",
+    "path_star",
+    "depo",
 ]
 ONLY = {
     "bert": ["recall", "text"],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -12,8 +11,7 @@ from zoo.base.contracts import Batch
 from zoo.base.errors import ZooError
 from zoo.base.seeds import generator
 from zoo.registry.registry import register
-from zoo.tasks._generated import Generated, at_least_one
-from zoo.tasks._metrics import Ratios, token_accuracy
+from zoo.tasks._generated import TokenAnswers, at_least_one
 from zoo.tasks._shortcuts import by_place, by_window, commonest
 
 RUNGS: dict[str, tuple[int, list[int], str]] = {  # length, test_lengths, asks
@@ -181,7 +179,7 @@ LANGUAGES = {
 
 
 @register("task", "formal_language")
-class FormalLanguage(Generated):
+class FormalLanguage(TokenAnswers):
     """Follow a formal language: after each token, say what a simple machine that read it would say.
 
     Delétang et al. 2023, "Neural networks and the Chomsky hierarchy", arXiv:2207.02098; flip-flops are those of Liu et
@@ -217,7 +215,6 @@ class FormalLanguage(Generated):
 
     stream = "formal language"
     chained = True
-    metric, solved = "accuracy", 0.99
 
     def __init__(
         self,
@@ -259,11 +256,7 @@ class FormalLanguage(Generated):
     def facts(self) -> dict[str, Any]:
         """Tokens in, answers out."""
         vocab_size, classes = LANGUAGES[self.language].sizes(self.modulus, self.kinds)
-        return {"vocab_size": vocab_size, "classes": classes, "max_len": max([self.length, *self.test_lengths])}
-
-    def judge(self, outputs: Mapping[str, Tensor], batch: Batch) -> Ratios:
-        """Accuracy over answers, and the share of sequences with every answer right."""
-        return token_accuracy(outputs, batch["targets"])
+        return {"vocab_size": vocab_size, "classes": classes, "max_len": self._longest()}
 
     def chance(self) -> dict[str, float]:
         """Guessing; the commonest answer, in all and at each place; and what the last four tokens tell."""
