@@ -174,6 +174,7 @@ def words_of_tasks():
         *(["task=needle", f"task.form={form}"] for form in ("single", "multi_value", "variables", "common_words")),
         ["task=needle", "task.source=stdlib"],
         ["task=path_star", "task.backwards=true"],
+        *(["task=in_context_regression", f"task.function={function}"] for function in ("sparse", "tree")),
         ["task=selective_copying", "task.rung=mad"],
         ["task=arithmetic", "task.operation=multiply", "task.scratchpad=true"],
     ]

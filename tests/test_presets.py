@@ -41,6 +41,10 @@ TASKS = [
     "k_hop",
     "path_star",
     "depo",
+    "copy",
+    "phonebook",
+    "in_context_regression",
+    "in_context_language",
 ]
 ONLY = {
     "bert": ["recall", "text"],

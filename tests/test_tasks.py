@@ -10,6 +10,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from conftest import words_of_tasks
 
 import zoo
 from zoo.base.errors import ZooError
@@ -38,6 +39,38 @@ def test_every_task_has_the_same_fingerprint_twice(files_of_tasks):
     for name in EXTRA:
         one = task(f"task={name}", *(word.format(files=files_of_tasks) for word in EXTRA[name]))
         assert one.fingerprint() == one.fingerprint()
+
+
+ASKS_WHAT_IT_TRAINED = {"facts"}
+"""Tasks that ask what was learned by heart."""
+
+
+def seen_in_training(one):
+    """How many held-out inputs of each split are also in the first training batches of two seeds."""
+
+    def inputs(batches):
+        return {row.numpy().tobytes() for batch in batches for row in batch["inputs"].flatten(1)}
+
+    trained = inputs(one.train_batch(step, seed, CPU) for seed in (0, 1) for step in range(16))
+    return {split: len(inputs(one.held_out(split)) & trained) for split in one.splits()}
+
+
+@pytest.mark.parametrize("words", words_of_tasks(), ids=" ".join)
+def test_no_example_of_a_test_is_in_training(words, files_of_tasks):
+    one = task(*(word.format(files=files_of_tasks) for word in words))
+    found = seen_in_training(one)
+    if words[0].removeprefix("task=") in ASKS_WHAT_IT_TRAINED:
+        assert all(found.values())
+    else:
+        assert not any(found.values()), found
+
+
+def test_an_example_of_a_test_in_training_is_found(monkeypatch):
+    one = task("task=parity")
+    test, drawn = one.held_out("test")[0], one.train_batch
+    monkeypatch.setattr(one, "train_batch", lambda step, *rest: drawn(step, *rest) if step < 15 else test)
+    assert seen_in_training(one)["test"] == 250
+    assert seen_in_training(one)["validation"] == 0
 
 
 def bindings(tokens, keys, values):

@@ -59,7 +59,8 @@ class Generated(Task):
 class TokenAnswers(Generated):
     """Sequences of tokens, with answers that are tokens or classes; ranked by accuracy over answers."""
 
-    metric, solved = "accuracy", 0.99
+    metric: ClassVar[str] = "accuracy"
+    solved: ClassVar[float | None] = 0.99
 
     def _longest(self) -> int:
         """The greatest length of any split."""

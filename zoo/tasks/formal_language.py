@@ -15,7 +15,7 @@ from zoo.tasks._generated import TokenAnswers, at_least_one
 from zoo.tasks._shortcuts import by_place, by_window, commonest
 
 RUNGS: dict[str, tuple[int, list[int], str]] = {  # length, test_lengths, asks
-    "small": (20, [40, 80], "always"),
+    "small": (32, [64, 128], "always"),
     "published": (40, [100, 200, 500], "once"),
 }
 WINDOW = 4
