@@ -52,7 +52,9 @@ def test_a_function_is_linear_and_least_squares_find_it(function):
 
 def test_a_tree_asks_for_signs_of_a_few_features():
     """Two vectors with the same signs have the same value, and there are at most as many values as leaves."""
-    one = task("task=in_context_regression", "task.function=tree", "task.depth=3", "task.length=64", "task.test_size=50")
+    one = task(
+        "task=in_context_regression", "task.function=tree", "task.depth=3", "task.length=64", "task.test_size=50"
+    )
     seen = []
     for x, y in examples(one):
         of_signs = {}
@@ -75,7 +77,7 @@ def test_error_is_over_the_variance_and_of_the_last_example_besides():
 
 def test_a_sequence_shows_strings_of_one_automaton():
     one = task("task=in_context_language", "task.test_size=60", "task.batch_size=40")
-    followed, pairs, total = 0, 0, 0
+    common, pairs, total = 0, 0, 0
     for batch in [one.train_batch(0, 0, CPU), *one.held_out("test"), *one.held_out("test/128")]:
         for tokens, targets, allowed in zip(
             *(batch[k].tolist() for k in ("inputs", "targets", "allowed")), strict=True
@@ -94,19 +96,23 @@ def test_a_sequence_shows_strings_of_one_automaton():
                     known = counts[whole[place - 1]]
                     said = min(range(8), key=lambda symbol: (-known[symbol], symbol))
                     pairs += said in may
+                    seen = collections.Counter(token for token in whole[1:place] if token != 8)
+                    common += min(range(8), key=lambda symbol: (-seen[symbol], symbol)) in may
                     total += 1
                 if place:
                     counts[whole[place - 1]][token] += token != 8
                 history = [] if token == 8 else [*history, token]
-            followed += 1
-    longer = one.chance()["what followed the last token"]
-    assert longer == pytest.approx(pairs / total, abs=0.04)
+    declared = one.chance()
+    assert declared["what followed the last token"] == pytest.approx(pairs / total, abs=0.04)
+    assert declared["the commonest symbol so far"] == pytest.approx(common / total, abs=0.04)
 
 
 def test_an_answer_is_right_if_the_automaton_allows_it():
     one = task("task=in_context_language")
     batch = one.held_out("test")[0]
-    other = batch["allowed"].float().scatter(2, batch["targets"].clamp(min=0).unsqueeze(2), 0.0)  # not the one that came
+    other = (
+        batch["allowed"].float().scatter(2, batch["targets"].clamp(min=0).unsqueeze(2), 0.0)
+    )  # not the one that came
     judged = {name: (a / b).item() for name, (a, b) in one.judge({"logits": 50 * other}, batch).items()}
     assert judged["accuracy"] == 1
     assert judged["total_variation"] == pytest.approx(0.5)
@@ -115,7 +121,9 @@ def test_an_answer_is_right_if_the_automaton_allows_it():
 def test_a_copy_is_what_was_read():
     one = task("task=copy", "task.length=5")
     for batch in [one.train_batch(0, 0, CPU), *one.held_out("test/20")]:
-        for source, mask, targets in zip(*(batch[k].tolist() for k in ("source", "source_mask", "targets")), strict=True):
+        for source, mask, targets in zip(
+            *(batch[k].tolist() for k in ("source", "source_mask", "targets")), strict=True
+        ):
             text = [token for token, real in zip(source, mask, strict=True) if real]
             assert [target for target in targets if target >= 0] == [*text, 2]
     assert set(one.splits()) == {"validation", "test", "test/10", "test/20"}

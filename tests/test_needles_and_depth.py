@@ -4,8 +4,7 @@ import itertools
 import random
 
 import pytest
-import torch
-from shortcuts import CPU, accuracy_of_rule, asked
+from shortcuts import CPU, asked
 
 import zoo
 from zoo.base.errors import ZooError
@@ -193,7 +192,10 @@ def test_depo_is_steps_on_a_cycle():
 
 
 def test_depth_has_the_published_settings():
-    assert (task("task=k_hop", "task.rung=published").length, task("task=k_hop", "task.rung=published").hops) == (100, 16)
+    assert (task("task=k_hop", "task.rung=published").length, task("task=k_hop", "task.rung=published").hops) == (
+        100,
+        16,
+    )
     for arms in (2, 5):
         one = task("task=path_star", f"task.rung=published{arms}")
         assert (one.arms, one.length, one.names) == (arms, 5, 50)

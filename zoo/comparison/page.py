@@ -11,6 +11,7 @@ from typing import Any
 
 from zoo.base.errors import to_type
 from zoo.base.html import drawings, write_html
+from zoo.comparison import abilities
 from zoo.comparison.answer import answer
 from zoo.comparison.charts import charts, drawn
 from zoo.comparison.known import beside
@@ -46,6 +47,8 @@ def write_page(ledger: Ledger, path: Path | None = None) -> Path:
         "explained": EXPLAINED,
         "ranks": {task: ledger.ranks(task) for task in ledger.tasks},
         "overall": ledger.overall(),
+        "abilities": ledger.abilities(),
+        "abilities_explained": abilities.EXPLAINED,
         "known": beside(ledger),
         "decays": {
             task: [(s.contestant, d) for s in standings[:MOST_LISTED] for d in s.decays()]

@@ -35,7 +35,9 @@ class Generated(Task):
 
     def train_batch(self, step: int, seed: int, device: torch.device) -> Batch:
         """Fresh sequences for this step and seed."""
-        return self._of_split("train", self.batch_size, self.length, generator(device, self.stream, "train", seed, step))
+        return self._of_split(
+            "train", self.batch_size, self.length, generator(device, self.stream, "train", seed, step)
+        )
 
     def splits(self) -> tuple[str, ...]:
         """Validation and test at the training length, then the tests at other lengths."""

@@ -24,8 +24,8 @@ class Depo(TokenAnswers):
 
     Allen-Zhu 2025, "Physics of language models: part 4.1", arXiv:2512.17351, task Depo, here with nodes of one token
     and fewer of them. A sequence is the edges of a cycle of ``length`` nodes, each a node and its successor; then
-    ``queries``, each a number of steps from 1 to ``hops`` and a node, at which the answer is asked. Queries are answered
-    at once, so that hops must be made within the layers.
+    ``queries``, each a number of steps from 1 to ``hops`` and a node, at which the answer is asked. Queries are
+    answered at once, so that hops must be made within the layers.
 
     Args:
         rung: a set of defaults for the next three, from ``small`` to ``large``.

@@ -48,6 +48,7 @@ class InContextLanguage(TokenAnswers):
     """
 
     stream = "in-context language"
+    references = ("what followed the last token", "what followed the last two tokens")
     solved = None  # the first strings of an automaton that nobody saw can only be guessed
 
     def __init__(
@@ -89,12 +90,16 @@ class InContextLanguage(TokenAnswers):
         }
 
     def chance(self) -> dict[str, float]:
-        """Guessing; and what most often followed the last token, and the last two tokens, so far in the sequence."""
+        """Guessing; the commonest symbol so far; for reference, what most often followed the last one or two tokens.
+
+        These two are learning in context themselves, so they are no rules to be beaten.
+        """
         count = max(20, min(300, 20_000 // self.length))
         batch = self._make(count, self.length, generator("cpu", self.stream, "chance"))
         rules = {"guessing": self.edges / self.symbols}
         said_BLV = torch.zeros(*batch["inputs"].shape, self.symbols, dtype=torch.double)
-        for width, name in ((1, "what followed the last token"), (2, "what followed the last two tokens")):
+        names = ("the commonest symbol so far", *self.references)
+        for width, name in enumerate(names):  # of so many tokens back
             said_BLV = 1e-3 * said_BLV + _followers(batch["inputs"], width, self.symbols)
             right, asked = self.judge({"logits": said_BLV}, batch)["accuracy"]
             rules[name] = float(right / asked)
