@@ -58,6 +58,8 @@ def test_a_verdict_stands_where_all_tasks_share_it():
     said = {value["ability"]: value["said"] for value in chart(scores(named, tasks))["data"]["values"]}
     assert said["alike"].endswith("▲")
     assert not said["unlike"].endswith("▲")
+    tasks[0].verdict = tasks[1].verdict = Verdict("worse", 0.01, ("a doubt",))
+    assert scores({"alike": ["one", "two"]}, tasks)[0].verdict == "provisionally worse"
 
 
 @pytest.mark.parametrize(

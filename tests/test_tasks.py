@@ -315,6 +315,17 @@ def test_digits_are_split_once_and_for_all():
     assert one.chance()["logistic regression"] > 0.9
 
 
+def test_permuted_pixels_are_the_same_pixels_in_one_other_order():
+    plain, mixed = task("task=digits").data, task("task=digits", "task.permute=true").data
+    one, other = (data.pixels.reshape(len(data.pixels), -1).astype(int) for data in (plain, mixed))
+    assert (plain.labels == mixed.labels).all()
+    assert (np.sort(one) == np.sort(other)).all()
+    assert (one != other).mean() > 0.5
+    columns = {tuple(column) for column in one.T}
+    assert {tuple(column) for column in other.T} == columns, "every pixel moves to the same place in all images"
+    assert task("task=digits", "task.permute=true").fingerprint() != task("task=digits").fingerprint()
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

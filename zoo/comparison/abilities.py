@@ -20,13 +20,17 @@ EXPLAINED = (
 )
 
 
+ARROWS = {"better": " ▲", "worse": " ▼", "provisionally better": " △", "provisionally worse": " ▽"}
+
+
 @dataclass(frozen=True)
 class Ability:
     """A contestant's score in one ability.
 
     Attributes:
         score: over seeds, from the strongest shortcut, 0, to perfection, 1.
-        verdict: ``better`` or ``worse`` than the baseline, where every task of it says so; else empty.
+        verdict: ``better`` or ``worse`` than the baseline, perhaps ``provisionally``, where every task of it says so;
+            else empty.
     """
 
     contestant: str
@@ -76,12 +80,15 @@ def scores(abilities: Mapping[str, Sequence[str]], standings: Sequence[Standing]
             if seeds:
                 means = [fmean(each[seed] for each in runs) for seed in sorted(seeds)]
                 # a mean of tasks some of which are at a further test has no verdict of its own
-                verdicts = {
-                    s.verdict.word if at is None and s.verdict and s.verdict.apart else "" for s, at in named if s
-                }
+                verdicts = {_told_apart(s) if at is None else "" for s, at in named if s}
                 verdict = verdicts.pop() if len(verdicts) == 1 else ""
                 found.append(Ability(contestant, ability, estimate(means), verdict))
     return found
+
+
+def _told_apart(standing: Standing) -> str:
+    """The verdict beside the baseline, if the two are told apart."""
+    return str(standing.verdict) if standing.verdict and standing.verdict.apart else ""
 
 
 def _by_seed(standing: Standing, at: str | None) -> Iterator[tuple[int, float]]:
@@ -111,14 +118,16 @@ def chart(found: Sequence[Ability]) -> dict[str, Any]:
             "high": each.score.high,
             "n": each.score.n,
             "verdict": each.verdict,
-            "said": f"{each.score.value:.2f}{ {'better': ' ▲', 'worse': ' ▼'}.get(each.verdict, '') }",
+            "said": f"{each.score.value:.2f}{ARROWS.get(each.verdict, '')}",
             "spread": "" if each.score.low is None else f"{each.score.low:.2f} to {each.score.high:.2f}",
         }
         for each in found
     ]
     base = alt.Chart(alt.Data(values=values)).encode(
-        x=alt.X("ability:N", sort=None, title=None, axis=alt.Axis(orient="top", labelAngle=-30, labelLimit=150)),
-        y=alt.Y("contestant:N", sort=None, title=None, axis=alt.Axis(labelLimit=200)),
+        x=alt.X(
+            "ability:N", sort=None, title=None, axis=alt.Axis(orient="top", labelAngle=-30, labelLimit=150, grid=False)
+        ),
+        y=alt.Y("contestant:N", sort=None, title=None, axis=alt.Axis(labelLimit=200, grid=False)),
         tooltip=["contestant:N", "ability:N", "score:Q", "low:Q", "high:Q", "n:Q", "verdict:N"],
     )
     scale = alt.Scale(domain=[0, 1], scheme="viridis")
