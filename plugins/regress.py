@@ -4,15 +4,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo import register
-from zoo.nn import mean_error, padding, places, widened
+from zoo.nn import at_positions, mean_error, padding, places, widened
 
 
 @register("objective", "regress")
 class Regress(nn.Module):
-    """Mean squared error of a vector at each position, predicted from that position and those before it.
+    """Mean squared error of a vector at each position that is asked, predicted from it and those before it.
 
-    The loss is the mean of ``(head(x_t) - target_t)^2`` over positions and channels, with the causal backbone's output
-    x, (B, L, D).
+    The loss is the mean of ``(head(x_t) - target_t)^2`` over these positions and channels, with the causal backbone's
+    output x, (B, L, D). A task that names no ``positions`` asks at all of them.
     """
 
     needs = ("inputs", "targets")
@@ -25,9 +25,11 @@ class Regress(nn.Module):
         self.head = precise_linear(in_features=dim, out_features=classes, bias=True)
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """``loss``, ``count`` of positions, and ``predictions`` (B, L, C) beside the batch's targets."""
+        """``loss``, ``count`` of positions, and ``predictions`` (B, S, C) beside the batch's targets."""
         mask_BL = batch.get("inputs_mask")
         x_BLD, _ = self.backbone(self.stem(batch["inputs"]), **padding(mask_BL, behind=True))
-        predictions_BLC = widened(self.head(x_BLD))
-        loss, count = mean_error(F.mse_loss, predictions_BLC, batch["targets"], mask_BL)
-        return {"loss": loss, "count": count, "predictions": predictions_BLC}
+        predictions_BSC = widened(self.head(at_positions(x_BLD, batch)))
+        asked = mask_BL is None or "positions" not in batch
+        mask_BS = mask_BL if asked else mask_BL.gather(1, batch["positions"])
+        loss, count = mean_error(F.mse_loss, predictions_BSC, batch["targets"], mask_BS)
+        return {"loss": loss, "count": count, "predictions": predictions_BSC}

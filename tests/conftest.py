@@ -170,6 +170,7 @@ def words_of_tasks():
     """Overrides for every task of ours, and for the other way to batches of those that have two."""
     from zoo.registry.discovery import load_plugins
     from zoo.registry.registry import entries
+    from zoo.tasks.formal_language import LANGUAGES
 
     load_plugins()
     ours = [entry.name for entry in entries("task") if entry.module.startswith("zoo.tasks.")]
@@ -178,6 +179,13 @@ def words_of_tasks():
         *([f"task={name}", *([FILES[name]] if name in FILES else [])] for name in ours),
         *([f"task={name}", "task.train_size=null"] for name in fresh),
         ["task=recall", "task.filler=random"],
+        ["task=recall", "task.updates=2", "task.key_parts=2", "task.length=128"],
+        *(["task=formal_language", f"task.language={name}"] for name in LANGUAGES),
+        ["task=formal_language", "task.rung=published"],
+        *(["task=needle", f"task.form={form}"] for form in ("single", "multi_value", "variables", "common_words")),
+        ["task=needle", "task.source=stdlib"],
+        ["task=path_star", "task.backwards=true"],
+        *(["task=in_context_regression", f"task.function={function}"] for function in ("sparse", "tree")),
         ["task=selective_copying", "task.rung=mad"],
         ["task=arithmetic", "task.operation=multiply", "task.scratchpad=true"],
     ]

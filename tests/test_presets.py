@@ -36,6 +36,15 @@ TASKS = [
     "memorization",
     "compression",
     "word_problem",
+    "formal_language",
+    "needle",
+    "k_hop",
+    "path_star",
+    "depo",
+    "copy",
+    "phonebook",
+    "in_context_regression",
+    "in_context_language",
 ]
 ONLY = {
     "bert": ["recall", "text"],

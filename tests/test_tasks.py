@@ -10,6 +10,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from conftest import words_of_tasks
 
 import zoo
 from zoo.base.errors import ZooError
@@ -38,6 +39,38 @@ def test_every_task_has_the_same_fingerprint_twice(files_of_tasks):
     for name in EXTRA:
         one = task(f"task={name}", *(word.format(files=files_of_tasks) for word in EXTRA[name]))
         assert one.fingerprint() == one.fingerprint()
+
+
+ASKS_WHAT_IT_TRAINED = {"facts"}
+"""Tasks that ask what was learned by heart."""
+
+
+def seen_in_training(one):
+    """How many held-out inputs of each split are also in the first training batches of two seeds."""
+
+    def inputs(batches):
+        return {row.numpy().tobytes() for batch in batches for row in batch["inputs"].flatten(1)}
+
+    trained = inputs(one.train_batch(step, seed, CPU) for seed in (0, 1) for step in range(16))
+    return {split: len(inputs(one.held_out(split)) & trained) for split in one.splits()}
+
+
+@pytest.mark.parametrize("words", words_of_tasks(), ids=" ".join)
+def test_no_example_of_a_test_is_in_training(words, files_of_tasks):
+    one = task(*(word.format(files=files_of_tasks) for word in words))
+    found = seen_in_training(one)
+    if words[0].removeprefix("task=") in ASKS_WHAT_IT_TRAINED:
+        assert all(found.values())
+    else:
+        assert not any(found.values()), found
+
+
+def test_an_example_of_a_test_in_training_is_found(monkeypatch):
+    one = task("task=parity")
+    test, drawn = one.held_out("test")[0], one.train_batch
+    monkeypatch.setattr(one, "train_batch", lambda step, *rest: drawn(step, *rest) if step < 15 else test)
+    assert seen_in_training(one)["test"] == 250
+    assert seen_in_training(one)["validation"] == 0
 
 
 def bindings(tokens, keys, values):
@@ -83,6 +116,46 @@ def test_recalls_queries_follow_the_power_law():
     expected = torch.arange(1, 32, dtype=torch.double) ** -0.5
     observed = torch.bincount(slots, minlength=31).double() / len(slots)
     assert (observed - expected / expected.sum()).abs().max() < 0.02
+
+
+@pytest.mark.parametrize("filler", ["zero", "random"])
+@pytest.mark.parametrize(("updates", "parts"), [(1, 1), (3, 1), (0, 2), (2, 2)])
+def test_the_last_value_of_a_key_is_recalled(updates, parts, filler):
+    """The context is read binding by binding into a dict, and the shortcuts that the task declares are followed."""
+    pairs, width = 6, parts + 1
+    words = [f"task.updates={updates}", f"task.key_parts={parts}", f"task.filler={filler}", f"task.pairs={pairs}"]
+    one = task("task=recall", "task.length=96", "task.vocab_size=80", "task.test_lengths=[200]", *words)
+    hits, asked, first_rounds = {"any value of the key": 0.0, "the last part of a key": 0.0}, 0, 0
+    for batch in [one.train_batch(step, 0, CPU) for step in range(3)] + one.held_out("test/200")[:1]:
+        for tokens, targets, positions in zip(
+            *(batch[k].tolist() for k in ("inputs", "targets", "positions")), strict=True
+        ):
+            context, rest = tokens[: width * pairs * (1 + updates)], tokens[width * pairs * (1 + updates) :]
+            bindings = [(tuple(context[i : i + parts]), context[i + parts]) for i in range(0, len(context), width)]
+            known, of_part = {}, {}
+            for key, value in bindings:
+                assert all(0 < part < 40 for part in key)
+                assert value >= 40
+                known.setdefault(key, []).append(value)
+                of_part.setdefault(key[-1], {})[key] = value
+            assert len(known) == pairs
+            assert all(len(set(values)) == 1 + updates for values in known.values())
+            assert max(rest) < 40, "no value follows the bindings"
+            queried = set()
+            for target, position in zip(targets, positions, strict=True):
+                key = tuple(tokens[position - parts + 1 : position + 1])
+                assert known[key][-1] == target
+                queried.add(key)
+                hits["any value of the key"] += 1 / len(known[key])
+                hits["the last part of a key"] += 1 / len(of_part[key[-1]])
+                asked += 1
+            assert queried == set(known)
+            first_rounds += len({key for key, _ in bindings[:pairs]}) == pairs
+    declared = one.chance()
+    for rule in hits:
+        assert rule not in declared or declared[rule] == pytest.approx(hits[rule] / asked, abs=0.03)
+    assert ("any value of the key" in declared, "the last part of a key" in declared) == (updates > 0, parts == 2)
+    assert first_rounds < 100 or not updates, "bindings stand in random order"
 
 
 def test_recall_has_the_published_settings():
@@ -242,6 +315,17 @@ def test_digits_are_split_once_and_for_all():
     assert one.chance()["logistic regression"] > 0.9
 
 
+def test_permuted_pixels_are_the_same_pixels_in_one_other_order():
+    plain, mixed = task("task=digits").data, task("task=digits", "task.permute=true").data
+    one, other = (data.pixels.reshape(len(data.pixels), -1).astype(int) for data in (plain, mixed))
+    assert (plain.labels == mixed.labels).all()
+    assert (np.sort(one) == np.sort(other)).all()
+    assert (one != other).mean() > 0.5
+    columns = {tuple(column) for column in one.T}
+    assert {tuple(column) for column in other.T} == columns, "every pixel moves to the same place in all images"
+    assert task("task=digits", "task.permute=true").fingerprint() != task("task=digits").fingerprint()
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -254,6 +338,8 @@ def test_digits_are_split_once_and_for_all():
         (["task=images", "task.source={tmp}"], "at least two folders of images"),
         (["task=recall", "task.pairs=40"], "needs a length of at least 160, given 64"),
         (["task=recall", "task.vocab_size=10"], "needs task.vocab_size above"),
+        (["task=recall", "task.updates=-1"], "task.updates=-1: expected at least 0"),
+        (["task=recall", "task.updates=2", "task.length=60"], "needs a length of at least 64, given 60"),
         (["task=recall", "task.batch_size=0"], "task.batch_size=0: expected more than 0"),
         (["task=parity", "task.length=0"], "task.length=0: expected at least 1"),
         (["task=induction", "task.test_lengths=[2]"], "at least 3 tokens, given 2"),

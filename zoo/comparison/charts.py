@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from zoo.base.html import inline, plain_chart, tips
+from zoo.comparison import abilities
 from zoo.comparison.curves import Curve, read_curves, summary, thin
 from zoo.comparison.evidence import seeds_chart, tuning_chart
 from zoo.comparison.ledger import Ledger
@@ -27,7 +28,9 @@ def charts(ledger: Ledger) -> Iterator[tuple[str, dict[str, Any]]]:
     """Vega-Lite specifications by the name of the place on the page where they stand."""
     if ledger.laws:
         yield "scaling", _scaling(ledger)
-    elif len(ledger.rows) <= MOST_SEEDS:
+    elif found := ledger.abilities():
+        yield "abilities", abilities.chart(found)
+    if not ledger.laws and len(ledger.rows) <= MOST_SEEDS:
         yield from _named("seeds", seeds_chart(ledger))
     for task in ledger.tasks:
         standings = drawn(ledger, task)

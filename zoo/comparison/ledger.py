@@ -14,6 +14,7 @@ from typing import Any
 from zoo.base import validation
 from zoo.base.errors import ZooError, to_type
 from zoo.base.files import read_json
+from zoo.comparison.abilities import Ability, scores
 from zoo.comparison.claims import Finding, judge_claims
 from zoo.comparison.doubts import doubts
 from zoo.comparison.overall import Overall, overall
@@ -70,6 +71,8 @@ class Ledger:
     """Whether the runs are those of a sweep, without a comparison's rules."""
     looks_twice: bool = False
     """Whether the undecided got more seeds: every family is then judged at half of the level."""
+    tasks_of_abilities: dict[str, list[str]] = field(default_factory=dict)
+    """The tasks that each ability is scored by, where the comparison names any."""
     _ranks: dict[str, dict[str, tuple[int, int]]] = field(default_factory=dict, repr=False)
     _undecided: dict[str, str] = field(default_factory=dict, repr=False)
 
@@ -89,6 +92,10 @@ class Ledger:
         Nor where the tasks are one at several sizes.
         """
         return ([], []) if self.laws else overall(self.contestants())
+
+    def abilities(self) -> list[Ability]:
+        """What each contestant can do, where the comparison says which tasks show it."""
+        return scores(self.tasks_of_abilities, self.contestants())
 
     def contestants(self) -> list[Standing]:
         """Every standing but the control's."""
@@ -306,7 +313,7 @@ def _filled(folder: Path, rules: Any, standings: list[Standing], rows: list[Row]
     pairs = bool(rules and rules.get("pairs"))
     return Ledger(
         folder.name, folder, baseline, standings, rows, failures, words, published, findings, laws, missing, trends,
-        margin, pairs, not rules, bool(more),
+        margin, pairs, not rules, bool(more), dict(rules.get("abilities") or {}) if rules else {},
     )  # fmt: skip
 
 

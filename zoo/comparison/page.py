@@ -15,6 +15,7 @@ from zoo.base import html
 from zoo.base.errors import to_type
 from zoo.base.html import drawings, write_html
 from zoo.base.kept import installed, stamp
+from zoo.comparison import abilities
 from zoo.comparison.answer import answer, titled
 from zoo.comparison.charts import charts, drawn
 from zoo.comparison.known import beside
@@ -62,6 +63,8 @@ def write_page(ledger: Ledger, path: Path | None = None) -> Path:
         "explained": EXPLAINED,
         "ranks": {task: ledger.ranks(task) for task in ledger.tasks},
         "overall": ledger.overall(),
+        "abilities": ledger.abilities(),
+        "abilities_explained": abilities.EXPLAINED,
         "known": beside(ledger),
         "decays": {
             task: [(s.contestant, d) for s in standings[:most] for d in s.decays()]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from zoo.base.errors import ZooError
+from zoo.comparison.abilities import check_abilities
 from zoo.comparison.claims import check_claims
 from zoo.comparison.grid import Setting, edges
 from zoo.comparison.plan_file import Claim, PlanFile, PublishedFigure
@@ -245,6 +246,9 @@ class Plan:
     more_seeds: list[int] = field(default_factory=list)
     """Seeds that those are reported with besides whom the first ones do not tell apart from the baseline."""
 
+    abilities: dict[str, list[str]] = field(default_factory=dict)
+    """The tasks that each ability is scored by, in the report's map of contestants by abilities."""
+
     @property
     def folder(self) -> Path:
         """Where its runs and its report live."""
@@ -370,6 +374,7 @@ def make_plan(name: str | None, overrides: Sequence[str]) -> Plan:
             if _may_be_resized(cell):
                 same = (each for each in cells if (each.contestant, each.task) == (baseline, cell.task))
                 cell.sized_as = next((each for each in same if each is not cell), None)
+    check_abilities(rules["abilities"], rules["tasks"])
     if rules["control"]:
         cells += _controls(cells, baseline, rules["more_seeds"])
         check_distinct(cells)
@@ -389,6 +394,7 @@ def make_plan(name: str | None, overrides: Sequence[str]) -> Plan:
         rules["pairs"],
         rules["equal"],
         rules["more_seeds"],
+        rules["abilities"],
     )
 
 
@@ -500,6 +506,7 @@ def describe(plan: Plan) -> PlanFile:
         "margin": plan.margin,
         "pairs": plan.pairs,
         "more_seeds": plan.more_seeds,
+        "abilities": plan.abilities,
         "cells": [
             {
                 "contestant": cell.contestant,

@@ -81,4 +81,6 @@ class PlanFile(TypedDict):
     """Seeds of a second look, at those whom the first ones did not tell apart from the baseline."""
     pairs: NotRequired[bool]
     """Whether the report judges every pair of contestants."""
+    abilities: NotRequired[dict[str, list[str]]]
+    """The tasks that each ability is scored by, some of them ``TASK at LENGTH``."""
     workers: NotRequired[Count | None]

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from zoo.base.terminal import in_notebook, notebook_text
+from zoo.comparison import abilities
 from zoo.comparison.answer import titled
 from zoo.comparison.execute import Execution
 from zoo.comparison.ledger import Ledger
@@ -97,6 +98,7 @@ def tables(ledger: Ledger, width: int) -> list[Table]:
         width: of the terminal; columns that do not fit are named, and left to the page.
     """
     found = [_matrix(ledger)] if len(ledger.tasks) > 1 and not ledger.laws else []
+    found += _abilities(ledger)
     for task in ledger.tasks:
         found.append(_table(ledger, task, width))
         found += _decays(ledger, task)
@@ -121,6 +123,22 @@ def _matrix(ledger: Ledger) -> Table:
     for contestant, cells in matrix(ledger).items():
         table.add_row(contestant, *(str(cells.get(task, "not asked")) for task in ledger.tasks))
     return table
+
+
+def _abilities(ledger: Ledger) -> list[Table]:
+    found = ledger.abilities()
+    if not found:
+        return []
+    names = [name for name in ledger.tasks_of_abilities if any(each.ability == name for each in found)]
+    table = Table(title="contestants by abilities", title_justify="left", caption=abilities.EXPLAINED)
+    table.caption_justify = "left"
+    table.add_column("contestant", overflow="fold", min_width=14)
+    for name in names:
+        table.add_column(name, overflow="fold")
+    cells = {(each.contestant, each.ability): str(each) for each in found}
+    for contestant in dict.fromkeys(each.contestant for each in found):
+        table.add_row(contestant, *(cells.get((contestant, name), "") for name in names))
+    return [table]
 
 
 def _pairs(ledger: Ledger) -> Table:

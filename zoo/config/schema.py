@@ -66,6 +66,7 @@ class CompareConfig:
     published: list[dict[str, Any]] = field(default_factory=list)
     claims: list[dict[str, str]] = field(default_factory=list)
     scaling: bool = False
+    abilities: dict[str, list[str]] = field(default_factory=dict)
     workers: int | None = None
 
 

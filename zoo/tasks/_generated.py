@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
@@ -11,6 +12,7 @@ from torch import Tensor
 from zoo.base.contracts import Batch, Task
 from zoo.base.errors import ZooError
 from zoo.base.seeds import generator, tenth_of
+from zoo.tasks._metrics import Ratios, token_accuracy
 
 
 class Generated(Task):
@@ -38,7 +40,9 @@ class Generated(Task):
 
     def train_batch(self, step: int, seed: int, device: torch.device) -> Batch:
         """Fresh sequences for this step and seed."""
-        return self._make(self.batch_size, self.length, generator(device, self.stream, "train", seed, step))
+        return self._of_split(
+            "train", self.batch_size, self.length, generator(device, self.stream, "train", seed, step)
+        )
 
     def splits(self) -> tuple[str, ...]:
         """Validation and test at the training length, then the tests at other lengths."""
@@ -48,11 +52,30 @@ class Generated(Task):
         """Fixed sequences."""
         length = int(split.split("/")[1]) if "/" in split else self.length
         size, source = self._held_out_batch_size(length), generator("cpu", self.stream, split)
-        return [self._make(count, length, source) for count in in_parts(self.test_size, size)]
+        return [self._of_split(split, count, length, source) for count in in_parts(self.test_size, size)]
+
+    def _of_split(self, split: str, batch_size: int, length: int, source: torch.Generator) -> Batch:
+        """A batch of this split, for tasks whose splits differ in more than their random numbers."""
+        return self._make(batch_size, length, source)
 
     def _held_out_batch_size(self, length: int) -> int:
         """About 16,000 tokens per batch."""
         return max(1, min(250, 16_384 // length))
+
+
+class TokenAnswers(Generated):
+    """Sequences of tokens, with answers that are tokens or classes; ranked by accuracy over answers."""
+
+    metric: ClassVar[str] = "accuracy"
+    solved: ClassVar[float | None] = 0.99
+
+    def _longest(self) -> int:
+        """The greatest length of any split."""
+        return max([self.length, *self.test_lengths])
+
+    def judge(self, outputs: Mapping[str, Tensor], batch: Batch) -> Ratios:
+        """Accuracy over answers, and the share of sequences with every answer right."""
+        return token_accuracy(outputs, batch["targets"])
 
 
 CANDIDATES = 32

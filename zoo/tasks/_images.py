@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from hashlib import md5, sha256
 from pathlib import Path
@@ -35,6 +35,13 @@ class Images:
     labels: NDArray[np.int64]
     splits: dict[str, NDArray[np.int64]]
     classes: int
+
+
+def shuffled(data: Images) -> Images:
+    """The same images, with their pixels in one random order, the same for all."""
+    shape = data.pixels.shape
+    order = np.random.RandomState(0).permutation(shape[2] * shape[3])  # this generator is frozen across versions
+    return replace(data, pixels=data.pixels.reshape(*shape[:2], -1)[:, :, order].reshape(shape))
 
 
 class ImageTask(Task):

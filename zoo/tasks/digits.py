@@ -9,7 +9,7 @@ import numpy as np
 
 from zoo.base.errors import needed
 from zoo.registry.registry import register
-from zoo.tasks._images import Images, ImageTask
+from zoo.tasks._images import Images, ImageTask, shuffled
 
 
 @lru_cache(maxsize=1)
@@ -34,10 +34,12 @@ class Digits(ImageTask):
 
     Args:
         batch_size: number of images per training batch.
+        permute: put the pixels into one random order, the same for all images. With ``stem.patch_size=1`` it is the
+            permuted sequence of Le et al. 2015, arXiv:1504.00941.
     """
 
-    def __init__(self, batch_size: int = 64) -> None:
-        super().__init__(_digits(), batch_size)
+    def __init__(self, batch_size: int = 64, permute: bool = False) -> None:
+        super().__init__(shuffled(_digits()) if permute else _digits(), batch_size)
 
     def reads(self) -> list[Path] | None:
         """Nothing but the package that brings them."""

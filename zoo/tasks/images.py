@@ -9,7 +9,7 @@ import numpy as np
 from zoo.base.errors import ZooError
 from zoo.registry.registry import register
 from zoo.tasks._files import below
-from zoo.tasks._images import ImageTask, read_images
+from zoo.tasks._images import ImageTask, read_images, shuffled
 
 
 @register("task", "images", stem="patches", objective="classify")
@@ -25,6 +25,7 @@ class LabelledImages(ImageTask):
         size: side in pixels to which images are resized. It is needed where images differ in size or are not square.
         channels: 1 for grey, 3 for colour. By default what the images have.
         batch_size: number of images per training batch.
+        permute: put the pixels into one random order, the same for all images, as for ``digits``.
     """
 
     def __init__(
@@ -34,13 +35,14 @@ class LabelledImages(ImageTask):
         size: int | None = None,
         channels: int | None = None,
         batch_size: int = 64,
+        permute: bool = False,
     ) -> None:
         self.source = source
         data = read_images(source, config, size, channels)
         for split, rows in data.splits.items():
             if not len(rows):
                 raise ZooError(f"task.source={source}: no image falls into the {split} split; give more images")
-        super().__init__(data, batch_size)
+        super().__init__(shuffled(data) if permute else data, batch_size)
 
     def reads(self) -> list[Path] | None:
         """The files of the source."""

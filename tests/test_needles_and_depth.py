@@ -1,0 +1,219 @@
+"""Needles, hops and paths against their definitions in plain Python; what shortcuts get is what tasks declare."""
+
+import itertools
+import random
+
+import pytest
+from shortcuts import CPU, asked
+
+import zoo
+from zoo.base.errors import ZooError
+from zoo.tasks._corpus import read_corpus
+from zoo.training.build import make_task
+
+
+def task(*words):
+    return make_task(zoo.compose(*words))
+
+
+def batches(one, steps=3):
+    return [one.train_batch(step, 0, CPU) for step in range(steps)] + one.held_out(one.splits()[-1])
+
+
+FORMS = ["single", "multi_key", "multi_value", "variables", "common_words"]
+
+
+@pytest.mark.parametrize("rung", ["small", "medium"])
+@pytest.mark.parametrize("form", FORMS)
+def test_a_needle_is_found_by_reading(form, rung):
+    """The question is answered from what follows keys in the haystack; a rule that ignores the question is measured."""
+    one = task("task=needle", f"task.form={form}", f"task.rung={rung}", "task.test_size=60", "task.batch_size=100")
+    noise, ask, width = one.noise, one.noise + one.keys, one.value_length
+    lucky, total = 0.0, 0
+    for batch in batches(one, 8):
+        for tokens, found in asked(batch):
+            answer = [token for _, token in found]
+            question = tokens.index(ask)
+            hay, key = tokens[:question], tokens[question + 1]
+            assert tokens[question + 2 :] == answer[:-1]
+            assert [place for place, _ in found] == list(range(question + 1, len(tokens)))
+            needles, place = [], 0
+            while place < len(hay):
+                if hay[place] >= noise:
+                    needles.append((hay[place], hay[place + 1 : place + 1 + width]))
+                    place += width
+                place += 1
+            if form == "common_words":
+                counts = sorted(((hay.count(token), token) for token in set(hay)), reverse=True)
+                assert counts[3][0] > counts[4][0], "the four commonest are known"
+                assert sorted(token for _, token in counts[:4]) == answer
+                continue
+            if form == "variables":
+                known, names = {}, {}
+                for variable, value in needles:
+                    if value[0] >= noise:
+                        known[variable] = known[value[0]]
+                        names[value[0]] = variable
+                    else:
+                        known[variable] = value
+                assert len(known) == 4 * 3
+                assert known[key] == answer
+                assert key not in names, "the last of its chain is asked"
+                lucky += sum(value == known[key] for value in {tuple(v): v for v in known.values()}.values()) / 4
+            else:
+                values = [value for token, value in needles if token == key]
+                assert list(itertools.chain(*values)) == answer
+                assert len(values) == (4 if form == "multi_value" else 1)
+                assert len(needles) == (1 if form == "single" else 4)
+                lucky += 1 / len(needles)
+            total += 1
+    if form in ("multi_key", "variables"):
+        rule = one.chance()["a value of the needles"]
+        assert rule == pytest.approx((lucky / total + width - 1) / width, abs=0.01)
+
+
+def test_a_rule_that_gives_the_values_in_any_order_is_as_good_as_declared():
+    one = task("task=needle", "task.form=multi_value", "task.value_length=2")
+    chance, right, total = random.Random(0), 0, 0
+    for batch in batches(one, 10):
+        for _, found in asked(batch):
+            values = [tuple(token for _, token in found[i : i + 2]) for i in range(0, 8, 2)]
+            for given in range(4):
+                right += chance.choice(values[given:]) == values[given]
+                right += 1  # the second token follows from the first
+            total += 8
+    assert one.chance()["a value of the needles"] == pytest.approx(right / total, abs=0.02)
+
+
+def test_the_end_tells_as_much_of_common_words_as_declared():
+    one = task("task=needle", "task.form=common_words")
+    right, total = 0, 0
+    for batch in batches(one, 10)[:10]:
+        for tokens, found in asked(batch):
+            end = tokens[tokens.index(96) - 16 : tokens.index(96)]
+            counts = sorted(range(64), key=lambda token: -end.count(token))
+            right += sum(a == b for a, (_, b) in zip(sorted(counts[:4]), found, strict=True))
+            total += 4
+    assert one.chance()["the commonest of the last 16 tokens"] == pytest.approx(right / total, abs=0.05)
+
+
+def test_a_haystack_of_text_is_the_text_of_its_split(tmp_path):
+    (tmp_path / "a.txt").write_bytes(bytes(random.Random(0).randrange(128, 256) for _ in range(60_000)))
+    one = task("task=needle", f"task.source={tmp_path}/a.txt", "task.length=50", "task.form=single")
+    corpus = read_corpus(f"{tmp_path}/a.txt", None, "text", 200_000_000)
+    for batch, text in ((one.train_batch(0, 0, CPU), corpus.train), (one.held_out("test")[0], corpus.test)):
+        for tokens in batch["inputs"].tolist():
+            key = next(i for i, token in enumerate(tokens) if token >= 256)
+            assert 97 <= tokens[key + 1] < 123
+            assert bytes(tokens[:key]) in text
+            assert bytes(tokens[key + 2 : -2]) in text
+
+
+@pytest.mark.parametrize(("hops", "symbols"), [(1, 3), (2, 4), (5, 4)])
+def test_hops_are_looked_up_one_by_one(hops, symbols):
+    one = task("task=k_hop", f"task.hops={hops}", f"task.symbols={symbols}", "task.length=40", "task.test_size=40")
+    early, total = [0] * hops, 0
+    for batch in batches(one, 5):
+        for tokens, found in asked(batch):
+            expected = []
+            for start in range(len(tokens)):
+                place, way = start, []
+                for _ in range(hops):
+                    before = [j for j in range(place) if tokens[j] == tokens[place]]
+                    if not before:
+                        break
+                    way.append(tokens[place])
+                    place = before[-1] + 1
+                else:
+                    expected.append((start, tokens[place]))
+                    if len(tokens) == 40:
+                        early = [count + (token == tokens[place]) for count, token in zip(early, way, strict=True)]
+                        total += 1
+            assert found == expected
+            assert all(a != b for a, b in itertools.pairwise(tokens))
+    assert one.chance()["fewer hops"] == pytest.approx(max(early) / total, abs=0.02)
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+@pytest.mark.parametrize("arms", [2, 5])
+def test_a_path_is_the_way_through_the_edges(arms, backwards):
+    one = task("task=path_star", f"task.arms={arms}", f"task.backwards={backwards}", "task.names=50")
+    places, lucky, total, chance = set(), 0, 0, random.Random(0)
+    for batch in batches(one, 8):
+        for tokens, found in asked(batch):
+            mark = tokens.index(50)
+            edges = list(zip(tokens[:mark:2], tokens[1:mark:2], strict=True))
+            follows, before = {}, {b: a for a, b in edges}
+            for a, b in edges:
+                follows.setdefault(a, []).append(b)
+            goal, centre = tokens[mark + 1 : mark + 3][:: -1 if backwards else 1]
+            assert len(follows[centre]) == arms
+            assert len(before) == len(edges), "every node but the centre is reached once"
+            assert centre not in before
+            path = [goal]
+            while path[-1] != centre:
+                path.append(before[path[-1]])
+            path = path if backwards else path[::-1]
+            assert [token for _, token in found] == path[1:]
+            assert tokens[mark + 3 :] == path[1:-1]
+            assert found[0][0] == mark + 2
+            places.add(edges.index((path[-2], path[-1]) if not backwards else (path[1], path[0])))
+            lucky += chance.choice(follows[centre]) in path
+            total += 1
+    assert len(places) >= arms * 3, "the goal's edge stands anywhere"
+    assert one.chance()["a random arm"] == pytest.approx(lucky / total, abs=0.04)
+
+
+def test_depo_is_steps_on_a_cycle():
+    one = task("task=depo", "task.hops=4")
+    hops = one.hops
+    same, total = [0] * hops, 0
+    for batch in batches(one):
+        for tokens, found in asked(batch):
+            end = found[0][0] - 1
+            following = dict(zip(tokens[:end:2], tokens[1:end:2], strict=True))
+            assert set(following) == set(following.values())
+            assert len(following) == end // 2
+            for place, answer in found:
+                steps, node = tokens[place - 1] - one.names + 1, tokens[place]
+                way = []
+                for _ in range(max(steps, hops)):
+                    node = following[node]
+                    way.append(node)
+                assert way[steps - 1] == answer
+                same = [count + (other == answer) for count, other in zip(same, way, strict=True)]
+                total += 1
+    assert one.chance()["one hop"] == pytest.approx(max(same) / total, abs=0.03)
+    node, walk = tokens[0], set()
+    while node not in walk:
+        walk.add(node)
+        node = following[node]
+    assert walk == set(following), "it is one cycle"
+
+
+def test_depth_has_the_published_settings():
+    assert (task("task=k_hop", "task.rung=published").length, task("task=k_hop", "task.rung=published").hops) == (
+        100,
+        16,
+    )
+    for arms in (2, 5):
+        one = task("task=path_star", f"task.rung=published{arms}")
+        assert (one.arms, one.length, one.names) == (arms, 5, 50)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["task=needle", "task.length=8"], "needs sequences of at least 10 tokens, given 8"),
+        (["task=needle", "task.keys=2"], "multi_key needs 4 different keys"),
+        (["task=needle", "task.form=common_words", "task.noise=5"], "has no room for 4 common words among 5"),
+        (["task=k_hop", "task.length=10"], "need at least 15 tokens, given 10"),
+        (["task=path_star", "task.arms=1"], "expected at least 2 arms"),
+        (["task=path_star", "task.names=9"], "2 arms of 6 nodes have 11 names"),
+        (["task=depo", "task.hops=8"], "8 hops need a cycle of more nodes, given 8"),
+        (["task=depo", "task.names=12"], "a cycle of 16 nodes has as many names"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused(words, message):
+    with pytest.raises(ZooError, match=message):
+        task(*words)
