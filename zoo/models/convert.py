@@ -79,7 +79,7 @@ def to_huggingface(source: Path, folder: Path) -> str:
             reasons.append(f"{name}: it would compute something else")
             continue
         full = {**config, "model_type": family.model_type, "architectures": [family.architecture]}
-        write(folder, full, tensors)
+        write(folder, full, tensors, about.get("tokenizer"))
         return f"{folder}\n{family.architecture}: transformers.{family.architecture}.from_pretrained('{folder}')"
     raise ZooError(f"{source} is of no published family:\n  " + "\n  ".join(reasons))
 
