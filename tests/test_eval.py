@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import zoo
-from zoo.base.tokenizer import Bytes, from_json
+from zoo.base.tokenizer import Bytes, Saved, from_json
 from zoo.training.build import make_objective, make_task
 
 pytest.importorskip("lm_eval")
@@ -193,6 +193,16 @@ def test_an_exported_file_is_judged_as_its_run(run, tasks, tmp_path):
     assert other["file"] == str(tmp_path / "m.evaluation.json")
 
 
+def test_a_model_of_theirs_comes_with_its_tokenizer(run, tasks, tmp_path):
+    from zoo.models.convert import import_huggingface, to_huggingface
+
+    to_huggingface(run.folder, tmp_path / "theirs")
+    path = import_huggingface(str(tmp_path / "theirs"), tmp_path / "again.safetensors")
+    settings = {"include": tasks, "accelerator": "cpu", "to": tmp_path / "x.json"}
+    one, other = (zoo.evaluate(each, "mine_answer", **settings)["tasks"]["mine_answer"] for each in (run, path))
+    assert one["metrics"]["answer_bits_per_byte"]["value"] == pytest.approx(other["metrics"]["answer_bits_per_byte"]["value"])  # fmt: skip
+
+
 def test_shots_stand_in_front_of_each_question(run, tasks, tmp_path):
     (tasks / "mine_choice.yaml").write_text((tasks / "mine_choice.yaml").read_text() + "fewshot_split: test\n")
     settings = {"include": tasks, "accelerator": "cpu", "to": tmp_path / "x.json"}
@@ -230,6 +240,14 @@ def test_mistakes_get_one_line(run, tasks, tmp_path, monkeypatch, capsys):
     assert "an answer of" in said("--tasks", "mine_choice")
     rows.write_text('{"question": ')
     assert "the harness cannot run mine_choice" in said("--tasks", "mine_choice")
+    kept = run.folder / "tokenizer.json"
+    text = kept.read_text()
+    larger = Saved(text, "x").inner
+    larger.add_tokens(["more"])
+    for wrong, message in ((larger.to_str(), "its tokenizer has 257 tokens and the model 256"), ("{", "is no tokenizer.json")):  # fmt: skip
+        kept.write_text(wrong)
+        assert message in said("--tasks", "mine_choice")
+    kept.write_text(text)
     monkeypatch.chdir(tmp_path)
     words = ["dim=16", "layers=1", "steps=1", "trainer.progress=false", "trainer.accelerator=cpu"]
     parity = zoo.train(zoo.compose("task=parity", *words)).folder

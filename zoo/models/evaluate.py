@@ -148,7 +148,15 @@ def _tokenizer(model: Any, about: dict[str, Any], source: Path) -> Bytes | Saved
             f"{source} keeps no tokenizer: its task ({about['task']}) has no text, or an earlier version made it; "
             f"expected a run on task=text"
         )
-    return from_json(about["tokenizer"], f"{source}/tokenizer.json" if source.is_dir() else str(source))
+    found = from_json(
+        about["tokenizer"], f"{source}/tokenizer.json" if source.is_dir() else f"the tokenizer in {source}"
+    )
+    if found.vocab_size > about["facts"]["vocab_size"]:
+        raise ZooError(
+            f"{source}: its tokenizer has {found.vocab_size} tokens and the model {about['facts']['vocab_size']}, so "
+            f"it was trained with another one; put that back, or make the run again"
+        )
+    return found
 
 
 def _manager(names: list[str], include: str | Path | None) -> Any:

@@ -121,15 +121,16 @@ def about_run(run: Finished, layout: str | None) -> dict[str, Any]:
     """What an exported file says of the run that it comes from."""
     about = {"layout": layout, "objective": run.config["objective"], "facts": run.row["facts"]}
     about |= {key: run.row[key] for key in ("id", "label", "task", "seed", "code")}
-    return about | {"tokenizer": _tokenizer(run.folder / TOKENIZER)}
+    return about | {"tokenizer": tokenizer_beside(run.folder)}
 
 
-def _tokenizer(path: Path) -> str | None:
-    """The JSON of the tokenizer that a run kept, if it kept one.
+def tokenizer_beside(folder: Path) -> str | None:
+    """The JSON of the tokenizer in the folder of a model, if it has one.
 
     Raises:
         ZooError: it may not be read.
     """
+    path = folder / TOKENIZER
     try:
         refuse_odd(path)
         return path.read_text(encoding="utf-8")
