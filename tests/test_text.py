@@ -143,9 +143,9 @@ def test_bytes_are_a_tokenizer_of_the_library_too():
 
 def test_special_tokens_of_a_saved_tokenizer_count_their_own_bytes(file):
     inner = Saved(bpe(file).saved_tokenizer(), "x").inner
-    inner.add_special_tokens(["<|endoftext|>"])
+    inner.add_special_tokens(["⟨end⟩"])
     saved = Saved(inner.to_str(), "x")
-    piece = "naïve<|endoftext|>café\n".encode()
+    piece = "naïve⟨end⟩café\n".encode()
     (tokens,) = saved.encoded([piece])
     assert saved.vocab_size - 1 in tokens
     assert sum(saved.sizes[token] for token in tokens) == len(piece)
