@@ -109,6 +109,7 @@ def test_models_are_timed_by_turns_and_their_states_measured(monkeypatch):
     models = {
         name: decoder([f"arch={name}", "task=text", "dim=16", "layers=1"], 48) for name in ("transformer", "lstm")
     }
+    monkeypatch.setattr("zoo.models.speed.PEAKS", 0)  # its passes are not timed, and come in no order of turns
     seen = []
     for name, model in models.items():
         original = model.step
@@ -138,6 +139,29 @@ def test_models_are_timed_by_turns_and_their_states_measured(monkeypatch):
     attention, lstm = ([point.state_bytes for point in each.points] for each in found)
     assert attention[1] == 4 * attention[0]
     assert lstm[0] == lstm[1]
+
+
+def test_a_peak_above_that_of_a_longer_context_is_measured_again(monkeypatch):
+    from zoo.models import speed
+
+    now, readings, taken = [], {8: [900, 120, 110], 16: [200], 32: [300, 301, 299, 305], 64: [290, 305]}, []
+
+    class Fake:
+        def __init__(self, accelerator):
+            pass
+
+        def read(self):
+            taken.append(now[-1])
+            return readings[now[-1]].pop(0)
+
+    monkeypatch.setattr(speed, "Peak", Fake)
+    monkeypatch.setattr(speed, "_once", lambda model, point, *rest: now.append(point.length))
+    curve = Curve("a", 1, [Point(length) for length in (8, 16, 32, 64)])
+    speed._measure_peaks(None, curve, 256, torch.device("cpu"))
+    assert taken[:4] == [8, 16, 32, 64]
+    assert taken[4:6] == [8, 32], "those alone that are above a longer one's"
+    assert taken[6:] == [32, 32], "until its turns are over"
+    assert [point.peak_bytes for point in curve.points] == [120, 200, 299, 290]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the system tells no peak of memory")

@@ -32,3 +32,37 @@ def test_tables_and_code_blocks_may_be_longer():
     wide = "x" * 101
     text = f"{wide}\n| {wide} |\n```text\n{wide}\n```\n{wide}\n"
     assert [number for number, line in prose(text) if len(line) > WIDEST] == [1, 6]
+
+
+def test_a_contestant_keeps_its_colour_whoever_stands_beside_it():
+    from zoo.base.html import PALETTE, colours
+
+    names = [
+        "transformer",
+        "lstm",
+        "mamba2",
+        "gru",
+        "xlstm",
+        "deltanet",
+        "hybrid",
+        "gla",
+        "rwkv7",
+        "retnet",
+        "kda",
+        "bert",
+    ]
+    for many in range(1, 13):
+        found = colours(names[:many])
+        assert max(found.count(colour) for colour in found) == (1 if many <= len(PALETTE) else 2)
+        assert found == colours(reversed(names[:many]))
+    alone = {name: colours([name])[0] for name in names}
+    kept = changed = 0
+    for one in range(len(names) - 4):
+        page = sorted(names[one : one + 5])
+        for name, colour in zip(page, colours(page), strict=True):
+            wants = [other for other in page if alone[other] == alone[name]]
+            kept += colour == alone[name]
+            changed += colour != alone[name]
+            if len(wants) == 1 and colour != alone[name]:  # whoever gave way elsewhere took it
+                assert colours(page).count(alone[name]) == 1
+    assert kept > 2 * changed, (kept, changed)

@@ -360,3 +360,22 @@ def test_a_component_chosen_for_one_place_has_its_own_keys():
     assert (expert["activation"], expert["linear"]["method"]) == ("relu", "xnor")
     with pytest.raises(ZooError, match=r"Did you mean ffn\.linear\.method"):
         zoo.compose("linear@ffn.linear=ternary", "ffn.linear.metod=twn")
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        ([], "transformer"),
+        (["mixer=attention", "dim=64"], "transformer"),
+        (["mixer=lstm"], "transformer+lstm"),
+        (["linear@ffn.linear=binary"], "transformer+binary"),
+        (["ffn=moe", "optimizer=muon"], "transformer+moe+muon"),
+        (["arch=jamba"], "jamba"),
+        (["arch=jamba", "norm=layernorm"], "jamba+layernorm"),
+    ],
+)
+def test_an_id_names_what_stands_in_place_of_the_presets(words, names):
+    from zoo.runs.identity import run_id
+
+    found = run_id(zoo.compose("task=parity", "seed=3", *words))
+    assert found.rpartition("-")[0] == f"{names}-parity-3"

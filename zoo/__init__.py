@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from zoo.comparison.compare import compare as compare
     from zoo.config.compose import compose_typed as compose
     from zoo.models.convert import from_huggingface as from_huggingface
+    from zoo.models.evaluate import evaluate as evaluate
     from zoo.models.generate import generate_texts as generate
     from zoo.models.load import load as load
     from zoo.registry.factory import Factory as Factory
@@ -31,6 +32,7 @@ _LAZY = {
     "build": "zoo.registry.factory",
     "compare": "zoo.comparison.compare",
     "compose": "zoo.config.compose:compose_typed",
+    "evaluate": "zoo.models.evaluate",
     "Correspondence": "zoo.base.contracts",
     "Family": "zoo.base.contracts",
     "Factory": "zoo.registry.factory",
@@ -56,6 +58,7 @@ __all__ = [
     "build",
     "compare",
     "compose",
+    "evaluate",
     "from_huggingface",
     "generate",
     "generator",

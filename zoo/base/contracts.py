@@ -237,6 +237,10 @@ class Task:
         """What a reader is shown of tokens."""
         return " ".join(self.token_name(token) for token in tokens)
 
+    def saved_tokenizer(self) -> str | None:
+        """The tokenizer as JSON of the ``tokenizers`` library, where tokens stand for text; it is kept with the run."""
+        return None
+
     def chance(self) -> dict[str, float]:
         """What needs no learning: the metric of guessing, or of a simple rule, by name.
 

@@ -188,3 +188,27 @@ def _filled(node: Any) -> Any:
 def _seen(value: Any) -> Any:
     """A number with six digits, of which a chart shows fewer."""
     return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
+PALETTE = (
+    "#4c78a8", "#f58518", "#e45756", "#72b7b2", "#54a24b", "#eeca3b", "#b279a2", "#ff9da6", "#9d755d", "#bab0ac",
+)  # fmt: skip
+"""Tableau's ten colours, as Vega has them."""
+
+
+def colours(names: Iterable[str]) -> list[str]:
+    """A colour for each of these names, sorted: its own on every page, unless another name there wants the same one.
+
+    Each name has an order of colours that it would like, by a hash of itself. Of two that want one colour the same one
+    gives way on every page. Colours repeat when there are more than ten names.
+    """
+
+    def by_hash(of: str) -> bytes:
+        return sha256(of.encode(errors="surrogatepass")).digest()
+
+    taken: dict[str, str] = {}
+    for count, name in enumerate(sorted(set(names), key=by_hash)):
+        used = list(taken.values())
+        liked = sorted((by_hash(f"{name} {colour}"), colour) for colour in PALETTE)
+        taken[name] = next(colour for _, colour in liked if used.count(colour) <= count // len(PALETTE))
+    return [taken[name] for name in sorted(taken)]

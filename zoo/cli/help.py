@@ -8,6 +8,8 @@ zoo: which sequence architecture should I use?
   zoo report FOLDER                   tables and a page from existing runs
   zoo runs [OVERRIDE ...]             list, open and remove what was made before
   zoo generate RUN [--prompt TEXT]    let a trained model write
+  zoo eval RUN --tasks NAME,...       a model on text by the tasks of the
+                                      lm-evaluation-harness
   zoo measure [NAME ...]              cost of inference by context length: time,
                                       state, and where one overtakes another
   zoo inspect RUN                     a page with attention maps, the worth of
@@ -216,6 +218,31 @@ RUN is runs/train/<id>.
   --beams 4          beam search, instead of the likeliest token each time
   --temperature 0.8  sample from the softmax instead; --seed 1 samples others
   --examples 5       how many test examples to show
+"""
+
+EVAL_HELP = """\
+zoo eval RUN --tasks NAME[,NAME ...]: judge a model on text by other people's
+tasks
+
+The tasks are those of EleutherAI's lm-evaluation-harness, which comes with
+pip install -e ".[eval]"; lm-eval ls tasks lists them. RUN is runs/train/<id>,
+trained on task=text, or a file made by zoo export.
+
+  --tasks lambada_openai,blimp   tasks or groups of tasks
+  --include FOLDER   a folder with tasks of yours, as YAML. They may read local
+                     files. Python that they name is run.
+  --shots 5          examples in front of each question
+  --limit 100        the most examples of each task
+  --batch 32         sequences per pass
+  --tokens 64        the most tokens to write
+  --on cpu           or cuda; by default the device that is there
+  --to FILE          instead of evaluation.json in the folder of the run, where
+                     the results of earlier calls stay
+
+Beside the metrics of a task there is answer_bits_per_byte: the bits of the
+right answer over its bytes. It moves long before accuracy does. Any
+architecture is served. What is longer than the model was trained on loses its
+start.
 """
 
 CHECK_HELP = """\

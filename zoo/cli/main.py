@@ -20,6 +20,7 @@ from zoo.cli.help import (
     CHECK_HELP,
     COMPARE_HELP,
     COMPLETION_HELP,
+    EVAL_HELP,
     EXPORT_HELP,
     GENERATE_HELP,
     HELP,
@@ -440,6 +441,21 @@ def _generate(words: list[str]) -> int:
     return 0
 
 
+def _eval(words: list[str]) -> int:
+    known = {"--tasks": str, "--include": str, "--shots": int, "--limit": int, "--batch": int, "--tokens": int}
+    run, given = _options(words, known | {"--on": str, "--to": str}, "zoo eval runs/train/<id> --tasks lambada_openai")
+    for name, least in {"--shots": 0, "--limit": 1, "--batch": 1, "--tokens": 1}.items():
+        if given.get(name, [least])[-1] < least:
+            raise ZooError(f"{name}={given[name][-1]}: expected at least {least}")
+    from zoo.cli.evaluate import show
+    from zoo.models.evaluate import evaluate
+
+    names = {"--batch": "batch_size", "--on": "accelerator"}
+    settings = {names.get(name, name.removeprefix("--")): found[-1] for name, found in given.items()}
+    show(evaluate(Path(_run(run)), **{"tasks": "", **settings}))
+    return 0
+
+
 def _inspect(words: list[str]) -> int:
     run, given = _options(words, {"--example": int, "--length": int, "--judged-by": int}, "zoo inspect runs/train/<id>")
     for name in ("--length", "--judged-by"):
@@ -494,6 +510,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "report": (_report, REPORT_HELP),
     "runs": (_runs, RUNS_HELP),
     "generate": (_generate, GENERATE_HELP),
+    "eval": (_eval, EVAL_HELP),
     "export": (_export, EXPORT_HELP),
     "inspect": (_inspect, INSPECT_HELP),
     "measure": (_measure, MEASURE_HELP),

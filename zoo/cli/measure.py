@@ -35,7 +35,7 @@ def measure(options: MeasureOptions) -> None:
     from zoo.models import speed as inference
     from zoo.models.speed_page import write_page
     from zoo.training import hardware
-    from zoo.training.build import decoding_place
+    from zoo.training.build import decoding_place, make_task
 
     if len(options.lengths) < 2 or min(options.lengths) < 1 or sorted(set(options.lengths)) != list(options.lengths):
         raise ZooError(
@@ -64,7 +64,8 @@ def measure(options: MeasureOptions) -> None:
         if done % max(1, total // 10) == 0:
             screen.print(f"{done} of {total} timed")
 
-    curves = inference.measure(models, options.lengths, options.rounds, 256, device, progress)
+    vocabulary = min(make_task(compose(*each)).facts()["vocab_size"] for each in words.values())
+    curves = inference.measure(models, options.lengths, options.rounds, vocabulary, device, progress)
     found = _plain(curves, chosen.accelerator, options)
     write_json(options.to, found)
     _show(curves, found)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from zoo.base.html import colours
 from zoo.comparison.result import Standing
 
 DASHES = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [12, 4], [4, 2, 1, 2, 1, 2], [1, 3])
@@ -21,7 +22,7 @@ def color(standings: Sequence[Standing]) -> Any:
         "contestant:N",
         title=None,
         legend=alt.Legend(orient="bottom", columns=2, symbolOpacity=1),
-        scale=alt.Scale(domain=names, scheme="tableau10"),
+        scale=alt.Scale(domain=names, range=colours(names)),
     )
 
 

@@ -29,7 +29,7 @@ def quoted(text: str) -> str:
 
 def override(key: str, text: str) -> str:
     """The override that gives this key this text, in quotes only where it would be read as something else."""
-    plain = re.fullmatch(r"[A-Za-z_/.][A-Za-z0-9_/.-]*", text)
+    plain = re.fullmatch(r"[A-Za-z_/.][A-Za-z0-9_/.+-]*", text)
     return f"{key}={text if plain and text.lower() not in _READ_AS_OTHER else quoted(text)}"
 
 

@@ -16,7 +16,7 @@ from zoo.config.compose import compose
 from zoo.config.hydra import prepare
 from zoo.models.bounded import within
 from zoo.models.huggingface import Tensors, read, reason, write
-from zoo.models.load import described, filled, load, saved, with_tied
+from zoo.models.load import described, filled, load, saved, tokenizer_beside, with_tied
 from zoo.registry.factory import build
 from zoo.registry.registry import entries, target
 from zoo.runs.identity import code_hashes
@@ -45,6 +45,7 @@ def import_huggingface(source: str, to: Path | None) -> Path:
         RunFailed: what was written does not read back to the bit; no file is left.
     """
     model, about = adopt(*read(source), source)
+    about |= {"tokenizer": tokenizer_beside(Path(source).expanduser())}
     path = to or Path(Path(source).resolve().name + ".safetensors")
     if path.is_dir() or path.resolve().parent == Path(source).resolve():
         raise ZooError(f"{path}: expected the name of a file that is not in {source}, such as --to model.safetensors")
@@ -79,7 +80,7 @@ def to_huggingface(source: Path, folder: Path) -> str:
             reasons.append(f"{name}: it would compute something else")
             continue
         full = {**config, "model_type": family.model_type, "architectures": [family.architecture]}
-        write(folder, full, tensors)
+        write(folder, full, tensors, about.get("tokenizer"))
         return f"{folder}\n{family.architecture}: transformers.{family.architecture}.from_pretrained('{folder}')"
     raise ZooError(f"{source} is of no published family:\n  " + "\n  ".join(reasons))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ def generate(
     end: int | None = None,
     temperature: float = 0.0,
     seed: int = 0,
+    stop: Callable[[list[int]], bool] | None = None,
 ) -> list[list[int]]:
     """Continue each prompt by the likeliest token each time, or by draws of a softmax at a temperature.
 
@@ -34,10 +36,12 @@ def generate(
         end: ends a continuation, of which it is no part.
         temperature: 0 takes the likeliest.
         seed: of the draws.
+        stop: asked of each continuation after each token; one that it is true of grows no more.
     """
     logits_BC, state = _open(model, prompts, tokens, start)
     source = torch.Generator(logits_BC.device).manual_seed(seed)
     written = torch.empty(len(prompts), 0, dtype=torch.long, device=logits_BC.device)
+    lengths: list[int | None] = [None] * len(prompts)  # of those that are stopped
     ended_B = torch.zeros(len(prompts), dtype=torch.bool, device=logits_BC.device)
     for count in range(1, tokens + 1):
         if temperature > 0:
@@ -47,11 +51,15 @@ def generate(
             next_B1 = logits_BC.argmax(-1, keepdim=True)
         written = torch.cat([written, next_B1], 1)
         ended_B = ended_B | (next_B1[:, 0] == end) if end is not None else ended_B
-        if count == tokens or ended_B.all():
+        if stop is not None:
+            for row, tokens_so_far in enumerate(written.tolist()):
+                if lengths[row] is None and stop(tokens_so_far):
+                    lengths[row] = count
+        if count == tokens or ended_B.all() or None not in lengths:
             break
         logits_BLC, state = model.step(next_B1, state)
         logits_BC = logits_BLC[:, -1]
-    return [_without_end(row, end) for row in written.tolist()]
+    return [_without_end(row[:length], end) for row, length in zip(written.tolist(), lengths, strict=True)]
 
 
 @torch.no_grad()

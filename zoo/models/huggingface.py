@@ -82,8 +82,8 @@ def _download(name: str) -> Path:
         raise ZooError(f"{name} is no folder here, and the hub: {type(error).__name__}: {reason(error)}") from error
 
 
-def write(folder: Path, config: dict[str, Any], tensors: Tensors) -> None:
-    """``config.json`` and ``model.safetensors``.
+def write(folder: Path, config: dict[str, Any], tensors: Tensors, tokenizer: str | None = None) -> None:
+    """``config.json`` and ``model.safetensors``; and the tokenizer, where the model has one, for ``AutoTokenizer``.
 
     Raises:
         ZooError: there is no writing there.
@@ -96,6 +96,11 @@ def write(folder: Path, config: dict[str, Any], tensors: Tensors) -> None:
             file.write(to_bytes(tensors, {"format": "pt", DIGEST: digest(tensors)}))
         with atomic(folder / "config.json") as file:
             file.write((json.dumps(config, indent=2, sort_keys=True) + "\n").encode())
+        if tokenizer is not None:
+            about = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
+            for name, text in (("tokenizer.json", tokenizer), ("tokenizer_config.json", json.dumps(about))):
+                with atomic(folder / name) as file:
+                    file.write(text.encode())
     except OSError as error:
         raise ZooError(f"{folder} cannot be written: {error.strerror or error}") from error
 

@@ -22,7 +22,7 @@ from zoo.measure.weights import pack_
 from zoo.models.bounded import within
 from zoo.registry.factory import build
 from zoo.registry.foreign import refuse_resolvers
-from zoo.runs.finished import Finished, fill, finished
+from zoo.runs.finished import TOKENIZER, Finished, fill, finished
 from zoo.runs.identity import code_hashes, core_modules
 from zoo.training.build import fingerprint, fitted_probes, make_task
 from zoo.training.checkpoint import digest
@@ -120,7 +120,24 @@ def _note_changes(code: dict[str, str], objective: Config, source: str) -> None:
 def about_run(run: Finished, layout: str | None) -> dict[str, Any]:
     """What an exported file says of the run that it comes from."""
     about = {"layout": layout, "objective": run.config["objective"], "facts": run.row["facts"]}
-    return about | {key: run.row[key] for key in ("id", "label", "task", "seed", "code")}
+    about |= {key: run.row[key] for key in ("id", "label", "task", "seed", "code")}
+    return about | {"tokenizer": tokenizer_beside(run.folder)}
+
+
+def tokenizer_beside(folder: Path) -> str | None:
+    """The JSON of the tokenizer in the folder of a model, if it has one.
+
+    Raises:
+        ZooError: it may not be read.
+    """
+    path = folder / TOKENIZER
+    try:
+        refuse_odd(path)
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ZooError(f"{path} cannot be read ({error}); make the run again") from error
 
 
 def save(model: nn.Module, about: dict[str, Any], path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import quantiles
 from typing import Any
 
-from zoo.base.html import drawings, inline, plain_chart, tips, write_html
+from zoo.base.html import colours, drawings, inline, plain_chart, tips, write_html
 from zoo.models.speed import Curve
 
 TEMPLATE = "measure.html.j2"
@@ -49,7 +49,7 @@ def _axes(curves: Sequence[Curve], title: str, zero: bool) -> dict[str, Any]:
             "contestant:N",
             title=None,
             legend=alt.Legend(orient="bottom", columns=2),
-            scale=alt.Scale(domain=names, scheme="tableau10"),
+            scale=alt.Scale(domain=names, range=colours(names)),
         ),
     }
 

@@ -44,6 +44,8 @@ SavedConfig = TypedDict(
     },
 )
 """What the config beside a run must hold before anything is built of it."""
+TOKENIZER = "tokenizer.json"
+"""Beside a run on text: the tokenizer of the model, so that it can be used where its data is not."""
 TYPED = ("overrides", "label")
 """What holds words as they were typed, which are shown and never composed."""
 

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from zoo.base.errors import ZooError
-from zoo.config.tree import Config, components_of
+from zoo.config.compose import compose
+from zoo.config.tree import Config, components_of, key_of
 from zoo.registry.discovery import locate, of_state
-from zoo.registry.kinds import RUN_PARTS, Entry
+from zoo.registry.kinds import KINDS, RUN_PARTS, Entry
 from zoo.registry.registry import target
 from zoo.runs.row import read_row
 
@@ -48,6 +49,8 @@ BUILDING = ("zoo.registry.factory",)
 def run_id(config: Config, code: Mapping[str, str] | None = None) -> str:
     """A readable name with a hash: architecture, task, seed, and all that determines the result.
 
+    Components that stand where the preset has others are named behind it, as in ``transformer+lstm-parity-0-...``.
+
     Code counts: editing a component's module (not its comments or docstrings) gives a new id, so a stale result is
     never taken for a fresh one. What cannot change the result (loggers, folders, progress) does not count.
 
@@ -56,7 +59,31 @@ def run_id(config: Config, code: Mapping[str, str] | None = None) -> str:
         code: of :func:`code_hashes`, where it is known.
     """
     task = config["task"]["_component_"].split("/")[1]
-    return f"{config['arch']}-{task}-{config['seed']}-{digest(basis(config, code))}"
+    names = "+".join([config["arch"], *_replacing(config, task)])
+    return f"{names}-{task}-{config['seed']}-{digest(basis(config, code))}"
+
+
+def _replacing(config: Config, task: str) -> list[str]:
+    """The components of a run that its preset does not have in their place on this task, by name; at most three."""
+    chosen = {key_of(word).lstrip("+~").split("@")[0] for word in config["overrides"]}
+    if not chosen & set(KINDS) - {"task"}:
+        return []  # nothing was chosen instead, so the preset is not composed again
+    try:
+        preset = compose(f"arch={config['arch']}", f"task={task}")
+    except ZooError:  # made in Python, and no preset
+        return []
+    own = {place: entry.name for place, entry in _components(preset).items()}
+    found: dict[str, str] = {}
+    for place, entry in _components(config).items():
+        inside = any(place.startswith(f"{other}.") for other in found)  # what it brings along is not named
+        if own.get(place) != entry.name and not inside:
+            found[place] = entry.name
+    return list(dict.fromkeys(found.values()))[:3]
+
+
+def _components(config: Config) -> dict[str, Entry]:
+    """Those that an id may name, by their place, the outer first."""
+    return components_of({kind: config[kind] for kind in ("objective", "optimizer", "schedule", "probe")})
 
 
 def basis(config: Config, code: Mapping[str, str] | None = None) -> dict[str, Any]:

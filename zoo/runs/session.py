@@ -13,10 +13,11 @@ import torch
 
 from zoo.base.contracts import Task
 from zoo.base.errors import Diverged
+from zoo.base.files import atomic
 from zoo.measure import choices, embeddings, memory, weights
 from zoo.measure.flops import per_token
 from zoo.measure.metrics import asks, metric
-from zoo.runs.finished import finished, start
+from zoo.runs.finished import TOKENIZER, finished, start
 from zoo.runs.row import Row
 from zoo.runs.run import Run
 from zoo.training import hardware
@@ -59,6 +60,10 @@ class Session:
         hardware.set_up(self.device.accelerator, settings["threads"])
         self.peak = memory.Peak(self.device.accelerator)
         self.task = make_task(config)
+        tokenizer = self.task.saved_tokenizer()
+        if tokenizer is not None and rank() == 0:  # so that the model can be used where its data is not
+            with atomic(folder / TOKENIZER) as file:
+                file.write(tokenizer.encode())
         self.objective = make_objective(config, self.task)
         self.probes = make_probes(config, self.objective, self.task)
         if not trains(self.objective):

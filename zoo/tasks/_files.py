@@ -83,8 +83,13 @@ def read(path: Path, root: Path | None = None) -> bytes:
         raise ZooError(f"task.source: {path} cannot be read: {error.strerror}") from error
 
 
-def load_hub(name: str, config: str | None) -> Any:
+def load_hub(name: str, config: str | None, streamed: bool = False) -> Any:
     """All splits of a data set of Hugging Face ``datasets``: by name where there is a network, or a local folder.
+
+    Args:
+        name: what it is called there, or the folder.
+        config: which of its configurations.
+        streamed: download rows as they are read, and not all of them first.
 
     Raises:
         ZooError: the library is not installed or cannot load it; or a folder holds links that lead out of it, which the
@@ -103,7 +108,7 @@ def load_hub(name: str, config: str | None) -> Any:
             f'pip install -e ".[datasets]", in the folder of the zoo'
         ) from error
     try:
-        return load_dataset(name, config)  # nosec B615: the user names it
+        return load_dataset(name, config, streaming=streamed)  # nosec B615: the user names it
     except Exception as error:
         reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         raise ZooError(f"task.source={name}: datasets cannot load it: {reason}") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -33,11 +34,37 @@ def nats(outputs: Mapping[str, Tensor], targets_BS: Tensor) -> tuple[Tensor, Ten
     An objective whose likelihood is a weighted sum gives ``weights`` beside its targets: then both are weighed.
     """
     if "weights" in outputs:
-        each_BS = F.cross_entropy(outputs["logits"].mT.double(), targets_BS, reduction="none")
         weights_BS = outputs["weights"].double()
-        return (each_BS * weights_BS).sum(), weights_BS.sum()
-    loss = F.cross_entropy(outputs["logits"].flatten(0, 1).double(), targets_BS.flatten(), reduction="sum")
-    return loss, (targets_BS >= 0).sum()
+        return (token_nats(outputs, targets_BS) * weights_BS).sum(), weights_BS.sum()
+    return token_nats(outputs, targets_BS).sum(), (targets_BS >= 0).sum()
+
+
+def token_nats(outputs: Mapping[str, Tensor], targets_BS: Tensor) -> Tensor:
+    """The negative log-likelihood of each asked token, (B, S); zero where nothing is asked."""
+    logits_NC = outputs["logits"].flatten(0, 1).double()
+    return F.cross_entropy(logits_NC, targets_BS.flatten(), reduction="none").view(targets_BS.shape)
+
+
+def recurs(tokens_BL: Tensor, ngram: int) -> Tensor:
+    """Which tokens end an n-gram that occurred before in the same row, (B, L).
+
+    Each n-gram is written as one number, so ``ngram`` times the bits of a token must be at most 63.
+    """
+    B, L = tokens_BL.shape
+    found_BL = torch.zeros(B, L, dtype=torch.bool, device=tokens_BL.device)
+    if ngram > L:
+        return found_BL
+    bits = 63 // ngram
+    whole = L - ngram + 1
+    key_BW = torch.zeros(B, whole, dtype=torch.long, device=tokens_BL.device)
+    for place in range(ngram):
+        key_BW = (key_BW << bits) | tokens_BL[:, place : place + whole]
+    # equal n-grams stand beside each other, the earlier first; all but the first of them recur
+    sorted_BW, order_BW = key_BW.sort(dim=1, stable=True)
+    again_BW = torch.zeros_like(sorted_BW, dtype=torch.bool)
+    again_BW[:, 1:] = sorted_BW[:, 1:] == sorted_BW[:, :-1]
+    found_BL[:, ngram - 1 :] = torch.zeros_like(again_BW).scatter(1, order_BW, again_BW)
+    return found_BL
 
 
 def label_accuracy(outputs: Mapping[str, Tensor], labels_B: Tensor) -> Ratios:

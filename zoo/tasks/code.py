@@ -19,6 +19,7 @@ from zoo.tasks._corpus import SPLITS, Corpus, documents, split_documents
 from zoo.tasks._generated import at_least_one
 from zoo.tasks._lexer import CLASSES, letter_classes
 from zoo.tasks._metrics import Ratios
+from zoo.tasks._stored import Tokens
 from zoo.tasks.text import Text
 
 
@@ -26,7 +27,10 @@ from zoo.tasks.text import Text
 def _labelled(source: str, max_bytes: int) -> tuple[Corpus, dict[str, NDArray[np.int64]]]:
     """Source code split by document, and the class of each of its bytes."""
     readable = ((name, data) for name, data in documents(source) if letter_classes(data) is not None)
-    splits, count = split_documents(readable, max_bytes, parts=8)
+    splits: dict[str, list[bytes]] = {split: [] for split in SPLITS}
+    for split, data in split_documents(readable, max_bytes, parts=8):
+        splits[split].append(data)
+    count = sum(map(len, splits.values()))
     streams = {split: b"".join(splits[split]) for split in SPLITS}
     labels = {
         split: np.concatenate([letter_classes(data) for data in splits[split]] or [np.zeros(0, np.int64)])
@@ -69,6 +73,7 @@ class Code(Text):
         self.length, self.batch_size, self.test_windows = length, batch_size, test_windows
         self.source = source
         self.corpus, self.labels = _labelled(source, max_bytes)
+        self.parts = {split: Tokens(getattr(self.corpus, split)) for split in SPLITS}
         shortest = min(map(len, self.labels.values()))
         if shortest <= length:
             raise ZooError(f"task.length={length}: the smallest split of {source} has {shortest} bytes of Python")
@@ -94,19 +99,20 @@ class Code(Text):
     def chance(self) -> dict[str, float]:
         """The most common class, and the most common class of each letter, both from the training text."""
         counts_LC = np.zeros((256, len(CLASSES)))
-        bytes_, labels = np.frombuffer(self.corpus.train, np.uint8), self.labels["train"]
+        labels = self.labels["train"]
+        bytes_ = self.parts["train"].windows([0], len(labels))[0]
         np.add.at(counts_LC, (bytes_[labels >= 0], labels[labels >= 0]), 1)
         asked = self.labels["test"] >= 0
-        letters, wanted = np.frombuffer(self.corpus.test, np.uint8)[asked], self.labels["test"][asked]
+        letters, wanted = self.parts["test"].windows([0], len(asked))[0][asked], self.labels["test"][asked]
         guesses = {"commonest class": counts_LC.sum(0).argmax(), "each letter alone": counts_LC.argmax(1)[letters]}
         return {name: float((guess == wanted).mean()) for name, guess in guesses.items()}
 
-    def _cut(self, split: str, starts_B: Tensor) -> Batch:
-        key = (f"{split} labels", str(starts_B.device))
+    def _cut(self, split: str, starts_B: Tensor, device: torch.device) -> Batch:
+        key = (f"{split} labels", str(device))
         if key not in self._streams:
-            self._streams[key] = torch.from_numpy(self.labels[split]).to(starts_B.device)
-        offsets_L = torch.arange(self.length, device=starts_B.device)
+            self._streams[key] = torch.from_numpy(self.labels[split]).to(device)
+        offsets_L = torch.arange(self.length, device=device)
         return {
-            **super()._cut(split, starts_B),
+            **super()._cut(split, starts_B, device),
             "token_labels": self._streams[key][starts_B[:, None] + offsets_L],
         }

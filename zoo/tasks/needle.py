@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -13,7 +14,7 @@ from zoo.base.errors import ZooError
 from zoo.base.seeds import generator
 from zoo.nn import held
 from zoo.registry.registry import register
-from zoo.tasks._corpus import SPLITS, read_corpus
+from zoo.tasks._corpus import SPLITS, files_of, read_corpus
 from zoo.tasks._generated import TokenAnswers, at_least_one
 
 BYTES = 256
@@ -102,7 +103,7 @@ class Needle(TokenAnswers):
                 raise ZooError(f"task.keys={keys}: {form} needs {names} different keys")
         for each in (self.length, *self.test_lengths):
             self._check_length(each)
-        self._on = None
+        self._on, self._source = None, source
         if source is not None:
             corpus = read_corpus(source, None, "text", 200_000_000)
             streams = [torch.frombuffer(bytearray(getattr(corpus, split)), dtype=torch.uint8) for split in SPLITS]
@@ -153,6 +154,10 @@ class Needle(TokenAnswers):
         if token < self.noise:
             return str(token)
         return "ask" if token == self.noise + self.keys else f"key {token - self.noise}"
+
+    def reads(self) -> list[Path] | None:
+        """The files of the text, where the haystack is one."""
+        return [] if self._source is None else files_of(self._source)
 
     def _make(self, batch_size: int, length: int, source: torch.Generator) -> Batch:
         return self._of_split("train", batch_size, length, source)
