@@ -6,14 +6,16 @@ import itertools
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 from zoo.base.errors import ZooError
 from zoo.comparison.claims import check_claims
 from zoo.comparison.grid import Setting, edges
-from zoo.comparison.plan_file import Claim, PlanFile, PublishedFigure
+from zoo.comparison.ladder.rates import RateLaw, fit_rates
+from zoo.comparison.ladder.rungs import CHECKED, Rung, rungs_of
+from zoo.comparison.plan_file import Claim, PlanFile, PublishedFigure, RungFile
 from zoo.comparison.rules import check_rules, stored
 from zoo.config.compose import compose, composed_of
 from zoo.config.explain import Checked, check
@@ -26,6 +28,7 @@ from zoo.runs.budget import key_of as budget_key
 from zoo.runs.budget import wanted, with_solution
 from zoo.runs.run import Run, planned
 
+RATE = "optimizer.lr"
 FINALISTS = 2
 """How many settings of a contestant run with all tuning seeds, once the first seed has ranked its grid."""
 
@@ -62,12 +65,35 @@ class Cell:
     """Seeds that are reported besides, once it is known that the first ones do not decide."""
     follows: Cell | None = None
     """The cell whose chosen setting it takes, where it is the baseline once more under other seeds."""
+    size: float | None = None
+    """The parameters of its rung, on a ladder."""
+    below: list[Cell] = field(default_factory=list)
+    """The same contestant's cells at smaller rungs, whose learning rates foretell its own."""
+    waits: bool = False
+    """Whether its grid only stands for one of as many settings, which those below have yet to foretell."""
     trainer: dict[str, Any] = field(default_factory=dict)
     """Settings of the trainer that change no result and are this machine's: threads, no progress bar."""
     _bases: dict[Setting, Config] = field(default_factory=dict)
     _runs: dict[tuple[Setting, int], Run] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if len(self.grid) == 1:
+            self.chosen = self.grid[0]
+
+    def await_rates(self, below: list[Cell], count: int) -> None:
+        """Take so many rates from what the cells below it find, and none of the grid."""
+        self.below, self.waits, self.chosen = below, True, None
+        self.grid = self.grid[:count]
+
+    def foretell(self) -> None:
+        """Make the grid of the rates that the cells below foretell: one, or half and twice of it too."""
+        law = rate_law(self.below)
+        assert self.size is not None
+        if law is not None:
+            rate = law.at(self.size)
+            rates = [rate] if len(self.grid) == 1 else [rate / 2, rate, 2 * rate]
+            self.grid = [((RATE, float(f"{each:.3g}")),) for each in rates]
+        self.waits, self.tried = False, {}
         if len(self.grid) == 1:
             self.chosen = self.grid[0]
 
@@ -108,7 +134,7 @@ class Cell:
         """The ids of all its tuning runs so far."""
         return [
             self.run(setting, seed).id
-            for setting in ([] if len(self.grid) == 1 or self.follows else self.grid)
+            for setting in ([] if len(self.grid) == 1 or self.follows or self.waits else self.grid)
             for seed in (self.tune_seeds if setting in self.finalists else self.tune_seeds[:1])
         ]
 
@@ -188,6 +214,22 @@ class Cell:
         return [] if self.chosen is None else edges(self.grid, self.chosen)
 
 
+def rate_law(cells: Sequence[Cell]) -> RateLaw | None:
+    """The law of the best learning rate of a contestant, from what was tried at these rungs; none where all failed."""
+    points: dict[float, list[tuple[float, float]]] = {}
+    for cell in cells:
+        sign = 1 if cell.higher_is_better else -1
+        found = [
+            (float(dict(setting)[RATE]), sign * score)
+            for setting, scores in cell.tried.items()
+            for score in scores
+            if score is not None and math.isfinite(score)
+        ]
+        if found and cell.size is not None:
+            points[cell.size] = found
+    return fit_rates(points) if points else None
+
+
 def _is_plain(key: str) -> bool:
     """Whether a tuned key is a number of the optimizer or the schedule, which no other part of a config follows."""
     root, _, name = key.partition(".")
@@ -217,6 +259,10 @@ class Plan:
     """How many values a grid may grow by at an edge where some contestant's best lies, for every contestant."""
     launcher: list[str] = field(default_factory=list)
     """Hydra's own overrides, which say who makes the runs if not processes here: hydra/launcher=submitit_slurm."""
+    rungs: list[Rung] = field(default_factory=list)
+    """The rungs of a ladder, of each of its tasks; none where it is no ladder."""
+    ladder: dict[str, Any] = field(default_factory=dict)
+    """The rules by which these were chosen."""
     scaling: bool = False
     """Whether its tasks are one task at several sizes and lengths, to which the report fits a law."""
     margin: float | None = None
@@ -225,6 +271,8 @@ class Plan:
     """Whether the report judges every pair of contestants, besides each one and the baseline."""
     more_seeds: list[int] = field(default_factory=list)
     """Seeds that those are reported with besides whom the first ones do not tell apart from the baseline."""
+    says: list[str] = field(default_factory=list)
+    """What its ladder will run and take, where that was measured."""
 
     @property
     def folder(self) -> Path:
@@ -294,13 +342,18 @@ def make_plan(name: str | None, overrides: Sequence[str]) -> Plan:
     contestants = [*rules["archs"], *rules["also"]]
     budgets: dict[str, Config] = {}
     tasks = [task for task in rules["tasks"] if rules["only"] is None or task in rules["only"]]
+    rungs = rungs_of(rules["ladder"], tasks)
     words_of = {task: [*rules["overrides"], *rules["tasks"][task], *mine] for task in tasks}
+    if rungs:
+        words_of = {rung.task: [*words_of[rung.of], *_budget(rung)] for rung in rungs}
+        tasks = list(words_of)
     tuned: dict[tuple[int, str], Any] = {}
     cells = [
         _cell(contestant, task, words_of[task], rules, budgets, tuned, first=task == tasks[0])
         for task in tasks
         for contestant in contestants
     ]
+    _climb(cells, {rung.task: rung for rung in rungs})
     check_distinct(cells)
     if any(cell.base["trainer"]["batch_size"] == "auto" for cell in cells):
         raise ZooError("task.batch_size=auto: contestants would train on other data; give a number that fits all")
@@ -324,11 +377,39 @@ def make_plan(name: str | None, overrides: Sequence[str]) -> Plan:
         rules["claims"],
         rules["extend"],
         launcher,
+        rungs,
+        rules["ladder"],
         rules["scaling"],
         rules["margin"],
         rules["pairs"],
         rules["more_seeds"],
     )
+
+
+def _budget(rung: Rung) -> list[str]:
+    """The words by which a run meets its rung: the width is solved for, and the steps."""
+    return [f"budget.parameters={rung.parameters}", f"budget.flops={rung.flops:g}"]
+
+
+def _climb(cells: Sequence[Cell], rungs: Mapping[str, Rung]) -> None:
+    """On a ladder, let cells of larger rungs wait for the rates of smaller ones, and the top one have one seed."""
+    for cell in cells:
+        rung = rungs.get(cell.task)
+        if rung is None:
+            continue
+        cell.size = float(rung.parameters)
+        if rung.top:
+            cell.seeds = cell.seeds[:1]
+        if rung.stage != "tuned" and len(cell.grid) > 1:
+            below = [
+                each
+                for each in cells
+                if each.contestant == cell.contestant
+                and rungs[each.task].of == rung.of
+                and rungs[each.task].parameters < rung.parameters
+                and rungs[each.task].stage != "foretold"
+            ]
+            cell.await_rates(below, CHECKED if rung.stage == "checked" else 1)
 
 
 def _controls(cells: Sequence[Cell], baseline: str, more_seeds: Sequence[int]) -> list[Cell]:
@@ -425,6 +506,7 @@ def describe(plan: Plan) -> PlanFile:
         "published": cast(list[PublishedFigure], plan.published),
         "claims": cast(list[Claim], plan.claims),
         "scaling": plan.scaling,
+        "ladder": [cast(RungFile, asdict(rung)) for rung in plan.rungs],
         "margin": plan.margin,
         "pairs": plan.pairs,
         "more_seeds": plan.more_seeds,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, NotRequired, TypedDict
 
-from zoo.base.validation import Count, Figure, Plain
+from zoo.base.validation import Count, Figure, Plain, Positive
 from zoo.runs.row import BudgetMet
 
 Setting = dict[str, Plain]
@@ -61,6 +61,17 @@ class Claim(TypedDict):
     than: Any
 
 
+class RungFile(TypedDict):
+    """One rung of a ladder: a task at one size."""
+
+    of: str
+    task: str
+    parameters: Positive
+    flops: Positive
+    stage: Literal["tuned", "checked", "foretold"]
+    top: bool
+
+
 class PlanFile(TypedDict):
     """A whole comparison."""
 
@@ -73,6 +84,8 @@ class PlanFile(TypedDict):
     published: NotRequired[list[PublishedFigure]]
     claims: NotRequired[list[Claim]]
     scaling: NotRequired[bool]
+    ladder: NotRequired[list[RungFile]]
+    """Its rungs, where it is a ladder."""
     margin: NotRequired[Figure | None]
     """The difference that matters, in place of each task's own."""
     more_seeds: NotRequired[list[int]]

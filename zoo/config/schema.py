@@ -44,6 +44,17 @@ class LoggerConfig:
 
 
 @dataclass
+class LadderConfig:
+    """The rungs of a comparison from small to large; without minutes and sizes it is none."""
+
+    minutes: float | None = None
+    sizes: list[int] = field(default_factory=list)
+    tokens_per_parameter: float = 20.0
+    factor: float = 2.0
+    tuned: int = 2
+
+
+@dataclass
 class CompareConfig:
     """A comparison: who competes, on what, tuned how, with how many seeds."""
 
@@ -65,6 +76,7 @@ class CompareConfig:
     published: list[dict[str, Any]] = field(default_factory=list)
     claims: list[dict[str, str]] = field(default_factory=list)
     scaling: bool = False
+    ladder: LadderConfig = field(default_factory=LadderConfig)
     workers: int | None = None
 
 
