@@ -191,7 +191,7 @@ def _compare(words: list[str]) -> int:
                 f"{cell.name}: {many(cell.tuning_count(), 'tuning run')} ({grid or 'no grid'}), "
                 f"{len(cell.seeds)} reported"
             )
-        if plan.comparisons():
+        if plan.comparisons() and not plan.rungs:
             from zoo.comparison.verdicts import can_find
 
             runs = min(len(cell.seeds) for cell in plan.cells)

@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 
 from zoo.comparison.known import beside, chosen_before
+from zoo.comparison.ladder.rungs import geometric
 from zoo.comparison.ledger import Ledger
 from zoo.comparison.result import Standing
 from zoo.comparison.words import figure, joined, quantity
@@ -22,10 +23,17 @@ def answer(ledger: Ledger) -> list[str]:
         return []
     if ledger.swept:
         return [_best_setting(ledger, task) for task in ledger.tasks if any(s.rows for s in ledger.on(task))]
-    parts = [*(_task(ledger, task) for task in ledger.tasks)] if not ledger.laws else []
+    parts = [*(_task(ledger, task) for task in _asked(ledger))] if not ledger.laws else []
+    parts += [part for each in ledger.ladders for part in (each.backtest(), each.trends(), each.learning_rates())]
     parts += [_ladder(ledger), _equal(ledger), _state(ledger), _fragile(ledger), _known(ledger)]
     parts += [_limits(ledger), _noise(ledger), _next(ledger)]
     return [said for part in parts if (said := " ".join(part))]
+
+
+def _asked(ledger: Ledger) -> list[str]:
+    """The tasks that the answer speaks of: of a ladder the top rung, for what is below, its backtest says."""
+    below = {step.task for each in ledger.ladders for step in each.steps[:-1]}
+    return [task for task in ledger.tasks if task not in below]
 
 
 def _best_setting(ledger: Ledger, task: str) -> str:
@@ -128,7 +136,7 @@ def _cheapest(ledger: Ledger, task: str, entered: Sequence[Standing]) -> Iterato
 
 def _ladder(ledger: Ledger) -> Iterator[str]:
     """Of one task at several settings: up to which of them each contestant solves it in every run."""
-    if len(ledger.tasks) < 3 or len({s.about.get("task") for s in ledger.contestants()}) > 1:
+    if len(ledger.tasks) < 3 or ledger.ladders or len({s.about.get("task") for s in ledger.contestants()}) > 1:
         return
     solved: dict[str, str] = {}
     for task in ledger.tasks:
@@ -148,7 +156,7 @@ def _equal(ledger: Ledger) -> Iterator[str]:
         sizes = [size for s in ledger.on(task) if (size := s.cost("active_parameters"))]
         if len(sizes) > 1:
             spans.append((max(sizes) / min(sizes), min(sizes), max(sizes), task))
-    if spans and not ledger.laws:
+    if spans and not ledger.laws and not ledger.ladders:
         ratio, low, high, task = max(spans)
         if ratio <= 1.06:
             yield f"Contestants have equal numbers of active parameters on each task, within {ratio - 1:.1%}."
@@ -225,7 +233,7 @@ def _limits(ledger: Ledger) -> Iterator[str]:
         f"All this holds at this scale: at most {quantity(largest)} parameters and {quantity(longest)} tokens of "
         f"training a run."
     )
-    if ledger.laws or not ledger.comparisons():
+    if ledger.laws or ledger.ladders or not ledger.comparisons():
         return
     chosen = [f"{what} on {task} ({joined(whose)})" for what, task, whose in chosen_before(ledger)]
     if chosen:
@@ -258,6 +266,12 @@ def _noise(ledger: Ledger) -> Iterator[str]:
 def _next(ledger: Ledger) -> Iterator[str]:
     """The one command that would say more."""
     if ledger.laws or not ledger.comparisons() or not ledger.command.startswith("zoo compare"):
+        return
+    if ledger.ladders:
+        sizes = [int(step.parameters) for step in ledger.ladders[0].steps]
+        further = geometric(sizes[-1], sizes[-1] / sizes[-2], 2)[1]
+        words = [f"compare.ladder.sizes=[{','.join(map(str, [*sizes, further]))}]"]
+        yield f"To add a rung: {_with(ledger.command, words)}"
         return
     hard = [task for task in ledger.tasks if not ledger.cannot_decide(task)]
     falling = [task for task in hard if ledger.unconverged(task)]

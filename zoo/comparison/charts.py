@@ -9,6 +9,7 @@ from typing import Any
 from zoo.base.html import plain_chart
 from zoo.comparison.curves import Curve, read_curves, summary, thin
 from zoo.comparison.evidence import seeds_chart, tuning_chart
+from zoo.comparison.ladder.drawn import ladder_charts
 from zoo.comparison.ledger import Ledger
 from zoo.comparison.marks import color, dash, shape
 from zoo.comparison.result import COSTS, Standing
@@ -23,9 +24,12 @@ MOST_POINTS = 1000
 
 def charts(ledger: Ledger) -> Iterator[tuple[str, dict[str, Any]]]:
     """Vega-Lite specifications by the name of the place on the page where they stand."""
+    for index, ladder in enumerate(ledger.ladders):
+        for name, chart in ladder_charts(ladder):
+            yield f"ladder{index}-{name}", chart
     if ledger.laws:
         yield "scaling", _scaling(ledger)
-    elif len(ledger.rows) <= MOST_SEEDS:
+    elif not ledger.ladders and len(ledger.rows) <= MOST_SEEDS:
         yield from _named("seeds", seeds_chart(ledger))
     for task in ledger.tasks:
         standings = drawn(ledger, task)

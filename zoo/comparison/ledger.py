@@ -16,6 +16,7 @@ from zoo.base.errors import ZooError, to_type
 from zoo.base.files import read_json
 from zoo.comparison.claims import Finding, judge_claims
 from zoo.comparison.doubts import doubts
+from zoo.comparison.ladder.report import Ladder, ladders
 from zoo.comparison.overall import Overall, overall
 from zoo.comparison.plan_file import PlanFile
 from zoo.comparison.result import Row, Standing, Verdict
@@ -68,6 +69,8 @@ class Ledger:
     """Whether every pair of contestants is judged too."""
     swept: bool = False
     """Whether the runs are those of a sweep, without a comparison's rules."""
+    ladders: list[Ladder] = field(default_factory=list)
+    """The ladder of each task, where the comparison is one of sizes."""
     looks_twice: bool = False
     """Whether the undecided got more seeds: every family is then judged at half of the level."""
     _ranks: dict[str, dict[str, tuple[int, int]]] = field(default_factory=dict, repr=False)
@@ -87,7 +90,7 @@ class Ledger:
 
         Nor where the tasks are one at several sizes.
         """
-        return ([], []) if self.laws else overall(self.contestants())
+        return ([], []) if self.laws or self.ladders else overall(self.contestants())
 
     def contestants(self) -> list[Standing]:
         """Every standing but the control's."""
@@ -299,11 +302,13 @@ def _filled(folder: Path, rules: Any, standings: list[Standing], rows: list[Row]
     published = _published(rules.get("published", []), standings) if rules else []
     findings = judge_claims(rules.get("claims", []), standings, margin, bool(more)) if rules else []
     laws = fits(standings) if rules and rules.get("scaling") else []
+    rungs = rules.get("ladder", []) if rules and baseline else []
+    climbed = ladders(rungs, standings, baseline, margin) if baseline else []
     missing = _missing(rules["cells"], rows) if rules else 0
     pairs = bool(rules and rules.get("pairs"))
     return Ledger(
         folder.name, folder, baseline, standings, rows, failures, words, published, findings, laws, missing, trends,
-        margin, pairs, not rules, bool(more),
+        margin, pairs, not rules, climbed, bool(more),
     )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from zoo.base.html import drawings, write_html
 from zoo.comparison.answer import answer
 from zoo.comparison.charts import charts, drawn
 from zoo.comparison.known import beside
+from zoo.comparison.ladder.gain import said
 from zoo.comparison.ledger import Ledger
 from zoo.comparison.matrix import EXPLAINED, matrix
 from zoo.comparison.result import COSTS, Standing
@@ -52,6 +53,7 @@ def write_page(ledger: Ledger, path: Path | None = None) -> Path:
             for task, standings in ranked.items()
         },
         "overtakes": [(a, b, overtakes(a, b)) for a, b in combinations(ledger.laws, 2)],
+        "said": said,
         "machines": _machines(ledger),
         **drawings(lambda: charts(ledger), ledger.command if ledger.swept else to_type("zoo", "report", ledger.folder)),
     }
