@@ -95,18 +95,22 @@ class Execution:
             self._settle(pool)
             self._refuse_all(pool)
             self._hash_data(pool)
-            for cell in self.plan.cells:
-                if cell.waits or (cell.follows and (cell.follows.waits or len(cell.grid) > 1)):
-                    continue  # it waits until smaller rungs, or that one, are tuned
-                if len(cell.grid) == 1:
-                    self.reporting.add(id(cell))
-                self._enqueue(cell.tuning() or cell.reporting())
+            self._begin()
             write_json(self.plan.folder / "comparison.json", describe(self.plan))
             self._make(pool, watcher)
             if self._look_again():
                 self._make(pool, watcher)
         write_json(self.plan.folder / "comparison.json", describe(self.plan))
         watcher.update(self, None)
+
+    def _begin(self) -> None:
+        """Queue the runs of each cell that waits for nobody."""
+        for cell in self.plan.cells:
+            if cell.waits or (cell.follows and (cell.follows.waits or len(cell.grid) > 1)):
+                continue  # it waits until smaller rungs, or that one, are tuned
+            if len(cell.grid) == 1:
+                self.reporting.add(id(cell))
+            self._enqueue(cell.tuning() or cell.reporting())
 
     def _make(self, pool: Pool, watcher: Watcher) -> None:
         """Make all runs that wait, and those that they lead to."""

@@ -343,10 +343,10 @@ def make_plan(name: str | None, overrides: Sequence[str]) -> Plan:
     budgets: dict[str, Config] = {}
     tasks = [task for task in rules["tasks"] if rules["only"] is None or task in rules["only"]]
     rungs = rungs_of(rules["ladder"], tasks)
-    words_of = {task: [*rules["overrides"], *rules["tasks"][task], *mine] for task in tasks}
     if rungs:
-        words_of = {rung.task: [*words_of[rung.of], *_budget(rung)] for rung in rungs}
-        tasks = list(words_of)
+        rules["tasks"] |= {rung.task: [*rules["tasks"][rung.of], *_budget(rung)] for rung in rungs}
+        tasks = [rung.task for rung in rungs]
+    words_of = {task: [*rules["overrides"], *rules["tasks"][task], *mine] for task in tasks}
     tuned: dict[tuple[int, str], Any] = {}
     cells = [
         _cell(contestant, task, words_of[task], rules, budgets, tuned, first=task == tasks[0])

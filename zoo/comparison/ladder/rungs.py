@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -172,10 +173,9 @@ def _linear(points: Sequence[tuple[float, float]], at: float) -> float:
 
 
 def fitting(minutes: float, factor: float, costs: Costs, before: Sequence[int] = ()) -> list[int]:
-    """The sizes of the longest ladder that fits into a time.
+    """The sizes of the ladder with the largest top rung that fits into a time, and of these of the one with most rungs.
 
-    The first rung has from :data:`SMALLEST` to :data:`LARGEST_FIRST` parameters: the larger the more time there is.
-    From there on there are more rungs.
+    The first rung has from :data:`SMALLEST` to :data:`LARGEST_FIRST` parameters.
 
     Args:
         minutes: of the whole ladder.
@@ -194,19 +194,11 @@ def fitting(minutes: float, factor: float, costs: Costs, before: Sequence[int] =
                 break
             sizes = further
         return sizes
-    found: list[int] = []
-    for count in range(LEAST_RUNGS, MOST_RUNGS + 1):
-        first = float(SMALLEST)
-        fits = []
-        while first <= LARGEST_FIRST * 1.001:
-            sizes = geometric(first, factor, count)
-            if costs.minutes(sizes) <= minutes:
-                fits.append(sizes)
-            first *= 2**0.25
-        if not fits:
-            break
-        found = fits[-1]
-    if not found:
+    firsts = [SMALLEST * 2 ** (i / 4) for i in range(round(4 * math.log2(LARGEST_FIRST / SMALLEST)) + 1)]
+    tried = [geometric(first, factor, count) for first in firsts for count in range(LEAST_RUNGS, MOST_RUNGS + 1)]
+    fits = [sizes for sizes in tried if costs.minutes(sizes) <= minutes]
+    found = max(fits, key=lambda sizes: (sizes[-1], len(sizes)), default=None)
+    if found is None:
         least = geometric(SMALLEST, factor, LEAST_RUNGS)
         raise ZooError(
             f"compare.ladder.minutes={minutes:g}: the smallest ladder, of {', '.join(map(quantity, least))} "
