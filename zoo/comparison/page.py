@@ -11,6 +11,7 @@ from typing import Any
 
 from zoo.base.errors import to_type
 from zoo.base.html import drawings, write_html
+from zoo.comparison.agreement import agreements, in_words
 from zoo.comparison.answer import answer
 from zoo.comparison.charts import charts, drawn
 from zoo.comparison.known import beside
@@ -54,6 +55,8 @@ def write_page(ledger: Ledger, path: Path | None = None) -> Path:
         },
         "overtakes": [(a, b, overtakes(a, b)) for a, b in combinations(ledger.laws, 2)],
         "said": said,
+        "agreements": agreements(ledger),
+        "agreed": in_words(agreements(ledger)),
         "machines": _machines(ledger),
         **drawings(lambda: charts(ledger), ledger.command if ledger.swept else to_type("zoo", "report", ledger.folder)),
     }

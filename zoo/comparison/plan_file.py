@@ -51,6 +51,10 @@ class PublishedFigure(TypedDict):
     source: str
     at: NotRequired[Any]
     settings: NotRequired[Any]
+    of: NotRequired[str]
+    """What was measured, where it is another quality than ours, such as ``recall``: only orders are compared then."""
+    better: NotRequired[Literal["higher", "lower"]]
+    """The direction of that quality; by default ``higher``."""
 
 
 class Claim(TypedDict):

@@ -118,7 +118,7 @@ def _check_ladder(tune: Mapping[str, Any]) -> None:
 
 
 def _check_published(figure: Mapping[str, Any], tasks: Mapping[str, Any]) -> None:
-    needed, known = {"contestant", "task", "value", "source"}, {"at", "settings"}
+    needed, known = {"contestant", "task", "value", "source"}, {"at", "settings", "of", "better"}
     if not needed <= set(figure) <= needed | known or flaw(figure, PublishedFigure):
         raise ZooError(
             f"compare.published has {dict(figure)}; expected {', '.join(sorted(needed))} (a number), "

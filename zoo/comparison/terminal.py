@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from zoo.base.terminal import in_notebook, notebook_text
+from zoo.comparison.agreement import Agreement, agreements, in_words
 from zoo.comparison.execute import Execution
 from zoo.comparison.ladder.gain import said
 from zoo.comparison.ladder.report import Ladder
@@ -104,10 +105,12 @@ def tables(ledger: Ledger, width: int) -> list[Table]:
     for task in (task for task in ledger.tasks if task not in below):
         found.append(_table(ledger, task, width))
         found += _decays(ledger, task)
-        if any(each.task == task for each in ledger.published):
+        if any(each.task == task and not each.of for each in ledger.published):
             found.append(_published(ledger, task))
     if ledger.laws:
         found.append(_laws(ledger))
+    if agreed := agreements(ledger):
+        found.append(_agreements(agreed))
     found += _overall(ledger)
     if ledger.findings:
         found.append(_findings(ledger))
@@ -190,6 +193,19 @@ def _decays(ledger: Ledger, task: str) -> list[Table]:
     return [table]
 
 
+def _agreements(found: list[Agreement]) -> Table:
+    """How far our order is the published one."""
+    table = Table(title="our order beside the published one, with 95 % intervals", title_justify="left")
+    for name in ("task", "published", "Spearman", "contestants", "source"):
+        table.add_column(name, overflow="fold")
+    for each in found:
+        told = f"{each.correlation:.2f} ({each.low:.2f} to {each.high:.2f})"
+        table.add_row(each.task, each.of, told, str(each.contestants), each.source)
+    table.caption = "\n".join(in_words(found))
+    table.caption_justify = "left"
+    return table
+
+
 def _laws(ledger: Ledger) -> Table:
     table = Table(
         title="scaling: loss = E + A / parameters^a + B / tokens^b, with 95 % intervals", title_justify="left"
@@ -257,7 +273,7 @@ def _published(ledger: Ledger, task: str) -> Table:
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
     table.add_column("their settings; source", overflow="fold")
     for each in ledger.published:
-        if each.task == task:
+        if each.task == task and not each.of:
             about = "; ".join(filter(None, [each.settings, each.source]))
             at = f"at {each.at}" if each.at else ""
             apart = "" if each.ours is None else f"{each.ours.value - each.value:+.4f}"
