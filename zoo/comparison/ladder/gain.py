@@ -204,8 +204,8 @@ def _forecast(line: _Line, x: float, variance: float) -> Forecast:
 def _crossing(line: _Line, further: float) -> Crossing | None:
     """Where the line is zero, if it surely has one sign on the first rung and surely the other one rung further on.
 
-    A gain that falls by a power of compute never changes its sign, though a line through it does; so the line through
-    the last rungs must change it too.
+    A gain that falls by a power of compute never changes its sign, though a line through it does. So the line through
+    the last two rungs must have the other sign there too, beyond 95 % of its error on that side.
     """
     ends = []
     for x in (line.x[0], further):
@@ -215,7 +215,9 @@ def _crossing(line: _Line, further: float) -> Crossing | None:
     (first_low, first_high), (last_low, last_high) = ends
     if not ((first_high < 0 < last_low) or (last_high < 0 < first_low)):
         return None
-    if line.last(RECENT[0]).at(further) * line.at(further) <= 0:
+    last = line.last(2)
+    error, freedom = last.error(last.weights(further))
+    if math.copysign(1, line.at(further)) * last.at(further) <= student(freedom, 0.95) * error:
         return None
     at = line.x[0] - line.at(line.x[0]) / line.slope
     low, high = _zeros(line, line.x[0], further)
