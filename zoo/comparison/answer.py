@@ -31,9 +31,9 @@ def answer(ledger: Ledger) -> list[str]:
 
 
 def _asked(ledger: Ledger) -> list[str]:
-    """The tasks that the answer speaks of: of a ladder the top rung, for what is below, its backtest says."""
-    below = {step.task for each in ledger.ladders for step in each.steps[:-1]}
-    return [task for task in ledger.tasks if task not in below]
+    """The tasks that the answer speaks of one by one: not the rungs of a ladder."""
+    rungs = {step.task for each in ledger.ladders for step in each.steps}
+    return [task for task in ledger.tasks if task not in rungs]
 
 
 def _best_setting(ledger: Ledger, task: str) -> str:

@@ -25,7 +25,7 @@ MOST_POINTS = 1000
 def charts(ledger: Ledger) -> Iterator[tuple[str, dict[str, Any]]]:
     """Vega-Lite specifications by the name of the place on the page where they stand."""
     for index, ladder in enumerate(ledger.ladders):
-        for name, chart in ladder_charts(ladder):
+        for name, chart in ladder_charts(ladder, ledger.standings):
             yield f"ladder{index}-{name}", chart
     if ledger.laws:
         yield "scaling", _scaling(ledger)

@@ -3,31 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from statistics import median
 from typing import Any
 
 from zoo.base.html import plain_chart
 from zoo.comparison.ladder.report import Ladder
+from zoo.comparison.marks import color, dash, shape
+from zoo.comparison.result import Standing
 
 
-def ladder_charts(ladder: Ladder) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Vega-Lite specifications by name."""
-    yield "scores", _scores(ladder)
+def ladder_charts(ladder: Ladder, standings: Sequence[Standing]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Vega-Lite specifications by name.
+
+    Args:
+        ladder: what is drawn.
+        standings: of the comparison, whose contestants look alike in all charts.
+    """
+    standings = [s for s in standings if s.contestant in ladder.scores]
+    yield "scores", _scores(ladder, standings)
     if any(gain.slope is not None for gain in ladder.gains):
-        yield "gains", _gains(ladder)
+        yield "gains", _gains(ladder, standings)
     if ladder.stops:
         yield "pairs", _pairs(ladder)
     if ladder.rates:
-        yield "rates", _rates(ladder)
-
-
-def _color(ladder: Ladder) -> Any:
-    import altair as alt
-
-    return alt.Color(
-        "contestant:N", scale=alt.Scale(domain=sorted(ladder.scores)), legend=alt.Legend(orient="bottom", columns=2)
-    )
+        yield "rates", _rates(ladder, standings)
 
 
 def _compute() -> Any:
@@ -36,7 +36,7 @@ def _compute() -> Any:
     return alt.X("FLOPs:Q", scale=alt.Scale(type="log"), title="training FLOPs of a run", axis=alt.Axis(format="~e"))
 
 
-def _scores(ladder: Ladder) -> dict[str, Any]:
+def _scores(ladder: Ladder, standings: Sequence[Standing]) -> dict[str, Any]:
     """Every run's score, and the median of each contestant, by compute."""
     import altair as alt
 
@@ -59,13 +59,13 @@ def _scores(ladder: Ladder) -> dict[str, Any]:
     lines = alt.Chart(alt.Data(values=middle)).mark_line()
     tips = ["contestant:N", "FLOPs:Q", "score:Q"]
     layers = [
-        lines.encode(x=_compute(), y=y, color=_color(ladder)),
-        points.encode(x=_compute(), y=y, color=_color(ladder), tooltip=tips),
+        lines.encode(x=_compute(), y=y, color=color(standings), strokeDash=dash(standings)),
+        points.encode(x=_compute(), y=y, color=color(standings), shape=shape(standings), tooltip=tips),
     ]
     return plain_chart(alt.layer(*layers).properties(width=300, height=240, title="Every run, and medians"))
 
 
-def _gains(ladder: Ladder) -> dict[str, Any]:
+def _gains(ladder: Ladder, standings: Sequence[Standing]) -> dict[str, Any]:
     """The gain of each contestant over the baseline with two standard errors, and what is foretold of one more rung."""
     import altair as alt
 
@@ -84,23 +84,18 @@ def _gains(ladder: Ladder) -> dict[str, Any]:
     ]  # fmt: skip
     base = alt.Chart(alt.Data(values=values))
     y = alt.Y("gain:Q", title=f"gain over {ladder.baseline}, {ladder.unit()}")
-    shape = alt.Shape(
-        "what:N",
-        title=None,
-        scale=alt.Scale(domain=["measured", "foretold"], range=["circle", "diamond"]),
-        legend=alt.Legend(orient="bottom"),
-    )
     tips = ["contestant:N", "what:N", "FLOPs:Q", "gain:Q", "low:Q", "high:Q"]
-    lines = (
-        base.transform_filter("datum.what == 'measured'").mark_line().encode(x=_compute(), y=y, color=_color(ladder))
-    )
-    bars = base.mark_rule(opacity=0.5).encode(x=_compute(), y="low:Q", y2="high:Q", color=_color(ladder))
-    points = base.mark_point(filled=True, size=60).encode(
-        x=_compute(), y=y, color=_color(ladder), shape=shape, tooltip=tips
-    )
+    seen, told = (base.transform_filter(f"datum.what == '{what}'") for what in ("measured", "foretold"))
+    colour, form = color(standings), shape(standings)
+    lines = seen.mark_line().encode(x=_compute(), y=y, color=colour, strokeDash=dash(standings))
+    bars = base.mark_rule(opacity=0.5).encode(x=_compute(), y="low:Q", y2="high:Q", color=colour)
+    points = [
+        part.mark_point(filled=filled, size=60).encode(x=_compute(), y=y, color=colour, shape=form, tooltip=tips)
+        for part, filled in ((seen, True), (told, False))
+    ]
     zero = alt.Chart(alt.Data(values=[{"gain": 0}])).mark_rule(strokeDash=[4, 3]).encode(y="gain:Q")
-    title = "Gain over scale; above the dashed line is better"
-    return plain_chart(alt.layer(zero, bars, lines, points).properties(width=300, height=240, title=title))
+    title = "Gain over scale: above 0 is better; hollow: foretold"
+    return plain_chart(alt.layer(zero, bars, lines, *points).properties(width=300, height=240, title=title))
 
 
 def _pairs(ladder: Ladder) -> dict[str, Any]:
@@ -122,7 +117,7 @@ def _pairs(ladder: Ladder) -> dict[str, Any]:
     return plain_chart(alt.layer(chance, bars, points).properties(width=260, height=240, title=title))
 
 
-def _rates(ladder: Ladder) -> dict[str, Any]:
+def _rates(ladder: Ladder, standings: Sequence[Standing]) -> dict[str, Any]:
     """The best learning rate that was tried at each size, and the law by which larger rungs got theirs."""
     import altair as alt
 
@@ -139,11 +134,11 @@ def _rates(ladder: Ladder) -> dict[str, Any]:
     x = alt.X("parameters:Q", scale=alt.Scale(type="log"), axis=alt.Axis(format="~s"))
     y = alt.Y("rate:Q", scale=alt.Scale(type="log"), title="learning rate")
     points = alt.Chart(alt.Data(values=best)).mark_point(filled=True, size=50)
-    lines = alt.Chart(alt.Data(values=law)).mark_line(strokeDash=[4, 3])
+    lines = alt.Chart(alt.Data(values=law)).mark_line()
     tips = ["contestant:N", "parameters:Q", "rate:Q"]
     layers = [
-        lines.encode(x=x, y=y, color=_color(ladder)),
-        points.encode(x=x, y=y, color=_color(ladder), tooltip=tips),
+        lines.encode(x=x, y=y, color=color(standings), strokeDash=dash(standings)),
+        points.encode(x=x, y=y, color=color(standings), shape=shape(standings), tooltip=tips),
     ]
-    title = "Best rates that were tried; dashed: the law of the tuned rungs"
+    title = "Best rates that were tried; lines: the law of the tuned rungs"
     return plain_chart(alt.layer(*layers).properties(width=260, height=240, title=title))
