@@ -324,7 +324,7 @@ def _missing(cells: list[dict[str, Any]], rows: list[Row]) -> int:
 
 
 def _published(
-    figures: list[dict[str, Any]], standings: list[Standing], rungs: Sequence[dict[str, Any]]
+    figures: list[dict[str, Any]], standings: list[Standing], rungs: Sequence[dict[str, Any]] = ()
 ) -> list[Published]:
     """Figures of others on what was compared here, on a ladder at each of its rungs.
 

@@ -205,7 +205,7 @@ def _crossing(line: _Line, further: float) -> Crossing | None:
     """Where the line is zero, if it surely has one sign on the first rung and surely the other one rung further on.
 
     A gain that falls by a power of compute never changes its sign, though a line through it does. So the line through
-    the last two rungs must have the other sign there too, beyond 95 % of its error on that side.
+    the last two rungs must have the other sign there too, outside of its 95 % interval.
     """
     ends = []
     for x in (line.x[0], further):
@@ -217,7 +217,7 @@ def _crossing(line: _Line, further: float) -> Crossing | None:
         return None
     last = line.last(2)
     error, freedom = last.error(last.weights(further))
-    if math.copysign(1, line.at(further)) * last.at(further) <= student(freedom, 0.95) * error:
+    if math.copysign(1, line.at(further)) * last.at(further) <= student(freedom, 0.975) * error:
         return None
     at = line.x[0] - line.at(line.x[0]) / line.slope
     low, high = _zeros(line, line.x[0], further)
