@@ -284,11 +284,15 @@ def test_a_page_and_the_terminal_show_a_ladder(folder, tmp_path, monkeypatch, zo
 
 
 def test_rungs_that_are_not_finished_are_left_out(folder, tmp_path):
+    from zoo.comparison.answer import answer
     from zoo.comparison.ledger import read_ledger
 
     part = shutil.copytree(folder, tmp_path / "part")
     shutil.rmtree(part / "gru-128000-0")
-    (ladder,) = read_ledger(part).ladders
+    ledger = read_ledger(part)
+    (ladder,) = ledger.ladders
+    assert "best at the largest finished rung, 64k" in next(ladder.backtest())
+    assert answer(ledger)[-1] == "To finish its larger rungs: zoo compare ladder"
     assert (len(ladder.steps), ladder.missing) == (3, 1)
     assert [gain.word for gain in ladder.gains] == ["unknown", "unknown"]
     assert "3 rungs have no slope; 4 would." in list(ladder.trends())

@@ -267,6 +267,9 @@ def _next(ledger: Ledger) -> Iterator[str]:
     """The one command that would say more."""
     if ledger.laws or not ledger.comparisons() or not ledger.command.startswith("zoo compare"):
         return
+    if any(each.missing for each in ledger.ladders):
+        yield f"To finish its larger rungs: {ledger.command}"
+        return
     if ledger.ladders:
         sizes = [int(step.parameters) for step in ledger.ladders[0].steps]
         further = geometric(sizes[-1], sizes[-1] / sizes[-2], 2)[1]

@@ -116,8 +116,9 @@ class Ladder:
             return
         top, told = self.steps[-1], self.stops[-1]
         sign = 1 if self.higher_is_better else -1
+        largest = "largest finished rung" if self.missing else "largest rung"
         yield (
-            f"On {self.of}, {self.best} is best at the largest rung, {quantity(top.parameters)} parameters, with "
+            f"On {self.of}, {self.best} is best at the {largest}, {quantity(top.parameters)} parameters, with "
             f"{sign * median(self.scores[self.best][-1]):.4g} {self.unit()} of {many(top.seeds, 'run')}; "
             f"{told.told} of {many(told.pairs, 'pair')} differ there by more than their noise."
         )
