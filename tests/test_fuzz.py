@@ -153,7 +153,7 @@ def test_any_command_to_train_ends_in_a_status(overrides, flags):
 
 
 RULES = ("archs", "also", "tasks", "only", "baseline", "overrides", "tune", "extend", "tune_seeds", "seeds", "published",
-         "claims", "scaling", "workers", "name")  # fmt: skip
+         "claims", "scaling", "ladder", "workers", "name")  # fmt: skip
 RULE_VALUES = (
     "null", "[]", "{}", "3", "-1", "a", "[a]", "[1]", "[null]", "{a:1}", "{a:[1]}", "{a:[b]}", "[0,0]", "[lstm,lstm]",
     "['mixer=lstm']", "['lstm dim=nan']", "['=']", "{x:['task=nope']}", "{optimizer.lr:3}", "{optimizer.lr:[x]}",
@@ -659,7 +659,7 @@ def test_a_row_of_an_odd_kind_is_no_row(ledger, tmp_path, content):
     assert scores(read(folder))["gru"][1] == 1
 
 
-RULE_KEYS = ("schema", "name", "baseline", "overrides", "published", "claims", "scaling", "cells")
+RULE_KEYS = ("schema", "name", "baseline", "overrides", "published", "claims", "scaling", "ladder", "cells")
 CELL_KEYS = ("contestant", "task", "component", "grid", "tried", "chosen", "edge", "budget", "tune_seeds", "seeds",
              "tuning", "reporting")  # fmt: skip
 

@@ -177,14 +177,22 @@ def _compare(words: list[str]) -> int:
     if watched:  # composing takes a while, and nothing is shown yet
         say("planning", error=True)
     plan = plan_for(rest)
+    for line in plan.says:
+        say(line, error=not flags)
     if flags:
         for cell in plan.cells:
+            if cell.waits:
+                which = "the rate that smaller rungs foretell" + (
+                    ", half and twice of it" if len(cell.grid) > 1 else ""
+                )
+                say(f"{cell.name}: {many(cell.tuning_count(), 'tuning run')} ({which}), {len(cell.seeds)} reported")
+                continue
             grid = ", ".join(" ".join(f"{k}={v}" for k, v in setting) for setting in cell.grid)
             say(
                 f"{cell.name}: {many(cell.tuning_count(), 'tuning run')} ({grid or 'no grid'}), "
                 f"{len(cell.seeds)} reported"
             )
-        if plan.comparisons():
+        if plan.comparisons() and not plan.rungs:
             from zoo.comparison.verdicts import can_find
 
             runs = min(len(cell.seeds) for cell in plan.cells)

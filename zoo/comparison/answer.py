@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 
 from zoo.comparison.known import beside, chosen_before
+from zoo.comparison.ladder.rungs import geometric
 from zoo.comparison.ledger import Ledger
 from zoo.comparison.result import Standing
 from zoo.comparison.words import figure, joined, quantity
@@ -24,10 +25,17 @@ def answer(ledger: Ledger) -> list[str]:
         return []
     if ledger.swept:
         return [_best_setting(ledger, task) for task in ledger.tasks if any(s.rows for s in ledger.on(task))]
-    parts = [*(_task(ledger, task) for task in ledger.tasks)] if not ledger.laws else []
+    parts = [*(_task(ledger, task) for task in _asked(ledger))] if not ledger.laws else []
+    parts += [part for each in ledger.ladders for part in (each.backtest(), each.trends(), each.learning_rates())]
     parts += [_ladder(ledger), _equal(ledger), _state(ledger), _fragile(ledger), _known(ledger)]
     parts += [_limits(ledger), _noise(ledger), _next(ledger)]
     return [said for part in parts if (said := " ".join(part))]
+
+
+def _asked(ledger: Ledger) -> list[str]:
+    """The tasks that the answer speaks of one by one: not the rungs of a ladder."""
+    rungs = {step.task for each in ledger.ladders for step in each.steps}
+    return [task for task in ledger.tasks if task not in rungs]
 
 
 def _best_setting(ledger: Ledger, task: str) -> str:
@@ -130,7 +138,7 @@ def _cheapest(ledger: Ledger, task: str, entered: Sequence[Standing]) -> Iterato
 
 def _ladder(ledger: Ledger) -> Iterator[str]:
     """Of one task at several settings: up to which of them each contestant solves it in every run."""
-    if len(ledger.tasks) < 3 or len({s.about.get("task") for s in ledger.contestants()}) > 1:
+    if len(ledger.tasks) < 3 or ledger.ladders or len({s.about.get("task") for s in ledger.contestants()}) > 1:
         return
     solved: dict[str, str] = {}
     for task in ledger.tasks:
@@ -160,7 +168,7 @@ def _equal(ledger: Ledger) -> Iterator[str]:
 def sizes(ledger: Ledger) -> tuple[float, float, float, str] | None:
     """The largest ratio of active parameters on a task, the least and the most of them, and the task."""
     spans = []
-    for task in ledger.tasks if not ledger.laws else ():
+    for task in ledger.tasks if not (ledger.laws or ledger.ladders) else ():
         found = [size for s in ledger.on(task) if (size := s.cost("active_parameters"))]
         if len(found) > 1:
             spans.append((max(found) / min(found), min(found), max(found), task))
@@ -245,7 +253,7 @@ def _limits(ledger: Ledger) -> Iterator[str]:
         f"All this holds at this scale: at most {quantity(largest)} parameters and {quantity(longest)} tokens of "
         f"training a run."
     )
-    if ledger.laws or not ledger.comparisons():
+    if ledger.laws or ledger.ladders or not ledger.comparisons():
         return
     chosen = [f"{what} on {task} ({joined(whose)})" for what, task, whose in chosen_before(ledger)]
     if chosen:
@@ -278,6 +286,15 @@ def _noise(ledger: Ledger) -> Iterator[str]:
 def _next(ledger: Ledger) -> Iterator[str]:
     """The one command that would say more."""
     if ledger.laws or not ledger.comparisons() or not ledger.command.startswith("zoo compare"):
+        return
+    if any(each.missing for each in ledger.ladders):
+        yield f"To finish its larger rungs: {ledger.command}"
+        return
+    if ledger.ladders:
+        sizes = [int(step.parameters) for step in ledger.ladders[0].steps]
+        further = geometric(sizes[-1], sizes[-1] / sizes[-2], 2)[1]
+        words = [f"compare.ladder.sizes=[{','.join(map(str, [*sizes, further]))}]"]
+        yield f"To add a rung: {_with(ledger.command, words)}"
         return
     hard = [task for task in ledger.tasks if not ledger.cannot_decide(task)]
     falling = [task for task in hard if ledger.unconverged(task)]

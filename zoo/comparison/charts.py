@@ -10,6 +10,7 @@ from zoo.base.html import inline, plain_chart, tips
 from zoo.comparison import abilities
 from zoo.comparison.curves import Curve, read_curves, summary, thin
 from zoo.comparison.evidence import seeds_chart, tuning_chart
+from zoo.comparison.ladder.drawn import ladder_charts
 from zoo.comparison.ledger import Ledger
 from zoo.comparison.marks import color, dash, shape
 from zoo.comparison.result import COSTS, Standing
@@ -26,11 +27,14 @@ MOST_POINTS = 1000
 
 def charts(ledger: Ledger) -> Iterator[tuple[str, dict[str, Any]]]:
     """Vega-Lite specifications by the name of the place on the page where they stand."""
+    for index, ladder in enumerate(ledger.ladders):
+        for name, chart in ladder_charts(ladder, ledger.standings):
+            yield f"ladder{index}-{name}", chart
     if ledger.laws:
         yield "scaling", _scaling(ledger)
     elif found := ledger.abilities():
         yield "abilities", abilities.chart(found)
-    if not ledger.laws and len(ledger.rows) <= MOST_SEEDS:
+    if not ledger.laws and not ledger.ladders and len(ledger.rows) <= MOST_SEEDS:
         yield from _named("seeds", seeds_chart(ledger))
     for task in ledger.tasks:
         standings = drawn(ledger, task)

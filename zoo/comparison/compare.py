@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 from zoo.base.errors import ZooError, first_of, many
 from zoo.base.terminal import console, in_notebook
 from zoo.comparison.execute import Execution, Silent, Watcher
+from zoo.comparison.ladder.choose import chosen_sizes
 from zoo.comparison.ledger import Ledger, read_ledger
 from zoo.comparison.page import write_page
 from zoo.comparison.plan import Plan, plan_of
@@ -64,7 +65,30 @@ def plan_for(words: tuple[str, ...] | list[str]) -> Plan:
             "a comparison makes its own processes, and torchrun starts it several times; leave torchrun out, and add "
             "trainer.devices=2 for runs of several processes each"
         )
-    return plan_of(words)
+    plan = plan_of(words)
+    if plan.rungs and not plan.ladder["sizes"]:
+        with _processes():
+            sizes, says = chosen_sizes(plan)
+        plan = plan_of([*words, f"compare.ladder.sizes=[{','.join(map(str, sizes))}]"])
+        plan.says = says
+    return plan
+
+
+@contextmanager
+def _processes() -> Iterator[None]:
+    """Make new processes possible, or say what a script lacks for them.
+
+    Raises:
+        ZooError: a script registers components, and new processes would run the whole of it.
+    """
+    own = [f"{each.kind}={each.name}" for each in entries() if each.module == "__main__"]
+    if own and (place := unguarded()):
+        raise ZooError(
+            f"{place}: this script registers {', '.join(own)}, so each new process runs it, and would compare again; "
+            f'put this line before the call, and indent what follows: if __name__ == "__main__":'
+        )
+    with nullcontext() if own else without_main():
+        yield
 
 
 def carried_out(
@@ -83,13 +107,7 @@ def carried_out(
     Raises:
         ZooError: another process makes it, or nothing came of it; then the reasons of the runs are said too.
     """
-    own = [f"{each.kind}={each.name}" for each in entries() if each.module == "__main__"]
-    if own and (place := unguarded()):
-        raise ZooError(
-            f"{place}: this script registers {', '.join(own)}, so each new process runs it, and would compare again; "
-            f'put this line before the call, and indent what follows: if __name__ == "__main__":'
-        )
-    with nullcontext() if own else without_main():
+    with _processes():
         execution = Execution(plan)
         with watching as watcher:
             execution.run(watcher)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any, Protocol
@@ -97,18 +97,22 @@ class Execution:
             self._settle(pool)
             self._refuse_all(pool)
             self._hash_data(pool)
-            for cell in self.plan.cells:
-                if cell.follows and len(cell.grid) > 1:
-                    continue  # it waits until that one is tuned
-                if len(cell.grid) == 1:
-                    self.reporting.add(id(cell))
-                self._enqueue(cell.tuning() or cell.reporting())
+            self._begin()
             write_json(self.plan.folder / "comparison.json", describe(self.plan))
             self._make(pool, watcher)
             if self._look_again():
                 self._make(pool, watcher)
         write_json(self.plan.folder / "comparison.json", describe(self.plan))
         watcher.update(self, None)
+
+    def _begin(self) -> None:
+        """Queue the runs of each cell that waits for nobody."""
+        for cell in self.plan.cells:
+            if cell.waits or (cell.follows and (cell.follows.waits or len(cell.grid) > 1)):
+                continue  # it waits until smaller rungs, or that one, are tuned
+            if len(cell.grid) == 1:
+                self.reporting.add(id(cell))
+            self._enqueue(cell.tuning() or cell.reporting())
 
     def _make(self, pool: Pool, watcher: Watcher) -> None:
         """Make all runs that wait, and those that they lead to."""
@@ -140,6 +144,11 @@ class Execution:
                 self._enqueue(cell.reported(cell.more_seeds))
         write_json(self.plan.folder / "comparison.json", describe(self.plan))
         return bool(undecided)
+
+    def timings(self, cells: Sequence[Cell]) -> list[dict[str, float] | str]:
+        """What an optimizer step of each cell takes here, with as many at once as there will be runs; or why not."""
+        with gently(), self._pool() as pool:
+            return pool.timings([cell.run(cell.grid[0], cell.seeds[0]).config for cell in cells])
 
     def _pool(self) -> Pool:
         """Processes here, or a launcher elsewhere where the plan names one."""
@@ -298,7 +307,7 @@ class Execution:
         Where grids may grow, all cells of its task wait for each other: each is tuned with the same grid.
         """
         ready = [cell]
-        if self.plan.extend:
+        if self.plan.extend and not cell.below:
             rivals = [each for each in self.plan.cells if each.task == cell.task and not each.follows]
             ready = self.tuned.setdefault(cell.task, [])
             ready.append(cell)
@@ -326,11 +335,24 @@ class Execution:
                 self._chosen(each)
 
     def _chosen(self, cell: Cell) -> None:
-        """Queue the reported runs of a cell whose setting is chosen, and of the control that follows it."""
+        """Queue the reported runs of a cell whose setting is chosen, and what was waiting for it.
+
+        That is the control that follows it, and larger rungs whose learning rate it helps to foretell.
+        """
+        self.reporting.add(id(cell))
+        ready = [each for each in self.plan.cells if each.waits and cell in each.below]
+        ready = [each for each in ready if all(id(below) in self.reporting for below in each.below)]
+        for each in ready:
+            each.foretell()
         write_json(self.plan.folder / "comparison.json", describe(self.plan))
         for each in [cell, *(other for other in self.plan.cells if other.follows is cell)]:
             self.reporting.add(id(each))
             self._enqueue(each.reporting())
+        for each in ready:
+            if len(each.grid) > 1:
+                self._enqueue(each.tuning())
+            else:
+                self._chosen(each)
 
     def _growth(self, cells: list[Cell]) -> list[tuple[str, float]]:
         """Values beyond the edges on which some cell's best lies, as far as the grid may still grow there."""

@@ -17,6 +17,7 @@ from zoo.base.files import read_json
 from zoo.comparison.abilities import Ability, scores
 from zoo.comparison.claims import Finding, judge_claims
 from zoo.comparison.doubts import doubts
+from zoo.comparison.ladder.report import Ladder, ladders
 from zoo.comparison.overall import Overall, overall
 from zoo.comparison.plan_file import PlanFile
 from zoo.comparison.result import Row, Standing, Verdict
@@ -43,6 +44,10 @@ class Published:
     settings: str
     at: str | None
     ours: Estimate | None
+    of: str = ""
+    """What was measured, where it is another quality than ours; only orders are compared then."""
+    better: str = "higher"
+    """Its direction."""
 
 
 @dataclass
@@ -69,6 +74,8 @@ class Ledger:
     """Whether every pair of contestants is judged too."""
     swept: bool = False
     """Whether the runs are those of a sweep, without a comparison's rules."""
+    ladders: list[Ladder] = field(default_factory=list)
+    """The ladder of each task, where the comparison is one of sizes."""
     looks_twice: bool = False
     """Whether the undecided got more seeds: every family is then judged at half of the level."""
     tasks_of_abilities: dict[str, list[str]] = field(default_factory=dict)
@@ -91,7 +98,7 @@ class Ledger:
 
         Nor where the tasks are one at several sizes.
         """
-        return ([], []) if self.laws else overall(self.contestants())
+        return ([], []) if self.laws or self.ladders else overall(self.contestants())
 
     def abilities(self) -> list[Ability]:
         """What each contestant can do, where the comparison says which tasks show it."""
@@ -306,14 +313,16 @@ def _filled(folder: Path, rules: Any, standings: list[Standing], rows: list[Row]
     more = list(rules.get("more_seeds") or ()) if rules else []
     _compare_to(standings, baseline, trends, margin, more)
     failures = [row for row in rows if row["status"] != "finished"]
-    published = _published(rules.get("published", []), standings) if rules else []
+    rungs = rules.get("ladder", []) if rules else []
+    published = _published(rules.get("published", []), standings, rungs) if rules else []
     findings = judge_claims(rules.get("claims", []), standings, margin, bool(more)) if rules else []
     laws = fits(standings) if rules and rules.get("scaling") else []
+    climbed = ladders(rungs, standings, baseline, margin) if baseline else []
     missing = _missing(rules["cells"], rows) if rules else 0
     pairs = bool(rules and rules.get("pairs"))
     return Ledger(
         folder.name, folder, baseline, standings, rows, failures, words, published, findings, laws, missing, trends,
-        margin, pairs, not rules, bool(more), dict(rules.get("abilities") or {}) if rules else {},
+        margin, pairs, not rules, climbed, bool(more), dict(rules.get("abilities") or {}) if rules else {},
     )  # fmt: skip
 
 
@@ -324,20 +333,28 @@ def _missing(cells: list[dict[str, Any]], rows: list[Row]) -> int:
     return len(wanted - {row["id"] for row in rows})
 
 
-def _published(figures: list[dict[str, Any]], standings: list[Standing]) -> list[Published]:
-    """Figures of others on what was compared here; those of contestants that did not compete are left out."""
-    found = {(standing.contestant, standing.of): standing for standing in standings}
+def _published(
+    figures: list[dict[str, Any]], standings: list[Standing], rungs: Sequence[dict[str, Any]] = ()
+) -> list[Published]:
+    """Figures of others on what was compared here, on a ladder at each of its rungs.
+
+    Those of contestants that did not compete are left out.
+    """
+    whole = {rung["task"]: rung["of"] for rung in rungs}
+    found: dict[tuple[str, str], list[Standing]] = {}
+    for standing in standings:
+        found.setdefault((standing.contestant, whole.get(standing.of, standing.of)), []).append(standing)
     published = []
     for figure in figures:
-        name, task = figure["contestant"], figure["task"]
-        if (name, task) in found:
+        for standing in found.get((figure["contestant"], figure["task"]), ()):
             at = None if figure.get("at") is None else str(figure["at"])
-            ours, settings = found[name, task].at(at), str(figure.get("settings", ""))
             published.append(
                 Published(
-                    name, found[name, task].task, float(figure["value"]), str(figure["source"]), settings, at, ours
+                    standing.contestant, standing.task, float(figure["value"]), str(figure["source"]),
+                    str(figure.get("settings", "")), at, standing.at(at), figure.get("of", ""),
+                    figure.get("better", "higher"),
                 )
-            )
+            )  # fmt: skip
     return published
 
 

@@ -16,9 +16,11 @@ from zoo.base.errors import to_type
 from zoo.base.html import drawings, write_html
 from zoo.base.kept import installed, stamp
 from zoo.comparison import abilities
+from zoo.comparison.agreement import agreements, in_words
 from zoo.comparison.answer import answer, titled
 from zoo.comparison.charts import charts, drawn
 from zoo.comparison.known import beside
+from zoo.comparison.ladder.gain import said
 from zoo.comparison.ledger import Ledger
 from zoo.comparison.matrix import EXPLAINED, matrix
 from zoo.comparison.result import COSTS, Standing, place
@@ -71,6 +73,9 @@ def write_page(ledger: Ledger, path: Path | None = None) -> Path:
             for task, standings in ranked.items()
         },
         "overtakes": [(a, b, overtakes(a, b)) for a, b in combinations(ledger.laws, 2)],
+        "said": said,
+        "agreements": agreements(ledger),
+        "agreed": in_words(agreements(ledger)),
         "machines": _machines(ledger),
         **drawings(lambda: charts(ledger), ledger.command if ledger.swept else to_type("zoo", "report", ledger.folder)),
     }

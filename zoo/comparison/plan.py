@@ -6,7 +6,7 @@ import itertools
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,7 +14,9 @@ from zoo.base.errors import ZooError
 from zoo.comparison.abilities import check_abilities
 from zoo.comparison.claims import check_claims
 from zoo.comparison.grid import Setting, edges
-from zoo.comparison.plan_file import Claim, PlanFile, PublishedFigure
+from zoo.comparison.ladder.rates import RateLaw, fit_rates
+from zoo.comparison.ladder.rungs import CHECKED, Rung, rungs_of
+from zoo.comparison.plan_file import Claim, PlanFile, PublishedFigure, RungFile
 from zoo.comparison.rules import check_rules, stored
 from zoo.config.compose import compose, composed_of
 from zoo.config.explain import Checked, check
@@ -28,6 +30,7 @@ from zoo.runs.budget import key_of as budget_key
 from zoo.runs.budget import turned_off, wanted, with_solution
 from zoo.runs.run import Run, planned
 
+RATE = "optimizer.lr"
 FINALISTS = 2
 """How many settings of a contestant run with all tuning seeds, once the first seed has ranked its grid."""
 
@@ -68,6 +71,12 @@ class Cell:
     """The cell whose chosen setting it takes, where it is the baseline once more under other seeds."""
     sized_as: Cell | None = None
     """The baseline's cell of the task, where it is to have as many parameters as that."""
+    size: float | None = None
+    """The parameters of its rung, on a ladder."""
+    below: list[Cell] = field(default_factory=list)
+    """The same contestant's cells at smaller rungs, whose learning rates foretell its own."""
+    waits: bool = False
+    """Whether its grid only stands for one of as many settings, which those below have yet to foretell."""
     trainer: dict[str, Any] = field(default_factory=dict)
     """Settings of the trainer that change no result and are this machine's: threads, no progress bar."""
     _own: Config = field(default_factory=dict)
@@ -76,6 +85,23 @@ class Cell:
     _runs: dict[tuple[Setting, int], Run] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if len(self.grid) == 1:
+            self.chosen = self.grid[0]
+
+    def await_rates(self, below: list[Cell], count: int) -> None:
+        """Take so many rates from what the cells below it find, and none of the grid."""
+        self.below, self.waits, self.chosen = below, True, None
+        self.grid = self.grid[:count]
+
+    def foretell(self) -> None:
+        """Make the grid of the rates that the cells below foretell: one, or half and twice of it too."""
+        law = rate_law(self.below)
+        assert self.size is not None
+        if law is not None:
+            rate = law.at(self.size)
+            rates = [rate] if len(self.grid) == 1 else [rate / 2, rate, 2 * rate]
+            self.grid = [((RATE, float(f"{each:.3g}")),) for each in rates]
+        self.waits, self.tried, self.tested = False, {}, {}
         if len(self.grid) == 1:
             self.chosen = self.grid[0]
 
@@ -116,7 +142,7 @@ class Cell:
         """The ids of all its tuning runs so far."""
         return [
             self.run(setting, seed).id
-            for setting in ([] if len(self.grid) == 1 or self.follows else self.grid)
+            for setting in ([] if len(self.grid) == 1 or self.follows or self.waits else self.grid)
             for seed in (self.tune_seeds if setting in self.finalists else self.tune_seeds[:1])
         ]
 
@@ -206,6 +232,22 @@ class Cell:
         return [] if self.chosen is None else edges(self.grid, self.chosen)
 
 
+def rate_law(cells: Sequence[Cell]) -> RateLaw | None:
+    """The law of the best learning rate of a contestant, from what was tried at these rungs; none where all failed."""
+    points: dict[float, list[tuple[float, float]]] = {}
+    for cell in cells:
+        sign = 1 if cell.higher_is_better else -1
+        found = [
+            (float(dict(setting)[RATE]), sign * score)
+            for setting, scores in cell.tried.items()
+            for score in scores
+            if score is not None and math.isfinite(score)
+        ]
+        if found and cell.size is not None:
+            points[cell.size] = found
+    return fit_rates(points) if points else None
+
+
 def _is_plain(key: str) -> bool:
     """Whether a tuned key is a number of the optimizer or the schedule, which no other part of a config follows."""
     root, _, name = key.partition(".")
@@ -235,6 +277,10 @@ class Plan:
     """How many values a grid may grow by at an edge where some contestant's best lies, for every contestant."""
     launcher: list[str] = field(default_factory=list)
     """Hydra's own overrides, which say who makes the runs if not processes here: hydra/launcher=submitit_slurm."""
+    rungs: list[Rung] = field(default_factory=list)
+    """The rungs of a ladder, of each of its tasks; none where it is no ladder."""
+    ladder: dict[str, Any] = field(default_factory=dict)
+    """The rules by which these were chosen."""
     scaling: bool = False
     """Whether its tasks are one task at several sizes and lengths, to which the report fits a law."""
     margin: float | None = None
@@ -245,9 +291,10 @@ class Plan:
     """What contestants are made to have as many of as the baseline has on a task: ``parameters``, or nothing."""
     more_seeds: list[int] = field(default_factory=list)
     """Seeds that those are reported with besides whom the first ones do not tell apart from the baseline."""
-
     abilities: dict[str, list[str]] = field(default_factory=dict)
     """The tasks that each ability is scored by, in the report's map of contestants by abilities."""
+    says: list[str] = field(default_factory=list)
+    """What its ladder will run and take, where that was measured."""
 
     @property
     def folder(self) -> Path:
@@ -291,10 +338,13 @@ def _to_plain(plan: Plan) -> dict[str, Any]:
             "grid": [[list(pair) for pair in setting] for setting in cell.grid],
             "follows": places.get(id(cell.follows)),
             "sized_as": places.get(id(cell.sized_as)),
+            "size": cell.size,
+            "below": [places[id(each)] for each in cell.below],
+            "waits": cell.waits,
         }
         for cell in plan.cells
     ]
-    return {**vars(plan), "cells": cells}
+    return {**vars(plan), "cells": cells, "rungs": [asdict(rung) for rung in plan.rungs]}
 
 
 def _from_plain(plain: Mapping[str, Any]) -> Plan:
@@ -303,12 +353,14 @@ def _from_plain(plain: Mapping[str, Any]) -> Plan:
     budgets: dict[str, Config] = {}
     for each in plain["cells"]:
         grid: list[Setting] = [tuple((key, value) for key, value in setting) for setting in each["grid"]]
-        cells.append(Cell(**{**each, "grid": grid, "follows": None, "sized_as": None, "budgets": budgets}))
+        cells.append(Cell(**{**each, "grid": grid, "follows": None, "sized_as": None, "below": [], "budgets": budgets}))
     for cell, each in zip(cells, plain["cells"], strict=True):
         cell.follows, cell.sized_as = (
             None if each[name] is None else cells[each[name]] for name in ("follows", "sized_as")
         )
-    return Plan(**{**plain, "cells": cells})
+        cell.below = [cells[place] for place in each["below"]]
+        cell.chosen = None if cell.waits else cell.chosen
+    return Plan(**{**plain, "cells": cells, "rungs": [Rung(**rung) for rung in plain["rungs"]]})
 
 
 def _is_file(word: str) -> bool:
@@ -353,6 +405,10 @@ def make_plan(name: str | None, overrides: Sequence[str]) -> Plan:
     contestants = [*rules["archs"], *rules["also"]]
     budgets: dict[str, Config] = {}
     tasks = [task for task in rules["tasks"] if rules["only"] is None or task in rules["only"]]
+    rungs = rungs_of(rules["ladder"], tasks)
+    if rungs:
+        rules["tasks"] |= {rung.task: [*rules["tasks"][rung.of], *_budget(rung)] for rung in rungs}
+        tasks = [rung.task for rung in rungs]
     typed = {task: [*rules["overrides"], *rules["tasks"][task], *mine] for task in tasks}
     tuned: dict[tuple[int, str], Any] = {}
     cells = [
@@ -360,6 +416,7 @@ def make_plan(name: str | None, overrides: Sequence[str]) -> Plan:
         for task in tasks
         for contestant in contestants
     ]
+    _climb(cells, {rung.task: rung for rung in rungs})
     check_distinct(cells)
     if any(cell.base["trainer"]["batch_size"] == "auto" for cell in cells):
         raise ZooError("task.batch_size=auto: contestants would train on other data; give a number that fits all")
@@ -389,12 +446,9 @@ def make_plan(name: str | None, overrides: Sequence[str]) -> Plan:
         rules["claims"],
         rules["extend"],
         launcher,
-        rules["scaling"],
-        rules["margin"],
-        rules["pairs"],
-        rules["equal"],
-        rules["more_seeds"],
-        rules["abilities"],
+        rungs,
+        rules["ladder"],
+        **{name: rules[name] for name in ("scaling", "margin", "pairs", "equal", "more_seeds", "abilities")},
     )
 
 
@@ -409,6 +463,32 @@ def words_of(contestant: str) -> list[str]:
     """What a contestant is in overrides: ``arch=`` before a preset's name, and each further word."""
     found = re.split(r"\s+(?![^\[]*\])", contestant.strip())  # a list may have blanks
     return found if "=" in found[0] else [f"arch={found[0]}", *found[1:]]
+
+
+def _budget(rung: Rung) -> list[str]:
+    """The words by which a run meets its rung: the width is solved for, and the steps."""
+    return [f"budget.parameters={rung.parameters}", f"budget.flops={rung.flops:g}"]
+
+
+def _climb(cells: Sequence[Cell], rungs: Mapping[str, Rung]) -> None:
+    """On a ladder, let cells of larger rungs wait for the rates of smaller ones, and the top one have one seed."""
+    for cell in cells:
+        rung = rungs.get(cell.task)
+        if rung is None:
+            continue
+        cell.size = float(rung.parameters)
+        if rung.top:
+            cell.seeds = cell.seeds[:1]
+        if rung.stage != "tuned" and len(cell.grid) > 1:
+            below = [
+                each
+                for each in cells
+                if each.contestant == cell.contestant
+                and rungs[each.task].of == rung.of
+                and rungs[each.task].parameters < rung.parameters
+                and rungs[each.task].stage != "foretold"
+            ]
+            cell.await_rates(below, CHECKED if rung.stage == "checked" else 1)
 
 
 def _controls(cells: Sequence[Cell], baseline: str, more_seeds: Sequence[int]) -> list[Cell]:
@@ -503,6 +583,7 @@ def describe(plan: Plan) -> PlanFile:
         "published": cast(list[PublishedFigure], plan.published),
         "claims": cast(list[Claim], plan.claims),
         "scaling": plan.scaling,
+        "ladder": [cast(RungFile, asdict(rung)) for rung in plan.rungs],
         "margin": plan.margin,
         "pairs": plan.pairs,
         "more_seeds": plan.more_seeds,

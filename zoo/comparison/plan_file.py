@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, NotRequired, TypedDict
 
-from zoo.base.validation import Count, Figure, Plain
+from zoo.base.validation import Count, Figure, Plain, Positive
 from zoo.runs.row import BudgetMet
 
 Setting = dict[str, Plain]
@@ -53,6 +53,10 @@ class PublishedFigure(TypedDict):
     source: str
     at: NotRequired[Any]
     settings: NotRequired[Any]
+    of: NotRequired[str]
+    """What was measured, where it is another quality than ours, such as ``recall``: only orders are compared then."""
+    better: NotRequired[Literal["higher", "lower"]]
+    """The direction of that quality; by default ``higher``."""
 
 
 class Claim(TypedDict):
@@ -61,6 +65,17 @@ class Claim(TypedDict):
     says: Any
     better: Any
     than: Any
+
+
+class RungFile(TypedDict):
+    """One rung of a ladder: a task at one size."""
+
+    of: str
+    task: str
+    parameters: Positive
+    flops: Positive
+    stage: Literal["tuned", "checked", "foretold"]
+    top: bool
 
 
 class PlanFile(TypedDict):
@@ -75,6 +90,8 @@ class PlanFile(TypedDict):
     published: NotRequired[list[PublishedFigure]]
     claims: NotRequired[list[Claim]]
     scaling: NotRequired[bool]
+    ladder: NotRequired[list[RungFile]]
+    """Its rungs, where it is a ladder."""
     margin: NotRequired[Figure | None]
     """The difference that matters, in place of each task's own."""
     more_seeds: NotRequired[list[int]]

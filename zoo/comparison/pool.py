@@ -169,6 +169,17 @@ def _size(config: Config, name: str) -> int:
     return size(config, name)
 
 
+def _timing(config: Config) -> dict[str, float]:
+    """In a worker: what an optimizer step takes, of a run whose budgets are solved and not kept."""
+    from zoo.runs.budget import settle
+    from zoo.runs.costs import seconds_per_step, size_of, step_costs
+
+    prepare()
+    config = settle(config, keep=False)
+    parameters = size_of(config, "parameters") or 0.0
+    return {"parameters": parameters, "seconds": seconds_per_step(config), "flops": step_costs(config)["flops"]}
+
+
 @dataclass
 class Flight:
     """A job under way."""
@@ -254,6 +265,12 @@ class Pool:
     def solutions(self, configs: list[Config]) -> list[Config | str]:
         """How each config's budgets are met, or why they cannot be."""
         futures = [self.pool.submit(_solution, None, config) for config in configs]
+        wait(futures)
+        return [str(future.exception()) if future.exception() else future.result() for future in futures]
+
+    def timings(self, configs: list[Config]) -> list[dict[str, float] | str]:
+        """What an optimizer step of each config takes, or why it cannot be timed."""
+        futures = [self.pool.submit(_timing, None, config) for config in configs]
         wait(futures)
         return [str(future.exception()) if future.exception() else future.result() for future in futures]
 

@@ -104,6 +104,8 @@ def check_rules(rules: Mapping[str, Any]) -> None:
         raise ZooError(f"compare.extend={rules['extend']}: expected at least 0")
     if rules["margin"] is not None and not 0 <= rules["margin"] < math.inf:
         raise ZooError(f"compare.margin={rules['margin']}: expected a difference of the metric, at least 0")
+    if rules["ladder"]["minutes"] is not None or rules["ladder"]["sizes"]:
+        _check_ladder(rules["tune"])
     for figure in rules["published"]:
         _check_published(figure, rules["tasks"])
     for key, values in rules["tune"].items():
@@ -111,8 +113,17 @@ def check_rules(rules: Mapping[str, Any]) -> None:
             raise ZooError(f"compare.tune.{key}={values}: expected each value once")
 
 
+def _check_ladder(tune: Mapping[str, Any]) -> None:
+    rates = tune.get("optimizer.lr", [])
+    if tune and (list(tune) != ["optimizer.lr"] or len(rates) < 3 or not all(rate > 0 for rate in rates)):
+        raise ZooError(
+            f"compare.tune={dict(tune)}: a ladder foretells the learning rate of its larger rungs, and no "
+            f"other number; expected three rates or more, such as compare.tune={{optimizer.lr:[0.001,0.003,0.01]}}"
+        )
+
+
 def _check_published(figure: Mapping[str, Any], tasks: Mapping[str, Any]) -> None:
-    needed, known = {"contestant", "task", "value", "source"}, {"at", "settings"}
+    needed, known = {"contestant", "task", "value", "source"}, {"at", "settings", "of", "better"}
     if not needed <= set(figure) <= needed | known or flaw(figure, PublishedFigure):
         raise ZooError(
             f"compare.published has {dict(figure)}; expected {', '.join(sorted(needed))} (a number), "

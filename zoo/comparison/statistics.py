@@ -97,10 +97,11 @@ def expected_best(scores: Sequence[float], trials: int, higher_is_better: bool) 
     return sum(weight * score for weight, score in zip(weights, ordered, strict=True))
 
 
-def share_interval(count: int, n: int, level: float = LEVEL) -> tuple[float, float]:
+def share_interval(count: float, n: float, level: float = LEVEL) -> tuple[float, float]:
     """The exact interval of a share, such as that of runs that solved a task (Clopper and Pearson 1934).
 
-    It holds the true share at least as often as its level says, for every share and every n.
+    It holds the true share at least as often as its level says, for every share and every n. Numbers that are not
+    whole stand for runs that count as fewer, for they depend on each other.
     """
     from scipy.special import betaincinv  # scipy.stats has it too, and takes a second to be imported
 

@@ -13,8 +13,11 @@ from rich.text import Text
 
 from zoo.base.terminal import in_notebook, notebook_text
 from zoo.comparison import abilities
+from zoo.comparison.agreement import Agreement, agreements, in_words
 from zoo.comparison.answer import titled
 from zoo.comparison.execute import Execution
+from zoo.comparison.ladder.gain import said
+from zoo.comparison.ladder.report import Ladder
 from zoo.comparison.ledger import Ledger
 from zoo.comparison.matrix import EXPLAINED, matrix
 from zoo.comparison.pool import Pool
@@ -97,21 +100,58 @@ def tables(ledger: Ledger, width: int) -> list[Table]:
         ledger: what is shown.
         width: of the terminal; columns that do not fit are named, and left to the page.
     """
-    found = [_matrix(ledger)] if len(ledger.tasks) > 1 and not ledger.laws else []
+    found = [_matrix(ledger)] if len(ledger.tasks) > 1 and not ledger.laws and not ledger.ladders else []
     found += _abilities(ledger)
-    for task in ledger.tasks:
+    for ladder in ledger.ladders:
+        found += [_rungs(ladder), *([_gains(ladder)] if ladder.gains else [])]
+    below = {step.task for ladder in ledger.ladders for step in ladder.steps[:-1]}
+    for task in (task for task in ledger.tasks if task not in below):
         found.append(_table(ledger, task, width))
         found += _decays(ledger, task)
-        if any(each.task == task for each in ledger.published):
+        if any(each.task == task and not each.of for each in ledger.published):
             found.append(_published(ledger, task))
     if ledger.laws:
         found.append(_laws(ledger))
+    if agreed := agreements(ledger):
+        found.append(_agreements(agreed))
     found += _overall(ledger)
     if ledger.findings:
         found.append(_findings(ledger))
     if ledger.pairs:
         found.append(_pairs(ledger))
     return found
+
+
+def _rungs(ladder: Ladder) -> Table:
+    """What each rung would have told of the top one."""
+    title = f"{ladder.of}, from small to large: had you stopped there"
+    table = Table(title=title, title_justify="left", caption_justify="left")
+    for name in ("parameters", "seconds", "seeds", "rate", "pairs as on top", "sure ones", "chosen", "loses"):
+        table.add_column(name, overflow="fold")
+    for index, step in enumerate(ladder.steps):
+        cells = [quantity(step.parameters), quantity(step.seconds), str(step.seeds), step.stage]
+        stop = next((each for each in ladder.stops if each.rung == index), None)
+        told = ["", "", ladder.best, ""]
+        if stop is not None:
+            told = [f"{stop.agreed} of {stop.pairs}", f"{stop.sure} of {stop.told}", stop.chosen, f"{stop.regret:.3g}"]
+        table.add_row(*cells, *told)
+    table.caption = "the lower rungs and their tables are on the page"
+    return table
+
+
+def _gains(ladder: Ladder) -> Table:
+    """The difference of each contestant to the baseline at each rung, and its trend."""
+    title = f"{ladder.of}: gain over {ladder.baseline}, with the slope per tenfold compute"
+    table = Table(title=title, title_justify="left", caption_justify="left")
+    table.add_column("contestant", overflow="fold", min_width=14)
+    for step in ladder.steps:
+        table.add_column(quantity(step.parameters), justify="right")
+    for name in ("slope", "verdict"):
+        table.add_column(name, overflow="fold")
+    for gain in ladder.gains:
+        slope = "" if gain.slope is None else f"{gain.slope:+.3f} ({gain.low:+.3f} to {gain.high:+.3f})"
+        table.add_row(gain.contestant, *(f"{value:+.4f}" for value in gain.gains), slope, said(gain))
+    return table
 
 
 def _matrix(ledger: Ledger) -> Table:
@@ -170,6 +210,19 @@ def _decays(ledger: Ledger, task: str) -> list[Table]:
         rejected = [each.rejected(name) for name in ("independent", "even")]
         table.add_row(contestant, each.test, *numbers, interval(each.surplus), spread, *rejected)
     return [table]
+
+
+def _agreements(found: list[Agreement]) -> Table:
+    """How far our order is the published one."""
+    table = Table(title="our order beside the published one, with 95 % intervals", title_justify="left")
+    for name in ("task", "published", "Spearman", "contestants", "source"):
+        table.add_column(name, overflow="fold")
+    for each in found:
+        told = f"{each.correlation:.2f} ({each.low:.2f} to {each.high:.2f})"
+        table.add_row(each.task, each.of, told, str(each.contestants), each.source)
+    table.caption = "\n".join(in_words(found))
+    table.caption_justify = "left"
+    return table
 
 
 def _laws(ledger: Ledger) -> Table:
@@ -239,7 +292,7 @@ def _published(ledger: Ledger, task: str) -> Table:
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
     table.add_column("their settings; source", overflow="fold")
     for each in ledger.published:
-        if each.task == task:
+        if each.task == task and not each.of:
             about = "; ".join(filter(None, [each.settings, each.source]))
             at = f"at {each.at}" if each.at else ""
             apart = "" if each.ours is None else f"{each.ours.value - each.value:+.4f}"

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import combinations
 
+from zoo.base.errors import many
 from zoo.comparison.result import Standing, Verdict
 from zoo.comparison.statistics import (
     SIGNIFICANCE,
@@ -161,7 +162,7 @@ def can_find(runs: int, comparisons: int, standings: Sequence[Standing] = (), ma
     shift = smallest_shift(runs, comparisons)
     if shift is None:
         enough = next(n for n in range(runs + 1, 200) if smallest_shift(n, comparisons) is not None)
-        return f"{runs} runs each can tell nobody apart among {comparisons} verdicts; {enough} runs each can"
+        return f"{many(runs, 'run')} each can tell nobody apart among {comparisons} verdicts; {enough} runs each can"
     scored = [s for s in standings if len(s.by_seed()) > 1]
     spread = spread_of([list(s.by_seed().values()) for s in scored])
     size = f"{shift:.2g} standard deviations of a run"

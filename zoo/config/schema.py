@@ -44,6 +44,17 @@ class LoggerConfig:
 
 
 @dataclass
+class LadderConfig:
+    """The rungs of a comparison from small to large; without minutes and sizes it is none."""
+
+    minutes: float | None = None
+    sizes: list[int] = field(default_factory=list)
+    tokens_per_parameter: float = 20.0
+    factor: float = 2.0
+    tuned: int = 2
+
+
+@dataclass
 class CompareConfig:
     """A comparison: who competes, on what, tuned how, with how many seeds."""
 
@@ -67,6 +78,7 @@ class CompareConfig:
     claims: list[dict[str, str]] = field(default_factory=list)
     scaling: bool = False
     abilities: dict[str, list[str]] = field(default_factory=dict)
+    ladder: LadderConfig = field(default_factory=LadderConfig)
     workers: int | None = None
 
 

@@ -1,0 +1,316 @@
+"""``zoo compare ladder``: its rungs, what is tuned where, and what its report shows."""
+
+import json
+import math
+import re
+import shutil
+
+import pytest
+
+import zoo
+from zoo.base.errors import ZooError
+from zoo.comparison.execute import Execution
+from zoo.comparison.ladder.forecast import compute_law, fit_power
+from zoo.comparison.ladder.rungs import (
+    LARGEST_FIRST,
+    SMALLEST,
+    Costs,
+    Timing,
+    described,
+    fitting,
+    geometric,
+    rungs_of,
+)
+from zoo.comparison.plan import describe, make_plan
+from zoo.runs.budget import wanted
+
+THOROUGH = pytest.mark.thorough
+RULES = {
+    "minutes": None,
+    "sizes": [16000, 32000, 64000, 128000, 256000],
+    "tokens_per_parameter": 20.0,
+    "factor": 2.0,
+    "tuned": 2,
+}
+SIZES = "compare.ladder.sizes=[16000,32000,64000,128000,256000]"
+
+
+def test_rungs_follow_the_rule():
+    found = rungs_of(RULES, ["text", "recall"])
+    assert [rung.stage for rung in found[:5]] == ["tuned", "tuned", "checked", "foretold", "foretold"]
+    assert [rung.top for rung in found] == [False] * 4 + [True] + [False] * 4 + [True]
+    assert found[1].flops == 6 * 20 * 32000**2
+    assert found[5].task == "recall, 16k parameters"
+    assert rungs_of({**RULES, "sizes": []}, ["text"]) == []
+    assert len(rungs_of({**RULES, "sizes": [], "minutes": 1.0}, ["text"])) == 4
+
+
+@pytest.mark.parametrize(("change", "said"), [
+    ({"sizes": [1, 2, 3]}, "at least 4 numbers of parameters, rising"), ({"sizes": [4, 3, 2, 1]}, "rising"),
+    ({"sizes": [16000, 16001, 16002, 16003]}, "first three digits"), ({"tuned": 1}, "from 2 rungs"),
+    ({"tuned": 6}, "to all of them"), ({"minutes": 0.0}, "more than 0"), ({"factor": 1.0}, "from 1.1 to 100"),
+    ({"tokens_per_parameter": math.nan}, "more than 0"),
+])  # fmt: skip
+def test_a_ladder_that_cannot_be_meant_is_refused(change, said):
+    with pytest.raises(ZooError, match=said):
+        rungs_of({**RULES, **change}, ["text"])
+
+
+def costs(seconds=0.01, workers=2):
+    """Two contestants whose step takes as long at every size, with 512 tokens a step."""
+    timings = [Timing(size, seconds, 6 * size * 512) for size in (16000, 128000)]
+    return Costs([timings, timings], workers, 4, 3, 2, 20.0)
+
+
+def test_the_time_of_a_ladder_is_the_sum_of_its_runs():
+    each = costs()
+    assert each.run(each.timings[0], 64000) == pytest.approx(2 + 0.01 * 20 * 64000 / 512)
+    assert [each.runs(i, 5) for i in range(5)] == [7, 7, 6, 3, 1]
+    assert each.minutes([64000] * 5) == pytest.approx(2 * 24 * each.rung(64000) / 2 / 60)
+    assert costs(workers=1).minutes([64000] * 5) == pytest.approx(2 * each.minutes([64000] * 5))
+
+
+def test_more_time_is_a_longer_ladder_and_less_than_the_least_is_refused():
+    tops, each = [], costs()
+    for minutes in (7, 20, 80, 320, 1280):
+        sizes = fitting(minutes, 2.0, each)
+        assert each.minutes(sizes) <= minutes
+        assert SMALLEST <= sizes[0] <= 1.01 * LARGEST_FIRST
+        assert len(sizes) >= 4
+        tops.append(sizes[-1])
+    assert tops == sorted(set(tops))
+    with pytest.raises(ZooError, match=r"compare.ladder.minutes=0.5: the smallest ladder, .* takes about"):
+        fitting(0.5, 2.0, each)
+    lines = described(fitting(20, 2.0, each), 20, each)
+    assert "1 run of each contestant" in lines[-2]
+    assert re.match(r"about [\d.e+]+ minutes with 2 workers, of 20", lines[-1])
+
+
+def test_a_rung_is_added_later_and_the_others_stay():
+    begun, each = geometric(16000, 2.0, 4), costs()
+    assert fitting(0.01, 2.0, each, begun) == begun
+    longer = fitting(each.minutes([*begun, 256000]) + 0.1, 2.0, each, begun)
+    assert longer == [*begun, geometric(begun[-1], 2.0, 2)[1]]
+
+
+@pytest.fixture
+def plan(here):
+    return make_plan("ladder", [SIZES, "compare.archs=[transformer,lstm]", "compare.extend=0"])
+
+
+def test_a_plan_of_a_ladder_tunes_small_rungs_and_gives_the_top_one_seed(plan):
+    lstm = [cell for cell in plan.cells if cell.contestant == "lstm"]
+    assert [cell.tuning_count() for cell in lstm] == [3, 3, 3, 0, 0]
+    assert [len(cell.seeds) for cell in lstm] == [3, 3, 3, 3, 1]
+    assert [cell.waits for cell in lstm] == [False, False, True, True, True]
+    both, all_three = [16000, 32000], [16000, 32000, 64000]
+    assert [[below.size for below in cell.below] for cell in lstm[2:]] == [both, all_three, all_three]
+    assert plan.total() == 2 * (9 + 13)
+    for cell, rung in zip(lstm, plan.rungs, strict=True):
+        assert wanted(cell.base) == {"parameters": (rung.parameters, "dim"), "flops": (rung.flops, "steps")}
+    assert [rung["top"] for rung in describe(plan)["ladder"]] == [False] * 4 + [True]
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    (["compare.tune={mixer.heads:[1,2,4]}"], "a ladder foretells the learning rate"), (["steps=5"], "the budget solves for steps"),
+    (["compare.tune={optimizer.lr:[0.1,0.2]}"], "three rates or more"), (["compare.ladder.sizes=[1,2]"], "at least 4"),
+])  # fmt: skip
+def test_what_a_ladder_cannot_do_is_said(here, words, said):
+    kept = [] if any("sizes" in word for word in words) else [SIZES]
+    with pytest.raises(ZooError, match=said):
+        make_plan("ladder", [*kept, "compare.archs=[transformer]", *words])
+
+
+def carried_out(plan, score):
+    """The runs in the order in which they are queued, none of them made: each has the score that is asked for."""
+    execution, made = Execution(plan), []
+    execution._begin()
+    while execution.queue:
+        job = execution.queue.popleft()
+        rate = dict(job.setting)["optimizer.lr"]
+        made.append((job.cell.contestant, job.cell.size, job.stage, rate))
+        value = score(job.cell.contestant, job.cell.size, rate)
+        row = None if value is None else {"metric": "bits", "higher_is_better": False, "validation": {"bits": value}}
+        execution._count(job, row)
+    assert execution.done == execution.total
+    return made
+
+
+def best_rate(contestant, size):
+    return 0.01 * (size / 16000) ** (-0.5 if contestant == "lstm" else 0.0)
+
+
+def parabola(contestant, size, rate):
+    return 2 + math.log(rate / best_rate(contestant, size)) ** 2
+
+
+def test_larger_rungs_get_the_rate_that_smaller_ones_foretell(plan):
+    made = carried_out(plan, parabola)
+    for contestant in ("transformer", "lstm"):
+        checked = [rate for who, size, stage, rate in made if (who, size, stage) == (contestant, 64000, "tune")]
+        star = best_rate(contestant, 64000)
+        assert checked == pytest.approx([star / 2, star, 2 * star], rel=0.01)
+        for size in (64000, 128000, 256000):
+            reported = {rate for who, at, stage, rate in made if (who, at, stage) == (contestant, size, "report")}
+            assert list(reported) == pytest.approx([best_rate(contestant, size)], rel=0.01)
+        assert not [1 for who, size, stage, _ in made if who == contestant and size > 64000 and stage == "tune"]
+    tasks = {cell["task"] for cell in describe(plan)["cells"] if cell["chosen"] is None}
+    assert not tasks
+
+
+def test_where_all_tuning_failed_larger_rungs_keep_a_rate_of_the_grid(plan):
+    made = carried_out(
+        plan, lambda contestant, size, rate: None if contestant == "lstm" else parabola(contestant, size, rate)
+    )
+    assert {rate for who, size, _, rate in made if who == "lstm" and size > 32000} <= {0.003, 0.01, 0.03}
+
+
+def test_the_control_and_a_grid_that_grows_stand_on_a_ladder_too(here):
+    plan = make_plan("ladder", [SIZES, "compare.archs=[transformer,lstm]", "compare.control=true"])
+    made = carried_out(plan, lambda who, size, rate: 2 + math.log(rate / 0.05) ** 2)
+    assert {rate for _, size, stage, rate in made if stage == "tune" and size == 16000} == {0.003, 0.01, 0.03, 0.09}
+    control = [(size, rate) for who, size, stage, rate in made if who == "transformer, other seeds"]
+    theirs = {(size, rate) for who, size, stage, rate in made if who == "transformer" and stage == "report"}
+    assert len(control) == 4 * 3 + 1
+    assert {rate for _, rate in control} <= {rate for _, rate in theirs}
+
+
+# --- the report -------------------------------------------------------------------------------------------------
+
+
+def test_a_power_law_is_found_and_foretells_one_further_rung():
+    compute = [1e10 * 4**i for i in range(5)]
+    floor, factor, exponent = fit_power(compute, [1.5 + 40 * c**-0.17 for c in compute])
+    assert (floor, exponent) == (pytest.approx(1.5, abs=0.02), pytest.approx(0.17, abs=0.005))
+    assert math.exp(factor) == pytest.approx(40, rel=0.1)
+    law = compute_law("a", compute, [[-(1.5 + 40 * c**-0.17)] for c in compute], -1)
+    at, value, low, high = law.next
+    assert at == pytest.approx(4**5 * 1e10)
+    assert value == pytest.approx(1.5 + 40 * at**-0.17, abs=1e-3)
+    assert low <= value <= high
+    assert law.error < 1e-3
+    assert compute_law("a", compute, [[-math.inf]] * 5, -1) is None
+    assert compute_law("a", compute[:3], [[-1.0]] * 3, -1) is None
+    floor, _, _ = fit_power(compute, [c**-0.1 for c in compute])
+    assert floor == pytest.approx(0, abs=0.01)
+
+
+LOSSES = {  # by contestant and rung; the third is better than the baseline by less and less
+    "transformer": [2.30, 2.10, 1.98, 1.90],
+    "lstm": [2.20, 2.06, 2.02, 2.00],
+    "gru": [2.41, 2.21, 2.09, 2.01],
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A ladder whose rows are one real row with other scores, sizes and seeds."""
+    from zoo.runs.train import train
+
+    runs = tmp_path_factory.mktemp("ladder") / "runs"
+    train(zoo.compose("arch=lstm", "task=parity", "task.length=8", "task.test_size=16", "dim=8", "layers=1", "steps=2",
+                      "task.test_lengths=[]", "trainer.accelerator=cpu", "trainer.progress=false", f"runs={runs}", "experiment=one"))  # fmt: skip
+    (path,) = (runs / "one").glob("*/result.json")
+    row, made = json.loads(path.read_text()), runs / "ladder"
+    rungs = rungs_of({**RULES, "sizes": RULES["sizes"][:4]}, ["text"])
+    cells = []
+    for name, losses in LOSSES.items():
+        for rung, loss in zip(rungs, losses, strict=True):
+            ids = []
+            for seed in range(1 if rung.top else 3):
+                ids.append(f"{name}-{rung.parameters}-{seed}")
+                (made / ids[-1]).mkdir(parents=True)
+                score = {"bits_per_byte": loss + 0.002 * (seed - 1)}
+                changed = {"id": ids[-1], "arch": name, "label": name, "seed": seed, "metric": "bits_per_byte", "higher_is_better": False,
+                           "test": score, "validation": score, "training_flops": rung.flops, "training_seconds": rung.flops / 1e10,
+                           "margin": 0.02, "solved": None, "guess": None, "shortcut": None, "test_harder": {}, "parameters": rung.parameters}  # fmt: skip
+                (made / ids[-1] / "result.json").write_text(json.dumps(row | changed))
+            tried = [
+                {"setting": {"optimizer.lr": rate}, "validation": [loss + (0.01 if rate != 0.01 else 0)]}
+                for rate in (0.005, 0.01, 0.02)
+            ]
+            cells.append({"contestant": name, "task": rung.task, "tuning": [], "reporting": ids, "edge": [],
+                          "chosen": {"optimizer.lr": 0.01}, "tried": [] if rung.top else tried})  # fmt: skip
+    rules = {"schema": 1, "name": "ladder", "baseline": "transformer", "overrides": ["ladder"], "cells": cells,
+             "ladder": [vars(rung) for rung in rungs]}  # fmt: skip
+    (made / "comparison.json").write_text(json.dumps(rules))
+    return made
+
+
+def test_a_report_says_what_stopping_early_would_have_cost(folder):
+    from zoo.comparison.answer import answer
+    from zoo.comparison.ledger import read_ledger
+
+    ledger = read_ledger(folder)
+    (ladder,) = ledger.ladders
+    assert [(stop.agreed, stop.pairs, stop.chosen) for stop in ladder.stops] == [
+        (2, 3, "lstm"),
+        (2, 3, "lstm"),
+        (3, 3, "transformer"),
+    ]
+    assert [stop.regret for stop in ladder.stops] == pytest.approx([0.10, 0.10, 0])
+    assert (ladder.right, ladder.best, ladder.margin) == (2, "transformer", 0.02)
+    assert {gain.contestant: gain.word for gain in ladder.gains} == {"lstm": "shrinks", "gru": "holds"}
+    assert [each.cost for each in ladder.rates] == [0.0, 0.0, 0.0]
+    said = " ".join(answer(ledger))
+    assert "Had you stopped after 3.1 s a run (16k parameters), you would have ordered 2 of 3 pairs" in said
+    assert "chosen lstm, which loses 0.1 bits per byte there" in said
+    assert "The smallest rung from which on all choose within 0.02 of the best has 64k parameters" in said
+    assert "The gain of lstm over transformer goes from +0.100 to -0.100" in said
+    assert "shrinks, from ahead to behind" in said
+    assert "To add a rung: zoo compare ladder 'compare.ladder.sizes=[16000,32000,64000,128000,260000]'" in said
+    assert (
+        "On text, transformer is best at the largest rung, 128k parameters, with 1.898 bits per byte of 1 run; 3 of 3 pairs"
+        in said
+    )
+    assert "On text, 16k parameters" not in said, "of lower rungs the backtest speaks"
+
+
+def test_a_page_and_the_terminal_show_a_ladder(folder, tmp_path, monkeypatch, zoo_main):
+    from zoo.comparison.ledger import read_ledger
+    from zoo.comparison.page import write_page
+
+    monkeypatch.setattr("zoo.base.html.plotting_library", lambda: "")
+    html = write_page(read_ledger(folder), tmp_path / "page.html").read_text()
+    for name in ("scores", "gains", "pairs", "rates"):
+        assert f'id="ladder0-{name}"' in html
+        assert f'"ladder0-{name}":' in html
+    assert "From small to large: text" in html
+    assert html.count("2 of 3") >= 2
+    status, out, err = zoo_main("report", str(folder))
+    assert status == 0, err
+    assert "had you stopped there" in out
+    assert "shrinks, from ahead to behind" in " ".join(out.split())
+
+
+def test_rungs_that_are_not_finished_are_left_out(folder, tmp_path):
+    from zoo.comparison.answer import answer
+    from zoo.comparison.ledger import read_ledger
+
+    part = shutil.copytree(folder, tmp_path / "part")
+    shutil.rmtree(part / "gru-128000-0")
+    ledger = read_ledger(part)
+    (ladder,) = ledger.ladders
+    assert "best at the largest finished rung, 64k" in next(ladder.backtest())
+    assert answer(ledger)[-1] == "To finish its larger rungs: zoo compare ladder"
+    assert (len(ladder.steps), ladder.missing) == (3, 1)
+    assert [gain.word for gain in ladder.gains] == ["unknown", "unknown"]
+    assert "3 rungs have no slope; 4 would." in list(ladder.trends())
+
+
+@THOROUGH
+def test_a_small_ladder_is_run_and_resumed(zoo_main, here):
+    words = ["compare", "ladder", "compare.ladder.sizes=[16000,19000,23000,27000]", "compare.archs=[transformer,lstm]",
+             "compare.ladder.tokens_per_parameter=0.3", "compare.seeds=[0,1]", "compare.extend=0"]  # fmt: skip
+    status, out, err = zoo_main(*words)
+    assert status == 0, err
+    assert "had you stopped there" in out
+    made = len(list((here / "runs/ladder").glob("*/result.json")))
+    status, out, _ = zoo_main(*words)
+    assert "finished before" in out
+    words[2] = "compare.ladder.sizes=[16000,19000,23000,27000,32000]"
+    status, out, err = zoo_main(*words)
+    assert status == 0, err
+    assert len(list((here / "runs/ladder").glob("*/result.json"))) == made + 2 + 2, (
+        "a seed more of the old top, and the new one"
+    )

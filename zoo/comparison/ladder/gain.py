@@ -1,0 +1,256 @@
+"""Gain over scale: how a contestant's difference to the baseline changes with compute, and whether it changes sign."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Literal
+
+from zoo.comparison.ladder.backtest import Scores
+from zoo.comparison.ladder.noise import Noise, deviations, student
+
+Word = Literal["grows", "holds", "shrinks", "unknown"]
+LEAST_RUNGS = 4
+"""Fewer rungs have no slope: three points bend as they like."""
+RECENT = (3, 2)
+"""A forecast is made by the line through all rungs, and by those through the last so many."""
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a gain will be at another rung, with a 95 % predictive interval of one more measurement there."""
+
+    compute: float
+    value: float
+    low: float
+    high: float
+
+    def holds(self, value: float) -> bool:
+        """Whether the interval holds a value."""
+        return self.low <= value <= self.high
+
+
+@dataclass(frozen=True)
+class Crossing:
+    """Where the line through the gains is zero; ``foretold`` where that is beyond the top rung."""
+
+    compute: float
+    low: float
+    high: float
+    foretold: bool
+
+
+@dataclass(frozen=True)
+class Gain:
+    """The difference of a contestant to the baseline at each rung, counted upwards, and its trend.
+
+    Attributes:
+        contestant: whose gain it is.
+        gains: at each rung, mean over seeds of the contestant's score minus the baseline's.
+        errors: the standard error of each.
+        slope: change of the gain per tenfold compute; none where there are too few rungs, or no noise is known.
+        low, high: its interval.
+        word: ``grows``, ``holds``, ``shrinks`` or ``unknown``, of the signed gain.
+        next: what it will be one rung beyond the top.
+        tested: what was foretold of the top rung without it; none where three rungs or fewer are below it.
+        crossing: where it changes sign, within the ladder and one further rung; none where that is not sure.
+    """
+
+    contestant: str
+    gains: tuple[float, ...]
+    errors: tuple[float, ...]
+    slope: float | None = None
+    low: float | None = None
+    high: float | None = None
+    word: Word = "unknown"
+    next: Forecast | None = None
+    tested: Forecast | None = None
+    crossing: Crossing | None = None
+
+
+@dataclass(frozen=True)
+class _Line:
+    """A line by least squares through gains against the logarithm of compute, with the variances of its points."""
+
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+    variances: tuple[float, ...]
+    freedoms: tuple[float, ...]
+
+    @property
+    def middle(self) -> float:
+        """The mean of x."""
+        return fmean(self.x)
+
+    @property
+    def spread(self) -> float:
+        """The sum of squares of x about its mean."""
+        return sum((x - self.middle) ** 2 for x in self.x)
+
+    @property
+    def slope(self) -> float:
+        """The change of y per unit of x."""
+        return sum((x - self.middle) * y for x, y in zip(self.x, self.y, strict=True)) / self.spread
+
+    def at(self, x: float) -> float:
+        """The line at x."""
+        return fmean(self.y) + self.slope * (x - self.middle)
+
+    def last(self, count: int) -> _Line:
+        """The line through the last so many points."""
+        return _Line(self.x[-count:], self.y[-count:], self.variances[-count:], self.freedoms[-count:])
+
+    def weights(self, x: float) -> list[float]:
+        """How much each point counts in :meth:`at`."""
+        return [1 / len(self.x) + (x - self.middle) * (each - self.middle) / self.spread for each in self.x]
+
+    def inflation(self) -> float:
+        """By how much points lie farther from the line than their noise explains; at least 1 (Birge 1932)."""
+        if len(self.x) < 3:
+            return 1.0
+        left = sum((y - self.at(x)) ** 2 / v for x, y, v in zip(self.x, self.y, self.variances, strict=True))
+        return max(1.0, math.sqrt(left / (len(self.x) - 2)))
+
+    def error(self, weights: Sequence[float], more: float = 0.0) -> tuple[float, float]:
+        """The standard error of a weighted sum of the points, and its degrees of freedom (Satterthwaite 1946)."""
+        parts = [w * w * v for w, v in zip(weights, self.variances, strict=True)]
+        whole = sum(parts)
+        freedom = whole**2 / sum(p * p / f for p, f in zip(parts, self.freedoms, strict=True)) if whole else math.inf
+        return self.inflation() * math.sqrt(whole + more), freedom
+
+
+def gains(scores: Scores, compute: Sequence[float], baseline: str, margin: float) -> list[Gain]:
+    """The gain over scale of every contestant but the baseline.
+
+    A line ``gain = a + b log10(compute)`` is fitted by least squares. The variance of each gain is that of seeds,
+    pooled over contestants (a top rung with one seed has that of the rung below); where points lie farther from the
+    line than that explains, all errors grow by Birge's ratio. The intervals of all slopes hold together 95 times in
+    100 (Bonferroni). The gain ``holds`` where its change over the whole ladder is within the margin at both ends of the
+    interval; else it ``grows`` or ``shrinks`` where the interval leaves out 0; else it is ``unknown``.
+
+    Args:
+        scores: of each seed at each rung, counted upwards.
+        compute: training FLOPs of each rung, rising.
+        baseline: the contestant that all others are compared with.
+        margin: the change of a gain that matters.
+    """
+    others = [name for name in scores if name != baseline]
+    noise = deviations(scores)
+    return [_gain(name, scores, compute, baseline, noise, margin, 0.05 / len(others)) for name in others]
+
+
+def _gain(
+    name: str,
+    scores: Scores,
+    compute: Sequence[float],
+    baseline: str,
+    noise: Sequence[Noise | None],
+    margin: float,
+    level: float,
+) -> Gain:
+    ours, theirs = scores[name], scores[baseline]
+    apart = tuple(_mean(a) - _mean(b) if a and b else math.nan for a, b in zip(ours, theirs, strict=True))
+    known = [each for each in noise if each is not None]
+    if len(known) < len(compute) or not all(map(math.isfinite, apart)):
+        return Gain(name, apart, tuple(math.nan for _ in apart))
+    variances = tuple(
+        each.deviation**2 * (1 / len(a) + 1 / len(b)) for each, a, b in zip(known, ours, theirs, strict=True)
+    )
+    errors = tuple(map(math.sqrt, variances))
+    if len(compute) < LEAST_RUNGS or not all(variances):
+        return Gain(name, apart, errors)
+    x = tuple(map(math.log10, compute))
+    freedoms = tuple(each.freedom for each in known)
+    line = _Line(x, apart, variances, freedoms)
+    weights = [(each - line.middle) / line.spread for each in x]
+    error, freedom = line.error(weights)
+    half = student(freedom, 1 - level / 2) * error
+    low, high = line.slope - half, line.slope + half
+    further = 2 * x[-1] - x[-2]
+    shorter = _Line(x[:-1], apart[:-1], variances[:-1], freedoms[:-1])
+    return Gain(
+        name, apart, errors, line.slope, low, high, _word(low, high, margin / (x[-1] - x[0])),
+        _forecast(line, further, variances[-1]),
+        _forecast(shorter, x[-1], variances[-1]) if len(shorter.x) >= LEAST_RUNGS - 1 else None,
+        _crossing(line, further),
+    )  # fmt: skip
+
+
+def _mean(seeds: Sequence[float]) -> float:
+    return sum(seeds) / len(seeds)
+
+
+def _word(low: float, high: float, limit: float) -> Word:
+    if -limit <= low and high <= limit:
+        return "holds"
+    return "grows" if low > 0 else "shrinks" if high < 0 else "unknown"
+
+
+def _forecast(line: _Line, x: float, variance: float) -> Forecast:
+    """One more gain at x: the intervals of the line through all rungs, and of those through the last ones, together.
+
+    A gain that bends (as one does that falls by a power of compute) is missed by the one line and held by another.
+    """
+    ends = []
+    for part in (line, *(line.last(count) for count in RECENT if count < len(line.x))):
+        error, freedom = part.error(part.weights(x), variance)
+        half = student(freedom, 0.975) * error
+        ends += [part.at(x) - half, part.at(x) + half]
+    return Forecast(10**x, line.at(x), min(ends), max(ends))
+
+
+def _crossing(line: _Line, further: float) -> Crossing | None:
+    """Where the line is zero, if it surely has one sign on the first rung and surely the other one rung further on.
+
+    A gain that falls by a power of compute never changes its sign, though a line through it does. So the line through
+    the last two rungs must have the other sign there too, outside of its 95 % interval.
+    """
+    ends = []
+    for x in (line.x[0], further):
+        error, freedom = line.error(line.weights(x))
+        half = student(freedom, 0.975) * error
+        ends.append((line.at(x) - half, line.at(x) + half))
+    (first_low, first_high), (last_low, last_high) = ends
+    if not ((first_high < 0 < last_low) or (last_high < 0 < first_low)):
+        return None
+    last = line.last(2)
+    error, freedom = last.error(last.weights(further))
+    if math.copysign(1, line.at(further)) * last.at(further) <= student(freedom, 0.975) * error:
+        return None
+    at = line.x[0] - line.at(line.x[0]) / line.slope
+    low, high = _zeros(line, line.x[0], further)
+    return Crossing(10**at, 10**low, 10**high, at > line.x[-1])
+
+
+def _zeros(line: _Line, start: float, end: float) -> tuple[float, float]:
+    """Between which places zero is in the interval of the line (Fieller 1954), to a hundredth of the way."""
+    steps = 100
+    grid = [start + (end - start) * i / steps for i in range(steps + 1)]
+
+    def may_be_zero(x: float) -> bool:
+        error, freedom = line.error(line.weights(x))
+        return abs(line.at(x)) <= student(freedom, 0.975) * error
+
+    found = [x for x in grid if may_be_zero(x)]
+    at = line.x[0] - line.at(line.x[0]) / line.slope
+    return (min(found), max(found)) if found else (at, at)
+
+
+def coverage(found: Sequence[Gain]) -> tuple[int, int]:
+    """How many forecasts of the top rung, made without it, hold what was measured there; and how many there are."""
+    tested = [(gain.tested, gain.gains[-1]) for gain in found if gain.tested is not None]
+    return sum(forecast.holds(value) for forecast, value in tested), len(tested)
+
+
+def said(gain: Gain) -> str:
+    """A verdict in words that say who is ahead: a gain below zero that grows is a lag that shrinks."""
+    first, last, word = gain.gains[0], gain.gains[-1], gain.word
+    if word in ("unknown", "holds"):
+        return word
+    if first * last <= 0:
+        return f"{word}, from behind to ahead" if word == "grows" else f"{word}, from ahead to behind"
+    if last > 0:
+        return word
+    return "grows: it catches up" if word == "grows" else "shrinks: it falls further behind"

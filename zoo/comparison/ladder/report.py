@@ -1,0 +1,281 @@
+"""What a report says of a ladder: from its standings at each rung, in figures and in sentences."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean, median
+from typing import Any
+
+from zoo.base.errors import many
+from zoo.comparison.ladder.backtest import Scores, Stop, backtest, first_right
+from zoo.comparison.ladder.forecast import ComputeLaw, compute_law
+from zoo.comparison.ladder.gain import LEAST_RUNGS, Gain, coverage, gains, said
+from zoo.comparison.ladder.rates import RateLaw, fit_rates
+from zoo.comparison.plan_file import RungFile
+from zoo.comparison.result import Standing
+from zoo.comparison.words import joined, quantity
+
+RATE = "optimizer.lr"
+
+
+@dataclass(frozen=True)
+class Step:
+    """A rung as it was run: its size, and what a run took there, the median over all runs.
+
+    Attributes:
+        task: its name at this rung.
+        parameters: that were asked for.
+        stage: ``tuned``, ``checked`` or ``foretold``.
+        flops, tokens, seconds: of training a run.
+        seeds: reported runs of each contestant, the fewest.
+    """
+
+    task: str
+    parameters: float
+    stage: str
+    flops: float
+    tokens: float
+    seconds: float
+    seeds: int
+
+
+@dataclass(frozen=True)
+class Rates:
+    """The learning rate of a contestant over size.
+
+    Attributes:
+        contestant: whose it is.
+        best: the best rate that was tried, by number of parameters, at the rungs where several were.
+        law: fitted to the tuned rungs.
+        size: of the rung where it was checked; none where it was not.
+        foretold: what the law says of that rung.
+        interval: its 95 % interval; none where there is no fit.
+        cost: how much better the best of the rates tried there scored than the foretold one, in the metric.
+    """
+
+    contestant: str
+    best: Mapping[float, float]
+    law: RateLaw
+    size: float | None = None
+    foretold: float | None = None
+    interval: tuple[float, float] | None = None
+    cost: float | None = None
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """One task of a ladder.
+
+    Attributes:
+        of: the task as the comparison lists it.
+        metric: by which contestants are compared.
+        higher_is_better: its direction.
+        baseline: with whom gains are compared.
+        margin: the difference that matters.
+        steps: the rungs that every contestant has finished, the smallest first.
+        missing: rungs that some contestant has not finished.
+        scores: of each seed at each of these, counted upwards.
+        stops: what each rung but the top one would have told.
+        gains: of each contestant but the baseline.
+        rates: the learning rates of each contestant over size.
+        laws: of the loss over compute, of each contestant.
+    """
+
+    of: str
+    metric: str
+    higher_is_better: bool
+    baseline: str
+    margin: float
+    steps: list[Step]
+    missing: int
+    scores: Scores
+    stops: list[Stop] = field(default_factory=list)
+    gains: list[Gain] = field(default_factory=list)
+    rates: list[Rates] = field(default_factory=list)
+    laws: list[ComputeLaw] = field(default_factory=list)
+
+    @property
+    def right(self) -> int | None:
+        """The smallest rung from which on every rung chooses within the margin of the best; none if none does."""
+        return first_right(self.stops, self.margin)
+
+    @property
+    def best(self) -> str:
+        """The contestant that is best on the top rung."""
+        return max(self.scores, key=lambda name: median(self.scores[name][-1]))
+
+    def unit(self) -> str:
+        """The metric in words."""
+        return self.metric.replace("_", " ")
+
+    def backtest(self) -> Iterator[str]:
+        """The backtest in sentences."""
+        if not self.stops:
+            return
+        top, told = self.steps[-1], self.stops[-1]
+        sign = 1 if self.higher_is_better else -1
+        largest = "largest finished rung" if self.missing else "largest rung"
+        yield (
+            f"On {self.of}, {self.best} is best at the {largest}, {quantity(top.parameters)} parameters, with "
+            f"{sign * median(self.scores[self.best][-1]):.4g} {self.unit()} of {many(top.seeds, 'run')}; "
+            f"{told.told} of {many(told.pairs, 'pair')} differ there by more than their noise."
+        )
+        for stop in self.stops:
+            step = self.steps[stop.rung]
+            cost = (
+                f"{stop.chosen}, which is best there too"
+                if not stop.regret
+                else f"{stop.chosen}, which loses {stop.regret:.3g} {self.unit()} there"
+            )
+            sure = f"; of the {stop.told} that it tells apart beyond its noise, {stop.sure}" if stop.told else ""
+            yield (
+                f"Had you stopped after {_seconds(step.seconds)} a run ({quantity(step.parameters)} parameters), you "
+                f"would have ordered {stop.agreed} of {many(stop.pairs, 'pair')} as the top rung does{sure} (for "
+                f"contestants like these {100 * stop.low:.0f} to {100 * stop.high:.0f} %), and chosen {cost}."
+            )
+        if self.right is None:
+            yield f"No smaller rung chose within {self.margin:.3g} of the best: small runs mislead here."
+        else:
+            step = self.steps[self.right]
+            yield (
+                f"The smallest rung from which on all choose within {self.margin:.3g} of the best has "
+                f"{quantity(step.parameters)} parameters and takes {_seconds(step.seconds)} a run."
+            )
+
+    def trends(self) -> Iterator[str]:
+        """The gains over scale in sentences."""
+        if not self.gains:
+            return
+        if len(self.steps) < LEAST_RUNGS:
+            yield f"{many(len(self.steps), 'rung')} have no slope; {LEAST_RUNGS} would."
+            return
+        for gain in self.gains:
+            if gain.slope is None:
+                yield f"The gain of {gain.contestant} is unknown: a run failed, or no rung has two seeds."
+                continue
+            crossed = ""
+            if gain.crossing:
+                where = "it is foretold to change sign" if gain.crossing.foretold else "it changes sign"
+                crossed = (
+                    f"; {where} at {quantity(gain.crossing.compute)} FLOPs ({quantity(gain.crossing.low)} to "
+                    f"{quantity(gain.crossing.high)})"
+                )
+            yield (
+                f"The gain of {gain.contestant} over {self.baseline} goes from {gain.gains[0]:+.3f} to "
+                f"{gain.gains[-1]:+.3f}, by {gain.slope:+.3f} ({gain.low:+.3f} to {gain.high:+.3f}) per tenfold "
+                f"compute: {said(gain)}{crossed}."
+            )
+        held, of = coverage(self.gains)
+        if of:
+            yield (
+                f"Forecasts of the top rung, made without it, hold what was measured in {held} of {of}. Nothing is "
+                f"foretold beyond one further rung, {quantity(_further(self.steps))} FLOPs."
+            )
+
+    def learning_rates(self) -> Iterator[str]:
+        """What the foretold learning rates were worth."""
+        checked = [each for each in self.rates if each.cost is not None]
+        if not checked:
+            return
+        right = [each for each in checked if each.cost is not None and each.cost <= self.margin]
+        lost = max(each.cost for each in checked if each.cost is not None)
+        yield (
+            f"The learning rate that small rungs foretell was checked once, at {quantity(checked[0].size)} parameters: "
+            f"for {len(right)} of {many(len(checked), 'contestant')} half or twice of it is no better by more than "
+            f"{self.margin:.3g}; the most that it lost is {lost:.3g}."
+        )
+        guessed = [f"{each.contestant} ({each.law.doubt})" for each in self.rates if each.law.doubt]
+        if guessed:
+            yield f"No law of the rate was fitted for {joined(guessed)}; they keep the best of the largest tuned rung."
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.2g} s" if value < 100 else f"{value / 60:.3g} min" if value < 6000 else f"{value / 3600:.3g} h"
+
+
+def _further(steps: Sequence[Step]) -> float:
+    return steps[-1].flops ** 2 / steps[-2].flops
+
+
+def ladders(
+    rungs: Sequence[RungFile], standings: Sequence[Standing], baseline: str, margin: float | None = None
+) -> list[Ladder]:
+    """The ladder of each task, over the rungs that every contestant has finished.
+
+    Args:
+        rungs: of the comparison.
+        standings: of the comparison; the control is no contestant.
+        baseline: with whom gains are compared.
+        margin: the difference that matters, in place of each task's own.
+    """
+    found = []
+    for of in dict.fromkeys(rung["of"] for rung in rungs):
+        mine = sorted((rung for rung in rungs if rung["of"] == of), key=lambda rung: rung["parameters"])
+        by_rung = [[s for s in standings if s.of == rung["task"] and not s.control] for rung in mine]
+        whole = 0
+        while whole < len(mine) and by_rung[whole] and all(s.scores() for s in by_rung[whole]):
+            whole += 1
+        if whole >= 2 and any(s.rows for s in by_rung[0]):
+            found.append(_ladder(of, mine[:whole], by_rung[:whole], len(mine) - whole, baseline, margin))
+    return found
+
+
+def _ladder(
+    of: str, rungs: Sequence[RungFile], standings: Sequence[Sequence[Standing]], missing: int, baseline: str,
+    margin: float | None,
+) -> Ladder:  # fmt: skip
+    first = next(s for s in standings[0] if s.rows)
+    margin = first.margin if margin is None else margin
+    sign = first.sign
+    names = [s.contestant for s in standings[0]]
+    at = [{s.contestant: s for s in each} for each in standings]
+    scores = {name: [[sign * value for value in each[name].scores()] for each in at] for name in names}
+    steps = [_step(rung, each) for rung, each in zip(rungs, standings, strict=True)]
+    compute = [step.flops for step in steps]
+    return Ladder(
+        of, first.metric, first.higher_is_better, baseline, margin, steps, missing, scores, backtest(scores),
+        gains(scores, compute, baseline, margin) if baseline in scores and len(scores) > 1 else [],
+        [rates for name in names if (rates := _rates(name, rungs, [each[name] for each in at])) is not None],
+        [law for name in names if (law := compute_law(name, compute, scores[name], sign)) is not None],
+    )  # fmt: skip
+
+
+def _step(rung: RungFile, standings: Sequence[Standing]) -> Step:
+    rows = [row for s in standings for row in s.rows]
+    flops, tokens, seconds = (
+        median(float(row[key]) for row in rows) if rows else math.nan
+        for key in ("training_flops", "tokens", "training_seconds")
+    )
+    fewest = min(len(s.scores()) for s in standings)
+    return Step(rung["task"], rung["parameters"], rung["stage"], flops or rung["flops"], tokens, seconds, fewest)
+
+
+def _rates(name: str, rungs: Sequence[RungFile], standings: Sequence[Standing]) -> Rates | None:
+    """The law of the tuned rungs, and how its forecast did where it was checked; none where nothing was tuned."""
+    points: dict[str, dict[float, list[tuple[float, float]]]] = {"tuned": {}, "checked": {}}
+    for rung, standing in zip(rungs, standings, strict=True):
+        tried = _tried(standing)
+        if len(tried) > 1 and rung["stage"] in points:
+            points[rung["stage"]][rung["parameters"]] = tried
+    if not points["tuned"]:
+        return None
+    law = fit_rates(points["tuned"])
+    best = {size: max(tried, key=lambda point: point[1])[0] for each in points.values() for size, tried in each.items()}
+    if not points["checked"]:
+        return Rates(name, best, law)
+    ((size, tried),) = points["checked"].items()
+    foretold = sorted(tried)[len(tried) // 2]
+    cost = max(score for _, score in tried) - foretold[1]
+    return Rates(name, best, law, size, foretold[0], law.interval(size), cost)
+
+
+def _tried(standing: Standing) -> list[tuple[float, float]]:
+    """Rates and their mean validation scores, counted upwards, of those without a failed run."""
+    found: list[tuple[float, float]] = []
+    for trial in standing.tried:
+        values: list[Any] = trial["validation"]
+        if RATE in trial["setting"] and values and all(v is not None and math.isfinite(v) for v in values):
+            found.append((float(trial["setting"][RATE]), standing.sign * fmean(values)))
+    return found
