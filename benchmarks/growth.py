@@ -49,7 +49,8 @@ from zoo.comparison.plan import make_plan
 for cells in map(int, sys.argv[1:]):
     archs = ",".join(f"'lstm dim={8 * (i + 1)}'" for i in range(cells // 2))
     start = time.process_time()
-    plan = make_plan("smoke", [f"compare.archs=[{archs}]", "compare.baseline=null", "compare.tune={optimizer.lr:[1e-3]}"])
+    words = [f"compare.archs=[{archs}]", "compare.baseline=null", "compare.tune={optimizer.lr:[1e-3]}"]
+    plan = make_plan("smoke", words)
     print(len(plan.cells), time.process_time() - start)
 """
 

@@ -83,11 +83,11 @@ def main(rounds: int = 5, other: str | None = None, names: tuple[str, ...] = tup
     for name in asked:
         ours = taken[sys.executable, name]
         ratio = f"{median(taken[other, name]) / middle[name]:14.2f}" if other else ""
-        print(
-            f"{name:32} {middle[name]:8.2f} {min(ours):7.2f} {max(ours):7.2f} {middle[name] / middle[TORCH]:8.2f} {ratio}"
-        )
+        share = middle[name] / middle[TORCH]
+        print(f"{name:32} {middle[name]:8.2f} {min(ours):7.2f} {max(ours):7.2f} {share:8.2f} {ratio}")
         found[name] = {"seconds": round(middle[name], 3), "over nothing": round(middle[name] - middle[NOTHING], 3)}
-        found[name]["over torch"] = round(middle[name] - middle[TORCH], 3)
+        if middle[name] > middle[TORCH]:
+            found[name]["over torch"] = round(middle[name] - middle[TORCH], 3)
     return found
 
 
