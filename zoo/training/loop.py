@@ -97,6 +97,13 @@ class Loop(L.LightningModule):
             self._sharded = True
             shard_(self.objective, self.device_mesh["data_parallel"])
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Lightning notes which hook it is in, some 30 times a step; that is neither a module nor a parameter."""
+        if name == "_current_fx_name":
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """The run's optimizer over named groups; the schedule scales each group's own learning rate."""
         factory = self.optimizer_factory
@@ -113,8 +120,9 @@ class Loop(L.LightningModule):
         return optimizer
 
     def on_train_start(self) -> None:
-        """Note where a resumed run goes on."""
+        """Note where a resumed run goes on, and the parameters, which a walk over all modules would find each step."""
         self._done = self.global_step
+        self._clipped = list(self.objective.parameters())
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Training batches are made on the device; held-out ones are moved there."""
@@ -170,7 +178,7 @@ class Loop(L.LightningModule):
     ) -> None:
         """Clip the norm of all gradients. (Lightning's own way refuses fused optimizers under any autocast.)"""
         if gradient_clip_val:
-            torch.nn.utils.clip_grad_norm_(self.objective.parameters(), gradient_clip_val)
+            torch.nn.utils.clip_grad_norm_(self._clipped, gradient_clip_val)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Make gradients those of the mean over the whole step, and set learning rate and weight decay.
