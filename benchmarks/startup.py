@@ -18,11 +18,14 @@ import sys
 import tempfile
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 ONE_STEP = ["train", "arch=lstm", "task=parity", "steps=1", "trainer.progress=false", "trainer.accelerator=cpu"]
 SMOKE = ["compare", "smoke", "trainer.accelerator=cpu"]
-COMMANDS = {
-    "import torch": None,
+NOTHING, TORCH = "python that does nothing", "import torch"
+COMMANDS: dict[str, list[str] | None] = {
+    NOTHING: None,
+    TORCH: None,
     "zoo --help": ["--help"],
     "zoo list": ["list"],
     "a one-step run": ONE_STEP,
@@ -34,45 +37,63 @@ COMMANDS = {
 }
 
 
-def seconds(python: str, words: list[str] | None, folder: Path) -> float:
-    """Processor time of a command and of all that it starts, user and system."""
-    command = [python, "-c", "import torch"] if words is None else [python, "-m", "zoo", *words]
+def seconds(python: str, words: list[str] | str, folder: Path) -> float:
+    """Processor time of a command of ours, or of a line of Python, and of all that it starts, user and system."""
+    command = [python, "-c", words] if isinstance(words, str) else [python, "-m", "zoo", *words]
+    compiled = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env={**os.environ, "COLUMNS": "120"})
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env={**compiled, "COLUMNS": "120"})
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode:
         raise SystemExit(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr}")
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def main() -> None:
-    """Time every command of each installation and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--python", help="an interpreter that has another version of zoo")
-    given = parser.parse_args()
-    pythons = [sys.executable, *([given.python] if given.python else [])]
-    taken: dict[tuple[str, str], list[float]] = {(python, name): [] for python in pythons for name in COMMANDS}
+def main(rounds: int = 5, other: str | None = None, names: tuple[str, ...] = tuple(COMMANDS)) -> dict[str, Any]:
+    """Time every command of each installation; print the table and return the medians.
 
+    Args:
+        rounds: how often each command runs.
+        other: an interpreter that has another version of zoo.
+        names: of the commands.
+    """
+    pythons = [sys.executable, *([other] if other else [])]
+    lines = {NOTHING: "pass", TORCH: "import torch"}
+    asked: dict[str, list[str] | str] = {
+        name: COMMANDS[name] or lines[name] for name in dict.fromkeys([*lines, *names])
+    }
+    taken: dict[tuple[str, str], list[float]] = {(python, name): [] for python in pythons for name in asked}
     with tempfile.TemporaryDirectory() as top:
         folders = {python: Path(top, str(number)) for number, python in enumerate(pythons)}
         for python, folder in folders.items():  # what is called again must have been made before
             folder.mkdir()
-            seconds(python, SMOKE, folder)
-        for _ in range(given.rounds):
-            for name, words in COMMANDS.items():
+            if set(names) - {"zoo --help", "zoo list"}:
+                seconds(python, SMOKE, folder)
+            seconds(python, ["list"], folder)
+        for _ in range(rounds):
+            for name, words in asked.items():
                 for python, folder in folders.items():
                     if name == "a one-step run":
                         shutil.rmtree(folder / "runs/train", ignore_errors=True)
                     taken[python, name].append(seconds(python, words, folder))
 
-    torch = median(taken[sys.executable, "import torch"])
+    found: dict[str, Any] = {}
+    middle = {name: median(taken[sys.executable, name]) for name in asked}
     print(f"{'processor time':32} {'seconds':>8} {'least':>7} {'most':>7} {'/ torch':>8} {'theirs / ours':>14}")
-    for name in COMMANDS:
+    for name in asked:
         ours = taken[sys.executable, name]
-        ratio = f"{median(taken[given.python, name]) / median(ours):14.2f}" if given.python else ""
-        print(f"{name:32} {median(ours):8.2f} {min(ours):7.2f} {max(ours):7.2f} {median(ours) / torch:8.2f} {ratio}")
+        ratio = f"{median(taken[other, name]) / middle[name]:14.2f}" if other else ""
+        share = middle[name] / middle[TORCH]
+        print(f"{name:32} {middle[name]:8.2f} {min(ours):7.2f} {max(ours):7.2f} {share:8.2f} {ratio}")
+        found[name] = {"seconds": round(middle[name], 3), "over nothing": round(middle[name] - middle[NOTHING], 3)}
+        if middle[name] > middle[TORCH]:
+            found[name]["over torch"] = round(middle[name] - middle[TORCH], 3)
+    return found
 
 
 if __name__ == "__main__":
-    main()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--python", help="an interpreter that has another version of zoo")
+    given = parser.parse_args()
+    main(given.rounds, given.python)

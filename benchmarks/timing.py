@@ -49,6 +49,12 @@ def interval(values: list[float]) -> tuple[float, float, float]:
     return ordered[outside - 1], statistics.median(ordered), ordered[-outside]
 
 
+def quartiles(values: list[float]) -> dict[str, float]:
+    """The lower quartile, the median and the upper quartile; of one value that value three times."""
+    low, middle, high = statistics.quantiles(values, n=4) if len(values) > 1 else 3 * values
+    return {"lower quartile": round(low, 3), "median": round(middle, 3), "upper quartile": round(high, 3)}
+
+
 def set_up(threads: int = 1) -> bool:
     """One thread, and whether there is a GPU."""
     torch.set_num_threads(threads)

@@ -157,3 +157,42 @@ def test_an_interval_holds_the_median_and_bears_one_slow_call(gpu):
     low, median, high = interval([1.0, 1.1, 0.9, 1.05, 0.95, 1.02, 0.98, 1.01, 0.99, 1.03, 0.97, 50.0])
     assert low < median < high < 2
     assert interval([1.0]) == (1.0, 1.0, 1.0)
+
+
+@pytest.fixture
+def table(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    spec = importlib.util.spec_from_file_location("benchmark_all", ROOT / "benchmarks/all.py")
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "benchmark_all", module)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_table_names_every_benchmark_file(table):
+    files = {path.stem for path in (ROOT / "benchmarks").glob("*.py")}
+    helpers = {"all", "timing", "plain_gpt", "gpu", "gpu_sections"}
+    assert {section.file for section in table.SECTIONS.values()} == files - helpers
+
+
+def test_a_bar_that_is_missed_or_has_no_figure_is_an_exit_status(table, monkeypatch, tmp_path):
+    class File:
+        def main(self, value=0.5):
+            return {"a": {"b": value}}
+
+    monkeypatch.setattr(table.importlib, "import_module", lambda name: File())
+    to = ["--to", str(tmp_path / "found.json")]
+    for bars, expected in (({"most": {"a: b": 0.5}}, 0), ({"most": {"a: b": 0.4}}, 1), ({"least": {"a: b": 0.6}}, 1),
+                           ({"least": {"a: b": 0.5}}, 0), ({"most": {"gone": 1.0}}, 1)):  # fmt: skip
+        monkeypatch.setattr(table, "SECTIONS", {"one": table.Section("file", **bars)})
+        assert table.main(["--only", "one", *to]) == expected
+    assert json.loads((tmp_path / "found.json").read_text())["one"][-1]["met"] is False
+
+
+@pytest.mark.thorough
+def test_every_section_with_a_toy_size_runs_at_it(tmp_path):
+    env = {key: value for key, value in os.environ.items() if key != "PYTHONSAFEPATH"}
+    command = [sys.executable, ROOT / "benchmarks/all.py", "--toy", "--to", tmp_path / "found.json"]
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert set(json.loads((tmp_path / "found.json").read_text())) == {"start-up", "growth", "loop", "mixers"}

@@ -98,6 +98,13 @@ class Loop(L.LightningModule):
             self._sharded = True
             shard_(self.objective, self.device_mesh["data_parallel"])
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Lightning notes which hook it is in, some 30 times a step; that is neither a module nor a parameter."""
+        if name == "_current_fx_name":
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """The run's optimizer over named groups; the schedule scales each group's own learning rate."""
         factory = self.optimizer_factory
@@ -114,8 +121,9 @@ class Loop(L.LightningModule):
         return optimizer
 
     def on_train_start(self) -> None:
-        """Note where a resumed run goes on."""
+        """Note where a resumed run goes on, and the parameters, which a walk over all modules would find each step."""
         self._done = self.global_step
+        self._clipped = list(self.objective.parameters())
         self._use_average(False)
 
     def on_validation_start(self) -> None:
@@ -186,7 +194,7 @@ class Loop(L.LightningModule):
     ) -> None:
         """Clip the norm of all gradients. (Lightning's own way refuses fused optimizers under any autocast.)"""
         if gradient_clip_val:
-            torch.nn.utils.clip_grad_norm_(self.objective.parameters(), gradient_clip_val)
+            torch.nn.utils.clip_grad_norm_(self._clipped, gradient_clip_val)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Make gradients those of the mean over the whole step, and set learning rate and weight decay.
