@@ -10,6 +10,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from conftest import THOROUGH, first
 
 from zoo.base import kept
 from zoo.registry import discovery
@@ -59,8 +60,8 @@ def made(tmp_path_factory):
 
 @pytest.mark.parametrize(
     "words",
-    [["--help"], ["train", "--help"], ["list"], ["list", "task"], RUN, COMPARISON, ["report", "runs/smoke"]],
-    ids=["help", "help of a command", "list", "list of a kind", "finished run", "finished comparison", "report"],
+    first([RUN, COMPARISON, ["report", "runs/smoke"], ["list"], ["--help"], ["train", "--help"], ["list", "task"]], 3),
+    ids=["finished run", "finished comparison", "report", "list", "help", "help of a command", "list of a kind"],
 )
 def test_a_command_called_again_imports_nothing_heavy(words, made):
     assert imported(words, made)[0] == set()
@@ -78,6 +79,7 @@ def test_a_finished_run_says_the_same_again(made):
     assert "finished before" in one
 
 
+@THOROUGH
 def test_a_page_of_the_same_rows_is_left_and_of_others_is_not(made):
     page = made / "runs/smoke/report.html"
     imported(["report", "runs/smoke"], made)
@@ -108,7 +110,7 @@ def test_every_chart_keeps_the_schema_of_charts(made):
         assert '"values"' in json.dumps(spec)
 
 
-@pytest.mark.parametrize("harm", ["cut", "flipped", "not json", "another's"])
+@pytest.mark.parametrize("harm", first(["flipped", "cut", "not json", "another's"]))
 def test_a_damaged_cache_costs_time_and_nothing_else(harm, made, tmp_path):
     cache = tmp_path / "cache"
     shutil.copytree(made / "cache", cache)
@@ -220,6 +222,7 @@ def test_writers_at_once_leave_a_whole_answer(tmp_path, monkeypatch):
     assert len(list(tmp_path.glob("zoo/kept/*"))) == 1
 
 
+@THOROUGH
 def test_data_that_changed_is_hashed_again(tmp_path, made):
     """Its hash is kept only where the file was there before the process that read it."""
     text = tmp_path / "text.txt"
@@ -245,12 +248,14 @@ assert not {"torchmetrics.functional", "torchmetrics.classification", "torchvisi
 
 @pytest.mark.parametrize(
     "asks",
-    [
-        "import torchmetrics; found = torchmetrics.Accuracy; assert torchmetrics.functional.accuracy",
-        "from torchmetrics.classification import MulticlassAccuracy as found",
-        "from torchmetrics import MeanMetric as found",
-        "import torchmetrics.text; found = torchmetrics.MeanMetric",
-    ],
+    first(
+        [
+            "import torchmetrics; found = torchmetrics.Accuracy; assert torchmetrics.functional.accuracy",
+            "from torchmetrics.classification import MulticlassAccuracy as found",
+            "from torchmetrics import MeanMetric as found",
+            "import torchmetrics.text; found = torchmetrics.MeanMetric",
+        ]
+    ),
 )
 def test_lightning_brings_no_metrics_and_whoever_asks_has_them_whole(asks):
     code = f"{SLIM}\n{asks}\nfrom lightning.pytorch.core.module import Metric\nassert hasattr(found, '__mro__')\n"
@@ -259,6 +264,7 @@ def test_lightning_brings_no_metrics_and_whoever_asks_has_them_whole(asks):
     assert done.returncode == 0, done.stderr
 
 
+@THOROUGH
 def test_without_the_modules_that_it_expects_lightning_is_imported_as_it_is():
     code = (
         "import sys, importlib\noriginal = importlib.import_module\n"
