@@ -191,7 +191,7 @@ def test_a_part_of_a_config_is_shown(zoo_main):
 def test_a_pattern_is_swept_over(zoo_main, here):
     status, _, err = zoo_main("train", "-m", "task=parity", "mixer=glob(lst*)", "seed=range(3,1,-1)", *TINY)
     assert status == 0, err
-    assert len(list(here.glob("runs/train/transformer-parity-[23]-*/result.json"))) == 2
+    assert len(list(here.glob("runs/train/transformer+lstm-parity-[23]-*/result.json"))) == 2
 
 
 def test_a_sweep_of_which_no_run_can_be_meant_is_a_mistake(zoo_main, here):

@@ -130,7 +130,8 @@ def carried_out(plan, score):
         rate = dict(job.setting)["optimizer.lr"]
         made.append((job.cell.contestant, job.cell.size, job.stage, rate))
         value = score(job.cell.contestant, job.cell.size, rate)
-        row = None if value is None else {"metric": "bits", "higher_is_better": False, "validation": {"bits": value}}
+        row = None if value is None else {"metric": "bits", "higher_is_better": False}
+        row = row and row | {"validation": {"bits": value}, "test": {"bits": value}}
         execution._count(job, row)
     assert execution.done == execution.total
     return made

@@ -71,7 +71,7 @@ class Code(Text):
         if source != "stdlib" and not Path(source).expanduser().is_dir():
             raise ZooError(f"task.source={source}: expected stdlib, or a folder of Python files")
         self.length, self.batch_size, self.test_windows = length, batch_size, test_windows
-        self.source = source
+        self._named = [source]
         self.corpus, self.labels = _labelled(source, max_bytes)
         self.parts = {split: Tokens(getattr(self.corpus, split)) for split in SPLITS}
         shortest = min(map(len, self.labels.values()))

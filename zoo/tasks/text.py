@@ -144,6 +144,9 @@ class Text(Task):
         """Bits per byte in all, by recurrence and by position; and how often the most likely token was right."""
         targets_BL = batch["targets"]
         bits_BL, sizes_BL = token_nats(outputs, targets_BL) / math.log(2), self._sizes(targets_BL)
+        if "weights" in outputs:  # of an objective whose likelihood is a weighted sum
+            weights_BL = outputs["weights"].double()
+            bits_BL, sizes_BL = bits_BL * weights_BL, sizes_BL * weights_BL
         found = {"bits_per_byte": (bits_BL.sum(), sizes_BL.sum())}
         found["accuracy"] = token_accuracy(outputs, targets_BL)["accuracy"]
         if "targets" in outputs:  # the objective asks something else than the next token
