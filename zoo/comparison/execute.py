@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from bisect import bisect
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -291,8 +292,12 @@ class Execution:
             return
         if row:
             cell.higher_is_better = row["higher_is_better"]
+        # by seed and not as runs end, so that the same command writes the same again
+        seeds = cell.seeds_of.setdefault(job.setting, [])
+        place = bisect(seeds, job.run.config["seed"])
+        seeds.insert(place, job.run.config["seed"])
         for scores, part in ((cell.tried, "validation"), (cell.tested, "test")):
-            scores.setdefault(job.setting, []).append(row[part][row["metric"]] if row else None)
+            scores.setdefault(job.setting, []).insert(place, row[part][row["metric"]] if row else None)
         if self.waiting[id(cell)] > 0:
             return
         cell.choose()

@@ -58,6 +58,8 @@ class Cell:
     chosen: Setting | None = None
     tried: dict[Setting, list[float | None]] = field(default_factory=dict)
     """Validation scores by setting; ``None`` for a run that failed."""
+    seeds_of: dict[Setting, list[int]] = field(default_factory=dict)
+    """The seeds of these scores."""
     tested: dict[Setting, list[float | None]] = field(default_factory=dict)
     """Test scores of the same runs, by which nothing is chosen: the report shows those of the next best setting."""
     finalists: list[Setting] = field(default_factory=list)
@@ -101,7 +103,7 @@ class Cell:
             rate = law.at(self.size)
             rates = [rate] if len(self.grid) == 1 else [rate / 2, rate, 2 * rate]
             self.grid = [((RATE, float(f"{each:.3g}")),) for each in rates]
-        self.waits, self.tried, self.tested = False, {}, {}
+        self.waits, self.tried, self.tested, self.seeds_of = False, {}, {}, {}
         if len(self.grid) == 1:
             self.chosen = self.grid[0]
 
@@ -596,7 +598,9 @@ def describe(plan: Plan) -> PlanFile:
                 "overrides": cell.base["overrides"],
                 "grid": [dict(setting) for setting in cell.grid],
                 "tried": [
-                    {"setting": dict(s), "validation": v, "test": cell.tested.get(s, [])} for s, v in cell.tried.items()
+                    {"setting": dict(s), "validation": cell.tried[s], "test": cell.tested.get(s, [])}
+                    for s in cell.grid
+                    if s in cell.tried
                 ],
                 "chosen": dict(cell.chosen) if cell.chosen is not None else None,
                 "edge": cell.on_edge(),
