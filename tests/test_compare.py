@@ -181,7 +181,7 @@ def test_a_failed_run_is_counted_and_named(how, tmp_path, zoo_command):
     assert done.returncode == 1, done.stderr
     reason = "bad luck" if how == "raise" else "the worker process died"
     assert reason in done.stderr
-    assert "failed: transformer-parity-1-" in done.stderr
+    assert "failed: transformer+unlucky-parity-1-" in done.stderr
     ledger = read_ledger(tmp_path / "runs/smoke")
     assert [row["seed"] for row in ledger.failures] == [1]
     unlucky = next(s for s in ledger.standings if s.contestant != "transformer")

@@ -182,7 +182,7 @@ def wheel(tmp_path):
     [
         ({"tag": "win_amd64"}, "--platform win_amd64: expected such as manylinux_2_28_x86_64"),
         ({"pythons": ["3"]}, "--python 3: expected such as 3.12"),
-        ({"extras": ["gpus"]}, "--extras gpus: there is no such extra; there are: cuda, "),
+        ({"extras": ["gpus"]}, "--extras gpus: there is no such extra; there are: benchmarks, cuda, "),
         ({"have": ["tensorflow"]}, "--have tensorflow: the zoo does not need it; it needs altair, "),
         ({"without": ["pytest"]}, "--without pytest: the zoo does not need it; it needs altair, "),
         ({"without": ["numpy"]}, "--without numpy: it comes with torch, lightning, so no bundle has it"),
