@@ -160,6 +160,8 @@ def test_an_edited_source_is_read_again(made, tmp_path):
 def test_words_that_name_files_or_the_environment_are_looked_at_each_time(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("here").touch()
+    discovery.load_plugins()
+    monkeypatch.setattr(discovery, "_loaded", discovery.generation())  # other tests of this process registered some
     assert discovery.repeatable(["task=parity", "dim=16"])
     for word in ("task.source=a/b", "experiment=${oc.env:HOME}", "experiment=here", "here"):
         assert not discovery.repeatable([word])

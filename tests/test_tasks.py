@@ -365,7 +365,7 @@ def test_data_without_permission_is_explained(kind, tmp_path):
     for folder in [tmp_path, *tmp_path.parents][:-1]:
         folder.chmod(folder.stat().st_mode | 0o055)
     code = f"""
-import os, zoo, zoo.training.build, torch, PIL.Image, zoo.tasks._images, zoo.tasks._corpus
+import os, zoo, zoo.training.build, torch, PIL.Image, zoo.tasks.images, zoo.tasks.text
 config = zoo.compose("task={kind}", "task.source={tmp_path}/data")
 os.seteuid(65534)
 try: zoo.training.build.make_task(config)
