@@ -60,7 +60,7 @@ def test_at_the_base_width_it_is_the_standard_one():
 @pytest.mark.parametrize(("words", "said"), [
     (("objective.tied=true",), "an output projection of its own; add objective.tied=false"),
     (("optimizer=muon",), "optimizer=muon: parametrization=mup"),
-    (("optimizer=sgd",), "choose one of these, or parametrization=standard"),
+    (("optimizer=sgd",), "leave optimizer out, or add parametrization=standard"),
     (("parametrization=mupp",), "Did you mean mup?"),
     (("base_dim=0",), "base_dim=0: expected at least 1"),
 ])  # fmt: skip

@@ -25,8 +25,10 @@ def make_optimizer(
     """
     target = getattr(factory, "target", factory)
     if getattr(model, "width_rates", {}) and not getattr(target, "entrywise", False):
-        raise ValueError("parametrization=mup: its rates are those of updates as large whatever the gradient's size, "
-                         "as of adamw and lion; choose one of these, or parametrization=standard")  # fmt: skip
+        raise ValueError(
+            "parametrization=mup: its rates are those of steps as large whatever the gradient's size, as the default "
+            "optimizer's are; leave optimizer out, or add parametrization=standard"
+        )
     asks = inspect.signature(target).parameters
     name = "parameters_by_role" if "parameters_by_role" in asks else "parameters"
     groups = parameter_groups(model, roles, by_role=name == "parameters_by_role")
