@@ -108,6 +108,9 @@ def bare(tmp_path_factory):
             if not (there / top).exists():
                 (there / top).symlink_to(found.locate_file(top))
     subprocess.run([sys.executable, "-m", "venv", folder / "venv"], env=ALONE, check=True)
+    # Python 3.11 puts a setuptools into it that is older than what torch needs, and where torch is that is not so
+    gone = [folder / "venv/bin/python", "-m", "pip", "uninstall", "--quiet", "--yes", "setuptools"]
+    subprocess.run(gone, env=ALONE, check=True)
     return there, folder / "venv"
 
 
