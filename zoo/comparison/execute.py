@@ -6,7 +6,7 @@ import json
 import time
 from bisect import bisect
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any, Protocol
@@ -216,12 +216,11 @@ class Execution:
         sized = [cell for cell in self.plan.cells if cell.sized_as]
         bases = {id(cell.sized_as): cell.sized_as for cell in sized if cell.sized_as}
         configs = {key: base.at(base.grid[0], base.seeds[0]) for key, base in bases.items()}
-        targets = {key: known_size(config, self.plan.equal) for key, config in configs.items()}
-        asked = [key for key, known in targets.items() if known is None]
-        targets |= zip(asked, pool.sizes([configs[key] for key in asked], self.plan.equal), strict=True)
+        name = self.plan.equal
+        targets = _found(configs, lambda config: known_size(config, name), lambda asked: pool.sizes(asked, name))
         for cell in sized:
             if target := targets[id(cell.sized_as)]:
-                cell.resize(self.plan.equal, target)
+                cell.resize(name, target)
 
     def _settle(self, pool: Pool) -> None:
         """Solve the budgets of every run, in the workers; the runs of one that cannot be met fail, and others go on.
@@ -235,9 +234,7 @@ class Execution:
                 config = cell.at(setting, cell.seeds[0])
                 trainer = {"progress": False, "threads": config["trainer"]["threads"] or self.threads}
                 configs[key_of(config)] = {**config, "trainer": {**config["trainer"], **trainer}}
-        found: dict[str, Config | str] = {key: each for key in configs if (each := known_solution(configs[key]))}
-        asked = [key for key in configs if key not in found]
-        found |= zip(asked, pool.solutions([configs[key] for key in asked]), strict=True)
+        found = _found(configs, known_solution, pool.solutions)
         self.unmet = {key: reason for key, reason in found.items() if isinstance(reason, str)}
         if found and len(self.unmet) == len(found):
             raise ZooError(next(iter(self.unmet.values())))
@@ -274,9 +271,7 @@ class Execution:
         finished = any(self.plan.folder.glob("*/result.json"))
         if finished:
             configs = {_task_key(cell.base): cell.base for cell in self.plan.cells}
-            self.hashes = {key: known_data_hash(config) for key, config in configs.items()}
-            asked = [key for key, known in self.hashes.items() if known is None]
-            self.hashes |= zip(asked, pool.fingerprints([configs[key] for key in asked]), strict=True)
+            self.hashes = _found(configs, known_data_hash, pool.fingerprints)
 
     def _land(self, flight: Flight, outcome: dict[str, Any]) -> None:
         self.seconds.setdefault(flight.job.cell.name, []).append(time.monotonic() - flight.started)
@@ -396,6 +391,15 @@ class Execution:
             if id(cell) not in self.reporting:
                 left += expected(cell) * (len(cell.seeds) + (0 if cell.finalists else cell.final_count()))
         return left / self.workers
+
+
+def _found(
+    configs: Mapping[Any, Config], known: Callable[[Config], Any], ask: Callable[[list[Config]], list[Any]]
+) -> dict[Any, Any]:
+    """What was found of each config before, and of the others what workers find, so that none start for nothing."""
+    found = {key: each for key, config in configs.items() if (each := known(config)) is not None}
+    asked = [key for key in configs if key not in found]
+    return found | dict(zip(asked, ask([configs[key] for key in asked]), strict=True))
 
 
 def _task_key(config: Config) -> str:

@@ -81,8 +81,6 @@ class Cell:
     """Whether its grid only stands for one of as many settings, which those below have yet to foretell."""
     trainer: dict[str, Any] = field(default_factory=dict)
     """Settings of the trainer that change no result and are this machine's: threads, no progress bar."""
-    _own: Config = field(default_factory=dict)
-    """The base config as it was asked for, before it was resized."""
     _bases: dict[Setting, Config] = field(default_factory=dict)
     _runs: dict[tuple[Setting, int], Run] = field(default_factory=dict)
 
@@ -200,11 +198,10 @@ class Cell:
 
     def resize(self, name: str, target: int) -> None:
         """Give it a budget of its size, as if it had been typed, to be met as well as it can; name its runs anew."""
-        self._own = self._own or self.base
-        words, budget = self._own["overrides"], self._own["budget"]
+        words, budget = self.base["overrides"], self.base["budget"]
         met = [f"budget.{name}={target}", "budget.tolerance=1"]
         budget = {**budget, name: float(target), "tolerance": 1.0}
-        self.base = {**self._own, "budget": budget, "overrides": [*words, *met]}
+        self.base = {**self.base, "budget": budget, "overrides": [*words, *met]}
         self._bases.clear()
         self.forget_runs()
 

@@ -46,7 +46,7 @@ def scale_by_width_(model: Any, base: nn.Module) -> None:
         grown, input_ratio = _growth(parameter, small[name])
         if parameter.ndim < 2 or not grown:
             continue
-        if any(_is_head(other) != _is_head(name) for other in names[id(parameter)]):
+        if len({roles[other] == "head" for other in names[id(parameter)]}) > 1:
             raise ValueError("parametrization=mup: expected an output projection of its own; add objective.tied=false")
         read = roles[name] in ("embedding", "position", "state") or input_ratio == 1
         if not read:
@@ -63,8 +63,3 @@ def _growth(ours: Tensor, theirs: Tensor) -> tuple[int, float]:
     """How many dimensions are not the base's, and the ratio of the last, which counts the inputs of a matrix."""
     ratios = [a / b for a, b in zip(ours.shape, theirs.shape, strict=True)]
     return sum(ratio != 1 for ratio in ratios), ratios[-1] if ratios else 1.0
-
-
-def _is_head(name: str) -> bool:
-    """Whether a parameter is the objective's own, by its name."""
-    return not name.startswith(("stem.", "backbone."))
