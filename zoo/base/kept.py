@@ -109,9 +109,7 @@ def _same(one: Any, other: Any) -> bool:
 @cache
 def _make_room(folder: Path) -> None:
     """Once a process: where there are too many answers, remove the older half."""
-    if not folder.is_dir():
-        folder.mkdir(parents=True, mode=0o700)
-        return
+    folder.mkdir(parents=True, mode=0o700, exist_ok=True)
     found = list(os.scandir(folder))
     if len(found) > MOST_KEPT:
         for each in sorted(found, key=lambda entry: entry.stat().st_mtime)[: len(found) // 2]:
