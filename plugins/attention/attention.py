@@ -41,6 +41,7 @@ class Attention(Sees, Heads):
         norm_qk: normalise queries and keys within each head (Henry et al. 2020, arXiv:2010.04245). ``before`` they turn
             by their positions it is the run's norm, with a gain per channel, as in Qwen3. ``after`` it divides by their
             root mean square, without a gain, as in nanochat: a gain there would make scores depend on where both stand.
+            ``whole`` is the run's norm over the channels of all heads together, before they turn, as in OLMo 2 and 3.
         output_gate: multiply what heads give by ``sigmoid(W_gate x)``, one number per ``head`` or per ``channel`` (Qiu
             et al. 2025, arXiv:2505.06708).
         softcap: bound scores s to ``softcap tanh(s / softcap)``, as Gemma 2 does with 50 (arXiv:2408.00118). They are
@@ -74,7 +75,7 @@ class Attention(Sees, Heads):
         window: int | None = None,
         sinks: int = 0,
         sink_logits: bool = False,
-        norm_qk: Literal["none", "before", "after"] = "none",
+        norm_qk: Literal["none", "before", "after", "whole"] = "none",
         output_gate: Literal["none", "head", "channel"] = "none",
         softcap: float | None = None,
         temperature: Literal["none", "log"] = "none",
@@ -104,8 +105,9 @@ class Attention(Sees, Heads):
         self.takes_shared = share_values
         self.sink_logits_H = nn.Parameter(torch.zeros(self.heads)) if sink_logits else None
         self.norm_qk = norm_qk
-        if norm_qk == "before":
-            self.query_norm, self.key_norm = norm(dim=self.head_dim), norm(dim=self.head_dim)
+        if norm_qk in ("before", "whole"):
+            counts = (self.heads, self.kv_heads) if norm_qk == "whole" else (1, 1)
+            self.query_norm, self.key_norm = (norm(dim=count * self.head_dim) for count in counts)
         numbers = {"none": 0, "head": self.heads, "channel": self.heads * self.head_dim}[output_gate]
         self.gate = linear(in_features=dim, out_features=numbers, bias=bias) if numbers else None
         # the mean of log n over n = 1 ... max_len is log(max_len!) / max_len
@@ -214,8 +216,11 @@ class Attention(Sees, Heads):
 
     def project(self, x_BLD: Tensor, offset: int | Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Queries and keys turned by their positions, values, and the queries as they were before."""
-        plain_BHLK = q_BHLK = self.split(self.query(x_BLD), self.heads)
-        k_BGLK, v_BGLK = (self.split(part(x_BLD), self.kv_heads) for part in (self.key, self.value))
+        query_BLE, key_BLE, value_BLE = self.query(x_BLD), self.key(x_BLD), self.value(x_BLD)
+        if self.norm_qk == "whole":
+            query_BLE, key_BLE = normed(self.query_norm, query_BLE), normed(self.key_norm, key_BLE)
+        plain_BHLK = q_BHLK = self.split(query_BLE, self.heads)
+        k_BGLK, v_BGLK = self.split(key_BLE, self.kv_heads), self.split(value_BLE, self.kv_heads)
         if self.norm_qk == "before":
             plain_BHLK = q_BHLK = normed(self.query_norm, q_BHLK)
             k_BGLK = normed(self.key_norm, k_BGLK)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo import register
-from zoo.nn import is_counting, is_recomputing, sum_over_processes
+from zoo.nn import is_counting, is_recomputing, project, sum_over_processes
 
 from .balance import SideLosses
 from .dispatch import Order, combine, count, dispatch, sort
@@ -182,6 +182,18 @@ class Mixture(nn.Module):
         )
 
 
+class Gated(nn.Module):
+    """A shared expert times a number of each token: ``sigmoid(w x) * expert(x)``."""
+
+    def __init__(self, expert: nn.Module, gate: nn.Module) -> None:
+        super().__init__()
+        self.expert, self.gate = expert, gate
+
+    def forward(self, x_BLD: Tensor) -> Tensor:
+        """(B, L, D) to (B, L, D)."""
+        return project(self.gate, x_BLD).sigmoid() * self.expert(x_BLD)
+
+
 @register("ffn", "moe")
 def moe(
     dim: int,
@@ -195,6 +207,7 @@ def moe(
     top_k: int = 2,
     gate: Literal["mixtral", "switch", "gshard", "noisy", "sigmoid", "expert_choice"] = "mixtral",
     shared: int = 0,
+    shared_gate: bool = False,
     every: int = 1,
     first_dense: int = 0,
     capacity: float | None = None,
@@ -218,6 +231,8 @@ def moe(
             itself, ``gshard`` two with the second at random, ``noisy`` adds learned noise (Shazeer), ``sigmoid`` is
             DeepSeek-V3's, balanced by a bias. In ``expert_choice`` experts pick tokens, for encoders only.
         shared: number of further experts that every token passes.
+        shared_gate: multiply what each shared expert gives by ``sigmoid(w x)``, one number a token, as Qwen2-MoE and
+            Qwen3-Next do (Yang et al. 2024, arXiv:2407.10671).
         every: every so many layers are mixtures, and the others ``dense_ffn``. 1 means every layer.
         first_dense: number of layers at the start that are ``dense_ffn``.
         capacity: most tokens of an expert in training, relative to an even share. It drops tokens and couples those of
@@ -239,7 +254,14 @@ def moe(
         return dense_ffn(layer=layer)
     # refuse settings that do not go together
     _check(
-        experts, top_k, gate, causal, shared, capacity, {"balance": balance or 0, "z_loss": z_loss, "jitter": jitter}
+        experts,
+        top_k,
+        gate,
+        causal,
+        shared,
+        shared_gate,
+        capacity,
+        {"balance": balance or 0, "z_loss": z_loss, "jitter": jitter},
     )
     if capacity is not None:
         warnings.warn(
@@ -251,6 +273,10 @@ def moe(
     rows = Rows()
     body = experts_of(expert_ffn, rows, experts, layer=layer)
     every_token = nn.ModuleList(expert_ffn(layer=layer) for _ in range(shared))
+    if shared_gate:
+        every_token = nn.ModuleList(
+            Gated(expert, precise_linear(in_features=dim, out_features=1, bias=False)) for expert in every_token
+        )
     # experts that choose, or tokens that choose, with what the gate needs besides
     if gate == "expert_choice":
         return ExpertChoice(projection, rows, body, every_token, layer, experts, top_k, z_loss / len(layers))
@@ -266,7 +292,14 @@ def moe(
 
 
 def _check(
-    experts: int, top_k: int, gate: str, causal: bool, shared: int, capacity: float | None, sizes: dict[str, float]
+    experts: int,
+    top_k: int,
+    gate: str,
+    causal: bool,
+    shared: int,
+    shared_gate: bool,
+    capacity: float | None,
+    sizes: dict[str, float],
 ) -> None:
     """Refuse settings that make no sense.
 
@@ -279,6 +312,8 @@ def _check(
     for name, value in {**sizes, "shared": shared, "capacity": 1 if capacity is None else capacity}.items():
         if value < 0 or (name == "capacity" and value == 0) or (name == "jitter" and value >= 1):
             raise ValueError(f"ffn.{name}={value}: expected at least 0" + (", below 1" if name == "jitter" else ""))
+    if shared_gate and not shared:
+        raise ValueError("ffn.shared_gate=true gates shared experts, and ffn.shared=0; choose ffn.shared=1 or more")
     # experts that choose see the whole sequence, and need no balancing
     if gate == "expert_choice":
         if causal:
