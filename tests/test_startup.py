@@ -224,6 +224,28 @@ def test_writers_at_once_leave_a_whole_answer(tmp_path, monkeypatch):
     assert len(list(tmp_path.glob("zoo/kept/*"))) == 1
 
 
+def test_a_plugin_is_known_as_soon_as_it_is_installed_renamed_or_removed(tmp_path, monkeypatch):
+    """Where distributions lie is looked at each time, and their metadata read only when that changed."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.syspath_prepend(tmp_path)
+    plugins = discovery._points.__wrapped__
+    before = plugins()
+    assert ("builtin", "zoo_plugins") in {each[:2] for each in before}
+    about = tmp_path / "other-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: other\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text("[zoo.plugins]\nother = one\n")
+    assert set(plugins()) - set(before) == {("other", "one", "other 1.0")}
+    (about / "entry_points.txt").write_text("[zoo.plugins]\nother = two\n")
+    os.utime(about / "entry_points.txt", (1, 1))
+    assert set(plugins()) - set(before) == {("other", "two", "other 1.0")}
+    monkeypatch.setattr(discovery, "_find_points", None)  # nothing changed, so it is not asked
+    assert set(plugins()) - set(before) == {("other", "two", "other 1.0")}
+    monkeypatch.undo()
+    shutil.rmtree(about)
+    assert set(plugins()) == set(before)
+
+
 @THOROUGH
 def test_data_that_changed_is_hashed_again(tmp_path, made):
     """Its hash is kept only where the file was there before the process that read it."""

@@ -9,20 +9,18 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-import tomllib
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
 from importlib.machinery import ModuleSpec, PathFinder
-from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from zoo.base.errors import NameTaken, ZooError
-from zoo.base.kept import installed, keep, known
+from zoo.base.kept import installed, keep, known, remembered, stamp
 from zoo.registry.foreign import check_conf
 from zoo.registry.plain import from_plain, to_plain
 from zoo.registry.registry import add, entries, generation
@@ -154,12 +152,34 @@ def _files(root: Path) -> list[str]:
 
 @cache
 def _points() -> tuple[tuple[str, str, str], ...]:
-    """Name, module and distribution of each installed plugin."""
+    """Name, module and distribution of each installed plugin; kept while nothing is installed or removed."""
+    return tuple(tuple(each) for each in remembered("plugins", _distributions(), _find_points))
+
+
+def _find_points() -> list[list[str]]:
+    from importlib.metadata import entry_points  # takes a sixth of what `zoo list` takes
+
     points = {(ep.name, ep.value): ep for ep in entry_points(group=GROUP)}  # an editable install may list twice
-    return tuple(
-        (ep.name, ep.value, f"{ep.dist.name} {ep.dist.version}" if ep.dist else "an unknown distribution")
+    return [
+        [ep.name, ep.value, f"{ep.dist.name} {ep.dist.version}" if ep.dist else "an unknown distribution"]
         for ep in sorted(points.values(), key=lambda ep: (ep.name not in CORE, ep.name))
-    )
+    ]
+
+
+def _distributions() -> list[Any]:
+    """What changes when a distribution is installed, removed or replaced: the folders that say what there is."""
+    found: list[Any] = [GROUP, [type(finder).__qualname__ for finder in sys.meta_path]]
+    for place in sys.path:
+        try:
+            found.append(stamp(Path(place or ".").resolve()))
+            with os.scandir(place or ".") as entries_there:
+                told = [each for each in entries_there if each.name.endswith((".dist-info", ".egg-info"))]
+        except OSError:  # an archive, or nothing
+            continue
+        for each in sorted(told, key=lambda each: each.name):
+            points = os.path.join(each.path, "entry_points.txt")
+            found.append([each.name, *(os.stat(points).st_mtime_ns for _ in (0,) if os.path.exists(points))])
+    return found
 
 
 def _wanted() -> Iterator[tuple[str, str, str]]:
@@ -184,6 +204,8 @@ def modules_of(word: str) -> list[str]:
     if path.is_file():
         return [_importable(path.stem, path.parent, path)]
     if (path / "pyproject.toml").is_file():
+        import tomllib
+
         project = path / "pyproject.toml"
         try:
             points = tomllib.loads(project.read_text())["project"]["entry-points"][GROUP]
