@@ -15,6 +15,7 @@ from zoo.training.build import make_objective, make_task
 
 pytest.importorskip("lm_eval")
 from zoo.models import evaluate as ours
+from zoo.models.harness import Adapter
 
 TINY = ["task=text", "task.length=48", "task.test_windows=4", "dim=16", "layers=2", "trainer.accelerator=cpu", "trainer.progress=false"]  # fmt: skip
 PAIRS = [
@@ -55,7 +56,7 @@ def run(request, tmp_path_factory):
 def adapter_of(run, batch_size=4, tokens=None):
     model, about = ours.described(run.folder)
     tokenizer = from_json(about["tokenizer"], "x")
-    return ours._adapter()(model, tokenizer, about["facts"]["max_len"], batch_size, tokens)
+    return Adapter(model, tokenizer, about["facts"]["max_len"], batch_size, tokens)
 
 
 @pytest.fixture
@@ -108,7 +109,7 @@ def test_every_mixer_is_served_and_batches_change_nothing(arch):
     """A whole pass in a batch of unlike lengths, against one token after another by states."""
     config = zoo.compose(f"arch={arch}", *TINY)
     model = make_objective(config, make_task(config)).eval()
-    together, alone = (ours._adapter()(model, Bytes(), 48, size, None) for size in (8, 1))
+    together, alone = (Adapter(model, Bytes(), 48, size, None) for size in (8, 1))
     found = together.loglikelihood(asked(*PAIRS))
     assert [score for score, _ in found] == pytest.approx([s for s, _ in alone.loglikelihood(asked(*PAIRS))], rel=1e-4, abs=1e-3)  # fmt: skip
     before, after = list(b"the cat"), list(b" sat on the mat")
