@@ -78,6 +78,15 @@ def test_norms_of_queries_and_keys_are_those_of_qwen3():
     assert not torch.allclose(ours(x)[0], theirs(x, turns, causal())[0], rtol=1e-2, atol=1e-2)
 
 
+def test_one_norm_over_all_heads_is_that_of_olmo_hybrid():
+    theirs, turns = published("olmo_hybrid", "OlmoHybrid", rms_norm_eps=1e-6)
+    randomised(theirs)
+    ours = attention(*SHAPE, "mixer.norm_qk=whole", "norm=rmsnorm", "position=rotary")
+    copied(ours, theirs, query_norm=theirs.q_norm.weight, key_norm=theirs.k_norm.weight)
+    x = draw(2, LENGTH, DIM)
+    torch.testing.assert_close(ours(x)[0], theirs(x, turns, causal())[0], rtol=1e-6, atol=1e-6)
+
+
 def test_norms_after_turning_are_their_definition():
     mixer, x = attention(*SHAPE, "mixer.norm_qk=after", "norm=rmsnorm"), draw(2, LENGTH, DIM)
     q, k, v = (p(x).view(2, LENGTH, -1, 8).transpose(1, 2) for p in (mixer.query, mixer.key, mixer.value))

@@ -63,7 +63,7 @@ def decoded(objective, tokens):
 def check_same(theirs, objective):
     tokens = torch.randint(0, V, (3, LENGTH), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        wanted = theirs(tokens).logits
+        wanted = theirs(tokens, use_cache=False).logits
         assert wanted.std() > 0.1
         torch.testing.assert_close(decoded(objective, tokens), wanted, rtol=1e-4, atol=1e-4)
 
@@ -186,3 +186,35 @@ def test_logits_are_kimi_linears():
             found |= feedforward(block.ffn)
         layers.append(found)
     check_same(loaded(theirs.KimiLinearForCausalLM(config), objective, layers), objective)
+
+
+def test_logits_without_attention_are_olmo_hybrids():
+    """Gated DeltaNet with strengths up to 2; where it has attention, its norms stand elsewhere."""
+    theirs = pytest.importorskip("transformers.models.olmo_hybrid.modeling_olmo_hybrid")
+    objective = randomised("arch=olmo_hybrid", "mixer.heads=2", "backbone.pattern=m", "norm.eps=1e-5")
+    blocks = objective.backbone.blocks
+    config = theirs.OlmoHybridConfig(
+        vocab_size=V, hidden_size=D, intermediate_size=blocks[0].ffn.up.out_features, num_hidden_layers=4,
+        num_attention_heads=HEADS, rms_norm_eps=1e-5, linear_num_key_heads=HEADS, linear_num_value_heads=HEADS,
+        linear_key_head_dim=D // HEADS, linear_value_head_dim=D // HEADS, linear_allow_neg_eigval=True,
+        pad_token_id=None, eos_token_id=None,
+    )  # fmt: skip
+    config.layer_types = ["linear_attention"] * 4  # its own check asks for both kinds
+    layers = []
+    for block in blocks:
+        mixer = block.mixer
+        parts = dict(zip(("q", "k", "v", "g"), mixer.inputs.weight.chunk(4), strict=True))
+        parts |= dict(zip(("a", "b"), mixer.control.weight.split(HEADS), strict=True)) | {"o": mixer.out.weight}
+        layers.append(
+            {
+                "input_layernorm.weight": block.mixer_norm.weight,
+                "post_attention_layernorm.weight": block.ffn_norm.weight,
+                "linear_attn.conv1d.weight": mixer.convolution.weight,
+                "linear_attn.dt_bias": mixer.decay_bias,
+                "linear_attn.A_log": mixer.A_log,
+                "linear_attn.o_norm.weight": mixer.norm_weight,
+                **{f"linear_attn.{name}_proj.weight": weight for name, weight in parts.items()},
+                **feedforward(block.ffn),
+            }
+        )
+    check_same(loaded(theirs.OlmoHybridForCausalLM(config), objective, layers), objective)
