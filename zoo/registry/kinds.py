@@ -36,7 +36,7 @@ _DATA = frozenset({"vocab_size", "classes", "label_classes", "image_size", "chan
 
 
 FACTS: dict[str, frozenset[str]] = {
-    "mixer": _PLACE,
+    "mixer": _PLACE | {"vocab_size"},
     "cross": _PLACE,
     "ffn": _PLACE,
     "linear": _PLACE | {"in_features", "out_features", "bias"},
@@ -44,7 +44,7 @@ FACTS: dict[str, frozenset[str]] = {
     "position": _PLACE | {"heads", "head_dim"},
     "stem": _PLACE | _DATA,
     "residual": _PLACE,
-    "backbone": _PLACE | {"reader", "parts"},
+    "backbone": _PLACE | {"vocab_size", "reader", "parts"},
     "objective": _PLACE | _DATA,
     "task": frozenset(),
     "family": frozenset(),
