@@ -342,6 +342,28 @@ def test_share_valuess_are_decoded_as_they_are_trained(words):
     test_decoding_token_by_token_equals_one_pass(f"mixer.share_values=true {words}".strip())
 
 
+def test_an_encoder_names_parts_of_its_own():
+    words = ["task=reverse", "objective=sequence_to_sequence", "dim=16", "backbone@objective.encoder_backbone=layers",
+             "objective.encoder_backbone.pattern=[gru,local]", "mixer@local=attention", "local.window=3"]  # fmt: skip
+    config = compose(*words)
+    objective = config["objective"]
+    assert set(objective["encoder_backbone"]["parts"]) == {"gru", "local"}
+    assert objective["backbone"]["parts"] == {}
+    built = make_objective(config, make_task(config))
+    # an encoder runs what looks back only in both directions
+    assert [type(block.mixer).__name__ for block in built.encoder.blocks] == ["Bidirectional", "Attention"]
+    assert built.encoder.blocks[1].mixer.window == 3
+    with pytest.raises(ZooError, match=r"objective\.encoder_backbone\.pattern=.* names no lcal"):
+        compose(*words, "mixer@lcal=gru")
+
+
+def test_a_name_goes_before_letters():
+    """Nothing but the backbone knows that m and a are letters."""
+    assert layers_of("m", {**KINDS, "m": "ffn"}) == [[["m"]]]
+    backbone = model("backbone.pattern=m", "mixer@m=gru", "layers=1").backbone
+    assert type(backbone.blocks[0].mixer).__name__ == "GRU"
+
+
 def random_tokens(*shape: int) -> torch.Tensor:
     return torch.randint(1, 60, shape, generator=torch.Generator().manual_seed(0))
 

@@ -70,6 +70,8 @@ UNKNOWN_FACTS: dict[str, str] = {
 
 PARTS = "parts"
 """What a backbone is told of the mixers and feed-forwards that the run names: a factory of each, by its name."""
+PATTERN = "pattern"
+"""The hyperparameter, a text or a list of texts, in which a backbone that takes ``parts`` names those that it wants."""
 PART_KINDS = ("mixer", "ffn")
 """Kinds of which a run may name as many as it likes."""
 
