@@ -342,6 +342,15 @@ def test_share_valuess_are_decoded_as_they_are_trained(words):
     test_decoding_token_by_token_equals_one_pass(f"mixer.share_values=true {words}".strip())
 
 
+@pytest.mark.parametrize("arch", ["gemma3", "smollm3"])
+def test_a_choice_within_a_part_of_a_preset_needs_no_other(arch):
+    part = {"gemma3": "whole", "smollm3": "placeless"}[arch]
+    parts = compose(f"arch={arch}", f"position@{part}.position=alibi")["objective"]["backbone"]["parts"]
+    assert parts[part]["position"]["_component_"] == "position/alibi"
+    with pytest.raises(ZooError, match="Did you mean"):
+        compose(f"arch={arch}", f"position@{part}x.position=alibi")
+
+
 def test_an_encoder_names_parts_of_its_own():
     words = ["task=reverse", "objective=sequence_to_sequence", "dim=16", "backbone@objective.encoder_backbone=layers",
              "objective.encoder_backbone.pattern=[gru,local]", "mixer@local=attention", "local.window=3"]  # fmt: skip

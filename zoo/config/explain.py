@@ -162,6 +162,11 @@ def _of_parts(words: Sequence[str]) -> list[str]:
     ]
 
 
+def _first(item: Any) -> str:
+    """The first word of the place that an override chooses for."""
+    return str(item.package).split(".")[0]
+
+
 class _Checker:
     def __init__(self, config_name: str) -> None:
         self.config_name, self.groups = config_name, groups()
@@ -180,9 +185,11 @@ class _Checker:
 
         hydras = any(item.key_or_group.split(".")[0].split("/")[0] == "hydra" for item in items)
 
+        items, choices = self._within_parts(items, choices, hydras)
+
         # one composition where all is well; where it fails, what is wrong is found choice by choice
         plain = [item for item in choices if not item.is_sweep_override() and not item.is_delete()]
-        at_root = [str(item.input_line) for item in plain if not self._is_nested(item)]
+        at_root = self._at_root(choices)
         # a preset may choose what a part is, too
         if any((item.package or "").startswith(f"{PARTS}.") for item in choices):
             self.chosen = composed(self.config_name, at_root, hydras).choices
@@ -213,6 +220,23 @@ class _Checker:
             problems.append(problem)
         _raise(problems)
         return Checked(lines, base, values, sweeps, hydras)
+
+    def _within_parts(self, items: list[Any], choices: list[Any], hydras: bool) -> tuple[list[Any], list[Any]]:
+        """The overrides and those among them that choose, with ``position@local.position`` of a preset's part called
+        ``local`` under ``parts``, where it stands."""
+        other = [item for item in choices if self._is_nested(item) and _first(item) not in (*ROOT_KEYS, PARTS)]
+        if not other:
+            return items, choices
+        parts = composed(self.config_name, self._at_root(choices), hydras).tree.get(PARTS, {})
+        within = {
+            id(item): parsed(item.input_line.replace("@", f"@{PARTS}.", 1)) for item in other if _first(item) in parts
+        }
+        return [within.get(id(item), item) for item in items], [within.get(id(item), item) for item in choices]
+
+    def _at_root(self, choices: Sequence[Any]) -> list[str]:
+        """The choices of one option each for places at the root."""
+        plain = [item for item in choices if not item.is_sweep_override() and not item.is_delete()]
+        return [str(item.input_line) for item in plain if not self._is_nested(item)]
 
     def _line(self, item: Any) -> str:
         """A component chosen for one place, as Hydra wants it: with a ``+`` where no preset chooses one there."""
