@@ -351,6 +351,23 @@ def test_a_choice_within_a_part_of_a_preset_needs_no_other(arch):
         compose(f"arch={arch}", f"position@{part}x.position=alibi")
 
 
+def test_a_part_of_a_preset_may_be_of_another_kind():
+    config = compose("arch=gemma3", "ffn@local=mlp", "local.hidden=24", "dim=32", "layers=6", "task.rung=tiny")
+    part = config["objective"]["backbone"]["parts"]["local"]
+    assert part["_component_"] == "ffn/mlp"
+    assert part["hidden"] == 24
+    assert "window" not in part
+    assert "~" not in config["label"]
+    blocks = make_objective(config, make_task(config)).backbone.blocks
+    assert [[kind for stage in block.stages for kind, _ in stage] for block in blocks[4:]] == [
+        ["ffn"],
+        ["mixer", "ffn"],
+    ]
+    # its own words make it again
+    again = compose(*config["overrides"])
+    assert again["objective"] == config["objective"]
+
+
 def test_an_encoder_names_parts_of_its_own():
     words = ["task=reverse", "objective=sequence_to_sequence", "dim=16", "backbone@objective.encoder_backbone=layers",
              "objective.encoder_backbone.pattern=[gru,local]", "mixer@local=attention", "local.window=3"]  # fmt: skip
@@ -474,7 +491,14 @@ def test_a_pattern_of_one_name_as_text():
 
 
 @pytest.mark.parametrize(
-    "words", first(["backbone.pattern=[local*2,mixer] mixer@local=gru,lstm", "arch=gemma3 mixer@local=attention,gru"])
+    "words",
+    first(
+        [
+            "backbone.pattern=[local*2,mixer] mixer@local=gru,lstm",
+            "arch=gemma3 mixer@local=attention,gru",
+            "arch=gemma3 ffn@local=mlp,glu",
+        ]
+    ),
 )
 def test_a_part_is_swept_over(words, zoo_main, tmp_path):
     short = ["task=parity", "steps=1", "dim=32", "layers=1", "trainer.progress=false", f"runs={tmp_path}"]

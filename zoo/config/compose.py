@@ -79,7 +79,8 @@ def resolve(cfg: Any, choices: Mapping[str, Any], overrides: Sequence[str]) -> C
     for key in ("settings", "compare"):
         plain.pop(key)
     arch = str(choices.get("arch"))
-    variant = [word for word in overrides if key_of(word).lstrip("+~").split(".")[0].split("@")[0] not in NOT_THE_MODEL]
+    variant = [word for word in overrides if key_of(word).split(".")[0].split("@")[0] not in NOT_THE_MODEL]
+    variant = [word for word in variant if not word.startswith("~")]  # what another word stands in place of
     plain |= {"arch": arch, "label": " ".join([arch, *variant]), "overrides": list(overrides)}
     for key in ("objective", "task", "probe", "optimizer", "schedule"):
         plain[key] = _fill(roots[key], key, roots, ())
