@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo import register
-from zoo.nn import cross_entropy, last_real, padding, places, widened
+from zoo.nn import cross_entropy, last_real, padding, places, token_ids, widened
 
 
 @register("objective", "autoencode")
@@ -41,7 +41,8 @@ class Autoencode(nn.Module):
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """``loss``, ``count``, and ``logits`` (B, S, C) beside the batch's ``tokens`` (B, S)."""
         tokens_BS, mask_BL = batch["tokens"], batch.get("inputs_mask")
-        x_BLD, _ = self.backbone(self.stem(batch["inputs"]), **padding(mask_BL, behind=True))
+        told = token_ids(self.backbone, batch["inputs"]) | padding(mask_BL, behind=True)
+        x_BLD, _ = self.backbone(self.stem(batch["inputs"]), **told)
         last_B1D = last_real(x_BLD, mask_BL)
         x_BSD = last_B1D + self.wave_LD[: tokens_BS.shape[1]].to(last_B1D)
         logits_BSC = widened(self.head(self.decoder(x_BSD)))

@@ -5,7 +5,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from zoo import register
-from zoo.nn import at_least_zero_below_one, cross_entropy, last_real, padding, places, pooled, widened
+from zoo.nn import at_least_zero_below_one, cross_entropy, last_real, padding, places, pooled, token_ids, widened
 
 
 @register("objective", "classify")
@@ -53,7 +53,8 @@ class Classify(nn.Module):
 
     def embed(self, inputs: Tensor, mask_BL: Tensor | None = None) -> Tensor:
         """(B, L, D), whose mean the head reads; (B, 1, D) where it reads one position. Padding stands behind."""
-        x_BLD, _ = self.backbone(self.stem(inputs), **padding(mask_BL, behind=True))
+        told = token_ids(self.backbone, inputs) | padding(mask_BL, behind=True)
+        x_BLD, _ = self.backbone(self.stem(inputs), **told)
         if self.pool == "mean":
             return x_BLD[:, self.before :]
         return x_BLD[:, :1] if self.pool == "first" else last_real(x_BLD, mask_BL)

@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from zoo import register
-from zoo.nn import cross_entropy, padding, places, widened
+from zoo.nn import cross_entropy, padding, places, token_ids, widened
 
 
 @register("objective", "classify_tokens")
@@ -31,4 +31,5 @@ class ClassifyTokens(nn.Module):
 
     def embed(self, inputs_BL: Tensor, mask_BL: Tensor | None = None) -> Tensor:
         """(B, L, D), from which the head reads the labels. Padding stands behind."""
-        return self.backbone(self.stem(inputs_BL), **padding(mask_BL, behind=True))[0]
+        told = token_ids(self.backbone, inputs_BL) | padding(mask_BL, behind=True)
+        return self.backbone(self.stem(inputs_BL), **told)[0]

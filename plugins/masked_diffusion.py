@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo import register
-from zoo.nn import UNASKED, padding, places, widened
+from zoo.nn import UNASKED, padding, places, token_ids, widened
 
 GOLDEN = 0.6180339887498949
 """Multiples of it, without their whole parts, are spread evenly over [0, 1), however many there are."""
@@ -76,4 +76,5 @@ class MaskedDiffusion(nn.Module):
 
     def embed(self, inputs_BL: Tensor, mask_BL: Tensor | None = None) -> Tensor:
         """(B, L, D): the encoder's output. Padding stands behind."""
-        return self.backbone(self.stem(inputs_BL), **padding(mask_BL, behind=True))[0]
+        told = token_ids(self.backbone, inputs_BL) | padding(mask_BL, behind=True)
+        return self.backbone(self.stem(inputs_BL), **told)[0]

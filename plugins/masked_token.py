@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo import register
-from zoo.nn import at_least_zero_below_one, cross_entropy, padding, places, spans, take, tie_, widened
+from zoo.nn import at_least_zero_below_one, cross_entropy, padding, places, spans, take, tie_, token_ids, widened
 
 
 class Transform(nn.Module):
@@ -87,7 +87,8 @@ class MaskedToken(nn.Module):
         inputs_BL, mask_BL = batch["inputs"], batch.get("inputs_mask")
         # hide some tokens; the encoder reads what is left, (B, L, D)
         hidden_BL, positions_BS = self.hide(inputs_BL)
-        x_BLD, _ = self.backbone(self.stem(hidden_BL), **padding(mask_BL, behind=True))
+        told = token_ids(self.backbone, hidden_BL) | padding(mask_BL, behind=True)
+        x_BLD, _ = self.backbone(self.stem(hidden_BL), **told)
         # only the chosen positions reach the output projection, (B, S, C)
         logits_BSC = widened(self.head(self.transform(take(x_BLD, positions_BS))))
         targets_BS = inputs_BL.gather(1, positions_BS)
@@ -119,4 +120,5 @@ class MaskedToken(nn.Module):
 
     def embed(self, inputs_BL: Tensor, mask_BL: Tensor | None = None) -> Tensor:
         """(B, L, D): the encoder's output for tokens of which none is hidden. Padding stands behind."""
-        return self.backbone(self.stem(inputs_BL), **padding(mask_BL, behind=True))[0]
+        told = token_ids(self.backbone, inputs_BL) | padding(mask_BL, behind=True)
+        return self.backbone(self.stem(inputs_BL), **told)[0]

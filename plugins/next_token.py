@@ -6,7 +6,17 @@ import torch
 from torch import Tensor, nn
 
 from zoo import register
-from zoo.nn import UNASKED, at_least_zero_below_one, at_positions, cross_entropy, padding, places, tie_, widened
+from zoo.nn import (
+    UNASKED,
+    at_least_zero_below_one,
+    at_positions,
+    cross_entropy,
+    padding,
+    places,
+    tie_,
+    token_ids,
+    widened,
+)
 
 
 @register("objective", "next_token")
@@ -78,7 +88,8 @@ class NextToken(nn.Module):
 
     def _loss_of_further(self, x_BLD: Tensor, batch: dict[str, Tensor], count: Tensor) -> Tensor:
         """What is lost on the answers behind the next one, over the ``count`` of next answers; the mean over layers."""
-        told, losses = padding(batch.get("inputs_mask"), behind=True), []
+        told = token_ids(self.backbone, batch["inputs"]) | padding(batch.get("inputs_mask"), behind=True)
+        losses = []
         for ahead, layer in enumerate(self.further, 1):
             y_BSD = at_positions(layer(x_BLD, **told)[0], batch)
             targets_BS = later(batch["targets"], batch.get("positions"), x_BLD.shape[1], ahead)
@@ -96,7 +107,8 @@ class NextToken(nn.Module):
 
     def embed(self, inputs_BL: Tensor, mask_BL: Tensor | None = None) -> Tensor:
         """(B, L, D), from which the head predicts what comes next. Padding stands behind."""
-        return self.backbone(self.stem(inputs_BL), **padding(mask_BL, behind=True))[0]
+        told = token_ids(self.backbone, inputs_BL) | padding(mask_BL, behind=True)
+        return self.backbone(self.stem(inputs_BL), **told)[0]
 
     def init_state(self, batch_size: int, max_len: int, device: torch.device, dtype: torch.dtype):
         """The empty state of the whole model."""
@@ -107,7 +119,8 @@ class NextToken(nn.Module):
 
         Prompts of different lengths go into one batch, padded in front: ``mask_BL`` is false at the padding.
         """
-        x_BLD, state = self.backbone(self.stem(inputs_BL), state, **padding(mask_BL))
+        told = token_ids(self.backbone, inputs_BL) | padding(mask_BL)
+        x_BLD, state = self.backbone(self.stem(inputs_BL), state, **told)
         return self.logits(x_BLD), state
 
 

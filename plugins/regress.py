@@ -4,7 +4,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo import register
-from zoo.nn import at_positions, mean_error, padding, places, widened
+from zoo.nn import at_positions, mean_error, padding, places, token_ids, widened
 
 
 @register("objective", "regress")
@@ -27,7 +27,8 @@ class Regress(nn.Module):
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """``loss``, ``count`` of positions, and ``predictions`` (B, S, C) beside the batch's targets."""
         mask_BL = batch.get("inputs_mask")
-        x_BLD, _ = self.backbone(self.stem(batch["inputs"]), **padding(mask_BL, behind=True))
+        told = token_ids(self.backbone, batch["inputs"]) | padding(mask_BL, behind=True)
+        x_BLD, _ = self.backbone(self.stem(batch["inputs"]), **told)
         predictions_BSC = widened(self.head(at_positions(x_BLD, batch)))
         asked = mask_BL is None or "positions" not in batch
         mask_BS = mask_BL if asked else mask_BL.gather(1, batch["positions"])

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo import register
-from zoo.nn import at_least_zero_below_one, cross_entropy, padding, places, tie_, widened
+from zoo.nn import at_least_zero_below_one, cross_entropy, padding, places, tie_, token_ids, widened
 
 
 @register("objective", "sequence_to_sequence")
@@ -59,7 +59,7 @@ class SequenceToSequence(nn.Module):
         Each token is given those before it. ``prefix_mask``, where a task gives it, is false at padding of the prefix.
         """
         memory = self.backbone.read(*self._encode(batch["source"], batch["source_mask"]))
-        told = padding(batch.get("prefix_mask"), behind=True)
+        told = token_ids(self.backbone, batch["prefix"]) | padding(batch.get("prefix_mask"), behind=True)
         x_BSD, _ = self.backbone(self.stem(batch["prefix"]), memory=memory, **told)
         logits_BSC = widened(self.head(x_BSD))
         loss, count = cross_entropy(logits_BSC, batch["targets"], self.label_smoothing)
@@ -75,8 +75,10 @@ class SequenceToSequence(nn.Module):
 
     def step(self, inputs_BL: Tensor, state, mask_BL: Tensor | None = None) -> tuple[Tensor, object]:
         """Logits (B, L, C) for these further tokens of the target, and the state after them."""
-        x_BLD, state = self.backbone(self.stem(inputs_BL), state, **padding(mask_BL))
+        told = token_ids(self.backbone, inputs_BL) | padding(mask_BL)
+        x_BLD, state = self.backbone(self.stem(inputs_BL), state, **told)
         return widened(self.head(x_BLD)), state
 
     def _encode(self, source_BM: Tensor, mask_BM: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        return self.encoder(self.stem(source_BM), **padding(mask_BM, behind=True))[0], mask_BM
+        told = token_ids(self.encoder, source_BM) | padding(mask_BM, behind=True)
+        return self.encoder(self.stem(source_BM), **told)[0], mask_BM

@@ -20,7 +20,7 @@ class TokenStem(nn.Module):
 
     def __init__(self, dim: int, vocab_size: int, max_len: int, dropout: float = 0.0, std: float | None = None) -> None:
         super().__init__()
-        self.max_len = max_len
+        self.max_len, self.vocab_size = max_len, vocab_size
         if std is not None and std < 0:
             raise ValueError(f"stem.std={std}: expected a deviation of at least 0")
         self.embedding = nn.Embedding(vocab_size, dim)

@@ -342,6 +342,142 @@ def test_share_valuess_are_decoded_as_they_are_trained(words):
     test_decoding_token_by_token_equals_one_pass(f"mixer.share_values=true {words}".strip())
 
 
+@pytest.mark.parametrize("arch", ["gemma3", "smollm3"])
+def test_a_choice_within_a_part_of_a_preset_needs_no_other(arch):
+    part = {"gemma3": "whole", "smollm3": "placeless"}[arch]
+    parts = compose(f"arch={arch}", f"position@{part}.position=alibi")["objective"]["backbone"]["parts"]
+    assert parts[part]["position"]["_component_"] == "position/alibi"
+    with pytest.raises(ZooError, match="Did you mean"):
+        compose(f"arch={arch}", f"position@{part}x.position=alibi")
+
+
+def test_a_part_of_a_preset_may_be_of_another_kind():
+    config = compose("arch=gemma3", "ffn@local=mlp", "local.hidden=24", "dim=32", "layers=6", "task.rung=tiny")
+    part = config["objective"]["backbone"]["parts"]["local"]
+    assert part["_component_"] == "ffn/mlp"
+    assert part["hidden"] == 24
+    assert "window" not in part
+    assert "~" not in config["label"]
+    blocks = make_objective(config, make_task(config)).backbone.blocks
+    assert [[kind for stage in block.stages for kind, _ in stage] for block in blocks[4:]] == [
+        ["ffn"],
+        ["mixer", "ffn"],
+    ]
+    # its own words make it again
+    again = compose(*config["overrides"])
+    assert again["objective"] == config["objective"]
+
+
+def test_an_encoder_names_parts_of_its_own():
+    words = ["task=reverse", "objective=sequence_to_sequence", "dim=16", "backbone@objective.encoder_backbone=layers",
+             "objective.encoder_backbone.pattern=[gru,local]", "mixer@local=attention", "local.window=3"]  # fmt: skip
+    config = compose(*words)
+    objective = config["objective"]
+    assert set(objective["encoder_backbone"]["parts"]) == {"gru", "local"}
+    assert objective["backbone"]["parts"] == {}
+    built = make_objective(config, make_task(config))
+    # an encoder runs what looks back only in both directions
+    assert [type(block.mixer).__name__ for block in built.encoder.blocks] == ["Bidirectional", "Attention"]
+    assert built.encoder.blocks[1].mixer.window == 3
+    with pytest.raises(ZooError, match=r"objective\.encoder_backbone\.pattern=.* names no lcal"):
+        compose(*words, "mixer@lcal=gru")
+
+
+def test_a_name_goes_before_letters():
+    """Nothing but the backbone knows that m and a are letters."""
+    assert layers_of("m", {**KINDS, "m": "ffn"}) == [[["m"]]]
+    backbone = model("backbone.pattern=m", "mixer@m=gru", "layers=1").backbone
+    assert type(backbone.blocks[0].mixer).__name__ == "GRU"
+
+
+def random_tokens(*shape: int) -> torch.Tensor:
+    return torch.randint(1, 60, shape, generator=torch.Generator().manual_seed(0))
+
+
+def test_value_embeddings_are_nanochats_sum():
+    """``v + 3 sigmoid(gate(x[:12])) E[token]`` in the last layer and every second one before it."""
+    objective = model("layers=3", "mixer.value_embeddings=alternate", "position=none")
+    mixers = [block.mixer for block in objective.backbone.blocks]
+    assert [mixer.value_table is not None for mixer in mixers] == [True, False, True]
+    assert [mixer.takes_shared for mixer in mixers] == [True, False, True]
+    mixer, tokens_BL = mixers[2], random_tokens(2, 6)
+    x_BLD = torch.randn(2, 6, 16, dtype=torch.float64)
+    q, k, v = (part(x_BLD).view(2, 6, 2, 8) for part in (mixer.query, mixer.key, mixer.value))
+    gate = 3 * torch.sigmoid(x_BLD[..., :12] @ mixer.value_gate.weight.T)
+    v = v + gate.unsqueeze(-1) * mixer.value_table.weight[tokens_BL].view(2, 6, 2, 8)
+    q, k, v = (part.transpose(1, 2) for part in (q, k, v))
+    wanted = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=8**-0.5)
+    found, _ = mixer(x_BLD, shared={"tokens": tokens_BL})
+    torch.testing.assert_close(found, mixer.out(wanted.transpose(1, 2).flatten(2)))
+
+
+@pytest.mark.parametrize(
+    "words", ["", "backbone.convolution=3", "backbone.loops=2", "mixer.share_values=true", "mixer.window=3"]
+)
+def test_value_embeddings_are_decoded_as_they_are_trained(words):
+    objective = model("layers=2", "mixer.value_embeddings=each", *words.split())
+    tokens_BL = random_tokens(2, 9)
+    with torch.no_grad():
+        whole_BLC = objective.logits(objective.embed(tokens_BL))
+        state, pieces = objective.init_state(2, 9, torch.device("cpu"), torch.float64), []
+        for piece_BL in tokens_BL.split([1, 3, 1, 4], dim=1):
+            logits_BLC, state = objective.step(piece_BL, state)
+            pieces.append(logits_BLC)
+    torch.testing.assert_close(torch.cat(pieces, 1), whole_BLC, rtol=0, atol=1e-10)
+    # and tokens count: another table gives other logits
+    objective.backbone.blocks[0].mixer.get_submodule(
+        "mixer" if "convolution" in words else ""
+    ).value_table.weight.data.mul_(2)
+    assert not torch.allclose(objective.logits(objective.embed(tokens_BL)), whole_BLC)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["objective=masked_token"], ["objective=masked_diffusion"], ["objective=next_latent"], ["objective.predict=2"]],
+)
+def test_every_objective_of_tokens_hands_their_ids_on(words):
+    """The table is as large as the stem's, a mask token included, and what it says reaches the loss."""
+    config = compose("task=text", "dim=16", "layers=2", "mixer.value_embeddings=each", "task.length=32", *words)
+    task = make_task(config)
+    objective = make_objective(config, task).train()
+    objective({key: part[:2] for key, part in task.train_batch(0, 0, torch.device("cpu")).items()})["loss"].backward()
+    tables = {name: each for name, each in objective.named_parameters() if name.endswith("value_table.weight")}
+    assert len(tables) >= 2
+    stem = next(each for name, each in objective.named_parameters() if name.endswith("stem.embedding.weight"))
+    assert all(len(each) == len(stem) for each in tables.values())
+    trained = [name for name, each in tables.items() if each.requires_grad]
+    assert trained
+    assert all(tables[name].grad.any() for name in trained)
+
+
+def test_value_embeddings_cost_parameters_and_their_gates():
+    from zoo.measure.flops import count
+    from zoo.training.build import parameters
+    from zoo.training.parameter_groups import parameter_roles
+
+    plain, more = (model("layers=2", f"mixer.value_embeddings={how}", dtype=torch.float32) for how in ("none", "each"))
+    table = more.backbone.blocks[0].mixer.value_table.weight
+    assert parameters(more) - parameters(plain) == 2 * (table.numel() + 12 * 2)
+    batch = {"inputs": random_tokens(2, 6), "targets": random_tokens(2, 6)}
+    gates = 2 * (2 * 6) * 12 * 2  # a multiply and an add for each channel of two heads' gates, in two layers
+    assert count(more, batch)[0] - count(plain, batch)[0] == 2 * gates
+    assert parameter_roles(more)["backbone.blocks.0.mixer.value_table.weight"] == "embedding"
+
+
+def test_value_embeddings_need_tokens():
+    config = compose("task=digits", "dim=16", "mixer.value_embeddings=each")
+    with pytest.raises(ZooError, match="needs token ids, and the inputs here are none"):
+        make_objective(config, make_task(config))
+    objective = model("mixer.value_embeddings=each")
+    with pytest.raises(ValueError, match="was told none"):
+        objective.backbone(torch.randn(1, 3, 16, dtype=torch.float64))
+
+
+def test_nanochat_has_value_embeddings():
+    mixers = [block.mixer for block in model("arch=nanochat", "layers=4", dtype=torch.float32).backbone.blocks]
+    assert [mixer.value_table is not None for mixer in mixers] == [False, True, False, True]
+
+
 def test_a_preset_whose_settings_name_a_part_takes_another_pattern():
     config = compose("arch=gemma3", "backbone.pattern=mma")
     assert config["objective"]["backbone"]["parts"] == {}
@@ -355,7 +491,14 @@ def test_a_pattern_of_one_name_as_text():
 
 
 @pytest.mark.parametrize(
-    "words", first(["backbone.pattern=[local*2,mixer] mixer@local=gru,lstm", "arch=gemma3 mixer@local=attention,gru"])
+    "words",
+    first(
+        [
+            "backbone.pattern=[local*2,mixer] mixer@local=gru,lstm",
+            "arch=gemma3 mixer@local=attention,gru",
+            "arch=gemma3 ffn@local=mlp,glu",
+        ]
+    ),
 )
 def test_a_part_is_swept_over(words, zoo_main, tmp_path):
     short = ["task=parity", "steps=1", "dim=32", "layers=1", "trainer.progress=false", f"runs={tmp_path}"]

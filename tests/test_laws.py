@@ -268,3 +268,13 @@ def test_laws_that_follow_from_a_broken_shape_are_not_asked(zoo_main, here):
     assert [line.split(" ffn")[0] for line in lines[:2]] == ["broken ", "not run"]
     assert lines[1].endswith("more laws (not asked, since treats each token alone is broken)")
     assert lines[2:] == ["1 law is broken"]
+
+
+@pytest.mark.parametrize(
+    ("word", "name"), [("mixer@local", "NAME"), ("mixer@local=gru", "gru"), ("ffn@wide=mlp", "mlp")]
+)
+def test_a_part_is_checked_as_what_it_is(word, name, zoo_main):
+    status, _, err = zoo_main("check", word)
+    kind = word.partition("@")[0]
+    assert status != 0
+    assert f"zoo check {kind}={name} {kind}.KEY=VALUE" in err

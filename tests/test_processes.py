@@ -25,6 +25,7 @@ FAMILIES = {
     "mixture with a bias": ["arch=deepseek_moe", "task=parity"],
     "encoder and decoder": ["arch=vaswani", "task=reverse"],
     "encoder and decoder, accumulating": ["arch=vaswani", "task=reverse", "trainer.accumulate=2"],
+    "adafactor": ["arch=transformer", "task=parity", "optimizer=adafactor"],
     "a teacher's masks": ["objective=jepa", "probe=linear", "task=shapes"],
 }
 DRAWN = {"a teacher's masks"}  # each process draws its own masks, so only what both strategies do is compared
@@ -41,7 +42,8 @@ SIZE = [
 pytestmark = pytest.mark.xdist_group("processes")
 
 
-ALWAYS = ("mixture with a bias",)  # attention, experts, and counts that are summed over processes
+# attention, experts, and counts that are summed over processes; an optimizer whose step needs whole matrices
+ALWAYS = ("mixture with a bias", "adafactor")
 NAMES = [pytest.param(name, marks=() if name in ALWAYS else THOROUGH) for name in FAMILIES]
 
 

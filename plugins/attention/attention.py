@@ -16,6 +16,8 @@ from .sight import Sees, Sight, overrides
 
 ALIGNED = 8
 """Channels that heads are widened by for a logit, which needs one: fused kernels on GPUs want multiples of this."""
+GATED_BY = 12
+"""Channels that the gates of value embeddings read, as in nanochat."""
 
 
 @register("mixer", "attention")
@@ -51,6 +53,10 @@ class Attention(Sees, Heads):
             starts so that the factor is 1 on average over the task's longest sequence.
         share_values: mix the values of each layer with those of the first that has this, ``s v + (1 - s) v_first`` with
             a trained s that starts at 1/2 (ResFormer, Zhou et al. 2024, arXiv:2410.17897).
+        value_embeddings: add a trained vector of the token to its value, ``v + 3 sigmoid(W x[:12]) E[token]``, with a
+            table E of each layer's own and a gate for each head; an embedding costs parameters and no multiplies.
+            ``each`` layer has one, or ``alternate`` ones, the last among them, as in nanochat (Karpathy 2025,
+            https://github.com/karpathy/nanochat).
         subln: put a norm before the output projection (Wang et al. 2022, arXiv:2210.06423), which BitNet needs at
             scale.
         bias: give the four projections a bias.
@@ -69,6 +75,8 @@ class Attention(Sees, Heads):
         linear,
         norm,
         position,
+        layer: int = 0,
+        vocab_size: int | None = None,
         heads: int | None = None,
         kv_heads: int | None = None,
         head_dim: int | None = None,
@@ -80,6 +88,7 @@ class Attention(Sees, Heads):
         softcap: float | None = None,
         temperature: Literal["none", "log"] = "none",
         share_values: bool = False,
+        value_embeddings: Literal["none", "each", "alternate"] = "none",
         subln: bool = False,
         bias: bool = False,
         dropout: float = 0.0,
@@ -102,7 +111,18 @@ class Attention(Sees, Heads):
             )
         # what is off is none, so that a pass does nothing for it
         self.value_share = nn.Parameter(torch.full((1,), 0.5)) if share_values else None
-        self.takes_shared = share_values
+        has_table = value_embeddings == "each" or (value_embeddings == "alternate" and (depth - layer) % 2 == 1)
+        if has_table and vocab_size is None:
+            raise ValueError(
+                f"mixer.value_embeddings={value_embeddings} needs token ids, and the inputs here are none; choose a "
+                f"task of tokens (zoo list task), or mixer.value_embeddings=none"
+            )
+        self.value_table = self.value_gate = None
+        if has_table:
+            self.value_table = nn.Embedding(vocab_size, self.kv_heads * self.head_dim)
+            nn.init.normal_(self.value_table.weight, std=dim**-0.5)
+            self.value_gate = linear(in_features=min(dim, GATED_BY), out_features=self.kv_heads, bias=False)
+        self.takes_shared = share_values or has_table
         self.sink_logits_H = nn.Parameter(torch.zeros(self.heads)) if sink_logits else None
         self.norm_qk = norm_qk
         if norm_qk in ("before", "whole"):
@@ -115,8 +135,9 @@ class Attention(Sees, Heads):
         self.sharpness_H = nn.Parameter(torch.full((self.heads,), 1 / mean)) if temperature == "log" else None
 
     def parameter_roles(self) -> dict[str, str]:
-        """Sinks are vectors."""
-        return dict.fromkeys(("sink_keys_GNK", "sink_values_GNK"), "vector") if self.sinks else {}
+        """Sinks are vectors, and a table of tokens is an embedding."""
+        vectors = dict.fromkeys(("sink_keys_GNK", "sink_values_GNK"), "vector") if self.sinks else {}
+        return vectors if self.value_table is None else {**vectors, "value_table.weight": "embedding"}
 
     def no_weight_decay(self) -> set[str]:
         """A sink stands for no token, so nothing but training should move it."""
@@ -171,7 +192,7 @@ class Attention(Sees, Heads):
         shared: dict | None = None,
     ) -> Tensor:
         """The weights (B, H, L, M) of the pass with these arguments; those of sinks come first."""
-        q_BHLK, k_BGMK, v_BGMK, plain_BHLK, sight, _ = self.prepare(x_BLD, state, mask_BL, places_BL)
+        q_BHLK, k_BGMK, v_BGMK, plain_BHLK, sight, _ = self.prepare(x_BLD, state, mask_BL, places_BL, shared)
         q_BHLK, k_BGMK, _ = self._with_sinks(q_BHLK, k_BGMK, v_BGMK, plain_BHLK)
         return self.weights(q_BHLK, k_BGMK, *self.mask(sight, x_BLD))
 
@@ -205,6 +226,8 @@ class Attention(Sees, Heads):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Sight, dict | None]:
         offset = 0 if state is None else state["seen"]
         q_BHLK, k_BGMK, v_BGMK, plain_BHLK = self.project(x_BLD, offset if places_BL is None else places_BL)
+        if self.value_table is not None:
+            v_BGMK = v_BGMK + self._of_tokens(x_BLD, shared).to(v_BGMK.dtype)
         if self.value_share is not None and shared is not None:
             first_BGLK = shared.setdefault(("attention values", self.kv_heads, self.head_dim), v_BGMK)
             v_BGMK = first_BGLK + self.value_share.to(v_BGMK.dtype) * (v_BGMK - first_BGLK)
@@ -213,6 +236,16 @@ class Attention(Sees, Heads):
             k_BGMK, v_BGMK, first, after = self._remember(k_BGMK, v_BGMK, state)
         sight = self.look(x_BLD.shape[1], k_BGMK.shape[2], first, state, after, mask_BL, places_BL)
         return q_BHLK, k_BGMK, v_BGMK, plain_BHLK, sight, after
+
+    def _of_tokens(self, x_BLD: Tensor, shared: dict | None) -> Tensor:
+        """What the table says of these tokens, (B, G, L, K), times the gates."""
+        if shared is None or "tokens" not in shared:
+            raise ValueError(
+                "mixer.value_embeddings needs token ids, and this backbone was told none; choose an objective that "
+                "reads tokens, such as objective=next_token, or mixer.value_embeddings=none"
+            )
+        gate_BLG = 3 * self.value_gate(x_BLD[..., :GATED_BY]).sigmoid()
+        return gate_BLG.mT.unsqueeze(-1) * self.split(self.value_table(shared["tokens"]), self.kv_heads)
 
     def project(self, x_BLD: Tensor, offset: int | Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Queries and keys turned by their positions, values, and the queries as they were before."""

@@ -40,6 +40,8 @@ class Layers(nn.Module):
         dropout: probability of zeroing a channel of each branch's output in training, from 0 to 1.
     """
 
+    takes_tokens = True
+
     def __init__(
         self,
         dim: int,
@@ -145,6 +147,7 @@ class Layers(nn.Module):
         memory: list | None = None,
         places_BL: Tensor | None = None,
         behind: bool = False,
+        tokens_BL: Tensor | None = None,
     ) -> tuple[Tensor, dict | None]:
         """(B, L, D) to (B, L, D), and the state after the last token.
 
@@ -173,7 +176,8 @@ class Layers(nn.Module):
         if memory is None and state is not None:
             memory = state.get("memory")
         x = x_BLD if self.stream is None else self.stream.enter(x_BLD)
-        told = Pass(mask_BL, mixes_padding, places_BL, first=x, shared={"embedding": x_BLD})
+        shared = {"embedding": x_BLD} if tokens_BL is None else {"embedding": x_BLD, "tokens": tokens_BL}
+        told = Pass(mask_BL, mixes_padding, places_BL, first=x, shared=shared)
         # the layers, each with its own part of the state; what they all need of this pass is computed once
         with one_pass():
             for loop in range(self.loops):

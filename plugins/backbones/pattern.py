@@ -18,9 +18,9 @@ Layer = list[list[str]]
 def layers_of(pattern: str | Sequence[str], kinds: Mapping[str, str]) -> list[Layer]:
     """The layers that a pattern says, once, before it repeats.
 
-    A text of the letters m and a is one layer a letter. A list has an entry a layer: ``one|two`` are branches in
-    parallel, ``one+two`` are stages one after the other, ``entry*3`` is three such layers. An entry of mixers without a
-    ``+`` is followed by the run's feed-forward. ``none`` is a stage that is not there.
+    A text of the letters m and a is one layer a letter, unless the whole of it is a name. A list has an entry a layer:
+    ``one|two`` are branches in parallel, ``one+two`` are stages one after the other, ``entry*3`` is three such layers.
+    An entry of mixers without a ``+`` is followed by the run's feed-forward. ``none`` is a stage that is not there.
 
     Args:
         pattern: the text or the list.
@@ -29,7 +29,7 @@ def layers_of(pattern: str | Sequence[str], kinds: Mapping[str, str]) -> list[La
     Raises:
         ValueError: it is empty, or an entry is no layer; the message says which, and what is expected.
     """
-    if isinstance(pattern, str) and pattern and set(pattern) <= set(LETTERS):
+    if isinstance(pattern, str) and pattern and set(pattern) <= set(LETTERS) and pattern not in kinds:
         return [[[LETTERS[letter]], ["ffn"]] for letter in pattern]
     entries = [pattern] if isinstance(pattern, str) else list(pattern)
     unknown = isinstance(pattern, str) and pattern.isalnum() and pattern not in kinds

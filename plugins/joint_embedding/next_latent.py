@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo import register
-from zoo.nn import at_positions, cross_entropy, mean_error, padding, take, widened
+from zoo.nn import at_positions, cross_entropy, mean_error, padding, take, token_ids, widened
 
 from .masks import span_split
 from .parts import Encoder, Predictor, Teacher, at
@@ -184,7 +184,8 @@ class NextLatent(nn.Module):
 
     def step(self, inputs_BL: Tensor, state, mask_BL: Tensor | None = None) -> tuple[Tensor, object]:
         """Logits (B, L, C) for these further tokens, and the state after them. Padding stands in front."""
-        x_BLD, state = self.encoder.backbone(self.encoder.stem(inputs_BL), state, **padding(mask_BL))
+        told = token_ids(self.encoder.backbone, inputs_BL) | padding(mask_BL)
+        x_BLD, state = self.encoder.backbone(self.encoder.stem(inputs_BL), state, **told)
         return widened(self.head(x_BLD)), state
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zoo.nn import padding, places, take
+from zoo.nn import padding, places, take, token_ids
 
 
 def at(mask_BL: Tensor | None, places_BS: Tensor) -> Tensor | None:
@@ -29,8 +29,9 @@ class Encoder(nn.Module):
         """(B, L, D); or (B, S, D) of only these places, so that the others cost nothing. Padding stands behind."""
         x_BLD = self.stem(inputs)
         if places_BS is None:
-            return self.backbone(x_BLD, **padding(mask_BL, behind=True))[0]
-        told = padding(at(mask_BL, places_BS), behind=True)
+            told = token_ids(self.backbone, inputs) | padding(mask_BL, behind=True)
+            return self.backbone(x_BLD, **told)[0]
+        told = token_ids(self.backbone, inputs, places_BS) | padding(at(mask_BL, places_BS), behind=True)
         return self.backbone(take(x_BLD, places_BS), places_BL=places_BS, **told)[0]
 
     def embed(self, inputs: Tensor, mask_BL: Tensor | None = None) -> Tensor:

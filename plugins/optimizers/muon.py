@@ -7,10 +7,11 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim.adamw import adamw
 
 from zoo import register
+
+from .sharded import spread_like, whole
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of the quintic iteration: they push every singular value towards 1 in few steps, not exactly to it."""
@@ -94,10 +95,10 @@ class Muon(torch.optim.Optimizer):
             rows, columns = shape[-2:]
             size = 0.2 * math.sqrt(max(rows, columns)) if self.scale == "adamw" else math.sqrt(max(1, rows / columns))
             # under FSDP each process has a part of a matrix, and the iteration needs it whole
-            turned = orthogonal(torch.stack([_whole(ahead) for _, ahead in pairs]), self.iterations)
+            turned = orthogonal(torch.stack([whole(ahead) for _, ahead in pairs]), self.iterations)
             for (parameter, _), update in zip(pairs, turned, strict=True):
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                parameter.add_(_like(update.to(parameter.dtype), parameter), alpha=-group["lr"] * size)
+                parameter.add_(spread_like(update.to(parameter.dtype), parameter), alpha=-group["lr"] * size)
 
     def _adamw_step(self, given: list[Tensor], group: dict[str, Any]) -> None:
         """AdamW's step, in torch's own fused kernel."""
@@ -125,17 +126,6 @@ class Muon(torch.optim.Optimizer):
             eps=self.eps,
             maximize=False,
         )
-
-
-def _whole(tensor: Tensor) -> Tensor:
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-
-
-def _like(tensor: Tensor, parameter: Tensor) -> Tensor:
-    """The tensor, spread over processes as the parameter is."""
-    if not isinstance(parameter, DTensor):
-        return tensor
-    return distribute_tensor(tensor, parameter.device_mesh, parameter.placements)
 
 
 def orthogonal(x_BNK: Tensor, iterations: int = 5, eps: float = 1e-7) -> Tensor:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+
 import torch
+from torch.distributed.tensor import DTensor
 
 from zoo import register
+
+from .sharded import spread_like, whole
 
 
 @register("optimizer", "sgd")
@@ -28,13 +33,12 @@ def sgd(
 
 
 @register("optimizer", "adafactor")
-def adafactor(
-    parameters, lr: float = 0.01, beta2_decay: float = -0.8, clip: float = 1.0, weight_decay: float = 0.0
-) -> torch.optim.Adafactor:
+class Adafactor(torch.optim.Adafactor):
     """Adam whose mean of squares is kept by rows and columns, so that a matrix costs a vector of memory.
 
     The mean of squares of a matrix is ``row sums times column sums over the total``. Steps are relative: a weight moves
-    by at most ``lr`` times its own root mean square. Shazeer and Stern 2018, arXiv:1804.04235.
+    by at most ``lr`` times its own root mean square. Shazeer and Stern 2018, arXiv:1804.04235. Under FSDP each process
+    gathers the whole weights for a step, and keeps the sums of all rows and columns.
 
     Args:
         parameters: named groups.
@@ -43,4 +47,38 @@ def adafactor(
         clip: largest root mean square of an update, before the learning rate.
         weight_decay: share of a weight, times the learning rate, that each step takes away.
     """
-    return torch.optim.Adafactor(parameters, lr=lr, beta2_decay=beta2_decay, d=clip, weight_decay=weight_decay)
+
+    def __init__(
+        self, parameters, lr: float = 0.01, beta2_decay: float = -0.8, clip: float = 1.0, weight_decay: float = 0.0
+    ) -> None:
+        super().__init__(parameters, lr=lr, beta2_decay=beta2_decay, d=clip, weight_decay=weight_decay)
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        """One step; the loss of the closure, if there is one."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        sharded = [p for group in self.param_groups for p in group["params"] if isinstance(p, DTensor)]
+        if not sharded:
+            super().step()
+            return loss
+        # torch's step takes norms of rows and columns in place, which sharded tensors refuse: it gets whole ones
+        given = {p: whole(p) for p in sharded if p.grad is not None}
+        for parameter, copy in given.items():
+            copy.grad = whole(parameter.grad)
+        groups, state = self.param_groups, self.state
+        self.param_groups = [
+            {**group, "params": [given.get(p, p) for p in group["params"] if p.grad is not None]} for group in groups
+        ]
+        self.state = defaultdict(dict, {given.get(p, p): kept for p, kept in state.items()})
+        try:
+            super().step()
+        finally:
+            after, back = self.state, {copy: parameter for parameter, copy in given.items()}
+            self.param_groups, self.state = groups, state
+            state.update({back.get(p, p): kept for p, kept in after.items()})
+        for parameter, copy in given.items():
+            parameter.copy_(spread_like(copy, parameter))
+        return loss

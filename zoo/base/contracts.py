@@ -41,8 +41,9 @@ class Mixer(Protocol):
     position ids: without a state, a few tokens of a longer sequence may come, in rising order, and these are their
     positions there. ``takes_shared = True`` says that ``forward(..., shared=None)`` takes a dict that all layers of one
     pass share: a layer may leave there what later ones read, under a key of its own, such as the values of the first
-    attention. It starts with ``embedding``, the stream before the first layer, (B, L, D). In decoding each call has a
-    new one, of the new tokens alone.
+    attention. It starts with ``embedding``, the stream before the first layer, (B, L, D), and where inputs are tokens
+    with ``tokens``, their ids (B, L), of which there are ``vocab_size``. In decoding each call has a new one, of the
+    new tokens alone.
     """
 
     def __call__(self, x_BLD: Tensor, state: State = None) -> tuple[Tensor, State]:

@@ -60,6 +60,12 @@ def check(words: Sequence[str]) -> int:
     if not words:
         raise ZooError("name what to check: zoo check mixer=NAME, or a module or file: zoo check ./my_mixer.py")
     first, *overrides = words
+    if named := re.fullmatch(rf"({'|'.join(KINDS)})@([\w.]+)(?:=(.*))?", first):
+        kind, place, name = named.groups()
+        raise ZooError(
+            f"{first}: laws hold for a component wherever it stands; check what {place} is, with its values as the "
+            f"run's {kind}: zoo check {kind}={name or 'NAME'} {kind}.KEY=VALUE"
+        )
     for word in overrides:
         if "=" not in word:
             raise ZooError(f"'{word}' is not an override; expected key=value, or a zoo check of its own")

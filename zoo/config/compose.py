@@ -15,7 +15,7 @@ from zoo.config.messages import explained
 from zoo.config.schema import ROOT_KEYS, SITES
 from zoo.config.settings import apply
 from zoo.config.tree import Config, key_of, refuse_repeated
-from zoo.registry.kinds import PART_KINDS, PARTS, Entry
+from zoo.registry.kinds import PART_KINDS, PARTS, PATTERN, Entry
 from zoo.registry.nodes import COMPONENT, default
 from zoo.registry.registry import entries, entry
 
@@ -79,7 +79,8 @@ def resolve(cfg: Any, choices: Mapping[str, Any], overrides: Sequence[str]) -> C
     for key in ("settings", "compare"):
         plain.pop(key)
     arch = str(choices.get("arch"))
-    variant = [word for word in overrides if key_of(word).lstrip("+~").split(".")[0].split("@")[0] not in NOT_THE_MODEL]
+    variant = [word for word in overrides if key_of(word).split(".")[0].split("@")[0] not in NOT_THE_MODEL]
+    variant = [word for word in variant if not word.startswith("~")]  # what another word stands in place of
     plain |= {"arch": arch, "label": " ".join([arch, *variant]), "overrides": list(overrides)}
     for key in ("objective", "task", "probe", "optimizer", "schedule"):
         plain[key] = _fill(roots[key], key, roots, ())
@@ -93,22 +94,40 @@ def resolve(cfg: Any, choices: Mapping[str, Any], overrides: Sequence[str]) -> C
     return plain
 
 
+def _takes_parts(found: Entry) -> bool:
+    """Whether a component is told of the mixers and feed-forwards that the run names."""
+    return any(parameter.name == PARTS for parameter in found.parameters)
+
+
+def _words(pattern: Any) -> list[str]:
+    """The words in a pattern, which may be names of parts."""
+    listed = [pattern] if isinstance(pattern, str) else pattern or []
+    return [word for each in listed for word in re.findall(r"[A-Za-z_]\w*", str(each))]
+
+
+def _patterns(node: Any, path: str) -> dict[str, Any]:
+    """The patterns of a component and of those within it, each by its key, where they name parts."""
+    if node is None or node.get(COMPONENT) is None:
+        return {}
+    component = entry(*str(node.get(COMPONENT)).split("/", 1))
+    found = {f"{path}.{PATTERN}": node.get(PATTERN)} if _takes_parts(component) else {}
+    for name in component.components():
+        found |= _patterns(node.get(name), f"{path}.{name}")
+    return found
+
+
 def _name_parts(cfg: Any, given: set[str]) -> list[str]:
-    """Add the registered mixers and feed-forwards that the backbone's pattern names; leave out what it does not name.
+    """Add the registered mixers and feed-forwards that a backbone's pattern names; leave out what none names.
 
     Returns the names of all parts that there were: a preset may have settings for one that is left out.
 
     Raises:
-        ZooError: the command line chooses a part that the pattern does not name.
+        ZooError: the command line chooses a part that no pattern names.
     """
-    from omegaconf import ListConfig
-
-    pattern = cfg.backbone.get("pattern")
-    listed = list(pattern) if isinstance(pattern, ListConfig) else [pattern] if isinstance(pattern, str) else []
-    names = [name for each in listed for name in re.findall(r"[A-Za-z_]\w*", str(each))]
-    letters = isinstance(pattern, str) and set(pattern) <= {"m", "a"}
+    patterns = {key: pattern for root in ROOT_KEYS for key, pattern in _patterns(cfg.get(root), root).items()}
+    names = list(dict.fromkeys(word for pattern in patterns.values() for word in _words(pattern)))
     known_parts = list(cfg.parts)
-    for name in dict.fromkeys(() if letters else names):
+    for name in names:
         kind = next((kind for kind in PART_KINDS if any(each.name == name for each in entries(kind))), None)
         if kind is not None and name not in cfg.parts and name not in (*ROOT_KEYS, "none"):
             cfg.parts[name] = default(entry(kind, name))
@@ -120,8 +139,9 @@ def _name_parts(cfg: Any, given: set[str]) -> list[str]:
         kind = next(kind for kind in PART_KINDS if f"{kind}@{PARTS}.{typed[0]}" in given)
         known = [key for key in ROOT_KEYS if SITES.get(key, key) == kind]
         near = close(typed[0], [*known, *names])
+        said = " and ".join(f"{key}={pattern}" for key, pattern in patterns.items())
         raise ZooError(
-            f"{kind}@{typed[0]}: backbone.pattern={pattern} names no {typed[0]}."
+            f"{kind}@{typed[0]}: {said} names no {typed[0]}."
             + (f" Did you mean {kind}@{near[0]}?" if near else "")
             + f" Name it there, such as backbone.pattern=[mixer,{typed[0]}], or choose for one of {', '.join(known)}."
         )
@@ -171,10 +191,12 @@ def _fill(node: Any, path: str, roots: Mapping[str, Any], above: tuple[str, ...]
             where = name if roots.get(name) else kind
             child = copy.deepcopy(roots[where])
         filled[name] = _fill(child, where, roots, (*above, node[COMPONENT]))
-    if any(parameter.name == PARTS for parameter in found.parameters):
+    if _takes_parts(found):
+        named = set(_words(node.get(PATTERN)))
         filled[PARTS] = {
             name: _fill(copy.deepcopy(child), f"{PARTS}.{name}", roots, (*above, node[COMPONENT]))
             for name, child in roots[PARTS].items()
+            if name in named
         }
     _check(found, node, path)
     return filled | {key: value for key, value in node.items() if key not in filled}

@@ -58,7 +58,7 @@ def check_sweep(checked: Checked, config_name: str = "config") -> None:
         ZooError: a value is of the wrong type, is of a key that goes with another choice, or would write elsewhere.
     """
     _check_place(with_values(checked.base, checked.values))
-    choices = [line for line in checked.lines if key_of(line).split("@")[0] in groups()]
+    choices = [line for line in checked.lines if key_of(line).lstrip("~").split("@")[0] in groups()]
     swept = {item.input_line for item in checked.sweeps}
     for item in checked.sweeps:
         tried = _Checker(config_name).values_of(item)
@@ -162,6 +162,16 @@ def _of_parts(words: Sequence[str]) -> list[str]:
     ]
 
 
+def _first(item: Any) -> str:
+    """The first word of the place that an override chooses for."""
+    return str(item.package).split(".")[0]
+
+
+def _is_part(item: Any) -> bool:
+    """Whether an override chooses what a part is, or leaves out what a preset chose."""
+    return str(item.package).rpartition(".")[0] == PARTS and item.key_or_group in PART_KINDS
+
+
 class _Checker:
     def __init__(self, config_name: str) -> None:
         self.config_name, self.groups = config_name, groups()
@@ -180,13 +190,16 @@ class _Checker:
 
         hydras = any(item.key_or_group.split(".")[0].split("/")[0] == "hydra" for item in items)
 
+        items, choices = self._within_parts(items, choices, hydras)
+
         # one composition where all is well; where it fails, what is wrong is found choice by choice
         plain = [item for item in choices if not item.is_sweep_override() and not item.is_delete()]
-        at_root = [str(item.input_line) for item in plain if not self._is_nested(item)]
+        at_root = self._at_root(choices)
         # a preset may choose what a part is, too
         if any((item.package or "").startswith(f"{PARTS}.") for item in choices):
             self.chosen = composed(self.config_name, at_root, hydras).choices
-        nested = [self._line(item) for item in plain if self._is_nested(item)]
+        removed = self._removed(choices)
+        nested = [*removed, *(self._line(item) for item in plain if self._is_nested(item))]
         try:
             base = composed(self.config_name, [*at_root, *nested], hydras)
         except ZooError:
@@ -212,7 +225,34 @@ class _Checker:
             lines.append(line)
             problems.append(problem)
         _raise(problems)
+        lines = [*(line for line in removed if line not in lines), *lines]
         return Checked(lines, base, values, sweeps, hydras)
+
+    def _within_parts(self, items: list[Any], choices: list[Any], hydras: bool) -> tuple[list[Any], list[Any]]:
+        """The overrides and those among them that choose, with ``position@local.position`` of a preset's part called
+        ``local`` under ``parts``, where it stands."""
+        other = [item for item in choices if self._is_nested(item) and _first(item) not in (*ROOT_KEYS, PARTS)]
+        if not other:
+            return items, choices
+        parts = composed(self.config_name, self._at_root(choices), hydras).tree.get(PARTS, {})
+        within = {
+            id(item): parsed(item.input_line.replace("@", f"@{PARTS}.", 1)) for item in other if _first(item) in parts
+        }
+        return [within.get(id(item), item) for item in items], [within.get(id(item), item) for item in choices]
+
+    def _removed(self, choices: Sequence[Any]) -> list[str]:
+        """A preset's choices of another kind for a part that is chosen anew, each as Hydra deletes it."""
+        found = [str(item.input_line) for item in choices if item.is_delete() and _is_part(item)]
+        for item in choices:
+            if _is_part(item) and not item.is_delete():
+                others = [f"{kind}@{item.package}" for kind in PART_KINDS if kind != item.key_or_group]
+                found += [f"~{other}" for other in others if other in self.chosen]
+        return list(dict.fromkeys(found))
+
+    def _at_root(self, choices: Sequence[Any]) -> list[str]:
+        """The choices of one option each for places at the root."""
+        plain = [item for item in choices if not item.is_sweep_override() and not item.is_delete()]
+        return [str(item.input_line) for item in plain if not self._is_nested(item)]
 
     def _line(self, item: Any) -> str:
         """A component chosen for one place, as Hydra wants it: with a ``+`` where no preset chooses one there."""
@@ -244,7 +284,7 @@ class _Checker:
         return [str(v) for v in value] if isinstance(value, list) else [str(value)]
 
     def _choice(self, item: Any) -> str | None:
-        if item.is_delete() and not item.key_or_group.startswith("hydra"):
+        if item.is_delete() and not _is_part(item) and not item.key_or_group.startswith("hydra"):
             return f"{item.input_line}: a run needs its {item.key_or_group}; choose another one"
         group, options = item.key_or_group, self.groups[item.key_or_group]
         if group in OUTSIDE:
@@ -270,8 +310,7 @@ class _Checker:
             if isinstance(value, dict) and COMPONENT in value
             for parameter, kind in entry(*value[COMPONENT].split("/", 1)).components().items()
         } | SITES
-        is_part = item.package.rpartition(".")[0] == PARTS and item.key_or_group in PART_KINDS
-        if is_part or (isinstance(node, dict) and sites.get(item.package) == item.key_or_group):
+        if _is_part(item) or (isinstance(node, dict) and sites.get(item.package) == item.key_or_group):
             return self._line(item), None
         places = [path for path, kind in sites.items() if kind == item.key_or_group]
         return item.input_line, f"{item.input_line}: " + unknown(

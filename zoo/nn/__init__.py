@@ -18,6 +18,7 @@ from zoo.nn.passes import one_pass as one_pass
 from zoo.nn.places import at_positions as at_positions
 from zoo.nn.places import places as places
 from zoo.nn.places import take as take
+from zoo.nn.places import token_ids as token_ids
 from zoo.nn.precision import compute_dtype as compute_dtype
 from zoo.nn.precision import wide as wide
 from zoo.nn.precision import widened as widened
@@ -77,6 +78,7 @@ __all__ = [
     "tensors_of",
     "tie_",
     "time_step_bias",
+    "token_ids",
     "wide",
     "widened",
     "without_padding",

@@ -9,9 +9,28 @@ from torch import Tensor, nn
 
 
 def places(stem: nn.Module) -> dict[str, Any]:
-    """Facts for a backbone: ``max_len``; for images also ``grid``, the tokens before it, its rows and its columns."""
-    grid = getattr(stem, "grid", None)
-    return {"max_len": stem.max_len} | ({} if grid is None else {"grid": grid})
+    """Facts of a stem for a backbone.
+
+    ``max_len``; for images also ``grid``, the tokens before it, its rows and its columns; and ``vocab_size`` of a stem
+    that says how many different tokens it reads, which may be more than the task has.
+    """
+    known = {name: getattr(stem, name, None) for name in ("grid", "vocab_size")}
+    return {"max_len": stem.max_len} | {name: value for name, value in known.items() if value is not None}
+
+
+def token_ids(backbone: nn.Module, inputs: Tensor, places_BS: Tensor | None = None) -> dict[str, Tensor]:
+    """What a backbone is told of the tokens behind its vectors: ``tokens_BL``, where it has ``takes_tokens = True``.
+
+    Nothing where inputs are no token ids, (B, L) of integers.
+
+    Args:
+        backbone: the backbone.
+        inputs: what its stem was given.
+        places_BS: the places of the vectors that it gets, where these are a few of them.
+    """
+    if not getattr(backbone, "takes_tokens", False) or inputs.ndim != 2 or inputs.is_floating_point():
+        return {}
+    return {"tokens_BL": inputs if places_BS is None else inputs.gather(1, places_BS)}
 
 
 def take(x_BLD: Tensor, places_BS: Tensor) -> Tensor:

@@ -36,7 +36,7 @@ _DATA = frozenset({"vocab_size", "classes", "label_classes", "image_size", "chan
 
 
 FACTS: dict[str, frozenset[str]] = {
-    "mixer": _PLACE,
+    "mixer": _PLACE | {"vocab_size"},
     "cross": _PLACE,
     "ffn": _PLACE,
     "linear": _PLACE | {"in_features", "out_features", "bias"},
@@ -44,7 +44,7 @@ FACTS: dict[str, frozenset[str]] = {
     "position": _PLACE | {"heads", "head_dim"},
     "stem": _PLACE | _DATA,
     "residual": _PLACE,
-    "backbone": _PLACE | {"reader", "parts"},
+    "backbone": _PLACE | {"vocab_size", "reader", "parts"},
     "objective": _PLACE | _DATA,
     "task": frozenset(),
     "family": frozenset(),
@@ -70,6 +70,8 @@ UNKNOWN_FACTS: dict[str, str] = {
 
 PARTS = "parts"
 """What a backbone is told of the mixers and feed-forwards that the run names: a factory of each, by its name."""
+PATTERN = "pattern"
+"""The hyperparameter, a text or a list of texts, in which a backbone that takes ``parts`` names those that it wants."""
 PART_KINDS = ("mixer", "ffn")
 """Kinds of which a run may name as many as it likes."""
 
