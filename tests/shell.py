@@ -146,7 +146,7 @@ def _serve():
     for module in pkgutil.walk_packages(zoo.__path__, "zoo."):
         if not module.name.startswith(("zoo.tasks", "zoo.__main__")):  # components are imported by whoever names them
             importlib.import_module(module.name)
-    Plugins.instance()  # finds Hydra's launchers and sweepers
+    Plugins.instance()  # finds Hydra's plugins
     html.plotting_library = functools.cache(html.plotting_library)  # a process of its own needs two seconds to make it
     html.plotting_library()
     sys.path.pop(0)  # this folder, which no command has

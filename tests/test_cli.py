@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import math
 import re
 import shlex
 import subprocess
@@ -10,7 +9,7 @@ import sys
 
 import pytest
 import yaml
-from conftest import ROOT, THOROUGH, TINY, covering
+from conftest import ROOT, TINY, covering
 
 import zoo
 from zoo.base.errors import ZooError
@@ -42,8 +41,17 @@ MISTAKES = [
     (["mixer._component_=mixer/gru"], "cannot be overridden; choose it with mixer=NAME"),
     (["mixer._target_=os.system"], "there is no key 'mixer._target_'"),
     (["+mixer._target_=os.system"], "there is no key 'mixer._target_'"),
-    (["hydra.run.dirr=x"], "there is no key 'hydra.run.dirr'. Did you mean hydra.run.dir"),
-    (["hydra.job.chdir=perhaps"], "hydra.job.chdir=perhaps"),
+    (["hydra.run.dir=x"], "hydra.run.dir=x: Hydra makes no runs here, so its own settings would do nothing"),
+    (["hydra/launcher=submitit_slurm"], "type on=slurm in its place"),
+    (["hydra/launcher=joblib"], "type on=local in its place"),
+    (["hydra/launcher=ray"], "type on=ray in its place"),
+    (["hydra.launcher.partition=gpu"], "the key is called on.partition now; type on.partition=gpu"),
+    (["hydra/sweeper=optuna"], "type search=optuna in its place"),
+    (["hydra.sweeper.n_trials=20"], "the key is called search.trials now; type search.trials=20"),
+    (["on=slrum"], "There is no place to make runs called 'slrum'. Did you mean on=slurm?"),
+    (["on.partition=gpu"], "there is no key 'on.partition'"),
+    (["on=slurm", "on.minutes=soon"], "on.minutes=soon: Value 'soon'"),
+    (["search.trials=3"], "there is no key 'search.trials'"),
     (["task=images"], "task.source has no default; give it a value: task.source=<str>"),
     (["~seed"], "nothing of a run can be deleted"),
     (["~mixer"], "a run needs its mixer"),
@@ -74,8 +82,7 @@ MISTAKES = [
         ["task=parity", "task.test_lengths=[[16]]"],
         "task.test_lengths=[[16]]: expected list[int], each value alone",
     ),
-    (["hydra.launcher._target_=os.getcwd"], "only registered components are ever built"),
-    (["hydra.launcher.ray.init.x=1"], "there is no key 'hydra.launcher.ray.init.x'"),
+    (["on=ray", "on.options._target_=os.getcwd"], "only registered components are ever built"),
     (["mixer=lstmm", "task=recal"], "task=recal: There is no task"),
 ]
 
@@ -236,50 +243,6 @@ def _nodes(node):
             yield from _nodes(value)
 
 
-@pytest.mark.parametrize(
-    ("lost", "said"),
-    [
-        (
-            1,
-            "1 run is missing, for its worker was lost (killed); the same command makes it, and goes on where it stopped",
-        ),
-        (
-            2,
-            "2 runs are missing, for their workers were lost (killed); the same command makes them, and goes on where they",
-        ),
-    ],
-)
-def test_runs_that_are_lost_are_counted(lost, said, capsys):
-    from zoo.base.errors import RunFailed
-    from zoo.runs.sweep import _Job, _say
-
-    outcome = {"error": "", "failed": False, "experiment": "runs/train"}
-    with pytest.raises(RunFailed) as caught:
-        _say([outcome], 1 + lost, _Job(True, ".", "nowhere", stopped="killed"))
-    assert str(caught.value).startswith(said)
-
-
-@pytest.mark.parametrize("add", ["", "+", "++"])
-def test_what_a_launcher_hands_on_is_free(zoo_main, add):
-    """Ray's ``init`` and ``remote`` and SLURM's ``additional_parameters`` are mappings of the user's own keys."""
-    from hydra.core.config_store import ConfigStore
-
-    from zoo.config.hydra import forget
-
-    node = {"_target_": "hydra._internal.core_plugins.basic_launcher.BasicLauncher", "ray": {"init": {}, "remote": {}}}
-    ConfigStore.instance().store("like_ray", {**node, "additional_parameters": {"a": 1}}, "hydra/launcher")
-    forget()  # the options that were listed before
-    words = [f"{add}hydra.launcher.ray.init.object_store_memory=null", f"{add}hydra.launcher.ray.remote.num_cpus=2",
-             f"{add}hydra.launcher.additional_parameters={{mail-user:me}}"]  # fmt: skip
-    status, out, err = zoo_main("train", "hydra/launcher=like_ray", *words, "--cfg", "hydra", "-p", "hydra.launcher")
-    assert status == 0, err
-    for text in ("object_store_memory: null", "num_cpus: 2", "mail-user: me", "a: 1"):
-        assert text in out
-    status, _, err = zoo_main("train", "hydra/launcher=like_ray", "hydra.launcher.ray.init._target_=os.getcwd")
-    assert status == 2
-    assert "only registered components are ever built" in err
-
-
 def test_a_sweep_goes_on_after_a_failed_run_and_says_so(zoo_main, here):
     status, _, err = zoo_main("train", "-m", "mixer.heads=3,1", "task=parity", *TINY)
     assert status == 1
@@ -335,82 +298,11 @@ def test_the_sweep_of_wandb_in_the_docs_drives_overrides_that_compose():
     assert sweep["metric"]["name"].partition("/")[0] == "validation", "tuning is judged on validation"
 
 
-SEARCH = ("train", "-m", "hydra/sweeper=optuna", "hydra.sweeper.n_jobs=1", "task=parity", "task.test_size=8", "task.length=8", *TINY)  # fmt: skip
-
-
-@pytest.fixture
-def optuna():
-    """Silent: its handler holds the standard error of the test that imported it."""
-    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
-    import optuna
-
-    optuna.logging.disable_default_handler()
-    return optuna
-
-
-@pytest.mark.usefixtures("optuna")
-@pytest.mark.parametrize("found", [math.nan, *(pytest.param(each, marks=THOROUGH) for each in (math.inf, -math.inf))])
-def test_a_search_goes_on_after_a_trial_whose_score_is_no_number(here, zoo_main, monkeypatch, found):
-    """Divergence at the last update, say: optuna takes no such number, and ends with it."""
-    from zoo.runs.session import Session
-
-    real, count = Session._evaluate, itertools.count()
-
-    def evaluate(self):
-        real(self)
-        if next(count) == 1:
-            self.loop.results["validation"]["accuracy"] = found
-
-    monkeypatch.setattr(Session, "_evaluate", evaluate)
-    status, out, err = zoo_main(*SEARCH, "hydra.sweeper.n_trials=4", "optimizer.lr=interval(0.001,0.1)")
-    assert status == 1
-    assert "3 of 4 runs finished" in out
-    assert f"diverged: validation/accuracy became {found}" in err
-    assert "Traceback" not in err
-
-
-UNSTARTED = {
-    "no such value": "ffn.activation=choice(gelu,nothing)",
-    "no such precision": "trainer.precision=choice(32-true,17-false)",
-}
-
-
-@pytest.mark.usefixtures("optuna")
-@pytest.mark.parametrize("word", UNSTARTED.values(), ids=UNSTARTED)
-def test_a_search_goes_on_after_a_trial_that_could_not_start_and_counts_it(here, zoo_main, word):
-    status, out, err = zoo_main(*SEARCH, "hydra/sweeper/sampler=grid", word)
-    assert status == 1, err
-    assert "1 of 2 runs finished" in out
-    assert "Traceback" not in err
-
-
 @pytest.mark.parametrize("key", ["runs", "experiment"])
 def test_a_place_that_names_no_key_is_a_mistake_and_no_traceback(zoo_main, key):
     for words in (["train"], ["train", "-m", "seed=1,2"], ["compare", "smoke", "--dry-run"]):
         status, _, err = zoo_main(*words, f"{key}=${{no_key}}")
         assert (status, "no_key" in err, "Traceback" in err) == (2, True, False), err
-
-
-@pytest.mark.usefixtures("optuna")
-def test_a_search_of_which_no_trial_finished_says_why(here, zoo_main):
-    status, out, err = zoo_main(*SEARCH, "hydra/sweeper/sampler=grid", "start_from=choice(nowhere,elsewhere)")
-    assert status in (1, 2)
-    assert "0 of 2 runs finished" in out
-    assert "there is no finished run" in err
-
-
-def test_a_search_goes_on_after_a_trial_that_failed(zoo_command, tmp_path):
-    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
-    settings = ["hydra.sweeper.n_trials=3", "hydra.sweeper.sampler.seed=1", "optimizer.lr=choice(0.001,1e30)"]
-    done = zoo_command(
-        "train", "-m", "hydra/sweeper=optuna", *settings, "gradient_clip=null", "task=parity", *TINY, "steps=30"
-    )
-    assert done.returncode == 1, "one failed"
-    assert "of 3 runs finished" in done.stdout, "and all were made"
-    assert "the loss became" in done.stderr
-    assert "Traceback" not in done.stderr
-    states = [json.loads(path.read_text())["status"] for path in tmp_path.glob("runs/train/*/result.json")]
-    assert sorted(states) == ["failed", "finished"]
 
 
 @pytest.mark.parametrize(

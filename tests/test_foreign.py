@@ -88,7 +88,7 @@ def test_a_resolver_that_is_escaped_once_is_not_resolved_later(place):
 
 
 ELSEWHERE = ["runs=/elsewhere", "+runs=/elsewhere", "++runs=/elsewhere", "~runs", " runs=/elsewhere", "hydra.run.dir=/elsewhere",
-             "hydra/launcher=joblib", "hydra.searchpath=[/elsewhere]"]  # fmt: skip
+             "hydra/launcher=joblib", "hydra.searchpath=[/elsewhere]", "on=slurm", "on.options={wrap:x}", "search=optuna"]  # fmt: skip
 
 
 @pytest.mark.parametrize("word", ELSEWHERE)
@@ -101,7 +101,9 @@ def test_a_comparison_that_writes_elsewhere_is_refused_by_name(place, word):
         "also": {"also": [word]},
         "tune": {"tune": {word.split("=")[0]: ["/elsewhere"]}},
     }[place]
-    with pytest.raises(ZooError, match=r"theirs.yaml: .*(runs|hydra).*only the command line gives (runs|hydra)"):
+    with pytest.raises(
+        ZooError, match=r"theirs.yaml: .*(runs|hydra|on|search).*only the command line gives (runs|hydra|on|search)"
+    ):
         planned(RULES | more)
 
 

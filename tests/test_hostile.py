@@ -287,7 +287,7 @@ def test_escapes_of_a_plugin_reach_no_terminal(here, zoo_command):
 @pytest.mark.parametrize("name", ["..", ".", "../up", "a/../../up", "/tmp/elsewhere", "a/b", "", "a/"])
 def test_an_experiment_lies_in_the_folder_of_runs(here, zoo_main, name):
     """As a comparison does; a preset of others could name it."""
-    for words in (["train"], ["train", "-m", "seed=1,2"], ["train", "-m", "hydra.job.name=x", "seed=1"]):
+    for words in (["train"], ["train", "-m", "seed=1,2"], ["train", "on=local", "seed=1"]):
         status, _, err = zoo_main(*words, *LIVE, *TINY[1:], override("experiment", name))
         assert (status, f"experiment={name!r}: expected a name of a folder" in err) == (2, True), err
     with pytest.raises(ZooError, match="expected a name of a folder"):

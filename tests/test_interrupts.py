@@ -150,7 +150,7 @@ def test_a_signal_that_is_ignored_stays_so(tmp_path):
 
 def test_a_worker_that_is_told_to_stop_before_its_run_has_begun_does_not_begin(monkeypatch):
     from zoo.base import interrupts
-    from zoo.comparison.pool import make_run
+    from zoo.runs.worker import make_run
     from zoo.training.callbacks import Signals
 
     monkeypatch.setattr(interrupts._State, "noted", signal.SIGINT)

@@ -13,8 +13,9 @@ from conftest import TINY
 import zoo
 from zoo.base.files import read_json
 from zoo.comparison import pool as pools
-from zoo.comparison.pool import Pool, make_run
+from zoo.comparison.pool import Pool
 from zoo.runs import batch_size as batches
+from zoo.runs.worker import make_run
 
 
 @pytest.mark.parametrize(
@@ -145,14 +146,16 @@ def test_one_run_at_a_time_has_nothing_to_wait_for():
 def test_a_worker_knows_its_gpu_and_how_many_runs_there_are(monkeypatch, tmp_path):
     import multiprocessing
 
-    monkeypatch.setattr(pools.os, "environ", {})
+    from zoo.runs import worker
+
+    monkeypatch.setattr(worker.os, "environ", {})
     monkeypatch.chdir(tmp_path)
     turn, seen = multiprocessing.get_context("spawn").Value("i", 0), []
     for _ in range(3):
-        pools._start(1, 3, ["4", "7"], turn, str(tmp_path), {"ZOO_PLUGINS": "mine"})
-        seen.append(pools.os.environ["CUDA_VISIBLE_DEVICES"])
+        worker.start(1, 3, ["4", "7"], turn, str(tmp_path), {"ZOO_PLUGINS": "mine"})
+        seen.append(worker.os.environ["CUDA_VISIBLE_DEVICES"])
     assert seen == ["4", "7", "4"]
-    assert pools.os.environ["ZOO_RUNS_AT_ONCE"] == "3"
+    assert worker.os.environ["ZOO_RUNS_AT_ONCE"] == "3"
     assert pools.os.environ["ZOO_PLUGINS"] == "mine"
 
 
@@ -188,12 +191,12 @@ def test_the_server_that_workers_are_forked_from_touches_no_gpu():
 
 def test_a_run_made_again_alone_knows_that_it_is(monkeypatch, here):
     """It may look for a batch that fits, and its row does not say that others were beside it."""
-    from zoo.comparison import pool
+    from zoo.runs import worker
     from zoo.runs.run import planned
     from zoo.training import hardware
 
     run = planned(zoo.compose("task=parity", *TINY))
     monkeypatch.setenv("ZOO_RUNS_AT_ONCE", "4")
-    monkeypatch.setattr(pool, "make", lambda run, beat, wait, keep_refused: {"beside": hardware.runs_at_once()})
+    monkeypatch.setattr(worker, "make", lambda run, beat, wait, keep_refused: {"beside": hardware.runs_at_once()})
     found = [make_run(run, True, alone)["row"]["beside"] for alone in (False, True, False)]
     assert found == [4, 1, 4]

@@ -80,7 +80,7 @@ def archive(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bundle")
     index = folder / "index"
     index.mkdir()
-    for name in reached("zoo", "hydra-submitit-launcher", stop=THERE | LEFT_OUT) - {"zoo"} | {"setuptools"}:
+    for name in reached("zoo", "submitit", stop=THERE | LEFT_OUT) - {"zoo"} | {"setuptools"}:
         wheel_of(name, index)
     env = ALONE | {"PIP_FIND_LINKS": str(index), "PYTHON": sys.executable}
     status, said = within(ROOT / "scripts/offline_bundle.sh", "--to", folder / "zoo.tar.gz", cwd=folder, env=env)
@@ -189,7 +189,7 @@ def wheel(tmp_path):
         ({"have": ["tensorflow"]}, "--have tensorflow: the zoo does not need it; it needs altair, "),
         ({"without": ["pytest"]}, "--without pytest: the zoo does not need it; it needs altair, "),
         ({"without": ["numpy"]}, "--without numpy: it comes with torch, lightning, so no bundle has it"),
-        ({"extras": ["ray"]}, "hydra-ray-launcher is not installed in "),
+        ({"extras": ["ray"]}, "ray is not installed in "),
     ],
     ids=str,
 )

@@ -60,7 +60,7 @@ ZOO = Path(sys.executable).with_name("zoo")
 COMPARE = ("compare", "compare.only=[parity]", "compare=smoke", "compare.seeds=[1]", "compare.tune={optimizer.lr: [0.01]}")  # fmt: skip
 COMMANDS = {
     "workers": [*COMPARE, "compare.archs=[lstm]"],
-    "launcher": [*COMPARE, "compare.archs=[lstm]", "hydra/launcher=joblib"],
+    "launcher": [*COMPARE, "compare.archs=[lstm]", "on=local"],
     "processes": ["train", "arch=lstm", "task=parity", "task.test_size=8", "trainer.devices=2", "trainer.strategy=ddp"],
 }
 

@@ -37,7 +37,8 @@ Type zoo COMMAND --help for more.
 TRAIN_HELP = """\
 zoo train [-m] [OVERRIDE ...]: make one run
 
-With -m, make one run for each combination of comma-separated values.
+With -m, make one run for each combination of comma-separated values, or
+search among them.
 
   arch=NAME              a preset: one coherent architecture
   task=NAME              what it is trained on
@@ -57,8 +58,12 @@ With -m, make one run for each combination of comma-separated values.
                                    for steps, as flops is)
 
 A finished run is not repeated. An interrupted run resumes where it stopped.
-Hydra's own options work: --cfg job, --info, --multirun, --package, --resolve;
-hydra/launcher=... works with -m.
+Hydra's own options work: --cfg job, --info, --multirun, --package, --resolve.
+
+  on=local on.workers=4  make the runs side by side in processes here; or
+                         on=slurm, on=ray (docs/elsewhere.md)
+  search=optuna search.trials=20 'optimizer.lr=tag(log,interval(1e-4,1e-1))'
+                         with -m, look for the best validation score
 """
 
 COMPARE_HELP = """\
@@ -82,8 +87,9 @@ yours, ./FILE.yaml.
       how many values the grid may grow by at an edge, for everybody
   compare.workers=2
       the number of processes
-  hydra/launcher=submitit_slurm
-      what makes the runs, if not processes here (docs/elsewhere.md)
+  on=slurm
+      what makes the runs, if not processes here: slurm or ray
+      (docs/elsewhere.md)
   budget=seconds budget.target=60
       the same budget for all: parameters, state, tokens, flops or seconds
   steps=1000 dim=128 ...

@@ -500,9 +500,9 @@ def _completion(words: list[str]) -> int:
 
 
 def _launch(words: list[str]) -> int:
-    from zoo.comparison.launcher import launch
+    from zoo.runs.engines import serve
 
-    return launch(words)
+    return serve(words)
 
 
 def _complete(words: list[str]) -> int:

@@ -20,7 +20,7 @@ from zoo.comparison.grid import beyond, further
 from zoo.comparison.ledger import read_ledger
 from zoo.comparison.plan import Cell, Job, Plan, check_distinct, describe
 from zoo.comparison.pool import Flight, Pool
-from zoo.config.tree import Config, chooses
+from zoo.config.tree import Config
 from zoo.runs.budget import key_of, known_size, known_solution, wanted
 from zoo.runs.row import read_row
 from zoo.runs.run import known_data_hash
@@ -79,10 +79,12 @@ class Execution:
         spread = any(cell.base["trainer"]["devices"] > 1 for cell in plan.cells)  # a run takes several by itself
         self.devices = [] if on_cpu or spread else hardware.visible_devices()
         packed = cores if on_cpu else min(cores, RUNS_ON_A_GPU * max(1, len(self.devices)))
-        self.workers = max(1, min(plan.workers or packed, self.total, MOST_WORKERS))
+        self.elsewhere = plan.on["name"] not in ("here", "local")
+        asked_for = plan.workers or plan.on.get("workers")
+        self.workers = max(1, min(asked_for or packed, self.total, MOST_WORKERS))
         self.threads = max(1, cores // self.workers)
         for cell in plan.cells:
-            threads = cell.base["trainer"]["threads"] or (None if plan.launcher else self.threads)
+            threads = cell.base["trainer"]["threads"] or (None if self.elsewhere else self.threads)
             cell.use_trainer(progress=False, threads=threads)
 
     def run(self, watcher: Watcher) -> None:
@@ -152,12 +154,14 @@ class Execution:
             return pool.timings([cell.run(cell.grid[0], cell.seeds[0]).config for cell in cells])
 
     def _pool(self) -> Pool:
-        """Processes here, or a launcher elsewhere where the plan names one."""
-        if not chooses(self.plan.launcher, "hydra/launcher"):
+        """Processes here, or an engine elsewhere where the plan names one."""
+        if not self.elsewhere:
             return Pool(self.workers, self.threads, self.devices)
         from zoo.comparison.launcher import Elsewhere
+        from zoo.runs.engines import check_installed
 
-        return Elsewhere(self.threads, self.plan.launcher, self.plan.folder)
+        check_installed(self.plan.on["name"])
+        return Elsewhere(self.threads, self.plan.on, self.plan.folder)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -199,7 +203,7 @@ class Execution:
                 self.failures.append(f"{job.run.id}: {error.filename} cannot be read: {error.strerror}")
                 self._count(job, None)
                 continue
-            job.run = replace(job.run, device=None if self.plan.launcher else self.device[id(job.cell)])
+            job.run = replace(job.run, device=None if self.elsewhere else self.device[id(job.cell)])
             data_hash = self.hashes.get(_task_key(job.run.config))
             known = replace(job.run, device=self.device[id(job.cell)], data_hash=data_hash)
             if row and row["status"] == "finished" and is_current(row, known):

@@ -18,7 +18,7 @@ from zoo.comparison.ladder.rates import RateLaw, fit_rates
 from zoo.comparison.ladder.rungs import CHECKED, Rung, rungs_of
 from zoo.comparison.plan_file import Claim, PlanFile, PublishedFigure, RungFile
 from zoo.comparison.rules import check_rules, stored
-from zoo.config.compose import compose, composed_of
+from zoo.config.compose import compose, composed_of, how, without_how
 from zoo.config.explain import Checked, check
 from zoo.config.hydra import with_values
 from zoo.config.messages import explained
@@ -274,8 +274,8 @@ class Plan:
     """What is to be tested: says, better, than."""
     extend: int = 0
     """How many values a grid may grow by at an edge where some contestant's best lies, for every contestant."""
-    launcher: list[str] = field(default_factory=list)
-    """Hydra's own overrides, which say who makes the runs if not processes here: hydra/launcher=submitit_slurm."""
+    on: dict[str, Any] = field(default_factory=lambda: {"name": "here"})
+    """What makes the runs: the name of an engine, and its settings."""
     rungs: list[Rung] = field(default_factory=list)
     """The rungs of a ladder, of each of its tasks; none where it is no ladder."""
     ladder: dict[str, Any] = field(default_factory=dict)
@@ -387,12 +387,13 @@ def make_plan(name: str | None, overrides: Sequence[str]) -> Plan:
     with explained(checked):
         cfg = with_values(looked_up.base, looked_up.values)
         rules: dict[str, Any] = OmegaConf.to_container(cfg.compare, resolve=True)  # type: ignore[assignment]
-        runs = str(cfg.runs)
+        runs, on = str(cfg.runs), how(looked_up.base, cfg, "on")
+    if how(looked_up.base, cfg, "search")["name"] != "none":
+        raise ZooError("search: a comparison tunes all contestants on one grid, compare.tune={KEY:[...]}; leave it out")
     refuse_resolvers(rules, "compare")  # what a file says as \\${...} is one now, and would be composed again
 
-    # the words of the comparison shape it, those of a launcher make its runs, and all others are of every run
-    launcher = [word for word in checked if key_of(word).split(".")[0].split("/")[0] == "hydra"]
-    mine = [word for word in checked if not key_of(word).startswith("compare") and word not in launcher]
+    # the words of the comparison shape it, those of an engine say where runs are made, and all others are of every run
+    mine = [word for word in without_how(checked) if not key_of(word).startswith("compare")]
     taken = [word for word in mine if key_of(word) in ("arch", "task", "seed", *rules["tune"])]
     if taken:
         raise ZooError(
@@ -440,11 +441,11 @@ def make_plan(name: str | None, overrides: Sequence[str]) -> Plan:
         cells,
         runs,
         rules["workers"],
-        [*([name] if name else []), *(word for word in overrides if word not in launcher)],
+        [*([name] if name else []), *without_how(overrides)],
         rules["published"],
         rules["claims"],
         rules["extend"],
-        launcher,
+        on,
         rungs,
         rules["ladder"],
         **{name: rules[name] for name in ("scaling", "margin", "pairs", "equal", "more_seeds", "abilities")},

@@ -4,130 +4,24 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 import time
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
-from multiprocessing import active_children, get_context, parent_process
+from multiprocessing import active_children, get_context
 from typing import Any
 
-from zoo.base.errors import ZooError
-from zoo.base.files import write_sign
-from zoo.base.interrupts import note, noted
 from zoo.comparison.plan import Job
 from zoo.config.hydra import prepare
 from zoo.config.tree import Config
-from zoo.runs.identity import code_hashes
 from zoo.runs.row import read_row
-from zoo.runs.run import Run, data_hash
-from zoo.runs.train import make, record_failure
+from zoo.runs.run import data_hash
+from zoo.runs.worker import ATTEMPTS, Outcome, make_run, record_death, start
 from zoo.training.processes import start_method
 
-ORPHANED_SECONDS = 30.0
-"""A worker whose parent has died may take so long to save its run."""
-ATTEMPTS = 2
-"""How often a run is begun before it counts as failed: a lost worker is no fault of the run, which goes on."""
 STOPPED = "its worker was asked to stop, twice; the same command goes on where it stopped"
-Outcome = dict[str, Any]
-"""``status`` (finished, failed or interrupted), and the ``row`` or the ``error``."""
-
-
-def _start(threads: int, workers: int, devices: list[str], turn: Any, here: str, environment: dict[str, str]) -> None:
-    """In a new worker, which is to stand where who started it does; of several GPUs it gets the next one as its own."""
-    note()
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    os.chdir(here)
-    os.environ.clear()
-    os.environ.update(environment)
-    os.environ["OMP_NUM_THREADS"] = str(threads)
-    os.environ["ZOO_RUNS_AT_ONCE"] = str(workers)  # for the row: what a step takes beside others is no speed of its own
-    if len(devices) > 1:
-        with turn.get_lock():
-            os.environ["CUDA_VISIBLE_DEVICES"] = devices[turn.value % len(devices)]
-            turn.value += 1
-
-
-def _end_with_parent() -> None:
-    """In a worker: when who started it has died, save the run as if it had been asked to, and end.
-
-    Else it would go on by itself beside the workers of the command that is typed again.
-    """
-    parent = parent_process()
-    if parent is not None:
-        parent.join()
-        os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(ORPHANED_SECONDS)
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
-def make_run(run: Run, wait: bool = False, alone: bool = False) -> Outcome:
-    """In a worker: one run, whatever becomes of it.
-
-    Args:
-        run: as the parent named it.
-        wait: for another process that makes the same run.
-        alone: no other run is under way, whatever the number of workers.
-    """
-    from zoo.base.errors import Interrupted
-
-    if noted() is not None:
-        return {"status": "interrupted", "error": "interrupted"}
-    prepare()
-    if alone:
-        with _told("ZOO_RUNS_AT_ONCE", "1"):
-            return make_run(run, wait)
-    if code_hashes(run.config) != run.code:
-        return {"status": "failed", "error": f"{run.id}: its code was edited meanwhile; run the comparison again"}
-    pulse = run.folder / "step"
-
-    def beat(step: int) -> None:
-        write_sign(pulse, str(step))
-
-    try:
-        return {"status": "finished", "row": make(run, beat, wait, keep_refused=True)}
-    except Interrupted:
-        return {"status": "interrupted", "error": "interrupted"}
-    except ZooError as error:
-        said = str(error) if run.id in str(error) else f"{run.id}: {error}"
-        return {"status": "failed", "error": said, "crowded": _out_of_memory(error.__cause__)}
-    finally:
-        pulse.unlink(missing_ok=True)
-        _leave_the_device()
-
-
-@contextmanager
-def _told(name: str, value: str) -> Iterator[None]:
-    before = os.environ.get(name, "")
-    os.environ[name] = value
-    try:
-        yield
-    finally:
-        os.environ[name] = before
-
-
-def _leave_the_device() -> None:
-    """Give a GPU's memory back to the other runs; a process whose device is lost ends, for none could use it again."""
-    import gc
-
-    import torch
-
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        try:
-            torch.cuda.synchronize()
-        except RuntimeError:  # an illegal access, a failed assertion: they stay
-            os._exit(1)
-        gc.collect()
-        torch.cuda.empty_cache()
-
-
-def _out_of_memory(error: BaseException | None) -> bool:
-    from zoo.runs.batch_size import is_out_of_memory
-
-    return error is not None and is_out_of_memory(error)
 
 
 def _fingerprint(config: Config) -> str:
@@ -221,7 +115,7 @@ class Pool:
 
         context = get_context(start_method())
         shared = (self.threads, self.workers, self.devices, context.Value("i", 0), os.getcwd(), dict(os.environ))
-        return ProcessPool(max_workers=self.workers, context=context, initializer=_start, initargs=shared)
+        return ProcessPool(max_workers=self.workers, context=context, initializer=start, initargs=shared)
 
     def __enter__(self) -> Pool:
         return self
@@ -349,10 +243,3 @@ def _own_words(flight: Flight) -> str | None:
     if row is None or row["status"] != "failed" or path.stat().st_mtime < flight.began:
         return None
     return f"{row['id']}: {row['error']}"
-
-
-def record_death(run: Run, how: str) -> str:
-    """Write the row that a worker could not write, for it died."""
-    with suppress(OSError):  # a full disk is said on the terminal all the same
-        record_failure(run, how)
-    return f"{run.id}: {how}"

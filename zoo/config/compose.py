@@ -9,10 +9,10 @@ from typing import Any
 
 from zoo.base.errors import ZooError, close
 from zoo.config.explain import Checked, check
-from zoo.config.hydra import refuse_by_hydra, with_values
+from zoo.config.hydra import Composed, with_values
 from zoo.config.limits import check_numbers
 from zoo.config.messages import explained
-from zoo.config.schema import ROOT_KEYS, SITES
+from zoo.config.schema import HOW, ROOT_KEYS, SITES
 from zoo.config.settings import apply
 from zoo.config.tree import Config, key_of, refuse_repeated
 from zoo.registry.kinds import PART_KINDS, PARTS, PATTERN, Entry
@@ -20,7 +20,7 @@ from zoo.registry.nodes import COMPONENT, default
 from zoo.registry.registry import entries, entry
 
 NOT_THE_MODEL = ("seed", "steps", "task", "probe", "more_probes", "optimizer", "schedule", "trainer", "logger", "runs",
-                 "experiment", "arch", "budget", "evaluate_every", "log_every", "hydra", "compare")  # fmt: skip
+                 "experiment", "arch", "budget", "evaluate_every", "log_every", "compare")  # fmt: skip
 
 
 def compose_typed(*overrides: str, config_name: str = "config") -> Config:
@@ -54,8 +54,6 @@ def composed_of(checked: Checked, config_name: str = "config") -> Config:
     """
     for item in checked.sweeps:
         raise ZooError(f"{item.input_line} has several values, and one is expected; zoo train -m sweeps over several")
-    if checked.hydras:
-        refuse_by_hydra(config_name, checked.lines)
     with explained(checked.lines):
         return resolve(with_values(checked.base, checked.values), checked.base.choices, checked.lines)
 
@@ -68,15 +66,15 @@ def resolve(cfg: Any, choices: Mapping[str, Any], overrides: Sequence[str]) -> C
     """
     from omegaconf import OmegaConf, open_dict
 
+    overrides = without_how(overrides)
     given = {key_of(override) for override in overrides}
     with open_dict(cfg):
-        cfg.pop("hydra", None)
         apply(cfg, given, only="backbone")  # which names the parts
         named = _name_parts(cfg, given)
     apply(cfg, given, named)
     plain: Config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=False)  # type: ignore[assignment]
     roots = {key: plain.pop(key) for key in (*ROOT_KEYS, PARTS)}
-    for key in ("settings", "compare"):
+    for key in ("settings", "compare", *HOW):
         plain.pop(key)
     arch = str(choices.get("arch"))
     variant = [word for word in overrides if key_of(word).split(".")[0].split("@")[0] not in NOT_THE_MODEL]
@@ -114,6 +112,19 @@ def _patterns(node: Any, path: str) -> dict[str, Any]:
     for name in component.components():
         found |= _patterns(node.get(name), f"{path}.{name}")
     return found
+
+
+def how(base: Composed, cfg: Any, group: str) -> dict[str, Any]:
+    """The option of ``on`` or ``search`` that was chosen, by its ``name``, and its settings."""
+    from omegaconf import OmegaConf
+
+    settings: dict[str, Any] = OmegaConf.to_container(cfg[group], resolve=True)  # type: ignore[assignment]
+    return {"name": base.choices[group], **settings}
+
+
+def without_how(overrides: Sequence[str]) -> list[str]:
+    """The overrides that are of a run, without those that say where runs are made and which are searched for."""
+    return [word for word in overrides if key_of(word).split(".")[0] not in HOW]
 
 
 def _name_parts(cfg: Any, given: set[str]) -> list[str]:

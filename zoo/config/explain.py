@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import Any
 
 from zoo.base.errors import ZooError, close, to_type, unknown
+from zoo.config.former import about_hydra
 from zoo.config.hydra import Composed, composed, groups, with_values
 from zoo.config.limits import check_bounds, check_folder
 from zoo.config.schema import OUTSIDE, ROOT_KEYS, SITES
@@ -36,8 +37,6 @@ class Checked:
     """The parsed overrides of one value each, which are laid over the base."""
     sweeps: list[Any]
     """The parsed overrides of several values."""
-    hydras: bool
-    """Whether words are about Hydra's own launchers, sweepers and settings."""
 
 
 def check(overrides: Sequence[str], config_name: str = "config") -> Checked:
@@ -61,7 +60,7 @@ def check_sweep(checked: Checked, config_name: str = "config") -> None:
     choices = [line for line in checked.lines if key_of(line).lstrip("~").split("@")[0] in groups()]
     swept = {item.input_line for item in checked.sweeps}
     for item in checked.sweeps:
-        tried = _Checker(config_name).values_of(item)
+        tried = _Checker(config_name).values_of(item, checked.base.tree)
         for value in tried if item.key_or_group == "experiment" else tried[:16]:
             plus = "+" * (f"+{item.input_line.lstrip('+')}" in checked.lines)
             word = f"{plus}{item.get_key_element().lstrip('+')}={value}"
@@ -124,25 +123,10 @@ def _raise(problems: Sequence[str | None]) -> None:
 AUTOMATIC = {"task.batch_size=auto": "trainer.batch_size=auto"}
 """Words that look like a component's value but ask the run to find one: ``auto`` is no number."""
 
-FREE = (
-    "settings",
-    "compare.tasks",
-    "compare.tune",
-    "hydra.job.env_set",
-    "hydra.launcher.additional_parameters",
-    "hydra.launcher.ray.init",
-    "hydra.launcher.ray.remote",
-)
-"""Mappings of the user's own keys, where there are such: ours, and what Hydra's launchers hand on to a cluster."""
-
-EXTRAS = {
-    ("hydra/launcher", "joblib"): "joblib",
-    ("hydra/launcher", "submitit_local"): "slurm",
-    ("hydra/launcher", "submitit_slurm"): "slurm",
-    ("hydra/launcher", "ray"): "ray",
-    ("hydra/sweeper", "optuna"): "optuna",
-}
-"""Options of Hydra's that other packages bring, and the extra that installs each."""
+FREE = ("settings", "compare.tasks", "compare.tune", "on.options")
+"""Mappings of the user's own keys, where there are such: ours, and what goes to a cluster as it is."""
+NOUNS = {"on": "place to make runs"}
+"""What an option of a group is called, where the group's own name does not say it."""
 
 
 def _of_parts(words: Sequence[str]) -> list[str]:
@@ -181,6 +165,9 @@ class _Checker:
         items: list[Any] = []
         problems: list[str | None] = []
         for text in _of_parts([AUTOMATIC.get(text, text) for text in overrides]):
+            if former := about_hydra(text):
+                problems.append(former)
+                continue
             try:
                 items.append(parsed(text))
             except ZooError as error:
@@ -188,24 +175,22 @@ class _Checker:
         choices = [item for item in items if self._is_choice(item.key_or_group)]
         _raise([*problems, *map(self._choice, choices)])
 
-        hydras = any(item.key_or_group.split(".")[0].split("/")[0] == "hydra" for item in items)
-
-        items, choices = self._within_parts(items, choices, hydras)
+        items, choices = self._within_parts(items, choices)
 
         # one composition where all is well; where it fails, what is wrong is found choice by choice
         plain = [item for item in choices if not item.is_sweep_override() and not item.is_delete()]
         at_root = self._at_root(choices)
         # a preset may choose what a part is, too
         if any((item.package or "").startswith(f"{PARTS}.") for item in choices):
-            self.chosen = composed(self.config_name, at_root, hydras).choices
+            self.chosen = composed(self.config_name, at_root).choices
         removed = self._removed(choices)
         nested = [*removed, *(self._line(item) for item in plain if self._is_nested(item))]
         try:
-            base = composed(self.config_name, [*at_root, *nested], hydras)
+            base = composed(self.config_name, [*at_root, *nested])
         except ZooError:
             if not nested:
                 raise
-            tree = composed(self.config_name, at_root, hydras).tree
+            tree = composed(self.config_name, at_root).tree
             _raise([self._place(item, tree)[1] for item in plain])
             raise
         lines, values, sweeps = [], [], []
@@ -226,15 +211,15 @@ class _Checker:
             problems.append(problem)
         _raise(problems)
         lines = [*(line for line in removed if line not in lines), *lines]
-        return Checked(lines, base, values, sweeps, hydras)
+        return Checked(lines, base, values, sweeps)
 
-    def _within_parts(self, items: list[Any], choices: list[Any], hydras: bool) -> tuple[list[Any], list[Any]]:
+    def _within_parts(self, items: list[Any], choices: list[Any]) -> tuple[list[Any], list[Any]]:
         """The overrides and those among them that choose, with ``position@local.position`` of a preset's part called
         ``local`` under ``parts``, where it stands."""
         other = [item for item in choices if self._is_nested(item) and _first(item) not in (*ROOT_KEYS, PARTS)]
         if not other:
             return items, choices
-        parts = composed(self.config_name, self._at_root(choices), hydras).tree.get(PARTS, {})
+        parts = composed(self.config_name, self._at_root(choices)).tree.get(PARTS, {})
         within = {
             id(item): parsed(item.input_line.replace("@", f"@{PARTS}.", 1)) for item in other if _first(item) in parts
         }
@@ -273,30 +258,29 @@ class _Checker:
         """Whether it chooses a component for a place within another."""
         return bool(item.package and item.package not in SITES and item.key_or_group in KINDS)
 
-    def values_of(self, item: Any) -> list[str]:
+    def values_of(self, item: Any, tree: Mapping[str, Any] | None = None) -> list[str]:
         """The values of an override, as texts; of an interval its ends."""
         if item.is_delete():
             return []
         if item.is_sweep_override():
             found = swept(item, self.groups.get(item.key_or_group))
-            return list(map(str, ends(item))) if found is None else found  # of an interval a search draws from
+            if found is not None:
+                return found
+            return list(map(str, ends(item, (tree or {}).get(item.key_or_group))))  # a search draws from it
         value = item.value()
         return [str(v) for v in value] if isinstance(value, list) else [str(value)]
 
     def _choice(self, item: Any) -> str | None:
-        if item.is_delete() and not _is_part(item) and not item.key_or_group.startswith("hydra"):
+        if item.is_delete() and not _is_part(item):
             return f"{item.input_line}: a run needs its {item.key_or_group}; choose another one"
         group, options = item.key_or_group, self.groups[item.key_or_group]
         if group in OUTSIDE:
             return f"{item.input_line}: a {group} is no part of a run ({OUTSIDE[group]}); choose arch=NAME"
         for value in self.values_of(item):
-            if value not in options and not (value == "None" and group.startswith("hydra")):
+            if value not in options:
                 shown = f"{group}@{item.package}" if item.package else group
-                if (group, value) in EXTRAS:
-                    extra = EXTRAS[group, value]
-                    return f'{item.input_line}: it is not installed; type: pip install -e ".[{extra}]"'
                 missing = no_such if group in KINDS else unknown
-                return f"{item.input_line}: " + missing(group, value, options, prefix=f"{shown}=")
+                return f"{item.input_line}: " + missing(NOUNS.get(group, group), value, options, prefix=f"{shown}=")
         return None
 
     def _place(self, item: Any, tree: Mapping[str, Any]) -> tuple[str, str | None]:
@@ -319,15 +303,13 @@ class _Checker:
 
     def _key(self, item: Any, tree: Mapping[str, Any]) -> str | None:
         key, line = item.key_or_group, item.input_line
-        if item.is_delete() and not key.startswith(("hydra.", "compare.tasks.", "compare.tune.")):
+        if item.is_delete() and not key.startswith(("compare.tasks.", "compare.tune.", "on.options.")):
             return f"{line}: nothing of a run can be deleted; give it another value"
         name = key.rsplit(".", 1)[-1]
         known = key in tree
         parent = key.rpartition(".")[0]
         if key.split(".")[0] == "compare" and self.config_name == "config":
             return f"{line}: only zoo compare reads compare.*"
-        if key.startswith("hydra.sweeper.params"):  # null in every sweeper, and Hydra merges nothing into null
-            return f"{line}: give what a sweep goes over as words of their own, such as dim=32,64"
         if COMPONENT in key:
             return f"{line}: which component it is cannot be overridden; choose it with {key.split('.')[0]}=NAME"
         if known and self._is_component(key, tree):
@@ -348,13 +330,9 @@ class _Checker:
         if key.replace(".", "/") in self.groups:
             return f"{line}: {key.replace('.', '/')} is a config group; write it with a slash"
         pool = [
-            k
-            for k in tree
-            if COMPONENT not in k
-            and not (k.startswith("compare") and self.config_name == "config")
-            and (k.startswith("hydra.") == key.startswith("hydra."))
+            k for k in tree if COMPONENT not in k and not (k.startswith("compare") and self.config_name == "config")
         ]
-        near = close(key, pool + [g for g in self.groups if not g.startswith("hydra")])
+        near = close(key, pool + list(self.groups))
         hint = f" Did you mean {' or '.join(near)}?" if near else ""
         siblings = [
             k.rpartition(".")[2]
@@ -381,7 +359,7 @@ class _Checker:
         return any(isinstance(tree.get(key), dict) and (parent == key or parent.startswith(key + ".")) for key in FREE)
 
     def _builds(self, item: Any) -> str | None:
-        """A key of the user's own must not make Hydra call something: it instantiates its launchers and sweepers."""
+        """A key of the user's own builds nothing that is not registered."""
         value = None if item.is_sweep_override() else item.value()
         try:
             refuse_foreign({item.key_or_group.rpartition(".")[2]: value}, str(item.input_line))

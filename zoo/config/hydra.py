@@ -50,7 +50,7 @@ class Composed:
     """Every key by its dotted path, with its plain value."""
 
 
-def composed(config_name: str, chosen: Sequence[str], with_hydra: bool = False) -> Composed:
+def composed(config_name: str, chosen: Sequence[str]) -> Composed:
     """Compose the config of this name with these options chosen: ``arch=lstm``, ``+linear@ffn.linear=ternary``.
 
     The answer is kept, for many runs choose the same options and differ in values alone.
@@ -58,21 +58,20 @@ def composed(config_name: str, chosen: Sequence[str], with_hydra: bool = False) 
     Args:
         config_name: the root, ``config`` or ``comparison``.
         chosen: the choices, as Hydra wants them.
-        with_hydra: whether the tree has Hydra's own keys, of its launchers and sweepers.
 
     Raises:
         ZooError: the choices do not go together.
     """
     prepare()
-    return _composed(config_name, tuple(chosen), with_hydra, generation())
+    return _composed(config_name, tuple(chosen), generation())
 
 
 @lru_cache(maxsize=256)
-def _composed(config_name: str, chosen: tuple[str, ...], with_hydra: bool, generation: int) -> Composed:
-    from omegaconf import OmegaConf, open_dict
+def _composed(config_name: str, chosen: tuple[str, ...], generation: int) -> Composed:
+    from omegaconf import OmegaConf
 
     with explained(chosen), hydra_ready() as loader, _no_collection():
-        cfg, choices = (_by_hydra if with_hydra else _without_hydra)(loader, config_name, chosen)
+        cfg, choices = _without_hydra(loader, config_name, chosen)
     tree: dict[str, Any] = {}
 
     def flatten(node: Any, path: str) -> None:
@@ -83,28 +82,7 @@ def _composed(config_name: str, chosen: tuple[str, ...], with_hydra: bool, gener
                 flatten(value, name)
 
     flatten(OmegaConf.to_container(cfg, resolve=False, throw_on_missing=False), "")
-    with open_dict(cfg):
-        cfg.pop("hydra", None)
     return Composed(cfg, choices, tree)
-
-
-def refuse_by_hydra(config_name: str, lines: Sequence[str]) -> None:
-    """Let Hydra itself compose, where words are about Hydra's own settings, which :func:`with_values` leaves out.
-
-    Raises:
-        ZooError: one of them is of the wrong type.
-    """
-    from hydra import compose
-
-    with explained(lines), hydra_ready():
-        compose(config_name, list(lines))
-
-
-def _by_hydra(loader: Any, config_name: str, chosen: Sequence[str]) -> tuple[Any, dict[str, str]]:
-    from hydra import compose
-
-    cfg = compose(config_name, list(chosen), return_hydra_config=True)
-    return cfg, dict(cfg.hydra.runtime.choices)
 
 
 def _without_hydra(loader: Any, config_name: str, chosen: Sequence[str]) -> tuple[Any, dict[str, str]]:
@@ -166,7 +144,7 @@ def _no_collection() -> Iterator[None]:
 
 
 def with_values(base: Composed, values: Sequence[Any]) -> Any:
-    """A copy of a composed config with these parsed overrides laid over it, as Hydra does it; Hydra's own are left out.
+    """A copy of a composed config with these parsed overrides laid over it, as Hydra does it.
 
     Raises:
         ZooError: a value is of the wrong type, or there is no such key.
@@ -178,8 +156,6 @@ def with_values(base: Composed, values: Sequence[Any]) -> Any:
         cfg = copy.deepcopy(base.cfg)
     for item in values:
         key = item.key_or_group
-        if key.split(".")[0] == "hydra":
-            continue
         try:
             if item.is_delete():
                 parent, _, name = key.rpartition(".")
@@ -222,6 +198,6 @@ def forget() -> None:
 
 
 def groups() -> Mapping[str, list[str]]:
-    """Every config group, also nested ones such as ``hydra/launcher``, with its options."""
+    """Every config group, with its options."""
     prepare()
     return _groups(generation())

@@ -44,6 +44,67 @@ class LoggerConfig:
 
 
 @dataclass
+class HereConfig:
+    """``on=here``: the runs of a sweep in this process, those of a comparison in processes of this machine."""
+
+
+@dataclass
+class LocalConfig:
+    """``on=local``: side by side, in processes of this machine; as many as there are cores unless it is said."""
+
+    workers: int | None = None
+
+
+@dataclass
+class SlurmConfig:
+    """``on=slurm``: each run a job of SLURM's. ``options`` go to sbatch as they are."""
+
+    partition: str | None = None
+    minutes: int = 60
+    cpus: int = 1
+    memory_gb: float | None = None
+    gres: str | None = None
+    at_once: int = 256
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class RayConfig:
+    """``on=ray``: each run a task of Ray's. ``options`` go to ``ray.init`` as they are."""
+
+    address: str | None = None
+    cpus: float = 1.0
+    gpus: float = 0.0
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class NoSearchConfig:
+    """``search=none``: a sweep makes each combination of its values."""
+
+
+@dataclass
+class OptunaConfig:
+    """``search=optuna``: what to try next follows from what was tried."""
+
+    trials: int = 20
+    at_once: int | None = None
+    sampler: str = "tpe"
+    pruner: str = "none"
+    seed: int = 0
+    direction: str = "auto"
+    storage: str | None = None
+    study: str | None = None
+
+
+HOW = {
+    "on": {"here": HereConfig, "local": LocalConfig, "slurm": SlurmConfig, "ray": RayConfig},
+    "search": {"none": NoSearchConfig, "optuna": OptunaConfig},
+}
+"""Groups that say where runs are made and which are made next. They are no part of a run, and not of its name."""
+
+
+@dataclass
 class LadderConfig:
     """The rungs of a comparison from small to large; without minutes and sizes it is none."""
 
@@ -146,6 +207,8 @@ class RunConfig:
     settings: dict[str, dict[str, Any]] = field(default_factory=dict)
     parts: dict[str, Any] = field(default_factory=dict)
     compare: CompareConfig = field(default_factory=CompareConfig)
+    on: Any = None
+    search: Any = None
 
 
 OUTSIDE = {"family": "zoo import hf and zoo export --hf use it"}
@@ -163,3 +226,6 @@ def store_schemas() -> None:
     components = [(key, Any, field(default=None)) for key in ROOT_KEYS]
     run = make_dataclass("Run", components, bases=(RunConfig,))
     ConfigStore.instance().store(name="run_schema", node=run, provider="zoo")
+    for group, options in HOW.items():
+        for name, node in options.items():
+            ConfigStore.instance().store(name=name, node=node, group=group, provider="zoo")

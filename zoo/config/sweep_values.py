@@ -64,10 +64,19 @@ def _check_range(value: Any, word: str) -> None:
         raise ZooError(f"{word} has {math.ceil(many):,} values; expected at most {MOST:,}")
 
 
-def ends(item: Any) -> tuple[float, float]:
-    """The least and the largest of an interval."""
+def ends(item: Any, known: Any = None) -> tuple[float, float]:
+    """The least and the largest of an interval: whole numbers, if they are some, where the key's value is one.
+
+    Args:
+        item: a parsed override.
+        known: what the key is without it.
+    """
     value = item.value()
-    return value.start, value.end
+    low, high = value.start, value.end
+    whole = isinstance(known, int) and not isinstance(known, bool)
+    if whole and float(low).is_integer() and float(high).is_integer():
+        return int(low), int(high)
+    return low, high
 
 
 def how_many(item: Any, options: Sequence[str] | None) -> int:

@@ -13,8 +13,8 @@ from typing import Any
 from zoo.base.errors import ZooError
 from zoo.base.files import read_yaml
 
-OWN = ("runs", "hydra")
-"""Keys that only who types a command gives: where things are written, and how Hydra works."""
+OWN = ("runs", "on", "search", "hydra")
+"""Keys that only who types a command gives: where things are written, where runs are made, and how Hydra works."""
 
 
 def resolver(text: str) -> str | None:

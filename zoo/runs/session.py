@@ -48,10 +48,10 @@ class Session:
 
     Args:
         run: with its device chosen and its data hashed.
-        beat: told the step about once a second.
+        beat: told the step about once a second; it returns whether the run is to save itself and to stop.
     """
 
-    def __init__(self, run: Run, beat: Callable[[int], None] | None) -> None:
+    def __init__(self, run: Run, beat: Callable[[int], object] | None) -> None:
         self.planned, self.config, self.facts = run, run.config, run.row()
         self.device: hardware.Device = run.device
         config, folder = run.config, run.folder
@@ -99,7 +99,7 @@ class Session:
             if settings["progress"] and self.rank == 0
             else []
         )
-        self.watchers: list[Any] = [*self.bars, *([Heartbeat(beat)] if beat else [])]
+        self.watchers: list[Any] = [*self.bars, *([Heartbeat(beat, self.signals.ask)] if beat else [])]
         self.metrics = (
             MetricsFile(folder / "metrics.csv", self.reached, evaluated=self.reached >= self.steps)
             if self.rank == 0

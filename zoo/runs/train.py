@@ -23,7 +23,7 @@ from zoo.runs.trained import Trained
 from zoo.training.processes import count, launch, rank
 
 
-def train(config: Config, beat: Callable[[int], None] | None = None, wait: bool = False) -> Trained:
+def train(config: Config, beat: Callable[[int], object] | None = None, wait: bool = False) -> Trained:
     """Train and test one run, or return the row of an equal run that is finished already.
 
     The run's folder is ``runs/experiment/id``: ``config.yaml``, ``metrics.csv``, ``checkpoints/last.ckpt`` and, at
@@ -31,7 +31,7 @@ def train(config: Config, beat: Callable[[int], None] | None = None, wait: bool 
 
     Args:
         config: from :func:`zoo.compose`.
-        beat: told the step about once a second.
+        beat: told the step about once a second; it returns whether the run is to save itself and to stop.
         wait: for another process that is making the same run, whose row is returned then; else that is refused.
 
     Returns:
@@ -47,12 +47,12 @@ def train(config: Config, beat: Callable[[int], None] | None = None, wait: bool 
     return Trained(make(run, beat, wait), run.folder)
 
 
-def make(run: Run, beat: Callable[[int], None] | None = None, wait: bool = False, keep_refused: bool = False) -> Row:
+def make(run: Run, beat: Callable[[int], object] | None = None, wait: bool = False, keep_refused: bool = False) -> Row:
     """:func:`train`, for a run whose budgets are met and whose name is known.
 
     Args:
         run: what to make.
-        beat: told the step about once a second.
+        beat: told the step about once a second; it returns whether the run is to save itself and to stop.
         wait: for another process that is making the same run.
         keep_refused: write the row of a run that was refused too, as a comparison does, where it stays visible.
     """
@@ -99,7 +99,7 @@ def _leave_nothing(run: Run) -> None:
             folder.rmdir()
 
 
-def _make_locked(run: Run, beat: Callable[[int], None] | None, drops: bool) -> Row:
+def _make_locked(run: Run, beat: Callable[[int], object] | None, drops: bool) -> Row:
     """Make the run in its folder, whose lock is held; ``drops`` says that a refused one is to leave nothing."""
     old = read_row(run.folder / "result.json")
     finished = old is not None and old["status"] == "finished"
@@ -150,7 +150,7 @@ def _complete(run: Run) -> None:
         )
 
 
-def session(run: Run, beat: Callable[[int], None] | None = None) -> Row:
+def session(run: Run, beat: Callable[[int], object] | None = None) -> Row:
     """The run itself, in this process or in each of several."""
     prepare()
     from zoo.training.trainer import quiet

@@ -72,6 +72,10 @@ class Signals:
         if self.noted is None:
             self.noted, self.noted_at = number, now
 
+    def ask(self) -> None:
+        """Ask the run to stop, as Ctrl-C would."""
+        self.noted, self.noted_at = signal.SIGINT, time.monotonic()
+
     def check(self) -> None:
         """Stop here if a signal was noted.
 

@@ -71,14 +71,20 @@ class Progress(L.Callback):
 
 
 class Heartbeat:
-    """Says to whoever watches a comparison how far a run is: one small file, once a second at most."""
+    """Says to whoever watches a run how far it is: at each evaluation, and else once a second at most.
 
-    def __init__(self, beat: Callable[[int], None]) -> None:
-        self.beat, self.last = beat, 0.0
+    Args:
+        beat: told the step; it returns whether the run is to stop.
+        stop: called then.
+    """
+
+    def __init__(self, beat: Callable[[int], object], stop: Callable[[], None]) -> None:
+        self.beat, self.stop, self.last = beat, stop, 0.0
 
     def update(self, step: int, values: dict[str, float]) -> None:
-        """Report, if a second has passed."""
+        """Report, if a second has passed or the run was evaluated."""
         now = time.monotonic()
-        if now - self.last > 1.0:
+        if now - self.last > 1.0 or any(name.startswith("validation/") for name in values):
             self.last = now
-            self.beat(step)
+            if self.beat(step):
+                self.stop()
