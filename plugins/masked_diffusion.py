@@ -8,7 +8,9 @@ from zoo import register
 from zoo.nn import UNASKED, padding, places, token_ids, widened
 
 GOLDEN = 0.6180339887498949
-"""Multiples of it, without their whole parts, are spread evenly over [0, 1), however many there are."""
+"""Multiples of it, without their whole parts, are spread over [0, 1) and follow no order."""
+MIXED = 2.0**20
+"""What hashes are multiplied by before their whole part is dropped, so that near ones end far apart."""
 
 
 @register("objective", "masked_diffusion")
@@ -23,8 +25,9 @@ class MaskedDiffusion(nn.Module):
     those of next-token models, which are exact, nor with those of ``masked_token``, which are no bound. An accuracy is
     the share of all hidden tokens that were right.
 
-    In evaluation the shares are spread evenly over the rows of a batch, and the same places of each batch are hidden
-    every time. Padding, where a batch has ``inputs_mask``, is neither seen nor predicted.
+    The shares are spread evenly over the rows of a batch. In evaluation they start, and places are drawn, by the tokens
+    of the batch, so the same batch always has the same places hidden, and many small batches have all shares between
+    them. Padding, where a batch has ``inputs_mask``, is neither seen nor predicted.
     """
 
     needs = ("inputs",)
@@ -57,11 +60,19 @@ class MaskedDiffusion(nn.Module):
     def hide(self, inputs_BL: Tensor, mask_BL: Tensor | None) -> tuple[Tensor, Tensor]:
         """Which tokens are hidden, (B, L), and what each of them weighs, n / k; zero for the others."""
         (B, L), device = inputs_BL.shape, inputs_BL.device
-        # evaluation hides the same places every time
-        source = None if self.training else torch.Generator(device).manual_seed(0)
-        order_BL = torch.rand(B, L, device=device, generator=source)
-        start = torch.rand((), device=device) if self.training else torch.zeros((), device=device)
-        share_B = (start + GOLDEN * torch.arange(1, B + 1, device=device)) % 1
+        if self.training:
+            order_BL, start = torch.rand(B, L, device=device), torch.rand((), device=device)
+        else:
+            # both are hashes of the tokens: the same batch hides the same places, and many small ones hide all
+            place_L = torch.arange(1, L + 1, device=device, dtype=torch.double)
+            tokens_BL = inputs_BL if mask_BL is None else inputs_BL.where(mask_BL, 0)
+            row_B1 = torch.arange(B, device=device, dtype=torch.double).unsqueeze(1) * 2**0.5
+            code_B1 = (row_B1 + (1 + tokens_BL.double() @ place_L.unsqueeze(1)) * GOLDEN) % 1
+            mixed_L = torch.rand(L, generator=torch.Generator().manual_seed(0), dtype=torch.double).to(device)
+            order_BL, start = code_B1 * (1 + MIXED * mixed_L) % 1, code_B1.sum() * MIXED % 1
+        # shares of B sequences lie evenly in 0 to 1, in no order, from a start of the batch's own
+        rank_B = (GOLDEN * torch.arange(B, device=device, dtype=torch.double) % 1).argsort().argsort()
+        share_B = (start + rank_B / B) % 1
         count_B = torch.full((B,), L, device=device) if mask_BL is None else mask_BL.sum(1)
         hide_B = (1 + (share_B * count_B).floor()).clamp(max=count_B)
         # the first so many of a random order, in which padding is last

@@ -35,7 +35,9 @@ def test_a_failed_run_counts_as_nothing_and_a_task_that_was_not_run_leaves_no_sc
     assert set(found) == {("a", "x"), ("b", "y")}
     assert (found["a", "x"].score.n, found["a", "x"].score.value) == (3, 0.9)
     assert scores({"x": ["one", "two"]}, [one, two]) == []
+    # a task that is judged by a loss counts for nobody, whether runs failed or not
     assert scores({"x": ["one"]}, [standing("a", "one", [2.0], guess=4.0, higher_is_better=False)]) == []
+    assert scores({"x": ["one"]}, [standing("a", "one", [2.0], failed=1, guess=4.0, higher_is_better=False)]) == []
 
 
 def test_a_further_test_is_named_by_its_length():

@@ -48,6 +48,20 @@ def test_the_loss_is_the_mean_over_all_that_can_be_hidden():
     assert torch.bincount(hidden_BL.sum(1))[1:].tolist() == pytest.approx([5000] * 4, rel=0.02)
 
 
+@pytest.mark.parametrize("rows", [1, 2, 4])
+def test_many_small_batches_measure_the_bound_as_well(rows):
+    """A loss that depends on how much is hidden and where, by an explicit sum; a batch alone cannot hold all cases."""
+    objective = model("task=parity", "task.length=4", "task.test_lengths=[]")[0].eval()
+    value_L = torch.tensor([1.0, 2.0, 4.0, 8.0])
+    hidden = [set(chosen) for k in range(1, 5) for chosen in itertools.combinations(range(4), k)]
+    exact = sum(value_L[list(c)].mean() * len(c) / math.comb(4, len(c)) for c in hidden) / 4
+    found = []
+    for tokens_BL in torch.randint(0, 5000, (4000 // rows, rows, 4), generator=torch.Generator().manual_seed(0)):
+        hidden_BL, weights_BL = objective.hide(tokens_BL, None)
+        found.append((hidden_BL.sum(1, keepdim=True) * weights_BL * value_L).sum(1).mean() / 4)
+    assert torch.stack(found).mean().item() == pytest.approx(exact.item(), rel=0.02)
+
+
 def test_padding_is_not_hidden_and_does_not_count():
     objective, task = model("task=text")
     mask_BL = torch.arange(128) < torch.tensor([128, 5, 0])[:, None]

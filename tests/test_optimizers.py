@@ -242,3 +242,16 @@ def test_a_run_with_averaged_weights_ends_with_them_and_resumes_to_the_bit(here,
     names = [name for group in state["param_groups"] for name in group["params"]]
     trained = state["state"][names[0]]["z"]
     assert not any(value.shape == trained.shape and torch.equal(value, trained) for value in whole.values())
+
+
+def test_how_often_averaged_weights_are_judged_changes_nothing(here):
+    """The two are one run by name, so they must be one to the bit."""
+    words = ["task=parity", *TINY, "optimizer=schedule_free", "schedule=constant", "steps=40", "optimizer.lr=0.05"]
+    ended = []
+    for every in (1, 1000):
+        run = zoo.train(zoo.compose(*words, f"evaluate_every={every}", f"runs=runs/{every}"))
+        state = torch.load(run.folder / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+        ended.append((run.folder.name, state))
+    (name, often), (same, once) = ended
+    assert name == same
+    assert all(torch.equal(often[key], once[key]) for key in often)

@@ -10,9 +10,10 @@ import zoo
 from zoo import ZooError
 from zoo.registry.factory import Factory
 from zoo.training.build import make_objective, make_task
-from zoo.training.parameter_groups import make_optimizer, parameter_groups
+from zoo.training.parameter_groups import make_optimizer, parameter_groups, parameter_roles
 from zoo.training.trainer import make_loop
 
+MUP = "parametrization=mup"
 WORDS = ("task=text", "task.length=32", "task.batch_size=8", "mixer.head_dim=16", "position=rotary")
 
 
@@ -47,6 +48,19 @@ def test_rates_and_scales_are_those_of_the_table():
         wanted = std[name] * (1 if input_like else 1 / ratio if head else ratio**-0.5)
         assert float(parameter.detach().std()) == pytest.approx(wanted, rel=1e-4), name
     assert sum(value != (1.0, 1.0) for value in found.values()) > 10
+
+
+@pytest.mark.parametrize("words", [("arch=rwkv7",), ("arch=hyena",), ("mixer.sinks=2",)], ids=" ".join)
+def test_vectors_keep_their_values_and_rates(words):
+    """Also those that are stored as a table: what mixes a token with the one before it, a skip, a sink."""
+    words = ("task=text", "task.length=32", "dim=256", *words)
+    plain, wide = (make_objective(c, make_task(c)) for c in (zoo.compose(*words), zoo.compose(*words, MUP)))
+    found, roles, given = rates(wide), parameter_roles(wide), dict(plain.named_parameters())
+    tables = [name for name, p in wide.named_parameters() if roles[name] == "vector" and p.ndim > 1]
+    assert tables
+    for name in tables:
+        assert torch.equal(dict(wide.named_parameters())[name], given[name])
+        assert found[name] == (1.0, 1.0)
 
 
 def test_at_the_base_width_it_is_the_standard_one():

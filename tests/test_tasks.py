@@ -6,11 +6,13 @@ import os
 import random
 import subprocess
 import sys
+from collections import Counter
 
 import numpy as np
 import pytest
 import torch
 from conftest import words_of_tasks
+from shortcuts import accuracy_of_rule
 
 import zoo
 from zoo.base.errors import ZooError
@@ -491,3 +493,26 @@ def test_the_word_problem_of_two_is_parity():
 def test_a_group_that_is_none_is_refused():
     with pytest.raises(ZooError, match="Did you mean S5"):
         task("task=word_problem", "task.group=S55")
+
+
+@pytest.mark.parametrize("words", words_of_tasks(), ids=" ".join)
+def test_no_simple_rule_beats_what_a_task_declares(words, files_of_tasks):
+    """Else a model that learned this rule alone would be said to have learned something."""
+    one = task(*[word.format(files=files_of_tasks) for word in words])
+    batch = one.train_batch(0, 0, CPU)
+    told = batch.get("inputs")
+    if told is None or told.ndim != 2 or told.is_floating_point() or "targets" not in batch or one.metric != "accuracy":
+        pytest.skip("it is not judged by single tokens of one sequence")
+    best = max(value for rule, value in one.chance().items() if rule not in one.references)
+    answers = set(batch["targets"].flatten().tolist())
+
+    def commonest(tokens, place):
+        """Of the tokens so far that may be answers."""
+        found = Counter(token for token in tokens[: place + 1] if token in answers)
+        return max(found, key=found.__getitem__, default=None)
+
+    rules = {"nothing": lambda *_: None, "the last token": lambda tokens, place: tokens[place]}
+    if "task.language=majority" not in words:  # which asks for that
+        rules["the commonest token"] = commonest
+    for name, sees in rules.items():
+        assert accuracy_of_rule(one, sees, steps=10) <= best + 0.06, name

@@ -9,6 +9,7 @@ from test_statistics import standing
 from zoo.comparison.answer import answer, near_best
 from zoo.comparison.known import chosen_before
 from zoo.comparison.ledger import Ledger, _compare_to
+from zoo.comparison.statistics import difference
 from zoo.comparison.trends import Trend, at_step, crossing, steps_to, trend
 from zoo.comparison.verdicts import can_find, cannot_decide, judge, judge_twice, rank_ranges
 
@@ -51,6 +52,18 @@ def test_failed_runs_count_as_the_worst():
     mixed = standing("a", "t", [0.9, 0.9], failed=3, solved=0.5)
     assert (mixed.solved(), mixed.score(), mixed.absent()) == ("2/5", None, "half of the runs failed")
     assert mixed.middle() == -np.inf
+
+
+def test_a_word_says_what_the_test_found():
+    # only failures are sure, and they speak against whose other runs have the better median
+    ours, theirs = standing("a", "t", [0.9] * 6, failed=5), standing("b", "t", [0.5] * 11)
+    assert difference(ours.scores(), theirs.scores())[0] < 0.05
+    assert judge([(ours, theirs)])[0].word == "not separated"
+    assert judge([(theirs, ours)])[0].word == "not separated"
+    # four of five reach the bar by a hair, and the fifth is far below: on average ours is worse
+    near, below = [0.992] * 4 + [0.1], [0.9850, 0.9851, 0.9849, 0.9850, 0.9852]
+    assert one(near, below, solved=0.99, margin=0.02).word == "no difference that matters"
+    assert one(near, below, solved=0.99, margin=0.001).word == "better"
 
 
 @pytest.mark.parametrize("sizes", [(3, 10), (5, 20), (5, 10)])

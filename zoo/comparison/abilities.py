@@ -92,7 +92,9 @@ def _told_apart(standing: Standing) -> str:
 
 
 def _by_seed(standing: Standing, at: str | None) -> Iterator[tuple[int, float]]:
-    """The scaled score of each seed, where there is one."""
+    """The scaled score of each seed, where the task counts; a failed run has 0."""
+    if scaled(standing, 0.0) is None:
+        return
     for row in standing.rows:
         judged = row["test"] if at is None else row["test_harder"].get(at, {})
         value = judged.get(row["metric"])

@@ -21,6 +21,8 @@ MOST_PERMUTATIONS = 5_000
 """Up to so many, a rank test looks at every one: up to 7 runs on each side."""
 FAILURES_SHARE = 0.5
 """The share of the level at which counts of failed runs are compared; the rest is for the order of all runs."""
+NUISANCE_POINTS = 64
+"""How many values of the common share Boschloo's test tries."""
 RANK_TEST_FROM = 8
 """From so many runs on each side, a rank test has to agree with Welch's."""
 
@@ -114,7 +116,16 @@ def share_interval(count: float, n: float, level: float = LEVEL) -> tuple[float,
 def difference_p_value(
     ours: Sequence[float], theirs: Sequence[float], bar: float | None = None, higher_is_better: bool = True
 ) -> float:
-    """The p-value of no difference between two contestants' runs; a failed run is an infinitely bad score.
+    """The p-value of :func:`difference`."""
+    return difference(ours, theirs, bar, higher_is_better)[0]
+
+
+def difference(
+    ours: Sequence[float], theirs: Sequence[float], bar: float | None = None, higher_is_better: bool = True
+) -> tuple[float, float]:
+    """Test whether two contestants' runs differ: the p-value, and who is better by the test that gave it.
+
+    That is above 0 where ours are, below where theirs are. A failed run is an infinitely bad score.
 
     Where some of these runs reach the bar and others do not, the counts are compared by Boschloo's test, at four fifths
     of the level, and the scores by Welch's unequal-variances t-test at the last fifth: the value is the least of
@@ -135,18 +146,28 @@ def difference_p_value(
     """
     n, sign = min(len(ours), len(theirs)), 1 if higher_is_better else -1
     if n < 2:
-        return 1.0
+        return 1.0, 0.0
     failed = [sum(not math.isfinite(value) for value in side) for side in (ours, theirs)]
+    means = 0.0 if any(failed) else sign * (fmean(ours) - fmean(theirs))
+    scored = 1.0 if any(failed) else _scores_p_value(ours, theirs)
     if bar is not None:
         solved = [sum(sign * value >= sign * bar for value in side) for side in (ours, theirs)]
         if 0 < sum(solved) < len(ours) + len(theirs):
             counted = boschloo(solved[0], len(ours), solved[1], len(theirs)) / COUNTS_SHARE
-            scored = 1.0 if any(failed) else _scores_p_value(ours, theirs) / (1 - COUNTS_SHARE)
-            return min(1.0, counted, scored)
+            more = solved[0] / len(ours) - solved[1] / len(theirs)
+            return _likelier((counted, more), (scored / (1 - COUNTS_SHARE), means))
     if any(failed):
         counted = boschloo(failed[0], len(ours), failed[1], len(theirs)) / FAILURES_SHARE
-        return min(1.0, counted, _ranks_p_value(ours, theirs) / (1 - FAILURES_SHARE))
-    return _scores_p_value(ours, theirs)
+        fewer = failed[1] / len(theirs) - failed[0] / len(ours)
+        ranked = _ranks_p_value(ours, theirs) / (1 - FAILURES_SHARE)
+        return _likelier((counted, fewer), (ranked, sign * superiority(ours, theirs)))
+    return scored, means
+
+
+def _likelier(*tests: tuple[float, float]) -> tuple[float, float]:
+    """The test with the least p-value, which is 1 at most, with its direction."""
+    p, direction = min(tests, key=lambda test: test[0])
+    return min(1.0, p), direction
 
 
 def _scores_p_value(ours: Sequence[float], theirs: Sequence[float]) -> float:
@@ -209,9 +230,9 @@ def boschloo(ours: int, n: int, theirs: int, m: int) -> float:
     def find() -> float:
         from scipy.stats import boschloo_exact
 
-        return min(1.0, float(boschloo_exact([[ours, theirs], [n - ours, m - theirs]], n=64).pvalue))
+        return min(1.0, float(boschloo_exact([[ours, theirs], [n - ours, m - theirs]], n=NUISANCE_POINTS).pvalue))
 
-    found: float = remembered("boschloo", [ours, n, theirs, m, *installed("scipy")], find)
+    found: float = remembered("boschloo", [ours, n, theirs, m, NUISANCE_POINTS, *installed("scipy")], find)
     return found
 
 

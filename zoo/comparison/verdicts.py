@@ -10,15 +10,7 @@ from itertools import combinations
 
 from zoo.base.errors import many
 from zoo.comparison.result import Standing, Verdict
-from zoo.comparison.statistics import (
-    SIGNIFICANCE,
-    difference_p_value,
-    fewest_solved,
-    holm,
-    smallest_shift,
-    spread_of,
-    superiority,
-)
+from zoo.comparison.statistics import SIGNIFICANCE, difference, fewest_solved, holm, smallest_shift, spread_of
 
 Pair = tuple[Standing, Standing]
 
@@ -26,9 +18,10 @@ Pair = tuple[Standing, Standing]
 def judge(pairs: Sequence[Pair], margin: float | None = None, level: float = SIGNIFICANCE) -> list[Verdict]:
     """What each pair of standings says of the first, all pairs being one family.
 
-    P-values of :func:`zoo.comparison.statistics.difference_p_value` are adjusted by Holm's method. A pair is told apart
+    P-values of :func:`zoo.comparison.statistics.difference` are adjusted by Holm's method. A pair is told apart
     where the adjusted value is at most the level. It is then ``better`` or ``worse``, unless the medians differ by less
-    than the margin, or lie in the other order than the means (or the counts of solved runs) that were tested.
+    than the margin, or lie in the other order than what was found to differ: the means, the counts of solved or failed
+    runs, or the ranks.
 
     Args:
         pairs: contestants on one task each, both with at least one finished or failed run.
@@ -38,8 +31,12 @@ def judge(pairs: Sequence[Pair], margin: float | None = None, level: float = SIG
     standings = {id(standing): standing for pair in pairs for standing in pair}  # each is in many pairs
     sides = {key: _Side(standing) for key, standing in standings.items()}
     known = [(sides[id(ours)], sides[id(theirs)]) for ours, theirs in pairs]
-    adjusted = holm([_p_value(*pair) for pair in known])
-    return [_verdict(ours, theirs, p, margin, level) for (ours, theirs), p in zip(known, adjusted, strict=True)]
+    tested = [_difference(*pair) for pair in known]
+    adjusted = holm([p for p, _ in tested])
+    return [
+        _verdict(*pair, p, direction, margin, level)
+        for pair, p, (_, direction) in zip(known, adjusted, tested, strict=True)
+    ]
 
 
 class _Side:
@@ -73,22 +70,26 @@ def _only(standing: Standing, seeds: Sequence[int]) -> Standing:
     return replace(standing, rows=rows, failed=failed)
 
 
-def _p_value(ours: _Side, theirs: _Side) -> float:
-    return difference_p_value(ours.scores, theirs.scores, ours.bar, ours.higher_is_better)
+def _difference(ours: _Side, theirs: _Side) -> tuple[float, float]:
+    return difference(ours.scores, theirs.scores, ours.bar, ours.higher_is_better)
 
 
-def _verdict(ours: _Side, theirs: _Side, p: float, margin: float | None, level: float) -> Verdict:
+def _verdict(ours: _Side, theirs: _Side, p: float, direction: float, margin: float | None, level: float) -> Verdict:
+    """The word for a pair whose adjusted p-value and direction are known."""
     if min(len(ours.scores), len(theirs.scores)) < 2:
         return Verdict("unknown", p)
-    tested, counted = _tested(ours, theirs)
-    apart = _medians_apart(ours, theirs)
-    if p > level or not tested * apart >= 0 or not tested:
+    medians = _medians_apart(ours, theirs)
+    # a test of counts or of failures may say the opposite of the medians: then nothing is said
+    if p > level or not direction or direction * medians < 0:
         return Verdict("not separated", p)
-    # where counts were tested, medians may be alike: what the runs differ by on average then says whether it matters
-    size = abs(_means_apart(ours, theirs) if counted else apart)
+    # where counts decide, medians may be alike: what the runs differ by on average, in the same direction, then says
+    # whether it matters
+    size = abs(medians)
+    if _counts_decide(ours, theirs):
+        size = max(size, math.copysign(1, direction) * _means_apart(ours, theirs))
     if size < margin_of(ours.standing, margin):
         return Verdict("no difference that matters", p)
-    return Verdict("better" if tested > 0 else "worse", p)
+    return Verdict("better" if direction > 0 else "worse", p)
 
 
 def _medians_apart(ours: _Side, theirs: _Side) -> float:
@@ -97,23 +98,18 @@ def _medians_apart(ours: _Side, theirs: _Side) -> float:
 
 
 def _means_apart(ours: _Side, theirs: _Side) -> float:
-    """The difference of the means; infinite where a run failed, which is a difference that matters."""
-    return ours.mean - theirs.mean if math.isfinite(ours.mean) and math.isfinite(theirs.mean) else math.inf
+    """The difference of the means, counted likewise; of either sign and infinite where runs of both sides failed."""
+    if math.isinf(ours.mean) and math.isinf(theirs.mean):
+        return math.inf
+    return ours.sign * (ours.mean - theirs.mean)
 
 
-def _tested(ours: _Side, theirs: _Side) -> tuple[float, bool]:
-    """The difference that was tested, counted upwards, and whether it was one of counts.
-
-    Of solved runs where some are and others are not, of the order of runs where some failed, else of means.
-    """
-    first, second = ours.solved, theirs.solved
-    if first is not None and second is not None and 0 < first + second < len(ours.scores) + len(theirs.scores):
-        counted = first / len(ours.scores) - second / len(theirs.scores)
-        scored = 0.0 if ours.failed or theirs.failed else _means_apart(ours, theirs)
-        return counted or ours.sign * scored, True
+def _counts_decide(ours: _Side, theirs: _Side) -> bool:
+    """Whether some of their runs failed, or some solved the task and others did not."""
     if ours.failed or theirs.failed:
-        return ours.sign * superiority(ours.scores, theirs.scores), True
-    return ours.sign * _means_apart(ours, theirs), False
+        return True
+    first, second = ours.solved, theirs.solved
+    return first is not None and second is not None and 0 < first + second < len(ours.scores) + len(theirs.scores)
 
 
 def margin_of(standing: Standing, margin: float | None = None) -> float:

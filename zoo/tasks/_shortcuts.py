@@ -44,6 +44,23 @@ def by_place(batch: Batch, classes: int) -> float:
     return best_rule(*asked(batch), classes)
 
 
+def by_context(batch: Batch, low: int, high: int) -> float:
+    """The accuracy of answering with the token from ``low`` to below ``high`` that the sequence has had most often.
+
+    Of several the smallest; where there was none so far, ``low``.
+    """
+    places_BS, targets_BS = asked(batch)
+    counts_BLV = (batch["inputs"][..., None] == torch.arange(low, high)).to(torch.int16).cumsum(1)
+    said_BL = low + counts_BLV.argmax(2)
+    known_BS = targets_BS >= 0
+    return float((said_BL.gather(1, places_BS) == targets_BS)[known_BS].double().mean())
+
+
+def sample(length: int) -> int:
+    """How many sequences of so many tokens measure a rule."""
+    return max(100, min(2000, 60_000 // length))
+
+
 def by_window(batch: Batch, width: int, vocab_size: int, classes: int) -> float:
     """The accuracy of the commonest answer after each string of ``width`` tokens."""
     places_BS, targets_BS = asked(batch)

@@ -69,8 +69,13 @@ class Depo(TokenAnswers):
         return {"vocab_size": self.names + self.hops, "classes": self.names, "max_len": longest}
 
     def chance(self) -> dict[str, float]:
-        """Guessing a node of the sequence but for the one that is asked; and always making the same number of steps."""
-        return {"guessing": 1 / self.names, "a node on the cycle": 1 / (self.length - 1), "one hop": 1 / self.hops}
+        """A name; a node on the cycle but for that of the question; and one hop where it is asked, else a guess."""
+        one = 1 / self.hops + (1 - 1 / self.hops) / max(1, self.length - 2)
+        return {
+            "guessing": 1 / self.names,
+            "a node on the cycle": 1 / (self.length - 1),
+            "one hop, or another node": one,
+        }
 
     def _make(self, batch_size: int, length: int, source: torch.Generator) -> Batch:
         device = source.device

@@ -10,9 +10,11 @@ from torch import Tensor
 
 from zoo.base.contracts import Batch
 from zoo.base.errors import ZooError
+from zoo.base.seeds import generator
 from zoo.nn import held
 from zoo.registry.registry import register
 from zoo.tasks._mad import MadTask
+from zoo.tasks._shortcuts import by_context, sample
 
 
 @register("task", "fuzzy_recall")
@@ -65,8 +67,11 @@ class FuzzyRecall(MadTask):
         return {"vocab_size": self.vocab_size, "classes": self.vocab_size, "max_len": self.length}
 
     def chance(self) -> dict[str, float]:
-        """Any token of a value."""
-        return {"guessing": 1 / (self.vocab_size - 1 - (self.vocab_size - 1) // 2)}
+        """Any token of a value; and the one that came most often so far."""
+        first = (self.vocab_size - 1) // 2
+        batch = self._make(sample(self.length), False, generator("cpu", self.stream, "chance"))
+        often = by_context(batch, first, self.vocab_size - 1)
+        return {"guessing": 1 / (self.vocab_size - 1 - first), "the commonest of a value's tokens so far": often}
 
     def _make(self, count: int, training: bool, source: torch.Generator) -> Batch:
         device, longest, motif = source.device, self.length + 1, self.motif

@@ -8,8 +8,10 @@ import torch
 
 from zoo.base.contracts import Batch
 from zoo.base.errors import ZooError
+from zoo.base.seeds import generator
 from zoo.registry.registry import register
 from zoo.tasks._mad import MadTask
+from zoo.tasks._shortcuts import by_context, sample
 
 
 @register("task", "in_context_recall")
@@ -62,8 +64,10 @@ class InContextRecall(MadTask):
         return {"vocab_size": size, "classes": size, "max_len": self.length - 1}
 
     def chance(self) -> dict[str, float]:
-        """Any value."""
-        return {"guessing": 2 / self.vocab_size}
+        """Any value; and the one that came most often so far."""
+        batch = self._make(sample(self.length), False, generator("cpu", self.stream, "chance"))
+        often = by_context(batch, self.vocab_size // 2, self.vocab_size)
+        return {"guessing": 2 / self.vocab_size, "the commonest value so far": often}
 
     def _make(self, count: int, training: bool, source: torch.Generator) -> Batch:
         pairs, half, device = self.length // 2, self.vocab_size // 2, source.device

@@ -10,9 +10,11 @@ from torch import Tensor
 
 from zoo.base.contracts import Batch
 from zoo.base.errors import ZooError
+from zoo.base.seeds import generator
 from zoo.registry.registry import register
 from zoo.tasks._generated import Generated
 from zoo.tasks._metrics import Ratios, token_accuracy
+from zoo.tasks._shortcuts import by_context, sample
 
 RUNGS: dict[str, tuple[int, int, list[int]]] = {  # length, batch_size, test_lengths
     "small": (64, 32, [128, 256, 1024]),
@@ -74,8 +76,9 @@ class Induction(Generated):
         return {name: found[name] for name in ("accuracy", "nats")}
 
     def chance(self) -> dict[str, float]:
-        """Any token."""
-        return {"guessing": 1 / self.vocab_size}
+        """Any token; and the one that came most often."""
+        batch = self._make(sample(self.length), self.length, generator("cpu", self.stream, "chance"))
+        return {"guessing": 1 / self.vocab_size, "the commonest token": by_context(batch, 0, self.vocab_size)}
 
     def _make(self, batch_size: int, length: int, source: torch.Generator) -> Batch:
         device = source.device

@@ -19,6 +19,7 @@ from zoo.registry.registry import register
 from zoo.tasks._expressions import END, FIRST, OPERATORS, PAD, Integers, grow
 from zoo.tasks._generated import at_least_one, in_parts
 from zoo.tasks._metrics import Ratios, token_accuracy
+from zoo.tasks._shortcuts import best_rule
 
 LEAST_SHARE, TRIED = 1e-4, 100_000
 """Settings are refused if less than this share of this many expressions has the right size."""
@@ -109,9 +110,12 @@ class ListOps(Task):
         return {name: found[name] for name in ("accuracy", "nats")}
 
     def chance(self) -> dict[str, float]:
-        """The most common value of 2000 expressions, which are not those of the test."""
-        values = self._make(2000, range(2, 10), derive("listops", "chance"))["targets"]
-        return {"the commonest value": float(values.flatten().bincount(minlength=10).max() / len(values))}
+        """The commonest value of 2000 expressions that are not those of the test, and that of their first operator."""
+        batch = self._make(2000, range(2, 10), derive("listops", "chance"))
+        values = batch["targets"].view(-1, 1)
+        common = float(values.flatten().bincount(minlength=10).max() / len(values))
+        first = best_rule(batch["inputs"][:, :1], values, 10)
+        return {"the commonest value": common, "the commonest value of the first operator": first}
 
     def token_name(self, token: int) -> str:
         """A digit, an operator or the bracket."""

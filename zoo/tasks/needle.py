@@ -141,6 +141,7 @@ class Needle(TokenAnswers):
             hay = self._hay(self.length)
             counts_BV = F.one_hot(batch["inputs"][:, max(0, hay - WINDOW) : hay], self.noise).sum(1)
             said_BS = counts_BV.topk(self.answers, 1).indices.sort(1).values
+            rules["the commonest word, for each"] = 1 / self.answers
             rules[f"the commonest of the last {WINDOW} tokens"] = float((said_BS == batch["targets"]).double().mean())
         elif self.form != "single":
             # the first token of a value is guessed among those not yet given; it tells the others

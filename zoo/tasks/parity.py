@@ -9,9 +9,14 @@ import torch
 from torch import Tensor
 
 from zoo.base.contracts import Batch
+from zoo.base.seeds import generator
 from zoo.registry.registry import register
 from zoo.tasks._generated import Generated, at_least_one
 from zoo.tasks._metrics import Ratios, running_accuracy
+from zoo.tasks._shortcuts import by_window, sample
+
+WINDOW = 4
+"""Tokens that the strongest rule without learning looks at."""
 
 
 @register("task", "parity")
@@ -53,8 +58,9 @@ class Parity(Generated):
         return running_accuracy(outputs, batch["targets"])
 
     def chance(self) -> dict[str, float]:
-        """A coin."""
-        return {"guessing": 0.5}
+        """A coin; and what the last four tokens tell, which is all that there is at the first four places."""
+        batch = self._make(sample(self.length), self.length, generator("cpu", self.stream, "chance"))
+        return {"guessing": 0.5, f"the last {WINDOW} tokens": by_window(batch, WINDOW, 2, 2)}
 
     def _held_out_batch_size(self, length: int) -> int:
         return 250

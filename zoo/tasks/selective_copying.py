@@ -10,9 +10,11 @@ from torch import Tensor
 
 from zoo.base.contracts import Batch
 from zoo.base.errors import ZooError
+from zoo.base.seeds import generator
 from zoo.registry.registry import register
 from zoo.tasks._generated import Generated
 from zoo.tasks._metrics import Ratios, token_accuracy
+from zoo.tasks._shortcuts import by_context, sample
 
 RUNGS: dict[str, tuple[int, int]] = {  # length, data
     "small": (32, 4),
@@ -80,8 +82,10 @@ class SelectiveCopying(Generated):
         return token_accuracy(outputs, batch["targets"])
 
     def chance(self) -> dict[str, float]:
-        """Any data token."""
-        return {"guessing": 1 / (self.vocab_size - 2)}
+        """Any data token; and the one that there is most of."""
+        batch = self._make(sample(self.length), self.length, generator("cpu", self.stream, "chance"))
+        often = by_context(batch, 1, self.vocab_size - 1)
+        return {"guessing": 1 / (self.vocab_size - 2), "the commonest token": often}
 
     def _make(self, batch_size: int, length: int, source: torch.Generator) -> Batch:
         device, marker = source.device, self.vocab_size - 1

@@ -87,6 +87,7 @@ class Loop(L.LightningModule):
         self._weights: list[Tensor] = []
         self._sharded = False
         self._done = 0
+        self._trained: list[Tensor] = []
         self._totals: dict[int, dict[str, list[Tensor]]] = {}
         self._counts_mistakes = task.chained and not self.probes and not asks(objective)
         self._tallies: dict[int, Tally] = {}
@@ -135,10 +136,24 @@ class Loop(L.LightningModule):
         self._use_average(self.global_step >= self.steps)
 
     def _use_average(self, whether: bool) -> None:
-        """Put the average of the weights in their place, or the weights in its, where the optimizer keeps one."""
+        """Put the average of the weights in their place, or the weights in its, where the optimizer keeps one.
+
+        The weights are kept meanwhile: worked out of the average again they would be others in the last digit, and how
+        often a run is evaluated would change what it learns.
+        """
         for optimizer in self.trainer.optimizers:
-            if isinstance(optimizer, AveragesWeights):
-                (optimizer.eval if whether else optimizer.train)()
+            if not isinstance(optimizer, AveragesWeights):
+                continue
+            weights = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+            if whether:
+                self._trained = self._trained or [parameter.detach().clone() for parameter in weights]
+                optimizer.eval()
+            else:
+                optimizer.train()
+                with torch.no_grad():
+                    for parameter, kept in zip(weights, self._trained or weights, strict=True):
+                        parameter.copy_(kept)
+                self._trained = []
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Training batches are made on the device; held-out ones are moved there."""

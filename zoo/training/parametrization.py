@@ -48,10 +48,10 @@ def scale_by_width_(model: Any, base: nn.Module) -> None:
             continue
         if len({roles[other] == "head" for other in names[id(parameter)]}) > 1:
             raise ValueError("parametrization=mup: expected an output projection of its own; add objective.tied=false")
-        read = roles[name] in ("embedding", "position", "state") or input_ratio == 1
+        read = roles[name] in ("embedding", "position", "state", "vector") or input_ratio == 1
         if not read:
             rates[name] = 1 / input_ratio
-        if roles[name] != "state" and not parameter.is_meta:
+        if roles[name] not in ("state", "vector") and not parameter.is_meta:
             wanted = 1.0 if read else input_ratio ** (-0.5 if grown > 1 else -1.0)
             ours, theirs = (float(each.float().std()) for each in (parameter, small[name]))
             if ours and theirs:
