@@ -33,7 +33,14 @@ class HGRN(nn.Module):
     one_way = True
 
     def __init__(
-        self, dim: int, layer: int, depth: int, linear, precise_linear, expand: int = 1, least_decay: float | None = None
+        self,
+        dim: int,
+        layer: int,
+        depth: int,
+        linear,
+        precise_linear,
+        expand: int = 1,
+        least_decay: float | None = None,
     ) -> None:
         super().__init__()
         self.least_decay = layer / depth if least_decay is None else least_decay

@@ -17,6 +17,7 @@ from zoo.comparison.grid import Setting, edges
 from zoo.comparison.ladder.rates import RateLaw, fit_rates
 from zoo.comparison.ladder.rungs import CHECKED, Rung, rungs_of
 from zoo.comparison.plan_file import Claim, PlanFile, PublishedFigure, RungFile
+from zoo.comparison.published import figures_of
 from zoo.comparison.rules import check_rules, stored
 from zoo.config.compose import compose, composed_of
 from zoo.config.explain import Checked, check
@@ -401,7 +402,9 @@ def make_plan(name: str | None, overrides: Sequence[str]) -> Plan:
         )
     rules["tune"] = {key: values for key, values in rules["tune"].items() if values}
     check_rules(rules)
-    contestants = [*rules["archs"], *rules["also"]]
+    further = (rules["further"].get(each, [each]) for each in rules["also"])
+    contestants = [*rules["archs"], *(contestant for some in further for contestant in some)]
+    published = figures_of(rules["published"], list(rules["tasks"]))
     budgets: dict[str, Config] = {}
     tasks = [task for task in rules["tasks"] if rules["only"] is None or task in rules["only"]]
     rungs = rungs_of(rules["ladder"], tasks)
@@ -441,7 +444,7 @@ def make_plan(name: str | None, overrides: Sequence[str]) -> Plan:
         runs,
         rules["workers"],
         [*([name] if name else []), *(word for word in overrides if word not in launcher)],
-        rules["published"],
+        published,
         rules["claims"],
         rules["extend"],
         launcher,

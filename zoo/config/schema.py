@@ -61,6 +61,7 @@ class CompareConfig:
     name: str = "comparison"
     archs: list[str] = field(default_factory=list)
     also: list[str] = field(default_factory=list)
+    further: dict[str, list[str]] = field(default_factory=dict)
     tasks: dict[str, list[str]] = field(default_factory=dict)
     only: list[str] | None = None
     baseline: str | None = None
