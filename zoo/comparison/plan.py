@@ -479,7 +479,7 @@ def _climb(cells: Sequence[Cell], rungs: Mapping[str, Rung]) -> None:
         if rung is None:
             continue
         cell.size = float(rung.parameters)
-        if rung.top:
+        if rung.top or rung.role == "side":
             cell.seeds = cell.seeds[:1]
         if rung.stage != "tuned" and len(cell.grid) > 1:
             below = [
@@ -487,8 +487,8 @@ def _climb(cells: Sequence[Cell], rungs: Mapping[str, Rung]) -> None:
                 for each in cells
                 if each.contestant == cell.contestant
                 and rungs[each.task].of == rung.of
-                and rungs[each.task].parameters < rung.parameters
                 and rungs[each.task].stage != "foretold"
+                and (rung.role == "side" or rungs[each.task].parameters < rung.parameters)
             ]
             cell.await_rates(below, CHECKED if rung.stage == "checked" else 1)
 

@@ -52,6 +52,7 @@ class LadderConfig:
     tokens_per_parameter: float = 20.0
     factor: float = 2.0
     tuned: int = 2
+    valleys: int = 1
 
 
 @dataclass
