@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
+from zoo.base.errors import ZooError
 from zoo.comparison.agreement import agreements, in_words, interval_of, spearman
 from zoo.comparison.ledger import Published
 from zoo.comparison.plan import make_plan
+from zoo.comparison.published import figures_of
 from zoo.comparison.statistics import Estimate
 
 
@@ -55,10 +57,44 @@ def test_the_interval_holds_the_correlation_of_those_that_contestants_are_drawn_
     assert held >= 0.92 * 500
 
 
-def test_the_published_hybrids_are_contestants_of_their_comparison():
-    plan = make_plan("hybrids", ["compare.only=[text]"])
+def test_the_published_hybrids_are_contestants_of_their_comparison(here):
+    plan = make_plan("hybrids", [])
     names = {cell.contestant for cell in plan.cells}
     assert {figure["contestant"] for figure in plan.published} == names
-    assert len(plan.published) == 2 * (13 + 10)
+    for task in ("text", "recall"):
+        assert sum(figure["task"] == task for figure in plan.published) == 13 + 10
     layers = {cell.contestant: cell.base["layers"] for cell in plan.cells}
     assert sorted(set(layers.values())) == [4, 7]
+    assert all(len(cell.seeds) >= 3 for cell in plan.cells)
+
+
+def test_hybrids_of_further_mixers_and_ratios_are_added_by_name(here):
+    plan = make_plan("hybrids", ["compare.only=[text]", "compare.also=[six_mixers,wide_ratios,wide_ratios_of_hgrn]"])
+    shapes = {(cell.contestant.split()[0], cell.base["layers"]) for cell in plan.cells}
+    mixers = ("deltanet", "gated_deltanet", "gla", "retnet", "hgrn", "hgrn2")
+    # layers=4 stands for the mixer alone and for one of four layers being attention
+    assert shapes == {("transformer", 4), *((mixer, layers) for mixer in mixers for layers in (4, 7, 13, 25))}
+    assert len(plan.cells) == 1 + 6 * 5
+
+
+@pytest.mark.parametrize(("entry", "found"), [
+    ({"contestant": "a", "value": 1}, [("a", "x", 1), ("a", "y", 1)]),
+    ({"contestant": "a", "value": 1, "task": "y"}, [("a", "y", 1)]),
+    ({"values": {"a": 1, "b": 2}, "task": ["x"]}, [("a", "x", 1), ("b", "x", 2)]),
+    ({"values": {"a": 1, "b": 2}}, [("a", "x", 1), ("b", "x", 2), ("a", "y", 1), ("b", "y", 2)]),
+])  # fmt: skip
+def test_one_entry_of_published_figures_speaks_of_several_contestants_and_tasks(entry, found):
+    figures = figures_of([{**entry, "source": "s", "of": "recall"}], ["x", "y"])
+    assert [(figure["contestant"], figure["task"], figure["value"]) for figure in figures] == found
+    assert all((figure["source"], figure["of"]) == ("s", "recall") for figure in figures)
+
+
+@pytest.mark.parametrize("entry", [
+    {"contestant": "a", "source": "s"}, {"values": {"a": 1}}, {"values": {"a": "much"}, "source": "s"},
+    {"values": {"a": 1}, "contestant": "a", "source": "s"}, {"contestant": 3, "value": 1, "source": "s"},
+    {"values": {"a": 1}, "source": "s", "task": "z"}, {"values": {"a": 1}, "source": "s", "task": [["x"]]},
+    {"values": [], "source": "s"}, {"values": {"a": 1}, "source": "s", "better": "more"},
+])  # fmt: skip
+def test_published_figures_that_cannot_be_meant_are_refused(entry):
+    with pytest.raises(ZooError, match=r"compare\.published"):
+        figures_of([entry], ["x"])

@@ -83,6 +83,7 @@ VARIANTS = {
     "slstm, heads": ("slstm", "mixer.heads=4", "mixer.convolution=1"),
     "rg_lru, heads, no convolution": ("rg_lru", "mixer.heads=4", "mixer.width=24", "mixer.convolution=1"),
     "minlstm, wider": ("minlstm", "mixer.expand=2"),
+    "hgrn, wider, slow": ("hgrn", "mixer.expand=2", "mixer.least_decay=0.9"),
     "short convolution with biases": ("short_convolution", "mixer.bias=true", "mixer.width=4"),
     "rotary retention": ("retnet", "position=rotary", "mixer.heads=2"),
 }

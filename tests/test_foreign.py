@@ -43,6 +43,7 @@ PLACES = {
     "a task's name": lambda text: {"tasks": {text: ["task=parity"]}},
     "archs": lambda text: {"archs": [f"lstm ffn.factor={text}"]},
     "also": lambda text: {"also": [text]},
+    "further": lambda text: {"further": {"more": [text]}},
     "tune": lambda text: {"tune": {"optimizer.lr": [0.01, text]}},
     "claims": lambda text: {"claims": [{"says": text, "better": "lstm", "than": "gru"}]},
     "published": lambda text: {"published": [{"contestant": text, "task": "parity", "value": 1, "source": "x"}]},
@@ -81,7 +82,7 @@ def test_a_comparison_that_reads_the_environment_is_refused_by_name(place, text)
     assert SECRET not in str(error.value)
 
 
-@pytest.mark.parametrize("place", ["overrides", "tasks", "claims", "also"])
+@pytest.mark.parametrize("place", ["overrides", "tasks", "claims", "also", "further"])
 def test_a_resolver_that_is_escaped_once_is_not_resolved_later(place):
     with pytest.raises(ZooError, match=r"oc\.env:SOME_KEY"):
         planned(RULES | PLACES[place](r"\${oc.env:SOME_KEY}"))
@@ -92,13 +93,14 @@ ELSEWHERE = ["runs=/elsewhere", "+runs=/elsewhere", "++runs=/elsewhere", "~runs"
 
 
 @pytest.mark.parametrize("word", ELSEWHERE)
-@pytest.mark.parametrize("place", ["overrides", "tasks", "archs", "also", "tune"])
+@pytest.mark.parametrize("place", ["overrides", "tasks", "archs", "also", "further", "tune"])
 def test_a_comparison_that_writes_elsewhere_is_refused_by_name(place, word):
     more = {
         "overrides": {"overrides": [word]},
         "tasks": {"tasks": {"parity": ["task=parity", word]}},
         "archs": {"archs": [f"lstm {word}"]},
         "also": {"also": [word]},
+        "further": {"further": {"more": [word]}},
         "tune": {"tune": {word.split("=")[0]: ["/elsewhere"]}},
     }[place]
     with pytest.raises(

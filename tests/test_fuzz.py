@@ -152,7 +152,7 @@ def test_any_command_to_train_ends_in_a_status(overrides, flags):
     assert status == 2 or "dim:" in out
 
 
-RULES = ("archs", "also", "tasks", "only", "baseline", "overrides", "tune", "extend", "tune_seeds", "seeds", "published",
+RULES = ("archs", "also", "further", "tasks", "only", "baseline", "overrides", "tune", "extend", "tune_seeds", "seeds", "published",
          "claims", "scaling", "ladder", "workers", "name")  # fmt: skip
 RULE_VALUES = (
     "null", "[]", "{}", "3", "-1", "a", "[a]", "[1]", "[null]", "{a:1}", "{a:[1]}", "{a:[b]}", "[0,0]", "[lstm,lstm]",

@@ -114,6 +114,27 @@ def test_minimal_recurrences_are_their_equations(name):
     torch.testing.assert_close(layer(x_BLD)[0], torch.stack(outputs, 1), rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize(("words", "bound"), [([], 0.25), (["mixer.least_decay=0.9"], 0.9)])
+def test_hgrn_is_its_equations(words, bound):
+    layer = part("mixer", "hgrn", "mixer.expand=2", *words, layer=1, depth=4, dtype=F64)
+    with torch.no_grad():
+        layer.norm_weight.copy_(draw(64, seed=3))
+    x_BLD, h, outputs = draw(2, 21, 32), torch.zeros(2, 64, dtype=F64), []
+    for x in x_BLD.unbind(1):
+        c, g = layer.inputs(x).chunk(2, -1)
+        a = bound + (1 - bound) * layer.forget(x).sigmoid()
+        h = a * h + (1 - a) * c * c.sigmoid()
+        read = h / (h.square().mean(-1, keepdim=True) + 1e-5).sqrt() * layer.norm_weight
+        outputs.append(layer.out(read * g * g.sigmoid()))
+    torch.testing.assert_close(layer(x_BLD)[0], torch.stack(outputs, 1), rtol=1e-10, atol=1e-10)
+
+
+def test_the_bound_of_hgrns_forget_gates_rises_with_depth():
+    objective, _ = model("arch=hgrn", "layers=4")
+    bounds = [module.least_decay for module in objective.modules() if hasattr(module, "least_decay")]
+    assert bounds == [0, 0.25, 0.5, 0.75]
+
+
 B, L, D, V, DEPTH = 2, 32, 32, 64, 2
 
 
@@ -129,6 +150,7 @@ HANDS = {  # projections, convolutions, and gates by heads; a scan of single cha
     ("mixer=rg_lru", "mixer.heads=2"): 2 * D * 3 * D + 2 * 4 * D + 2 * D * 2 * 16,
     ("mixer=mingru",): 2 * D * 3 * D,
     ("mixer=minlstm",): 2 * D * 4 * D,
+    ("mixer=hgrn",): 2 * D * 4 * D,
     ("mixer=short_convolution",): 2 * D * 4 * D + 2 * 3 * D,
 }
 
@@ -146,6 +168,7 @@ def test_forward_flops_equal_the_hand_count(words):
         (["mixer=rg_lru"], D + 3 * D),
         (["mixer=mingru", "mixer.expand=2"], 2 * D),
         (["mixer=minlstm"], D),
+        (["mixer=hgrn", "mixer.expand=3"], 3 * D),
         (["mixer=short_convolution"], 2 * D),
     ],
 )
@@ -160,6 +183,8 @@ def test_state_bytes_are_those_of_the_state(words, floats):
         (["mixer=rg_lru", "mixer.heads=3"], "heads=3 does not divide mixer.width=32"),
         (["mixer=rg_lru", "mixer.width=0"], "width=0; expected at least 1"),
         (["mixer=mingru", "mixer.expand=0"], "expand=0; expected at least 1"),
+        (["mixer=hgrn", "mixer.expand=0"], "expand=0; expected at least 1"),
+        (["mixer=hgrn", "mixer.least_decay=1"], "mixer.least_decay=1.0: expected at least 0"),
         (["mixer=short_convolution", "mixer.width=0"], "width=0; expected at least 1"),
     ],
 )

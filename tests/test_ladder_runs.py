@@ -4,6 +4,7 @@ import json
 import math
 import re
 import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -20,6 +21,7 @@ from zoo.comparison.ladder.rungs import (
     fitting,
     geometric,
     rungs_of,
+    side_sizes,
 )
 from zoo.comparison.plan import describe, make_plan
 from zoo.runs.budget import wanted
@@ -31,6 +33,7 @@ RULES = {
     "tokens_per_parameter": 20.0,
     "factor": 2.0,
     "tuned": 2,
+    "valleys": 1,
 }
 SIZES = "compare.ladder.sizes=[16000,32000,64000,128000,256000]"
 
@@ -49,7 +52,8 @@ def test_rungs_follow_the_rule():
     ({"sizes": [1, 2, 3]}, "at least 4 numbers of parameters, rising"), ({"sizes": [4, 3, 2, 1]}, "rising"),
     ({"sizes": [16000, 16001, 16002, 16003]}, "first three digits"), ({"tuned": 1}, "from 2 rungs"),
     ({"tuned": 6}, "to all of them"), ({"minutes": 0.0}, "more than 0"), ({"factor": 1.0}, "from 1.1 to 100"),
-    ({"tokens_per_parameter": math.nan}, "more than 0"),
+    ({"tokens_per_parameter": math.nan}, "more than 0"), ({"valleys": 2}, "an odd number from 3 to 9"),
+    ({"valleys": 11}, "an odd number"), ({"valleys": 0}, "an odd number"),
 ])  # fmt: skip
 def test_a_ladder_that_cannot_be_meant_is_refused(change, said):
     with pytest.raises(ZooError, match=said):
@@ -68,6 +72,33 @@ def test_the_time_of_a_ladder_is_the_sum_of_its_runs():
     assert [each.runs(i, 5) for i in range(5)] == [7, 7, 6, 3, 1]
     assert each.minutes([64000] * 5) == pytest.approx(2 * 24 * each.rung(64000) / 2 / 60)
     assert costs(workers=1).minutes([64000] * 5) == pytest.approx(2 * each.minutes([64000] * 5))
+
+
+def test_a_valley_has_sizes_from_half_to_twice_that_of_its_rung_at_its_flops():
+    assert side_sizes(32000, 1) == []
+    assert side_sizes(32000, 3) == [16000, 64000]
+    assert side_sizes(32000, 5) == [16000, 23000, 45000, 64000]
+    rungs = rungs_of({**RULES, "valleys": 3}, ["text"])
+    assert len(rungs) == 15
+    assert len({rung.task for rung in rungs}) == 15
+    middle, *sides = (rung for rung in rungs if rung.flops == 6 * 20 * 64000**2)
+    assert (middle.role, middle.parameters, middle.stage) == ("rung", 64000, "checked")
+    assert [(side.role, side.parameters, side.stage) for side in sides] == [
+        ("side", 32000, "foretold"),
+        ("side", 130000, "foretold"),
+    ]
+
+
+def test_valleys_are_in_the_time_of_a_ladder():
+    plain, valleys = costs(), replace(costs(), valleys=3)
+    each = plain.timings[0]
+    sizes = geometric(16000, 2.0, 4)
+    sides = sum(2 * plain.run(each, side, size) for size in sizes for side in side_sizes(size, 3)) / 2 / 60
+    assert valleys.minutes(sizes) == pytest.approx(plain.minutes(sizes) + sides)
+    # a smaller model takes more steps for the same FLOPs
+    assert plain.run(each, 8000, 16000) == pytest.approx(2 + 0.01 * 20 * 16000**2 / 8000 / 512)
+    assert "besides, 2 runs of each contestant at each rung, of other sizes" in described(sizes, 20, valleys)
+    assert len(fitting(20, 2.0, valleys)) <= len(fitting(20, 2.0, plain))
 
 
 def test_more_time_is_a_longer_ladder_and_less_than_the_least_is_refused():
@@ -159,6 +190,23 @@ def test_larger_rungs_get_the_rate_that_smaller_ones_foretell(plan):
     assert not tasks
 
 
+def test_the_sides_of_a_valley_get_foretold_rates_and_one_seed(here):
+    plan = make_plan(
+        "ladder", [SIZES, "compare.archs=[transformer,lstm]", "compare.extend=0", "compare.ladder.valleys=3"]
+    )
+    sides = [cell for cell in plan.cells if cell.contestant == "lstm" and "FLOPs" in cell.task]
+    assert [cell.size for cell in sides] == [side for size in RULES["sizes"] for side in side_sizes(size, 3)]
+    assert {len(cell.seeds) for cell in sides} == {1}
+    assert {tuple(below.size for below in cell.below) for cell in sides} == {(16000, 32000, 64000)}
+    flops = {cell.base["budget"]["flops"] for cell in plan.cells}
+    assert len(flops) == 5, "all sizes of a rung have the same FLOPs"
+    made = carried_out(plan, parabola)
+    for cell in sides:
+        assert dict(cell.chosen)["optimizer.lr"] == pytest.approx(best_rate("lstm", cell.size), rel=0.01)
+    assert sum(stage == "report" for *_, stage, _ in made) == 2 * (13 + 10)
+    assert [rung["role"] for rung in describe(plan)["ladder"]] == ["rung", "side", "side"] * 5
+
+
 def test_where_all_tuning_failed_larger_rungs_keep_a_rate_of_the_grid(plan):
     made = carried_out(
         plan, lambda contestant, size, rate: None if contestant == "lstm" else parabola(contestant, size, rate)
@@ -204,38 +252,53 @@ LOSSES = {  # by contestant and rung; the third is better than the baseline by l
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A ladder whose rows are one real row with other scores, sizes and seeds."""
+def row(tmp_path_factory):
+    """The row of a real run."""
     from zoo.runs.train import train
 
     runs = tmp_path_factory.mktemp("ladder") / "runs"
     train(zoo.compose("arch=lstm", "task=parity", "task.length=8", "task.test_size=16", "dim=8", "layers=1", "steps=2",
                       "task.test_lengths=[]", "trainer.accelerator=cpu", "trainer.progress=false", f"runs={runs}", "experiment=one"))  # fmt: skip
     (path,) = (runs / "one").glob("*/result.json")
-    row, made = json.loads(path.read_text()), runs / "ladder"
-    rungs = rungs_of({**RULES, "sizes": RULES["sizes"][:4]}, ["text"])
+    return json.loads(path.read_text())
+
+
+def made_up(made, row, rungs, loss, overrides=("ladder",)):
+    """A ladder whose rows are one real row with other scores, sizes and seeds; no loss is a run that diverged."""
     cells = []
-    for name, losses in LOSSES.items():
-        for rung, loss in zip(rungs, losses, strict=True):
-            ids = []
-            for seed in range(1 if rung.top else 3):
-                ids.append(f"{name}-{rung.parameters}-{seed}")
+    for name in LOSSES:
+        for rung in rungs:
+            ids, value = [], loss(name, rung)
+            for seed in range(1 if rung.top or rung.role != "rung" else 3):
+                ids.append(f"{name}-{rung.parameters}-{rung.flops:.3g}-{seed}")
                 (made / ids[-1]).mkdir(parents=True)
-                score = {"bits_per_byte": loss + 0.002 * (seed - 1)}
+                score = {"bits_per_byte": (value or 0) + 0.002 * (seed - 1)}
                 changed = {"id": ids[-1], "arch": name, "label": name, "seed": seed, "metric": "bits_per_byte", "higher_is_better": False,
                            "test": score, "validation": score, "training_flops": rung.flops, "training_seconds": rung.flops / 1e10,
-                           "margin": 0.02, "solved": None, "guess": None, "shortcut": None, "test_harder": {}, "parameters": rung.parameters}  # fmt: skip
-                (made / ids[-1] / "result.json").write_text(json.dumps(row | changed))
+                           "margin": 0.02, "solved": None, "guess": None, "shortcut": None, "test_harder": {}, "parameters": rung.parameters,
+                           "active_parameters": rung.parameters, "tokens": int(rung.flops / 6 / rung.parameters)}  # fmt: skip
+                failed = (
+                    {"status": "failed", "error": "the loss is not finite", "diverged_at": 7} if value is None else {}
+                )
+                (made / ids[-1] / "result.json").write_text(json.dumps(row | changed | failed))
             tried = [
-                {"setting": {"optimizer.lr": rate}, "validation": [loss + (0.01 if rate != 0.01 else 0)]}
+                {"setting": {"optimizer.lr": rate}, "validation": [value + (0.01 if rate != 0.01 else 0)]}
                 for rate in (0.005, 0.01, 0.02)
+                if value is not None and not rung.top and rung.role == "rung"
             ]
             cells.append({"contestant": name, "task": rung.task, "tuning": [], "reporting": ids, "edge": [],
-                          "chosen": {"optimizer.lr": 0.01}, "tried": [] if rung.top else tried})  # fmt: skip
-    rules = {"schema": 1, "name": "ladder", "baseline": "transformer", "overrides": ["ladder"], "cells": cells,
+                          "chosen": {"optimizer.lr": 0.01}, "tried": tried})  # fmt: skip
+    rules = {"schema": 1, "name": "ladder", "baseline": "transformer", "overrides": list(overrides), "cells": cells,
              "ladder": [vars(rung) for rung in rungs]}  # fmt: skip
     (made / "comparison.json").write_text(json.dumps(rules))
     return made
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, row):
+    rungs = rungs_of({**RULES, "sizes": RULES["sizes"][:4]}, ["text"])
+    made = tmp_path_factory.mktemp("ladder") / "ladder"
+    return made_up(made, row, rungs, lambda name, rung: LOSSES[name][rungs.index(rung)])
 
 
 def test_a_report_says_what_stopping_early_would_have_cost(folder):
@@ -289,7 +352,8 @@ def test_rungs_that_are_not_finished_are_left_out(folder, tmp_path):
     from zoo.comparison.ledger import read_ledger
 
     part = shutil.copytree(folder, tmp_path / "part")
-    shutil.rmtree(part / "gru-128000-0")
+    (lost,) = part.glob("gru-128000-*")
+    shutil.rmtree(lost)
     ledger = read_ledger(part)
     (ladder,) = ledger.ladders
     assert "best at the largest finished rung, 64k" in next(ladder.backtest())
@@ -297,6 +361,45 @@ def test_rungs_that_are_not_finished_are_left_out(folder, tmp_path):
     assert (len(ladder.steps), ladder.missing) == (3, 1)
     assert [gain.word for gain in ladder.gains] == ["unknown", "unknown"]
     assert "3 rungs have no slope; 4 would." in list(ladder.trends())
+
+
+def valley_loss(name, rung):
+    """A law whose best size at C FLOPs is ``(C / 120)^0.5``, the size of the rung, but for the LSTM: half as large."""
+    best = math.sqrt(rung.flops / 120) * (0.6 if name == "lstm" else 1)
+    return 1.5 + 40 * rung.flops**-0.17 + 0.1 * math.log(rung.parameters / best) ** 2 + (0.1 if name == "gru" else 0)
+
+
+def test_a_report_shows_the_valleys_of_a_ladder(row, tmp_path, monkeypatch, zoo_main):
+    from zoo.comparison.answer import answer
+    from zoo.comparison.ledger import read_ledger
+    from zoo.comparison.page import write_page
+
+    rungs = rungs_of({**RULES, "sizes": RULES["sizes"][:4], "valleys": 3}, ["text"])
+    made = made_up(tmp_path / "ladder", row, rungs, valley_loss)
+    ledger = read_ledger(made)
+    (ladder,) = ledger.ladders
+    assert [step.parameters for step in ladder.steps] == RULES["sizes"][:4], "sides are no rungs"
+    assert [each.contestant for each in ladder.valleys] == list(LOSSES)
+    for each, factor in zip(ladder.valleys, (1, 0.6, 1), strict=True):
+        assert [optimum.parameters for optimum in each.optima] == pytest.approx(
+            [factor * size for size in RULES["sizes"][:4]], rel=0.03
+        )
+        assert each.parameters.exponent == pytest.approx(0.5, abs=0.01)
+        assert each.parameters.next[1] == pytest.approx(factor * 256000, rel=0.05)
+    assert [len(each) for each in ladder.sized] == [12] * 3, "the law of both has all sizes"
+    said = " ".join(answer(ledger))
+    assert re.search(r"The best size of lstm grows with compute to the power of 0.50 \(0.4\d to 0.5\d\)", said)
+    assert "from 30.7G to 1.97T FLOPs; one further rung, 7.86T FLOPs, would ask for" in said
+    assert "parameters at" not in said, "sides are no tasks of their own"
+    monkeypatch.setattr("zoo.base.html.plotting_library", lambda: "")
+    monkeypatch.setattr("zoo.comparison.ladder.report.REFITS", 2)
+    html = write_page(ledger, tmp_path / "page.html").read_text()
+    assert '"ladder0-optima":' in html
+    assert "Iso-FLOP valleys" in html
+    assert "parameters as C to the" in html
+    status, out, err = zoo_main("report", str(made))
+    assert status == 0, err
+    assert "best parameters at equal FLOPs" in out
 
 
 @THOROUGH

@@ -26,7 +26,8 @@ def answer(ledger: Ledger) -> list[str]:
     if ledger.swept:
         return [_best_setting(ledger, task) for task in ledger.tasks if any(s.rows for s in ledger.on(task))]
     parts = [*(_task(ledger, task) for task in _asked(ledger))] if not ledger.laws else []
-    parts += [part for each in ledger.ladders for part in (each.backtest(), each.trends(), each.learning_rates())]
+    for each in ledger.ladders:
+        parts += [each.backtest(), each.trends(), each.learning_rates(), each.optima()]
     parts += [_ladder(ledger), _equal(ledger), _state(ledger), _fragile(ledger), _known(ledger)]
     parts += [_limits(ledger), _noise(ledger), _next(ledger)]
     return [said for part in parts if (said := " ".join(part))]
@@ -34,7 +35,7 @@ def answer(ledger: Ledger) -> list[str]:
 
 def _asked(ledger: Ledger) -> list[str]:
     """The tasks that the answer speaks of one by one: not the rungs of a ladder."""
-    rungs = {step.task for each in ledger.ladders for step in each.steps}
+    rungs = {task for each in ledger.ladders for task in (*(step.task for step in each.steps), *each.asides)}
     return [task for task in ledger.tasks if task not in rungs]
 
 

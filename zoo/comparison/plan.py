@@ -17,6 +17,7 @@ from zoo.comparison.grid import Setting, edges
 from zoo.comparison.ladder.rates import RateLaw, fit_rates
 from zoo.comparison.ladder.rungs import CHECKED, Rung, rungs_of
 from zoo.comparison.plan_file import Claim, PlanFile, PublishedFigure, RungFile
+from zoo.comparison.published import figures_of
 from zoo.comparison.rules import check_rules, stored
 from zoo.config.compose import compose, composed_of, how, without_how
 from zoo.config.explain import Checked, check
@@ -402,7 +403,9 @@ def make_plan(name: str | None, overrides: Sequence[str]) -> Plan:
         )
     rules["tune"] = {key: values for key, values in rules["tune"].items() if values}
     check_rules(rules)
-    contestants = [*rules["archs"], *rules["also"]]
+    further = (rules["further"].get(each, [each]) for each in rules["also"])
+    contestants = [*rules["archs"], *(contestant for some in further for contestant in some)]
+    published = figures_of(rules["published"], list(rules["tasks"]))
     budgets: dict[str, Config] = {}
     tasks = [task for task in rules["tasks"] if rules["only"] is None or task in rules["only"]]
     rungs = rungs_of(rules["ladder"], tasks)
@@ -442,7 +445,7 @@ def make_plan(name: str | None, overrides: Sequence[str]) -> Plan:
         runs,
         rules["workers"],
         [*([name] if name else []), *without_how(overrides)],
-        rules["published"],
+        published,
         rules["claims"],
         rules["extend"],
         on,
@@ -477,7 +480,7 @@ def _climb(cells: Sequence[Cell], rungs: Mapping[str, Rung]) -> None:
         if rung is None:
             continue
         cell.size = float(rung.parameters)
-        if rung.top:
+        if rung.top or rung.role == "side":
             cell.seeds = cell.seeds[:1]
         if rung.stage != "tuned" and len(cell.grid) > 1:
             below = [
@@ -485,8 +488,8 @@ def _climb(cells: Sequence[Cell], rungs: Mapping[str, Rung]) -> None:
                 for each in cells
                 if each.contestant == cell.contestant
                 and rungs[each.task].of == rung.of
-                and rungs[each.task].parameters < rung.parameters
                 and rungs[each.task].stage != "foretold"
+                and (rung.role == "side" or rungs[each.task].parameters < rung.parameters)
             ]
             cell.await_rates(below, CHECKED if rung.stage == "checked" else 1)
 

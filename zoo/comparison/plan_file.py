@@ -76,6 +76,8 @@ class RungFile(TypedDict):
     flops: Positive
     stage: Literal["tuned", "checked", "foretold"]
     top: bool
+    role: NotRequired[Literal["rung", "side"]]
+    """``side``: another size of a rung's FLOPs."""
 
 
 class PlanFile(TypedDict):

@@ -13,8 +13,6 @@ from typing import Any
 
 from zoo.base.errors import ZooError, unknown
 from zoo.base.files import read_yaml
-from zoo.base.validation import flaw
-from zoo.comparison.plan_file import PublishedFigure
 from zoo.config.hydra import forget, hydra_ready
 from zoo.config.limits import check_folder
 from zoo.config.schema import CompareConfig
@@ -66,7 +64,7 @@ def check_rules(rules: Mapping[str, Any]) -> None:
         ZooError: by the name of the key, with what is expected.
     """
     check_folder("compare.name", rules["name"])
-    for contestant in [*rules["archs"], *rules["also"]]:
+    for contestant in [*rules["archs"], *rules["also"], *(each for some in rules["further"].values() for each in some)]:
         if not isinstance(contestant, str) or not contestant.strip():
             raise ZooError(f"compare.archs has {contestant!r}; expected presets, or overrides as one text")
     if rules["workers"] is not None and rules["workers"] < 1:
@@ -106,8 +104,6 @@ def check_rules(rules: Mapping[str, Any]) -> None:
         raise ZooError(f"compare.margin={rules['margin']}: expected a difference of the metric, at least 0")
     if rules["ladder"]["minutes"] is not None or rules["ladder"]["sizes"]:
         _check_ladder(rules["tune"])
-    for figure in rules["published"]:
-        _check_published(figure, rules["tasks"])
     for key, values in rules["tune"].items():
         if len(set(values)) != len(values):
             raise ZooError(f"compare.tune.{key}={values}: expected each value once")
@@ -120,14 +116,3 @@ def _check_ladder(tune: Mapping[str, Any]) -> None:
             f"compare.tune={dict(tune)}: a ladder foretells the learning rate of its larger rungs, and no "
             f"other number; expected three rates or more, such as compare.tune={{optimizer.lr:[0.001,0.003,0.01]}}"
         )
-
-
-def _check_published(figure: Mapping[str, Any], tasks: Mapping[str, Any]) -> None:
-    needed, known = {"contestant", "task", "value", "source"}, {"at", "settings", "of", "better"}
-    if not needed <= set(figure) <= needed | known or flaw(figure, PublishedFigure):
-        raise ZooError(
-            f"compare.published has {dict(figure)}; expected {', '.join(sorted(needed))} (a number), "
-            f"and perhaps {', '.join(sorted(known))}"
-        )
-    if figure["task"] not in tasks:
-        raise ZooError("compare.published: " + unknown("task in this comparison", figure["task"], tasks))

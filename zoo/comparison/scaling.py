@@ -59,6 +59,12 @@ class Law:
         first = self.parameters_factor * parameters**-self.parameters_exponent
         return float(self.floor + first + self.tokens_factor * tokens**-self.tokens_exponent)
 
+    @property
+    def size_exponent(self) -> float:
+        """How the best size grows with compute, ``b / (a + b)`` (Hoffmann et al. 2022, equation 4)."""
+        whole = self.parameters_exponent + self.tokens_exponent
+        return self.tokens_exponent / whole if whole > 0 else math.nan
+
     def best_size(self, product: float) -> float:
         """The parameters at which the loss is lowest, given their product with the tokens."""
         a, b = self.parameters_exponent, self.tokens_exponent
@@ -245,8 +251,13 @@ class Fitted:
         return [replace(self, law=law) for law in (self.law.again() if self.law else [])]
 
 
-def fits(standings: Sequence[Any]) -> list[Fitted]:
-    """A law for each contestant, over the runs of all its tasks, which differ in size and length alone."""
+def fits(standings: Sequence[Any], draws: int = 200) -> list[Fitted]:
+    """A law for each contestant, over the runs of all its tasks, which differ in size and length alone.
+
+    Args:
+        standings: of the comparison.
+        draws: refits of each law, for intervals.
+    """
     found = []
     for name in dict.fromkeys(standing.contestant for standing in standings):
         rows = [row for s in standings if s.contestant == name for row in s.rows]
@@ -259,7 +270,7 @@ def fits(standings: Sequence[Any]) -> list[Fitted]:
         compute = [row["training_flops"] for row in rows]
         each = float(np.median([c / (a * b) for a, b, c in zip(n, d, compute, strict=True)]))
         losses = [row["test"][row["metric"]] for row in rows]
-        law = fit(n, d, losses) if len(rows) >= 5 else None
+        law = fit(n, d, losses, draws) if len(rows) >= 5 else None
         spans = [(float(min(values)), float(max(values))) for values in (compute, n, d)]
         found.append(Fitted(name, law, each, spans[0], spans[1], spans[2], len(rows), _singles(n, d, losses)))
     return found

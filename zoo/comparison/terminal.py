@@ -104,7 +104,9 @@ def tables(ledger: Ledger, width: int) -> list[Table]:
     found += _abilities(ledger)
     for ladder in ledger.ladders:
         found += [_rungs(ladder), *([_gains(ladder)] if ladder.gains else [])]
+        found += [_valleys(ladder)] if ladder.valleys else []
     below = {step.task for ladder in ledger.ladders for step in ladder.steps[:-1]}
+    below |= {task for ladder in ledger.ladders for task in ladder.asides}
     for task in (task for task in ledger.tasks if task not in below):
         found.append(_table(ledger, task, width))
         found += _decays(ledger, task)
@@ -151,6 +153,29 @@ def _gains(ladder: Ladder) -> Table:
     for gain in ladder.gains:
         slope = "" if gain.slope is None else f"{gain.slope:+.3f} ({gain.low:+.3f} to {gain.high:+.3f})"
         table.add_row(gain.contestant, *(f"{value:+.4f}" for value in gain.gains), slope, said(gain))
+    return table
+
+
+def _valleys(ladder: Ladder) -> Table:
+    """The best size of each contestant at each rung, and how it grows with compute."""
+    table = Table(title=f"{ladder.of}: best parameters at equal FLOPs", title_justify="left", caption_justify="left")
+    table.add_column("contestant", overflow="fold", min_width=14)
+    for step in ladder.steps:
+        table.add_column(f"{quantity(step.flops)} FLOPs", justify="right", overflow="fold")
+    for name in ("grows as C to the", "one further rung"):
+        table.add_column(name, overflow="fold")
+    for each in ladder.valleys:
+        found = [
+            f"{quantity(o.parameters)} ({quantity(o.low)} to {quantity(o.high)})" if o.parameters else "unknown"
+            for o in each.optima
+        ]
+        growth, grows = each.parameters, ["unknown", ""]
+        if growth:
+            _, told, low, high = growth.next
+            grows = [f"{growth.exponent:.2f} ({growth.low:.2f} to {growth.high:.2f})",
+                     f"{quantity(told)} ({quantity(low)} to {quantity(high)})"]  # fmt: skip
+        table.add_row(each.contestant, *found, *grows)
+    table.caption = "by a parabola through the sizes of a rung, with 95 % intervals"
     return table
 
 

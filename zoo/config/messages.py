@@ -68,6 +68,7 @@ EXAMPLES = {
     "compare.tasks": """a table of each task's overrides, 'compare.tasks={parity:["task=parity"]}'; """
     "compare.only=[parity] picks some of the tasks that there are",
     "compare.tune": "a table of the values of each key, compare.tune={optimizer.lr:[1e-3,1e-2]}",
+    "compare.further": "a table of lists of contestants, compare.further={small:[lstm,gru]}; see compare.also=[small]",
     "compare.published": "a list of tables, compare.published=[{contestant:...,task:...,value:...,source:...}]",
     "compare.claims": "a list of tables, compare.claims=[{says:...,better:...,than:...}]",
 }

@@ -113,6 +113,7 @@ class LadderConfig:
     tokens_per_parameter: float = 20.0
     factor: float = 2.0
     tuned: int = 2
+    valleys: int = 1
 
 
 @dataclass
@@ -122,6 +123,7 @@ class CompareConfig:
     name: str = "comparison"
     archs: list[str] = field(default_factory=list)
     also: list[str] = field(default_factory=list)
+    further: dict[str, list[str]] = field(default_factory=dict)
     tasks: dict[str, list[str]] = field(default_factory=dict)
     only: list[str] | None = None
     baseline: str | None = None

@@ -87,9 +87,10 @@ def check_comparison(rules: Mapping[str, Any], source: str) -> None:
     words: list[Any] = []
     for key in ("overrides", "archs", "also"):
         words += rules[key] if isinstance(rules.get(key), list) else []
-    tasks = rules.get("tasks")
-    for task in tasks.values() if isinstance(tasks, Mapping) else ():
-        words += task if isinstance(task, list) else []
+    for key in ("tasks", "further"):
+        named = rules.get(key)
+        for listed in named.values() if isinstance(named, Mapping) else ():
+            words += listed if isinstance(listed, list) else []
     refuse_own_keys([part for word in words for part in [str(word), *str(word).split()]], source)
     tuned = rules.get("tune")
     refuse_own_keys(tuned if isinstance(tuned, Mapping) else {}, source)

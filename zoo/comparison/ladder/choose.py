@@ -17,8 +17,9 @@ def costs_of(plan: Plan) -> Costs:
     Raises:
         ZooError: a contestant cannot be timed.
     """
-    tasks = list(dict.fromkeys(rung.of for rung in plan.rungs))
-    ends = [[rung.task for rung in plan.rungs if rung.of == task] for task in tasks]
+    rungs = [rung for rung in plan.rungs if rung.role == "rung"]
+    tasks = list(dict.fromkeys(rung.of for rung in rungs))
+    ends = [[rung.task for rung in rungs if rung.of == task] for task in tasks]
     wanted = {each[i] for each in ends for i in (0, -1)}
     cells = [cell for cell in plan.cells if cell.task in wanted and cell.follows is None]
     execution = Execution(plan)
@@ -31,7 +32,7 @@ def costs_of(plan: Plan) -> Costs:
     first = next(cell for cell in plan.cells if not cell.waits)
     return Costs(
         list(found.values()), execution.workers, first.tuning_count(), len(first.seeds), plan.ladder["tuned"],
-        plan.ladder["tokens_per_parameter"],
+        plan.ladder["tokens_per_parameter"], plan.ladder["valleys"],
     )  # fmt: skip
 
 
@@ -55,6 +56,7 @@ def _begun(plan: Plan) -> list[int]:
     if flaw(rules, PlanFile) or not rules.get("ladder"):
         return []
     tokens = plan.ladder["tokens_per_parameter"]
-    sizes = {int(rung["parameters"]) for rung in rules["ladder"]}
-    same = all(abs(rung["flops"] / (6 * tokens * rung["parameters"] ** 2) - 1) < 1e-3 for rung in rules["ladder"])
+    rungs = [rung for rung in rules["ladder"] if rung.get("role", "rung") == "rung"]
+    sizes = {int(rung["parameters"]) for rung in rungs}
+    same = all(abs(rung["flops"] / (6 * tokens * rung["parameters"] ** 2) - 1) < 1e-3 for rung in rungs)
     return sorted(sizes) if same else []

@@ -28,6 +28,8 @@ def ladder_charts(ladder: Ladder, standings: Sequence[Standing]) -> Iterator[tup
         yield "pairs", _pairs(ladder)
     if ladder.rates:
         yield "rates", _rates(ladder, standings)
+    if any(not optimum.doubt for each in ladder.valleys for optimum in each.optima):
+        yield "optima", _optima(ladder, standings)
 
 
 def _compute() -> Any:
@@ -142,3 +144,37 @@ def _rates(ladder: Ladder, standings: Sequence[Standing]) -> dict[str, Any]:
     ]
     title = "Best rates that were tried; lines: the law of the tuned rungs"
     return plain_chart(alt.layer(*layers).properties(width=260, height=240, title=title))
+
+
+def _optima(ladder: Ladder, standings: Sequence[Standing]) -> dict[str, Any]:
+    """The best size of each contestant at each rung, with its interval, and what is foretold of one further rung."""
+    import altair as alt
+
+    values = [
+        {"contestant": each.contestant, "FLOPs": o.compute, "parameters": o.parameters, "low": o.low, "high": o.high,
+         "what": "measured"}
+        for each in ladder.valleys
+        for o in each.optima
+        if not o.doubt
+    ]  # fmt: skip
+    values += [
+        {"contestant": each.contestant, "FLOPs": at, "parameters": told, "low": low, "high": high, "what": "foretold"}
+        for each in ladder.valleys
+        if each.parameters
+        for at, told, low, high in [each.parameters.next]
+    ]
+    base = alt.Chart(alt.Data(values=values))
+    y = alt.Y("parameters:Q", scale=alt.Scale(type="log"), axis=alt.Axis(format="~s"), title="best parameters")
+    tips = ["contestant:N", "what:N", "FLOPs:Q", "parameters:Q", "low:Q", "high:Q"]
+    seen, told = (base.transform_filter(f"datum.what == '{what}'") for what in ("measured", "foretold"))
+    colour, form = color(standings), shape(standings)
+    layers = [
+        base.mark_rule(opacity=0.5).encode(x=_compute(), y="low:Q", y2="high:Q", color=colour),
+        seen.mark_line().encode(x=_compute(), y=y, color=colour, strokeDash=dash(standings)),
+        *(
+            part.mark_point(filled=filled, size=60).encode(x=_compute(), y=y, color=colour, shape=form, tooltip=tips)
+            for part, filled in ((seen, True), (told, False))
+        ),
+    ]
+    title = "Best size at equal FLOPs; hollow: foretold"
+    return plain_chart(alt.layer(*layers).properties(width=300, height=240, title=title))

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import fmean
 from typing import Literal
 
 from zoo.comparison.ladder.backtest import Scores
+from zoo.comparison.ladder.line import Line
 from zoo.comparison.ladder.noise import Noise, deviations, student
 
 Word = Literal["grows", "holds", "shrinks", "unknown"]
@@ -70,57 +70,6 @@ class Gain:
     crossing: Crossing | None = None
 
 
-@dataclass(frozen=True)
-class _Line:
-    """A line by least squares through gains against the logarithm of compute, with the variances of its points."""
-
-    x: tuple[float, ...]
-    y: tuple[float, ...]
-    variances: tuple[float, ...]
-    freedoms: tuple[float, ...]
-
-    @property
-    def middle(self) -> float:
-        """The mean of x."""
-        return fmean(self.x)
-
-    @property
-    def spread(self) -> float:
-        """The sum of squares of x about its mean."""
-        return sum((x - self.middle) ** 2 for x in self.x)
-
-    @property
-    def slope(self) -> float:
-        """The change of y per unit of x."""
-        return sum((x - self.middle) * y for x, y in zip(self.x, self.y, strict=True)) / self.spread
-
-    def at(self, x: float) -> float:
-        """The line at x."""
-        return fmean(self.y) + self.slope * (x - self.middle)
-
-    def last(self, count: int) -> _Line:
-        """The line through the last so many points."""
-        return _Line(self.x[-count:], self.y[-count:], self.variances[-count:], self.freedoms[-count:])
-
-    def weights(self, x: float) -> list[float]:
-        """How much each point counts in :meth:`at`."""
-        return [1 / len(self.x) + (x - self.middle) * (each - self.middle) / self.spread for each in self.x]
-
-    def inflation(self) -> float:
-        """By how much points lie farther from the line than their noise explains; at least 1 (Birge 1932)."""
-        if len(self.x) < 3:
-            return 1.0
-        left = sum((y - self.at(x)) ** 2 / v for x, y, v in zip(self.x, self.y, self.variances, strict=True))
-        return max(1.0, math.sqrt(left / (len(self.x) - 2)))
-
-    def error(self, weights: Sequence[float], more: float = 0.0) -> tuple[float, float]:
-        """The standard error of a weighted sum of the points, and its degrees of freedom (Satterthwaite 1946)."""
-        parts = [w * w * v for w, v in zip(weights, self.variances, strict=True)]
-        whole = sum(parts)
-        freedom = whole**2 / sum(p * p / f for p, f in zip(parts, self.freedoms, strict=True)) if whole else math.inf
-        return self.inflation() * math.sqrt(whole + more), freedom
-
-
 def gains(scores: Scores, compute: Sequence[float], baseline: str, margin: float) -> list[Gain]:
     """The gain over scale of every contestant but the baseline.
 
@@ -163,13 +112,13 @@ def _gain(
         return Gain(name, apart, errors)
     x = tuple(map(math.log10, compute))
     freedoms = tuple(each.freedom for each in known)
-    line = _Line(x, apart, variances, freedoms)
+    line = Line(x, apart, variances, freedoms)
     weights = [(each - line.middle) / line.spread for each in x]
     error, freedom = line.error(weights)
     half = student(freedom, 1 - level / 2) * error
     low, high = line.slope - half, line.slope + half
     further = 2 * x[-1] - x[-2]
-    shorter = _Line(x[:-1], apart[:-1], variances[:-1], freedoms[:-1])
+    shorter = Line(x[:-1], apart[:-1], variances[:-1], freedoms[:-1])
     return Gain(
         name, apart, errors, line.slope, low, high, _word(low, high, margin / (x[-1] - x[0])),
         _forecast(line, further, variances[-1]),
@@ -188,7 +137,7 @@ def _word(low: float, high: float, limit: float) -> Word:
     return "grows" if low > 0 else "shrinks" if high < 0 else "unknown"
 
 
-def _forecast(line: _Line, x: float, variance: float) -> Forecast:
+def _forecast(line: Line, x: float, variance: float) -> Forecast:
     """One more gain at x: the intervals of the line through all rungs, and of those through the last ones, together.
 
     A gain that bends (as one does that falls by a power of compute) is missed by the one line and held by another.
@@ -201,7 +150,7 @@ def _forecast(line: _Line, x: float, variance: float) -> Forecast:
     return Forecast(10**x, line.at(x), min(ends), max(ends))
 
 
-def _crossing(line: _Line, further: float) -> Crossing | None:
+def _crossing(line: Line, further: float) -> Crossing | None:
     """Where the line is zero, if it surely has one sign on the first rung and surely the other one rung further on.
 
     A gain that falls by a power of compute never changes its sign, though a line through it does. So the line through
@@ -224,7 +173,7 @@ def _crossing(line: _Line, further: float) -> Crossing | None:
     return Crossing(10**at, 10**low, 10**high, at > line.x[-1])
 
 
-def _zeros(line: _Line, start: float, end: float) -> tuple[float, float]:
+def _zeros(line: Line, start: float, end: float) -> tuple[float, float]:
     """Between which places zero is in the interval of the line (Fieller 1954), to a hundredth of the way."""
     steps = 100
     grid = [start + (end - start) * i / steps for i in range(steps + 1)]

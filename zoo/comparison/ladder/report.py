@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from statistics import fmean, median
 from typing import Any
 
@@ -12,12 +13,17 @@ from zoo.base.errors import many
 from zoo.comparison.ladder.backtest import Scores, Stop, backtest, first_right
 from zoo.comparison.ladder.forecast import ComputeLaw, compute_law
 from zoo.comparison.ladder.gain import LEAST_RUNGS, Gain, coverage, gains, said
+from zoo.comparison.ladder.noise import deviations
 from zoo.comparison.ladder.rates import RateLaw, fit_rates
+from zoo.comparison.ladder.valley import Point, Valley, valley
 from zoo.comparison.plan_file import RungFile
 from zoo.comparison.result import Standing
+from zoo.comparison.scaling import Fitted, fits
 from zoo.comparison.words import joined, quantity
 
 RATE = "optimizer.lr"
+REFITS = 40
+"""Of the law of parameters and tokens, for the doubts that it is shown with."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +87,9 @@ class Ladder:
         gains: of each contestant but the baseline.
         rates: the learning rates of each contestant over size.
         laws: of the loss over compute, of each contestant.
+        valleys: the best size of each contestant at each rung, where several were run.
+        sized: the standings of these sizes, for each contestant.
+        asides: the tasks of these further sizes.
     """
 
     of: str
@@ -95,11 +104,22 @@ class Ladder:
     gains: list[Gain] = field(default_factory=list)
     rates: list[Rates] = field(default_factory=list)
     laws: list[ComputeLaw] = field(default_factory=list)
+    valleys: list[Valley] = field(default_factory=list)
+    sized: list[list[Standing]] = field(default_factory=list)
+    asides: set[str] = field(default_factory=set)
 
     @property
     def right(self) -> int | None:
         """The smallest rung from which on every rung chooses within the margin of the best; none if none does."""
         return first_right(self.stops, self.margin)
+
+    @cached_property
+    def both(self) -> list[Fitted]:
+        """The law of parameters and tokens of each contestant, where several sizes were run at each rung.
+
+        Its refits take seconds, so that only the page asks for it.
+        """
+        return [fitted for standings in self.sized for fitted in fits(standings, REFITS)]
 
     @property
     def best(self) -> str:
@@ -190,6 +210,26 @@ class Ladder:
         if guessed:
             yield f"No law of the rate was fitted for {joined(guessed)}; they keep the best of the largest tuned rung."
 
+    def optima(self) -> Iterator[str]:
+        """The best sizes over compute in sentences."""
+        for each in self.valleys:
+            if each.parameters is None or each.tokens is None:
+                known = sum(not optimum.doubt for optimum in each.optima)
+                why = joined(sorted({optimum.doubt for optimum in each.optima if optimum.doubt}))
+                yield (
+                    f"How the best size of {each.contestant} grows is unknown: {many(known, 'rung')} of "
+                    f"{len(each.optima)} found one ({why})."
+                )
+                continue
+            size, tokens = each.parameters, each.tokens
+            at, *told = size.next
+            yield (
+                f"The best size of {each.contestant} grows with compute to the power of {size.exponent:.2f} "
+                f"({size.low:.2f} to {size.high:.2f}) and its tokens to that of {tokens.exponent:.2f}, from "
+                f"{quantity(size.compute[0])} to {quantity(size.compute[1])} FLOPs; one further rung, {quantity(at)} "
+                f"FLOPs, would ask for {quantity(told[0])} parameters ({quantity(told[1])} to {quantity(told[2])})."
+            )
+
 
 def _seconds(value: float) -> str:
     return f"{value:.2g} s" if value < 100 else f"{value / 60:.3g} min" if value < 6000 else f"{value / 3600:.3g} h"
@@ -212,14 +252,40 @@ def ladders(
     """
     found = []
     for of in dict.fromkeys(rung["of"] for rung in rungs):
-        mine = sorted((rung for rung in rungs if rung["of"] == of), key=lambda rung: rung["parameters"])
+        every = [rung for rung in rungs if rung["of"] == of]
+        sides = [rung for rung in every if rung.get("role") == "side"]
+        mine = sorted((rung for rung in every if rung not in sides), key=lambda rung: rung["parameters"])
         by_rung = [[s for s in standings if s.of == rung["task"] and not s.control] for rung in mine]
         whole = 0
         while whole < len(mine) and by_rung[whole] and all(s.scores() for s in by_rung[whole]):
             whole += 1
         if whole >= 2 and any(s.rows for s in by_rung[0]):
-            found.append(_ladder(of, mine[:whole], by_rung[:whole], len(mine) - whole, baseline, margin))
+            ladder = _ladder(of, mine[:whole], by_rung[:whole], len(mine) - whole, baseline, margin)
+            found.append(replace(ladder, **_valleys(ladder, mine[:whole], sides, standings)) if sides else ladder)
     return found
+
+
+def _valleys(
+    ladder: Ladder, rungs: Sequence[RungFile], sides: Sequence[RungFile], standings: Sequence[Standing]
+) -> dict[str, Any]:
+    """The valleys of each contestant, and the standings and the tasks of their sizes."""
+    at = {(s.contestant, s.of): s for s in standings if not s.control}
+    sign, noise = 1 if ladder.higher_is_better else -1, deviations(ladder.scores)
+    tasks = [[rung["task"], *(s["task"] for s in sides if s["flops"] == rung["flops"])] for rung in rungs]
+    found, sized = [], []
+    for name in ladder.scores:
+        mine = [[at[name, task] for task in each if at[name, task].scores()] for each in tasks]
+        points = [[_point(s, sign) for s in each if s.rows] for each in mine]
+        compute = [step.flops for step in ladder.steps]
+        if each := valley(name, compute, points, noise):
+            found.append(each)
+            sized.append([s for standings in mine for s in standings])
+    return {"valleys": found, "sized": sized, "asides": {side["task"] for side in sides}}
+
+
+def _point(standing: Standing, sign: int) -> Point:
+    parameters, tokens = (median(float(row[key]) for row in standing.rows) for key in ("parameters", "tokens"))
+    return Point(parameters, tokens, tuple(sign * score for score in standing.scores()))
 
 
 def _ladder(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from zoo.base.errors import ZooError, many
@@ -21,6 +21,10 @@ STARTING_SECONDS = 2.0
 """What a run takes besides its steps: building it, and its evaluations."""
 
 Stage = Literal["tuned", "checked", "foretold"]
+Role = Literal["rung", "side"]
+VALLEY = 2.0
+"""The sizes of a valley reach from that of the rung divided by this to that times this."""
+MOST_SIZES = 9
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,7 @@ class Rung:
         stage: ``tuned`` where the whole grid of learning rates is tried, ``checked`` where the rate that smaller rungs
             foretell is tried beside half and twice of it, ``foretold`` where it is taken.
         top: whether it is the largest, with one seed.
+        role: ``rung``, or ``side``: another size of as many FLOPs, beside the rung's own, with one seed.
     """
 
     of: str
@@ -43,6 +48,7 @@ class Rung:
     flops: float
     stage: Stage
     top: bool
+    role: Role = "rung"
 
 
 def training_flops(parameters: float, tokens_per_parameter: float) -> float:
@@ -66,7 +72,7 @@ def rungs_of(rules: Mapping[str, Any], tasks: Sequence[str]) -> list[Rung]:
         return []
     _check(rules)
     sizes = rules["sizes"] or geometric(SMALLEST, rules["factor"], LEAST_RUNGS)
-    return [
+    rungs = [
         Rung(
             task,
             f"{task}, {quantity(size)} parameters",
@@ -78,6 +84,28 @@ def rungs_of(rules: Mapping[str, Any], tasks: Sequence[str]) -> list[Rung]:
         for task in tasks
         for i, size in enumerate(sizes)
     ]
+    return [each for rung in rungs for each in (rung, *_sides(rung, rules["valleys"]))]
+
+
+def _sides(rung: Rung, valleys: int) -> list[Rung]:
+    """The other sizes of a rung's valley, of as many FLOPs; their learning rates are foretold."""
+    flops = quantity(rung.flops)
+    return [
+        replace(
+            rung,
+            task=f"{rung.of}, {quantity(size)} parameters at {flops} FLOPs",
+            parameters=size,
+            stage="foretold",
+            role="side",
+        )
+        for size in side_sizes(rung.parameters, valleys)
+    ]
+
+
+def side_sizes(size: float, valleys: int) -> list[int]:
+    """The sizes of a valley but the one in its middle, in equal ratios from half to twice of it."""
+    half = valleys // 2
+    return [int(float(f"{size * VALLEY ** (i / half):.2g}")) for i in range(-half, half + 1) if i]
 
 
 def _check(rules: Mapping[str, Any]) -> None:
@@ -92,6 +120,10 @@ def _check(rules: Mapping[str, Any]) -> None:
         raise ZooError(f"compare.ladder.tokens_per_parameter={rules['tokens_per_parameter']}: expected more than 0")
     if not 1.1 <= rules["factor"] <= 100:
         raise ZooError(f"compare.ladder.factor={rules['factor']}: expected from 1.1 to 100")
+    if rules["valleys"] != 1 and (rules["valleys"] % 2 == 0 or not 3 <= rules["valleys"] <= MOST_SIZES):
+        raise ZooError(
+            f"compare.ladder.valleys={rules['valleys']}: expected 1, or an odd number from 3 to {MOST_SIZES}"
+        )
     if not 2 <= rules["tuned"] <= (len(sizes) or LEAST_RUNGS):
         raise ZooError(f"compare.ladder.tuned={rules['tuned']}: expected from 2 rungs to all of them")
 
@@ -121,6 +153,7 @@ class Costs:
         seeds: reported runs at a rung that is not the largest.
         tuned: rungs that are tuned.
         tokens_per_parameter: the rule of the ladder.
+        valleys: sizes at each rung.
     """
 
     timings: Sequence[Sequence[Timing]]
@@ -129,10 +162,17 @@ class Costs:
     seeds: int
     tuned: int
     tokens_per_parameter: float
+    valleys: int = 1
 
-    def run(self, timings: Sequence[Timing], size: float) -> float:
-        """Seconds of a run: both a step's seconds and its FLOPs are taken as linear in the size."""
-        flops = training_flops(size, self.tokens_per_parameter)
+    def run(self, timings: Sequence[Timing], size: float, rung: float | None = None) -> float:
+        """Seconds of a run: both a step's seconds and its FLOPs are taken as linear in the size.
+
+        Args:
+            timings: of the contestant.
+            size: of the run.
+            rung: the size of its rung, whose FLOPs it has; by default its own.
+        """
+        flops = training_flops(size if rung is None else rung, self.tokens_per_parameter)
         steps = flops / _linear([(t.parameters, t.flops) for t in timings], size)
         return STARTING_SECONDS + steps * _linear([(t.parameters, t.seconds) for t in timings], size)
 
@@ -148,7 +188,8 @@ class Costs:
     def minutes(self, sizes: Sequence[float]) -> float:
         """The whole ladder, on all workers; what remains when others are done already is left out."""
         each = (self.runs(i, len(sizes)) * self.run(t, size) for t in self.timings for i, size in enumerate(sizes))
-        return sum(each) / self.workers / 60
+        sides = ((t, side, size) for t in self.timings for size in sizes for side in side_sizes(size, self.valleys))
+        return (sum(each) + sum(self.run(*side) for side in sides)) / self.workers / 60
 
 
 def described(sizes: Sequence[int], minutes: float, costs: Costs) -> list[str]:
@@ -161,6 +202,8 @@ def described(sizes: Sequence[int], minutes: float, costs: Costs) -> list[str]:
             f"rung {index + 1}: {quantity(size)} parameters, {tokens} tokens, {flops} FLOPs, "
             f"{many(costs.runs(index, len(sizes)), 'run')} of each contestant, about {costs.rung(size):.2g} s each"
         )
+    if costs.valleys > 1:
+        lines.append(f"besides, {many(costs.valleys - 1, 'run')} of each contestant at each rung, of other sizes")
     whole = costs.minutes(sizes)
     return [*lines, f"about {whole:.2g} minutes with {many(costs.workers, 'worker')}, of {minutes:g}"]
 
