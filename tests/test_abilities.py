@@ -15,6 +15,7 @@ from zoo.comparison.ledger import read_ledger
 from zoo.comparison.page import write_page
 from zoo.comparison.plan import make_plan
 from zoo.comparison.result import Verdict
+from zoo.comparison.statistics import smallest_shift
 from zoo.comparison.terminal import tables
 from zoo.training.build import make_task
 
@@ -107,3 +108,10 @@ def test_the_page_and_the_terminal_show_contestants_by_abilities(smoke, tmp_path
     assert "contestants by abilities" in console.export_text()
     without = replace(ledger, tasks_of_abilities={})
     assert "Contestants by abilities" not in write_page(without).read_text()
+
+
+def test_the_suite_has_the_seeds_that_its_verdicts_need():
+    plan = make_plan("suite", [])
+    verdicts = len({cell.task for cell in plan.cells}) * (len({cell.contestant for cell in plan.cells}) - 1)
+    for cell in plan.cells:
+        assert smallest_shift(len(cell.seeds), verdicts) is not None
