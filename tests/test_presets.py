@@ -41,6 +41,7 @@ TASKS = [
     "k_hop",
     "path_star",
     "depo",
+    "mano",
     "copy",
     "phonebook",
     "in_context_regression",
