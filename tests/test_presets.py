@@ -42,6 +42,7 @@ TASKS = [
     "path_star",
     "depo",
     "mano",
+    "gapped_grammar",
     "copy",
     "phonebook",
     "in_context_regression",
