@@ -43,6 +43,7 @@ TASKS = [
     "depo",
     "mano",
     "gapped_grammar",
+    "pathfinder",
     "copy",
     "phonebook",
     "in_context_regression",
