@@ -117,7 +117,7 @@ class Mano(TokenAnswers, Problems):
         which_NW = torch.randint(0, len(OPERATORS), operator_NW.shape, generator=source, device=device)
         tokens_NW = torch.where(operator_NW, self.modulus + which_NW, number_NW)
         tokens_NW = tokens_NW.where(there_NW, self.modulus + len(OPERATORS) + 1)
-        return torch.cat([many_N1, tokens_NW], 1).unflatten(0, shape)
+        return torch.cat([many_N1, tokens_NW], 1).view(*shape, -1)
 
     def _identity(self, problems: Tensor) -> tuple[Tensor, Tensor | None]:
         """The expression without its padding."""
