@@ -163,7 +163,12 @@ def zoo_main(here, capsys):
     return run
 
 
-FILES = {"images": "task.source={files}/images", "pairs": "task.source={files}/pairs.tsv"}
+FILES = {
+    "images": "task.source={files}/images",
+    "pairs": "task.source={files}/pairs.tsv",
+    "time_series": "task.source={files}/series",
+    "labelled_text": "task.source={files}/texts",
+}
 
 
 def words_of_tasks():
@@ -193,7 +198,7 @@ def words_of_tasks():
 
 @pytest.fixture(scope="session")
 def files_of_tasks(tmp_path_factory):
-    """What tasks of files read: images of two classes, and pairs of words."""
+    """What tasks of files read: images, series and texts of two classes, and pairs of words."""
     import torch
     from PIL import Image
 
@@ -204,6 +209,17 @@ def files_of_tasks(tmp_path_factory):
         for i, pixels in enumerate(torch.randint(least, least + 100, (40, 8, 8), generator=source)):
             Image.fromarray(pixels.byte().numpy()).save(folder / "images" / name / f"{i}.png")
     words = ("".join(letters) for letters in itertools.product("abcdef", repeat=3))
+    (folder / "series").mkdir()
+    for part in ("TRAIN", "TEST"):
+        series = (
+            f"{','.join(f'{v:.3f}' for v in row)}:{i % 2}"
+            for i, row in enumerate(torch.randn(40, 8, generator=source).tolist())
+        )
+        (folder / f"series/Made_{part}.ts").write_text("\n".join(["@classLabel true 0 1", "@data", *series]))
+    (folder / "texts").mkdir()
+    for part in ("train", "valid", "test"):
+        rows = (f"{part} {i}\t{i % 2}" for i in range(40))
+        (folder / f"texts/{part}.tsv").write_text("\n".join(["Source\tTarget", *rows]))
     (folder / "pairs.tsv").write_text("\n".join(f"{word}\t{word[::-1]}" for word in words))
     return folder
 

@@ -1,8 +1,10 @@
 """Scores by ability: on one scale, over seeds, beside the tasks that they are made of."""
 
+import itertools
 import json
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -11,10 +13,13 @@ from test_statistics import standing
 
 from zoo.base.errors import ZooError
 from zoo.comparison.abilities import chart, check_abilities, scores, split
+from zoo.comparison.agreement import spearman
+from zoo.comparison.foretelling import explained, foretellings
 from zoo.comparison.ledger import read_ledger
 from zoo.comparison.page import write_page
 from zoo.comparison.plan import make_plan
 from zoo.comparison.result import Verdict
+from zoo.comparison.statistics import order_p_value, smallest_shift
 from zoo.comparison.terminal import tables
 from zoo.training.build import make_task
 
@@ -109,3 +114,98 @@ def test_the_page_and_the_terminal_show_contestants_by_abilities(smoke, tmp_path
     assert "contestants by abilities" in console.export_text()
     without = replace(ledger, tasks_of_abilities={})
     assert "Contestants by abilities" not in write_page(without).read_text()
+
+
+def test_the_suite_has_the_seeds_that_its_verdicts_need():
+    plan = make_plan("suite", [])
+    verdicts = len({cell.task for cell in plan.cells}) * (len({cell.contestant for cell in plan.cells}) - 1)
+    for cell in plan.cells:
+        assert smallest_shift(len(cell.seeds), verdicts) is not None
+
+
+def beside(abilities, figures):
+    """What a report has of abilities of contestants, and of another comparison's figures."""
+    found = [
+        SimpleNamespace(ability=ability, contestant=name, score=SimpleNamespace(value=value))
+        for ability, values in abilities.items()
+        for name, value in values.items()
+    ]
+    return SimpleNamespace(abilities=lambda: found, beside=figures, tasks_of_abilities=abilities)
+
+
+def numbered(*values):
+    return {f"contestant {i}": value for i, value in enumerate(values)}
+
+
+def test_the_order_of_an_ability_is_set_beside_that_of_another_comparison():
+    abilities = {
+        "the same": numbered(0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7),
+        "turned": numbered(*reversed(range(7))),
+        "other": numbered(3, 6, 1, 7, 2, 5, 4),
+        "no order": numbered(*[1] * 7),
+    }
+    ledger = beside(abilities, {"text": numbered(-2.9, -2.5, -2.4, -2.3, -2.2, -2.1, -2.0) | {"absent": 0.0}})
+    same, turned, other = foretellings(ledger)
+    assert (same.ability, same.of, same.contestants) == ("the same", "text", 7)
+    assert (same.correlation, turned.correlation) == (pytest.approx(1), pytest.approx(-1))
+    assert same.p_value == pytest.approx(3 * 2 / 5040), "of three correlations"
+    assert same.told
+    assert turned.told
+    assert not other.told
+    assert same.low < 0.9, "seven contestants in the same order are no proof"
+    assert explained(ledger, [same, turned, other]).endswith("the same (1.00), turned (-1.00).")
+
+
+def test_few_contestants_are_said_to_tell_nothing():
+    five = beside({name: numbered(1, 2, 3, 4, 5) for name in "abcd"}, {"text": numbered(1, 2, 3, 4, 5)})
+    found = foretellings(five)
+    assert [each.told for each in found] == [False] * 4
+    assert "Among 4 correlations, not even the same order could be told from chance; 6 contestants could." in explained(
+        five, found
+    )
+    four = beside({"a": numbered(1, 2, 3, 4)}, {"text": numbered(1, 2, 3, 4, 5)})
+    assert foretellings(four) == []
+    assert explained(four, []).startswith("Fewer than 5 contestants")
+    assert explained(beside({"a": numbered(1, 2)}, {}), []) == ""
+
+
+def test_a_p_value_of_orders_is_the_share_of_all_orders():
+    one, other = [3.0, 1.0, 2.0, 2.0, 5.0], [1.0, 2.0, 4.0, 3.0, 9.0]
+    found = abs(spearman(one, other))
+    orders = list(itertools.permutations(other))
+    share = sum(abs(spearman(one, order)) >= found - 1e-9 for order in orders) / len(orders)
+    assert order_p_value(one, other) == pytest.approx(share)
+
+
+def test_a_comparison_is_set_beside_one_in_the_same_folder_or_elsewhere(smoke, tmp_path):  # noqa: F811
+    folder, other = tmp_path / "runs/mine", tmp_path / "elsewhere/theirs"
+    for each in (folder, other, folder.parent / "theirs"):
+        shutil.copytree(smoke / "runs/smoke", each)
+    rules = json.loads((folder / "comparison.json").read_text()) | {"abilities": {"memory": ["recall"]}}
+    for beside in ("theirs", str(other)):
+        (folder / "comparison.json").write_text(json.dumps(rules | {"beside": beside}))
+        ledger = read_ledger(folder)
+        assert set(ledger.beside) == set(ledger.tasks)
+        (lstm,) = (s for s in ledger.on("recall") if s.contestant == "lstm")
+        assert ledger.beside["recall"] == {s.contestant: s.middle() for s in ledger.on("recall")}
+        assert ledger.beside["recall"]["lstm"] == lstm.middle()
+        assert "Fewer than 5 contestants" in write_page(ledger).read_text()
+    (folder / "comparison.json").write_text(json.dumps(rules | {"beside": "nowhere"}))
+    ledger = read_ledger(folder)
+    assert ledger.beside == {}
+    assert "Fewer than 5" not in write_page(ledger).read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["suite", "compare.beside=nowhere"],
+            r"compare.beside=nowhere: runs/nowhere holds no comparison; run it first",
+        ),
+        (["smoke", "compare.beside=suite"], "only abilities are set beside it; name some by compare.abilities"),
+    ],
+)
+def test_what_nothing_can_be_set_beside_is_refused(words, message, here):
+    with pytest.raises(ZooError, match=message):
+        make_plan(words[0], words[1:])

@@ -175,3 +175,67 @@ def test_a_vector_is_asked_for_at_the_positions_of_the_batch():
     torch.testing.assert_close(found["predictions"], whole[:, ::2])
     torch.testing.assert_close(found["loss"], (whole[:, ::2] - batch["targets"]).square().mean())
     assert found["count"] == 64 * 16
+
+
+@pytest.mark.parametrize("fill", ["symbols", "blank"])
+def test_a_gapped_grammar_is_walked_without_its_gaps(fill):
+    """The walk is followed with the grammar alone: whatever its state does not allow is passed over."""
+    sizes = ["task.symbols=9", "task.ambiguous=5", "task.depth=3", "task.edges=3", "task.gap_probability=0.3"]
+    one = task("task=gapped_grammar", f"task.fill={fill}", "task.test_size=60", "task.length=50", *sizes)
+    order, to = (part.tolist() for part in one._grammar(zoo.generator("cpu", one.stream, "grammar", 0)))
+    edges = [dict(zip(symbols[:3], states[:3], strict=True)) for symbols, states in zip(order, to, strict=True)]
+    assert len(edges) == 5 * 3 + 4
+    shown = {}  # each state shows one symbol, and ambiguous symbols are those of several states
+    for known in edges:
+        for symbol, state in known.items():
+            assert shown.setdefault(state, symbol) == symbol
+    gaps, walked = [], 0
+    for batch in [one.train_batch(step, 0, CPU) for step in range(4)] + one.held_out("test/200")[:1]:
+        for row, tokens in enumerate(batch["inputs"].tolist()):
+            state, run, expected = 0, 0, []
+            for place, token in enumerate(tokens):
+                if token in edges[state]:
+                    gaps += [run] * (walked > 0 and place > 0)
+                    state, run = edges[state][token], 0
+                    walked += 1
+                else:
+                    assert fill == "symbols" or token == 9
+                    run += 1
+                assert bool(batch["in_gap"][row, place]) == (run > 0)
+                assert set(batch["allowed"][row, place].nonzero().flatten().tolist()) == set(edges[state])
+                expected.append((state, place))
+            following = [token for token, gap in zip(tokens, batch["in_gap"][row].tolist(), strict=True) if not gap]
+            count = 0
+            for (state, place), target in zip(expected, batch["targets"][row].tolist(), strict=True):
+                count += not batch["in_gap"][row, place]
+                assert target in edges[state]
+                assert count == len(following) or target == following[count]
+    assert set(gaps) == {0, 1, 2, 3, 4}
+    assert sum(gap > 0 for gap in gaps) / len(gaps) == pytest.approx(0.3, abs=0.02)
+
+
+def test_what_the_last_tokens_tell_of_a_grammar_is_measured():
+    one = task("task=gapped_grammar", "task.test_size=500")
+    counts = collections.defaultdict(collections.Counter)
+    for step in range(20):
+        batch = one.train_batch(step, 0, CPU)
+        for token, allowed in zip(batch["inputs"].flatten().tolist(), batch["allowed"].flatten(0, 1), strict=True):
+            counts[token].update(allowed.nonzero().flatten().tolist())
+    (batch, *_) = one.held_out("test")
+    right = [
+        bool(allowed[counts[token].most_common(1)[0][0]])
+        for token, allowed in zip(batch["inputs"].flatten().tolist(), batch["allowed"].flatten(0, 1), strict=True)
+    ]
+    rules = one.chance()
+    assert rules["the last token"] == pytest.approx(np.mean(right), abs=0.02)
+    assert rules["guessing"] < rules["the last token"] < rules["the last two tokens"] < 1
+
+
+def test_a_grammar_that_cannot_be_is_refused():
+    for word, message in [
+        ("task.symbols=2", "task.symbols=2: expected more than the 2 that a state allows"),
+        ("task.ambiguous=9", "task.ambiguous=9: expected 0 to the 8 symbols"),
+        ("task.gap=-1", "expected a gap of at least 0"),
+    ]:
+        with pytest.raises(ZooError, match=message):
+            task("task=gapped_grammar", word)

@@ -1,10 +1,11 @@
 """Needles, hops and paths against their definitions in plain Python; what shortcuts get is what tasks declare."""
 
+import collections
 import itertools
 import random
 
 import pytest
-from shortcuts import CPU, asked
+from shortcuts import CPU, accuracy_of_rule, asked
 
 import zoo
 from zoo.base.errors import ZooError
@@ -23,8 +24,10 @@ def batches(one, steps=3):
 FORMS = ["single", "multi_key", "multi_value", "variables", "common_words"]
 
 
-@pytest.mark.parametrize("rung", ["small", "medium"])
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    ("form", "rung"),
+    [(f, r) for f in FORMS for r in ("tiny", "small", "medium") if (f, r) != ("common_words", "tiny")],
+)
 def test_a_needle_is_found_by_reading(form, rung):
     """The question is answered from what follows keys in the haystack; a rule that ignores the question is measured."""
     one = task("task=needle", f"task.form={form}", f"task.rung={rung}", "task.test_size=60", "task.batch_size=100")
@@ -197,6 +200,51 @@ def test_depo_is_steps_on_a_cycle():
     assert walk == set(following), "it is one cycle"
 
 
+def value_of(words, modulus):
+    """Take an expression in prefix form off a list of words, and return its value."""
+    word = words.pop(0)
+    if word not in ("+", "-", "*"):
+        return int(word)
+    first, second = value_of(words, modulus), value_of(words, modulus)
+    return {"+": first + second, "-": first - second, "*": first * second}[word] % modulus
+
+
+@pytest.mark.parametrize(("length", "modulus"), [(1, 2), (3, 7), (10, 23)])
+def test_mano_is_the_value_of_an_expression(length, modulus):
+    words = [f"task.length={length}", f"task.modulus={modulus}", "task.batch_size=200", "task.test_size=100"]
+    one = task("task=mano", f"task.test_lengths=[{2 * length}]", *words)
+    sizes, longer, shapes = collections.Counter(), set(), collections.Counter()
+    for split in ("train", f"test/{2 * length}"):
+        found = [one.train_batch(step, 0, CPU) for step in range(10)] if split == "train" else one.held_out(split)
+        for batch in found:
+            for tokens, ((place, answer),) in asked(batch):
+                words = [one.token_name(token) for token in tokens]
+                assert words[place] == "="
+                assert set(words[place + 1 :]) <= {"pad"}
+                assert one.encode(" ".join(words[:place])) == tokens[: place + 1]
+                operations = sum(word in "+-*" for word in words[:place])
+                (sizes.update if split == "train" else longer.update)([operations])
+                if operations == 3:
+                    shapes["".join("o" if word in "+-*" else "n" for word in words[:place])] += 1
+                rest = words[:place]
+                assert value_of(rest, modulus) == answer
+                assert not rest, "all of it is one expression"
+    assert set(sizes) == set(range(1, length + 1)), "as many operations as was asked"
+    assert longer <= set(range(length + 1, 2 * length + 1))
+    assert max(sizes.values()) < 1.5 * min(sizes.values())
+    if length == 3:
+        assert len(shapes) == 5, "every tree of three operations"
+        assert max(shapes.values()) < 1.5 * min(shapes.values())
+
+
+def test_the_commonest_values_are_as_good_as_declared():
+    one = task("task=mano", "task.batch_size=200", "task.test_size=2000")
+    rules = one.chance()
+    found = accuracy_of_rule(one, lambda tokens, place: None), accuracy_of_rule(one, lambda tokens, place: tokens[0])
+    assert rules["the commonest value"] == pytest.approx(found[0], abs=0.03)
+    assert rules["the commonest for the first operator"] == pytest.approx(found[1], abs=0.03)
+
+
 def test_depth_has_the_published_settings():
     assert (task("task=k_hop", "task.rung=published").length, task("task=k_hop", "task.rung=published").hops) == (
         100,
@@ -211,6 +259,7 @@ def test_depth_has_the_published_settings():
     ("words", "message"),
     [
         (["task=needle", "task.length=8"], "needs sequences of at least 10 tokens, given 8"),
+        (["task=needle", "task.rung=tiny", "task.form=common_words"], "has no room for 4 common words among 16"),
         (["task=needle", "task.keys=2"], "multi_key needs 4 different keys"),
         (["task=needle", "task.form=common_words", "task.noise=5"], "has no room for 4 common words among 5"),
         (["task=k_hop", "task.length=10"], "need at least 15 tokens, given 10"),
@@ -218,6 +267,8 @@ def test_depth_has_the_published_settings():
         (["task=path_star", "task.names=9"], "2 arms of 6 nodes have 11 names"),
         (["task=depo", "task.hops=8"], "8 hops need a cycle of more nodes, given 8"),
         (["task=depo", "task.names=12"], "a cycle of 16 nodes has as many names"),
+        (["task=mano", "task.modulus=1"], "task.modulus=1: expected at least 2"),
+        (["task=mano", "task.length=0"], "task.length=0: expected at least 1"),
     ],
 )
 def test_what_cannot_be_asked_is_refused(words, message):

@@ -23,7 +23,12 @@ from zoo.training.build import make_task
 
 CPU = torch.device("cpu")
 load_plugins()
-EXTRA = {"images": ["task.source={files}/images"], "pairs": ["task.source={files}/pairs.tsv"]}
+EXTRA = {
+    "images": ["task.source={files}/images"],
+    "pairs": ["task.source={files}/pairs.tsv"],
+    "time_series": ["task.source={files}/series"],
+    "labelled_text": ["task.source={files}/texts"],
+}
 
 
 def task(*overrides):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -56,6 +58,27 @@ def check_abilities(abilities: Mapping[str, Any], tasks: Mapping[str, Any]) -> N
         for word in words:
             if (task := split(word)[0]) not in tasks:
                 raise ZooError(f"compare.abilities.{ability}: " + unknown("task in this comparison", task, tasks))
+
+
+def folder_of_other(folder: Path, beside: str) -> Path:
+    """The folder of another comparison, by its name, which lies next to ``folder``, or by its own path."""
+    return Path(beside) if os.sep in beside else folder.parent / beside
+
+
+def check_beside(folder: Path, beside: str, abilities: Mapping[str, Any]) -> None:
+    """Refuse another comparison that was not run, or that no ability would be set beside.
+
+    Raises:
+        ZooError: either is so.
+    """
+    if not abilities:
+        raise ZooError(f"compare.beside={beside}: only abilities are set beside it; name some by compare.abilities")
+    other = folder_of_other(folder, beside)
+    if not (other / "comparison.json").is_file():
+        raise ZooError(
+            f"compare.beside={beside}: {other} holds no comparison; run it first, such as zoo compare ladder, or give "
+            f"its folder"
+        )
 
 
 def split(word: str) -> tuple[str, str | None]:

@@ -72,13 +72,17 @@ def spearman(one: Sequence[float], other: Sequence[float]) -> float | None:
 def interval_of(correlation: float, contestants: int) -> tuple[float, float]:
     """The 95 % interval of Spearman's correlation, by Fisher's z with variance ``(1 + r^2 / 2) / (n - 3)``.
 
-    Bonett and Wright 2000, doi:10.1007/BF02294183. It is of contestants like these, of which so many were drawn.
+    Bonett and Wright 2000, doi:10.1007/BF02294183. It is of contestants like these, of which so many were drawn. Few
+    contestants stand in the same order by luck: that counts as half of the way to an order with two neighbours
+    exchanged, and the interval then reaches to 1.
     """
     if contestants < 4:
         return -1.0, 1.0
-    bounded = max(-0.999, min(0.999, correlation))
+    most = 1 - 6 / (contestants * (contestants**2 - 1))
+    bounded = max(-most, min(most, correlation))
     half = 1.959964 * math.sqrt((1 + bounded**2 / 2) / (contestants - 3))
-    return math.tanh(math.atanh(bounded) - half), math.tanh(math.atanh(bounded) + half)
+    low, high = math.tanh(math.atanh(bounded) - half), math.tanh(math.atanh(bounded) + half)
+    return -1.0 if correlation < -most else low, 1.0 if correlation > most else high
 
 
 def in_words(found: Sequence[Agreement]) -> list[str]:

@@ -14,7 +14,7 @@ from typing import Any
 from zoo.base import validation
 from zoo.base.errors import ZooError, to_type
 from zoo.base.files import read_json
-from zoo.comparison.abilities import Ability, scores
+from zoo.comparison.abilities import Ability, folder_of_other, scores
 from zoo.comparison.claims import Finding, judge_claims
 from zoo.comparison.doubts import doubts
 from zoo.comparison.ladder.report import Ladder, ladders
@@ -25,7 +25,7 @@ from zoo.comparison.scaling import Fitted, fits
 from zoo.comparison.statistics import SIGNIFICANCE, Estimate, paired_difference
 from zoo.comparison.trends import Trend, curves, trend
 from zoo.comparison.verdicts import Pair, all_pairs, can_find, cannot_decide, judge, judge_twice, margin_of, rank_ranges
-from zoo.comparison.words import joined
+from zoo.comparison.words import joined, quantity
 from zoo.config.tree import key_of
 from zoo.runs.row import SCHEMA, flaw, read_row
 
@@ -80,6 +80,8 @@ class Ledger:
     """Whether the undecided got more seeds: every family is then judged at half of the level."""
     tasks_of_abilities: dict[str, list[str]] = field(default_factory=dict)
     """The tasks that each ability is scored by, where the comparison names any."""
+    beside: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Figures of another comparison, by what they are of and by contestant, counted upwards."""
     _ranks: dict[str, dict[str, tuple[int, int]]] = field(default_factory=dict, repr=False)
     _undecided: dict[str, str] = field(default_factory=dict, repr=False)
 
@@ -178,8 +180,12 @@ class Ledger:
         return sorted(self.on(task), key=key)
 
 
-def read_ledger(folder: Path) -> Ledger:
+def read_ledger(folder: Path, alone: bool = False) -> Ledger:
     """Read a folder of runs; of a comparison, also its rules.
+
+    Args:
+        folder: of the runs.
+        alone: leave out the comparison that it is set beside.
 
     Raises:
         ZooError: there is no such folder, no result in it, or its rules are damaged.
@@ -202,7 +208,33 @@ def read_ledger(folder: Path) -> Ledger:
         raise ZooError(_broken_rules(folder, f"schema is {rules['schema']!r}, expected 1, which this version reads"))
     if rules is not None and (wrong := validation.flaw(rules, PlanFile)):
         raise ZooError(_broken_rules(folder, wrong.lstrip(". ")))
-    return _ledger(folder, rules, rows)
+    ledger = _ledger(folder, rules, rows)
+    if alone or not rules or not rules.get("beside") or not ledger.tasks_of_abilities:
+        return ledger
+    return replace(ledger, beside=_figures_of(folder_of_other(folder, rules["beside"])))
+
+
+def _figures_of(folder: Path) -> dict[str, dict[str, float]]:
+    """The median of each contestant of another comparison, by task; of a ladder at its largest finished rung alone.
+
+    Nothing where it was not run or cannot be read: it has a report of its own, which says so.
+    """
+    try:
+        other = read_ledger(folder, alone=True)
+    except (ZooError, OSError):
+        return {}
+    if other.ladders:
+        return {
+            f"{each.of} at {quantity(each.steps[-1].parameters)} parameters": {
+                name: median(scores[-1]) for name, scores in each.scores.items()
+            }
+            for each in other.ladders
+        }
+    return {
+        task: {s.contestant: s.sign * s.middle() for s in other.on(task) if s.scores()}
+        for task in other.tasks
+        if any(s.rows for s in other.on(task))
+    }
 
 
 def read_runs(folders: Sequence[Path]) -> Ledger:

@@ -19,6 +19,7 @@ from zoo.comparison import abilities
 from zoo.comparison.agreement import agreements, in_words
 from zoo.comparison.answer import answer, titled
 from zoo.comparison.charts import charts, drawn
+from zoo.comparison.foretelling import explained, foretellings
 from zoo.comparison.known import beside
 from zoo.comparison.ladder.gain import said
 from zoo.comparison.ledger import Ledger
@@ -76,6 +77,8 @@ def write_page(ledger: Ledger, path: Path | None = None) -> Path:
         "said": said,
         "agreements": agreements(ledger),
         "agreed": in_words(agreements(ledger)),
+        "foretellings": (foretold := foretellings(ledger)),
+        "foretellings_explained": explained(ledger, foretold),
         "machines": _machines(ledger),
         **drawings(lambda: charts(ledger), ledger.command if ledger.swept else to_type("zoo", "report", ledger.folder)),
     }

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from zoo.base.errors import ZooError
-from zoo.comparison.abilities import check_abilities
+from zoo.comparison.abilities import check_abilities, check_beside
 from zoo.comparison.claims import check_claims
 from zoo.comparison.grid import Setting, edges
 from zoo.comparison.ladder.rates import RateLaw, fit_rates
@@ -293,6 +293,8 @@ class Plan:
     """Seeds that those are reported with besides whom the first ones do not tell apart from the baseline."""
     abilities: dict[str, list[str]] = field(default_factory=dict)
     """The tasks that each ability is scored by, in the report's map of contestants by abilities."""
+    beside: str | None = None
+    """Another comparison, by name or folder, whose order of contestants that of each ability is set beside."""
     says: list[str] = field(default_factory=list)
     """What its ladder will run and take, where that was measured."""
 
@@ -435,6 +437,8 @@ def make_plan(name: str | None, overrides: Sequence[str]) -> Plan:
                 same = (each for each in cells if (each.contestant, each.task) == (baseline, cell.task))
                 cell.sized_as = next((each for each in same if each is not cell), None)
     check_abilities(rules["abilities"], rules["tasks"])
+    if chooses(checked, "compare.beside") and rules["beside"]:
+        check_beside(Path(runs) / rules["name"], rules["beside"], rules["abilities"])
     if rules["control"]:
         cells += _controls(cells, baseline, rules["more_seeds"])
         check_distinct(cells)
@@ -451,7 +455,7 @@ def make_plan(name: str | None, overrides: Sequence[str]) -> Plan:
         on,
         rungs,
         rules["ladder"],
-        **{name: rules[name] for name in ("scaling", "margin", "pairs", "equal", "more_seeds", "abilities")},
+        **{name: rules[name] for name in ("scaling", "margin", "pairs", "equal", "more_seeds", "abilities", "beside")},
     )
 
 
@@ -591,6 +595,7 @@ def describe(plan: Plan) -> PlanFile:
         "pairs": plan.pairs,
         "more_seeds": plan.more_seeds,
         "abilities": plan.abilities,
+        "beside": plan.beside,
         "cells": [
             {
                 "contestant": cell.contestant,

@@ -102,4 +102,6 @@ class PlanFile(TypedDict):
     """Whether the report judges every pair of contestants."""
     abilities: NotRequired[dict[str, list[str]]]
     """The tasks that each ability is scored by, some of them ``TASK at LENGTH``."""
+    beside: NotRequired[str | None]
+    """Another comparison, by name or folder, whose order of contestants that of each ability is set beside."""
     workers: NotRequired[Count | None]

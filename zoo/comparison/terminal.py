@@ -16,6 +16,7 @@ from zoo.comparison import abilities
 from zoo.comparison.agreement import Agreement, agreements, in_words
 from zoo.comparison.answer import titled
 from zoo.comparison.execute import Execution
+from zoo.comparison.foretelling import explained, foretellings
 from zoo.comparison.ladder.gain import said
 from zoo.comparison.ladder.report import Ladder
 from zoo.comparison.ledger import Ledger
@@ -203,6 +204,22 @@ def _abilities(ledger: Ledger) -> list[Table]:
     cells = {(each.contestant, each.ability): str(each) for each in found}
     for contestant in dict.fromkeys(each.contestant for each in found):
         table.add_row(contestant, *(cells.get((contestant, name), "") for name in names))
+    return [table, *_foretellings(ledger)]
+
+
+def _foretellings(ledger: Ledger) -> list[Table]:
+    """How far the order in each ability is that of another comparison."""
+    found = foretellings(ledger)
+    said = explained(ledger, found)
+    if not said:
+        return []
+    table = Table(title=f"abilities beside {', '.join(ledger.beside)}", title_justify="left", caption=said)
+    table.caption_justify = "left"
+    for name in ("ability", "beside", "Spearman, with its 95 % interval", "p", "contestants"):
+        table.add_column(name, overflow="fold")
+    for each in found:
+        told = f"{each.correlation:.2f} ({each.low:.2f} to {each.high:.2f})"
+        table.add_row(each.ability, each.of, told, f"{each.p_value:.2g}", str(each.contestants))
     return [table]
 
 

@@ -141,6 +141,7 @@ class CompareConfig:
     claims: list[dict[str, str]] = field(default_factory=list)
     scaling: bool = False
     abilities: dict[str, list[str]] = field(default_factory=dict)
+    beside: str | None = None
     ladder: LadderConfig = field(default_factory=LadderConfig)
     workers: int | None = None
 

@@ -22,10 +22,11 @@ LETTERS = (97, 123)
 """The bytes that values in text consist of: a to z."""
 WINDOW = 16
 """Tokens at the end that the local rule for common words counts."""
-RUNGS: dict[str, tuple[int, int]] = {  # length, value_length
-    "small": (64, 1),
-    "medium": (256, 2),
-    "ruler": (4096, 7),
+RUNGS: dict[str, tuple[int, int, int, int]] = {  # length, value_length, keys, noise
+    "tiny": (32, 1, 12, 16),
+    "small": (64, 1, 32, 64),
+    "medium": (256, 2, 32, 64),
+    "ruler": (4096, 7, 32, 64),
 }
 
 
@@ -49,13 +50,14 @@ class Needle(TokenAnswers):
 
     Args:
         form: what is hidden and asked.
-        rung: a set of defaults for ``length`` and ``value_length``; ``ruler`` has the shortest published length.
+        rung: a set of defaults for ``length``, ``value_length``, ``keys`` and ``noise``; ``ruler`` has the shortest
+            published length.
         length: tokens per training sequence, question and answer included. By default the rung's.
         value_length: tokens of a value. By default the rung's.
         many: needles, chains or common words.
         hops: of ``variables``, how many variables are set to another one.
-        keys: number of key tokens.
-        noise: number of tokens of which a haystack of noise consists.
+        keys: number of key tokens. By default the rung's.
+        noise: number of tokens of which a haystack of noise consists. By default the rung's.
         source: text to hide the needles in: ``stdlib``, a file or a folder, as in ``task=text``. By default noise.
         batch_size: number of sequences per training batch.
         test_lengths: further lengths to test, under ``test/LENGTH``. By default 2 and 4 times the training length.
@@ -68,22 +70,21 @@ class Needle(TokenAnswers):
     def __init__(
         self,
         form: Literal["single", "multi_key", "multi_value", "variables", "common_words"] = "multi_key",
-        rung: Literal["small", "medium", "ruler"] = "small",
+        rung: Literal["tiny", "small", "medium", "ruler"] = "small",
         length: int | None = None,
         value_length: int | None = None,
         many: int = 4,
         hops: int = 2,
-        keys: int = 32,
-        noise: int = 64,
+        keys: int | None = None,
+        noise: int | None = None,
         source: str | None = None,
         batch_size: int = 64,
         test_lengths: list[int] | None = None,
         test_size: int = 500,
     ) -> None:
-        default = RUNGS[rung]
+        given = zip((length, value_length, keys, noise), RUNGS[rung], strict=True)
+        self.length, self.value_length, keys, noise = (own if one is None else one for one, own in given)
         self.form = form
-        self.length = default[0] if length is None else length
-        self.value_length = default[1] if value_length is None else value_length
         self.test_lengths = [2 * self.length, 4 * self.length] if test_lengths is None else list(test_lengths)
         self.keys, self.batch_size, self.test_size = keys, batch_size, test_size
         at_least_one(value_length=self.value_length, many=many, hops=hops, noise=noise, batch_size=batch_size)
