@@ -104,6 +104,37 @@ def test_moba_is_its_definition(groups, top_k):
         torch.testing.assert_close(pieces(layer, x_BLD, cuts), wanted, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("length", [512, 300])
+def test_moba_by_flex_attention_is_that_by_a_mask(length):
+    """By its plain form, which runs anywhere; the compiled one is for tests/gpu."""
+    from torch.nn.attention.flex_attention import flex_attention
+
+    words = ["mixer.heads=4", "mixer.kv_heads=2", "mixer.block=128", "mixer.top_k=2"]
+    layer, x_BLD = part("mixer", "moba_attention", *words, max_len=512), draw(2, length, DIM, dtype=torch.float32)
+    with torch.no_grad():
+        q, k, v, _, sight, _ = layer.prepare(x_BLD, None, None)
+        flex = layer.merge(layer.flex(q, k, v, sight, flex_attention))
+        seen_BHLN, _ = layer._seen_blocks(q, k, sight)
+        blocks = layer.block_mask(seen_BHLN)
+    torch.testing.assert_close(flex, layer(x_BLD)[0], rtol=1e-5, atol=1e-5)
+    # the plain form reads no lists of blocks: they hold those that some query of a tile sees, and no others
+    listed = blocks.to_dense()
+    wanted = torch.stack([tile.any(2) for tile in seen_BHLN.split(128, 2)], 2)
+    assert torch.equal(listed.bool(), wanted)
+    assert not wanted.all()
+
+
+def test_moba_takes_flex_attention_on_cuda_alone():
+    cuda, cpu = torch.device("cuda"), torch.device("cpu")
+    layer = part("mixer", "moba_attention", "mixer.block=128")
+    assert layer.implementations(cuda, torch.float32)["block attention"].startswith("FlexAttention")
+    assert "FlexAttention trains on CUDA only" in layer.implementations(cpu, torch.float32)["block attention"]
+    small = part("mixer", "moba_attention", "mixer.block=16").implementations(cuda, torch.float32)["block attention"]
+    assert "blocks of 16 are no multiple of 128" in small
+    with pytest.raises(ValueError, match="backend=flex cannot run here"):
+        part("mixer", "moba_attention", "mixer.backend=flex").implementations(cpu, torch.float32)
+
+
 def test_moba_of_all_blocks_is_attention_and_says_that_it_saves_nothing():
     layer, plain = part("mixer", "moba_attention", "mixer.top_k=9", dtype=F64), part("mixer", "attention", dtype=F64)
     plain.load_state_dict(layer.state_dict())

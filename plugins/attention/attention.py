@@ -75,8 +75,6 @@ class Attention(Sees, Heads):
         linear,
         norm,
         position,
-        layer: int = 0,
-        vocab_size: int | None = None,
         heads: int | None = None,
         kv_heads: int | None = None,
         head_dim: int | None = None,
@@ -92,6 +90,8 @@ class Attention(Sees, Heads):
         subln: bool = False,
         bias: bool = False,
         dropout: float = 0.0,
+        layer: int = 0,
+        vocab_size: int | None = None,
     ) -> None:
         super().__init__("mixer", dim, depth, linear, norm, heads, kv_heads, head_dim, subln, bias, dropout)
         if window is not None and window < 1:

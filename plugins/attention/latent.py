@@ -197,7 +197,7 @@ class LatentAttention(Sees, nn.Module):
         up_HNR = self.up.weight.to(q_BHLK.dtype).unflatten(0, (H, -1))
         key_HKR, value_HVR = up_HNR.split([self.head_dim, self.value_dim], 1)
         plain_BHLK, turned_BHLP = q_BHLK.split([self.head_dim, self.turned_dim], -1)
-        q_BHLR = torch.einsum("bhlk,hkr->bhlr", plain_BHLK, key_HKR)  # a product with broadcasting would copy weights
+        q_BHLR = _by_head(plain_BHLK, key_HKR)
         q_BSR = torch.cat([q_BHLR, turned_BHLP], -1).flatten(1, 2)
         if causal:
             mask = torch.ones(L, L, dtype=torch.bool, device=q_BHLK.device).tril()
@@ -205,7 +205,7 @@ class LatentAttention(Sees, nn.Module):
             mask = mask.expand(*mask.shape[:-3], H, -1, -1).flatten(-3, -2).unsqueeze(-3)
         y_BSR = self._attend(q_BSR.unsqueeze(1), latent_BMR.unsqueeze(1), latent_BMR.unsqueeze(1), mask, False)
         y_BHLR = y_BSR.squeeze(1).unflatten(1, (H, L))[..., : self.latent_dim]
-        return torch.einsum("bhlr,hvr->bhlv", y_BHLR, value_HVR)
+        return _by_head(y_BHLR, value_HVR.mT)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
         return scaled_dot_product_attention(
@@ -217,3 +217,14 @@ class LatentAttention(Sees, nn.Module):
             dropout_p=self.dropout if self.training else 0.0,
             scale=(self.head_dim + self.turned_dim) ** -0.5,
         )
+
+
+def _by_head(x_BHLK: Tensor, weight_HKR: Tensor) -> Tensor:
+    """The product of each head with its own matrix, (B, H, L, R).
+
+    One batch a head reads weights where they are; einsum and broadcasting copy them, which takes longer than the
+    product of one token.
+    """
+    B, _, L, _ = x_BHLK.shape
+    x_HSK = x_BHLK.transpose(0, 1).flatten(1, 2)
+    return torch.bmm(x_HSK, weight_HKR).unflatten(1, (B, L)).transpose(0, 1)

@@ -154,7 +154,7 @@ class SparseAttention(Attention):
         whole = state is None and mask_BL is None and places_BL is None and not is_counting()
         if not whole or self._not_flex(x_BLD.device) or (self.training and self.dropout):
             return super().forward(x_BLD, state, mask_BL, places_BL)
-        return self.merge(self.flex(x_BLD, _compiled())), None
+        return self.merge(self.flex(x_BLD, compiled())), None
 
     def flex(self, x_BLD: Tensor, attention) -> Tensor:
         """The heads' outputs (B, H, L, K) for a whole sequence, by this form of FlexAttention."""
@@ -184,7 +184,8 @@ def _block_mask(pattern: Pattern, length: int, device: torch.device):
 
 
 @lru_cache(maxsize=1)
-def _compiled():
+def compiled():
+    """FlexAttention as one fused kernel, compiled for each length."""
     from torch.nn.attention.flex_attention import flex_attention
 
     return torch.compile(flex_attention, dynamic=False)

@@ -27,11 +27,20 @@ def test_flex_attention_equals_the_dense_mask_and_so_do_its_gradients(causal, bl
         "mixer.global_tokens=2",
     ]
     facts = {"dim": 128, "causal": causal, "max_len": 512}
-    flex, dense = (
-        part("mixer", "sparse_attention", *words, f"mixer.backend={name}", **facts).cuda() for name in ("flex", "dense")
-    )
+    same_by_both("sparse_attention", "sparse attention", words, facts)
+
+
+@pytest.mark.parametrize("block", [128, 256])
+def test_moba_by_flex_attention_equals_the_dense_mask_and_so_do_its_gradients(block):
+    words = ["dim=128", "mixer.heads=4", "mixer.kv_heads=2", f"mixer.block={block}", "mixer.top_k=2"]
+    same_by_both("moba_attention", "block attention", words, {"dim": 128, "max_len": 512})
+
+
+def same_by_both(name, about, words, facts):
+    """Outputs and gradients of a layer by FlexAttention and by a dense mask."""
+    flex, dense = (part("mixer", name, *words, f"mixer.backend={how}", **facts).cuda() for how in ("flex", "dense"))
     dense.load_state_dict(flex.state_dict())
-    assert "FlexAttention" in flex.implementations(CUDA, torch.float32)["sparse attention"]
+    assert "FlexAttention" in flex.implementations(CUDA, torch.float32)[about]
     x = torch.randn(2, 512, 128, device=CUDA)
     outputs, gradients = [], []
     for mixer in (flex, dense):
