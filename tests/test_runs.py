@@ -7,6 +7,7 @@ import pytest
 from conftest import TINY
 from filelock import FileLock
 
+import zoo
 from zoo.base.errors import ZooError
 from zoo.base.files import read_json, write_json, write_yaml
 from zoo.runs.history import age, is_held, named, records, size
@@ -74,6 +75,17 @@ def test_overrides_filter_by_what_was_typed_and_by_what_presets_set(made):
     assert names([], "mine") == ["mine/lstm-parity-7-abc"]
     with pytest.raises(ZooError, match=r"no key called 'mixxer'\. Did you mean mixer"):
         names(["mixxer=lstm"])
+
+
+def test_a_mixer_that_a_pattern_names_is_found_by_its_kind_and_by_its_name(here):
+    words = ("task=parity", "backbone.pattern=[mixer,local]", "mixer=lstm", "mixer@local=attention", "local.heads=2")
+    for name, config in (("both", zoo.compose(*words)), ("plain", zoo.compose("task=parity", "mixer=lstm"))):
+        config["overrides"] = []  # so that only the config tells
+        write_yaml(here / f"runs/train/{name}/config.yaml", config)
+    assert names(["mixer=attention"]) == names(["mixer.heads=2"]) == ["both"]
+    assert set(names(["mixer=lstm"])) == {"both", "plain"}
+    assert names(["mixer@local=attention"]) == names(["mixer@local.heads=2"]) == ["both"]
+    assert names(["mixer@local=lstm"]) == []
 
 
 def test_failed_runs_are_removed_by_one_word_after_a_question(made, zoo_main, monkeypatch):

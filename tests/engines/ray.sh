@@ -13,9 +13,13 @@ folder=$2
 shift 2
 ip link set lo up
 export RAY_USAGE_STATS_ENABLED=0 RAY_AUTH_MODE=disabled RAY_ADDRESS=127.0.0.1:6399
-start() {
-    ray start "$@" --node-ip-address=127.0.0.1 --num-cpus=1 --object-store-memory=100000000 --disable-usage-stats \
-        >>"$folder/ray.log" 2>&1 || { cat "$folder/ray.log" >&2; exit 1; }
+start() { # on a busy machine a node may miss the 30 s that Ray gives it
+    for _ in 1 2 3; do
+        ray start "$@" --node-ip-address=127.0.0.1 --num-cpus=1 --object-store-memory=100000000 --disable-usage-stats \
+            >>"$folder/ray.log" 2>&1 && return
+    done
+    cat "$folder/ray.log" >&2
+    exit 1
 }
 start --head --port=6399 --include-dashboard=false --temp-dir="$folder"
 start --address="$RAY_ADDRESS"

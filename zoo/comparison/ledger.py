@@ -421,7 +421,7 @@ def _from_rows(rows: list[Row]) -> list[Standing]:
     groups: dict[tuple[str, str], dict[int, Row]] = {}
     for row in sorted(rows, key=lambda row: str(row["time"])):
         apart = [w for w in row["overrides"] if key_of(w) not in ("seed", "arch", "task", "runs", "experiment")]
-        kept = [w for w in apart if not key_of(w).startswith(("trainer.", "logger", "hydra."))]
+        kept = [w for w in apart if not key_of(w).startswith(("trainer.", "logger"))]
         task = f"{row['task']} ({row.get('data_hash', 'no data')[:6]})" if row["task"] in several else row["task"]
         groups.setdefault((task, " ".join([row["arch"], *kept])), {})[row["seed"]] = row
     return [

@@ -17,7 +17,7 @@ from zoo.base.errors import RunFailed, ZooError, unknown
 from zoo.base.files import read_json, read_yaml
 from zoo.config.schema import ROOT_KEYS, RunConfig
 from zoo.config.tree import key_of
-from zoo.registry.kinds import KINDS
+from zoo.registry.kinds import KINDS, PARTS
 from zoo.registry.nodes import COMPONENT
 from zoo.runs.row import read_row
 
@@ -185,7 +185,7 @@ def _run(folder: Path, runs: Path, filters: Sequence[str]) -> list[Record]:
 
 def _left_out(key: str) -> bool:
     """Whether an override says nothing of what a run is; a task's own values do, and the task's name does not."""
-    return key in NOT_WHAT or key.split(".")[0] in ("trainer", "logger", "hydra")
+    return key in NOT_WHAT or key.split(".")[0] in ("trainer", "logger")
 
 
 def _comparison(folder: Path, rules: Any) -> Record:
@@ -227,10 +227,11 @@ def _fits(word: str, row: Mapping[str, Any], config: Callable[[], Any]) -> bool:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
         value = text
-    if first in KINDS:
-        chosen = list(_chosen(config(), first))
+    kind, at, place = first.partition("@")
+    if kind in KINDS:
+        chosen = list(_chosen(config(), kind, place if at else kind))
         if not rest:
-            return any(node[COMPONENT] == f"{first}/{text}" for node in chosen)
+            return any(node[COMPONENT] == f"{kind}/{text}" for node in chosen)
         return any(_at(node, rest) in (value, text) for node in chosen)
     return _at(config(), key) in (value, text)
 
@@ -242,13 +243,18 @@ def _at(node: Any, path: str) -> Any:
     return node
 
 
-def _chosen(node: Any, kind: str) -> Iterator[Mapping[str, Any]]:
-    """The components that stand in places called as their kind, so not the second mixer that hybrids alone use."""
+def _chosen(node: Any, kind: str, place: str) -> Iterator[Mapping[str, Any]]:
+    """The components of a kind in the places of this name; where it is the kind's own name, in those of its parts too.
+
+    So the second mixer is left out, which hybrids alone use, and a mixer that a pattern names is not.
+    """
     if isinstance(node, Mapping):
-        if isinstance(node.get(kind), Mapping) and COMPONENT in node[kind]:
-            yield node[kind]
+        parts = node[PARTS] if place == kind and isinstance(node.get(PARTS), Mapping) else {}
+        for found in (node.get(place), *parts.values()):
+            if isinstance(found, Mapping) and str(found.get(COMPONENT)).startswith(f"{kind}/"):
+                yield found
         for value in node.values():
-            yield from _chosen(value, kind)
+            yield from _chosen(value, kind, place)
 
 
 def age(seconds: float, now: float | None = None) -> str:
