@@ -7,9 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from zoo.comparison.ledger import Ledger, Published
+from zoo.comparison.statistics import SIGNIFICANCE, holm, order_p_value
 
 LEAST = 5
-"""Fewer contestants have no interval that says anything."""
+"""Fewer contestants have no order that says anything."""
+INTERVAL_FROM = 10
+"""Of fewer contestants no interval holds the truth as often as it says, so it is that of all correlations."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,8 @@ class Agreement:
         task: ours.
         of: what was published: ``language``, ``recall``.
         correlation: Spearman's, from -1 to 1; 1 where the orders are the same.
-        low, high: its 95 % interval.
+        low, high: its 95 % interval; -1 and 1 where contestants are too few for one.
+        p_value: of orders that have nothing in common, adjusted for all that are shown by Holm's method.
         contestants: how many have both figures.
         source: of the published figures.
     """
@@ -30,13 +34,14 @@ class Agreement:
     correlation: float
     low: float
     high: float
+    p_value: float
     contestants: int
     source: str
 
     @property
     def foretells(self) -> bool:
-        """Whether the interval leaves out that the orders have nothing in common."""
-        return self.low > 0
+        """Whether the orders have something in common, all that are shown being one family."""
+        return self.correlation > 0 and self.p_value <= SIGNIFICANCE
 
 
 def agreements(ledger: Ledger) -> list[Agreement]:
@@ -45,7 +50,7 @@ def agreements(ledger: Ledger) -> list[Agreement]:
     for figure in ledger.published:
         if figure.of and figure.ours is not None:
             groups.setdefault((figure.task, figure.of), []).append(figure)
-    found = []
+    found, chances = [], []
     for (task, of), figures in groups.items():
         if len(figures) < LEAST:
             continue
@@ -55,9 +60,9 @@ def agreements(ledger: Ledger) -> list[Agreement]:
         correlation = spearman(ours, theirs)
         if correlation is None:
             continue
-        found.append(Agreement(task, of, correlation, *interval_of(correlation, len(figures)), len(figures),
-                               figures[0].source))  # fmt: skip
-    return found
+        chances.append(order_p_value(ours, theirs))
+        found.append((task, of, correlation, *interval_of(correlation, len(figures)), len(figures), figures[0].source))
+    return [Agreement(*each[:5], p_value, *each[5:]) for each, p_value in zip(found, holm(chances), strict=True)]
 
 
 def spearman(one: Sequence[float], other: Sequence[float]) -> float | None:
@@ -74,9 +79,10 @@ def interval_of(correlation: float, contestants: int) -> tuple[float, float]:
 
     Bonett and Wright 2000, doi:10.1007/BF02294183. It is of contestants like these, of which so many were drawn. Few
     contestants stand in the same order by luck: that counts as half of the way to an order with two neighbours
-    exchanged, and the interval then reaches to 1.
+    exchanged, and the interval then reaches to 1. Of fewer than 10 it held the truth 62 to 90 times in 100 where
+    orders are much alike, by simulation, so there is none: it is -1 to 1.
     """
-    if contestants < 4:
+    if contestants < INTERVAL_FROM:
         return -1.0, 1.0
     most = 1 - 6 / (contestants * (contestants**2 - 1))
     bounded = max(-most, min(most, correlation))

@@ -18,7 +18,7 @@ from zoo.base.files import sweep, write_json
 from zoo.base.interrupts import gently
 from zoo.comparison.grid import beyond, further
 from zoo.comparison.ledger import read_ledger
-from zoo.comparison.plan import Cell, Job, Plan, check_distinct, describe
+from zoo.comparison.plan import Cell, Job, Plan, check_distinct, describe, is_plain
 from zoo.comparison.pool import Flight, Pool
 from zoo.config.tree import Config
 from zoo.runs.budget import key_of, known_size, known_solution, wanted
@@ -225,6 +225,10 @@ class Execution:
         for cell in sized:
             if target := targets[id(cell.sized_as)]:
                 cell.resize(name, target)
+        # where a tuned setting may change sizes, the baseline keeps its own as well
+        for key, base in bases.items():
+            if (target := targets[key]) and not all(is_plain(name) for name, _ in base.grid[0]):
+                base.resize(name, target)
 
     def _settle(self, pool: Pool) -> None:
         """Solve the budgets of every run, in the workers; the runs of one that cannot be met fail, and others go on.
@@ -361,11 +365,11 @@ class Execution:
     def _growth(self, cells: list[Cell]) -> list[tuple[str, float]]:
         """Values beyond the edges on which some cell's best lies, as far as the grid may still grow there."""
         found: dict[tuple[str, float], None] = {}
+        solved = any(wanted(cell.base) for cell in cells)  # budgets were solved for the grid as it was
         for cell in cells:
             for key, value in beyond(cell.grid, cell.chosen) if cell.chosen and cell.stands_alone() else ():
-                if wanted(cell.base) and not key.startswith("optimizer."):
-                    continue  # its budget was solved for the grid as it was
-                found[key, value] = None
+                if is_plain(key) or not solved:
+                    found[key, value] = None
         kept = []
         for key, value in found:
             side = (cells[0].task, key, value > max(dict(setting)[key] for setting in cells[0].grid))

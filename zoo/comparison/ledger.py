@@ -406,6 +406,7 @@ def _from_rules(rules: dict[str, Any], rows: list[Row]) -> tuple[list[Standing],
                 cell["tried"],
                 cell["edge"],
                 control=cell.get("control", False),
+                seeds=len(cell["reporting"]) or None,
             )
         )
     return standings, used

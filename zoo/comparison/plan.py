@@ -14,7 +14,7 @@ from zoo.base.errors import ZooError
 from zoo.comparison.abilities import check_abilities, check_beside
 from zoo.comparison.claims import check_claims
 from zoo.comparison.grid import Setting, edges
-from zoo.comparison.ladder.rates import RateLaw, fit_rates
+from zoo.comparison.ladder.rates import RateLaw, fit_rates, points_of, rates_around
 from zoo.comparison.ladder.rungs import CHECKED, Rung, rungs_of
 from zoo.comparison.plan_file import Claim, PlanFile, PublishedFigure, RungFile
 from zoo.comparison.published import figures_of
@@ -99,9 +99,7 @@ class Cell:
         law = rate_law(self.below)
         assert self.size is not None
         if law is not None:
-            rate = law.at(self.size)
-            rates = [rate] if len(self.grid) == 1 else [rate / 2, rate, 2 * rate]
-            self.grid = [((RATE, float(f"{each:.3g}")),) for each in rates]
+            self.grid = [((RATE, rate),) for rate in rates_around(law, self.size, len(self.grid))]
         self.waits, self.tried, self.tested, self.seeds_of = False, {}, {}, {}
         if len(self.grid) == 1:
             self.chosen = self.grid[0]
@@ -185,7 +183,7 @@ class Cell:
 
     def _with(self, setting: Setting) -> Config:
         words = [f"{key}={value}" for key, value in setting]
-        config, plain = dict(self.base), [_is_plain(key) for key, _ in setting]
+        config, plain = dict(self.base), [is_plain(key) for key, _ in setting]
         if not all(plain):  # it may choose components, or be of a part that follows another
             config = compose(
                 *self.base["overrides"], *(word for word, is_plain in zip(words, plain, strict=True) if not is_plain)
@@ -234,21 +232,21 @@ class Cell:
 
 def rate_law(cells: Sequence[Cell]) -> RateLaw | None:
     """The law of the best learning rate of a contestant, from what was tried at these rungs; none where all failed."""
-    points: dict[float, list[tuple[float, float]]] = {}
-    for cell in cells:
-        sign = 1 if cell.higher_is_better else -1
-        found = [
-            (float(dict(setting)[RATE]), sign * score)
-            for setting, scores in cell.tried.items()
-            for score in scores
-            if score is not None and math.isfinite(score)
-        ]
-        if found and cell.size is not None:
-            points[cell.size] = found
+    points = {
+        cell.size: found
+        for cell in cells
+        if cell.size is not None
+        and (
+            found := points_of(
+                [(float(dict(setting)[RATE]), scores) for setting, scores in cell.tried.items()],
+                1 if cell.higher_is_better else -1,
+            )
+        )
+    }
     return fit_rates(points) if points else None
 
 
-def _is_plain(key: str) -> bool:
+def is_plain(key: str) -> bool:
     """Whether a tuned key is a number of the optimizer or the schedule, which no other part of a config follows."""
     root, _, name = key.partition(".")
     return root in ("optimizer", "schedule") and bool(name)

@@ -85,6 +85,8 @@ class Standing:
     """The task as the comparison calls it, without what was asked."""
     control: bool = False
     """Whether it is the baseline once more, under other seeds."""
+    seeds: int | None = None
+    """How many runs are to be reported, where a plan says so."""
     about: Row = field(default_factory=dict)
     """A finished row of the task, its own or a rival's, which says how the task is judged."""
     _decays: tuple[int, list[Decay]] | None = field(default=None, repr=False, compare=False)
@@ -132,6 +134,10 @@ class Standing:
         """The test score of every run; a failed one has the worst there is."""
         worst = -math.inf if self.higher_is_better else math.inf
         return [*self.by_seed().values(), *(worst for _ in self.failed)]
+
+    def complete(self) -> bool:
+        """Whether every run that is to be reported has ended; where no plan says how many, whether one has."""
+        return len(self.rows) + len(self.failed) >= (self.seeds or 1)
 
     def middle(self) -> float:
         """The median of :meth:`scores`."""

@@ -14,6 +14,8 @@ from zoo.comparison.ladder.noise import Noise, deviations, student
 Word = Literal["grows", "holds", "shrinks", "unknown"]
 LEAST_RUNGS = 4
 """Fewer rungs have no slope: three points bend as they like."""
+SURE = 2.0
+"""Standard errors that a gain must lie below zero for the report to say that a contestant is behind."""
 RECENT = (3, 2)
 """A forecast is made by the line through all rungs, and by those through the last so many."""
 
@@ -195,11 +197,13 @@ def coverage(found: Sequence[Gain]) -> tuple[int, int]:
 
 def said(gain: Gain) -> str:
     """A verdict in words that say who is ahead: a gain below zero that grows is a lag that shrinks."""
-    first, last, word = gain.gains[0], gain.gains[-1], gain.word
+    word, crossing = gain.word, gain.crossing
     if word in ("unknown", "holds"):
         return word
-    if first * last <= 0:
+    # a change of sign is said where it is named, and who is behind where it is sure
+    if crossing is not None and not crossing.foretold:
         return f"{word}, from behind to ahead" if word == "grows" else f"{word}, from ahead to behind"
-    if last > 0:
-        return word
-    return "grows: it catches up" if word == "grows" else "shrinks: it falls further behind"
+    behind = [value < -SURE * error for value, error in zip(gain.gains, gain.errors, strict=True)]
+    if word == "grows":
+        return "grows: it catches up" if behind[-1] else word
+    return "shrinks: it falls further behind" if behind[0] and behind[-1] else word

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,6 +97,26 @@ def fit_rates(tried: Mapping[float, Sequence[tuple[float, float]]]) -> RateLaw:
         draws = _draws(design, y, theta, free, middle)
     a, b = _vertex(theta, middle)
     return RateLaw(a, b, bounds, sizes, draws)
+
+
+def points_of(tried: Iterable[tuple[float, Sequence[float | None]]], sign: int) -> list[tuple[float, float]]:
+    """Each rate with its mean score, counted upwards; without those of which a run failed or has no score.
+
+    Args:
+        tried: rates, with the validation scores of their runs; none stands for a run that failed.
+        sign: 1 where higher is better, else -1.
+    """
+    return [
+        (rate, sign * fmean(score for score in scores if score is not None))
+        for rate, scores in tried
+        if scores and all(score is not None and math.isfinite(score) for score in scores)
+    ]
+
+
+def rates_around(law: RateLaw, size: float, count: int) -> list[float]:
+    """What is tried at a size: the rate that the law foretells, or with ``count`` above 1 half and twice of it too."""
+    rate = law.at(size)
+    return [float(f"{each:.3g}") for each in ([rate] if count == 1 else [rate / 2, rate, 2 * rate])]
 
 
 def _near_best(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from statistics import fmean, median
+from statistics import median
 from typing import Any
 
 from zoo.base.errors import many
@@ -14,7 +14,7 @@ from zoo.comparison.ladder.backtest import Scores, Stop, backtest, first_right
 from zoo.comparison.ladder.forecast import ComputeLaw, compute_law
 from zoo.comparison.ladder.gain import LEAST_RUNGS, Gain, coverage, gains, said
 from zoo.comparison.ladder.noise import deviations
-from zoo.comparison.ladder.rates import RateLaw, fit_rates
+from zoo.comparison.ladder.rates import RateLaw, fit_rates, points_of, rates_around
 from zoo.comparison.ladder.valley import Point, Valley, valley
 from zoo.comparison.plan_file import RungFile
 from zoo.comparison.result import Standing
@@ -200,11 +200,13 @@ class Ladder:
         if not checked:
             return
         right = [each for each in checked if each.cost is not None and each.cost <= self.margin]
-        lost = max(each.cost for each in checked if each.cost is not None)
+        lost = max((each.cost for each in checked if each.cost is not None and math.isfinite(each.cost)), default=0.0)
+        failed = [each.contestant for each in checked if each.cost == math.inf]
         yield (
             f"The learning rate that small rungs foretell was checked once, at {quantity(checked[0].size)} parameters: "
             f"for {len(right)} of {many(len(checked), 'contestant')} half or twice of it is no better by more than "
             f"{self.margin:.3g}; the most that it lost is {lost:.3g}."
+            + (f" The run with the foretold rate failed for {joined(failed)}." if failed else "")
         )
         guessed = [f"{each.contestant} ({each.law.doubt})" for each in self.rates if each.law.doubt]
         if guessed:
@@ -257,7 +259,7 @@ def ladders(
         mine = sorted((rung for rung in every if rung not in sides), key=lambda rung: rung["parameters"])
         by_rung = [[s for s in standings if s.of == rung["task"] and not s.control] for rung in mine]
         whole = 0
-        while whole < len(mine) and by_rung[whole] and all(s.scores() for s in by_rung[whole]):
+        while whole < len(mine) and by_rung[whole] and all(s.complete() for s in by_rung[whole]):
             whole += 1
         if whole >= 2 and any(s.rows for s in by_rung[0]):
             ladder = _ladder(of, mine[:whole], by_rung[:whole], len(mine) - whole, baseline, margin)
@@ -322,26 +324,24 @@ def _rates(name: str, rungs: Sequence[RungFile], standings: Sequence[Standing]) 
     """The law of the tuned rungs, and how its forecast did where it was checked; none where nothing was tuned."""
     points: dict[str, dict[float, list[tuple[float, float]]]] = {"tuned": {}, "checked": {}}
     for rung, standing in zip(rungs, standings, strict=True):
-        tried = _tried(standing)
-        if len(tried) > 1 and rung["stage"] in points:
-            points[rung["stage"]][rung["parameters"]] = tried
-    if not points["tuned"]:
+        if len(standing.tried) > 1 and rung["stage"] in points:
+            points[rung["stage"]][rung["parameters"]] = _tried(standing)
+    tuned = {size: tried for size, tried in points["tuned"].items() if tried}
+    if not tuned:
         return None
-    law = fit_rates(points["tuned"])
-    best = {size: max(tried, key=lambda point: point[1])[0] for each in points.values() for size, tried in each.items()}
+    law = fit_rates(tuned)
+    every = tuned | {size: tried for size, tried in points["checked"].items() if tried}
+    best = {size: max(tried, key=lambda point: point[1])[0] for size, tried in every.items()}
     if not points["checked"]:
         return Rates(name, best, law)
     ((size, tried),) = points["checked"].items()
-    foretold = sorted(tried)[len(tried) // 2]
-    cost = max(score for _, score in tried) - foretold[1]
-    return Rates(name, best, law, size, foretold[0], law.interval(size), cost)
+    (foretold,) = rates_around(law, size, 1)
+    found = dict(tried)
+    cost = max(found.values()) - found[foretold] if foretold in found else math.inf  # its run failed
+    return Rates(name, best, law, size, foretold, law.interval(size), cost)
 
 
 def _tried(standing: Standing) -> list[tuple[float, float]]:
     """Rates and their mean validation scores, counted upwards, of those without a failed run."""
-    found: list[tuple[float, float]] = []
-    for trial in standing.tried:
-        values: list[Any] = trial["validation"]
-        if RATE in trial["setting"] and values and all(v is not None and math.isfinite(v) for v in values):
-            found.append((float(trial["setting"][RATE]), standing.sign * fmean(values)))
-    return found
+    tried = [trial for trial in standing.tried if RATE in trial["setting"]]
+    return points_of([(float(trial["setting"][RATE]), trial["validation"]) for trial in tried], standing.sign)
