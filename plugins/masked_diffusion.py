@@ -24,7 +24,8 @@ class MaskedDiffusion(nn.Module):
     the share of all hidden tokens that were right.
 
     In evaluation the shares are spread evenly over the rows of a batch, and the same places of each batch are hidden
-    every time. Padding, where a batch has ``inputs_mask``, is neither seen nor predicted.
+    every time. ``zoo generate`` writes by filling in hidden tokens one by one: in a random order by draws at a
+    temperature, which is the reverse of the diffusion, or without one where the model is surest. Padding, where a batch has ``inputs_mask``, is neither seen nor predicted.
     """
 
     needs = ("inputs",)
