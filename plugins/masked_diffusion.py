@@ -25,7 +25,8 @@ class MaskedDiffusion(nn.Module):
 
     In evaluation the shares are spread evenly over the rows of a batch, and the same places of each batch are hidden
     every time. ``zoo generate`` writes by filling in hidden tokens one by one: in a random order by draws at a
-    temperature, which is the reverse of the diffusion, or without one where the model is surest. Padding, where a batch has ``inputs_mask``, is neither seen nor predicted.
+    temperature, which is the reverse of the diffusion, or without one where the model is surest. Padding, where a batch
+    has ``inputs_mask``, is neither seen nor predicted.
     """
 
     needs = ("inputs",)
