@@ -377,9 +377,11 @@ def precisions(scale: Scale) -> Iterator[Line]:
 
 def heads(scale: Scale, arch: str) -> list[str]:
     """What gives a preset's attention heads of 64, as published models have them; the zoo's own are for small ones."""
-    backbone = zoo.compose(f"arch={arch}", "task=text")["objective"]["backbone"]
-    places = [key for key in ("mixer", "alternate_mixer") if backbone[key]["_component_"] == "mixer/attention"]
-    return [f"{key}.head_dim={scale.of(64, 16)}" for key in places]
+    config = zoo.compose(f"arch={arch}", "task=text")
+    backbone = config["objective"]["backbone"]
+    nodes, uses = {**backbone, **backbone["parts"]}, make_objective(config, make_task(config)).backbone.uses()
+    places = [name for name, used in uses.items() if used and nodes[name]["_component_"] == "mixer/attention"]
+    return [f"{name}.head_dim={scale.of(64, 16)}" for name in places]
 
 
 GRID = "comparison of 45 runs, 4 at once: sooner than one by one"

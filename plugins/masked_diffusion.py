@@ -27,7 +27,9 @@ class MaskedDiffusion(nn.Module):
 
     The shares are spread evenly over the rows of a batch. In evaluation they start, and places are drawn, by the tokens
     of the batch, so the same batch always has the same places hidden, and many small batches have all shares between
-    them. Padding, where a batch has ``inputs_mask``, is neither seen nor predicted.
+    them. ``zoo generate`` writes by filling in hidden tokens one by one: in a random order by draws at a temperature,
+    which is the reverse of the diffusion, or without one where the model is surest. Padding, where a batch has
+    ``inputs_mask``, is neither seen nor predicted.
     """
 
     needs = ("inputs",)

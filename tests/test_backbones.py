@@ -18,9 +18,10 @@ SMALL = ["task=recall", "task.rung=tiny", "dim=16", "mixer.heads=2"]
 KINDS = {"mixer": "mixer", "alternate_mixer": "mixer", "ffn": "ffn", "local": "mixer", "mlp": "ffn"}
 
 
-def model(*words: str, dtype: torch.dtype = torch.float64):
-    chooses = any(word.startswith(("mixer=", "arch=")) for word in words)
-    small = [word for word in SMALL if not (word.startswith("mixer.") and chooses)]
+def model(*words: str, dtype: torch.dtype = torch.float64, heads: bool = True):
+    """A small model; ``heads`` gives the run's mixer two, where it is attention."""
+    heads = heads and not any(word.startswith(("mixer=", "arch=")) for word in words)
+    small = [word for word in SMALL if heads or not word.startswith("mixer.")]
     config = compose(*small, *words)
     return make_objective(config, make_task(config)).to(dtype).eval()
 
@@ -92,6 +93,29 @@ def test_a_mistake_in_a_named_part_is_explained(words, said):
         compose(*SMALL, *words)
 
 
+@pytest.mark.parametrize(
+    ("words", "unused", "others"),
+    [
+        (["mixer@alternate_mixer=gru"], "alternate_mixer", "mixer, ffn"),
+        (["alternate_mixer.heads=1"], "alternate_mixer", "mixer, ffn"),
+        (["backbone.pattern=[gru]", "mixer=lstm"], "mixer", "ffn, gru"),
+        (["position@mixer.position=none", "backbone.pattern=[gru]"], "mixer", "ffn, gru"),
+        (["backbone.pattern=[mixer+none]", "ffn=mlp"], "ffn", "mixer"),
+        (["arch=gemma3", "mixer.window=3"], "mixer", "ffn, local, whole"),
+    ],
+)
+def test_what_no_layer_is_made_of_is_not_chosen_nor_set(words, unused, others):
+    config = compose("task=recall", "task.rung=tiny", "dim=32", *words)
+    with pytest.raises(ZooError, match=f"no layer is made of {unused}, .* Layers are made of {others}$"):
+        make_objective(config, make_task(config))
+
+
+def test_what_one_of_two_stacks_is_made_of_may_be_set():
+    words = ["task=reverse", "objective=sequence_to_sequence", "dim=16", "backbone@objective.encoder_backbone=layers"]
+    config = compose(*words, "objective.encoder_backbone.pattern=[gru]", "mixer.heads=1")
+    assert make_objective(config, make_task(config)).backbone.uses()["mixer"]
+
+
 def test_parts_are_those_that_the_pattern_names():
     config = compose(*SMALL, "backbone.pattern=[gru,attention]")
     assert set(config["objective"]["backbone"]["parts"]) == {"gru", "attention"}
@@ -100,7 +124,7 @@ def test_parts_are_those_that_the_pattern_names():
 
 PATTERNS = [
     "backbone.pattern=[mixer|ffn]", "backbone.pattern=[mixer|gru,ffn]", "backbone.pattern=[gru+none,mixer+gru+ffn]",
-    "backbone.pattern=[attention|mamba2] backbone.parallel_weights=trained", "residual=sandwich", "residual=post",
+    "backbone.pattern=[attention|mamba2,mixer] backbone.parallel_weights=trained", "residual=sandwich", "residual=post",
     "residual=sandwich residual.before=false", "residual=scaled residual.embedding=0.5 residual.each_channel=true",
     "residual=hyper_connections", "residual=hyper_connections residual.sinkhorn_steps=0 residual.dynamic=false",
     "backbone.loops=3", "backbone.loops=2 backbone.inject=true residual=hyper_connections",
@@ -258,9 +282,10 @@ def test_layers_of_one_pass_share():
 
 def test_every_hybrid_of_two_letters_is_a_list_too():
     for pattern in itertools.product("ma", repeat=3):
-        letters = model("layers=3", "mixer@alternate_mixer=gru", f"backbone.pattern={''.join(pattern)}")
+        words = ["layers=3", *["mixer@alternate_mixer=gru"] * ("a" in pattern)]
+        letters = model(*words, f"backbone.pattern={''.join(pattern)}", heads="m" in pattern)
         named = [{"m": "mixer", "a": "alternate_mixer"}[letter] for letter in pattern]
-        listed = model("layers=3", "mixer@alternate_mixer=gru", f"backbone.pattern=[{','.join(named)}]")
+        listed = model(*words, f"backbone.pattern=[{','.join(named)}]", heads="m" in pattern)
         for (name, one), (other_name, other) in zip(letters.named_parameters(), listed.named_parameters(), strict=True):
             assert name == other_name
             assert torch.equal(one, other)
@@ -386,7 +411,7 @@ def test_an_encoder_names_parts_of_its_own():
 def test_a_name_goes_before_letters():
     """Nothing but the backbone knows that m and a are letters."""
     assert layers_of("m", {**KINDS, "m": "ffn"}) == [[["m"]]]
-    backbone = model("backbone.pattern=m", "mixer@m=gru", "layers=1").backbone
+    backbone = model("backbone.pattern=m", "mixer@m=gru", "layers=1", heads=False).backbone
     assert type(backbone.blocks[0].mixer).__name__ == "GRU"
 
 

@@ -147,7 +147,7 @@ def test_attention_has_heads_of_64_wherever_there_is_some(gpu):
     from gpu_sections import PRESETS, READ_NO_TEXT, Scale, heads
 
     found = {arch: heads(Scale(False), arch) for arch in PRESETS if arch not in READ_NO_TEXT}
-    assert found["transformer"] == ["mixer.head_dim=64", "alternate_mixer.head_dim=64"]
+    assert found["transformer"] == ["mixer.head_dim=64"]
     assert found["hybrid"] == ["alternate_mixer.head_dim=64"]
 
 

@@ -93,3 +93,61 @@ def test_a_bound_is_no_rival_of_what_is_exact(here):
     ledger = read_ledger(here / "runs" / "both")
     assert sorted(ledger.tasks) == ["recall", "recall (diffusion bound)", "recall (masked)"]
     assert all(len(ledger.ranked(task)) == 1 for task in ledger.tasks)
+
+
+class Knows:
+    """Predicts one sequence, surer of later places; or draws two symbols of which the second repeats the first."""
+
+    mask_token = 9
+
+    def __init__(self, wanted=None):
+        self.wanted, self.seen = wanted, []
+
+    def parameters(self):
+        return iter([torch.zeros(1)])
+
+    def predict(self, inputs_BL):
+        self.seen.append(inputs_BL.clone())
+        if self.wanted is not None:
+            sure_L = torch.arange(1, inputs_BL.shape[1] + 1).unsqueeze(-1)
+            return F.one_hot(torch.tensor(self.wanted), 9).mul(sure_L).float().expand(len(inputs_BL), -1, -1)
+        logits_BLC = torch.full((*inputs_BL.shape, 9), -30.0)
+        logits_BLC[..., :2] = torch.tensor([math.log(0.3), math.log(0.7)])
+        for row, tokens in enumerate(inputs_BL[:, 1:].tolist()):
+            for symbol in set(tokens) - {9}:  # the other place is known then
+                logits_BLC[row] = torch.full((inputs_BL.shape[1], 9), -30.0)
+                logits_BLC[row, :, symbol] = 0.0
+        return logits_BLC
+
+
+def test_the_surest_places_are_filled_in_first():
+    from zoo.models.decoding import unmask
+
+    knows = Knows([3, 4, 5, 6, 7, 8])
+    assert unmask(knows, [[3, 4]], 4) == [[5, 6, 7, 8]]
+    assert [step[0].tolist() for step in knows.seen] == [
+        [3, 4, 9, 9, 9, 9], [3, 4, 9, 9, 9, 8], [3, 4, 9, 9, 7, 8], [3, 4, 9, 6, 7, 8]
+    ]  # fmt: skip
+    fast = Knows([3, 4, 5, 6, 7, 8])
+    assert unmask(fast, [[3, 4]], 4, steps=2) == [[5, 6, 7, 8]]
+    assert len(fast.seen) == 2
+
+
+def test_draws_one_by_one_have_the_models_distribution():
+    """Both symbols are drawn together only by a step for each: one step draws them apart."""
+    from zoo.models.decoding import unmask
+
+    drawn = unmask(Knows(), [[0]] * 4000, 2, temperature=1.0)
+    assert all(first == second for first, second in drawn)
+    assert abs(sum(first for first, _ in drawn) / 4000 - 0.7) < 0.03
+    assert any(first != second for first, second in unmask(Knows(), [[0]] * 100, 2, temperature=1.0, steps=1))
+
+
+def test_a_diffusion_writes(here):
+    words = ["objective=masked_diffusion", "task=text", "task.length=16", "task.test_windows=4", "steps=2"]
+    row = train(zoo.compose(*words, *[word for word in TINY if not word.startswith(("task.", "steps"))]))
+    short, longer = zoo.generate(row, "To be", "To be or", tokens=4)
+    assert len(short) == len(longer) == 4
+    assert zoo.generate(row, "To be", tokens=4) == [short]
+    with pytest.raises(zoo.ZooError, match="follows no beams"):
+        zoo.generate(row, "To be", tokens=4, beams=2)

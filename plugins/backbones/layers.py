@@ -72,6 +72,8 @@ class Layers(nn.Module):
         factories = {"mixer": mixer, "alternate_mixer": alternate_mixer, "ffn": ffn, **(parts or {})}
         kinds = {name: factory.kind for name, factory in factories.items()}
         layers = layers_of(pattern, kinds)
+        used = {name for layer in layers for stage in layer for name in stage}
+        self._uses = {name: name in used for name in factories}
 
         def make(name: str, layer: int) -> nn.Module | None:
             """A feed-forward, or a mixer as this stack needs it: convolved, and in both directions for an encoder."""
@@ -126,6 +128,10 @@ class Layers(nn.Module):
             read = [block.reader() for block in self.blocks]
             state["memory"] = [cross and cross.init_state(batch_size, 0, device, dtype) for cross in read]
         return state
+
+    def uses(self) -> dict[str, bool]:
+        """Each mixer and feed-forward that it was given, and whether the pattern has it."""
+        return self._uses
 
     def shards(self) -> list[nn.Module]:
         """Its layers, which may be computed one at a time. None with a reader, whose memory is read ahead of them."""

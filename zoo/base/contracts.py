@@ -547,6 +547,15 @@ class HasAfterOptimizerStep(Protocol):
 
 
 @runtime_checkable
+class UsesParts(Protocol):
+    """A backbone that may leave out mixers and feed-forwards that it is given."""
+
+    def uses(self) -> dict[str, bool]:
+        """Each of them by its name, and whether a layer is made of it."""
+        ...
+
+
+@runtime_checkable
 class HasShards(Protocol):
     """A module whose parts may hold their weights whole one after the other, when weights are spread over processes."""
 

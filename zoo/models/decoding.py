@@ -63,6 +63,54 @@ def generate(
 
 
 @torch.no_grad()
+def unmask(
+    model: Any, prompts: list[list[int]], tokens: int, temperature: float = 0.0, seed: int = 0, steps: int | None = None
+) -> list[list[int]]:
+    """Continue each prompt by filling in hidden tokens, as a masked diffusion model does.
+
+    All new places start hidden. Each step predicts them all at once. At a temperature, places are shown in a random
+    order, each with a draw of the softmax: with a step for each token that is the reverse process of the diffusion
+    (ancestral sampling; Sahoo et al. 2024, arXiv:2406.07524, section 3.2.2, its order drawn ahead). At temperature 0 it
+    shows the likeliest tokens where the model is surest (Chang et al. 2022, "MaskGIT", arXiv:2202.04200, section 3.2).
+
+    Args:
+        model: an objective with ``mask_token`` and ``predict(inputs_BL)``, logits (B, L, C) at every place.
+        prompts: tokens; those of one length are written from together.
+        tokens: so many for each.
+        temperature: 0 takes the likeliest.
+        seed: of the draws.
+        steps: passes of the model, over which the places are spread evenly; by default one for each token.
+    """
+    steps = tokens if steps is None else min(steps, tokens)
+    if tokens < 1 or steps < 1:
+        raise ValueError(f"{tokens} tokens in {steps} steps; expected at least 1 of both")
+    device = next(model.parameters()).device
+    source = torch.Generator(device).manual_seed(seed)
+    found: dict[int, list[int]] = {}
+    for length in sorted({len(prompt) for prompt in prompts}):
+        rows = [row for row, prompt in enumerate(prompts) if len(prompt) == length]
+        prompt_BL = torch.tensor([prompts[row] for row in rows], dtype=torch.long, device=device)
+        hidden_BT = prompt_BL.new_full((len(rows), tokens), model.mask_token)
+        text_BL = torch.cat([prompt_BL, hidden_BT], 1)
+        order_BT = torch.rand(len(rows), tokens, generator=source, device=device)
+        for step in range(steps):
+            logits_BTC = model.predict(text_BL)[:, length:].double()
+            hidden_BT = text_BL[:, length:] == model.mask_token
+            if temperature > 0:
+                flat = (logits_BTC / temperature).softmax(-1).flatten(0, 1)
+                drawn_BT = flat.multinomial(1, generator=source).view_as(hidden_BT)
+                rank_BT = order_BT
+            else:
+                rank_BT, drawn_BT = logits_BTC.softmax(-1).max(-1)
+            # so many of the hidden places, the first by rank
+            many = (step + 1) * tokens // steps - step * tokens // steps
+            show_BS = rank_BT.masked_fill(~hidden_BT, -torch.inf).topk(many, -1).indices
+            text_BL.scatter_(1, show_BS + length, drawn_BT.gather(1, show_BS))
+        found |= dict(zip(rows, text_BL[:, length:].tolist(), strict=True))
+    return [found[row] for row in range(len(prompts))]
+
+
+@torch.no_grad()
 def beam_search(
     model: Any,
     prompts: list[list[int]],

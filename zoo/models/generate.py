@@ -10,7 +10,7 @@ from typing import Any, cast
 from zoo.base.contracts import Task
 from zoo.base.errors import ZooError
 from zoo.base.terminal import say
-from zoo.models.decoding import Scored, beam_search, generate
+from zoo.models.decoding import Scored, beam_search, generate, unmask
 from zoo.models.load import model_of, task_of
 from zoo.runs.finished import finished
 from zoo.training.build import user_error
@@ -74,12 +74,19 @@ def _writer(folder: Path) -> tuple[Any, Task]:
     run = finished(folder)
     model, task = model_of(run), task_of(run)
     name = run.config["objective"]["_component_"].split("/")[1]
-    if not hasattr(model, "step") or "logits" not in cast(Any, model).gives or not task.writes:
+    decodes = hasattr(model, "step") or _fills_in(model)
+    if not decodes or "logits" not in cast(Any, model).gives or not task.writes:
         raise ZooError(
             f"{folder} was trained with objective={name} on task={run.row['task']}, and writes nothing; expected a run "
-            f"with objective=next_token, next_latent or sequence_to_sequence on text or on a task of two sequences"
+            f"with objective=next_token, next_latent, masked_diffusion or sequence_to_sequence on text or on a task of "
+            f"two sequences"
         )
     return model, task
+
+
+def _fills_in(model: Any) -> bool:
+    """Whether it writes by filling in hidden tokens, as a model of a diffusion does."""
+    return getattr(model, "asks", "") == "diffusion_bound" and hasattr(model, "predict")
 
 
 def _continued(model: Any, task: Task, options: GenerateOptions) -> list[list[Scored]]:
@@ -128,6 +135,11 @@ def _write(
     model: Any, task: Task, prompts: list[list[int]], tokens: int, options: GenerateOptions
 ) -> list[list[Scored]]:
     """For each prompt what was written, the best first; without beams one continuation, without a score."""
+    if _fills_in(model):
+        if options.beams > 1:
+            raise ZooError("a model that fills in hidden tokens follows no beams; leave beams out")
+        filled = user_error(unmask, model, prompts, tokens, temperature=options.temperature, seed=options.seed)
+        return [[(row, 0.0)] for row in filled]
     ends = {"start": task.start, "end": task.end}
     if options.beams > 1:
         found: list[list[Scored]] = user_error(beam_search, model, prompts, tokens, **ends, beams=options.beams)

@@ -10,10 +10,10 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from zoo.base.contracts import HasEmbedding, HasImplementations, HasInactiveParameters, Probe, Task
+from zoo.base.contracts import HasEmbedding, HasImplementations, HasInactiveParameters, Probe, Task, UsesParts
 from zoo.base.errors import ZooError
 from zoo.base.seeds import derive
-from zoo.config.tree import Config
+from zoo.config.tree import Config, key_of
 from zoo.measure.metrics import fit, labelled, labels_key, trained_modules
 from zoo.registry.factory import build
 from zoo.training.parameter_groups import rescale_initial_
@@ -74,6 +74,7 @@ def make_objective(config: Config, task: Task) -> nn.Module:
         user_error(scale_by_width_, objective, base)
     rescale_initial_(objective, config["roles"])
     _fits(config, objective, task)
+    _uses_what_was_typed(config, objective)
     return objective
 
 
@@ -180,6 +181,26 @@ def decoding_place(accelerator: str, precision: str) -> tuple[torch.device, torc
     """Where and in which dtype a model that was trained in this precision multiplies its weights."""
     dtypes = {"bf16": torch.bfloat16, "16": torch.float16, "64": torch.float64}
     return torch.device(accelerator), dtypes.get(precision.split("-")[0], torch.float32)
+
+
+def _uses_what_was_typed(config: Config, objective: nn.Module) -> None:
+    """Check that every mixer and feed-forward that was chosen, or given values, is in a layer.
+
+    Raises:
+        ZooError: one is not, so that its words would change the run's id and nothing else.
+    """
+    uses: dict[str, bool] = {}
+    for module in objective.modules():
+        if isinstance(module, UsesParts):
+            uses |= {name: used or uses.get(name, False) for name, used in module.uses().items()}
+    for word in config["overrides"]:
+        place = key_of(word).rpartition("@")[2].split(".")[0]
+        if not uses.get(place, True):
+            others = ", ".join(name for name, used in uses.items() if used)
+            raise ZooError(
+                f"{word}: no layer is made of {place}, so this would change nothing; leave it out, or name {place} in "
+                f"backbone.pattern. Layers are made of {others}"
+            )
 
 
 def _fits(config: Config, objective: Any, task: Task) -> None:
