@@ -417,7 +417,7 @@ def test_the_winner_alone_is_tried_at_four_times_the_top_rung(here, monkeypatch)
     found = SimpleNamespace(ladders=[SimpleNamespace(of="text", missing=0, best="lstm")])
     monkeypatch.setattr("zoo.comparison.execute.read_ledger", lambda folder: found)
     monkeypatch.setattr(execution, "_settle", lambda pool: None)
-    plan.folder.mkdir(parents=True)
+    plan.folder.mkdir(parents=True, exist_ok=True)
     assert execution._try_winners(None)
     (job,) = execution.queue
     assert (job.cell.contestant, job.cell.size, job.stage) == ("lstm", 4 * 256000, "report")
