@@ -5,6 +5,7 @@ import math
 import re
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -23,7 +24,7 @@ from zoo.comparison.ladder.rungs import (
     rungs_of,
     side_sizes,
 )
-from zoo.comparison.plan import describe, make_plan
+from zoo.comparison.plan import _from_plain, _to_plain, describe, make_plan
 from zoo.runs.budget import wanted
 
 THOROUGH = pytest.mark.thorough
@@ -34,6 +35,7 @@ RULES = {
     "factor": 2.0,
     "tuned": 2,
     "valleys": 1,
+    "stability": False,
 }
 SIZES = "compare.ladder.sizes=[16000,32000,64000,128000,256000]"
 
@@ -400,6 +402,53 @@ def test_a_report_shows_the_valleys_of_a_ladder(row, tmp_path, monkeypatch, zoo_
     status, out, err = zoo_main("report", str(made))
     assert status == 0, err
     assert "best parameters at equal FLOPs" in out
+
+
+def test_the_winner_alone_is_tried_at_four_times_the_top_rung(here, monkeypatch):
+    words = [SIZES, "compare.archs=[transformer,lstm]", "compare.extend=0", "compare.ladder.stability=true"]
+    plan = make_plan("ladder", words)
+    assert {cell.size for cell in plan.trials} == {4 * 256000}
+    assert not [cell for cell in plan.cells if cell.size > 256000]
+    again = _from_plain(json.loads(json.dumps(_to_plain(plan))))
+    assert [cell.name for cell in again.trials] == [cell.name for cell in plan.trials]
+    assert [[below.size for below in cell.below] for cell in again.trials] == [[16000, 32000, 64000]] * 2
+    carried_out(plan, parabola)
+    execution = Execution(plan)
+    found = SimpleNamespace(ladders=[SimpleNamespace(of="text", missing=0, best="lstm")])
+    monkeypatch.setattr("zoo.comparison.execute.read_ledger", lambda folder: found)
+    monkeypatch.setattr(execution, "_settle", lambda pool: None)
+    plan.folder.mkdir(parents=True, exist_ok=True)
+    assert execution._try_winners(None)
+    (job,) = execution.queue
+    assert (job.cell.contestant, job.cell.size, job.stage) == ("lstm", 4 * 256000, "report")
+    assert dict(job.setting)["optimizer.lr"] == pytest.approx(best_rate("lstm", 4 * 256000), rel=0.01)
+    assert describe(plan)["cells"][-1]["task"] == "text, stability at 1.02M parameters"
+
+
+@pytest.mark.parametrize(("loss", "said"), [
+    (None, "lstm failed: it diverged at step 7."), (1.758, "did not diverge: 1.756 bits per byte, "),
+    (1.9, "did not diverge: 1.898 bits per byte, above the forecast of 1.7"), (1.6, "below the forecast of 1.7"),
+])  # fmt: skip
+def test_a_report_says_whether_the_winner_diverged_and_where_it_lies(row, tmp_path, loss, said):
+    from zoo.comparison.ledger import read_ledger
+
+    rungs = rungs_of({**RULES, "sizes": RULES["sizes"][:4], "stability": True}, ["text"])
+    *_, trial = rungs
+    assert (trial.role, trial.parameters, trial.flops) == ("trial", 512000, 6 * 20 * 512000**2)
+
+    def law(name, rung):
+        value = 1.5 + 40 * rung.flops**-0.17 + {"lstm": 0.0, "transformer": 0.01, "gru": 0.1}[name]
+        return loss if rung is trial else value
+
+    made = made_up(tmp_path / "ladder", row, rungs, law)
+    rules = json.loads((made / "comparison.json").read_text())
+    rules["cells"] = [cell for cell in rules["cells"] if cell["task"] != trial.task or cell["contestant"] == "lstm"]
+    (made / "comparison.json").write_text(json.dumps(rules))
+    (ladder,) = read_ledger(made).ladders
+    assert len(ladder.steps) == 4
+    (told,) = ladder.stability()
+    assert told.startswith("Trained once at 512k parameters")
+    assert said in told
 
 
 @THOROUGH

@@ -27,7 +27,7 @@ def answer(ledger: Ledger) -> list[str]:
         return [_best_setting(ledger, task) for task in ledger.tasks if any(s.rows for s in ledger.on(task))]
     parts = [*(_task(ledger, task) for task in _asked(ledger))] if not ledger.laws else []
     for each in ledger.ladders:
-        parts += [each.backtest(), each.trends(), each.learning_rates(), each.optima()]
+        parts += [each.backtest(), each.trends(), each.learning_rates(), each.optima(), each.stability()]
     parts += [_ladder(ledger), _equal(ledger), _state(ledger), _fragile(ledger), _known(ledger)]
     parts += [_limits(ledger), _noise(ledger), _next(ledger)]
     return [said for part in parts if (said := " ".join(part))]

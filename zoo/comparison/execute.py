@@ -71,7 +71,8 @@ class Execution:
 
         from zoo.training import hardware
 
-        asked = {id(cell): (json.dumps(cell.base["trainer"]), cell.base["steps"]) for cell in plan.cells}
+        whole = [*plan.cells, *plan.trials]
+        asked = {id(cell): (json.dumps(cell.base["trainer"]), cell.base["steps"]) for cell in whole}
         devices = {key: hardware.choose(json.loads(key[0]), key[1]) for key in dict.fromkeys(asked.values())}
         self.device = {cell: devices[key] for cell, key in asked.items()}
         self.kinds: set[tuple[str, str]] = {(device.accelerator, device.precision) for device in devices.values()}
@@ -83,7 +84,7 @@ class Execution:
         asked_for = plan.workers or plan.on.get("workers")
         self.workers = max(1, min(asked_for or packed, self.total, MOST_WORKERS))
         self.threads = max(1, cores // self.workers)
-        for cell in plan.cells:
+        for cell in whole:
             threads = cell.base["trainer"]["threads"] or (None if self.elsewhere else self.threads)
             cell.use_trainer(progress=False, threads=threads)
 
@@ -104,6 +105,8 @@ class Execution:
             write_json(self.plan.folder / "comparison.json", describe(self.plan))
             self._make(pool, watcher)
             if self._look_again():
+                self._make(pool, watcher)
+            if self._try_winners(pool):
                 self._make(pool, watcher)
         write_json(self.plan.folder / "comparison.json", describe(self.plan))
         watcher.update(self, None)
@@ -147,6 +150,25 @@ class Execution:
                 self._enqueue(cell.reported(cell.more_seeds))
         write_json(self.plan.folder / "comparison.json", describe(self.plan))
         return bool(undecided)
+
+    def _try_winners(self, pool: Pool) -> bool:
+        """Queue the run beyond the top rung of whoever is best there, on each task whose ladder is finished."""
+        if not self.plan.trials:
+            return False
+        best = {ladder.of: ladder.best for ladder in read_ledger(self.plan.folder).ladders if not ladder.missing}
+        of = {rung.task: rung.of for rung in self.plan.rungs}
+        winners = [cell for cell in self.plan.trials if best.get(of[cell.task]) == cell.contestant]
+        for cell in winners:
+            if cell.waits:
+                cell.foretell()
+        self.plan.cells += winners
+        self._settle(pool)
+        for cell in winners:
+            self.total += len(cell.seeds)
+            self.reporting.add(id(cell))
+            self._enqueue(cell.reporting())
+        write_json(self.plan.folder / "comparison.json", describe(self.plan))
+        return bool(winners)
 
     def timings(self, cells: Sequence[Cell]) -> list[dict[str, float] | str]:
         """What an optimizer step of each cell takes here, with as many at once as there will be runs; or why not."""

@@ -279,6 +279,8 @@ class Plan:
     """The rungs of a ladder, of each of its tasks; none where it is no ladder."""
     ladder: dict[str, Any] = field(default_factory=dict)
     """The rules by which these were chosen."""
+    trials: list[Cell] = field(default_factory=list)
+    """Of each contestant a cell beyond the top rung; that of the winner joins the others once there is one."""
     scaling: bool = False
     """Whether its tasks are one task at several sizes and lengths, to which the report fits a law."""
     margin: float | None = None
@@ -331,7 +333,8 @@ def plan_of(words: Sequence[str]) -> Plan:
 
 def _to_plain(plan: Plan) -> dict[str, Any]:
     """A plan that nothing has run of, as plain data."""
-    places = {id(cell): place for place, cell in enumerate(plan.cells)}
+    whole = [*plan.cells, *plan.trials]
+    places = {id(cell): place for place, cell in enumerate(whole)}
     cells = [
         {
             **{name: getattr(cell, name) for name in ("contestant", "task", "base", "tune_seeds", "seeds")},
@@ -342,9 +345,9 @@ def _to_plain(plan: Plan) -> dict[str, Any]:
             "below": [places[id(each)] for each in cell.below],
             "waits": cell.waits,
         }
-        for cell in plan.cells
+        for cell in whole
     ]
-    return {**vars(plan), "cells": cells, "rungs": [asdict(rung) for rung in plan.rungs]}
+    return {**vars(plan), "cells": cells, "trials": len(plan.trials), "rungs": [asdict(rung) for rung in plan.rungs]}
 
 
 def _from_plain(plain: Mapping[str, Any]) -> Plan:
@@ -360,7 +363,10 @@ def _from_plain(plain: Mapping[str, Any]) -> Plan:
         )
         cell.below = [cells[place] for place in each["below"]]
         cell.chosen = None if cell.waits else cell.chosen
-    return Plan(**{**plain, "cells": cells, "rungs": [Rung(**rung) for rung in plain["rungs"]]})
+    count = len(cells) - plain["trials"]
+    return Plan(
+        **{**plain, "cells": cells[:count], "trials": cells[count:], "rungs": [Rung(**rung) for rung in plain["rungs"]]}
+    )
 
 
 def _is_file(word: str) -> bool:
@@ -421,6 +427,9 @@ def make_plan(name: str | None, overrides: Sequence[str]) -> Plan:
     ]
     _climb(cells, {rung.task: rung for rung in rungs})
     check_distinct(cells)
+    tried = {rung.task for rung in rungs if rung.role == "trial"}
+    trials = [cell for cell in cells if cell.task in tried]
+    cells = [cell for cell in cells if cell.task not in tried]
     if any(cell.base["trainer"]["batch_size"] == "auto" for cell in cells):
         raise ZooError("task.batch_size=auto: contestants would train on other data; give a number that fits all")
     baseline = rules["baseline"] or contestants[0]
@@ -453,6 +462,7 @@ def make_plan(name: str | None, overrides: Sequence[str]) -> Plan:
         on,
         rungs,
         rules["ladder"],
+        trials,
         **{name: rules[name] for name in ("scaling", "margin", "pairs", "equal", "more_seeds", "abilities", "beside")},
     )
 
@@ -482,7 +492,7 @@ def _climb(cells: Sequence[Cell], rungs: Mapping[str, Rung]) -> None:
         if rung is None:
             continue
         cell.size = float(rung.parameters)
-        if rung.top or rung.role == "side":
+        if rung.top or rung.role != "rung":
             cell.seeds = cell.seeds[:1]
         if rung.stage != "tuned" and len(cell.grid) > 1:
             below = [

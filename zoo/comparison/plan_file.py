@@ -76,8 +76,8 @@ class RungFile(TypedDict):
     flops: Positive
     stage: Literal["tuned", "checked", "foretold"]
     top: bool
-    role: NotRequired[Literal["rung", "side"]]
-    """``side``: another size of a rung's FLOPs."""
+    role: NotRequired[Literal["rung", "side", "trial"]]
+    """``side``: another size of a rung's FLOPs. ``trial``: beyond the top rung, for the winner alone."""
 
 
 class PlanFile(TypedDict):

@@ -114,6 +114,7 @@ class LadderConfig:
     factor: float = 2.0
     tuned: int = 2
     valleys: int = 1
+    stability: bool = False
 
 
 @dataclass

@@ -32,7 +32,7 @@ def costs_of(plan: Plan) -> Costs:
     first = next(cell for cell in plan.cells if not cell.waits)
     return Costs(
         list(found.values()), execution.workers, first.tuning_count(), len(first.seeds), plan.ladder["tuned"],
-        plan.ladder["tokens_per_parameter"], plan.ladder["valleys"],
+        plan.ladder["tokens_per_parameter"], plan.ladder["valleys"], plan.ladder["stability"],
     )  # fmt: skip
 
 

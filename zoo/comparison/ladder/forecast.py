@@ -64,7 +64,7 @@ def _at(law: tuple[float, float, float], compute: float) -> float:
 
 
 def compute_law(
-    contestant: str, compute: Sequence[float], scores: Sequence[Sequence[float]], sign: int
+    contestant: str, compute: Sequence[float], scores: Sequence[Sequence[float]], sign: int, at: float | None = None
 ) -> ComputeLaw | None:
     """The law of a ladder's losses; none of scores that rise, for fewer than four rungs, or where a run failed.
 
@@ -76,6 +76,7 @@ def compute_law(
         compute: FLOPs of each rung.
         scores: the score of each seed at each rung, counted upwards.
         sign: -1 where a lower score is better.
+        at: the compute of ``next``; by default that of one further rung.
     """
     losses = [-score for seeds in scores for score in seeds]
     if sign > 0 or len(compute) < LEAST_RUNGS or not all(0 < loss < math.inf for loss in losses):
@@ -87,7 +88,7 @@ def compute_law(
 
     rungs = range(len(compute))
     law, others = fitted(rungs), [fitted([i for i in rungs if i != left]) for left in rungs]
-    further = compute[-1] ** 2 / compute[-2]
+    further = compute[-1] ** 2 / compute[-2] if at is None else at
     told = [_at(each, further) for each in (law, *others)]
     exponents = [each[2] for each in others]
     error = None

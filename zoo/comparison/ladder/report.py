@@ -71,6 +71,34 @@ class Rates:
 
 
 @dataclass(frozen=True)
+class Trial:
+    """The winner trained once beyond the top rung, at four times its size, with a foretold learning rate.
+
+    Attributes:
+        contestant: who won.
+        parameters, flops: of the run.
+        score: in the metric; none where the run failed.
+        failure: why it failed; empty where it did not.
+        told: what the law of loss over compute says there, with the lowest and the highest of fits that leave out one
+            rung; none of a score that rises.
+    """
+
+    contestant: str
+    parameters: float
+    flops: float
+    score: float | None
+    failure: str
+    told: tuple[float, float, float] | None
+
+    def beside(self) -> str:
+        """Where the score lies beside the forecast, in words."""
+        if self.told is None or self.score is None:
+            return ""
+        _, low, high = self.told
+        return "below" if self.score < low else "above" if self.score > high else "within"
+
+
+@dataclass(frozen=True)
 class Ladder:
     """One task of a ladder.
 
@@ -89,7 +117,8 @@ class Ladder:
         laws: of the loss over compute, of each contestant.
         valleys: the best size of each contestant at each rung, where several were run.
         sized: the standings of these sizes, for each contestant.
-        asides: the tasks of these further sizes.
+        asides: the tasks of these further sizes, and of the trial.
+        trial: the winner beyond the top rung, where that was tried.
     """
 
     of: str
@@ -107,6 +136,7 @@ class Ladder:
     valleys: list[Valley] = field(default_factory=list)
     sized: list[list[Standing]] = field(default_factory=list)
     asides: set[str] = field(default_factory=set)
+    trial: Trial | None = None
 
     @property
     def right(self) -> int | None:
@@ -212,6 +242,27 @@ class Ladder:
         if guessed:
             yield f"No law of the rate was fitted for {joined(guessed)}; they keep the best of the largest tuned rung."
 
+    def stability(self) -> Iterator[str]:
+        """Whether the winner diverged beyond the top rung, and where it lies beside the forecast, in sentences."""
+        if self.trial is None:
+            return
+        each = self.trial
+        where = (
+            f"Trained once at {quantity(each.parameters)} parameters and {quantity(each.flops)} FLOPs, beyond the "
+            f"rungs, at the foretold learning rate, {each.contestant}"
+        )
+        if each.score is None:
+            yield f"{where} failed: {each.failure}."
+            return
+        told = ""
+        if each.told is not None:
+            value, low, high = each.told
+            told = (
+                f", {each.beside()} the forecast of {value:.4g} ({low:.4g} to {high:.4g} by fits that leave out one "
+                f"rung), which reaches farther than any that the report relies on"
+            )
+        yield f"{where} did not diverge: {each.score:.4g} {self.unit()}{told}."
+
     def optima(self) -> Iterator[str]:
         """The best sizes over compute in sentences."""
         for each in self.valleys:
@@ -255,22 +306,26 @@ def ladders(
     found = []
     for of in dict.fromkeys(rung["of"] for rung in rungs):
         every = [rung for rung in rungs if rung["of"] == of]
-        sides = [rung for rung in every if rung.get("role") == "side"]
-        mine = sorted((rung for rung in every if rung not in sides), key=lambda rung: rung["parameters"])
+        sides, trials = ([rung for rung in every if rung.get("role") == role] for role in ("side", "trial"))
+        climbed = (rung for rung in every if rung.get("role", "rung") == "rung")
+        mine = sorted(climbed, key=lambda rung: rung["parameters"])
         by_rung = [[s for s in standings if s.of == rung["task"] and not s.control] for rung in mine]
         whole = 0
         while whole < len(mine) and by_rung[whole] and all(s.complete() for s in by_rung[whole]):
             whole += 1
         if whole >= 2 and any(s.rows for s in by_rung[0]):
             ladder = _ladder(of, mine[:whole], by_rung[:whole], len(mine) - whole, baseline, margin)
-            found.append(replace(ladder, **_valleys(ladder, mine[:whole], sides, standings)) if sides else ladder)
+            if sides:
+                ladder = replace(ladder, **_valleys(ladder, mine[:whole], sides, standings))
+            asides = {rung["task"] for rung in (*sides, *trials)}
+            found.append(replace(ladder, asides=asides, trial=_trial(ladder, trials, standings)))
     return found
 
 
 def _valleys(
     ladder: Ladder, rungs: Sequence[RungFile], sides: Sequence[RungFile], standings: Sequence[Standing]
 ) -> dict[str, Any]:
-    """The valleys of each contestant, and the standings and the tasks of their sizes."""
+    """The valleys of each contestant, and the standings of their sizes."""
     at = {(s.contestant, s.of): s for s in standings if not s.control}
     sign, noise = 1 if ladder.higher_is_better else -1, deviations(ladder.scores)
     tasks = [[rung["task"], *(s["task"] for s in sides if s["flops"] == rung["flops"])] for rung in rungs]
@@ -282,7 +337,28 @@ def _valleys(
         if each := valley(name, compute, points, noise):
             found.append(each)
             sized.append([s for standings in mine for s in standings])
-    return {"valleys": found, "sized": sized, "asides": {side["task"] for side in sides}}
+    return {"valleys": found, "sized": sized}
+
+
+def _trial(ladder: Ladder, trials: Sequence[RungFile], standings: Sequence[Standing]) -> Trial | None:
+    """The run of the winner beyond the top rung, if it was made."""
+    tasks = {rung["task"] for rung in trials}
+    made = [s for s in standings if s.of in tasks and not s.control and s.scores()]
+    if not made:
+        return None
+    (rung,), standing = trials, made[0]
+    sign = 1 if ladder.higher_is_better else -1
+    row = (standing.rows or standing.failed)[0]
+    flops = float(row.get("training_flops") or rung["flops"])
+    law = None
+    if standing.contestant in ladder.scores:
+        compute = [step.flops for step in ladder.steps]
+        law = compute_law(standing.contestant, compute, ladder.scores[standing.contestant], sign, at=flops)
+    at = row.get("diverged_at")
+    failure = "" if standing.rows else f"it diverged at step {at}" if at is not None else str(row.get("error", ""))
+    score = standing.scores()[0] if standing.rows else None
+    told = law.next[1:] if law else None
+    return Trial(standing.contestant, rung["parameters"], flops, score, failure, told)
 
 
 def _point(standing: Standing, sign: int) -> Point:

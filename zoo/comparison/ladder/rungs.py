@@ -21,10 +21,12 @@ STARTING_SECONDS = 2.0
 """What a run takes besides its steps: building it, and its evaluations."""
 
 Stage = Literal["tuned", "checked", "foretold"]
-Role = Literal["rung", "side"]
+Role = Literal["rung", "side", "trial"]
 VALLEY = 2.0
 """The sizes of a valley reach from that of the rung divided by this to that times this."""
 MOST_SIZES = 9
+TRIAL = 4
+"""By how much the size at which the winner's stability is tried is larger than the top rung's."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,8 @@ class Rung:
         stage: ``tuned`` where the whole grid of learning rates is tried, ``checked`` where the rate that smaller rungs
             foretell is tried beside half and twice of it, ``foretold`` where it is taken.
         top: whether it is the largest, with one seed.
-        role: ``rung``, or ``side``: another size of as many FLOPs, beside the rung's own, with one seed.
+        role: ``rung``, or ``side``: another size of as many FLOPs, beside the rung's own, with one seed;
+            or ``trial``: beyond the top one, where the winner alone is trained once.
     """
 
     of: str
@@ -84,7 +87,15 @@ def rungs_of(rules: Mapping[str, Any], tasks: Sequence[str]) -> list[Rung]:
         for task in tasks
         for i, size in enumerate(sizes)
     ]
-    return [each for rung in rungs for each in (rung, *_sides(rung, rules["valleys"]))]
+    climbed = [each for rung in rungs for each in (rung, *_sides(rung, rules["valleys"]))]
+    return climbed + [_trial(rung, rules) for rung in rungs if rung.top and rules["stability"]]
+
+
+def _trial(top: Rung, rules: Mapping[str, Any]) -> Rung:
+    """Where the winner is trained once more, by the same rule of tokens and with a foretold learning rate."""
+    size = TRIAL * top.parameters
+    flops = training_flops(size, rules["tokens_per_parameter"])
+    return Rung(top.of, f"{top.of}, stability at {quantity(size)} parameters", size, flops, "foretold", False, "trial")
 
 
 def _sides(rung: Rung, valleys: int) -> list[Rung]:
@@ -154,6 +165,7 @@ class Costs:
         tuned: rungs that are tuned.
         tokens_per_parameter: the rule of the ladder.
         valleys: sizes at each rung.
+        stability: whether the winner is trained once beyond the top rung.
     """
 
     timings: Sequence[Sequence[Timing]]
@@ -163,6 +175,7 @@ class Costs:
     tuned: int
     tokens_per_parameter: float
     valleys: int = 1
+    stability: bool = False
 
     def run(self, timings: Sequence[Timing], size: float, rung: float | None = None) -> float:
         """Seconds of a run: both a step's seconds and its FLOPs are taken as linear in the size.
@@ -189,7 +202,8 @@ class Costs:
         """The whole ladder, on all workers; what remains when others are done already is left out."""
         each = (self.runs(i, len(sizes)) * self.run(t, size) for t in self.timings for i, size in enumerate(sizes))
         sides = ((t, side, size) for t in self.timings for size in sizes for side in side_sizes(size, self.valleys))
-        return (sum(each) + sum(self.run(*side) for side in sides)) / self.workers / 60
+        trial = self.rung(TRIAL * sizes[-1]) if self.stability else 0.0  # one run, whoever wins
+        return ((sum(each) + sum(self.run(*side) for side in sides)) / self.workers + trial) / 60
 
 
 def described(sizes: Sequence[int], minutes: float, costs: Costs) -> list[str]:
@@ -204,6 +218,9 @@ def described(sizes: Sequence[int], minutes: float, costs: Costs) -> list[str]:
         )
     if costs.valleys > 1:
         lines.append(f"besides, {many(costs.valleys - 1, 'run')} of each contestant at each rung, of other sizes")
+    if costs.stability:
+        size = TRIAL * sizes[-1]
+        lines.append(f"then the best one once at {quantity(size)} parameters, about {costs.rung(size):.2g} s")
     whole = costs.minutes(sizes)
     return [*lines, f"about {whole:.2g} minutes with {many(costs.workers, 'worker')}, of {minutes:g}"]
 
