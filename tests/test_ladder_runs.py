@@ -332,6 +332,19 @@ def test_a_report_says_what_stopping_early_would_have_cost(folder):
     assert "On text, 16k parameters" not in said, "of lower rungs the backtest speaks"
 
 
+def test_another_comparison_is_set_beside_the_largest_rung(folder, tmp_path):
+    from zoo.comparison.ledger import read_ledger
+
+    mine = tmp_path / "mine"
+    shutil.copytree(folder, mine)
+    rules = json.loads((mine / "comparison.json").read_text())
+    rules |= {"ladder": [], "beside": str(folder), "abilities": {"text": [rules["cells"][0]["task"]]}}
+    (mine / "comparison.json").write_text(json.dumps(rules))
+    ((of, found),) = read_ledger(mine).beside.items()
+    assert of == "text at 128k parameters"
+    assert found == pytest.approx({"transformer": -1.898, "lstm": -1.998, "gru": -2.008})
+
+
 def test_a_page_and_the_terminal_show_a_ladder(folder, tmp_path, monkeypatch, zoo_main):
     from zoo.comparison.ledger import read_ledger
     from zoo.comparison.page import write_page

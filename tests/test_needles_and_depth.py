@@ -9,6 +9,7 @@ from shortcuts import CPU, accuracy_of_rule, asked
 
 import zoo
 from zoo.base.errors import ZooError
+from zoo.runs.train import train
 from zoo.tasks._corpus import read_corpus
 from zoo.training.build import make_task
 
@@ -73,6 +74,14 @@ def test_a_needle_is_found_by_reading(form, rung):
     if form in ("multi_key", "variables"):
         rule = one.chance()["a value of the needles"]
         assert rule == pytest.approx((lucky / total + width - 1) / width, abs=0.01)
+
+
+@pytest.mark.thorough
+def test_a_small_transformer_finds_the_tiny_needle(here):
+    words = ["task=needle", "task.rung=tiny", "task.form=single", "task.batch_size=32", "task.test_lengths=[]"]
+    size = ["dim=32", "layers=2", "optimizer.lr=0.003", "steps=2000", "evaluate_every=2000", "seed=1000"]
+    row = train(zoo.compose(*words, *size, "trainer.accelerator=cpu", "trainer.progress=false"))
+    assert row["test"]["accuracy"] > 0.9
 
 
 def test_a_rule_that_gives_the_values_in_any_order_is_as_good_as_declared():

@@ -123,6 +123,8 @@ def test_a_problem_that_comes_with_aeon_is_read_without_importing_it(folder, tmp
     shutil.copytree(folder, package / "datasets/data/Waves", ignore=shutil.ignore_patterns("installed"))
     (package / "__init__.py").write_text("raise ImportError('it needs numba')")
     monkeypatch.syspath_prepend(package.parent)
+    for part in ("TRAIN", "TEST"):  # a second form of the problem, as aeon has of some
+        (package / f"datasets/data/Waves/Waves_eq_{part}.ts").write_text("")
     assert made("Waves").fingerprint() == made(folder).fingerprint()
     with pytest.raises(ZooError, match="or one of Waves, which come with aeon"):
         made("Tides")

@@ -57,7 +57,10 @@ def files_of_problem(source: str) -> tuple[Path, Path]:
 
 
 def _both(folder: Path) -> tuple[Path, Path] | None:
-    """The only files of training and test in a folder."""
+    """The files of training and test in a folder: those of its name, or the only ones."""
+    named = folder / f"{folder.name}_TRAIN.ts", folder / f"{folder.name}_TEST.ts"
+    if all(path.is_file() for path in named):
+        return named
     train, test = (sorted(folder.glob(f"*_{part}.ts")) for part in ("TRAIN", "TEST"))
     return (train[0], test[0]) if len(train) == len(test) == 1 else None
 
