@@ -17,7 +17,8 @@ from zoo.registry import discovery
 from zoo.registry.plain import from_plain, to_plain
 from zoo.registry.registry import entries
 
-HEAVY = ("torch", "lightning", "hydra", "omegaconf", "antlr4", "altair", "scipy.stats", "transformers", "pebble")
+HEAVY = ("torch", "lightning", "hydra", "omegaconf", "antlr4", "altair", "scipy.stats", "transformers", "pebble",
+         "optuna", "sqlalchemy", "ray", "submitit")  # fmt: skip
 """What a command does without that has nothing to compose and nothing to train."""
 RUN = ["train", "task=parity", "arch=lstm", "steps=2", "dim=16", "layers=1", "task.batch_size=4",
        "trainer.progress=false", "trainer.accelerator=cpu"]  # fmt: skip
