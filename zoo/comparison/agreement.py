@@ -11,8 +11,6 @@ from zoo.comparison.statistics import SIGNIFICANCE, holm, order_p_value
 
 LEAST = 5
 """Fewer contestants have no order that says anything."""
-INTERVAL_FROM = 10
-"""Of fewer contestants no interval holds the truth as often as it says, so it is that of all correlations."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +21,7 @@ class Agreement:
         task: ours.
         of: what was published: ``language``, ``recall``.
         correlation: Spearman's, from -1 to 1; 1 where the orders are the same.
-        low, high: its 95 % interval; -1 and 1 where contestants are too few for one.
+        low, high: its 95 % interval.
         p_value: of orders that have nothing in common, adjusted for all that are shown by Holm's method.
         contestants: how many have both figures.
         source: of the published figures.
@@ -79,10 +77,9 @@ def interval_of(correlation: float, contestants: int) -> tuple[float, float]:
 
     Bonett and Wright 2000, doi:10.1007/BF02294183. It is of contestants like these, of which so many were drawn. Few
     contestants stand in the same order by luck: that counts as half of the way to an order with two neighbours
-    exchanged, and the interval then reaches to 1. Of fewer than 10 it held the truth 62 to 90 times in 100 where
-    orders are much alike, by simulation, so there is none: it is -1 to 1.
+    exchanged, and the interval then reaches to 1.
     """
-    if contestants < INTERVAL_FROM:
+    if contestants < 4:
         return -1.0, 1.0
     most = 1 - 6 / (contestants * (contestants**2 - 1))
     bounded = max(-most, min(most, correlation))

@@ -186,10 +186,10 @@ class Cell:
         config, plain = dict(self.base), [is_plain(key) for key, _ in setting]
         if not all(plain):  # it may choose components, or be of a part that follows another
             config = compose(
-                *self.base["overrides"], *(word for word, is_plain in zip(words, plain, strict=True) if not is_plain)
+                *self.base["overrides"], *(word for word, simple in zip(words, plain, strict=True) if not simple)
             )
-        for (key, value), is_plain in zip(setting, plain, strict=True):
-            if is_plain:
+        for (key, value), simple in zip(setting, plain, strict=True):
+            if simple:
                 root, _, name = key.partition(".")
                 config[root] = {**config[root], name: _like(value, config[root].get(name))}
         words = [*self.base["overrides"], *words]
