@@ -222,6 +222,18 @@ def test_claims_are_judged_as_one_family(smoke):  # noqa: F811
     assert {f.outcome for f in judge_claims([claim], ledger.standings)} == {"holds"}
     turned = {**claim, "better": names[1], "than": names[0]}
     assert {f.outcome for f in judge_claims([turned], ledger.standings)} == {"contradicted"}
+    # on one further test alone, where the other one is ahead
+    task = ledger.tasks[0]
+    for standing in ledger.standings:
+        for index, row in enumerate(standing.rows):
+            value = 0.1 if standing.contestant == names[0] else 0.9
+            row["test_harder"] = {"64": {row["metric"]: value + 0.001 * index * (1 + value)}}
+    (found,) = judge_claims([{**claim, "tasks": [f"{task} at 64"]}], ledger.standings)
+    assert (found.task, found.outcome, found.difference.value < -0.7) == (f"{task} at 64", "contradicted", True)
+    assert [f.outcome for f in judge_claims([{**claim, "tasks": [task, f"{task} at 99"]}], ledger.standings)] == [
+        "holds",
+        "not tested",
+    ]
     sides[names[0]].rows.clear()
     assert judge_claims([claim], ledger.standings)[-1].outcome == "not tested"
     check_claims([{**claim, "than": "nobody"}])  # contestants may be left out

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from zoo.base.errors import ZooError
+from zoo.comparison.abilities import split
 from zoo.comparison.result import Standing
 from zoo.comparison.statistics import SIGNIFICANCE, Estimate, paired_difference
 from zoo.comparison.verdicts import judge
@@ -16,7 +17,10 @@ WORDS = {"better": "holds", "worse": "contradicted", "unknown": "not tested"}
 
 @dataclass(frozen=True)
 class Finding:
-    """What a claim came to on one task; ``difference`` is of the metric, better minus than, paired by seed."""
+    """What a claim came to on one task, or on a further test of it.
+
+    ``difference`` is of the metric, better minus than, paired by seed.
+    """
 
     says: str
     better: str
@@ -35,8 +39,20 @@ def check_claims(claims: Sequence[Mapping[str, Any]]) -> None:
         ZooError: it lacks a part, or compares a contestant with itself.
     """
     for claim in claims:
-        if set(claim) != {"says", "better", "than"} or claim["better"] == claim["than"]:
-            raise ZooError(f"compare.claims has {dict(claim)}; expected says, better and than, of two contestants")
+        needed = {"says", "better", "than"}
+        if not needed <= set(claim) <= needed | {"tasks"} or claim["better"] == claim["than"]:
+            raise ZooError(
+                f"compare.claims has {dict(claim)}; expected says, better and than, of two contestants, and perhaps "
+                f"tasks: a list of tasks or of their further tests, such as [parity, parity at 64]"
+            )
+
+
+def further(standing: Standing, at: str | None) -> Standing:
+    """A standing with the scores of a further test in place of the test's; runs that have none are left out."""
+    if at is None:
+        return standing
+    rows = [{**row, "test": row["test_harder"][at]} for row in standing.rows if at in row["test_harder"]]
+    return replace(standing, rows=rows)
 
 
 def judge_claims(
@@ -45,15 +61,19 @@ def judge_claims(
     margin: float | None = None,
     twice: bool = False,
 ) -> list[Finding]:
-    """Each claim on each task that both sides were tested on; all of them are one family of comparisons."""
+    """Each claim on each task that both sides were tested on; all of them are one family of comparisons.
+
+    A claim that names ``tasks`` is judged there alone, such as on ``parity at 64``.
+    """
     sides: list[tuple[Mapping[str, Any], str, Standing | None, Standing | None]] = []
     for claim in claims:
-        for task in dict.fromkeys(standing.of for standing in standings):
+        for word in claim.get("tasks") or dict.fromkeys(standing.of for standing in standings):
+            task, at = split(word)
             first, second = (
-                next((s for s in standings if s.of == task and s.contestant == claim[key]), None)
+                next((further(s, at) for s in standings if s.of == task and s.contestant == claim[key]), None)
                 for key in ("better", "than")
             )
-            sides.append((claim, task, first, second))
+            sides.append((claim, word, first, second))
     tested = [(a, b) for _, _, a, b in sides if a and b and a.rows and b.rows and a.metric == b.metric]
     verdicts = {
         (id(a), id(b)): found

@@ -269,7 +269,7 @@ class Plan:
     overrides: list[str]
     published: list[dict[str, Any]] = field(default_factory=list)
     """Figures of others that the report sets beside ours: contestant, task, value, source; and at, settings."""
-    claims: list[dict[str, str]] = field(default_factory=list)
+    claims: list[dict[str, Any]] = field(default_factory=list)
     """What is to be tested: says, better, than."""
     extend: int = 0
     """How many values a grid may grow by at an edge where some contestant's best lies, for every contestant."""

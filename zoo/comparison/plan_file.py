@@ -65,6 +65,7 @@ class Claim(TypedDict):
     says: Any
     better: Any
     than: Any
+    tasks: NotRequired[list[str]]
 
 
 class RungFile(TypedDict):

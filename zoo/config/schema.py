@@ -139,7 +139,7 @@ class CompareConfig:
     margin: float | None = None
     pairs: bool = False
     published: list[dict[str, Any]] = field(default_factory=list)
-    claims: list[dict[str, str]] = field(default_factory=list)
+    claims: list[dict[str, Any]] = field(default_factory=list)
     scaling: bool = False
     abilities: dict[str, list[str]] = field(default_factory=dict)
     beside: str | None = None
