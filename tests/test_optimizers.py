@@ -255,3 +255,9 @@ def test_how_often_averaged_weights_are_judged_changes_nothing(here):
     (name, often), (same, once) = ended
     assert name == same
     assert all(torch.equal(often[key], once[key]) for key in often)
+
+
+def test_an_average_of_weights_beside_a_falling_rate_is_warned_of(zoo_main):
+    words = ["train", "task=parity", *TINY, "optimizer=schedule_free", "steps=8", "task.test_size=8"]
+    assert "add schedule=constant" in zoo_main(*words)[2]
+    assert "add schedule" not in zoo_main(*words, "schedule=constant")[2]

@@ -123,7 +123,7 @@ def test_states_are_those_of_the_strongest_shortcut():
     assert about(HALF) == "partly"
     assert about([0.1, 0.12, 0.11]) == "shortcut"
     assert about([0.01, 0.02, 0.015]) == "no"
-    assert standing("a", "t", [2.4], guess=4.0, shortcut=4.0, higher_is_better=False).state() == "partly"
+    assert standing("a", "t", [2.4], guess=4.0, shortcut=4.0, higher_is_better=False).state() == "above"
 
 
 def test_tasks_that_cannot_decide_say_so():

@@ -9,11 +9,12 @@ from zoo import register
 
 @register("optimizer", "lion")
 class Lion(torch.optim.Optimizer):
-    """Steps of one size, in the direction of a momentum's sign (Chen et al. 2023, arXiv:2302.06675, algorithm 2).
+    """Steps of one size, in the direction of a momentum's sign.
 
-    With gradient g, momentum m and weight w, one step is ``w <- w - lr * (sign(beta1 m + (1 - beta1) g) + weight_decay
-    * w)`` and then ``m <- beta2 m + (1 - beta2) g``. Every coordinate moves by the learning rate, so it wants one 3 to
-    10 times smaller than AdamW does, and a weight decay as much larger.
+    Chen et al. 2023, arXiv:2302.06675, algorithm 2. With gradient g, momentum m and weight w, one step is
+    ``w <- w - lr * (sign(beta1 m + (1 - beta1) g) + weight_decay * w)`` and then ``m <- beta2 m + (1 - beta2) g``.
+    Every coordinate moves by the learning rate, so it wants one 3 to 10 times smaller than AdamW does, and a weight
+    decay as much larger.
 
     Args:
         parameters: named groups.

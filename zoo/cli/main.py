@@ -171,7 +171,7 @@ def _train(words: list[str]) -> int:
 
 def _compare(words: list[str]) -> int:
     flags, rest = _split(words, {"--dry-run"})
-    from zoo.comparison.compare import carried_out, grouped, plan_for
+    from zoo.comparison.compare import carried_out, grouped, in_words, plan_for
 
     watched = not flags and sys.stderr.isatty()
     if watched:  # composing takes a while, and nothing is shown yet
@@ -180,18 +180,8 @@ def _compare(words: list[str]) -> int:
     for line in plan.says:
         say(line, error=not flags)
     if flags:
-        for cell in plan.cells:
-            if cell.waits:
-                which = "the rate that smaller rungs foretell" + (
-                    ", half and twice of it" if len(cell.grid) > 1 else ""
-                )
-                say(f"{cell.name}: {many(cell.tuning_count(), 'tuning run')} ({which}), {len(cell.seeds)} reported")
-                continue
-            grid = ", ".join(" ".join(f"{k}={v}" for k, v in setting) for setting in cell.grid)
-            say(
-                f"{cell.name}: {many(cell.tuning_count(), 'tuning run')} ({grid or 'no grid'}), "
-                f"{len(cell.seeds)} reported"
-            )
+        for line in in_words(plan):
+            say(line)
         if plan.comparisons() and not plan.rungs:
             from zoo.comparison.verdicts import can_find
 

@@ -215,7 +215,7 @@ def _fragile(ledger: Ledger) -> Iterator[str]:
     fragile = []
     for standing in ledger.contestants():
         near, tried = near_best(standing)
-        if tried >= 3 and near == 1 and standing.state() in ("solved", "partly"):
+        if tried >= 3 and near == 1 and standing.state() in ("solved", "partly", "above"):
             fragile.append(f"{standing.contestant} on {standing.task}")
     if fragile:
         yield f"Sensitive to tuning, with one good setting among those tried: {joined(fragile)}."

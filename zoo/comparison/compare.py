@@ -13,7 +13,7 @@ from zoo.comparison.execute import Execution, Silent, Watcher
 from zoo.comparison.ladder.choose import chosen_sizes
 from zoo.comparison.ledger import Ledger, read_ledger
 from zoo.comparison.page import write_page
-from zoo.comparison.plan import Plan, plan_of
+from zoo.comparison.plan import Cell, Plan, plan_of
 from zoo.comparison.shown import Comparison
 from zoo.comparison.terminal import Board
 from zoo.comparison.wandb_report import share
@@ -137,3 +137,30 @@ def grouped(failures: Sequence[str]) -> list[str]:
         else f"{many(len(each), 'run')}: {why} ({first_of(each).replace(';', ',')})"
         for why, each in names.items()
     ]
+
+
+def in_words(plan: Plan) -> list[str]:
+    """What a plan will run, a line for all contestants and tasks that are treated alike."""
+    alike: dict[str, dict[str, list[str]]] = {}
+    for cell in plan.cells:
+        alike.setdefault(_treatment(cell), {}).setdefault(cell.contestant, []).append(cell.task)
+    lines = []
+    for treatment, contestants in alike.items():
+        by_tasks: dict[tuple[str, ...], list[str]] = {}
+        for contestant, tasks in contestants.items():
+            by_tasks.setdefault(tuple(tasks), []).append(contestant)
+        for among, names in by_tasks.items():
+            each = " each" if len(names) * len(among) > 1 else ""
+            between = "; " if any("," in task for task in among) else ", "
+            lines.append(f"{', '.join(names)} on {between.join(among)}:{each} {treatment}")
+    return lines
+
+
+def _treatment(cell: Cell) -> str:
+    reported = f"{len(cell.seeds)} reported"
+    if not cell.tuning_count():
+        return reported
+    grid = ", ".join(" ".join(f"{k}={v}" for k, v in setting) for setting in cell.grid)
+    if cell.waits:
+        grid = "the rate that smaller rungs foretell" + (", half and twice of it" if len(cell.grid) > 1 else "")
+    return f"{many(cell.tuning_count(), 'tuning run')} ({grid}), {reported}"

@@ -9,9 +9,9 @@ from zoo.comparison.result import Standing
 from zoo.comparison.words import figure
 
 EXPLAINED = (
-    "solved: every run reaches the task's bar. partly: some runs do, or the median is above every rule that needs no "
-    "learning. shortcut: no better than the best such rule. no: no better than guessing. Ranks are those that a "
-    "contestant may have; all ranks of a task are right 95 times in 100."
+    "solved: every run reaches the task's bar. partly: some runs do. above: none does, and the median is above every "
+    "rule that needs no learning. shortcut: no better than the best such rule. no: no better than guessing. Ranks are "
+    "those that a contestant may have; all ranks of a task are right 95 times in 100."
 )
 
 

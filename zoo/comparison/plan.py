@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from zoo.base.errors import ZooError
+from zoo.base.errors import ZooError, to_type
 from zoo.comparison.abilities import check_abilities, check_beside
 from zoo.comparison.claims import check_claims
 from zoo.comparison.grid import Setting, edges
@@ -390,7 +390,9 @@ def make_plan(name: str | None, overrides: Sequence[str]) -> Plan:
     looked_up = check(words, "comparison")
     checked = looked_up.lines
     for item in looked_up.sweeps:
-        raise ZooError(f"{item.input_line} has several values; expected one, or a list such as [0,1,2]")
+        key, _, values = item.input_line.partition("=")
+        listed = to_type(f"{key}=[{values}]")
+        raise ZooError(f"{item.input_line} has several values; expected one, or a list in brackets: {listed}")
     with explained(checked):
         cfg = with_values(looked_up.base, looked_up.values)
         rules: dict[str, Any] = OmegaConf.to_container(cfg.compare, resolve=True)  # type: ignore[assignment]

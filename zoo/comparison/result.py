@@ -195,9 +195,9 @@ class Standing:
     def state(self) -> str:
         """What it can do on the task, in a word.
 
-        ``solved`` where every run reaches the bar; ``shortcut`` where the median run is not above the best rule that
-        needs no learning, and ``no`` where it is not above the weakest, guessing; else ``partly``. Empty where there is
-        no run or no rule to compare with.
+        ``solved`` where every run reaches the bar, and ``partly`` where some do. Else ``above`` where the median run is
+        above the best rule that needs no learning, ``shortcut`` where it is above the weakest, guessing, alone, and
+        ``no`` where it is not. Empty where there is no run or no rule to compare with.
         """
         if not self.scores():
             return ""
@@ -205,8 +205,10 @@ class Standing:
             return "solved"
         if self.shortcut is None:
             return "no" if not self.rows else ""
-        if self._above(self.middle()) or self.solved_count():
+        if self.solved_count():
             return "partly"
+        if self._above(self.middle()):
+            return "above"
         guess = self.about.get("guess")
         return "shortcut" if guess is not None and self.sign * (self.middle() - guess) > self.margin else "no"
 

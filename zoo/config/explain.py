@@ -108,6 +108,9 @@ def _not_an_override(text: str) -> str:
         again = to_type(f"{listed[1]}=[{words}]")
         return f"{text}: words with = in a list need quotes, and the shell needs others around them: {again}"
     key, sign, value = text.partition("=")
+    for opened, closed in ("[]", "{}"):
+        if value.count(opened) != value.count(closed):
+            return f"{text}: it has {value.count(opened)} '{opened}' and {value.count(closed)} '{closed}'"
     if sign and value and re.fullmatch(r"[+]{0,2}[\w./@]+", key):
         again = to_type(f"{key}={quoted(value)}")
         return f"{text}: put the value in quotes, and others around them for the shell: {again}"

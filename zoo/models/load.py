@@ -204,7 +204,7 @@ def described(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
             about = parse_json(metadata[KEY])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (it has no iterator)
     except FileNotFoundError as error:
-        raise ZooError(f"there is no file {path}; zoo export writes one") from error
+        raise ZooError(f"there is no run or file {path}; zoo runs lists runs, and zoo export writes a file") from error
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise ZooError(f"{path} is not a model that zoo export wrote ({type(error).__name__}: {error})") from error
     if isinstance(about, dict) and about.get("schema", SCHEMA) != SCHEMA:

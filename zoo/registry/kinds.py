@@ -79,7 +79,8 @@ _NAME = r"[A-Z][\w'-]+"
 
 
 _CITATION = re.compile(
-    rf"((?:van den )?{_NAME}(?: et al\.|(?:, {_NAME})* (?:and|&) {_NAME})?,? (?:19|20)\d\d)"
+    rf"((?:[A-Z][\w-]* (?:AI|Team|team)|(?:van den )?{_NAME}(?: et al\.|(?:, {_NAME})* (?:and|&) {_NAME})?),? "
+    r"(?:19|20)\d\d)"
     r"(?:,[^.;:()]*?(arXiv:\d{4}\.\d{4,5}))?"
 )
 

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from zoo.base.errors import ZooError
 from zoo.base.kept import installed, keep, known, stamp
 from zoo.config.hydra import prepare
 from zoo.config.limits import check_folder, check_numbers
@@ -85,6 +86,8 @@ def settled(config: Config) -> Run:
         ZooError: a number cannot be meant, a budget cannot be met, or the run would write beside the folder of its
             runs.
     """
+    if not isinstance(config, dict):
+        raise ZooError(f"zoo.train takes a config, and was given {config!r}; write zoo.train(zoo.compose({config!r}))")
     prepare()
     check_folder("experiment", config["experiment"])
     check_numbers(config)  # Python may have changed them since they were composed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -113,6 +114,12 @@ class Loop(L.LightningModule):
             optimizer = make_optimizer(factory, self.objective, self.roles)
         except ValueError as error:
             raise ZooError(f"optimizer={factory.name}: {error}") from error
+        if isinstance(optimizer, AveragesWeights) and self.schedule(self.steps - 1) < self.schedule(self.steps // 2):
+            warnings.warn(
+                f"optimizer={factory.name} averages weights in place of a learning rate that falls, and the rate of "
+                f"this run falls too; add schedule=constant",
+                stacklevel=1,  # whoever calls is Lightning, whose warnings are not shown
+            )
         groups = optimizer.param_groups
         self._rates = [group["lr"] * group.get("learning_rate_scale", 1.0) for group in groups]
         self._decays = [group.get("weight_decay", 0.0) * group.get("weight_decay_scale", 1.0) for group in groups]
