@@ -58,23 +58,33 @@ def _list(root: Path, found: Sequence[Record], asked: Sequence[str]) -> None:
     if not found:
         say(f"{root} holds no run" + (f" with {' '.join(asked)}" if asked else "; make one: zoo train task=parity"))
         return
-    names = ("id", "what", "status", "score", "age", "size")
-    lines = [
-        (each.name, each.what, each.status, each.score, age(each.time), size(each.bytes()))
-        for each in found[:MOST_SHOWN]
-    ]
-    widest = {
-        name: max(map(len, (name, *column))) for name, column in zip(names, zip(*lines, strict=True), strict=True)
+    columns = {
+        "id": [each.name for each in found[:MOST_SHOWN]],
+        "what": [each.what for each in found[:MOST_SHOWN]],
+        "status": [each.status for each in found[:MOST_SHOWN]],
+        "score": [each.score for each in found[:MOST_SHOWN]],
+        "age": [age(each.time) for each in found[:MOST_SHOWN]],
+        "size": [size(each.bytes()) for each in found[:MOST_SHOWN]],
     }
+    widest = {name: max(map(len, (name, *column))) for name, column in columns.items()}
     widest["id"] = min(widest["id"], WIDEST)
     console = screen()
-    left = console.width - sum(widest.values()) + widest["what"] - len(names)  # a space behind each
-    widest["what"] = max(8, min(widest["what"], left))
+
+    def left() -> int:
+        """What is left for ``what`` beside the others, each with a space behind."""
+        return int(console.width) - sum(widest[name] + 1 for name in columns if name != "what") - 1
+
+    # where words would be cut within, the last columns give way
+    longest = max((len(word) for what in columns["what"] for word in what.split()), default=0)
+    for name in ("size", "age"):
+        if left() < longest:
+            del columns[name]
+    widest["what"] = max(8, min(widest["what"], left()))
     table = Table(box=None, padding=(0, 1, 0, 0))
-    for name in names:
+    for name in columns:
         numbers = name in ("score", "age", "size")
         table.add_column(name, overflow="fold", width=widest[name], justify="right" if numbers else "left")
-    for line in lines:
+    for line in zip(*columns.values(), strict=True):
         table.add_row(*map(Text, line))
     console.print(table)
     if len(found) > MOST_SHOWN:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -101,8 +102,8 @@ def tables(ledger: Ledger, width: int) -> list[Table]:
         ledger: what is shown.
         width: of the terminal; columns that do not fit are named, and left to the page.
     """
-    found = [_matrix(ledger)] if len(ledger.tasks) > 1 and not ledger.laws and not ledger.ladders else []
-    found += _abilities(ledger)
+    found = _matrix(ledger, width) if len(ledger.tasks) > 1 and not ledger.laws and not ledger.ladders else []
+    found += _abilities(ledger, width)
     for ladder in ledger.ladders:
         found += [_rungs(ladder), *([_gains(ladder)] if ladder.gains else [])]
         found += [_valleys(ladder)] if ladder.valleys else []
@@ -110,7 +111,7 @@ def tables(ledger: Ledger, width: int) -> list[Table]:
     below |= {task for ladder in ledger.ladders for task in ladder.asides}
     for task in (task for task in ledger.tasks if task not in below):
         found.append(_table(ledger, task, width))
-        found += _decays(ledger, task)
+        found += _decays(ledger, task, width)
         if any(each.task == task and not each.of for each in ledger.published):
             found.append(_published(ledger, task))
     if ledger.laws:
@@ -180,31 +181,48 @@ def _valleys(ladder: Ladder) -> Table:
     return table
 
 
-def _matrix(ledger: Ledger) -> Table:
-    table = Table(title=f"{titled(ledger)}: median test scores", title_justify="left", caption=EXPLAINED)
-    table.caption_justify = "left"
-    table.add_column("contestant", overflow="fold", min_width=14)
-    for task in ledger.tasks:
-        table.add_column(task, overflow="fold")
-    for contestant, cells in matrix(ledger).items():
-        table.add_row(contestant, *(str(cells.get(task, "not asked")) for task in ledger.tasks))
-    return table
+def _matrix(ledger: Ledger, width: int) -> list[Table]:
+    found = matrix(ledger)
+    rows = {name: {task: str(cell) for task, cell in cells.items()} for name, cells in found.items()}
+    return _side_by_side(f"{titled(ledger)}: median test scores", ledger.tasks, rows, EXPLAINED, width)
 
 
-def _abilities(ledger: Ledger) -> list[Table]:
+FIRST = ("place", "contestant", "score")
+"""Columns that are always shown; of the others the first ones, as many as fit."""
+LEAST_WIDE = 15
+"""Columns of text that a task or an ability gets at least, beside the names of contestants."""
+
+
+def _side_by_side(
+    title: str, names: Sequence[str], rows: Mapping[str, Mapping[str, str]], caption: str, width: int
+) -> list[Table]:
+    """Contestants by tasks or abilities: one table, or as many below each other as the terminal's width asks for."""
+    many = max(1, (width - _named(width) - 4) // (LEAST_WIDE + 3))
+    found = []
+    for first in range(0, len(names), many):
+        shown = names[first : first + many]
+        table = Table(title=title if not first else f"{title}, continued", title_justify="left", caption_justify="left")
+        table.add_column("contestant", overflow="fold", min_width=14)
+        for name in shown:
+            table.add_column(name, overflow="fold")
+        for contestant, cells in rows.items():
+            if any(name in cells for name in shown):  # whoever was asked none of these has no line
+                table.add_row(contestant, *(cells.get(name, "not asked") for name in shown))
+        found.append(table)
+    found[-1].caption = caption
+    return found
+
+
+def _abilities(ledger: Ledger, width: int) -> list[Table]:
     found = ledger.abilities()
     if not found:
         return []
     names = [name for name in ledger.tasks_of_abilities if any(each.ability == name for each in found)]
-    table = Table(title="contestants by abilities", title_justify="left", caption=abilities.EXPLAINED)
-    table.caption_justify = "left"
-    table.add_column("contestant", overflow="fold", min_width=14)
-    for name in names:
-        table.add_column(name, overflow="fold")
-    cells = {(each.contestant, each.ability): str(each) for each in found}
-    for contestant in dict.fromkeys(each.contestant for each in found):
-        table.add_row(contestant, *(cells.get((contestant, name), "") for name in names))
-    return [table, *_foretellings(ledger)]
+    rows: dict[str, dict[str, str]] = {}
+    for each in found:
+        rows.setdefault(each.contestant, {})[each.ability] = str(each)
+    shown = _side_by_side("contestants by abilities", names, rows, abilities.EXPLAINED, width)
+    return [*shown, *_foretellings(ledger)]
 
 
 def _foretellings(ledger: Ledger) -> list[Table]:
@@ -232,7 +250,7 @@ def _pairs(ledger: Ledger) -> Table:
     return table
 
 
-def _decays(ledger: Ledger, task: str) -> list[Table]:
+def _decays(ledger: Ledger, task: str, width: int) -> list[Table]:
     """How mistakes add up along the answers of a task that ranks by whole ones; of others the page says it."""
     standings = ledger.ranked(task)
     if not any(s.metric == "sequence_accuracy" for s in standings):
@@ -241,16 +259,23 @@ def _decays(ledger: Ledger, task: str) -> list[Table]:
     if not found:
         return []
     table = Table(title=f"{task}: whole answers, and what (1 - e)^L foretells of them", title_justify="left")
-    table.add_column("contestant", overflow="fold", min_width=14)
-    for name in ("test", "e", "whole", "(1 - e)^L", "beyond it", "dispersion", "not independent", "not even"):
-        table.add_column(name, justify="right")
-    table.caption = and_more(len(found), "lines", ledger.folder) or None
+    lines = []
     for contestant, each in found[:MOST_SHOWN]:
-        error, whole, predicted, dispersion = (each.over(n) for n in ("error", "whole", "predicted", "dispersion"))
-        numbers = [f"{value.value:.4g}" if value else "" for value in (error, whole, predicted)]
-        spread = figure(dispersion, ".3g")
-        rejected = [each.rejected(name) for name in ("independent", "even")]
-        table.add_row(contestant, each.test, *numbers, interval(each.surplus), spread, *rejected)
+        numbers = [each.over(name) for name in ("error", "whole", "predicted")]
+        error, whole, predicted = (f"{value.value:.3g}" if value else "" for value in numbers)
+        lines.append({
+            "contestant": contestant, "test": each.test, "e": error, "whole": whole, "(1 - e)^L": predicted,
+            "beyond it": interval(each.surplus), "dispersion": figure(each.over("dispersion"), ".3g"),
+            "not independent": each.rejected("independent"), "not even": each.rejected("even"),
+        })  # fmt: skip
+    shown, left = _fitting(lines, width, ("contestant", "test", "e", "whole"))
+    for name in shown:
+        table.add_column(name, justify="left" if name == "contestant" else "right", no_wrap=name != "contestant",
+                         overflow="fold", min_width=14 if name == "contestant" else None)  # fmt: skip
+    for line in lines:
+        table.add_row(*(line[name] for name in shown))
+    notes = [and_more(len(found), "lines", ledger.folder), f"on the page: {', '.join(left)}" if left else ""]
+    table.caption, table.caption_justify = "\n".join(filter(None, notes)) or None, "left"
     return [table]
 
 
@@ -373,26 +398,22 @@ def _table(ledger: Ledger, task: str, width: int) -> Table:
     return table
 
 
-FIRST = ("place", "contestant", "score")
-"""Columns that are always shown; of the others the first ones, as many as fit."""
-
-
 def _named(width: int) -> int:
     """How wide the names of contestants may be in a terminal of this width; longer ones are folded."""
     return max(16, width // 4)
 
 
-def _fitting(lines: list[dict[str, str]], width: int) -> tuple[list[str], list[str]]:
+def _fitting(lines: list[dict[str, str]], width: int, first: Sequence[str] = FIRST) -> tuple[list[str], list[str]]:
     """The columns that fit, in the order in which they are shown, and those that do not.
 
     A line's cells come in the order of their worth. Whoever needs more of a narrow terminal reads the page.
     """
-    names = list(dict.fromkeys([*FIRST, *(name for line in lines for name in line)]))
+    names = list(dict.fromkeys([*first, *(name for line in lines for name in line)]))
     used, kept = 1, []
     for name in names:
         widest = max([len(name), *(len(line.get(name, "")) for line in lines)])
         needed = (min(_named(width), widest) if name == "contestant" else widest) + 3
-        if name in FIRST or used + needed <= width:
+        if name in first or used + needed <= width:
             used += needed
             kept.append(name)
     return kept, [name for name in names if name not in kept]
