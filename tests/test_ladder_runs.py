@@ -384,6 +384,7 @@ def valley_loss(name, rung):
     return 1.5 + 40 * rung.flops**-0.17 + 0.1 * math.log(rung.parameters / best) ** 2 + (0.1 if name == "gru" else 0)
 
 
+@THOROUGH
 def test_a_report_shows_the_valleys_of_a_ladder(row, tmp_path, monkeypatch, zoo_main):
     from zoo.comparison.answer import answer
     from zoo.comparison.ledger import read_ledger

@@ -242,7 +242,7 @@ def test_the_transformer_is_llama():
         "transformer mixer=stick_breaking_attention position=none",
         "qwen3 objective.logit_softcap=2",
         "gpt_oss mixer.window=4",
-        "gemma3 mixer.window=4 layers=6",
+        "gemma3 local.window=4 layers=6",
         "deepseek_v3",
     ],
 )

@@ -61,7 +61,7 @@ def made(tmp_path_factory):
 
 @pytest.mark.parametrize(
     "words",
-    first([RUN, COMPARISON, ["report", "runs/smoke"], ["list"], ["--help"], ["train", "--help"], ["list", "task"]], 3),
+    first([RUN, COMPARISON, ["report", "runs/smoke"], ["list"], ["--help"], ["train", "--help"], ["list", "task"]], 2),
     ids=["finished run", "finished comparison", "report", "list", "help", "help of a command", "list of a kind"],
 )
 def test_a_command_called_again_imports_nothing_heavy(words, made):

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from unittest import SkipTest
 
-from zoo.base.errors import RunFailed, ZooError, many, unknown
+from zoo.base.errors import RunFailed, ZooError, many, to_type, unknown
 from zoo.base.terminal import say
 from zoo.config.compose import compose
 from zoo.config.hydra import prepare
@@ -62,9 +62,10 @@ def check(words: Sequence[str]) -> int:
     first, *overrides = words
     if named := re.fullmatch(rf"({'|'.join(KINDS)})@([\w.]+)(?:=(.*))?", first):
         kind, place, name = named.groups()
+        again = to_type("zoo", "check", f"{kind}={name or 'NAME'}", f"{kind}.KEY=VALUE")
         raise ZooError(
             f"{first}: laws hold for a component wherever it stands; check what {place} is, with its values as the "
-            f"run's {kind}: zoo check {kind}={name or 'NAME'} {kind}.KEY=VALUE"
+            f"run's {kind}: {again}"
         )
     for word in overrides:
         if "=" not in word:
