@@ -85,7 +85,7 @@ def check(words: Sequence[str]) -> int:
             found[verdict.outcome] += 1
     broken, skipped = found["broken"], found["skipped"]
     if skipped:
-        say(f"{skipped} could not be asked here")
+        say(f"{many(skipped, 'law')} could not be checked here")
     holds = "every law holds" + (" but those that are known not to" if found["known"] else "")
     say(holds if not broken else f"{broken} laws are broken" if broken > 1 else "1 law is broken")
     return int(bool(broken))

@@ -6,6 +6,7 @@ import math
 import shlex
 from collections.abc import Iterator, Sequence
 
+from zoo.base.errors import many
 from zoo.comparison.known import beside, chosen_before
 from zoo.comparison.ladder.rungs import geometric
 from zoo.comparison.ledger import Ledger
@@ -239,9 +240,9 @@ def _known(ledger: Ledger) -> Iterator[str]:
     told = [f"agrees with {agreed}"] if agreed else []
     told += [f"agrees in part with {partly}"] if partly else []
     unknown = len(found) - agreed - partly - len(against)
-    told += [f"cannot tell of {unknown}"] if unknown else []
+    told += [f"cannot decide {unknown}"] if unknown else []
     if told:
-        yield f"Of {len(found)} known finding{'s' if len(found) > 1 else ''} that it touches, it {joined(told)}."
+        yield f"It touches {many(len(found), 'known finding')}: it {joined(told)}."
     for each in against:
         yield f"It {each.outcome} with this one: {each.says} ({each.source})."
 
