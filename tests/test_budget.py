@@ -298,3 +298,22 @@ def test_contestants_have_as_many_parameters_as_the_baseline(here):
         assert not any(cell.sized_as for cell in make_plan("smoke", words).cells), words
     with pytest.raises(ZooError, match=r"compare\.equal: "):
         make_plan("smoke", ["compare.equal=size"])
+
+
+def test_a_tuned_setting_that_changes_sizes_leaves_them_equal(here):
+    """Each setting of the baseline meets the size too, and a grid that budgets were solved for does not grow."""
+    from zoo.comparison.execute import Execution
+
+    words = ["compare.archs=[transformer,linear_attention]", "compare.only=[recall]", "dim=32", "compare.extend=2"]
+    plan = make_plan("smoke", [*words, "compare.tune={optimizer.lr:[],ffn.ratio:[2.0,4.0]}"])
+    execution = Execution(plan)
+    with execution._pool() as pool:
+        execution._equal_sizes(pool)
+        execution._settle(pool)
+    sizes = [count(cell.run(setting, 0).config) for cell in plan.cells for setting in cell.grid]
+    assert len(sizes) == 4
+    assert max(sizes) / min(sizes) <= 1.1
+    for cell in plan.cells:  # the largest is the best for all
+        cell.tried = {setting: [float(dict(setting)["ffn.ratio"])] for setting in cell.grid}
+        cell.choose()
+    assert execution._growth(plan.cells) == []
