@@ -264,7 +264,7 @@ class PoolOfRates:
 
 
 def test_a_grid_does_not_grow_where_settings_are_equally_good():
-    from zoo.comparison.plan import Cell
+    from zoo.comparison.cell import Cell
 
     cell = Cell("a", "task", {}, grid(0.001, 0.01), [1000], [0])
     for low, high, alone in ((0.5, 0.5, False), (0.5, 0.6, True), (None, 0.6, True), (None, None, False)):

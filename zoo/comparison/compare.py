@@ -9,11 +9,12 @@ from pathlib import Path
 
 from zoo.base.errors import ZooError, first_of, many
 from zoo.base.terminal import console, in_notebook
+from zoo.comparison.cell import Cell
 from zoo.comparison.execute import Execution, Silent, Watcher
 from zoo.comparison.ladder.choose import chosen_sizes
 from zoo.comparison.ledger import Ledger, read_ledger
 from zoo.comparison.page import write_page
-from zoo.comparison.plan import Cell, Plan, plan_of
+from zoo.comparison.plan import Plan, plan_of
 from zoo.comparison.shown import Comparison
 from zoo.comparison.terminal import Board
 from zoo.comparison.wandb_report import share

@@ -16,9 +16,10 @@ from filelock import FileLock, Timeout
 from zoo.base.errors import ZooError
 from zoo.base.files import sweep, write_json
 from zoo.base.interrupts import gently
+from zoo.comparison.cell import Cell, Job, is_plain
 from zoo.comparison.grid import beyond, further
 from zoo.comparison.ledger import read_ledger
-from zoo.comparison.plan import Cell, Job, Plan, check_distinct, describe, is_plain
+from zoo.comparison.plan import Plan, check_distinct, describe
 from zoo.comparison.pool import Flight, Pool
 from zoo.config.tree import Config
 from zoo.runs.budget import key_of, known_size, known_solution, wanted

@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
-from zoo.comparison.plan import Job
+from zoo.comparison.cell import Job
 from zoo.comparison.pool import Flight, Pool
 from zoo.runs.launched import Launched
 from zoo.runs.worker import Outcome, record_death

@@ -13,7 +13,7 @@ from functools import cached_property
 from multiprocessing import active_children, get_context
 from typing import Any
 
-from zoo.comparison.plan import Job
+from zoo.comparison.cell import Job
 from zoo.config.hydra import prepare
 from zoo.config.tree import Config
 from zoo.runs.row import read_row
