@@ -359,7 +359,7 @@ def test_a_foreign_file_is_refused(content, here):
     path.write_bytes(content)
     with pytest.raises(ZooError, match="is not a model that zoo export wrote"):
         zoo.load(path)
-    with pytest.raises(ZooError, match="there is no file"):
+    with pytest.raises(ZooError, match="there is no run or file"):
         zoo.load(here / "absent.safetensors")
 
 
