@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from zoo.comparison.ladder.noise import Noise
-from zoo.comparison.ladder.valley import Point, valley
+from zoo.comparison.ladder.valley import Optimum, Point, valley
 
 THOROUGH = pytest.mark.thorough
 NOISE = 0.002
@@ -124,3 +124,10 @@ def test_more_sizes_are_fitted_together():
     law = Known(0.3, 0.37)
     optima = drawn(law, np.random.default_rng(3), sizes=(0.5, 0.5**0.5, 1, 2**0.5, 2)).optima
     assert all(each.low <= law.best(each.compute) <= each.high for each in optima)
+
+
+def test_an_interval_says_nothing_of_sizes_that_were_not_run():
+    found = Optimum(1e9, (8000, 32000), 16000, low=1e-50, high=20000, tokens=1e5, fewest=1e4, most=1e6)
+    assert str(found) == "16k (below 8k to 20k)"
+    assert str(Optimum(1e9, (8000, 32000), 16000, 12000, 1e9)) == "16k (12k to above 32k)"
+    assert str(Optimum(1e9, (8000, 32000), doubt="a run failed")) == "unknown"

@@ -167,10 +167,7 @@ def _valleys(ladder: Ladder) -> Table:
     for name in ("grows as C to the", "one further rung"):
         table.add_column(name, overflow="fold")
     for each in ladder.valleys:
-        found = [
-            f"{quantity(o.parameters)} ({quantity(o.low)} to {quantity(o.high)})" if o.parameters else "unknown"
-            for o in each.optima
-        ]
+        found = list(map(str, each.optima))
         growth, grows = each.parameters, ["unknown", ""]
         if growth:
             _, told, low, high = growth.next

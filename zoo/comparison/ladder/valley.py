@@ -10,6 +10,7 @@ import numpy as np
 
 from zoo.comparison.ladder.line import Line
 from zoo.comparison.ladder.noise import Noise, student
+from zoo.comparison.words import quantity
 
 LEAST_OPTIMA = 3
 """A line through two optima has no check."""
@@ -50,6 +51,19 @@ class Optimum:
     error: float = math.nan
     freedom: float = math.nan
     doubt: str = ""
+
+    def interval(self) -> str:
+        """The interval of the parameters in words; what lies beyond the sizes that were run has no figure."""
+        if self.low is None or self.high is None:
+            return ""
+        least, most = self.sizes
+        low = f"below {quantity(least)}" if self.low < least else quantity(self.low)
+        high = f"above {quantity(most)}" if self.high > most else quantity(self.high)
+        return f"{low} to {high}"
+
+    def __str__(self) -> str:
+        """The best size with its interval."""
+        return "unknown" if self.parameters is None else f"{quantity(self.parameters)} ({self.interval()})"
 
 
 @dataclass(frozen=True)
