@@ -73,9 +73,11 @@ class Shell:
             if stop:
                 os.kill(pid, stop)
             status = json.loads(self.process.stdout.readline())["status"]
+            # who was killed at once may not have made them yet
+            said = [each.read_text() if each.exists() else "" for each in (out, err)]
             if status is None:
-                raise subprocess.TimeoutExpired(words, timeout, out.read_text(), err.read_text())
-            return subprocess.CompletedProcess(words, status, out.read_text(), err.read_text())
+                raise subprocess.TimeoutExpired(words, timeout, *said)
+            return subprocess.CompletedProcess(words, status, *said)
 
     def close(self):
         """End the process."""

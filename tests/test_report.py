@@ -385,7 +385,7 @@ def test_a_law_says_how_it_forecasts_and_when_it_has_no_floor(few_starts):
 def test_a_comparison_of_sizes_and_lengths_gets_a_law(zoo_main, here, few_starts, monkeypatch):
     from zoo.comparison import scaling
 
-    monkeypatch.setattr(scaling, "fit", functools.partial(scaling.fit, draws=5))
+    monkeypatch.setattr("zoo.comparison.ledger.fits", functools.partial(scaling.fits, draws=5))
     common = '"task=text","task.length=16","task.batch_size=2","task.test_windows=8","layers=1"'
     tasks = ",".join(
         f'd{dim}t{tokens}:[{common},"dim={dim}","budget.tokens={tokens}"]'
