@@ -474,7 +474,7 @@ def test_a_small_ladder_is_run_and_resumed(zoo_main, here):
     assert "had you stopped there" in out
     made = len(list((here / "runs/ladder").glob("*/result.json")))
     status, out, _ = zoo_main(*words)
-    assert "finished before" in out
+    assert f"{made} of {made} runs were finished before" in out, "none is queued twice"
     words[2] = "compare.ladder.sizes=[16000,19000,23000,27000,32000]"
     status, out, err = zoo_main(*words)
     assert status == 0, err

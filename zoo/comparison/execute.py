@@ -114,9 +114,13 @@ class Execution:
 
     def _begin(self) -> None:
         """Queue the runs of each cell that waits for nobody."""
-        for cell in self.plan.cells:
-            if cell.waits or (cell.follows and (cell.follows.waits or len(cell.grid) > 1)):
-                continue  # it waits until smaller rungs, or that one, are tuned
+        # those that wait for smaller rungs or for another cell are queued by these, perhaps within this loop
+        begun = [
+            cell
+            for cell in self.plan.cells
+            if not (cell.waits or (cell.follows and (cell.follows.waits or len(cell.grid) > 1)))
+        ]
+        for cell in begun:
             if len(cell.grid) == 1:
                 self.reporting.add(id(cell))
             self._enqueue(cell.tuning() or cell.reporting())
