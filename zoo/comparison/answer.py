@@ -249,7 +249,8 @@ def _known(ledger: Ledger) -> Iterator[str]:
 
 def _limits(ledger: Ledger) -> Iterator[str]:
     """What this comparison cannot say, and the command that would."""
-    rows = [row for s in ledger.contestants() for row in s.rows]
+    asides = {task for ladder in ledger.ladders for task in ladder.asides}
+    rows = [row for s in ledger.contestants() if s.of not in asides for row in s.rows]
     largest, longest = max(row["parameters"] for row in rows), max(row["tokens"] for row in rows)
     yield (
         f"All this holds at this scale: at most {quantity(largest)} parameters and {quantity(longest)} tokens of "

@@ -330,9 +330,10 @@ def _valleys(
     sign, noise = 1 if ladder.higher_is_better else -1, deviations(ladder.scores)
     tasks = [[rung["task"], *(s["task"] for s in sides if s["flops"] == rung["flops"])] for rung in rungs]
     found, sized = [], []
+    size_of = {rung["task"]: rung["parameters"] for rung in [*rungs, *sides]}
     for name in ladder.scores:
         mine = [[at[name, task] for task in each if at[name, task].scores()] for each in tasks]
-        points = [[_point(s, sign) for s in each if s.rows] for each in mine]
+        points = [[_point(s, sign, size_of[s.of]) for s in each] for each in mine]
         compute = [step.flops for step in ladder.steps]
         if each := valley(name, compute, points, noise):
             found.append(each)
@@ -361,7 +362,9 @@ def _trial(ladder: Ladder, trials: Sequence[RungFile], standings: Sequence[Stand
     return Trial(standing.contestant, rung["parameters"], flops, score, failure, told)
 
 
-def _point(standing: Standing, sign: int) -> Point:
+def _point(standing: Standing, sign: int, size: float) -> Point:
+    if not standing.rows:  # all of its runs failed, which leaves no best size
+        return Point(size, math.nan, (-math.inf,))
     parameters, tokens = (median(float(row[key]) for row in standing.rows) for key in ("parameters", "tokens"))
     return Point(parameters, tokens, tuple(sign * score for score in standing.scores()))
 
@@ -393,7 +396,15 @@ def _step(rung: RungFile, standings: Sequence[Standing]) -> Step:
         for key in ("training_flops", "tokens", "training_seconds")
     )
     fewest = min(len(s.scores()) for s in standings)
-    return Step(rung["task"], rung["parameters"], rung["stage"], flops or rung["flops"], tokens, seconds, fewest)
+    return Step(
+        rung["task"],
+        rung["parameters"],
+        rung["stage"],
+        rung["flops"] if math.isnan(flops) else flops,
+        tokens,
+        seconds,
+        fewest,
+    )
 
 
 def _rates(name: str, rungs: Sequence[RungFile], standings: Sequence[Standing]) -> Rates | None:

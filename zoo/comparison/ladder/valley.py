@@ -118,7 +118,7 @@ def valley(
     known = [each for each in optima if not each.doubt]
     if len(known) < LEAST_OPTIMA:
         return Valley(contestant, optima, None, None)
-    further = compute[-1] ** 2 / compute[-2]
+    further = known[-1].compute * compute[-1] / compute[-2]  # one rung beyond the last that has an optimum
     sizes = [_positive(each.parameters) for each in known]
     tokens = [_positive(each.tokens) for each in known]
     return Valley(contestant, optima, _growth(known, sizes, further), _growth(known, tokens, further))
