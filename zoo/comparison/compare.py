@@ -154,7 +154,8 @@ def in_words(plan: Plan) -> list[str]:
             each = " each" if len(names) * len(among) > 1 else ""
             between = "; " if any("," in task for task in among) else ", "
             lines.append(f"{', '.join(names)} on {between.join(among)}:{each} {treatment}")
-    return lines
+    trials = dict.fromkeys(cell.task for cell in plan.trials)
+    return [*lines, *(f"whoever is best on the largest rung on {task}: 1 run besides" for task in trials)]
 
 
 def _treatment(cell: Cell) -> str:
