@@ -458,8 +458,10 @@ def test_a_report_says_whether_the_winner_diverged_and_where_it_lies(row, tmp_pa
     rules = json.loads((made / "comparison.json").read_text())
     rules["cells"] = [cell for cell in rules["cells"] if cell["task"] != trial.task or cell["contestant"] == "lstm"]
     (made / "comparison.json").write_text(json.dumps(rules))
-    (ladder,) = read_ledger(made).ladders
+    ledger = read_ledger(made)
+    (ladder,) = ledger.ladders
     assert len(ladder.steps) == 4
+    assert ledger.comparisons() == 4 * 2, "the trial adds no verdict"
     (told,) = ladder.stability()
     assert told.startswith("Trained once at 512k parameters")
     assert said in told

@@ -343,11 +343,14 @@ def _filled(folder: Path, rules: Any, standings: list[Standing], rows: list[Row]
         known = ((id(s), trend(curves(folder, s), s.higher_is_better, s.bar)) for s in standings)
         trends = {key: found for key, found in known if found}
     more = list(rules.get("more_seeds") or ()) if rules else []
-    _compare_to(standings, baseline, trends, margin, more)
-    failures = [row for row in rows if row["status"] != "finished"]
     rungs = rules.get("ladder", []) if rules else []
-    published = _published(rules.get("published", []), standings, rungs) if rules else []
-    findings = judge_claims(rules.get("claims", []), standings, margin, bool(more)) if rules else []
+    # the sides of valleys and the trial beyond the top rung are no rivals: they would weaken every verdict
+    asides = {rung["task"] for rung in rungs if rung.get("role", "rung") != "rung"}
+    judged = [standing for standing in standings if standing.of not in asides]
+    _compare_to(judged, baseline, trends, margin, more)
+    failures = [row for row in rows if row["status"] != "finished"]
+    published = _published(rules.get("published", []), judged, rungs) if rules else []
+    findings = judge_claims(rules.get("claims", []), judged, margin, bool(more)) if rules else []
     laws = fits(standings) if rules and rules.get("scaling") else []
     climbed = ladders(rungs, standings, baseline, margin) if baseline else []
     missing = _missing(rules["cells"], rows) if rules else 0
