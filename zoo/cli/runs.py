@@ -58,14 +58,12 @@ def _list(root: Path, found: Sequence[Record], asked: Sequence[str]) -> None:
     if not found:
         say(f"{root} holds no run" + (f" with {' '.join(asked)}" if asked else "; make one: zoo train task=parity"))
         return
-    columns = {
-        "id": [each.name for each in found[:MOST_SHOWN]],
-        "what": [each.what for each in found[:MOST_SHOWN]],
-        "status": [each.status for each in found[:MOST_SHOWN]],
-        "score": [each.score for each in found[:MOST_SHOWN]],
-        "age": [age(each.time) for each in found[:MOST_SHOWN]],
-        "size": [size(each.bytes()) for each in found[:MOST_SHOWN]],
-    }
+    names = ("id", "what", "status", "score", "age", "size")
+    lines = [
+        (each.name, each.what, each.status, each.score, age(each.time), size(each.bytes()))
+        for each in found[:MOST_SHOWN]
+    ]
+    columns = dict(zip(names, zip(*lines, strict=True), strict=True))
     widest = {name: max(map(len, (name, *column))) for name, column in columns.items()}
     widest["id"] = min(widest["id"], WIDEST)
     console = screen()

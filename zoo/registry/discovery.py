@@ -11,6 +11,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
@@ -177,8 +178,9 @@ def _distributions() -> list[Any]:
         except OSError:  # an archive, or nothing
             continue
         for each in sorted(told, key=lambda each: each.name):
-            points = os.path.join(each.path, "entry_points.txt")
-            found.append([each.name, *(os.stat(points).st_mtime_ns for _ in (0,) if os.path.exists(points))])
+            found.append(each.name)
+            with suppress(OSError):  # most distributions have no entry points
+                found.append(stamp(Path(each.path, "entry_points.txt")))
     return found
 
 
