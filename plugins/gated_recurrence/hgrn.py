@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo import register
-from zoo.nn import at_least_one, at_least_zero_below_one, check_state, project, scale_residual_, wide, without_padding
+from zoo.nn import at_least_one, at_least_zero_below_one, check_state, project, scale_residual_, wide
 
 from .scan import scan
 
@@ -72,10 +72,8 @@ class HGRN(nn.Module):
             asked_BLE = project(self.forget, x_BLD.to(dtype))
             enter_BLE = (1 - self.least_decay) * (-asked_BLE).sigmoid()
             keep_BLE = 1 - enter_BLE
-            write_BLE = without_padding(enter_BLE * F.silu(candidates_BLE.to(dtype)), mask_BL)
-            if mask_BL is not None:  # at padding the state stays as it is
-                keep_BLE = keep_BLE.masked_fill(~mask_BL.unsqueeze(-1), 1.0)
-            h_BLE = scan(keep_BLE, write_BLE, None if state is None else state["memory"])
+            write_BLE = enter_BLE * F.silu(candidates_BLE.to(dtype))
+            h_BLE = scan(keep_BLE, write_BLE, None if state is None else state["memory"], mask_BL)
             read_BLE = F.rms_norm(h_BLE, (self.width,), self.norm_weight.to(dtype), eps=1e-5)
         # gate, and project back into the stream
         y_BLD = self.out(read_BLE.to(x_BLD.dtype) * F.silu(gate_BLE))

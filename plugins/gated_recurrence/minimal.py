@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo import register
-from zoo.nn import at_least_one, check_state, project, scale_residual_, wide, without_padding
+from zoo.nn import at_least_one, check_state, project, scale_residual_, wide
 
 from .scan import scan
 
@@ -44,11 +44,8 @@ class Minimal(nn.Module):
         c_BLE, dtype = self.candidates(x_BLD), wide(x_BLD.dtype)
         with torch.autocast(x_BLD.device.type, enabled=False):
             keep_BLE, enter_BLE = self.keep_and_enter(project(self.decide, x_BLD.to(dtype)))
-            enter_BLE = without_padding(enter_BLE * c_BLE.to(dtype), mask_BL)
-            if mask_BL is not None:
-                keep_BLE = keep_BLE.masked_fill(~mask_BL.unsqueeze(-1), 1.0)
             # every h of each channel at once
-            h_BLE = scan(keep_BLE, enter_BLE, None if state is None else state["memory"])
+            h_BLE = scan(keep_BLE, enter_BLE * c_BLE.to(dtype), None if state is None else state["memory"], mask_BL)
         y_BLD = self.out(h_BLE.to(x_BLD.dtype))
         return y_BLD, None if state is None else {"memory": h_BLE[:, -1].clone()}
 

@@ -84,10 +84,7 @@ class GatedLinearRecurrentUnit(nn.Module):
         # the recurrence, in float32 or wider
         with torch.autocast(x_BLD.device.type, enabled=False):
             a_BLE, b_BLE = self.recurrence(u_BLE.to(wide(x_BLD.dtype)))
-            if mask_BL is not None:  # at padding the state stays as it is
-                a_BLE = a_BLE.masked_fill(~mask_BL.unsqueeze(-1), 1.0)
-                b_BLE = without_padding(b_BLE, mask_BL)
-            h_BLE = scan(a_BLE, b_BLE, None if state is None else state["memory"])
+            h_BLE = scan(a_BLE, b_BLE, None if state is None else state["memory"], mask_BL)
         # gate, and project back into the stream
         y_BLD = self.out(h_BLE.to(x_BLD.dtype) * F.gelu(beside_BLE, approximate="tanh"))
         if state is None:

@@ -6,14 +6,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from zoo.nn import without_padding
 
-def scan(a_BLD: Tensor, b_BLD: Tensor, h_BD: Tensor | None = None) -> Tensor:
+
+def scan(a_BLD: Tensor, b_BLD: Tensor, h_BD: Tensor | None = None, mask_BL: Tensor | None = None) -> Tensor:
     """Every h, (B, L, D), from ``h_BD`` on, which is zero where there is none.
+
+    At padding, where ``mask_BL`` is false, h stays as it is: a is 1 there, and b is 0.
 
     The sequence is cut into about as many chunks as each has tokens. All chunks advance together from zero, token by
     token, with the products of their a. Then the h between chunks follow one another, and each is added, times the
     products, to the tokens behind it. Nothing is divided, so nothing overflows where no a is above 1.
     """
+    if mask_BL is not None:
+        a_BLD, b_BLD = a_BLD.masked_fill(~mask_BL.unsqueeze(-1), 1.0), without_padding(b_BLD, mask_BL)
     length = a_BLD.shape[1]
     tokens = max(1, math.ceil(length**0.5))
     missing = -length % tokens  # they come behind, so what they hold does not matter
