@@ -12,6 +12,7 @@ import zoo
 from zoo.testing.parts import part
 from zoo.training.build import make_objective, make_task
 from zoo.training.parameter_groups import parameter_groups
+from zoo_plugins.mamba.common import heads_of
 from zoo_plugins.mamba.selective_scan import selective_scan
 from zoo_plugins.mamba.ssd import ssd
 from zoo_plugins.mamba.time_invariant import time_invariant
@@ -330,3 +331,21 @@ def test_a_state_that_does_not_fit_is_refused(name):
 def test_widths_that_do_not_fit_are_refused(words, message):
     with pytest.raises(zoo.ZooError, match=message):
         model(*words)
+
+
+@pytest.mark.parametrize(
+    ("inner", "groups", "heads"),
+    [
+        (128, 1, 2),
+        (256, 1, 4),
+        (1024, 1, 16),
+        (104, 1, 2),
+        (96, 1, 2),
+        (102, 1, 2),
+        (134, 1, 2),
+        (32, 1, 1),
+        (192, 3, 3),
+    ],
+)
+def test_heads_have_about_64_channels_whatever_the_width(inner, groups, heads):
+    assert heads_of(inner, None, groups) == heads

@@ -31,8 +31,7 @@ class Mamba3(nn.Module):
     Args:
         state_size: N, the number of states per channel. More states remember more.
         expand: inner channels per channel of the model.
-        head_dim: channels per head, which must divide ``expand * dim``. By default their greatest common divisor with
-            64.
+        head_dim: channels per head, which must divide ``expand * dim``. By default the divisor nearest to 64.
         groups: number of groups of heads, each of which shares one B and C. It must divide the heads.
         rotated: share of the states that rotate, from 0 (a real state) to 1.
         chunk: tokens per chunk of the scan. It changes speed and memory, not the result.
