@@ -22,7 +22,7 @@ from zoo.comparison.ladder.rungs import (
     fitting,
     geometric,
     rungs_of,
-    side_sizes,
+    valley_sizes,
 )
 from zoo.comparison.plan import _from_plain, _to_plain, describe, make_plan
 from zoo.runs.budget import wanted
@@ -77,29 +77,34 @@ def test_the_time_of_a_ladder_is_the_sum_of_its_runs():
 
 
 def test_a_valley_has_sizes_from_half_to_twice_that_of_its_rung_at_its_flops():
-    assert side_sizes(32000, 1) == []
-    assert side_sizes(32000, 3) == [16000, 64000]
-    assert side_sizes(32000, 5) == [16000, 23000, 45000, 64000]
+    assert valley_sizes(32000, 1, middle=True) == []
+    assert valley_sizes(32000, 3, middle=False) == [16000, 64000]
+    assert valley_sizes(32000, 3, middle=True) == [16000, 32000, 64000]
+    assert valley_sizes(32000, 5, middle=False) == [16000, 23000, 45000, 64000]
     rungs = rungs_of({**RULES, "valleys": 3}, ["text"])
-    assert len(rungs) == 15
-    assert len({rung.task for rung in rungs}) == 15
+    assert len(rungs) == 18
+    assert len({rung.task for rung in rungs}) == 18
     middle, *sides = (rung for rung in rungs if rung.flops == 6 * 20 * 64000**2)
     assert (middle.role, middle.parameters, middle.stage) == ("rung", 64000, "checked")
     assert [(side.role, side.parameters, side.stage) for side in sides] == [
         ("side", 32000, "foretold"),
+        ("side", 64000, "foretold"),
         ("side", 130000, "foretold"),
-    ]
+    ], "its own size once more, at a foretold rate, for the rung itself is checked"
 
 
 def test_valleys_are_in_the_time_of_a_ladder():
     plain, valleys = costs(), replace(costs(), valleys=3)
     each = plain.timings[0]
     sizes = geometric(16000, 2.0, 4)
-    sides = sum(2 * plain.run(each, side, size) for size in sizes for side in side_sizes(size, 3)) / 2 / 60
+    sides = sum(2 * plain.run(each, side, size) for size in sizes for side in valley_sizes(size, 3, True)) / 2 / 60
+    sides -= 2 * plain.run(each, sizes[-1], sizes[-1]) / 2 / 60  # the top rung has a foretold rate itself
     assert valleys.minutes(sizes) == pytest.approx(plain.minutes(sizes) + sides)
     # a smaller model takes more steps for the same FLOPs
     assert plain.run(each, 8000, 16000) == pytest.approx(2 + 0.01 * 20 * 16000**2 / 8000 / 512)
-    assert "besides, 2 runs of each contestant at each rung, of other sizes" in described(sizes, 20, valleys)
+    assert "besides, 2 or 3 runs of each contestant at each rung, for its valley of sizes" in described(
+        sizes, 20, valleys
+    )
     assert len(fitting(20, 2.0, valleys)) <= len(fitting(20, 2.0, plain))
 
 
@@ -165,7 +170,7 @@ def carried_out(plan, score):
         value = score(job.cell.contestant, job.cell.size, rate)
         row = None if value is None else {"metric": "bits", "higher_is_better": False}
         row = row and row | {"validation": {"bits": value}, "test": {"bits": value}}
-        execution._count(job, row)
+        execution._ended(job, row)
     assert execution.done == execution.total
     return made
 
@@ -197,7 +202,9 @@ def test_the_sides_of_a_valley_get_foretold_rates_and_one_seed(here):
         "ladder", [SIZES, "compare.archs=[transformer,lstm]", "compare.extend=0", "compare.ladder.valleys=3"]
     )
     sides = [cell for cell in plan.cells if cell.contestant == "lstm" and "FLOPs" in cell.task]
-    assert [cell.size for cell in sides] == [side for size in RULES["sizes"] for side in side_sizes(size, 3)]
+    assert [cell.size for cell in sides] == [
+        side for i, size in enumerate(RULES["sizes"]) for side in valley_sizes(size, 3, middle=i < 3)
+    ]
     assert {len(cell.seeds) for cell in sides} == {1}
     assert {tuple(below.size for below in cell.below) for cell in sides} == {(16000, 32000, 64000)}
     flops = {cell.base["budget"]["flops"] for cell in plan.cells}
@@ -205,8 +212,14 @@ def test_the_sides_of_a_valley_get_foretold_rates_and_one_seed(here):
     made = carried_out(plan, parabola)
     for cell in sides:
         assert dict(cell.chosen)["optimizer.lr"] == pytest.approx(best_rate("lstm", cell.size), rel=0.01)
-    assert sum(stage == "report" for *_, stage, _ in made) == 2 * (13 + 10)
-    assert [rung["role"] for rung in describe(plan)["ladder"]] == ["rung", "side", "side"] * 5
+    assert sum(stage == "report" for *_, stage, _ in made) == 2 * (13 + 13 - 1), (
+        "the checked rung has the foretold rate, so its middle is a run of it, which is made once"
+    )
+    assert [rung["role"] for rung in describe(plan)["ladder"]] == ["rung", "side", "side", "side"] * 3 + [
+        "rung",
+        "side",
+        "side",
+    ] * 2
 
 
 def test_where_all_tuning_failed_larger_rungs_keep_a_rate_of_the_grid(plan):
@@ -272,7 +285,7 @@ def made_up(made, row, rungs, loss, overrides=("ladder",)):
         for rung in rungs:
             ids, value = [], loss(name, rung)
             for seed in range(1 if rung.top or rung.role != "rung" else 3):
-                ids.append(f"{name}-{rung.parameters}-{rung.flops:.3g}-{seed}")
+                ids.append(f"{name}-{rung.role}-{rung.parameters}-{rung.flops:.3g}-{seed}")
                 (made / ids[-1]).mkdir(parents=True)
                 score = {"bits_per_byte": (value or 0) + 0.002 * (seed - 1)}
                 changed = {"id": ids[-1], "arch": name, "label": name, "seed": seed, "metric": "bits_per_byte", "higher_is_better": False,
@@ -367,7 +380,7 @@ def test_rungs_that_are_not_finished_are_left_out(folder, tmp_path):
     from zoo.comparison.ledger import read_ledger
 
     part = shutil.copytree(folder, tmp_path / "part")
-    (lost,) = part.glob("gru-128000-*")
+    (lost,) = part.glob("gru-rung-128000-*")
     shutil.rmtree(lost)
     ledger = read_ledger(part)
     (ladder,) = ledger.ladders

@@ -19,7 +19,7 @@ from zoo.base.interrupts import gently
 from zoo.comparison.cell import Cell, Job, is_plain
 from zoo.comparison.grid import beyond, further
 from zoo.comparison.ledger import read_ledger
-from zoo.comparison.plan import Plan, check_distinct, describe
+from zoo.comparison.plan import Plan, check_distinct, describe, known_as
 from zoo.comparison.pool import Flight, Pool
 from zoo.config.tree import Config
 from zoo.runs.budget import key_of, known_size, known_solution, wanted
@@ -65,6 +65,7 @@ class Execution:
         self.seconds: dict[str, list[float]] = {}
         self.hashes: dict[str, str | None] = {}
         self.unmet: dict[str, str] = {}
+        self.same: dict[str, list[Job]] = {}
         self.reporting: set[int] = set()
         self.tuned: dict[str, list[Cell]] = {}
         self.grown: dict[tuple[str, str, bool], int] = {}
@@ -236,7 +237,10 @@ class Execution:
             if row and row["status"] == "finished" and is_current(row, known):
                 self.skipped += 1
                 self._count(job, row)
+            elif (same := self.same.get(known_as(job.run))) is not None:  # a foretold rate may be one that was tried
+                same.append(job)
             else:
+                self.same[known_as(job.run)] = []
                 self.queue.append(job)
 
     def _equal_sizes(self, pool: Pool) -> None:
@@ -312,7 +316,12 @@ class Execution:
         self.seconds.setdefault(flight.job.cell.name, []).append(time.monotonic() - flight.started)
         if outcome["status"] == "failed":
             self.failures.append(outcome["error"])
-        self._count(flight.job, outcome.get("row"))
+        self._ended(flight.job, outcome.get("row"))
+
+    def _ended(self, job: Job, row: dict[str, Any] | None) -> None:
+        """Count a run that was made, for every job that asked for it."""
+        for each in (job, *self.same.pop(known_as(job.run), ())):
+            self._count(each, row)
 
     def _count(self, job: Job, row: dict[str, Any] | None) -> None:
         cell = job.cell

@@ -28,6 +28,7 @@ from zoo.registry.foreign import refuse_resolvers
 from zoo.registry.nodes import COMPONENT
 from zoo.runs.budget import key_of as budget_key
 from zoo.runs.budget import turned_off, wanted
+from zoo.runs.run import Run
 
 
 @dataclass
@@ -302,13 +303,18 @@ def check_distinct(cells: Sequence[Cell]) -> None:
     """Two contestants that are the same runs would be one, listed twice."""
     seen: dict[str, str] = {}
     for cell in cells:
-        run = cell.run(cell.grid[0], cell.seeds[0])
-        name = run.id
-        if "budget_met" not in run.config and wanted(run.config):
-            name = f"{run.id} {budget_key(run.config)}"  # which budgets are not solved yet
+        if cell.waits:  # for a learning rate that smaller rungs foretell; those are looked at
+            continue
+        name = known_as(cell.run(cell.grid[0], cell.seeds[0]))
         if name in seen:
             raise ZooError(f"{cell.name} is the same run as {seen[name]}; leave one of them out")
         seen[name] = cell.name
+
+
+def known_as(run: Run) -> str:
+    """The same for equal runs and for no others: the id, and the budget too while it is not solved."""
+    unsolved = "budget_met" not in run.config and wanted(run.config)
+    return f"{run.id} {budget_key(run.config)}" if unsolved else run.id
 
 
 def _cell(

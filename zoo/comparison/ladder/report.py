@@ -328,7 +328,14 @@ def _valleys(
     """The valleys of each contestant, and the standings of their sizes."""
     at = {(s.contestant, s.of): s for s in standings if not s.control}
     sign, noise = 1 if ladder.higher_is_better else -1, deviations(ladder.scores)
-    tasks = [[rung["task"], *(s["task"] for s in sides if s["flops"] == rung["flops"])] for rung in rungs]
+    # a rung's own runs are in its valley where they too have a foretold rate
+    tasks = [
+        [
+            *([rung["task"]] if rung["stage"] == "foretold" else []),
+            *(s["task"] for s in sides if s["flops"] == rung["flops"]),
+        ]
+        for rung in rungs
+    ]
     found, sized = [], []
     size_of = {rung["task"]: rung["parameters"] for rung in [*rungs, *sides]}
     for name in ladder.scores:

@@ -41,7 +41,7 @@ class Rung:
         stage: ``tuned`` where the whole grid of learning rates is tried, ``checked`` where the rate that smaller rungs
             foretell is tried beside half and twice of it, ``foretold`` where it is taken.
         top: whether it is the largest, with one seed.
-        role: ``rung``, or ``side``: another size of as many FLOPs, beside the rung's own, with one seed;
+        role: ``rung``, or ``side``: a size of the rung's valley, of as many FLOPs, with a foretold rate and one seed;
             or ``trial``: beyond the top one, where the winner alone is trained once.
     """
 
@@ -99,7 +99,11 @@ def _trial(top: Rung, rules: Mapping[str, Any]) -> Rung:
 
 
 def _sides(rung: Rung, valleys: int) -> list[Rung]:
-    """The other sizes of a rung's valley, of as many FLOPs; their learning rates are foretold."""
+    """The further runs of a rung's valley, of as many FLOPs; their learning rates are foretold.
+
+    Where the rung's own rate is tuned or checked, its size is run once more at the foretold rate: a best rate in the
+    middle beside foretold ones at the sides would pull every best size to the middle.
+    """
     flops = quantity(rung.flops)
     return [
         replace(
@@ -109,14 +113,21 @@ def _sides(rung: Rung, valleys: int) -> list[Rung]:
             stage="foretold",
             role="side",
         )
-        for size in side_sizes(rung.parameters, valleys)
+        for size in valley_sizes(rung.parameters, valleys, middle=rung.stage != "foretold")
     ]
 
 
-def side_sizes(size: float, valleys: int) -> list[int]:
-    """The sizes of a valley but the one in its middle, in equal ratios from half to twice of it."""
+def valley_sizes(size: int, valleys: int, middle: bool) -> list[int]:
+    """The further sizes of a valley, in equal ratios from half to twice of the rung's own.
+
+    Args:
+        size: of the rung, in parameters.
+        valleys: sizes in all; 1 means no valley.
+        middle: whether the rung's own size is one of them, because its runs have another rate than these.
+    """
     half = valleys // 2
-    return [int(float(f"{size * VALLEY ** (i / half):.2g}")) for i in range(-half, half + 1) if i]
+    sides = {i: int(float(f"{size * VALLEY ** (i / half):.2g}")) for i in range(-half, half + 1) if i}
+    return [sides.get(i, size) for i in range(-half, half + 1) if i or (half and middle)]
 
 
 def _check(rules: Mapping[str, Any]) -> None:
@@ -198,10 +209,15 @@ class Costs:
         """Seconds of a run at a size, the mean over contestants and tasks."""
         return sum(self.run(each, size) for each in self.timings) / len(self.timings)
 
-    def minutes(self, sizes: Sequence[float]) -> float:
+    def minutes(self, sizes: Sequence[int]) -> float:
         """The whole ladder, on all workers; what remains when others are done already is left out."""
         each = (self.runs(i, len(sizes)) * self.run(t, size) for t in self.timings for i, size in enumerate(sizes))
-        sides = ((t, side, size) for t in self.timings for size in sizes for side in side_sizes(size, self.valleys))
+        sides = [
+            (t, side, size)
+            for t in self.timings
+            for i, size in enumerate(sizes)
+            for side in valley_sizes(size, self.valleys, middle=i <= self.tuned)
+        ]
         trial = self.rung(TRIAL * sizes[-1]) if self.stability else 0.0  # one run, whoever wins
         return ((sum(each) + sum(self.run(*side) for side in sides)) / self.workers + trial) / 60
 
@@ -217,7 +233,8 @@ def described(sizes: Sequence[int], minutes: float, costs: Costs) -> list[str]:
             f"{many(costs.runs(index, len(sizes)), 'run')} of each contestant, about {costs.rung(size):.2g} s each"
         )
     if costs.valleys > 1:
-        lines.append(f"besides, {many(costs.valleys - 1, 'run')} of each contestant at each rung, of other sizes")
+        most = many(costs.valleys, "run")
+        lines.append(f"besides, {costs.valleys - 1} or {most} of each contestant at each rung, for its valley of sizes")
     if costs.stability:
         size = TRIAL * sizes[-1]
         lines.append(f"then the best one once at {quantity(size)} parameters, about {costs.rung(size):.2g} s")
