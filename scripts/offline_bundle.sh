@@ -11,7 +11,7 @@ scripts/offline_bundle.sh [OPTIONS]     one archive that installs the zoo where 
   --have NAMES          also there, with what they need, besides torch and lightning: scipy,scikit-learn
   --without NAMES       left out with what only they need: wandb,vl-convert-python (the default), or none
   --extras NAMES        extras of pyproject.toml to take in: slurm (the default), or none
-  --with-tests          tests/ and benchmarks/ too, and what the GPU tests and benchmarks need (zoo[gpu-tests])
+  --with-tests          tests/ and benchmarks/ too, and what the GPU tests and benchmarks need (seqzoo[gpu-tests])
   --limit MB            the most that the archive may have: 60 without it, 90 with tests
   --to FILE             the archive; else dist/zoo-offline-VERSION-PYTHONS-PLATFORM.tar.gz
 
@@ -78,7 +78,7 @@ CODE
   fail "the zoo's wheel could not be built (pip says why above)"
 }
 
-"$python" "$root/scripts/offline/choose.py" --wheel "$work"/wheel/zoo-*.whl --to "$bundle" --platform "$platform" \
+"$python" "$root/scripts/offline/choose.py" --wheel "$work"/wheel/seqzoo-*.whl --to "$bundle" --platform "$platform" \
   --have "$have" --without "$without" --extras "$extras" "${versions[@]/#/--python=}"
 cp "$root/scripts/offline/install.sh" "$root/scripts/offline/check.py" "$root/LICENSE" "$bundle"
 if $tests; then
@@ -90,7 +90,7 @@ chmod -R u=rwX,go=rX "$bundle"
 chmod 755 "$bundle/install.sh"
 
 if [ -z "$to" ]; then
-  version=$(basename "$work"/wheel/zoo-*.whl | cut -d- -f2)
+  version=$(basename "$work"/wheel/seqzoo-*.whl | cut -d- -f2)
   names=$(printf '%s\n' "${versions[@]}" | sed 's/\.//; s/^/cp/' | paste -sd.)
   to=$root/dist/zoo-offline-$version-$names-$platform$(if $tests; then echo -tests; fi).tar.gz
 fi

@@ -68,7 +68,7 @@ def test_a_package_says_where_it_is_found(tmp_path):
     ("words", "says"),
     [
         (["mixxer", "a"], "no kind with a skeleton called 'mixxer'. Did you mean zoo new mixer?"),
-        (["mixer", "lstm"], "mixer=lstm exists already (zoo"),
+        (["mixer", "lstm"], "mixer=lstm exists already (seqzoo"),
         (["mixer", "My-Mixer"], "small letters, digits and _, such as my_mixer"),
         (["mixer", "class"], "cannot be a name"),
         (["mixer"], "zoo new mixer my_mixer"),
@@ -270,4 +270,4 @@ def test_a_name_that_would_hide_another_is_refused(words, zoo_main, here):
 
 def test_a_package_does_not_take_the_zoo_of_a_stranger(tmp_path):
     paths = make("norm", "even_out", package=True, folder=tmp_path)
-    assert "zoo>=0.1.0" in tomllib.loads(paths[2].read_text())["project"]["dependencies"]
+    assert "seqzoo>=0.1.0" in tomllib.loads(paths[2].read_text())["project"]["dependencies"]

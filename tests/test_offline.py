@@ -80,7 +80,7 @@ def archive(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bundle")
     index = folder / "index"
     index.mkdir()
-    for name in reached("zoo", "submitit", stop=THERE | LEFT_OUT) - {"zoo"} | {"setuptools"}:
+    for name in reached("seqzoo", "submitit", stop=THERE | LEFT_OUT) - {"seqzoo"} | {"setuptools"}:
         wheel_of(name, index)
     env = ALONE | {"PIP_FIND_LINKS": str(index), "PYTHON": sys.executable}
     status, said = within(ROOT / "scripts/offline_bundle.sh", "--to", folder / "zoo.tar.gz", cwd=folder, env=env)
@@ -119,7 +119,7 @@ def test_a_bundle_has_what_the_zoo_needs_and_a_cluster_lacks(archive, bundle):
     assert archive.stat().st_size < 60e6
     names = {parse_wheel_filename(path.name)[0] for path in (bundle / "wheels").glob("*.whl")}
     assert not names & (THERE | LEFT_OUT)
-    assert {"zoo", "hydra-core", "antlr4-python3-runtime", "scipy", "submitit", "attrs"} <= names
+    assert {"seqzoo", "hydra-core", "antlr4-python3-runtime", "scipy", "submitit", "attrs"} <= names
     assert next((bundle / "wheels").glob("antlr4*")).name.endswith("-py3-none-any.whl")
     facts = json.loads((bundle / "bundle.json").read_text())
     for each in facts["assumed"]:
@@ -173,10 +173,10 @@ choose, check = module("choose"), module("check")
 @pytest.fixture
 def wheel(tmp_path):
     """As much of the zoo's wheel as is read to choose others."""
-    path = tmp_path / "zoo-0-py3-none-any.whl"
+    path = tmp_path / "seqzoo-0-py3-none-any.whl"
     with zipfile.ZipFile(path, "w") as file:
-        lines = [f"Requires-Dist: {line}\n" for line in distribution("zoo").requires]
-        file.writestr("zoo-0.dist-info/METADATA", "Name: zoo\n" + "".join(lines))
+        lines = [f"Requires-Dist: {line}\n" for line in distribution("seqzoo").requires]
+        file.writestr("seqzoo-0.dist-info/METADATA", "Name: seqzoo\n" + "".join(lines))
     return path
 
 
@@ -221,21 +221,21 @@ def test_markers_are_judged_by_the_python_that_is_asked_for():
 
 
 def test_what_holds_for_some_pythons_says_so():
-    table = {"a>=1": {"3.11": {"zoo"}, "3.12": {"zoo", "b"}}, "c>=2": {"3.12": {"a"}}}
-    assert choose._stated(table, ["3.11", "3.12"]) == {"a>=1": "b, zoo", 'c>=2; python_version == "3.12"': "a"}
+    table = {"a>=1": {"3.11": {"seqzoo"}, "3.12": {"seqzoo", "b"}}, "c>=2": {"3.12": {"a"}}}
+    assert choose._stated(table, ["3.11", "3.12"]) == {"a>=1": "b, seqzoo", 'c>=2; python_version == "3.12"': "a"}
 
 
 def test_what_is_missing_is_said_with_who_needs_it():
     here = f"{sys.version_info[0]}.{sys.version_info[1]}"
     wanted = {
-        "numpy>=1": "zoo",
-        "numpy>=99": "scipy, zoo",
-        "no-such-package>=1": "zoo",
-        f'no-such-package; python_version != "{here}"': "zoo",
+        "numpy>=1": "seqzoo",
+        "numpy>=99": "scipy, seqzoo",
+        "no-such-package>=1": "seqzoo",
+        f'no-such-package; python_version != "{here}"': "seqzoo",
     }
     old, absent = check.problems(wanted)
-    assert old == f"numpy {distribution('numpy').version} is installed; expected numpy>=99, for scipy, zoo"
-    assert absent == "no-such-package is not installed; expected no-such-package>=1, for zoo"
+    assert old == f"numpy {distribution('numpy').version} is installed; expected numpy>=99, for scipy, seqzoo"
+    assert absent == "no-such-package is not installed; expected no-such-package>=1, for seqzoo"
 
 
 def test_options_of_the_script():

@@ -54,7 +54,7 @@ def site(tmp_path_factory):
     pip = [sys.executable, "-m", "pip", "-q", "--disable-pip-version-check"]
     built = subprocess.run([*pip, "wheel", "--no-deps", "-w", str(folder), str(copy)], capture_output=True, text=True)
     assert built.returncode == 0, built.stderr
-    wheel = next(folder.glob("zoo-*.whl"))
+    wheel = next(folder.glob("seqzoo-*.whl"))
     done = subprocess.run(
         [*pip, "install", "--no-deps", "--target", str(folder / "site"), str(wheel)], capture_output=True, text=True
     )

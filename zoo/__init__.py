@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from zoo.registry.registry import register as register
     from zoo.runs.train import train as train
 
+DISTRIBUTION = "seqzoo"
+"""The name under which pip knows this package; on the package index ``zoo`` is another project."""
+
 _LAZY = {
     "build": "zoo.registry.factory",
     "compare": "zoo.comparison.compare",
@@ -73,7 +76,7 @@ def __getattr__(name: str) -> Any:
     if name == "__version__":
         from importlib.metadata import version
 
-        return version("zoo")
+        return version(DISTRIBUTION)
     if name in _LAZY:
         module, _, other = _LAZY[name].partition(":")
         return getattr(import_module(module), other or name)

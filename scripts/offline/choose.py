@@ -216,10 +216,10 @@ def choose(
         if not re.fullmatch(r"3\.\d+", python):
             raise Refused(f"--python {python}: expected such as 3.12")
         where = environment(python, machine)
-        roots = [Requirement(f"zoo[{','.join(extras)}]")]
+        roots = [Requirement(f"seqzoo[{','.join(extras)}]")]
         assumed = set(closure([Requirement(name) for name in (*ROOTS, *have)], where, (), _if_installed))
         absent = assumed | set(without)
-        wished = closure(roots, where, absent, lambda name: needs if name == "zoo" else installed(name))
+        wished = closure(roots, where, absent, lambda name: needs if name == "seqzoo" else installed(name))
         for option, names in (("--have", have), ("--without", without)):
             for name in names:
                 if name not in wished:
@@ -231,19 +231,19 @@ def choose(
         print(f"Python {python}: {len(set(wished) - absent)} packages")
         shelf.folder.mkdir(parents=True)
         shutil.copy(wheel, shelf.folder)
-        shelf.fill({name: users for name, users in wished.items() if name not in absent and name != "zoo"})
+        shelf.fill({name: users for name, users in wished.items() if name not in absent and name != "seqzoo"})
         found = closure(roots, where, absent, shelf.needs)  # as the wheels themselves state it
         shelf.verify({name: users for name, users in found.items() if name not in absent}, python)
         for name in set(found) - absent:
             shutil.copy(shelf.wheels()[name], target / "wheels")
         for name, users in found.items():
-            if name not in set(without) | {"zoo"}:
+            if name not in set(without) | {"seqzoo"}:
                 for user, wanted in users.items():
                     of = asked["assumed" if name in assumed else "brought"].setdefault(f"{name}{wanted}", {})
                     of.setdefault(python, set()).add(user)
     shutil.rmtree(target / "shelf")
     tables = {kind: _stated(table, pythons) for kind, table in asked.items()}
-    direct = [text for text, users in tables["brought"].items() if "zoo" in users.split(", ")]
+    direct = [text for text, users in tables["brought"].items() if "seqzoo" in users.split(", ")]
     (target / "requirements.txt").write_text("".join(f"{text}\n" for text in direct))
     facts = {"pythons": pythons, "machine": machine, "platform": tag, "left_out": sorted(without), "extras": extras}
     (target / "bundle.json").write_text(json.dumps({**facts, **tables}, indent=1) + "\n")

@@ -37,7 +37,7 @@ python=$(cd "$(dirname "$found")" && pwd)/$(basename "$found")
   fail "pip could not install; it says why above. Where its environment may not be written to, make one that sees it:
   $python -m venv --system-site-packages ~/zoo && $here/install.sh --python ~/zoo/bin/python"
 # without its dependencies, which are here already, but for those that were left out
-"$python" -m pip install --quiet --disable-pip-version-check --no-index --no-deps --force-reinstall "$here"/wheels/zoo-*.whl ||
+"$python" -m pip install --quiet --disable-pip-version-check --no-index --no-deps --force-reinstall "$here"/wheels/seqzoo-*.whl ||
   fail "pip could not install the zoo itself; it says why above"
 "$python" "$here/check.py" after || exit 1
 

@@ -14,11 +14,11 @@ HERE = Path(__file__).parent
 alone = os.name == "posix" and os.geteuid() == 0 and shutil.which("unshare") and shutil.which("ip")
 slurm = pytest.mark.skipif(
     not (alone and shutil.which("slurmctld") and shutil.which("munged") and find_spec("submitit")),
-    reason="needs root, unshare, ip, slurmctld, slurmd, slurm-client, munge and zoo[slurm]",
+    reason="needs root, unshare, ip, slurmctld, slurmd, slurm-client, munge and seqzoo[slurm]",
 )
 ray = pytest.mark.skipif(
     not (alone and find_spec("ray")),
-    reason="needs root, unshare, ip and zoo[ray]",
+    reason="needs root, unshare, ip and seqzoo[ray]",
 )
 pytestmark = [pytest.mark.xdist_group("engines")]
 

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+import zoo
 from zoo.base.errors import ZooError, unknown
 from zoo.base.terminal import console
 from zoo.config.hydra import hydra_ready
@@ -46,7 +47,8 @@ def _presets(group: str) -> dict[str, list[str]]:
             if result is not None:
                 provider = str(result.provider)
                 text = _first_comment(result.path, f"{group}/{name}.yaml")
-            found[name] = [text, "zoo" if provider == "main" else _distribution(provider.removeprefix("zoo plugin "))]
+            ours = f"{zoo.DISTRIBUTION} {zoo.__version__}"
+            found[name] = [text, ours if provider == "main" else _distribution(provider.removeprefix("zoo plugin "))]
     return found
 
 
@@ -105,7 +107,8 @@ def show_list(kinds: Sequence[str]) -> None:
             shown = name if kind == "compare" else f"{kind}={name}"
             if narrow:  # the paper behind the text, and a provider only where it is another than the zoo
                 text = " ".join(filter(None, [text, f"({citation})" if citation else ""]))
-                table.add_row(safe(shown), safe(text), "", "" if provider.startswith("zoo") else safe(provider))
+                ours = provider.partition(" ")[0] == zoo.DISTRIBUTION
+                table.add_row(safe(shown), safe(text), "", "" if ours else safe(provider))
             else:
                 table.add_row(safe(shown), safe(text), safe(citation), f"[dim]{safe(provider)}[/dim]")
         shown_on.print(table)

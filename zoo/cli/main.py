@@ -121,9 +121,9 @@ def _dispatch(words: list[str]) -> int:
         say(HELP, end="")
         return 0
     if words[0] in ("--version", "-V"):
-        from importlib.metadata import version
+        import zoo
 
-        say(version("zoo"))
+        say(zoo.__version__)
         return 0
     command, rest = words[0], words[1:]
     if command not in COMMANDS:

@@ -26,7 +26,7 @@ name = "zoo-$dashed"
 version = "0.1.0"
 description = "$title for the zoo"
 requires-python = ">=3.11"
-dependencies = ["zoo>=0.1.0", "torch"]
+dependencies = ["seqzoo>=0.1.0", "torch"]
 
 [project.optional-dependencies]
 test = ["pytest"]

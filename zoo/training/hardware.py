@@ -224,8 +224,10 @@ def versions() -> dict[str, str]:
     import numpy
     import torch
 
+    import zoo
+
     return {
-        "zoo": version("zoo"),
+        "zoo": zoo.__version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "lightning": version("lightning"),
