@@ -126,7 +126,7 @@ def test_a_limit_of_address_space_costs_the_pictures_alone(runs):
 def test_tables_come_before_a_library_that_dies(runs, zoo_main, monkeypatch, script, says):
     import zoo.base.html
 
-    monkeypatch.setattr(zoo.base.html, "MAKES_LIBRARY", script)
+    monkeypatch.setattr(zoo.base.html, "IN_ITS_PROCESS", script)
     monkeypatch.setattr(zoo.base.html, "LONGEST_SECONDS", 2.0)
     status, out, err = zoo_main("report", str(runs))
     assert status == 0

@@ -102,7 +102,9 @@ def ledger_of(folder):
 
 def test_figures_are_written_as_they_are_shown(smoke, tmp_path):  # noqa: F811
     import csv
+    from xml.etree import ElementTree
 
+    from zoo.comparison.answer import answer
     from zoo.comparison.export import lines, write
 
     ledger = ledger_of(smoke)
@@ -120,8 +122,15 @@ def test_figures_are_written_as_they_are_shown(smoke, tmp_path):  # noqa: F811
     pyarrow = pytest.importorskip("pyarrow.parquet")
     write(ledger, tmp_path / "figures.parquet")
     assert pyarrow.read_table(tmp_path / "figures.parquet").to_pylist() == expected
+    write(ledger, tmp_path / "figures.svg")
+    picture = ElementTree.parse(tmp_path / "figures.svg").getroot()
+    drawn = " ".join(filter(None, (each.text for each in picture.iter())))
+    assert all(standing.contestant in drawn for standing in ledger.standings)
     write(ledger, tmp_path / "figures.md")
     text = (tmp_path / "figures.md").read_text()
+    assert f"`{ledger.command}`" in text
+    assert all(f"- {said}\n" in text for said in answer(ledger))
+    assert "![smoke: its first chart](figures.svg)" in text
     assert f"| 1 | {expected[0]['contestant']} | {expected[0]['median']:.4f} | 2 |" in text
     write(ledger, tmp_path / "figures.tex")
     text = (tmp_path / "figures.tex").read_text()
@@ -154,7 +163,7 @@ def test_rows_without_their_curves_make_a_page(smoke, zoo_main, tmp_path):  # no
 def test_what_cannot_be_written_is_said(smoke, zoo_main, tmp_path, monkeypatch):  # noqa: F811
     monkeypatch.chdir(smoke)
     for words, says in (
-        (["runs/smoke", "--to", "figures.xls"], "expected a file that ends in .csv, .md, .tex, .parquet"),
+        (["runs/smoke", "--to", "figures.xls"], "expected a file that ends in .csv, .md, .tex, .parquet, .svg"),
         ([], "name one folder of runs"),
         (["runs/smoke", "nowhere"], "there is no folder nowhere"),
     ):

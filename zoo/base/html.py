@@ -102,11 +102,11 @@ class NoLibrary(Exception):
     """The process that was asked for the plotting library ended without it; the message says how, and what to do."""
 
 
-MAKES_LIBRARY = """
+IN_ITS_PROCESS = """
 import resource, sys
 import vl_convert
 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-sys.stdout.buffer.write(vl_convert.javascript_bundle().encode())
+sys.stdout.buffer.write({expression}.encode())
 """
 LONGEST_SECONDS = 120.0
 """For which the library is waited; it takes one to three."""
@@ -125,10 +125,29 @@ def plotting_library() -> str:
     kept = Path(__file__).with_name("vega.js")
     if kept.exists():
         return _within_script(kept.read_text())
+    return _within_script(_by_vl_convert("vl_convert.javascript_bundle()"))
+
+
+def as_svg(chart: Mapping[str, Any]) -> bytes:
+    """A chart as a picture.
+
+    Args:
+        chart: a Vega-Lite specification.
+
+    Raises:
+        ImportError: vl-convert is not installed.
+        NoLibrary: its process died, or took too long.
+    """
+    return _by_vl_convert("vl_convert.vegalite_to_svg(sys.stdin.read())", json.dumps(chart)).encode()
+
+
+def _by_vl_convert(expression: str, given: str = "") -> str:
+    """The text that an expression of vl-convert's gives in a process of its own, with some text to read."""
     if find_spec("vl_convert") is None:
         raise ImportError("No module named 'vl_convert'")
+    command = [sys.executable, "-P", "-c", IN_ITS_PROCESS.format(expression=expression)]
     try:
-        made = subprocess.run([sys.executable, "-P", "-c", MAKES_LIBRARY], capture_output=True, timeout=LONGEST_SECONDS)
+        made = subprocess.run(command, input=given.encode(), capture_output=True, timeout=LONGEST_SECONDS)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise NoLibrary(f"the plotting library could not be started ({error}); try again") from error
     if made.returncode < 0:
@@ -140,7 +159,7 @@ def plotting_library() -> str:
     if made.returncode:
         said = (made.stderr.decode(errors="replace").strip().splitlines() or ["it said nothing"])[-1]
         raise NoLibrary(f"the plotting library's process failed ({said}); mend that")
-    return _within_script(made.stdout.decode())
+    return made.stdout.decode()
 
 
 def _within_script(text: str) -> str:

@@ -105,7 +105,8 @@ zoo report FOLDER [--to FILE]: print the tables of a folder of runs
 
 It also writes report.html into the folder.
 
-  --to FILE   write the figures also as .csv, .md, .tex or .parquet
+  --to FILE   write the figures also as .csv, .tex or .parquet, as .md with the
+              answer in words, or the first chart of the page as .svg
 
 zoo report FOLDER OTHER: compare two folders, paired by seed
 

@@ -258,8 +258,8 @@ def _report(words: list[str]) -> int:
         raise ZooError(f"{run} is a single run and {folder} is not; name runs alone, or folders of runs alone")
     if len(folders) not in (1, 2) or (len(folders) == 2 and given):
         raise ZooError(
-            "name one folder of runs, such as: zoo report runs/families (with --to figures.csv, .md, .tex or .parquet, "
-            "also as a file), two to set side by side: zoo report runs/a runs/b, or single runs: zoo report "
+            "name one folder of runs, such as: zoo report runs/families (with --to figures.csv, .md, .tex, .parquet or "
+            ".svg, also as a file), two to set side by side: zoo report runs/a runs/b, or single runs: zoo report "
             "runs/train/<id> runs/train/<id>"
         )
     ledger, *others = (read_ledger(Path(folder)) for folder in folders)

@@ -1,18 +1,22 @@
-"""A ledger's figures as a file: CSV, Markdown, LaTeX or Parquet, one line for each contestant on each task."""
+"""A ledger's figures as a file: CSV, LaTeX or Parquet, Markdown with the answer in words, or a picture as SVG."""
 
 from __future__ import annotations
 
 import csv
 import io
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from zoo.base.errors import ZooError
+from zoo.base.errors import ZooError, many
 from zoo.base.files import atomic
+from zoo.base.html import NoLibrary, as_svg
+from zoo.comparison.answer import answer
+from zoo.comparison.charts import charts
 from zoo.comparison.ledger import Ledger
 from zoo.comparison.result import COSTS, Standing
-from zoo.comparison.words import figure
+from zoo.comparison.words import figure, quantity
 
 Line = dict[str, Any]
 
@@ -61,10 +65,11 @@ def write(ledger: Ledger, path: Path) -> None:
     """Write the figures; the file's ending says how.
 
     Raises:
-        ZooError: the ending is unknown, or Parquet's library is not installed.
+        ZooError: the ending is unknown, the library of Parquet or of pictures is not installed, or there is no chart.
     """
     makers: dict[str, Callable[[Ledger], bytes]] = {
-        ".csv": _csv, ".md": _markdown, ".tex": _latex, ".parquet": _parquet,
+        ".csv": _csv, ".md": partial(_markdown, picture=path.with_suffix(".svg")), ".tex": _latex,
+        ".parquet": _parquet, ".svg": _picture,
     }  # fmt: skip
     if path.suffix not in makers:
         raise ZooError(f"--to {path}: expected a file that ends in {', '.join(makers)}")
@@ -103,14 +108,23 @@ def _titles(ledger: Ledger) -> list[str]:
     return ["", "contestant", "test", "seeds", f"vs {ledger.baseline}" if ledger.baseline else ""]
 
 
-def _markdown(ledger: Ledger) -> bytes:
+def _markdown(ledger: Ledger, picture: Path) -> bytes:
+    """The command, what it took, the answer in words, the picture where it lies beside the file, and the tables."""
+
     def row(cells: Sequence[str]) -> str:
         return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
-    parts = []
+    seconds = sum(row.get("cpu_seconds") or row.get("wall_seconds") or 0 for row in ledger.rows)
+    took = (
+        f"{many(len(ledger.rows), 'run')}, {len(ledger.failures)} failed, {quantity(seconds / 60)} processor minutes."
+    )
+    parts = [f"# {ledger.folder.name}", "", f"`{ledger.command}`", "", took, ""]
+    parts += [*("- " + said.replace("<", "&lt;") for said in answer(ledger)), ""]
+    if picture.exists():
+        parts += [f"![{ledger.folder.name}: its first chart]({picture.name})", ""]
     for task, rows in _short(ledger):
         parts += [
-            f"### {task}: test {_metric(ledger, task)}",
+            f"## {task}: test {_metric(ledger, task)}",
             "",
             row(_titles(ledger)),
             "|---|---|---|---|---|",
@@ -118,6 +132,19 @@ def _markdown(ledger: Ledger) -> bytes:
             "",
         ]
     return "\n".join(parts).encode()
+
+
+def _picture(ledger: Ledger) -> bytes:
+    """The first chart of the page."""
+    try:
+        found = next(charts(ledger), None)
+        if found is None:
+            raise ZooError(f"--to FILE.svg: {ledger.folder} has no chart, for no run has finished")
+        return as_svg(found[1])
+    except ImportError as error:
+        raise ZooError(f"--to FILE.svg needs altair and vl-convert-python ({error})") from error
+    except NoLibrary as error:
+        raise ZooError(f"--to FILE.svg: {error}") from error
 
 
 LATEX = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
