@@ -346,3 +346,28 @@ def test_a_side_that_is_no_square_is_refused():
     for wrong in ([8, 4], [], [8, 8, 8], "8", None, 8.5, True):
         with pytest.raises(ValueError, match="expected one side of a square"):
             square({"image_size": wrong}, "image_size")
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("LocalEntryNotFoundError", "the hub cannot be reached to look for it; check the network, or download it"),
+        ("GatedRepoError", "open https://huggingface.co/owner/model, then type: hf auth login"),
+        ("RepositoryNotFoundError", "owner/model is neither a folder here nor a model on the hub"),
+        ("HfHubHTTPError", "the hub: HfHubHTTPError: 503 of the hub"),
+    ],
+)
+def test_what_the_hub_refuses_is_said_in_our_words(name, says, monkeypatch, zoo_main):
+    hub = pytest.importorskip("huggingface_hub")
+    kind = getattr(hub.errors, name)
+
+    def refuse(*_, **__):
+        error = kind.__new__(kind)  # its constructor asks for the answer of a server
+        Exception.__init__(error, "503 of the hub")
+        raise error
+
+    monkeypatch.setattr(hub, "snapshot_download", refuse)
+    status, _, err = zoo_main("import", "hf", "owner/model")
+    assert status == 2
+    assert says in err
+    assert len(err.splitlines()) == 1

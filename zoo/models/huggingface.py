@@ -74,11 +74,26 @@ def _download(name: str) -> Path:
         raise ZooError(f"there is no folder {name}; expected one with config.json and model.safetensors")
     try:
         from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
     except ImportError as error:
         raise ZooError(f'{name} is no folder here; to read it as a name on the hub: pip install -e ".[hub]"') from error
     try:
         return Path(snapshot_download(name, allow_patterns=["config.json", "*.safetensors", SHARDS, "vocab.txt"]))  # nosec B615: the user names it
-    except Exception as error:  # of several libraries: no network, no such name, no permission
+    except LocalEntryNotFoundError as error:
+        raise ZooError(
+            f"{name} is no folder here, and the hub cannot be reached to look for it; check the network, or download "
+            f"it elsewhere (hf download {name}) and give its folder"
+        ) from error
+    except GatedRepoError as error:
+        raise ZooError(
+            f"{name} on the hub asks you to accept its terms: open https://huggingface.co/{name}, then type: "
+            f"hf auth login"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise ZooError(
+            f"{name} is neither a folder here nor a model on the hub; a private one needs: hf auth login"
+        ) from error
+    except Exception as error:  # of several libraries
         raise ZooError(f"{name} is no folder here, and the hub: {type(error).__name__}: {reason(error)}") from error
 
 
