@@ -52,7 +52,7 @@ def measure(options: MeasureOptions) -> None:
     names = options.contestants or (plain["arch"],)
     words = {name: [*_words(name), "task=text", *options.overrides] for name in names}
     config, *_ = (compose(*each) for each in words.values())
-    chosen = hardware.choose(config["trainer"] | {"accelerator": options.accelerator}, 1)
+    chosen = hardware.choose(config["trainer"] | {"accelerator": options.accelerator})
     device = torch.device(chosen.accelerator)
     hardware.set_up(chosen.accelerator, 1)
     _, dtype = decoding_place(chosen.accelerator, chosen.precision)

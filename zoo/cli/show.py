@@ -145,7 +145,7 @@ def measure(config: Config) -> tuple[dict[str, str], list[tuple[str, int, float,
         parameters,
     )
 
-    device = hardware.choose(config["trainer"], config["steps"])
+    device = hardware.choose(config["trainer"])
     task = make_task(config)
     with watched() as found:
         objective = make_objective(config, task)

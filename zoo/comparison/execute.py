@@ -29,8 +29,8 @@ from zoo.runs.train import is_current, record_failure
 
 MOST_WORKERS = 16
 """Each worker holds torch and its data: about half a gigabyte."""
-RUNS_ON_A_GPU = 4
-"""Small models leave a GPU idle between launches, and each run needs a core to launch from."""
+RUNS_ON_A_GPU = 1
+"""More at once may pay, for small models leave a GPU idle between launches; nobody has measured it yet."""
 
 
 class Watcher(Protocol):
@@ -74,8 +74,8 @@ class Execution:
         from zoo.training import hardware
 
         whole = [*plan.cells, *plan.trials]
-        asked = {id(cell): (json.dumps(cell.base["trainer"]), cell.base["steps"]) for cell in whole}
-        devices = {key: hardware.choose(json.loads(key[0]), key[1]) for key in dict.fromkeys(asked.values())}
+        asked = {id(cell): json.dumps(cell.base["trainer"]) for cell in whole}
+        devices = {key: hardware.choose(json.loads(key)) for key in dict.fromkeys(asked.values())}
         self.device = {cell: devices[key] for cell, key in asked.items()}
         self.kinds: set[tuple[str, str]] = {(device.accelerator, device.precision) for device in devices.values()}
         cores, on_cpu = cpu_count(), all(device.accelerator == "cpu" for device in devices.values())

@@ -68,7 +68,7 @@ def evaluate(
     tokenizer = _tokenizer(model, about, source)
     names = [name for name in (tasks.split(",") if isinstance(tasks, str) else tasks) if name]
     manager = _manager(names, include)
-    device = torch.device(hardware.choose(compose()["trainer"] | {"accelerator": accelerator}, 1).accelerator)
+    device = torch.device(hardware.choose(compose()["trainer"] | {"accelerator": accelerator}).accelerator)
     from zoo.models.harness import Adapter
 
     adapter = Adapter(model.to(device), tokenizer, int(about["facts"]["max_len"]), batch_size, tokens)

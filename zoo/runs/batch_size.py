@@ -76,7 +76,7 @@ def largest(config: Config) -> int:
     """
     if "batch_size" not in config["task"]:
         raise ZooError("task.batch_size=auto: this task has no batch_size")
-    accelerator = hardware.choose(config["trainer"], config["steps"]).accelerator
+    accelerator = hardware.choose(config["trainer"]).accelerator
     allowed = SHARE * free_bytes(accelerator)
     tried: list[tuple[int, int]] = []
     size = 1
@@ -121,7 +121,7 @@ def step_peak(config: Config, batch_size: int, accelerator: str) -> int:
         objective: Any = make_objective(config, task).to(device).train()
         parameters = [p for p in objective.parameters() if p.requires_grad]
         optimizer = make_optimizer(Factory(config["optimizer"]), objective) if parameters else None
-        precision = hardware.choose(config["trainer"], config["steps"]).precision
+        precision = hardware.choose(config["trainer"]).precision
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16-mixed"):
             loss = objective(task.train_batch(0, 0, device))["loss"]
         if optimizer is not None:

@@ -101,7 +101,7 @@ def seconds_per_step(config: Config) -> float:
 
     quiet()
     steps = WARM_UP + MOST_STEPS
-    device = hardware.choose(config["trainer"], config["steps"])
+    device = hardware.choose(config["trainer"])
     hardware.set_up(device.accelerator, config["trainer"]["threads"])
     task = make_task(config)
     objective = make_objective(config, task)

@@ -102,7 +102,7 @@ def placed(run: Run) -> Run:
     """
     from zoo.training import hardware
 
-    device = run.device or hardware.choose(run.config["trainer"], run.config["steps"])
+    device = run.device or hardware.choose(run.config["trainer"])
     return dataclasses.replace(run, device=device, data_hash=run.data_hash or data_hash(run.config))
 
 

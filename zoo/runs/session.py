@@ -218,8 +218,7 @@ class Session:
     def _launches(self) -> dict[str, str]:
         """How the passes of a step are launched, where there is a choice."""
         said = self.loop.graph.said if self.loop.graph is not None else None
-        why_not = self.device.not_compiled
-        return ({"training step": said} if said else {}) | ({"compiling": why_not} if why_not else {})
+        return {"training step": said} if said else {}
 
     def _embedding(self) -> Row | None:
         """Measures of the embeddings that the probe judged at the end, and whether they collapsed."""

@@ -16,8 +16,6 @@ from zoo.config.tree import Config
 from zoo.training.processes import STRATEGIES, count
 
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda")
-COMPILE_STEPS = 1000
-"""From how many steps on a GPU compiling pays for itself, a minute or so, when the run leaves the choice open."""
 
 
 @dataclass(frozen=True)
@@ -29,22 +27,22 @@ class Device:
         precision: ``32-true``, ``64-true`` or ``bf16-mixed``.
         compile: whether the objective is compiled.
         graph: ``auto`` or ``true`` where forward and backward may or must be one CUDA graph, else nothing.
-        not_compiled: why a run that asked to be compiled, or would have been, is not.
     """
 
     accelerator: str
     precision: Literal["32-true", "64-true", "bf16-mixed"]
     compile: bool
     graph: str | None = None
-    not_compiled: str | None = None
 
     def identity(self) -> dict[str, str]:
         """What a checkpoint says of how its weights were computed."""
         return {"accelerator": self.accelerator, "precision": self.precision, "compile": str(self.compile)}
 
 
-def choose(trainer: Config, steps: int) -> Device:
+def choose(trainer: Config) -> Device:
     """Replace every ``auto`` by a decision.
+
+    Nothing is compiled by itself: on a processor runs are too short to repay it, and on a GPU it was not measured.
 
     Raises:
         ZooError: a device or precision is named that this machine does not have.
@@ -69,11 +67,10 @@ def choose(trainer: Config, steps: int) -> Device:
     wanted = str(trainer["compile"]).lower()
     if wanted not in ("auto", "true", "false"):
         raise ZooError(f"trainer.compile={trainer['compile']}: expected auto, true or false")
-    compile_it, failure = compiling(wanted, "cuda" if cuda else "cpu", steps)
-    if failure and wanted == "true":
+    if wanted == "true" and (failure := compile_failure("cuda" if cuda else "cpu")):
         raise ZooError(f"trainer.compile=true cannot be here: {failure}; use trainer.compile=auto or false")
     accelerator = "cuda" if cuda else accelerator
-    return Device(accelerator, cast(Any, precision), compile_it, _graph(trainer, accelerator), failure)
+    return Device(accelerator, cast(Any, precision), wanted == "true", _graph(trainer, accelerator))
 
 
 def gpus() -> dict[str, Any]:
@@ -106,23 +103,11 @@ def _machine() -> list[Any]:
 _SYSTEM = ("/proc/sys/kernel/random/boot_id", "/proc/driver/nvidia/version")
 
 
-def compiling(wanted: str, accelerator: str, steps: int) -> tuple[bool, str | None]:
-    """Whether a run is compiled, by ``trainer.compile``; and why it is not, where it would have been."""
-    if wanted != "true" and not (wanted == "auto" and accelerator == "cuda" and steps >= COMPILE_STEPS):
-        return False, None
-    works = "torch" not in sys.modules and known("compiles", [accelerator, *_machine()])
-    failure = None if works else compile_failure(accelerator)
-    if failure is None and not works:
-        keep("compiles", [accelerator, *_machine()], True)
-    return failure is None, failure
-
-
 @cache
 def compile_failure(device: str) -> str | None:
     """Why ``torch.compile`` cannot be used on this kind of device, or nothing: tried once, on a few numbers.
 
-    It needs what torch does not bring: a compiler, headers of Python, on a GPU Triton. A long run must not end for
-    want of them.
+    It needs what torch does not bring: a compiler, headers of Python, on a GPU Triton.
     """
     import torch
 
