@@ -188,6 +188,24 @@ def test_no_block_sees_a_later_one_nor_its_own_hidden_tokens(words):
                 assert not torch.allclose(changed[:, part], said_BLC[:, part], atol=1e-6)
 
 
+@pytest.mark.parametrize("words", [[], ["mixer.window=4"], ["mixer=sparse_attention"]], ids=str)
+def test_a_long_text_is_read_as_its_blocks_are(words):
+    """A window that is short enough to be computed in blocks of its own reaches the clean text all the same."""
+    objective, _ = model("task=text", "task.length=200", "objective.block=5", *words)
+    source = torch.Generator().manual_seed(0)
+    tokens_BL = torch.randint(0, 60, (2, 200), generator=source)
+    hidden_BL = torch.rand(2, 200, generator=source) < 0.5
+    said_BLC = objective.fill_in(tokens_BL, hidden_BL)
+    for begin in range(0, 200, 35):
+        place_L = torch.arange(begin + 5)
+        text_BL = tokens_BL[:, : begin + 5].masked_fill(
+            hidden_BL[:, : begin + 5] & (place_L >= begin), objective.mask_token
+        )
+        torch.testing.assert_close(
+            objective.predict(text_BL)[:, begin:], said_BLC[:, begin : begin + 5], rtol=0, atol=1e-11
+        )
+
+
 def test_no_gradient_goes_from_a_block_to_later_tokens():
     objective, _ = model("task=text", "task.length=12", "objective.block=4")
     leaves = []
