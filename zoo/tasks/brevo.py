@@ -12,7 +12,7 @@ from zoo.base.contracts import Batch
 from zoo.base.errors import ZooError
 from zoo.base.seeds import generator
 from zoo.registry.registry import register
-from zoo.tasks._generated import TokenAnswers, at_least_one
+from zoo.tasks._generated import TokenAnswers, at_least_one, of_rung
 from zoo.tasks._metrics import Ratios, nats
 
 RUNGS: dict[str, tuple[int, int]] = {  # length, names
@@ -64,12 +64,10 @@ class Brevo(TokenAnswers):
         test_lengths: list[int] | None = None,
         test_size: int = 500,
     ) -> None:
-        default = RUNGS[rung]
-        self.length, self.names = default[0] if length is None else length, default[1] if names is None else names
-        longer = [self.length + -(-self.length // 2), 2 * self.length]
-        self.test_lengths = longer if test_lengths is None else list(test_lengths)
-        self.edges, self.batch_size, self.test_size = edges, batch_size, test_size
-        at_least_one(edges=edges, batch_size=batch_size, test_size=test_size)
+        length, self.names = of_rung(RUNGS[rung], length, names)
+        self._set_sizes(length, test_lengths, batch_size, test_size, further=[length + -(-length // 2), 2 * length])
+        self.edges = edges
+        at_least_one(edges=edges)
         shortest = min([self.length, *self.test_lengths])
         if shortest < FEWEST:
             raise ZooError(f"task.length={shortest}: expected at least {FEWEST} nodes")
