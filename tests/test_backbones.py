@@ -458,7 +458,13 @@ def test_value_embeddings_are_decoded_as_they_are_trained(words):
 
 @pytest.mark.parametrize(
     "words",
-    [["objective=masked_token"], ["objective=masked_diffusion"], ["objective=next_latent"], ["objective.predict=2"]],
+    [
+        ["objective=masked_token"],
+        ["objective=masked_diffusion"],
+        ["objective=block_diffusion"],
+        ["objective=next_latent"],
+        ["objective.predict=2"],
+    ],
 )
 def test_every_objective_of_tokens_hands_their_ids_on(words):
     """The table is as large as the stem's, a mask token included, and what it says reaches the loss."""

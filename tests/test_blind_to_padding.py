@@ -25,7 +25,7 @@ FACTS = {
     "target_len": LENGTH,
 }  # fmt: skip
 OBJECTIVES = {
-    "next_token": [], "sequence_to_sequence": [], "masked_token": [], "masked_diffusion": [], "classify": [], "classify_tokens": [],
+    "next_token": [], "sequence_to_sequence": [], "masked_token": [], "masked_diffusion": [], "block_diffusion": ["objective.block=3"], "classify": [], "classify_tokens": [],
     "regress": ["stem=vectors"], "autoencode": [], "jepa": [], "jepa_pairs": [], "reconstruct": [], "next_latent": [],
     "untrained": [],
 }  # fmt: skip
@@ -120,9 +120,8 @@ def step(objective, batch):
 def test_what_padding_holds_changes_no_number(words, mixture):
     if not mixture and any(word.startswith("ffn.") for word in words):
         pytest.skip("experts are chosen by mixtures alone")
-    more = (
-        [] if not mixture else [word for word in MIXTURE if "expert_choice" not in str(words) or "capacity" not in word]
-    )
+    unlimited = "expert_choice" in str(words) or words[0] == "block_diffusion"  # which refuse a capacity
+    more = [] if not mixture else [word for word in MIXTURE if "capacity" not in word or not unlimited]
     objective = objective_of(*words, *more)
     batch = vectors(batch_of()) if "stem=vectors" in words else batch_of()
     one, other = step(objective, batch), step(objective, with_other_padding(batch))
@@ -135,7 +134,7 @@ def test_what_padding_holds_changes_no_number(words, mixture):
     assert torch.equal(one["loss"], other["loss"])
 
 
-DRAWING = ("masked_token", "masked_diffusion", "jepa", "reconstruct", "untrained")
+DRAWING = ("masked_token", "masked_diffusion", "block_diffusion", "jepa", "reconstruct", "untrained")
 """Objectives that draw places by the length of a batch."""
 
 
@@ -239,6 +238,7 @@ def test_a_batch_that_asks_nothing_costs_nothing(words):
     asks_itself = words[0] in (
         "masked_token",
         "masked_diffusion",
+        "block_diffusion",
         "jepa",
         "jepa_pairs",
         "reconstruct",

@@ -5,6 +5,7 @@ import itertools
 import random
 
 import pytest
+import torch
 from shortcuts import CPU, accuracy_of_rule, asked
 
 import zoo
@@ -254,6 +255,122 @@ def test_the_commonest_values_are_as_good_as_declared():
     assert rules["the commonest for the first operator"] == pytest.approx(found[1], abs=0.03)
 
 
+def graph_of(tokens, one):
+    """Each node's parents, as the edges of a sequence say, and the node that is asked."""
+    ask, pad = one.names + 1, one.names + 3
+    assert tokens[tokens.index(ask) + 2] == one.names + 2, "the answer begins behind ="
+    listed = tokens[: tokens.index(ask)]
+    assert pad not in listed
+    edges = list(zip(listed[::2], listed[1::2], strict=True))
+    assert len(set(edges)) == len(edges)
+    parents = {node: set() for edge in edges for node in edge}
+    for parent, child in edges:
+        parents[child].add(parent)
+    return parents, tokens[tokens.index(ask) + 1]
+
+
+def all_before(parents, node):
+    """The node, and all that it depends on."""
+    return {node}.union(*(all_before(parents, parent) for parent in parents[node]))
+
+
+@pytest.mark.parametrize(("length", "edges"), [(3, 4), (8, 4), (8, 1), (13, 2)])
+def test_brevo_names_what_a_node_depends_on_in_order(length, edges):
+    words = [f"task.length={length}", "task.names=32", f"task.edges={edges}", "task.test_size=300"]
+    one = task("task=brevo", *words, f"task.test_lengths=[{length + 2}]")
+    end = one.names
+    for split in ("train", "test", f"test/{length + 2}"):
+        nodes, orders, sizes = length + 2 * ("/" in split), collections.Counter(), collections.Counter()
+        found = [one.train_batch(step, 0, CPU) for step in range(5)] if split == "train" else one.held_out(split)
+        for batch in found:
+            for row, (tokens, answers) in enumerate(asked(batch)):
+                parents, last = graph_of(tokens, one)
+                named = [token for _, token in answers]
+                # the answer: all that is needed, none before its parents, and then the end
+                assert set(named) == all_before(parents, last) | {end}
+                assert len(set(named)) == len(named)
+                assert named[-2:] == [last, end]
+                for step, token in enumerate(named):
+                    ready = {node for node in all_before(parents, last) - set(named[:step])
+                             if parents[node] <= set(named[:step])}  # fmt: skip
+                    allowed = batch["allowed"][row, step].nonzero().flatten().tolist()
+                    assert set(allowed) == (ready or {end})
+                    assert token in allowed
+                # each step is asked behind the ones before it
+                first = tokens.index(one.names + 2)
+                assert [place for place, _ in answers] == list(range(first, first + len(named)))
+                behind = tokens[first + 1 :]
+                assert behind[: len(named) - 1] == named[:-1]
+                assert set(behind[len(named) - 1 :]) <= {one.names + 3}
+                # the graph: as many nodes, parents and children as were asked for, and the last one has no child
+                children = collections.Counter(parent for those in parents.values() for parent in those)
+                assert max(children.values()) <= edges
+                assert max(map(len, parents.values())) <= edges
+                assert children[last] == 0
+                assert len(parents) <= nodes
+                sizes[len(parents)] += 1
+                orders[len(named)] += 1
+        assert max(sizes) >= nodes - (edges == 1), split
+        assert len(sizes) > 1 or length == 3
+        assert split != "train" or length == 3 or min(sizes) < length - 2, "smaller graphs are trained on"
+
+
+def test_orders_of_brevo_are_drawn_from_the_end():
+    """The last node has two parents, c and b, of which b has one, a. Backwards b or c is taken, then any that is left."""
+    one = task("task=brevo", "task.length=6", "task.test_lengths=[]", "task.batch_size=500")
+    found = collections.Counter()
+    for step in range(60):
+        for tokens, answers in asked(one.train_batch(step, 0, CPU)):
+            parents, last = graph_of(tokens, one)
+            needed = all_before(parents, last)
+            counts = {node: len(parents[node]) for node in needed}
+            b = next((node for node in parents[last] if counts[node] == 1), None)
+            if sorted(counts.values()) == [0, 0, 1, 2] and b is not None and not parents[b] & parents[last]:
+                named = [token for _, token in answers[:3]]
+                found["".join("b" if n == b else "a" if n in parents[b] else "c" for n in named)] += 1
+    assert set(found) == {"abc", "acb", "cab"}
+    shares = {order: count / found.total() for order, count in found.items()}
+    assert shares == pytest.approx({"abc": 1 / 2, "acb": 1 / 4, "cab": 1 / 4}, abs=0.05), found
+
+
+def test_naming_what_is_ready_is_as_good_as_declared():
+    one, chance = task("task=brevo", "task.test_size=2000"), random.Random(0)
+    right = total = 0
+    for batch in one.held_out("test"):
+        for tokens, answers in asked(batch):
+            parents, last = graph_of(tokens, one)
+            needed, named, lucky = all_before(parents, last), [], True
+            for _, token in answers[:-1]:
+                ready = sorted(node for node in set(parents) - set(named) if parents[node] <= set(named))
+                lucky = lucky and chance.choice(ready) in needed
+                named.append(token)
+            right, total = right + lucky, total + 1
+    assert one.chance()["any node whose parents were named"] == pytest.approx(right / total, abs=0.03)
+
+
+def test_brevo_judges_steps_and_whole_answers():
+    one = task("task=brevo", "task.test_size=50")
+    (batch,) = one.held_out("test")
+    targets_BS, allowed_BSC = batch["targets"], batch["allowed"]
+
+    def scores(said_BS):
+        logits = torch.nn.functional.one_hot(said_BS, one.names + 1).double()
+        found = one.judge({"logits": logits}, batch)
+        return {name: (total / count).item() for name, (total, count) in found.items()}
+
+    # any allowed answer is right, the last one by number too; and one wrong step spoils its answer alone
+    other_BS = one.names - allowed_BSC.flip(2).byte().argmax(2)
+    assert (other_BS != targets_BS)[targets_BS >= 0].any()
+    for said_BS in (targets_BS.clamp(min=0), other_BS):
+        right = scores(said_BS)
+        assert (right["accuracy"], right["sequence_accuracy"], right["first_accuracy"]) == (1, 1, 1)
+    wrong_BS = other_BS.clone()
+    wrong_BS[7, 1] = (~allowed_BSC[7, 1]).byte().argmax()
+    found = scores(wrong_BS)
+    assert found["accuracy"] == pytest.approx(1 - 1 / (targets_BS >= 0).sum().item())
+    assert (found["sequence_accuracy"], found["first_accuracy"]) == (pytest.approx(0.98), 1)
+
+
 def test_depth_has_the_published_settings():
     assert (task("task=k_hop", "task.rung=published").length, task("task=k_hop", "task.rung=published").hops) == (
         100,
@@ -276,6 +393,9 @@ def test_depth_has_the_published_settings():
         (["task=path_star", "task.names=9"], "2 arms of 6 nodes have 11 names"),
         (["task=depo", "task.hops=8"], "8 hops need a cycle of more nodes, given 8"),
         (["task=depo", "task.names=12"], "a cycle of 16 nodes has as many names"),
+        (["task=brevo", "task.length=2"], "task.length=2: expected at least 3 nodes"),
+        (["task=brevo", "task.names=12"], "task.names=12: a graph of 16 nodes has as many names"),
+        (["task=brevo", "task.edges=0"], "task.edges=0: expected at least 1"),
         (["task=mano", "task.modulus=1"], "task.modulus=1: expected at least 2"),
         (["task=mano", "task.length=0"], "task.length=0: expected at least 1"),
     ],

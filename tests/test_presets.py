@@ -42,6 +42,7 @@ TASKS = [
     "path_star",
     "depo",
     "mano",
+    "brevo",
     "gapped_grammar",
     "pathfinder",
     "copy",

@@ -118,6 +118,18 @@ class Padded(Mixer):
         return super().forward(x, state)
 
 
+class Told(Mixer):
+    """The same, which may be told which tokens see which."""
+
+    takes_seen = True
+
+    def forward(self, x, state=None, seen_LL=None):
+        if seen_LL is None or self.law == "keeps_to_what_it_may_see":
+            return super().forward(x, state)
+        v = self.project(x)
+        return seen_LL.tril().to(v.dtype) @ v / 10, None
+
+
 class FeedForward(nn.Module):
     """One matrix."""
 

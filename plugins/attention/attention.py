@@ -65,6 +65,7 @@ class Attention(Sees, Heads):
 
     takes_mask = True
     takes_places = True
+    takes_seen = True
 
     def __init__(
         self,
@@ -158,17 +159,21 @@ class Attention(Sees, Heads):
         state: dict | None = None,
         mask_BL: Tensor | None = None,
         places_BL: Tensor | None = None,
+        seen_LL: Tensor | None = None,
         shared: dict | None = None,
     ) -> tuple[Tensor, dict | None]:
         """(B, L, D) to (B, L, D), and the cache with these tokens in it; nothing attends to padding."""
-        q_BHLK, k_BGMK, v_BGMK, plain_BHLK, sight, state = self.prepare(x_BLD, state, mask_BL, places_BL, shared)
+        q_BHLK, k_BGMK, v_BGMK, plain_BHLK, sight, state = self.prepare(
+            x_BLD, state, mask_BL, places_BL, seen_LL, shared
+        )
         return self.merge(self.gated(self.heads_of(q_BHLK, k_BGMK, v_BGMK, plain_BHLK, sight, x_BLD), x_BLD)), state
 
     def heads_of(
         self, q_BHLK: Tensor, k_BGMK: Tensor, v_BGMK: Tensor, plain_BHLK: Tensor, sight: Sight, x_BLD: Tensor
     ) -> Tensor:
         """What heads make of the sequence, (B, H, L, K): in blocks where a window is short, else over all keys."""
-        blocks = None if self.window is None else blocks_of(self.window, self.causal, sight.queries, sight.keys)
+        cuts = self.window is not None and sight.seen_LL is None
+        blocks = blocks_of(self.window, self.causal, sight.queries, sight.keys) if cuts else None
         if blocks is not None:
             y_BHLK = self._in_blocks(blocks, sight, q_BHLK, k_BGMK, v_BGMK, plain_BHLK, x_BLD.dtype)
         else:
@@ -189,10 +194,11 @@ class Attention(Sees, Heads):
         state: dict | None = None,
         mask_BL: Tensor | None = None,
         places_BL: Tensor | None = None,
+        seen_LL: Tensor | None = None,
         shared: dict | None = None,
     ) -> Tensor:
         """The weights (B, H, L, M) of the pass with these arguments; those of sinks come first."""
-        q_BHLK, k_BGMK, v_BGMK, plain_BHLK, sight, _ = self.prepare(x_BLD, state, mask_BL, places_BL, shared)
+        q_BHLK, k_BGMK, v_BGMK, plain_BHLK, sight, _ = self.prepare(x_BLD, state, mask_BL, places_BL, seen_LL, shared)
         q_BHLK, k_BGMK, _ = self._with_sinks(q_BHLK, k_BGMK, v_BGMK, plain_BHLK)
         return self.weights(q_BHLK, k_BGMK, *self.mask(sight, x_BLD))
 
@@ -202,10 +208,13 @@ class Attention(Sees, Heads):
         state: dict | None,
         mask_BL: Tensor | None,
         places_BL: Tensor | None = None,
+        seen_LL: Tensor | None = None,
         shared: dict | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Sight, dict | None]:
         """Queries, keys and values that they may see, queries before they were turned, who sees whom, next state."""
-        q_BHLK, k_BGMK, v_BGMK, plain_BHLK, sight, state = self._prepare(x_BLD, state, mask_BL, places_BL, shared)
+        q_BHLK, k_BGMK, v_BGMK, plain_BHLK, sight, state = self._prepare(
+            x_BLD, state, mask_BL, places_BL, seen_LL, shared
+        )
         if self.sharpness_H is not None:
             count_BL = sight.counts(self.causal, x_BLD.device)
             if self.window is not None:
@@ -222,6 +231,7 @@ class Attention(Sees, Heads):
         state: dict | None,
         mask_BL: Tensor | None,
         places_BL: Tensor | None,
+        seen_LL: Tensor | None,
         shared: dict | None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Sight, dict | None]:
         offset = 0 if state is None else state["seen"]
@@ -234,7 +244,7 @@ class Attention(Sees, Heads):
         first, after = 0, None
         if state is not None:
             k_BGMK, v_BGMK, first, after = self._remember(k_BGMK, v_BGMK, state)
-        sight = self.look(x_BLD.shape[1], k_BGMK.shape[2], first, state, after, mask_BL, places_BL)
+        sight = self.look(x_BLD.shape[1], k_BGMK.shape[2], first, state, after, mask_BL, places_BL, seen_LL)
         return q_BHLK, k_BGMK, v_BGMK, plain_BHLK, sight, after
 
     def _of_tokens(self, x_BLD: Tensor, shared: dict | None) -> Tensor:

@@ -35,7 +35,7 @@ class ForgettingAttention(Attention):
     """
 
     one_way = True
-    takes_places = False
+    takes_places = takes_seen = False
 
     def __init__(
         self,

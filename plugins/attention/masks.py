@@ -50,6 +50,11 @@ def placed(mod: Mod, places_BL: Tensor) -> Mod:
     return lambda batch, query, key: mod(batch, places_BL[batch, query], places_BL[batch, key.clamp(max=last)])
 
 
+def told(seen_LM: Tensor) -> Mod:
+    """The query of this index may see the key of this index."""
+    return lambda batch, query, key: seen_LM[query, key.clamp(max=seen_LM.shape[1] - 1)]
+
+
 def real(mask_BM: Tensor) -> Mod:
     """The key of this index is no padding."""
     return lambda batch, query, key: mask_BM[batch, key.clamp(max=mask_BM.shape[1] - 1)]

@@ -42,7 +42,7 @@ class MobaAttention(Attention):
     """
 
     one_way = True
-    takes_places = False
+    takes_places = takes_seen = False
     absolute = True
 
     def __init__(

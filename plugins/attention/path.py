@@ -39,7 +39,7 @@ class PathAttention(Attention):
     """
 
     one_way = True
-    takes_places = False
+    takes_places = takes_seen = False
 
     def __init__(
         self,

@@ -28,6 +28,8 @@ class Sight(NamedTuple):
     """Which keys are no padding."""
     padding_B: Tensor | None = None
     """How much padding stands in front of each sequence."""
+    seen_LL: Tensor | None = None
+    """Which keys of a whole sequence each query may see at most."""
 
     def positions(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
         """Where queries and keys of these indices stand; with places of its own for each sequence, (B, ...)."""
@@ -37,6 +39,9 @@ class Sight(NamedTuple):
 
     def counts(self, causal: bool, device: torch.device) -> Tensor:
         """How many tokens each query may see if no pattern hides any, (B or 1, L or 1), at least 1."""
+        if self.seen_LL is not None:
+            seen_BLL = self.seen_LL.tril().unsqueeze(0) if causal else self.seen_LL.unsqueeze(0)
+            return (seen_BLL if self.real_BM is None else seen_BLL & self.real_BM.unsqueeze(1)).sum(2).clamp(min=1)
         if not causal:
             real_BM = self.real_BM
             return torch.tensor([[self.keys]], device=device) if real_BM is None else real_BM.sum(1, True).clamp(min=1)
@@ -67,6 +72,7 @@ class Sees:
         after: dict | None,
         mask_BL: Tensor | None,
         places_BL: Tensor | None,
+        seen_LL: Tensor | None = None,
     ) -> Sight:
         """Who may be seen by so many queries, among so many keys from position ``first`` on.
 
@@ -74,7 +80,7 @@ class Sees:
         """
         if state is None or after is None:
             padding_B = mask_BL.byte().argmax(1) if mask_BL is not None and self.absolute else None
-            return Sight(queries, keys, 0, 0, places_BL, mask_BL, padding_B)
+            return Sight(queries, keys, 0, 0, places_BL, mask_BL, padding_B, seen_LL)
         before_B = padding_B = state.get("padding")
         real_BM = None
         if mask_BL is not None:
@@ -104,7 +110,8 @@ class Sees:
 
         No mask where all see all, or where causality alone decides: then the second value is true.
         """
-        plain = sight.real_BM is None and not self.hides(sight) and not overrides(self.position, "bias")
+        plain = sight.real_BM is None and sight.seen_LL is None and not self.hides(sight)
+        plain = plain and not overrides(self.position, "bias")
         if plain and not self.causal:
             return None, False
         if plain and sight.places_BL is None:
@@ -139,6 +146,8 @@ class Sees:
             mod = masks.placed(mod, sight.places_BL)
         elif sight.offset or sight.first:
             mod = masks.shifted(mod, sight.offset, sight.first)
+        if sight.seen_LL is not None:
+            mod = masks.both(mod, masks.told(sight.seen_LL))
         if sight.real_BM is not None:
             mod = masks.either(masks.both(mod, masks.real(sight.real_BM)), masks.itself(sight.keys - sight.queries))
         return masks.behind_sinks(mod, self.in_front) if self.in_front else mod
@@ -148,7 +157,7 @@ class Sees:
         if overrides(self.position, "bias") and self.position.bias_key is None:
             return make()
         sizes = sight.queries, sight.keys, sight.offset, sight.first, len(x), self.in_front
-        tensors = sight.places_BL, sight.real_BM, sight.padding_B
+        tensors = sight.places_BL, sight.real_BM, sight.padding_B, sight.seen_LL
         key = (what, type(self), self.pattern_key(), self.position.bias_key, sizes, x.dtype, x.device)
         return once_a_pass(key, make, *tensors)
 

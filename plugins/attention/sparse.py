@@ -148,12 +148,13 @@ class SparseAttention(Attention):
         state: dict | None = None,
         mask_BL: Tensor | None = None,
         places_BL: Tensor | None = None,
+        seen_LL: Tensor | None = None,
     ) -> tuple[Tensor, dict | None]:
         """(B, L, D) to (B, L, D), and the cache with these tokens in it. Nothing attends to padding."""
         # FlexAttention runs only whole sequences without padding and dropout; all else is masked full attention
-        whole = state is None and mask_BL is None and places_BL is None and not is_counting()
+        whole = all(told is None for told in (state, mask_BL, places_BL, seen_LL)) and not is_counting()
         if not whole or self._not_flex(x_BLD.device) or (self.training and self.dropout):
-            return super().forward(x_BLD, state, mask_BL, places_BL)
+            return super().forward(x_BLD, state, mask_BL, places_BL, seen_LL)
         return self.merge(self.flex(x_BLD, compiled())), None
 
     def flex(self, x_BLD: Tensor, attention) -> Tensor:

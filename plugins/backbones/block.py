@@ -25,6 +25,8 @@ class Pass:
     """Whether mixers are told of padding."""
     places_BL: Tensor | None = None
     """Position ids of a few tokens of a longer sequence."""
+    seen_LL: Tensor | None = None
+    """Which token may see which, where that is told."""
     first: Any = None
     """The stream as it entered the first block."""
     shared: dict[str, Any] | None = None
@@ -133,6 +135,8 @@ def _told(mixer: nn.Module, told: Pass) -> dict[str, Any]:
         found["mask_BL"] = told.mask_BL
     if told.places_BL is not None and getattr(mixer, "takes_places", False):
         found["places_BL"] = told.places_BL
+    if told.seen_LL is not None:
+        found["seen_LL"] = told.seen_LL
     if getattr(mixer, "takes_shared", False):
         found["shared"] = told.shared
     return found
@@ -151,3 +155,22 @@ def check_padding(blocks: Sequence[Block]) -> None:
                 f"{type(inner).__name__} knows no padding: its forward takes no mask_BL; "
                 f"use sequences of one length, or another mixer"
             )
+
+
+def check_seen(blocks: Sequence[Block]) -> None:
+    """Check that every mixer can be told which tokens see which, and that nothing else lets them see one another.
+
+    Raises:
+        ValueError: a mixer cannot, or a feed-forward treats no token alone.
+    """
+    for mixer in (mixer for block in blocks for mixer in block.mixers()):
+        if not getattr(mixer, "takes_seen", False):
+            inner = mixer.forwards if isinstance(mixer, Bidirectional) else mixer
+            raise ValueError(
+                f"{type(inner).__name__} cannot be told which tokens see which: its forward takes no seen_LL; "
+                f"use softmax attention, such as mixer=attention"
+            )
+    for part in (part for block in blocks for part in block.modules()):
+        reason = getattr(part, "couples_tokens", "") or getattr(part, "couples_training", "")
+        if reason:
+            raise ValueError(f"tokens may not see all others here, and {reason}; choose another feed-forward")

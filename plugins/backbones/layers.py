@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from zoo import register
 from zoo.nn import Bidirectional, Convolved, one_pass
 
-from .block import Block, Pass, check_padding
+from .block import Block, Pass, check_padding, check_seen
 from .pattern import layers_of
 
 
@@ -137,6 +137,14 @@ class Layers(nn.Module):
         """Its layers, which may be computed one at a time. None with a reader, whose memory is read ahead of them."""
         return [] if self.reads else list(self.blocks)
 
+    def check_seen(self) -> None:
+        """Check that :meth:`forward` may be told which tokens see which, so that no other token leaves a trace.
+
+        Raises:
+            ValueError: a part of a layer cannot keep to that; the message names it.
+        """
+        check_seen(self.blocks)
+
     def read(self, memory_BMD: Tensor, mask_BM: Tensor | None = None) -> list:
         """What each layer needs of a memory, prepared once: for ``forward``, or a state's ``memory``."""
         if not self.reads:
@@ -154,6 +162,7 @@ class Layers(nn.Module):
         places_BL: Tensor | None = None,
         behind: bool = False,
         tokens_BL: Tensor | None = None,
+        seen_LL: Tensor | None = None,
     ) -> tuple[Tensor, dict | None]:
         """(B, L, D) to (B, L, D), and the state after the last token.
 
@@ -162,13 +171,16 @@ class Layers(nn.Module):
         carry over. ``behind`` promises that none stands in front: in a causal model no token then looks at padding, so
         its mixers are not told of it.
 
+        ``seen_LL`` hides tokens from others: true where the token of the row may see that of the column. With it
+        tokens come in any order, at ``places_BL``, and padding stands anywhere. See :meth:`check_seen`.
+
         Raises:
             ValueError: the mask does not fit the tokens, padding stands elsewhere, or a mixer takes no mask.
         """
         mixes_padding = mask_BL is not None and not (behind and self.causal and state is None)
         # zero the padding, so that no mixer meets garbage there
         if mask_BL is not None:
-            self._check(mask_BL, x_BLD, state, mixes_padding)
+            self._check(mask_BL, x_BLD, state, mixes_padding, anywhere=seen_LL is not None)
             x_BLD = x_BLD.masked_fill(~mask_BL.unsqueeze(-1), 0.0)  # weights of nothing times NaN would be NaN
         # the position of each token: counted on from the state, or given
         seen = 0 if state is None else state["seen"]
@@ -183,7 +195,7 @@ class Layers(nn.Module):
             memory = state.get("memory")
         x = x_BLD if self.stream is None else self.stream.enter(x_BLD)
         shared = {"embedding": x_BLD} if tokens_BL is None else {"embedding": x_BLD, "tokens": tokens_BL}
-        told = Pass(mask_BL, mixes_padding, places_BL, first=x, shared=shared)
+        told = Pass(mask_BL, mixes_padding, places_BL, seen_LL, first=x, shared=shared)
         # the layers, each with its own part of the state; what they all need of this pass is computed once
         with one_pass():
             for loop in range(self.loops):
@@ -199,7 +211,7 @@ class Layers(nn.Module):
             return x_BLD, None
         return x_BLD, {"seen": seen, "mixers": states} | ({} if memory is None else {"memory": memory})
 
-    def _check(self, mask_BL: Tensor, x_BLD: Tensor, state: dict | None, mixed: bool) -> None:
+    def _check(self, mask_BL: Tensor, x_BLD: Tensor, state: dict | None, mixed: bool, anywhere: bool) -> None:
         """Check the mask. In training its values are not read on a GPU, which would wait for the device."""
         if mask_BL.shape != x_BLD.shape[:2] or mask_BL.dtype != torch.bool:
             raise ValueError(
@@ -210,7 +222,7 @@ class Layers(nn.Module):
         if mixed and not self.padding_known:
             check_padding(self.blocks)
             self.padding_known = True
-        if torch.compiler.is_compiling() or (self.training and mask_BL.is_cuda):
+        if anywhere or torch.compiler.is_compiling() or (self.training and mask_BL.is_cuda):
             return
         # a run of real tokens may start once, and with a state it may not end
         begun_B = torch.zeros_like(mask_BL[:, 0]) if state is None else torch.as_tensor(state["seen"]) > 0

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo import register
-from zoo.nn import at_least_one, at_least_zero_below_one, check_state, project, scale_residual_, wide
+from zoo.nn import at_least_one, at_least_zero_below_one, no_tokens, project, scale_residual_, wide
 
 from .scan import scan
 
@@ -61,9 +61,7 @@ class HGRN(nn.Module):
         self, x_BLD: Tensor, state: dict | None = None, mask_BL: Tensor | None = None
     ) -> tuple[Tensor, dict | None]:
         """(B, L, D) to (B, L, D), and the state after the last token. Padding in front leaves no trace in either."""
-        if state is not None:
-            check_state(state, x_BLD)
-        if x_BLD.shape[1] == 0:
+        if no_tokens(x_BLD, state):
             return x_BLD, state
         candidates_BLE, gate_BLE = self.inputs(x_BLD).chunk(2, -1)
         dtype = wide(x_BLD.dtype)

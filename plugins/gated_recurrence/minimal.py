@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo import register
-from zoo.nn import at_least_one, check_state, project, scale_residual_, wide
+from zoo.nn import at_least_one, no_tokens, project, scale_residual_, wide
 
 from .scan import scan
 
@@ -36,9 +36,7 @@ class Minimal(nn.Module):
         self, x_BLD: Tensor, state: dict | None = None, mask_BL: Tensor | None = None
     ) -> tuple[Tensor, dict | None]:
         """(B, L, D) to (B, L, D), and the state after the last token. Padding in front leaves no trace in either."""
-        if state is not None:
-            check_state(state, x_BLD)
-        if x_BLD.shape[1] == 0:
+        if no_tokens(x_BLD, state):
             return x_BLD, state
         # candidates, and gates in float32 or wider; at padding the state stays as it is
         c_BLE, dtype = self.candidates(x_BLD), wide(x_BLD.dtype)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo import register
-from zoo.nn import at_least_one, check_state, scale_residual_, wide, without_padding
+from zoo.nn import at_least_one, no_tokens, scale_residual_, wide, without_padding
 
 from .convolve import convolve
 
@@ -69,11 +69,9 @@ class S4D(nn.Module):
         self, x_BLD: Tensor, state: dict | None = None, mask_BL: Tensor | None = None
     ) -> tuple[Tensor, dict | None]:
         """(B, L, D) to (B, L, D), and the state after the last token. Padding in front leaves no trace in either."""
-        if state is not None:
-            check_state(state, x_BLD)
-        length = x_BLD.shape[1]
-        if length == 0:
+        if no_tokens(x_BLD, state):
             return x_BLD, state
+        length = x_BLD.shape[1]
         with torch.autocast(x_BLD.device.type, enabled=False):
             u_BLD = without_padding(x_BLD, mask_BL).to(wide(x_BLD.dtype))
             real_DLN, imaginary_DLN, read_D2N = self._powers(length + 1, u_BLD.dtype)

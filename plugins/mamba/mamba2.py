@@ -11,7 +11,7 @@ from zoo import register
 from zoo.nn import (
     ShortConvolution,
     at_least_one,
-    check_state,
+    no_tokens,
     project,
     scale_residual_,
     time_step_bias,
@@ -139,9 +139,7 @@ class Mamba2(nn.Module):
         self, x_BLD: Tensor, state: dict | None = None, mask_BL: Tensor | None = None
     ) -> tuple[Tensor, dict | None]:
         """(B, L, D) to (B, L, D), and the state after the last token. Padding in front leaves no trace in either."""
-        if state is not None:
-            check_state(state, x_BLD)
-        if x_BLD.shape[1] == 0:
+        if no_tokens(x_BLD, state):
             return x_BLD, state
         backend = backend_of(self.backend, "ssd", x_BLD, self.state_size)
         before, after = state or {}, {}

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo import register
-from zoo.nn import at_least_one, check_state, project, scale_residual_, time_step_bias, wide, without_padding
+from zoo.nn import at_least_one, no_tokens, project, scale_residual_, time_step_bias, wide, without_padding
 
 from .common import heads_of
 from .ssd import ssd
@@ -106,9 +106,7 @@ class Mamba3(nn.Module):
         self, x_BLD: Tensor, state: dict | None = None, mask_BL: Tensor | None = None
     ) -> tuple[Tensor, dict | None]:
         """(B, L, D) to (B, L, D), and the state after the last token. Padding in front leaves no trace in either."""
-        if state is not None:
-            check_state(state, x_BLD)
-        if x_BLD.shape[1] == 0:
+        if no_tokens(x_BLD, state):
             return x_BLD, state
         x_BLD = without_padding(x_BLD, mask_BL)
         # project to gate and inputs, (B, L, E) each

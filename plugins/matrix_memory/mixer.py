@@ -12,7 +12,7 @@ from zoo.nn import (
     ShortConvolution,
     at_least_one,
     at_least_zero_below_one,
-    check_state,
+    no_tokens,
     project,
     scale_residual_,
     time_step_bias,
@@ -201,9 +201,7 @@ class MatrixMemory(nn.Module):
         self, x_BLD: Tensor, state: dict | None = None, mask_BL: Tensor | None = None
     ) -> tuple[Tensor, dict | None]:
         """(B, L, D) to (B, L, D), and the state after the last token. Padding in front leaves no trace in either."""
-        if state is not None:
-            check_state(state, x_BLD)
-        if x_BLD.shape[1] == 0:
+        if no_tokens(x_BLD, state):
             return x_BLD, state
         after = {}
         # project to queries, keys, values and the gate; convolve all but the gate, with zeros at padding

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo import register
-from zoo.nn import at_least_one, check_state, project, rescale_, scale_residual_, wide, without_padding
+from zoo.nn import at_least_one, no_tokens, project, rescale_, scale_residual_, wide, without_padding
 
 from .fused import backend_of, decide, fused
 from .rule import remember
@@ -160,9 +160,7 @@ class RWKV7(nn.Module):
         self, x_BLD: Tensor, state: dict | None = None, mask_BL: Tensor | None = None, shared: dict | None = None
     ) -> tuple[Tensor, dict | None]:
         """(B, L, D) to (B, L, D), and the state after the last token. Padding in front leaves no trace in either."""
-        if state is not None:
-            check_state(state, x_BLD)
-        if x_BLD.shape[1] == 0:
+        if no_tokens(x_BLD, state):
             return x_BLD, state
         # six inputs, each a mix of a token with the one before
         x_BLD = without_padding(x_BLD, mask_BL)

@@ -21,6 +21,7 @@ class ExpertChoice(nn.Module):
     """
 
     takes_mask = True
+    couples_tokens = "with ffn.gate=expert_choice an expert picks from the whole sequence"
 
     def __init__(
         self, projection: nn.Module, rows: Rows, body: nn.Module, shared: nn.ModuleList, layer: int, experts: int,

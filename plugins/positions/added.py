@@ -40,7 +40,7 @@ class LearnedPosition(Position):
         """
         # how far the positions reach, without waiting for a GPU in training
         if isinstance(offset, Tensor) and (torch.compiler.is_compiling() or (self.training and offset.is_cuda)):
-            length = x_BLD.shape[1]  # reading the largest would wait for the GPU
+            length = 0  # reading the largest would wait for the GPU
         elif isinstance(offset, Tensor):
             length = int(offset.max()) + 1 if offset.numel() else 0
         else:

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo import register
-from zoo.nn import ShortConvolution, at_least_one, check_state, project, wide, without_padding
+from zoo.nn import ShortConvolution, at_least_one, no_tokens, project, wide, without_padding
 
 GATES = 4  # input, forget, candidate, output
 
@@ -68,9 +68,7 @@ class ScalarLSTM(nn.Module):
         self, x_BLD: Tensor, state: dict | None = None, mask_BL: Tensor | None = None
     ) -> tuple[Tensor, dict | None]:
         """(B, L, D) to (B, L, D), and the state after the last token. Padding in front leaves no trace in either."""
-        if state is not None:
-            check_state(state, x_BLD)
-        if x_BLD.shape[1] == 0:
+        if no_tokens(x_BLD, state):
             return x_BLD, state
         dtype, held = wide(x_BLD.dtype), None
         with torch.autocast(x_BLD.device.type, enabled=False):

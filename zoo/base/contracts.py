@@ -37,13 +37,15 @@ class Mixer(Protocol):
     encoder of it by running it in both directions. ``takes_mask = True`` says that ``forward(..., mask_BL=None)``
     takes the padding mask: where it is false a token leaves no trace, neither in the outputs of real tokens nor in
     the state. Padding stands in front of a sequence, or behind it where there is no state; a backbone has set it to
-    zero, so it is always a number. ``takes_places = True`` says that ``forward(..., places_BL=None)`` takes
-    position ids: without a state, a few tokens of a longer sequence may come, in rising order, and these are their
-    positions there. ``takes_shared = True`` says that ``forward(..., shared=None)`` takes a dict that all layers of one
-    pass share: a layer may leave there what later ones read, under a key of its own, such as the values of the first
-    attention. It starts with ``embedding``, the stream before the first layer, (B, L, D), and where inputs are tokens
-    with ``tokens``, their ids (B, L), of which there are ``vocab_size``. In decoding each call has a new one, of the
-    new tokens alone.
+    zero, so it is always a number. ``takes_places = True`` says that ``forward(..., places_BL=None)`` takes position
+    ids: without a state, a few tokens of a longer sequence may come, in rising order, and these are their positions
+    there. ``takes_seen = True`` says that ``forward(..., seen_LL=None)`` takes who sees whom: true where the token of
+    the row may see that of the column, itself always. Without a state. It hides more than the mixer hides anyway; what
+    a token may not see leaves no trace in its output. ``takes_shared = True`` says that ``forward(..., shared=None)``
+    takes a dict that all layers of one pass share: a layer may leave there what later ones read, under a key of its
+    own, such as the values of the first attention. It starts with ``embedding``, the stream before the first layer, (B,
+    L, D), and where inputs are tokens with ``tokens``, their ids (B, L), of which there are ``vocab_size``. In decoding
+    each call has a new one, of the new tokens alone.
     """
 
     def __call__(self, x_BLD: Tensor, state: State = None) -> tuple[Tensor, State]:

@@ -73,13 +73,18 @@ def unmask(
     (ancestral sampling; Sahoo et al. 2024, arXiv:2406.07524, section 3.2.2, its order drawn ahead). At temperature 0 it
     shows the likeliest tokens where the model is surest (Chang et al. 2022, "MaskGIT", arXiv:2202.04200, section 3.2).
 
+    A model of block diffusion writes one block after the other in this way (Arriola et al. 2025, arXiv:2503.09573,
+    section 3.3). The last one is written whole, as it was trained, and then cut.
+
     Args:
-        model: an objective with ``mask_token`` and ``predict(inputs_BL)``, logits (B, L, C) at every place.
+        model: an objective with ``mask_token`` and ``predict(inputs_BL)``, logits (B, L, C) at every place. One that
+            writes in blocks also has their length ``block``, and its longest sequence as ``stem.max_len``.
         prompts: tokens; those of one length are written from together.
         tokens: so many for each.
         temperature: 0 takes the likeliest.
         seed: of the draws.
-        steps: passes of the model, over which the places are spread evenly; by default one for each token.
+        steps: passes of the model, over which the places are spread evenly, at least one for each block; by default
+            one for each token.
     """
     steps = tokens if steps is None else min(steps, tokens)
     if tokens < 1 or steps < 1:
@@ -89,25 +94,42 @@ def unmask(
     found: dict[int, list[int]] = {}
     for length in sorted({len(prompt) for prompt in prompts}):
         rows = [row for row, prompt in enumerate(prompts) if len(prompt) == length]
-        prompt_BL = torch.tensor([prompts[row] for row in rows], dtype=torch.long, device=device)
-        hidden_BT = prompt_BL.new_full((len(rows), tokens), model.mask_token)
-        text_BL = torch.cat([prompt_BL, hidden_BT], 1)
-        order_BT = torch.rand(len(rows), tokens, generator=source, device=device)
-        for step in range(steps):
-            logits_BTC = model.predict(text_BL)[:, length:].double()
-            hidden_BT = text_BL[:, length:] == model.mask_token
-            if temperature > 0:
-                flat = (logits_BTC / temperature).softmax(-1).flatten(0, 1)
-                drawn_BT = flat.multinomial(1, generator=source).view_as(hidden_BT)
-                rank_BT = order_BT
-            else:
-                rank_BT, drawn_BT = logits_BTC.softmax(-1).max(-1)
-            # so many of the hidden places, the first by rank
-            many = (step + 1) * tokens // steps - step * tokens // steps
-            show_BS = rank_BT.masked_fill(~hidden_BT, -torch.inf).topk(many, -1).indices
-            text_BL.scatter_(1, show_BS + length, drawn_BT.gather(1, show_BS))
-        found |= dict(zip(rows, text_BL[:, length:].tolist(), strict=True))
+        text_BL = torch.tensor([prompts[row] for row in rows], dtype=torch.long, device=device)
+        while text_BL.shape[1] < length + tokens:
+            begin = text_BL.shape[1]
+            many = _end_of_block(model, begin, length + tokens) - begin
+            text_BL = torch.nn.functional.pad(text_BL, (0, many), value=model.mask_token)
+            _fill_in(model, text_BL, begin, max(1, min(many, many * steps // tokens)), temperature, source)
+        found |= dict(zip(rows, text_BL[:, length : length + tokens].tolist(), strict=True))
     return [found[row] for row in range(len(prompts))]
+
+
+def _end_of_block(model: Any, begin: int, end: int) -> int:
+    """Where the block of this place ends; the end of the text where a model has no blocks, or knows no longer one."""
+    block: int | None = getattr(model, "block", None)
+    if block is None:
+        return end
+    longest: int = model.stem.max_len
+    return min(begin // block * block + block, max(end, longest))
+
+
+def _fill_in(model: Any, text_BL: Tensor, begin: int, steps: int, temperature: float, source: torch.Generator) -> None:
+    """Fill in the hidden tokens from a place on, which are all of them, in so many steps; see :func:`unmask`."""
+    many = text_BL.shape[1] - begin
+    order_BT = torch.rand(len(text_BL), many, generator=source, device=text_BL.device)
+    for step in range(steps):
+        logits_BTC = model.predict(text_BL)[:, begin:].double()
+        hidden_BT = text_BL[:, begin:] == model.mask_token
+        if temperature > 0:
+            flat = (logits_BTC / temperature).softmax(-1).flatten(0, 1)
+            drawn_BT = flat.multinomial(1, generator=source).view_as(hidden_BT)
+            rank_BT = order_BT
+        else:
+            rank_BT, drawn_BT = logits_BTC.softmax(-1).max(-1)
+        # so many of the hidden places, the first by rank
+        shown = (step + 1) * many // steps - step * many // steps
+        show_BS = rank_BT.masked_fill(~hidden_BT, -torch.inf).topk(shown, -1).indices
+        text_BL.scatter_(1, show_BS + begin, drawn_BT.gather(1, show_BS))
 
 
 @torch.no_grad()

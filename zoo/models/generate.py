@@ -78,8 +78,8 @@ def _writer(folder: Path) -> tuple[Any, Task]:
     if not decodes or "logits" not in cast(Any, model).gives or not task.writes:
         raise ZooError(
             f"{folder} was trained with objective={name} on task={run.row['task']}, and writes nothing; expected a run "
-            f"with objective=next_token, next_latent, masked_diffusion or sequence_to_sequence on text or on a task of "
-            f"two sequences"
+            f"with objective=next_token, next_latent, masked_diffusion, block_diffusion or sequence_to_sequence, on "
+            f"text or on a task of two sequences"
         )
     return model, task
 

@@ -29,6 +29,7 @@ from zoo.nn.projection import project as project
 from zoo.nn.sending import held as held
 from zoo.nn.sending import sent as sent
 from zoo.nn.state import check_state as check_state
+from zoo.nn.state import no_tokens as no_tokens
 from zoo.nn.state import select_rows as select_rows
 from zoo.nn.state import state_bytes as state_bytes
 from zoo.nn.state import tensors_of as tensors_of
@@ -59,6 +60,7 @@ __all__ = [
     "is_recomputing",
     "last_real",
     "mean_error",
+    "no_tokens",
     "once_a_pass",
     "one_pass",
     "padding",

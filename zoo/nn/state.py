@@ -58,3 +58,14 @@ def check_state(state: dict[str, Any], x_BLD: Tensor) -> None:
             f"a state of {memory.dtype} met inputs of {x_BLD.dtype}, which need {wide(x_BLD.dtype)}; "
             f"make one with init_state(..., dtype={x_BLD.dtype})"
         )
+
+
+def no_tokens(x_BLD: Tensor, state: dict[str, Any] | None) -> bool:
+    """Whether a piece has no tokens: a mixer then returns the piece and the state as they came.
+
+    Raises:
+        ValueError: there is a state, and :func:`check_state` says that it is not of this batch.
+    """
+    if state is not None:
+        check_state(state, x_BLD)
+    return x_BLD.shape[1] == 0

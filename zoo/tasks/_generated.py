@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,6 +13,8 @@ from zoo.base.contracts import Batch, Task
 from zoo.base.errors import ZooError
 from zoo.base.seeds import generator, tenth_of
 from zoo.tasks._metrics import Ratios, token_accuracy
+
+Value = TypeVar("Value")
 
 
 class Generated(Task):
@@ -29,6 +31,26 @@ class Generated(Task):
     batch_size: int
     test_lengths: list[int]
     test_size: int
+
+    def _set_sizes(
+        self,
+        length: int,
+        test_lengths: Sequence[int] | None,
+        batch_size: int,
+        test_size: int,
+        further: Sequence[int] | None = None,
+    ) -> None:
+        """Set what every task of this kind has. Without ``test_lengths`` those ``further`` are tested.
+
+        By default these are twice and four times the training length.
+
+        Raises:
+            ZooError: a size is below 1.
+        """
+        further = [2 * length, 4 * length] if further is None else further
+        self.length, self.batch_size, self.test_size = length, batch_size, test_size
+        self.test_lengths = list(further if test_lengths is None else test_lengths)
+        at_least_one(length=length, test_lengths=self.test_lengths, batch_size=batch_size, test_size=test_size)
 
     def _make(self, batch_size: int, length: int, source: torch.Generator) -> Batch:
         """A batch of sequences of this length, on the device of the source."""
@@ -135,6 +157,11 @@ class Problems(Generated):
             raise ZooError(f"there are too few problems of {low} to {length} for a test; expected larger ones")
         problems_NW = torch.tensor(list(found)[: self.test_size])
         return [self._pose(part, length) for part in problems_NW.split(250)]
+
+
+def of_rung(rung: Sequence[Value], *given: Value | None) -> Iterator[Value]:
+    """Each value that was given, and the rung's where none was."""
+    return (own if one is None else one for own, one in zip(rung, given, strict=True))
 
 
 def in_parts(total: int, size: int) -> list[int]:

@@ -19,15 +19,10 @@ class SymbolTask(Generated, PairTask):
     def __init__(
         self, length: int, symbols: int, batch_size: int, test_lengths: list[int] | None, test_size: int
     ) -> None:
-        self.length, self.symbols, self.batch_size, self.test_size = length, symbols, batch_size, test_size
-        self.test_lengths = [2 * length] if test_lengths is None else list(test_lengths)
-        for name, value in (("length", length), ("batch_size", batch_size), ("test_size", test_size)):
-            if value < 1:
-                raise ZooError(f"task.{name}={value}: expected at least 1")
+        self._set_sizes(length, test_lengths, batch_size, test_size, further=[2 * length])
+        self.symbols = symbols
         if symbols < 2:
             raise ZooError(f"task.symbols={symbols}: expected at least 2")
-        if any(other < 1 for other in self.test_lengths):
-            raise ZooError(f"task.test_lengths={self.test_lengths}: expected lengths of at least 1")
 
     def facts(self) -> dict[str, Any]:
         """Tokens in, tokens out."""

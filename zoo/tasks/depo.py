@@ -9,7 +9,7 @@ import torch
 from zoo.base.contracts import Batch
 from zoo.base.errors import ZooError
 from zoo.registry.registry import register
-from zoo.tasks._generated import TokenAnswers, at_least_one
+from zoo.tasks._generated import TokenAnswers, at_least_one, of_rung
 
 RUNGS: dict[str, tuple[int, int, int]] = {  # length, hops, names
     "small": (8, 2, 32),
@@ -51,12 +51,10 @@ class Depo(TokenAnswers):
         test_lengths: list[int] | None = None,
         test_size: int = 500,
     ) -> None:
-        default = RUNGS[rung]
-        self.length, self.hops = default[0] if length is None else length, default[1] if hops is None else hops
-        self.names, self.queries = default[2] if names is None else names, queries
-        self.test_lengths = [2 * self.length] if test_lengths is None else list(test_lengths)
-        self.batch_size, self.test_size = batch_size, test_size
-        at_least_one(hops=self.hops, queries=queries, batch_size=batch_size, test_size=test_size)
+        length, self.hops, self.names = of_rung(RUNGS[rung], length, hops, names)
+        self._set_sizes(length, test_lengths, batch_size, test_size, further=[2 * length])
+        self.queries = queries
+        at_least_one(hops=self.hops, queries=queries)
         shortest = min([self.length, *self.test_lengths])
         if shortest <= self.hops:
             raise ZooError(f"{self.hops} hops need a cycle of more nodes, given {shortest}")

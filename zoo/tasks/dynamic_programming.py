@@ -9,7 +9,7 @@ from torch import Tensor
 
 from zoo.base.contracts import Batch
 from zoo.registry.registry import register
-from zoo.tasks._generated import Problems, at_least_one
+from zoo.tasks._generated import Problems
 from zoo.tasks._pairs import FIRST, PairTask, joined, pair_batch
 
 LARGEST = 5
@@ -47,9 +47,8 @@ class DynamicProgramming(Problems, PairTask):
         test_lengths: list[int] | None = None,
         test_size: int = 500,
     ) -> None:
-        self.length, self.scratchpad, self.batch_size, self.test_size = length, scratchpad, batch_size, test_size
-        self.test_lengths = [length + -(-length // 2), 2 * length] if test_lengths is None else list(test_lengths)
-        at_least_one(length=length, batch_size=batch_size, test_size=test_size, test_lengths=self.test_lengths)
+        self._set_sizes(length, test_lengths, batch_size, test_size, further=[length + -(-length // 2), 2 * length])
+        self.scratchpad = scratchpad
         self.longest = max([length, *self.test_lengths])
         self.symbols = EQUALS + 1 + (1 + LARGEST * -(-self.longest // 2) if scratchpad else 0)
 

@@ -11,7 +11,7 @@ from zoo.base.contracts import Batch
 from zoo.base.errors import ZooError
 from zoo.base.seeds import generator
 from zoo.registry.registry import register
-from zoo.tasks._generated import TokenAnswers, at_least_one
+from zoo.tasks._generated import TokenAnswers
 from zoo.tasks._shortcuts import by_place, by_window, commonest
 
 RUNGS: dict[str, tuple[int, list[int], str]] = {  # length, test_lengths, asks
@@ -239,12 +239,9 @@ class FormalLanguage(TokenAnswers):
         test_size: int = 500,
     ) -> None:
         default = RUNGS[rung]
+        self._set_sizes(default[0] if length is None else length, test_lengths, batch_size, test_size, default[1])
         self.language, self.asks = language, default[2] if asks is None else asks
-        self.length = default[0] if length is None else length
-        self.test_lengths = default[1] if test_lengths is None else list(test_lengths)
         self.modulus, self.kinds, self.ignore = modulus, kinds, ignore
-        self.batch_size, self.test_size = batch_size, test_size
-        at_least_one(batch_size=batch_size, test_size=test_size)
         least, shortest = LANGUAGES[language].least, min([self.length, *self.test_lengths])
         if shortest < least:
             raise ZooError(f"{language} needs sequences of at least {least} tokens, given {shortest}")

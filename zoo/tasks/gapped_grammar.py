@@ -13,7 +13,7 @@ from zoo.base.errors import ZooError
 from zoo.base.seeds import generator
 from zoo.nn import held
 from zoo.registry.registry import register
-from zoo.tasks._generated import TokenAnswers, at_least_one
+from zoo.tasks._generated import TokenAnswers, at_least_one, of_rung
 from zoo.tasks._metrics import Ratios, nats
 
 RUNGS: dict[str, tuple[int, int, int, int]] = {  # length, symbols, ambiguous, depth
@@ -73,13 +73,11 @@ class GappedGrammar(TokenAnswers):
         test_lengths: list[int] | None = None,
         test_size: int = 500,
     ) -> None:
-        given = zip((length, symbols, ambiguous, depth), RUNGS[rung], strict=True)
-        self.length, self.symbols, self.ambiguous, self.depth = (own if one is None else one for one, own in given)
-        self.test_lengths = [2 * self.length, 4 * self.length] if test_lengths is None else list(test_lengths)
+        length, *sizes = of_rung(RUNGS[rung], length, symbols, ambiguous, depth)
+        self._set_sizes(length, test_lengths, batch_size, test_size)
+        self.symbols, self.ambiguous, self.depth = sizes
         self.edges, self.gap, self.gap_probability, self.fill = edges, gap, gap_probability, fill
-        self.batch_size, self.test_size = batch_size, test_size
-        at_least_one(length=self.length, depth=self.depth, edges=edges, batch_size=batch_size, test_size=test_size)
-        at_least_one(test_lengths=self.test_lengths)
+        at_least_one(depth=self.depth, edges=edges)
         if self.symbols <= edges:
             raise ZooError(f"task.symbols={self.symbols}: expected more than the {edges} that a state allows")
         if not 0 <= self.ambiguous <= self.symbols:

@@ -13,7 +13,7 @@ from zoo.base.contracts import Batch
 from zoo.base.errors import ZooError
 from zoo.base.seeds import generator
 from zoo.registry.registry import register
-from zoo.tasks._generated import TokenAnswers, at_least_one
+from zoo.tasks._generated import TokenAnswers, at_least_one, of_rung
 from zoo.tasks._metrics import Ratios, nats
 
 RUNGS: dict[str, tuple[int, int, int, int]] = {  # length, states, symbols, word
@@ -63,11 +63,10 @@ class InContextLanguage(TokenAnswers):
         test_lengths: list[int] | None = None,
         test_size: int = 500,
     ) -> None:
-        given = zip((length, states, symbols, word), RUNGS[rung], strict=True)
-        self.length, self.states, self.symbols, self.word = (default if one is None else one for one, default in given)
-        self.test_lengths = [2 * self.length] if test_lengths is None else list(test_lengths)
-        self.edges, self.batch_size, self.test_size = edges, batch_size, test_size
-        at_least_one(states=self.states, word=self.word, edges=edges, batch_size=batch_size, test_size=test_size)
+        length, self.states, self.symbols, self.word = of_rung(RUNGS[rung], length, states, symbols, word)
+        self._set_sizes(length, test_lengths, batch_size, test_size, further=[2 * length])
+        self.edges = edges
+        at_least_one(states=self.states, word=self.word, edges=edges)
         if self.symbols <= edges:
             raise ZooError(f"task.symbols={self.symbols}: expected more than the {edges} that a state allows")
         if min([self.length, *self.test_lengths]) < 2:

@@ -12,7 +12,7 @@ from zoo.base.contracts import Batch
 from zoo.base.errors import ZooError
 from zoo.base.seeds import generator
 from zoo.registry.registry import register
-from zoo.tasks._generated import Generated, at_least_one
+from zoo.tasks._generated import Generated, at_least_one, of_rung
 from zoo.tasks._metrics import Ratios
 
 RUNGS: dict[str, tuple[int, int]] = {  # features, length
@@ -62,14 +62,10 @@ class InContextRegression(Generated):
         test_lengths: list[int] | None = None,
         test_size: int = 500,
     ) -> None:
-        default = RUNGS[rung]
+        self.features, length = of_rung(RUNGS[rung], features, length)
+        self._set_sizes(length, test_lengths, batch_size, test_size, further=[2 * length])
         self.function, self.depth = function, depth
-        self.features = default[0] if features is None else features
-        self.length = default[1] if length is None else length
-        self.test_lengths = [2 * self.length] if test_lengths is None else list(test_lengths)
-        self.batch_size, self.test_size = batch_size, test_size
-        at_least_one(features=self.features, length=self.length, depth=depth, batch_size=batch_size)
-        at_least_one(test_size=test_size, test_lengths=self.test_lengths)
+        at_least_one(features=self.features, depth=depth)
         if function == "sparse" and self.features < 3:
             raise ZooError(f"task.features={self.features}: a sparse function has 3 weights, expected at least 3")
         if depth > 12:

@@ -11,7 +11,7 @@ from zoo.base.contracts import Batch
 from zoo.base.errors import ZooError
 from zoo.base.seeds import generator
 from zoo.registry.registry import register
-from zoo.tasks._generated import TokenAnswers, at_least_one
+from zoo.tasks._generated import TokenAnswers, at_least_one, of_rung
 
 RUNGS: dict[str, tuple[int, int]] = {  # length, hops
     "small": (32, 2),
@@ -51,11 +51,10 @@ class KHop(TokenAnswers):
         test_lengths: list[int] | None = None,
         test_size: int = 500,
     ) -> None:
-        default = RUNGS[rung]
-        self.length, self.hops = default[0] if length is None else length, default[1] if hops is None else hops
-        self.test_lengths = [2 * self.length, 4 * self.length] if test_lengths is None else list(test_lengths)
-        self.symbols, self.batch_size, self.test_size = symbols, batch_size, test_size
-        at_least_one(hops=self.hops, batch_size=batch_size, test_size=test_size)
+        length, self.hops = of_rung(RUNGS[rung], length, hops)
+        self._set_sizes(length, test_lengths, batch_size, test_size)
+        self.symbols = symbols
+        at_least_one(hops=self.hops)
         if symbols < 3:
             raise ZooError(f"task.symbols={symbols}: expected at least 3")
         least, shortest = (1 + symbols) * (1 + self.hops), min([self.length, *self.test_lengths])

@@ -17,7 +17,7 @@ from zoo.base.seeds import derive, tenth_of
 from zoo.nn import sent
 from zoo.registry.registry import register
 from zoo.tasks._expressions import END, FIRST, OPERATORS, PAD, Integers, grow
-from zoo.tasks._generated import at_least_one, in_parts
+from zoo.tasks._generated import at_least_one, in_parts, of_rung
 from zoo.tasks._metrics import Ratios, token_accuracy
 from zoo.tasks._shortcuts import best_rule
 
@@ -65,8 +65,7 @@ class ListOps(Task):
         batch_size: int = 32,
         test_size: int = 1000,
     ) -> None:
-        given = (min_length, max_length, depth, arguments)
-        chosen = [value if own is None else own for own, value in zip(given, RUNGS[rung], strict=True)]
+        chosen = of_rung(RUNGS[rung], min_length, max_length, depth, arguments)
         self.min_length, self.max_length, self.depth, self.arguments = chosen
         self.batch_size, self.test_size = batch_size, test_size
         at_least_one(batch_size=batch_size, test_size=test_size, depth=self.depth)

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from zoo.base.contracts import Batch
 from zoo.base.errors import ZooError
 from zoo.registry.registry import register
-from zoo.tasks._generated import Problems, TokenAnswers, at_least_one
+from zoo.tasks._generated import Problems, TokenAnswers, of_rung
 
 OPERATORS = ("+", "-", "*")
 RUNGS: dict[str, tuple[int, int]] = {  # length, modulus
@@ -53,12 +53,8 @@ class Mano(TokenAnswers, Problems):
         test_lengths: list[int] | None = None,
         test_size: int = 500,
     ) -> None:
-        default = RUNGS[rung]
-        self.length = default[0] if length is None else length
-        self.modulus = default[1] if modulus is None else modulus
-        self.test_lengths = [2 * self.length] if test_lengths is None else list(test_lengths)
-        self.batch_size, self.test_size = batch_size, test_size
-        at_least_one(length=self.length, batch_size=batch_size, test_lengths=self.test_lengths, test_size=test_size)
+        length, self.modulus = of_rung(RUNGS[rung], length, modulus)
+        self._set_sizes(length, test_lengths, batch_size, test_size, further=[2 * length])
         if self.modulus < 2:
             raise ZooError(f"task.modulus={self.modulus}: expected at least 2")
 

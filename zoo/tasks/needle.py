@@ -15,7 +15,7 @@ from zoo.base.seeds import generator
 from zoo.nn import held
 from zoo.registry.registry import register
 from zoo.tasks._corpus import SPLITS, files_of, read_corpus
-from zoo.tasks._generated import TokenAnswers, at_least_one
+from zoo.tasks._generated import TokenAnswers, at_least_one, of_rung
 
 BYTES = 256
 LETTERS = (97, 123)
@@ -82,13 +82,10 @@ class Needle(TokenAnswers):
         test_lengths: list[int] | None = None,
         test_size: int = 500,
     ) -> None:
-        given = zip((length, value_length, keys, noise), RUNGS[rung], strict=True)
-        self.length, self.value_length, keys, noise = (own if one is None else one for one, own in given)
-        self.form = form
-        self.test_lengths = [2 * self.length, 4 * self.length] if test_lengths is None else list(test_lengths)
-        self.keys, self.batch_size, self.test_size = keys, batch_size, test_size
-        at_least_one(value_length=self.value_length, many=many, hops=hops, noise=noise, batch_size=batch_size)
-        at_least_one(test_size=test_size)
+        length, self.value_length, keys, noise = of_rung(RUNGS[rung], length, value_length, keys, noise)
+        self._set_sizes(length, test_lengths, batch_size, test_size)
+        self.form, self.keys = form, keys
+        at_least_one(value_length=self.value_length, many=many, hops=hops, noise=noise)
         # how many groups of needles there are, and how many needles in each
         groups = {"single": (1, 1), "multi_key": (many, 1), "multi_value": (1, many), "variables": (many, hops + 1)}
         self.groups, self.each = groups.get(form, (many, 1))

@@ -11,7 +11,7 @@ from torch import Tensor
 from zoo.base.contracts import Batch
 from zoo.base.seeds import generator
 from zoo.registry.registry import register
-from zoo.tasks._generated import Generated, at_least_one
+from zoo.tasks._generated import Generated
 from zoo.tasks._metrics import Ratios, running_accuracy
 from zoo.tasks._shortcuts import by_window, sample
 
@@ -45,9 +45,7 @@ class Parity(Generated):
         test_lengths: list[int] = [64, 128, 256],
         test_size: int = 500,
     ) -> None:
-        at_least_one(length=length, batch_size=batch_size, test_size=test_size, test_lengths=test_lengths)
-        self.length, self.batch_size, self.test_size = length, batch_size, test_size
-        self.test_lengths = list(test_lengths)
+        self._set_sizes(length, test_lengths, batch_size, test_size)
 
     def facts(self) -> dict[str, Any]:
         """Bits in, bits out."""

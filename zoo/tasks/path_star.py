@@ -11,7 +11,7 @@ from torch import Tensor
 from zoo.base.contracts import Batch
 from zoo.base.errors import ZooError
 from zoo.registry.registry import register
-from zoo.tasks._generated import TokenAnswers, at_least_one
+from zoo.tasks._generated import TokenAnswers, of_rung
 from zoo.tasks._metrics import Ratios
 
 RUNGS: dict[str, tuple[int, int, int]] = {  # arms, length, names
@@ -58,12 +58,9 @@ class PathStar(TokenAnswers):
         test_lengths: list[int] | None = None,
         test_size: int = 500,
     ) -> None:
-        default = RUNGS[rung]
-        self.arms, self.length = default[0] if arms is None else arms, default[1] if length is None else length
-        self.names, self.backwards = default[2] if names is None else names, backwards
-        self.test_lengths = [self.length + 1, self.length + 2] if test_lengths is None else list(test_lengths)
-        self.batch_size, self.test_size = batch_size, test_size
-        at_least_one(batch_size=batch_size, test_size=test_size)
+        self.arms, length, self.names = of_rung(RUNGS[rung], arms, length, names)
+        self._set_sizes(length, test_lengths, batch_size, test_size, further=[length + 1, length + 2])
+        self.backwards = backwards
         if self.arms < 2 or min([self.length, *self.test_lengths]) < 2:
             raise ZooError(f"task.arms={self.arms} task.length={self.length}: expected at least 2 arms of 2 nodes each")
         least = 1 + self.arms * (self._longest() - 1)

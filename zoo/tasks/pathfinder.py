@@ -12,7 +12,7 @@ from zoo.base.contracts import Batch
 from zoo.base.errors import ZooError
 from zoo.base.seeds import generator
 from zoo.registry.registry import register
-from zoo.tasks._generated import Generated, at_least_one
+from zoo.tasks._generated import Generated, of_rung
 from zoo.tasks._metrics import Ratios, label_accuracy
 from zoo.tasks._shortcuts import best_rule
 
@@ -68,11 +68,9 @@ class Pathfinder(Generated):
         test_lengths: list[int] | None = None,
         test_size: int = 500,
     ) -> None:
-        given = zip((size, curves, length), RUNGS[rung], strict=True)
-        self.size, self.curves, self.length = (own if one is None else one for one, own in given)
-        self.test_lengths = [self.length + (self.length + 1) // 2] if test_lengths is None else list(test_lengths)
-        self.dashes, self.batch_size, self.test_size = dashes, batch_size, test_size
-        at_least_one(length=self.length, batch_size=batch_size, test_lengths=self.test_lengths, test_size=test_size)
+        self.size, self.curves, length = of_rung(RUNGS[rung], size, curves, length)
+        self._set_sizes(length, test_lengths, batch_size, test_size, further=[length + (length + 1) // 2])
+        self.dashes = dashes
         self.side = (self.size - 2) // SPACING + 1
         longest = max([self.length, *self.test_lengths])
         if self.curves < 2 or self.size < 2 or self.curves * (longest + 1) > self.side**2:

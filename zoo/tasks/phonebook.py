@@ -10,7 +10,7 @@ import torch
 from zoo.base.contracts import Batch
 from zoo.base.errors import ZooError
 from zoo.registry.registry import register
-from zoo.tasks._generated import TokenAnswers, at_least_one
+from zoo.tasks._generated import TokenAnswers, at_least_one, of_rung
 
 RUNGS: dict[str, tuple[int, int]] = {  # length, digits
     "small": (8, 3),
@@ -52,12 +52,9 @@ class Phonebook(TokenAnswers):
         test_lengths: list[int] | None = None,
         test_size: int = 500,
     ) -> None:
-        default = RUNGS[rung]
-        self.length, self.digits = default[0] if length is None else length, default[1] if digits is None else digits
-        self.test_lengths = [2 * self.length, 4 * self.length] if test_lengths is None else list(test_lengths)
-        self.batch_size, self.test_size = batch_size, test_size
-        at_least_one(length=self.length, digits=self.digits, batch_size=batch_size, test_size=test_size)
-        at_least_one(test_lengths=self.test_lengths)
+        length, self.digits = of_rung(RUNGS[rung], length, digits)
+        self._set_sizes(length, test_lengths, batch_size, test_size)
+        at_least_one(digits=self.digits)
         fewest = isqrt(self._longest() - 1) + 1
         self.names = fewest if names is None else names
         if self.names**2 < self._longest():

@@ -14,7 +14,7 @@ from zoo.base.contracts import Batch
 from zoo.base.errors import ZooError, unknown
 from zoo.nn import held
 from zoo.registry.registry import register
-from zoo.tasks._generated import Generated, at_least_one
+from zoo.tasks._generated import Generated
 from zoo.tasks._metrics import Ratios, running_accuracy
 
 Permutation = tuple[int, ...]
@@ -79,9 +79,8 @@ class WordProblem(Generated):
         test_lengths: list[int] = [32, 64],
         test_size: int = 500,
     ) -> None:
-        at_least_one(length=length, batch_size=batch_size, test_size=test_size, test_lengths=test_lengths)
-        self.group, self.length, self.batch_size, self.test_size = group, length, batch_size, test_size
-        self.test_lengths = list(test_lengths)
+        self._set_sizes(length, test_lengths, batch_size, test_size)
+        self.group = group
         self.table_NN = table(group)
         whole = list(range(len(self.table_NN)))
         self.tokens_V = torch.tensor([0, *_generators(self.table_NN)] if generators else whole)

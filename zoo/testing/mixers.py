@@ -12,7 +12,7 @@ from torch import Tensor
 
 from zoo.nn import select_rows, state_bytes, tensors_of
 from zoo.testing import parts
-from zoo.testing.common import call, close, inputs, same_shape, seeded, sized
+from zoo.testing.common import call, close, ends, inputs, same_shape, seeded, sized
 from zoo.testing.parts import DIM, LENGTH
 
 
@@ -206,4 +206,30 @@ def mixer_leaves_no_trace_of_padding(name: str) -> str | None:
         where = f"{pad} tokens of padding in front: "
         close(whole[row, pad:], alone[row][: prompt - pad], 1e-6, where)
         close(decoded[row, pad:], alone[row], 1e-6, where + "with the state, ")
+    return None
+
+
+def mixer_keeps_to_what_it_may_see(name: str) -> str | None:
+    """With ``seen_LL`` a token's output depends on no token that it may not see; if it may see all it is the usual one.
+
+    A mixer without ``takes_seen = True`` does not claim this.
+    """
+    mixer = parts.part("mixer", name, dtype=torch.float64)
+    declared, taken = getattr(mixer, "takes_seen", False), "seen_LL" in inspect.signature(mixer.forward).parameters
+    assert declared == taken, f"takes_seen is {declared}, and forward {'takes' if taken else 'has no'} seen_LL"
+    if not declared:
+        return "it has no takes_seen, so it claims nothing"
+    x_BLD, other_BLD = (inputs(2, dtype=torch.float64, seed=seed) for seed in (0, 9))
+    few_LL = torch.rand(LENGTH, LENGTH, generator=torch.Generator().manual_seed(0)) < 0.4
+    few_LL = (few_LL | torch.eye(LENGTH, dtype=torch.bool)).to(parts.device())
+    for causal in (True, False):
+        mixer = parts.part("mixer", name, dtype=torch.float64, causal=causal)
+        where = f"causal={causal}, "
+        close(mixer(x_BLD, seen_LL=torch.ones_like(few_LL))[0], mixer(x_BLD)[0], 1e-10, f"{where}all may be seen: ")
+        told_BLD, _ = mixer(x_BLD, seen_LL=few_LL)
+        for place in ends(LENGTH):
+            changed_BLD = torch.where(few_LL[place].unsqueeze(-1), x_BLD, other_BLD)
+            changed, _ = mixer(changed_BLD, seen_LL=few_LL)
+            message = f"{where}token {place} of {LENGTH}, when what it may not see is other: "
+            close(changed[:, place], told_BLD[:, place], 1e-10, message)
     return None

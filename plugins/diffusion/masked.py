@@ -51,7 +51,7 @@ class MaskedDiffusion(nn.Module):
         """
         inputs_BL, mask_BL = batch["inputs"], batch.get("inputs_mask")
         hidden_BL, weights_BL = self.hide(inputs_BL, mask_BL)
-        logits_BLC = self.predict(inputs_BL.masked_fill(hidden_BL, self.mask_token), mask_BL)
+        logits_BLC = self.fill_in(inputs_BL, hidden_BL, mask_BL)
         targets_BL = inputs_BL.masked_fill(~hidden_BL, UNASKED)
         weights_BL = weights_BL.to(logits_BLC.dtype)
         losses_BL = F.cross_entropy(logits_BLC.mT, targets_BL, reduction="none")
@@ -82,6 +82,10 @@ class MaskedDiffusion(nn.Module):
             order_BL = order_BL.masked_fill(~mask_BL, 2.0)
         hidden_BL = order_BL.argsort(1).argsort(1) < hide_B.unsqueeze(1)
         return hidden_BL, hidden_BL * (count_B / hide_B.clamp(min=1)).unsqueeze(1)
+
+    def fill_in(self, inputs_BL: Tensor, hidden_BL: Tensor, mask_BL: Tensor | None = None) -> Tensor:
+        """Logits (B, L, C) at every place, given the tokens that are not hidden."""
+        return self.predict(inputs_BL.masked_fill(hidden_BL, self.mask_token), mask_BL)
 
     def predict(self, inputs_BL: Tensor, mask_BL: Tensor | None = None) -> Tensor:
         """Logits (B, L, C) at every place. Nothing is hidden except where the caller has put the mask token."""
