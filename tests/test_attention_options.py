@@ -87,11 +87,14 @@ def test_one_norm_over_all_heads_is_that_of_olmo_hybrid():
     torch.testing.assert_close(ours(x)[0], theirs(x, turns, causal())[0], rtol=1e-6, atol=1e-6)
 
 
-def test_norms_after_turning_are_their_definition():
-    mixer, x = attention(*SHAPE, "mixer.norm_qk=after", "norm=rmsnorm"), draw(2, LENGTH, DIM)
+@pytest.mark.parametrize("factor", [1.0, 1.2])
+def test_norms_after_turning_are_their_definition(factor):
+    """And the factor of nanochat's queries and keys, whose square scores are multiplied by."""
+    words = [*SHAPE, "mixer.norm_qk=after", "norm=rmsnorm", f"mixer.logit_scale={factor**2}"]
+    mixer, x = attention(*words), draw(2, LENGTH, DIM)
     q, k, v = (p(x).view(2, LENGTH, -1, 8).transpose(1, 2) for p in (mixer.query, mixer.key, mixer.value))
     q, k = mixer.position.rotate(q, k)
-    q, k = (t / (t.square().mean(-1, keepdim=True) + 1e-6).sqrt() for t in (q, k))
+    q, k = (factor * t / (t.square().mean(-1, keepdim=True) + 1e-6).sqrt() for t in (q, k))
     k, v = (t.repeat_interleave(2, 1) for t in (k, v))
     weights = (q @ k.mT / math.sqrt(8) + causal()).softmax(-1)
     expected = (weights @ v).transpose(1, 2).flatten(2) @ mixer.out.weight.T
@@ -170,7 +173,7 @@ def test_sharpness_starts_so_that_scores_stay_as_large_on_average():
 
 
 OPTIONS = [
-    "norm_qk=before", "norm_qk=after", "output_gate=head", "output_gate=channel", "softcap=3", "sink_logits=true",
+    "norm_qk=before", "norm_qk=after", "logit_scale=1.5", "output_gate=head", "output_gate=channel", "softcap=3", "sink_logits=true",
     "temperature=log",
 ]  # fmt: skip
 
@@ -194,7 +197,7 @@ def numbers_and_operators(mixer, x):
 def test_an_option_that_is_off_costs_nothing(option):
     """Set to its own default, the same operators run as when it is not named, and none is added to a plain layer."""
     name = option.split("=")[0]
-    off = {"softcap": "null", "sink_logits": "false"}.get(name, "none")
+    off = {"softcap": "null", "sink_logits": "false", "logit_scale": "1"}.get(name, "none")
     x = draw(2, LENGTH, DIM, dtype=torch.float32)
     plain, said, on = (
         numbers_and_operators(part("mixer", "attention", *SHAPE, *words), x)
@@ -208,7 +211,7 @@ def test_an_option_that_is_off_costs_nothing(option):
 
 
 @pytest.mark.parametrize(("words", "says"), [
-    (["mixer.softcap=0"], "mixer.softcap=0"), (["position.share=0"], "position.share=0"), (["position.share=1.5"], "position.share=1.5"),
+    (["mixer.softcap=0"], "mixer.softcap=0"), (["mixer.logit_scale=0"], "mixer.logit_scale=0"), (["position.share=0"], "position.share=0"), (["position.share=1.5"], "position.share=1.5"),
     (["position.share=0.1"], "an even number of them"), (["objective.logit_softcap=-1"], "objective.logit_softcap=-1"), (["objective.z_loss=-1"], "objective.z_loss=-1"),
 ], ids=lambda words: " ".join(words) if isinstance(words, list) else "")  # fmt: skip
 def test_a_setting_without_meaning_is_refused(words, says):
