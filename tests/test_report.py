@@ -128,8 +128,8 @@ def test_figures_are_written_as_they_are_shown(smoke, tmp_path):  # noqa: F811
     assert all(standing.contestant in drawn for standing in ledger.standings)
     write(ledger, tmp_path / "figures.md")
     text = (tmp_path / "figures.md").read_text()
-    assert f"`{ledger.command}`" in text
-    assert all(f"- {said}\n" in text for said in answer(ledger))
+    assert f"```\n{ledger.command}\n```" in text
+    assert all(f"- {said} " in " ".join(text.split()) + " " for said in answer(ledger))
     assert "![smoke: its first chart](figures.svg)" in text
     assert f"| 1 | {expected[0]['contestant']} | {expected[0]['median']:.4f} | 2 |" in text
     write(ledger, tmp_path / "figures.tex")

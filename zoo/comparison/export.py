@@ -7,6 +7,7 @@ import io
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from zoo.base.errors import ZooError, many
@@ -108,6 +109,9 @@ def _titles(ledger: Ledger) -> list[str]:
     return ["", "contestant", "test", "seeds", f"vs {ledger.baseline}" if ledger.baseline else ""]
 
 
+wrap = partial(fill, width=100, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+
+
 def _markdown(ledger: Ledger, picture: Path) -> bytes:
     """The command, what it took, the answer in words, the picture where it lies beside the file, and the tables."""
 
@@ -118,8 +122,8 @@ def _markdown(ledger: Ledger, picture: Path) -> bytes:
     took = (
         f"{many(len(ledger.rows), 'run')}, {len(ledger.failures)} failed, {quantity(seconds / 60)} processor minutes."
     )
-    parts = [f"# {ledger.folder.name}", "", f"`{ledger.command}`", "", took, ""]
-    parts += [*("- " + said.replace("<", "&lt;") for said in answer(ledger)), ""]
+    parts = [f"# {ledger.folder.name}", "", "```", ledger.command, "```", "", took, ""]
+    parts += [*(wrap("- " + said.replace("<", "&lt;")) for said in answer(ledger)), ""]
     if picture.exists():
         parts += [f"![{ledger.folder.name}: its first chart]({picture.name})", ""]
     for task, rows in _short(ledger):
