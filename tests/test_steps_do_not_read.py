@@ -23,6 +23,7 @@ ON_A_GPU_ALONE = {"vaswani"}  # on a processor it looks whether a mask is right,
 ARCHS = sorted({path.stem for path in (ROOT / "conf/arch").glob("*.yaml")} - ON_A_GPU_ALONE)
 OTHERS = [
     ("objective=masked_token", "task=recall"),
+    ("objective=block_diffusion", "task=recall"),
     ("objective=jepa", "task=recall"),
     ("objective=next_latent", "task=recall"),
     ("ffn=moe", "ffn.gate=expert_choice", "objective=masked_token", "task=recall"),

@@ -40,12 +40,13 @@ class Mixer(Protocol):
     zero, so it is always a number. ``takes_places = True`` says that ``forward(..., places_BL=None)`` takes position
     ids: without a state, a few tokens of a longer sequence may come, in rising order, and these are their positions
     there. ``takes_seen = True`` says that ``forward(..., seen_LL=None)`` takes who sees whom: true where the token of
-    the row may see that of the column, itself always. Without a state. It hides more than the mixer hides anyway; what
-    a token may not see leaves no trace in its output. ``takes_shared = True`` says that ``forward(..., shared=None)``
-    takes a dict that all layers of one pass share: a layer may leave there what later ones read, under a key of its
-    own, such as the values of the first attention. It starts with ``embedding``, the stream before the first layer, (B,
-    L, D), and where inputs are tokens with ``tokens``, their ids (B, L), of which there are ``vocab_size``. In decoding
-    each call has a new one, of the new tokens alone.
+    the row may see that of the column, itself always. It comes without a state, and with it places come in any order,
+    also twice. It hides more than the mixer hides anyway; what a token may not see leaves no trace in its output.
+    ``takes_shared = True`` says that ``forward(..., shared=None)`` takes a dict that all layers of one pass share: a
+    layer may leave there what later ones read, under a key of its own, such as the values of the first attention. It
+    starts with ``embedding``, the stream before the first layer, (B, L, D), and where inputs are tokens with
+    ``tokens``, their ids (B, L), of which there are ``vocab_size``. In decoding each call has a new one, of the new
+    tokens alone.
     """
 
     def __call__(self, x_BLD: Tensor, state: State = None) -> tuple[Tensor, State]:
