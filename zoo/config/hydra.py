@@ -125,7 +125,7 @@ def _maps_where_they_are_read() -> Iterator[None]:
             return original(overrides, defaults, self_added)
         return None
 
-    defaults_list._create_interpolation_map = where_read
+    defaults_list._create_interpolation_map = where_read  # type: ignore[assignment]
     try:
         yield
     finally:
