@@ -50,7 +50,7 @@ def calls(monkeypatch, tmp_path):
 
 def test_a_run_is_decided_once(calls, zoo_main):
     """From the words typed to result.json: composed, settled, named, placed and its data hashed one time each."""
-    status, _, err = zoo_main("train", "task=parity", "arch=lstm", *TINY)
+    status, _, err = zoo_main("train", "task=parity", "task.test_size=16", "arch=lstm", *TINY)
     assert status == 0, err
     assert calls == Counter(
         {"_without_hydra": 1, "settle": 1, "run_id": 1, "code_hashes": 1, "choose": 1, "fingerprint": 1}
