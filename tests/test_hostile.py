@@ -42,7 +42,7 @@ PAYLOADS = (
     '"><img src=x onerror=alert(1)>',
     "</script><img src=x onerror=alert(1)>",
     "'-alert(1)-'",
-    "{{ 7 * 7 }}",
+    "{{ 777 * 777 }}",
 )
 LIVE = ("task=parity", "task.test_size=8", "task.length=8", "steps=2")
 
@@ -116,7 +116,7 @@ def assert_harmless(html, scripts):
     assert not [names for _, names in page.elements if any(name.startswith("on") for name in names)]
     assert len(page.scripts) == scripts  # those of the template
     assert not [script for script in page.scripts if script.strip().startswith("alert")]
-    assert "49" not in [script.strip() for script in page.scripts]
+    assert "603729" not in [script.strip() for script in page.scripts]
     return page
 
 
@@ -169,7 +169,7 @@ def test_markup_in_a_report_is_text(ledger, tmp_path, text, monkeypatch):
     (specs,) = [script for script in page.scripts if "const specs" in script]
     found, _ = json.JSONDecoder().raw_decode(specs[specs.index("{") :])
     assert f"{text}-quality" in found  # the data is whole
-    assert "49" not in html.split("<body>")[1].split("<h2>")[0]
+    assert "603729" not in html.split("<body>")[1].split("<h2>")[0]
 
 
 def test_a_comment_in_data_does_not_swallow_the_page(ledger, tmp_path, monkeypatch):
