@@ -21,6 +21,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
 import torch
+from shell import Shell, library_of_all
 
 from zoo.base.html import plotting_library
 
@@ -66,20 +67,30 @@ def first(rows, count=1):
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items):
-    """Tests that share what is dear to make run in one process: the warm shell, the configs of a component."""
+    """Tests that share what is dear to make run in one process.
+
+    This is the warm shell, the configs of a component, and whatever a file makes once for several of its tests.
+    """
     for item in items:
         if item.module.__name__ == "test_contracts" and hasattr(item, "callspec"):
             variant = item.callspec.params.get("variant") or item.callspec.id.partition("-")[0]
             item.add_marker(pytest.mark.xdist_group(variant))
-        for name in ("shell", "site", "archive"):
-            if name in getattr(item, "fixturenames", ()) and not item.get_closest_marker("xdist_group"):
-                item.add_marker(pytest.mark.xdist_group(name))
+        made = getattr(item, "fixturenames", ())
+        definitions = item._fixtureinfo.name2fixturedefs if made else {}
+        groups = [name for name in ("shell", "site") if name in made]
+        if any(definitions[name][-1].scope == "module" for name in made if name in definitions):
+            groups.append(item.module.__name__)
+        if groups and not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(groups[0]))
 
 
 @pytest.fixture(autouse=True, scope="session")
 def own_cache(tmp_path_factory):
-    """What commands keep in the user's cache is kept in one of the tests' own."""
+    """What commands keep in the user's cache is kept in one of the tests' own; the plotting library in a file of all."""
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+    folder = tmp_path_factory.getbasetemp()
+    folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+    os.environ["PLOTTING_LIBRARY_OF_TESTS"] = str(folder / "vega.js")
 
 
 @pytest.fixture(autouse=True)
@@ -88,13 +99,25 @@ def unbounded(monkeypatch):
     monkeypatch.delenv("COLUMNS", raising=False)
 
 
-made_once = functools.cache(plotting_library)
+made_once = functools.cache(lambda: library_of_all(plotting_library))
 
 
 @pytest.fixture(autouse=True)
 def plotted(monkeypatch):
-    """Pages share one plotting library, which a process of its own needs two seconds to make."""
+    """Pages share one plotting library."""
     monkeypatch.setattr("zoo.base.html.plotting_library", made_once)
+
+
+@pytest.fixture(autouse=True)
+def counted_once(monkeypatch):
+    """FLOPs that chance decides are counted on one batch; that they are a mean over several has a test of its own."""
+    monkeypatch.setattr("zoo.measure.flops.DRAWS", 1)
+
+
+@pytest.fixture
+def few_examples(monkeypatch):
+    """Probes are fitted to few examples."""
+    monkeypatch.setattr("zoo.measure.metrics.EXAMPLES", 64)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -104,6 +127,9 @@ def swept():
 
     for name in ("lightning", "torch._dynamo"):  # which the first pass imports
         importlib.import_module(name)
+    # what else is installed is searched for callbacks by each trainer
+    connector = importlib.import_module("lightning.pytorch.trainer.connectors.callback_connector")
+    connector._load_external_callbacks = functools.cache(connector._load_external_callbacks)
     prepare()
     gc.collect()
     gc.freeze()
@@ -132,8 +158,6 @@ def here(tmp_path, monkeypatch):
 @pytest.fixture(scope="session")
 def shell():
     """A warm process that runs commands."""
-    from shell import Shell
-
     warm = Shell()
     yield warm
     warm.close()

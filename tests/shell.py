@@ -44,6 +44,17 @@ def judged_quickly(words):
     return [*words, *filter(None, [FEWER.get(task, "task.test_size=32")])]
 
 
+def library_of_all(make):
+    """The plotting library, which a process needs two seconds to make: made once for all processes of the tests."""
+    from filelock import FileLock
+
+    place = Path(os.environ["PLOTTING_LIBRARY_OF_TESTS"])
+    with FileLock(f"{place}.lock"):
+        if not place.exists():
+            place.write_text(make(), encoding="utf-8")
+        return place.read_text(encoding="utf-8")
+
+
 class Shell:
     """Runs commands, one at a time."""
 
@@ -149,7 +160,7 @@ def _serve():
         if not module.name.startswith(("zoo.tasks", "zoo.__main__")):  # components are imported by whoever names them
             importlib.import_module(module.name)
     Plugins.instance()  # finds Hydra's plugins
-    html.plotting_library = functools.cache(html.plotting_library)  # a process of its own needs two seconds to make it
+    html.plotting_library = functools.cache(functools.partial(library_of_all, html.plotting_library))
     html.plotting_library()
     sys.path.pop(0)  # this folder, which no command has
     gc.collect()

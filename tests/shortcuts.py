@@ -16,17 +16,30 @@ def asked(batch):
         yield batch["inputs"][row].tolist(), answers
 
 
-def accuracy_of_rule(task, sees, steps=60):
-    """The share of a test's answers that are the commonest one to ``sees(tokens, place)`` in training batches."""
-    counts, right, total = defaultdict(Counter), 0, 0
+def accuracy_of_rules(task, rules, steps=60):
+    """For each rule by name, the share of a test's answers that are the commonest one to what it sees in training.
+
+    Args:
+        rules: by name, a function ``sees(tokens, place)``
+        steps: how many training batches there are
+    """
+    counts = {name: defaultdict(Counter) for name in rules}
+    right, total = dict.fromkeys(rules, 0), 0
     for step in range(steps):
         for tokens, answers in asked(task.train_batch(step, 5, CPU)):
             for place, answer in answers:
-                counts[sees(tokens, place)][answer] += 1
+                for name, sees in rules.items():
+                    counts[name][sees(tokens, place)][answer] += 1
+    best = {name: {seen: max(found, key=found.get) for seen, found in counts[name].items()} for name in rules}
     for batch in task.held_out("test"):
         for tokens, answers in asked(batch):
+            total += len(answers)
             for place, answer in answers:
-                known = counts[sees(tokens, place)]
-                right += bool(known) and known.most_common(1)[0][0] == answer
-                total += 1
-    return right / total
+                for name, sees in rules.items():
+                    right[name] += best[name].get(sees(tokens, place)) == answer
+    return {name: count / total for name, count in right.items()}
+
+
+def accuracy_of_rule(task, sees, steps=60):
+    """That of one rule."""
+    return accuracy_of_rules(task, {"": sees}, steps)[""]

@@ -200,7 +200,7 @@ def test_a_comparison_is_set_beside_one_in_the_same_folder_or_elsewhere(smoke, t
     ("words", "message"),
     [
         (
-            ["suite", "compare.beside=nowhere"],
+            ["suite", "compare.beside=nowhere", "compare.archs=[transformer,lstm]"],
             r"compare.beside=nowhere: runs/nowhere holds no comparison; run it first",
         ),
         (["smoke", "compare.beside=suite"], "only abilities are set beside it; name some by compare.abilities"),

@@ -203,16 +203,21 @@ def test_what_no_config_can_say_is_refused_by_name_when_it_is_registered(tmp_pat
         registry.entry("norm", "tests_annotated")
 
 
-@pytest.mark.parametrize("case", ["Enum", "list of Enum", "function", "None that does not fit", "interpolation"])
-def test_a_plugin_of_which_that_is_so_is_a_warning_with_its_name(here, zoo_command, case):
-    annotation, default, message = REFUSED[case]
-    Path("theirs.py").write_text(source_of(annotation, default, "theirs"))
-    done = zoo_command("list", "norm", cwd=here, env={"ZOO_PLUGINS": "./theirs.py"})
+def test_a_plugin_of_which_that_is_so_is_a_warning_with_its_name(here, zoo_command):
+    cases = ("Enum", "list of Enum", "function", "None that does not fit", "interpolation")
+    for number, case in enumerate(cases):
+        annotation, default, _ = REFUSED[case]
+        Path(f"theirs{number}.py").write_text(source_of(annotation, default, f"theirs{number}"))
+    plugins = ",".join(f"./theirs{number}.py" for number in range(len(cases)))
+    done = zoo_command("list", "norm", cwd=here, env={"ZOO_PLUGINS": plugins})
     assert done.returncode == 0, done.stderr
-    assert "the zoo plugin 'theirs' from ZOO_PLUGINS cannot be used" in done.stderr
-    assert "norm=theirs" in done.stderr
-    assert "its parameter it cannot be set" in done.stderr
-    assert message in done.stderr
+    said = done.stderr.split("the zoo plugin ")[1:]
+    assert len(said) == len(cases)
+    for number, (case, warning) in enumerate(zip(cases, said, strict=True)):
+        assert warning.startswith(f"'theirs{number}' from ZOO_PLUGINS cannot be used"), case
+        assert f"norm=theirs{number}" in warning, case
+        assert "its parameter it cannot be set" in warning, case
+        assert REFUSED[case][2] in warning, case
     assert "Traceback" not in done.stderr
     assert "rmsnorm" in done.stdout
 

@@ -194,7 +194,7 @@ def test_the_compiled_scan_refuses_what_it_would_misread(change):
 
 @pytest.mark.parametrize("arch", ["mamba", "mamba2"])
 def test_a_named_backend_that_cannot_run_is_refused_before_anything_is_trained(arch, here):
-    words = [f"arch={arch}", "mixer.backend=mamba_ssm", "task=parity", *TINY]
+    words = [f"arch={arch}", "mixer.backend=mamba_ssm", "task=parity", "task.test_size=16", *TINY]
     with pytest.raises(zoo.ZooError, match=r"mamba_ssm cannot run: .* this is cpu\. Use mixer\.backend=auto or torch"):
         train(zoo.compose(*words))
     with pytest.raises(zoo.ZooError, match="mamba_ssm cannot run"):
@@ -203,9 +203,22 @@ def test_a_named_backend_that_cannot_run_is_refused_before_anything_is_trained(a
     with pytest.raises(ValueError, match="mamba_ssm cannot run"):
         mixer(torch.randn(1, 5, 32))
     with pytest.raises(zoo.ZooError, match="float64"):
-        train(zoo.compose("arch=mamba", "mixer.backend=native", "trainer.precision=64-true", "task=parity", *TINY))
+        train(
+            zoo.compose(
+                "arch=mamba",
+                "mixer.backend=native",
+                "trainer.precision=64-true",
+                "task=parity",
+                "task.test_size=16",
+                *TINY,
+            )
+        )
     with pytest.raises(zoo.ZooError, match="is a selective scan"):
-        train(zoo.compose("arch=mamba", "mixer.backend=native", "mixer.selective=false", "task=parity", *TINY))
+        train(
+            zoo.compose(
+                "arch=mamba", "mixer.backend=native", "mixer.selective=false", "task=parity", "task.test_size=16", *TINY
+            )
+        )
     with counting():  # what it costs can be counted anywhere
         assert mixer(torch.randn(1, 5, 32))[0].isfinite().all()
 
@@ -341,6 +354,6 @@ def test_the_fused_path_of_a_layer_computes_what_ours_does(name, kernel, expecte
 
 
 def test_show_and_every_result_say_what_ran(here):
-    config = zoo.compose("arch=mamba", "task=parity", "mixer.backend=torch", *TINY, "steps=2")
+    config = zoo.compose("arch=mamba", "task=parity", "task.test_size=16", "mixer.backend=torch", *TINY, "steps=2")
     assert measure(config)[0]["mamba1 scan"] == "torch: as named"
     assert train(config)["implementations"] == {"mamba1 scan": "torch: as named"}

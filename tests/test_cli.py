@@ -168,11 +168,11 @@ def test_help_names_every_command(zoo_main):
 
 
 def test_one_run_says_what_came_out_and_where(zoo_main, here):
-    status, out, _ = zoo_main("train", "task=parity", *TINY)
+    status, out, _ = zoo_main("train", "task=parity", "task.test_size=16", *TINY)
     assert status == 0
     assert "test accuracy 0." in out
     assert (here / out.strip().splitlines()[-1] / "result.json").exists()
-    assert "finished before" in zoo_main("train", "task=parity", *TINY)[1]
+    assert "finished before" in zoo_main("train", "task=parity", "task.test_size=16", *TINY)[1]
 
 
 def test_hydras_own_options_work(zoo_main, here):
@@ -183,7 +183,7 @@ def test_hydras_own_options_work(zoo_main, here):
 
 
 def test_a_sweep_is_hydras(zoo_main, here):
-    status, _, _ = zoo_main("train", "-m", "arch=lstm,gru", "seed=range(2)", "task=parity", *TINY)
+    status, _, _ = zoo_main("train", "-m", "arch=lstm,gru", "seed=range(2)", "task=parity", "task.test_size=16", *TINY)
     assert status == 0
     assert len(list(here.glob("runs/train/*/result.json"))) == 4
     assert not (here / "multirun").exists()
@@ -196,13 +196,15 @@ def test_a_part_of_a_config_is_shown(zoo_main):
 
 
 def test_a_pattern_is_swept_over(zoo_main, here):
-    status, _, err = zoo_main("train", "-m", "task=parity", "mixer=glob(lst*)", "seed=range(3,1,-1)", *TINY)
+    status, _, err = zoo_main(
+        "train", "-m", "task=parity", "task.test_size=16", "mixer=glob(lst*)", "seed=range(3,1,-1)", *TINY
+    )
     assert status == 0, err
     assert len(list(here.glob("runs/train/transformer+lstm-parity-[23]-*/result.json"))) == 2
 
 
 def test_a_sweep_of_which_no_run_can_be_meant_is_a_mistake(zoo_main, here):
-    status, _, err = zoo_main("train", "-m", "mixer.heads=3,5", "task=parity", *TINY)
+    status, _, err = zoo_main("train", "-m", "mixer.heads=3,5", "task=parity", "task.test_size=16", *TINY)
     assert status == 2
     assert "2 of 2 runs: " in err
 
@@ -244,7 +246,7 @@ def _nodes(node):
 
 
 def test_a_sweep_goes_on_after_a_failed_run_and_says_so(zoo_main, here):
-    status, _, err = zoo_main("train", "-m", "mixer.heads=3,1", "task=parity", *TINY)
+    status, _, err = zoo_main("train", "-m", "mixer.heads=3,1", "task=parity", "task.test_size=16", *TINY)
     assert status == 1
     assert "dim=16 is not divisible by mixer.heads=3" in err
     from zoo.base.files import read_json

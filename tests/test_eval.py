@@ -251,7 +251,7 @@ def test_mistakes_get_one_line(run, tasks, tmp_path, monkeypatch, capsys):
     kept.write_text(text)
     monkeypatch.chdir(tmp_path)
     words = ["dim=16", "layers=1", "steps=1", "trainer.progress=false", "trainer.accelerator=cpu"]
-    parity = zoo.train(zoo.compose("task=parity", *words)).folder
+    parity = zoo.train(zoo.compose("task=parity", "task.test_size=8", *words)).folder
     assert "its task (parity) has no text" in said("--tasks", "mine_choice", folder=parity)
     masked = zoo.train(zoo.compose("arch=bert", "task=text", "task.test_windows=4", *words)).folder
     assert "objective=masked_token, which gives no probabilities" in said("--tasks", "mine_choice", folder=masked)

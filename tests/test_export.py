@@ -1,7 +1,6 @@
 """After training: packed codes, the kernels that read them, exported files, and starting from a finished run."""
 
 import json
-import subprocess
 import sys
 
 import pytest
@@ -295,7 +294,8 @@ def test_it_is_exported_and_loads_where_the_data_is_no_more(zoo_command, here):
     assert exported.returncode == 0, exported.stderr
     assert "not tested, for its data is not here" in exported.stdout
     code = "import zoo, torch; m = zoo.load('model.safetensors'); print(m({'inputs': torch.zeros(1, 4, dtype=torch.long), 'targets': torch.zeros(1, 4, dtype=torch.long)})['logits'].shape)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=here, capture_output=True, text=True)
+    (here / "loads.py").write_text(code)
+    done = zoo_command("loads.py")
     assert done.returncode == 0, done.stderr
     assert "256" in done.stdout
 

@@ -1,7 +1,7 @@
 """Formal languages against machines in plain Python that read the tokens one by one."""
 
 import pytest
-from shortcuts import CPU, accuracy_of_rule, asked
+from shortcuts import CPU, accuracy_of_rules, asked
 
 import zoo
 from zoo.base.errors import ZooError
@@ -124,12 +124,12 @@ def test_asked_once_it_is_asked_anywhere_and_at_the_end_beyond_the_training_leng
 def test_the_shortcuts_of_a_language_are_as_good_as_declared(language):
     one = task(language, "task.test_size=4000")
     declared = one.chance()
-    followed = {
-        "the commonest answer": accuracy_of_rule(one, lambda tokens, place: 0),
-        "the commonest answer at each place": accuracy_of_rule(one, lambda tokens, place: place),
-        "the last 4 tokens": accuracy_of_rule(one, lambda tokens, place: tuple(tokens[max(0, place - 3) : place + 1])),
+    rules = {
+        "the commonest answer": lambda tokens, place: 0,
+        "the commonest answer at each place": lambda tokens, place: place,
+        "the last 4 tokens": lambda tokens, place: tuple(tokens[max(0, place - 3) : place + 1]),
     }
-    for rule, score in followed.items():
+    for rule, score in accuracy_of_rules(one, rules).items():
         assert declared[rule] == pytest.approx(score, abs=0.03), rule
     assert max(declared.values()) < one.solved - 0.05
 

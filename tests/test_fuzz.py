@@ -275,7 +275,7 @@ def test_a_command_that_cannot_be_meant_is_refused(command):
 def test_a_number_that_cannot_be_meant_is_a_mistake_and_no_failure(words):
     """Not of the run, which did not begin: the exit status says which."""
     given = {word.split("=")[0] for word in words}
-    rest = [word for word in ("task=parity", *SMALL, *TINY[:1]) if word.split("=")[0] not in given]
+    rest = [word for word in ("task=parity", "task.test_size=16", *SMALL, *TINY[:1]) if word.split("=")[0] not in given]
     status, _, err = run_main("train", *rest, *words)
     assert status == 2, err
     assert words[-1].split("=")[0].split(".")[-1] in err or "too large" in err or "Invalid" in err

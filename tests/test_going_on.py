@@ -7,7 +7,7 @@ from conftest import TINY
 
 import zoo
 
-WORDS = ("task=parity", "arch=lstm", *TINY[1:])
+WORDS = ("task=parity", "task.test_size=16", "arch=lstm", *TINY[1:])
 
 
 @pytest.mark.parametrize("schedule", ["constant", "wsd"])

@@ -186,7 +186,7 @@ def test_traces_put_everything_back():
 def rows_of(*words, monkeypatch, graph):
     monkeypatch.setattr(hardware, "_graph", lambda *rest: graph)
     monkeypatch.setattr(graphs, "record_cuda", record_trace)
-    return train(zoo.compose(*words, *TINY, "steps=8", "optimizer.lr=0.01", f"experiment={graph}"))
+    return train(zoo.compose(*words, *TINY, "task.test_size=16", "steps=8", "optimizer.lr=0.01", f"experiment={graph}"))
 
 
 @pytest.mark.parametrize(

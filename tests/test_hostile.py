@@ -34,15 +34,13 @@ from zoo.config.tree import override
 from zoo.runs.run import folder_of
 from zoo.runs.train import train
 
-pytestmark = pytest.mark.xdist_group("hostile")  # one run for all
-
 TAG = "<script>alert(1)</script>"
 PAYLOADS = (
     TAG,
     '"><img src=x onerror=alert(1)>',
     "</script><img src=x onerror=alert(1)>",
     "'-alert(1)-'",
-    "{{ 7 * 7 }}",
+    "{{ 777 * 777 }}",
 )
 LIVE = ("task=parity", "task.test_size=8", "task.length=8", "steps=2")
 
@@ -116,7 +114,7 @@ def assert_harmless(html, scripts):
     assert not [names for _, names in page.elements if any(name.startswith("on") for name in names)]
     assert len(page.scripts) == scripts  # those of the template
     assert not [script for script in page.scripts if script.strip().startswith("alert")]
-    assert "49" not in [script.strip() for script in page.scripts]
+    assert "603729" not in [script.strip() for script in page.scripts]
     return page
 
 
@@ -169,7 +167,7 @@ def test_markup_in_a_report_is_text(ledger, tmp_path, text, monkeypatch):
     (specs,) = [script for script in page.scripts if "const specs" in script]
     found, _ = json.JSONDecoder().raw_decode(specs[specs.index("{") :])
     assert f"{text}-quality" in found  # the data is whole
-    assert "49" not in html.split("<body>")[1].split("<h2>")[0]
+    assert "603729" not in html.split("<body>")[1].split("<h2>")[0]
 
 
 def test_a_comment_in_data_does_not_swallow_the_page(ledger, tmp_path, monkeypatch):
@@ -468,12 +466,12 @@ def test_json_that_is_more_than_a_row_is_refused_unread(here, text, monkeypatch)
 def test_a_row_that_asks_for_more_than_the_weights_are_is_refused_before_it_is_built(run, exported, zoo_main):
     """Its first matrix alone would take 14 GB."""
     row = json.loads((run / "result.json").read_text())
-    for facts in ({"dim": 60_000}, {"depth": 10**7}):
+    generate, export = ["generate", str(run), "--prompt", "the"], ["export", str(run)]
+    for facts, words in (({"dim": 60_000}, generate), ({"dim": 60_000}, export), ({"depth": 10**7}, generate)):
         change(run / "result.json", facts=row["facts"] | facts)
-        for words in (["generate", str(run), "--prompt", "the"], ["export", str(run)]):
-            status, _, err = zoo_main(*words)
-            assert status == 2
-            assert "a model far larger than its weights file holds" in err, err
+        status, _, err = zoo_main(*words)
+        assert status == 2
+        assert "a model far larger than its weights file holds" in err, err
     rewrite(exported, facts=row["facts"] | {"dim": 60_000})
     with pytest.raises(ZooError, match="far larger than its weights file holds"):
         zoo.load(exported)

@@ -13,7 +13,7 @@ from conftest import TINY, first
 
 LINE = "interrupted; the same command goes on where this one stopped"
 BOTH = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-TRAIN = ("train", "task=parity", *TINY)
+TRAIN = ("train", "task=parity", "task.test_size=16", *TINY)
 AT_IMPORT = """
 import os, signal, sys
 
@@ -54,7 +54,7 @@ IMPORTS = [
     (("generate", "runs/x"), "torch"),
     (("show",), "omegaconf"),
     (("compare", "smoke"), "pebble"),
-    (("train", "-m", "task=parity", "seed=1,2", *TINY), "lightning"),
+    (("train", "-m", "task=parity", "task.test_size=16", "seed=1,2", *TINY), "lightning"),
     (("new", "mixer", "mine"), "zoo.cli.new"),
 ]
 

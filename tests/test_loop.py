@@ -44,7 +44,7 @@ def same(a, b):
 
 
 def test_a_row_has_all_that_it_promises(here):
-    config = zoo.compose("task=recall", "task.rung=tiny", *TINY)
+    config = zoo.compose("task=recall", "task.rung=tiny", "task.test_size=16", *TINY)
     row = train(config)
     assert row == read_json(folder_of(config) / "result.json")
     for key in ("schema", "id", "arch", "task", "seed", "overrides", "validation", "test", "parameters", "training_flops", "state_bytes",
@@ -58,7 +58,14 @@ def test_a_row_has_all_that_it_promises(here):
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_does_not(here):
-    words = ["arch=hybrid", "task=parity", "mixer@alternate_mixer=attention", "stem.dropout=0.2", *TINY]
+    words = [
+        "arch=hybrid",
+        "task=parity",
+        "task.test_size=16",
+        "mixer@alternate_mixer=attention",
+        "stem.dropout=0.2",
+        *TINY,
+    ]
     first, second, other = (
         zoo.compose(*words, f"seed={seed}", f"experiment={name}") for seed, name in ((1, "a"), (1, "b"), (2, "a"))
     )
@@ -80,7 +87,11 @@ def test_data_does_not_depend_on_the_model(here, monkeypatch):
     hashes = set()
     for name in ("transformer", "lstm", "hybrid"):
         hashes.add(
-            train(zoo.compose(f"arch={name}", "task=recall", "task.rung=tiny", "stem.dropout=0.1", *TINY))["data_hash"]
+            train(
+                zoo.compose(
+                    f"arch={name}", "task=recall", "task.rung=tiny", "task.test_size=16", "stem.dropout=0.1", *TINY
+                )
+            )["data_hash"]
         )
     assert len(hashes) == 1
     assert len(seen["lstm"]) == 4
@@ -120,6 +131,7 @@ def teacher():
 def test_an_interrupted_run_ends_as_if_it_had_not_been(here, monkeypatch, accumulate, stop_at, teacher):
     words = [
         "task=parity",
+        "task.test_size=16",
         teacher,
         "stem.dropout=0.2",
         "backbone.dropout=0.1",
@@ -184,14 +196,14 @@ def test_a_finished_run_is_not_made_again_unless_its_data_changed(here):
 def test_a_run_is_made_by_one_process_at_a_time(here):
     from filelock import FileLock
 
-    config = zoo.compose("task=parity", *TINY)
+    config = zoo.compose("task=parity", "task.test_size=16", *TINY)
     folder_of(config).mkdir(parents=True)
     with FileLock(folder_of(config) / "lock"), pytest.raises(RunFailed, match="another process is making this run"):
         train(config)
 
 
 def test_ctrl_c_during_the_final_evaluation_keeps_the_training(here, monkeypatch):
-    config = zoo.compose("task=parity", *TINY)
+    config = zoo.compose("task=parity", "task.test_size=16", *TINY)
     original = Loop.test_step
 
     def signalled(self, *rest):
@@ -212,7 +224,11 @@ def test_ctrl_c_during_the_final_evaluation_keeps_the_training(here, monkeypatch
 def test_signals_are_given_back(here):
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     with pytest.raises(ZooError):
-        train(zoo.compose("task=parity", "optimizer.lr=1e30", "gradient_clip=null", *TINY, "steps=40"))
+        train(
+            zoo.compose(
+                "task=parity", "task.test_size=16", "optimizer.lr=1e30", "gradient_clip=null", *TINY, "steps=40"
+            )
+        )
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 
 
@@ -232,7 +248,9 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path, zoo_command):
 
 
 def test_a_loss_that_is_not_a_number_fails_the_run(zoo_main, here):
-    status, _, err = zoo_main("train", "task=parity", "optimizer.lr=1e30", "gradient_clip=null", *TINY, "steps=40")
+    status, _, err = zoo_main(
+        "train", "task=parity", "task.test_size=16", "optimizer.lr=1e30", "gradient_clip=null", *TINY, "steps=40"
+    )
     assert status == 1
     assert "the loss became" in err
     assert "lower learning rate" in err
@@ -276,7 +294,7 @@ def saved(state):
 
 
 def test_a_full_disk_leaves_the_last_checkpoint_and_says_so(here, monkeypatch, zoo_main):
-    words = ["task=parity", *TINY, "steps=6", "trainer.checkpoint_seconds=0"]
+    words = ["task=parity", "task.test_size=16", *TINY, "steps=6", "trainer.checkpoint_seconds=0"]
     original, written = torch.save, []
 
     def save(value, file):
@@ -302,7 +320,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_says_so(here, monkeypatch, z
 
 def test_a_folder_that_cannot_be_written_is_explained(here, zoo_main):
     (here / "file").write_text("")
-    status, _, err = zoo_main("train", "task=parity", "runs=file", *TINY)
+    status, _, err = zoo_main("train", "task=parity", "task.test_size=16", "runs=file", *TINY)
     assert status == 2
     assert "runs=file: cannot write to" in err
 
@@ -312,7 +330,7 @@ def test_a_checkpoint_never_runs_code(here):
         def __reduce__(self):
             return (Path("owned").touch, ())
 
-    config = zoo.compose("task=parity", *TINY)
+    config = zoo.compose("task=parity", "task.test_size=16", *TINY)
     path = folder_of(config) / "checkpoints" / "last.ckpt"
     path.parent.mkdir(parents=True)
     torch.save({"global_step": 2, "evil": Evil()}, path)
@@ -323,7 +341,7 @@ def test_a_checkpoint_never_runs_code(here):
 
 
 def test_what_a_killed_writer_left_goes_when_the_run_goes_on(here):
-    config = zoo.compose("task=parity", *TINY)
+    config = zoo.compose("task=parity", "task.test_size=16", *TINY)
     folder = folder_of(config)
     (folder / "checkpoints").mkdir(parents=True)
     left = [folder / "result.json.partial-1", folder / "checkpoints/last.ckpt.partial-2"]
@@ -378,7 +396,14 @@ def test_side_losses_and_metrics_reach_loss_and_log(here):
     losses, scales = {}, {}
     for weight in (0.0, 1.0):
         config = zoo.compose(
-            "task=parity", "ffn=tests_side", f"ffn.weight={weight}", "optimizer.lr=0", *TINY, "log_every=1", "layers=2"
+            "task=parity",
+            "task.test_size=16",
+            "ffn=tests_side",
+            f"ffn.weight={weight}",
+            "optimizer.lr=0",
+            *TINY,
+            "log_every=1",
+            "layers=2",
         )
         train(config)
         points = read_metrics(folder_of(config) / "metrics.csv")
@@ -387,7 +412,7 @@ def test_side_losses_and_metrics_reach_loss_and_log(here):
     assert losses[1.0] == pytest.approx(losses[0.0] + 2 * 16, rel=1e-4), "two modules of sixteen ones each"
     for weight in (0.0, 1.0):
         words = [f"ffn.weight={weight}", "optimizer.lr=0.1", "optimizer.weight_decay=0", "gradient_clip=null"]
-        config = zoo.compose("task=parity", "ffn=tests_side", *words, *TINY, "steps=8")
+        config = zoo.compose("task=parity", "task.test_size=16", "ffn=tests_side", *words, *TINY, "steps=8")
         train(config)
         scales[weight] = weights(config)[0]["objective.backbone.blocks.0.ffn.scale"].mean().item()
     assert scales[1.0] < scales[0.0] - 0.2, "its gradient shrinks what it weighs"
@@ -414,7 +439,7 @@ def test_a_teacher_is_called_after_each_optimizer_step(here):
         def after_optimizer_step(self, step, steps):
             calls.append((step, steps))
 
-    train(zoo.compose("task=parity", "objective=tests_teacher", *TINY, "trainer.accumulate=3"))
+    train(zoo.compose("task=parity", "task.test_size=16", "objective=tests_teacher", *TINY, "trainer.accumulate=3"))
     assert calls == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
 
@@ -427,7 +452,7 @@ def test_accumulated_gradients_equal_one_large_batch(here, monkeypatch):
         return {"inputs": rows, "targets": rows.cumsum(1) % 2}
 
     monkeypatch.setattr(Parity, "train_batch", fixed)
-    words = ["task=parity", *TINY, "steps=3"]
+    words = ["task=parity", "task.test_size=16", *TINY, "steps=3"]
     one = zoo.compose(*words, "task.batch_size=16")
     two = zoo.compose(*words, "task.batch_size=8", "trainer.accumulate=2")
     train(one), train(two)
@@ -443,7 +468,8 @@ def test_accumulated_gradients_equal_one_large_batch(here, monkeypatch):
 ], ids=" ".join)  # fmt: skip
 def test_accumulation_weighs_by_targets(here, monkeypatch, words, parts):
     """Batches of a step that ask unlike many targets, and one that asks none, are one batch: gradients and loss."""
-    words = [*words, *TINY, "steps=3", "trainer.precision=64-true", "log_every=1", "optimizer.lr=1e-3"]
+    small = "task.test_windows=8" if "task=code" in words else "task.test_size=16"
+    words = [*words, *TINY, small, "steps=3", "trainer.precision=64-true", "log_every=1", "optimizer.lr=1e-3"]
     one = zoo.compose(*words, f"task.batch_size={4 * parts}")
     many = zoo.compose(*words, "task.batch_size=4", f"trainer.accumulate={parts}")
     whole = type(make_task(one)).train_batch
@@ -473,7 +499,11 @@ def test_accumulation_weighs_by_targets(here, monkeypatch, words, parts):
 
 
 def test_a_batch_without_a_label_is_counted_and_ends_nothing(here):
-    row = train(zoo.compose("task=code", "task.length=8", *TINY, "task.batch_size=1", "steps=60", "log_every=60"))
+    row = train(
+        zoo.compose(
+            "task=code", "task.length=8", "task.test_windows=8", *TINY, "task.batch_size=1", "steps=60", "log_every=60"
+        )
+    )
     assert row["status"] == "finished"
     found = {r["name"]: r["value"] for r in read_metrics(next(here.glob("runs/train/*/metrics.csv")))}
     assert 0 < found["train/batches_without_targets"] < 60
@@ -481,7 +511,7 @@ def test_a_batch_without_a_label_is_counted_and_ends_nothing(here):
 
 
 def test_a_split_that_asks_nothing_is_said(here, monkeypatch):
-    config = zoo.compose("task=parity", *TINY)
+    config = zoo.compose("task=parity", "task.test_size=16", *TINY)
     task = make_task(config)
     monkeypatch.setattr(
         task, "held_out", lambda split: [{"inputs": torch.zeros(2, 4).long(), "targets": torch.full((2, 4), -100)}]
@@ -501,7 +531,13 @@ def test_the_schedule_sets_the_learning_rate(here, monkeypatch):
     monkeypatch.setattr(Loop, "on_before_optimizer_step", spy)
     train(
         zoo.compose(
-            "task=parity", "schedule=cosine", "schedule.warmup=0.5", "schedule.final=0", "optimizer.lr=1", *TINY
+            "task=parity",
+            "task.test_size=16",
+            "schedule=cosine",
+            "schedule.warmup=0.5",
+            "schedule.final=0",
+            "optimizer.lr=1",
+            *TINY,
         )
     )
     cosine = [0.5 * (1 + math.cos(math.pi * t / 3)) for t in range(4)]
@@ -532,7 +568,7 @@ def test_the_schedule_sets_the_learning_rate(here, monkeypatch):
     ],
 )
 def test_parts_that_do_not_fit_are_explained(zoo_main, words, message):
-    status, _, err = zoo_main("train", "task=parity", *TINY, *words)
+    status, _, err = zoo_main("train", "task=parity", "task.test_size=16", *TINY, *words)
     assert status == 2, err
     assert message in err
     assert "Traceback" not in err
@@ -540,7 +576,7 @@ def test_parts_that_do_not_fit_are_explained(zoo_main, words, message):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has what the test says is missing")
 def test_a_gpu_that_is_not_there_is_explained(zoo_main):
-    status, _, err = zoo_main("train", "task=parity", "trainer=gpu", *TINY[:-1])
+    status, _, err = zoo_main("train", "task=parity", "task.test_size=16", "trainer=gpu", *TINY[:-1])
     assert status == 2
     assert "torch finds no CUDA device here" in err
 
@@ -563,7 +599,7 @@ def test_an_error_in_a_plugin_is_recorded_with_its_traceback(here, zoo_main):
         def forward(self, x, state=None):
             raise KeyError("deep inside")
 
-    status, _, err = zoo_main("train", "task=parity", "mixer=tests_raises", *TINY)
+    status, _, err = zoo_main("train", "task=parity", "task.test_size=16", "mixer=tests_raises", *TINY)
     assert status == 1
     assert "KeyError: 'deep inside'" in err
     assert "error.txt" in err
@@ -583,17 +619,24 @@ def test_what_tensorboard_shows_is_on_the_disk_at_each_checkpoint(here, monkeypa
         found.append((trainer.global_step, events.read_bytes().count(b"train/loss")))
 
     monkeypatch.setattr(Keeper, "save", save)
-    words = ("task=parity", "logger=tensorboard", *TINY, "log_every=1", "trainer.checkpoint_seconds=0")
+    words = (
+        "task=parity",
+        "task.test_size=16",
+        "logger=tensorboard",
+        *TINY,
+        "log_every=1",
+        "trainer.checkpoint_seconds=0",
+    )
     train(zoo.compose(*words))
     assert len(found) > 2
     assert all(there >= step - 1 for step, there in found), found
 
 
 def test_logs_to_tensorboard_and_to_offline_wandb(here, zoo_main):
-    status, _, err = zoo_main("train", "task=parity", "logger=tensorboard", *TINY)
+    status, _, err = zoo_main("train", "task=parity", "task.test_size=16", "logger=tensorboard", *TINY)
     assert status == 0, err
     assert list(here.glob("runs/train/*/tensorboard/events*"))
-    status, _, err = zoo_main("train", "-m", "task=parity", "logger=wandb", "seed=1,2", *TINY)
+    status, _, err = zoo_main("train", "-m", "task=parity", "task.test_size=16", "logger=wandb", "seed=1,2", *TINY)
     assert status == 0, err
     assert len(list(here.glob("runs/train/*/wandb/offline-run-*"))) == 2, "each run of a sweep has its own"
 
@@ -603,16 +646,17 @@ def test_a_clock_that_jumps_harms_nothing(here, monkeypatch):
     days = iter(range(10**6))
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now - 86_400 * next(days))
-    plain = train(zoo.compose("task=parity", *TINY, "trainer.checkpoint_seconds=0"))
+    plain = train(zoo.compose("task=parity", "task.test_size=16", *TINY, "trainer.checkpoint_seconds=0"))
     assert plain["status"] == "finished"
     assert 0 <= plain["training_seconds"] <= plain["wall_seconds"] < 600
     assert all(
-        row["seconds"] >= 0 for row in read_metrics(folder_of(zoo.compose("task=parity", *TINY)) / "metrics.csv")
+        row["seconds"] >= 0
+        for row in read_metrics(folder_of(zoo.compose("task=parity", "task.test_size=16", *TINY)) / "metrics.csv")
     )
 
 
 def test_zero_steps_is_the_untrained_model(here):
-    row = train(zoo.compose("task=parity", *TINY[1:], "steps=0"))
+    row = train(zoo.compose("task=parity", "task.test_size=16", *TINY[1:], "steps=0"))
     assert row["test"]["accuracy"] == pytest.approx(0.5, abs=0.1)
     assert row["training_flops"] == 0
 
@@ -652,7 +696,15 @@ def test_compiling_is_tried(monkeypatch):
 
 def test_divergence_at_the_last_update_is_divergence(zoo_main, here):
     """No loss is computed after the last update: its weights, and the metric that ranks, are looked at instead."""
-    words = ("task=parity", *TINY, "steps=1", "optimizer.lr=1e38", "optimizer.weight_decay=1e38", "gradient_clip=null")
+    words = (
+        "task=parity",
+        "task.test_size=16",
+        *TINY,
+        "steps=1",
+        "optimizer.lr=1e38",
+        "optimizer.weight_decay=1e38",
+        "gradient_clip=null",
+    )
     status, _, err = zoo_main("train", *words)
     assert status == 1
     assert "diverged: the weight" in err
@@ -662,7 +714,7 @@ def test_divergence_at_the_last_update_is_divergence(zoo_main, here):
 
 def test_curves_survive_a_kill_before_the_result(here):
     """Resumed after the last evaluation was written and before the result was: the same rows, each once."""
-    config = zoo.compose("task=parity", *TINY, "steps=4", "log_every=1", "evaluate_every=2")
+    config = zoo.compose("task=parity", "task.test_size=16", *TINY, "steps=4", "log_every=1", "evaluate_every=2")
     train(config)
     path = folder_of(config) / "metrics.csv"
     first = [(point["step"], point["name"], point["value"]) for point in read_metrics(path)]
@@ -674,7 +726,15 @@ def test_curves_survive_a_kill_before_the_result(here):
 @pytest.mark.parametrize("what", first([".", "metrics.csv", "config.yaml", "checkpoints"], 2))
 @pytest.mark.parametrize("when", [(Loop, "training_step"), (Session, "_evaluate")], ids=["training", "evaluation"])
 def test_what_is_removed_during_a_run_is_said_and_written_again(here, monkeypatch, what, when):
-    words = ("task=parity", *TINY, "steps=6", "log_every=1", "evaluate_every=2", "trainer.checkpoint_seconds=0")
+    words = (
+        "task=parity",
+        "task.test_size=16",
+        *TINY,
+        "steps=6",
+        "log_every=1",
+        "evaluate_every=2",
+        "trainer.checkpoint_seconds=0",
+    )
     whole, cut = (zoo.compose(*words, f"experiment={name}") for name in ("whole", "cut"))
     train(whole)
     original, times = getattr(*when), iter(range(100))
@@ -701,7 +761,7 @@ def test_what_is_removed_during_a_run_is_said_and_written_again(here, monkeypatc
 
 
 def test_a_curve_that_is_gone_when_a_run_goes_on_is_said(here):
-    config = zoo.compose("task=parity", *TINY, "steps=4", "log_every=1")
+    config = zoo.compose("task=parity", "task.test_size=16", *TINY, "steps=4", "log_every=1")
     train(config)
     for name in ("result.json", "metrics.csv"):
         (folder_of(config) / name).unlink()

@@ -485,7 +485,7 @@ def test_autocast_keeps_gradients_in_float32():
     ],
 )
 def test_what_cannot_be_meant_is_explained(words, message, zoo_main):
-    status, _, err = zoo_main("train", "task=parity", *words, *TINY)
+    status, _, err = zoo_main("train", "task=parity", "task.test_size=16", *words, *TINY)
     assert status == 2
     assert message in err
     assert "Traceback" not in err

@@ -41,7 +41,7 @@ def needs(bytes_each, base=1000):
 def test_the_largest_batch_that_fits_is_found(monkeypatch, free, expected):
     monkeypatch.setattr(batches, "step_peak", needs(100))
     monkeypatch.setattr(batches, "free_bytes", lambda accelerator: free)
-    assert batches.largest(zoo.compose("task=parity", *TINY)) == expected
+    assert batches.largest(zoo.compose("task=parity", "task.test_size=16", *TINY)) == expected
 
 
 def test_running_out_is_the_end_of_the_search(monkeypatch):
@@ -51,12 +51,12 @@ def test_running_out_is_the_end_of_the_search(monkeypatch):
         return 1
 
     monkeypatch.setattr(batches, "step_peak", step_peak)
-    assert batches.largest(zoo.compose("task=parity", *TINY)) == 8
+    assert batches.largest(zoo.compose("task=parity", "task.test_size=16", *TINY)) == 8
 
 
 def test_where_nothing_fits_it_is_said(monkeypatch, zoo_main):
     monkeypatch.setattr(batches, "free_bytes", lambda accelerator: 10.0)
-    status, _, err = zoo_main("train", "task=parity", *TINY, "task.batch_size=auto")
+    status, _, err = zoo_main("train", "task=parity", "task.test_size=16", *TINY, "task.batch_size=auto")
     assert status == 2
     assert "not even one example fits" in err
 
@@ -64,7 +64,7 @@ def test_where_nothing_fits_it_is_said(monkeypatch, zoo_main):
 def test_a_run_takes_the_batch_that_fits(monkeypatch, zoo_main, here):
     monkeypatch.setattr(batches, "step_peak", needs(100))
     monkeypatch.setattr(batches, "free_bytes", lambda accelerator: 3_000)
-    status, _, err = zoo_main("train", "task=parity", *TINY, "task.batch_size=auto")
+    status, _, err = zoo_main("train", "task=parity", "task.test_size=16", *TINY, "task.batch_size=auto")
     assert status == 0, err
     row = read_json(next(here.glob("runs/train/*/result.json")))
     assert row["tokens"] == 8 * 4 * 32
@@ -77,7 +77,7 @@ def test_a_run_that_runs_out_says_what_it_took_and_what_would_fit(monkeypatch, z
     monkeypatch.setattr("zoo.training.loop.Loop.training_step", starved)
     monkeypatch.setattr(batches, "step_peak", needs(100))
     monkeypatch.setattr(batches, "free_bytes", lambda accelerator: 1_700)
-    status, _, err = zoo_main("train", "task=parity", *TINY)
+    status, _, err = zoo_main("train", "task=parity", "task.test_size=16", *TINY)
     assert status == 1
     assert "task.batch_size=2 would fit (task.batch_size=auto finds it)" in err
     row = read_json(next(here.glob("runs/train/*/result.json")))
@@ -195,7 +195,7 @@ def test_a_run_made_again_alone_knows_that_it_is(monkeypatch, here):
     from zoo.runs.run import planned
     from zoo.training import hardware
 
-    run = planned(zoo.compose("task=parity", *TINY))
+    run = planned(zoo.compose("task=parity", "task.test_size=16", *TINY))
     monkeypatch.setenv("ZOO_RUNS_AT_ONCE", "4")
     monkeypatch.setattr(worker, "make", lambda run, beat, wait, keep_refused: {"beside": hardware.runs_at_once()})
     found = [make_run(run, True, alone)["row"]["beside"] for alone in (False, True, False)]

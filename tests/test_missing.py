@@ -56,7 +56,7 @@ def test_tensorboards_package(here, zoo_main, monkeypatch):
 
     for name in ("_TENSORBOARD_AVAILABLE", "_TENSORBOARDX_AVAILABLE"):
         monkeypatch.setattr(fabric, name, False)
-    status, _, err = zoo_main("train", "task=parity", "logger=tensorboard", *TINY)
+    status, _, err = zoo_main("train", "task=parity", "task.test_size=16", "logger=tensorboard", *TINY)
     assert status == 2
     assert "logger=tensorboard needs the package tensorboardX (" in err
 
@@ -66,7 +66,7 @@ def runs(tmp_path_factory):
     """Two runs."""
     folder = tmp_path_factory.mktemp("missing")
     for seed in (0, 1):
-        zoo.train(zoo.compose("arch=lstm", "task=parity", f"seed={seed}", f"runs={folder}", *TINY))
+        zoo.train(zoo.compose("arch=lstm", "task=parity", "task.test_size=16", f"seed={seed}", f"runs={folder}", *TINY))
     return folder / "train"
 
 

@@ -50,7 +50,7 @@ def calls(monkeypatch, tmp_path):
 
 def test_a_run_is_decided_once(calls, zoo_main):
     """From the words typed to result.json: composed, settled, named, placed and its data hashed one time each."""
-    status, _, err = zoo_main("train", "task=parity", "arch=lstm", *TINY)
+    status, _, err = zoo_main("train", "task=parity", "task.test_size=16", "arch=lstm", *TINY)
     assert status == 0, err
     assert calls == Counter(
         {"_without_hydra": 1, "settle": 1, "run_id": 1, "code_hashes": 1, "choose": 1, "fingerprint": 1}
@@ -93,23 +93,44 @@ def test_a_comparison_chooses_a_device_for_each_distinct_trainer(calls, here):
 ARCHS = ["transformer", "lstm", "mixtral", "bert", "ternary"]
 
 
-@pytest.mark.parametrize("task", ["parity", "digits", "text"])
-def test_composing_equals_hydras_own(task):
-    """Also of what a preset brings along, and with a component chosen for one place."""
+def composed_in_both_ways(*chosen):
+    """What we compose, held against what Hydra does."""
     from hydra import compose
     from omegaconf import OmegaConf, open_dict
 
+    ours = hydra.composed("config", chosen)
+    with hydra.hydra_ready():
+        theirs = compose("config", list(chosen), return_hydra_config=True)
+    choices = theirs.hydra.runtime.choices
+    with open_dict(theirs):
+        theirs.pop("hydra")
+    assert OmegaConf.to_container(ours.cfg, resolve=False) == OmegaConf.to_container(theirs, resolve=False)
+    assert ours.choices.items() <= choices.items()
+    return ours.cfg
+
+
+@pytest.mark.parametrize("task", ["parity", "digits", "text"])
+def test_composing_equals_hydras_own(task):
+    """Also of what a preset brings along, and with a component chosen for one place."""
     hydra.prepare()
     for arch in ARCHS:
-        chosen = [f"arch={arch}", f"task={task}", "+norm@backbone.norm=layernorm"]
-        ours = hydra.composed("config", chosen)
-        with hydra.hydra_ready():
-            theirs = compose("config", chosen, return_hydra_config=True)
-        choices = theirs.hydra.runtime.choices
-        with open_dict(theirs):
-            theirs.pop("hydra")
-        assert OmegaConf.to_container(ours.cfg, resolve=False) == OmegaConf.to_container(theirs, resolve=False)
-        assert ours.choices.items() <= choices.items()
+        composed_in_both_ways(f"arch={arch}", f"task={task}", "+norm@backbone.norm=layernorm")
+
+
+def test_a_default_that_names_another_choice_is_composed_as_by_hydra():
+    from hydra.core.config_store import ConfigStore
+
+    hydra.prepare()
+    store = ConfigStore.instance()
+    store.store(
+        group="arch", name="follows", node={"defaults": [{"/task@settings.follows": "${task}"}]}, package="_global_"
+    )
+    hydra.forget()
+    try:
+        assert composed_in_both_ways("arch=follows", "task=parity").settings.follows.length == 32
+    finally:
+        del store.repo["arch"]["follows.yaml"]
+        hydra.forget()
 
 
 def test_a_composed_config_is_not_changed_by_who_uses_it():

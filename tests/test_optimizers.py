@@ -16,7 +16,7 @@ from zoo.training.parameter_groups import make_optimizer, parameter_groups, para
 from zoo_plugins.optimizers.muon import COEFFICIENTS, orthogonal
 from zoo_plugins.optimizers.schedule_free import schedule_free
 
-SMALL = ["task=recall", "task.rung=tiny", "dim=16"]
+SMALL = ["task=recall", "task.rung=tiny", "task.test_size=16", "dim=16"]
 
 
 def model(*words: str):
@@ -233,7 +233,15 @@ def test_schedule_free_follows_its_equations():
 
 
 def test_a_run_with_averaged_weights_ends_with_them_and_resumes_to_the_bit(here, monkeypatch):
-    words = ["task=parity", *TINY, "optimizer=schedule_free", "schedule=constant", "steps=6", "evaluate_every=2"]
+    words = [
+        "task=parity",
+        "task.test_size=16",
+        *TINY,
+        "optimizer=schedule_free",
+        "schedule=constant",
+        "steps=6",
+        "evaluate_every=2",
+    ]
     whole, resumed = whole_and_resumed(words, monkeypatch, batch=3)
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
     (path,) = (here / "runs/whole").glob("*/checkpoints/last.ckpt")
@@ -246,7 +254,15 @@ def test_a_run_with_averaged_weights_ends_with_them_and_resumes_to_the_bit(here,
 
 def test_how_often_averaged_weights_are_judged_changes_nothing(here):
     """The two are one run by name, so they must be one to the bit."""
-    words = ["task=parity", *TINY, "optimizer=schedule_free", "schedule=constant", "steps=40", "optimizer.lr=0.05"]
+    words = [
+        "task=parity",
+        "task.test_size=16",
+        *TINY,
+        "optimizer=schedule_free",
+        "schedule=constant",
+        "steps=40",
+        "optimizer.lr=0.05",
+    ]
     ended = []
     for every in (1, 1000):
         run = zoo.train(zoo.compose(*words, f"evaluate_every={every}", f"runs=runs/{every}"))

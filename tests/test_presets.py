@@ -110,8 +110,7 @@ def test_the_comparison_of_sizes_and_lengths_meets_them(here):
 
 @pytest.mark.parametrize("all_cells", [False, pytest.param(True, marks=THOROUGH)], ids=["first", "each"])
 @pytest.mark.parametrize("name", sorted(set(COMPARISONS) - {*DERIVED, "scaling", "ladder"}))
-def test_a_comparison_runs_two_steps_of_each_contestant_and_of_each_task(name, all_cells, here, monkeypatch):
-    monkeypatch.setattr("zoo.measure.metrics.EXAMPLES", 64)
+def test_a_comparison_runs_two_steps_of_each_contestant_and_of_each_task(name, all_cells, here, few_examples):
     small = [] if name == "recall_width" else ["dim=16"]  # which has widths of its own
     small += ["layers=2" if name == "experts" else "layers=1"]
     if not all_cells:  # composing the cells of all tasks takes longest

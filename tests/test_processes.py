@@ -39,7 +39,6 @@ SIZE = [
     "evaluate_every=100",
     "trainer.progress=false",
 ]
-pytestmark = pytest.mark.xdist_group("processes")
 
 
 # attention, experts, and counts that are summed over processes; an optimizer whose step needs whole matrices
@@ -68,13 +67,22 @@ def losses(folder, names, strategies):
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory, request):
-    """What the families do whose tests are asked for."""
-    from zoo.training.processes import launch
+    """What the families do whose tests are asked for.
+
+    Their processes are forked from the warm server, for new ones take longest to import what they need.
+    """
+    from torch.distributed.launcher import api
+
+    from zoo.training.processes import launch, start_method
 
     folder = str(tmp_path_factory.mktemp("processes"))
     asked = [item.callspec.params for item in request.session.items if "results" in getattr(item, "fixturenames", ())]
     names = sorted({params["name"] for params in asked})
-    return losses(folder, names, [""]) | launch(2, losses, folder, names, ["ddp", "fsdp"]), folder
+    original = api.LaunchConfig
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(api, "LaunchConfig", lambda **given: original(**given | {"start_method": start_method()}))
+        two = launch(2, losses, folder, names, ["ddp", "fsdp"])
+    return losses(folder, names, [""]) | two, folder
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
@@ -173,7 +181,7 @@ def test_a_run_on_two_processes_stops_and_goes_on(tmp_path, zoo_command):
     ],
 )
 def test_what_cannot_be_is_explained(words, says, zoo_main):
-    status, _, err = zoo_main("train", "task=parity", *TINY, *words)
+    status, _, err = zoo_main("train", "task=parity", "task.test_size=16", *TINY, *words)
     assert status in (1, 2)
     assert says in err
     assert "Traceback" not in err

@@ -86,7 +86,9 @@ def cell(monkeypatch):
 
 
 def test_progress_is_shown_in_a_notebook(here, cell):
-    row = zoo.train(zoo.compose("task=parity", "arch=lstm", *TINY, "trainer.progress=true", "log_every=1"))
+    row = zoo.train(
+        zoo.compose("task=parity", "task.test_size=16", "arch=lstm", *TINY, "trainer.progress=true", "log_every=1")
+    )
     assert cell[0] == "lstm dim=16 layers=1  0/4"
     assert cell[-1].startswith("lstm dim=16 layers=1  4/4  ")
     assert "accuracy" in cell[-1]
@@ -110,7 +112,7 @@ def test_nobody_is_shown_anything_elsewhere(here, capfd):
 
 
 def test_what_is_shown_is_escaped(here):
-    row = zoo.train(zoo.compose("task=parity", "arch=lstm", *TINY))
+    row = zoo.train(zoo.compose("task=parity", "task.test_size=16", "arch=lstm", *TINY))
     row["label"] = "<script>"
     assert "<script>" not in row._repr_html_()
     assert dict(row) == row

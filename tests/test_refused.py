@@ -20,7 +20,7 @@ IDS = [" ".join(words) for words, _ in SENSELESS]
 
 @pytest.mark.parametrize(("words", "message"), SENSELESS, ids=IDS)
 def test_a_run_that_cannot_be_meant_leaves_nothing(zoo_main, here, words, message):
-    status, out, err = zoo_main("train", "task=parity", *TINY, *words)
+    status, out, err = zoo_main("train", "task=parity", "task.test_size=16", *TINY, *words)
     assert (status, out) == (2, "")
     assert message in err
     assert not list(here.iterdir())
@@ -37,20 +37,20 @@ def test_numbers_are_refused_where_they_are_typed(here):
     """Whoever composes a config hears of it at once, before torch is imported."""
     for words, message in SENSELESS[2:4]:
         with pytest.raises(ZooError, match=message):
-            zoo.compose("task=parity", *TINY, *words)
+            zoo.compose("task=parity", "task.test_size=16", *TINY, *words)
 
 
 def test_a_refused_run_leaves_others_alone(zoo_main, here):
-    assert zoo_main("train", "task=parity", *TINY)[0] == 0
+    assert zoo_main("train", "task=parity", "task.test_size=16", *TINY)[0] == 0
     before = sorted(here.rglob("*"))
-    assert zoo_main("train", "task=parity", *TINY, "mixer.heads=3")[0] == 2
+    assert zoo_main("train", "task=parity", "task.test_size=16", *TINY, "mixer.heads=3")[0] == 2
     assert sorted(here.rglob("*")) == before
 
 
 def test_a_run_that_was_begun_is_kept_whatever_is_wrong_today(zoo_main, here, monkeypatch):
     from zoo.runs import train
 
-    words = ["task=parity", *TINY]
+    words = ["task=parity", "task.test_size=16", *TINY]
     assert zoo_main("train", *words)[0] == 0
     folder = next(here.glob("runs/train/*"))
     (folder / "result.json").unlink()
@@ -64,14 +64,14 @@ def test_a_run_that_was_begun_is_kept_whatever_is_wrong_today(zoo_main, here, mo
 
 
 def test_a_sweep_refuses_a_value_before_any_run(zoo_main, here):
-    status, _, err = zoo_main("train", "-m", "dim=16,0", "task=parity", *TINY[:1], *TINY[2:])
+    status, _, err = zoo_main("train", "-m", "dim=16,0", "task=parity", "task.test_size=16", *TINY[:1], *TINY[2:])
     assert status == 2
     assert "dim=0: expected at least 1" in err
     assert not list(here.iterdir())
 
 
 def test_a_sweep_leaves_nothing_of_what_only_the_model_can_refuse(zoo_main, here):
-    status, _, err = zoo_main("train", "-m", "mixer.heads=3,5", "task=parity", *TINY)
+    status, _, err = zoo_main("train", "-m", "mixer.heads=3,5", "task=parity", "task.test_size=16", *TINY)
     assert status == 2
     assert "dim=16 is not divisible by mixer.heads=3" in err
     assert not list(here.rglob("result.json"))

@@ -280,18 +280,13 @@ def test_a_plugin_that_does_not_import_fails_only_who_names_it(tmp_path, zoo_com
     )
 
 
-def test_an_installed_plugin_changes_no_run_that_does_not_name_it(tmp_path, monkeypatch):
+def test_an_installed_plugin_changes_no_run_that_does_not_name_it(tmp_path, zoo_command):
     from zoo.runs.identity import run_id
 
     code = "import zoo, json; from zoo.runs.identity import run_id; c = zoo.compose('task=parity'); print(run_id(c), json.dumps(c))"
     (tmp_path / "mine.py").write_text(RUNNING_MEAN)
-    env = dict(__import__("os").environ)
-    outputs = [
-        subprocess.run(
-            [sys.executable, "-c", code], cwd=tmp_path, env={**env, **e}, capture_output=True, text=True
-        ).stdout
-        for e in ({}, {"ZOO_PLUGINS": "mine"})
-    ]
+    (tmp_path / "names.py").write_text(code)
+    outputs = [zoo_command("names.py", env=env).stdout for env in ({}, {"ZOO_PLUGINS": "mine"})]
     assert outputs[0] == outputs[1] != ""
     assert run_id(zoo.compose("task=parity")) == outputs[0].split()[0]
 
@@ -316,15 +311,15 @@ def test_a_run_is_named_by_what_determines_it(tmp_path):
         assert identity.run_id(zoo.compose("task=parity", change)) != base
 
 
-def test_editing_a_components_code_makes_a_new_run_but_editing_its_comments_does_not(tmp_path):
+def test_editing_a_components_code_makes_a_new_run_but_editing_its_comments_does_not(tmp_path, zoo_command):
     code = "import zoo; from zoo.runs.identity import run_id; print(run_id(zoo.compose('task=parity', 'mixer=running_mean')))"
-    env = {**__import__("os").environ, "ZOO_PLUGINS": "mine"}
+    (tmp_path / "names.py").write_text(code)
 
     def name(text):
         (tmp_path / "mine.py").write_text(text)
-        return subprocess.run(
-            [sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True
-        ).stdout
+        done = zoo_command("names.py", env={"ZOO_PLUGINS": "mine"})
+        assert done.returncode == 0, done.stderr
+        return done.stdout
 
     first = name(RUNNING_MEAN)
     assert first == name("# a comment\n" + RUNNING_MEAN.replace("A causal running mean.", "Another docstring."))

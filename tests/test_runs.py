@@ -12,7 +12,7 @@ from zoo.base.errors import ZooError
 from zoo.base.files import read_json, write_json, write_yaml
 from zoo.runs.history import age, is_held, named, records, size
 
-WORDS = ("task=parity", *TINY)
+WORDS = ("task=parity", "task.test_size=16", *TINY)
 
 
 @pytest.fixture

@@ -1,8 +1,6 @@
 """The short plugins of docs/plugins.md keep the laws of their kinds, each in under forty lines."""
 
 import re
-import subprocess
-import sys
 
 import pytest
 from conftest import ROOT, first
@@ -17,12 +15,10 @@ def test_they_are_short_and_of_three_kinds():
 
 
 @pytest.mark.parametrize("index", first(range(len(NAMES))), ids=[kind for kind, _ in NAMES])
-def test_it_keeps_its_laws_and_trains(index, tmp_path):
+def test_it_keeps_its_laws_and_trains(index, tmp_path, zoo_command):
     name = NAMES[index][1]
     path = tmp_path / f"{name}_file.py"
     path.write_text(BLOCKS[index])
-    done = subprocess.run(
-        [sys.executable, "-m", "zoo", "check", str(path)], cwd=tmp_path, capture_output=True, text=True, timeout=300
-    )
+    done = zoo_command("check", str(path))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "every law holds" in done.stdout

@@ -20,7 +20,7 @@ from zoo.registry.registry import entries
 HEAVY = ("torch", "lightning", "hydra", "omegaconf", "antlr4", "altair", "scipy.stats", "transformers", "pebble",
          "optuna", "sqlalchemy", "ray", "submitit")  # fmt: skip
 """What a command does without that has nothing to compose and nothing to train."""
-RUN = ["train", "task=parity", "arch=lstm", "steps=2", "dim=16", "layers=1", "task.batch_size=4",
+RUN = ["train", "task=parity", "task.test_size=16", "arch=lstm", "steps=2", "dim=16", "layers=1", "task.batch_size=4",
        "trainer.progress=false", "trainer.accelerator=cpu"]  # fmt: skip
 COMPARISON = ["compare", "smoke", "compare.archs=[lstm,transformer]", "compare.seeds=[0,1]", "compare.tune={}",
               "compare.only=[parity]", "steps=4", "dim=16", "layers=1", "trainer.accelerator=cpu"]  # fmt: skip

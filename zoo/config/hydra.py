@@ -96,33 +96,69 @@ def _without_hydra(loader: Any, config_name: str, chosen: Sequence[str]) -> tupl
     from omegaconf import OmegaConf
 
     repository = _repository(generation())
-    defaults = create_defaults_list(
-        repo=repository,
-        config_name=config_name,
-        overrides_list=OverridesParser.create().parse_overrides(list(chosen)),
-        prepend_hydra=False,
-        skip_missing=False,
-    )
-    cfg = loader._compose_config_from_defaults_list(defaults=defaults.defaults, repo=repository)
+    with _maps_where_they_are_read():
+        defaults = create_defaults_list(
+            repo=repository,
+            config_name=config_name,
+            overrides_list=OverridesParser.create().parse_overrides(list(chosen)),
+            prepend_hydra=False,
+            skip_missing=False,
+        )
+    with repository.merging():
+        cfg = loader._compose_config_from_defaults_list(defaults=defaults.defaults, repo=repository)
     OmegaConf.set_struct(cfg, True)
     return cfg, {group: str(option) for group, option in defaults.overrides.known_choices.items()}
 
 
+@contextmanager
+def _maps_where_they_are_read() -> Iterator[None]:
+    """Hydra maps all choices anew for each node; only nodes whose defaults name another choice (``${mixer}``) read it.
+
+    Making them takes a quarter of the time.
+    """
+    from hydra._internal import defaults_list
+
+    original = defaults_list._create_interpolation_map
+
+    def where_read(overrides: Any, defaults: Any, self_added: bool) -> Any:
+        if any(default.is_interpolation() for default in defaults):
+            return original(overrides, defaults, self_added)
+        return None
+
+    defaults_list._create_interpolation_map = where_read  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        defaults_list._create_interpolation_map = original
+
+
 @lru_cache(maxsize=2)
 def _repository(generation: int) -> Any:
-    """Hydra's files and typed nodes, each read once; of nodes that composing takes over whole, a copy is handed out."""
+    """Hydra's files and typed nodes, each read once. While they are merged, a copy of what is taken over is handed out.
+
+    Listing the defaults only reads nodes. Merging takes those without a package of their own over whole.
+    """
     from hydra._internal.config_repository import CachingConfigRepository
 
     class Repository(CachingConfigRepository):
         """Hydra's own copies all sources, and with them every typed node, for each config that it composes."""
 
         def __init__(self, delegate: Any) -> None:
-            self.delegate, self.cache = delegate, {}
+            self.delegate, self.cache, self.copies = delegate, {}, False
+
+        @contextmanager
+        def merging(self) -> Iterator[None]:
+            """Inside it, copies are handed out."""
+            self.copies = True
+            try:
+                yield
+            finally:
+                self.copies = False
 
         def load_config(self, config_path: str) -> Any:
             """The file or node of this path."""
             found = super().load_config(config_path)
-            if found is not None and found.header.get("package") in (None, "", "_global_"):
+            if self.copies and found is not None and found.header.get("package") in (None, "", "_global_"):
                 found = copy.copy(found)
                 found.config = copy.deepcopy(found.config)
             return found

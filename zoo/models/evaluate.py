@@ -73,8 +73,12 @@ def evaluate(
 
     adapter = Adapter(model.to(device), tokenizer, int(about["facts"]["max_len"]), batch_size, tokens)
     try:
-        # it would ask git for the commit of the folder that it is called in, which may be none
-        with mock.patch("lm_eval.evaluator.get_git_commit_hash", return_value=None):
+        # it would ask git for the commit of the folder that it is called in, which may be none; and pip, for seconds,
+        # for all that is installed, which nobody reads
+        with (
+            mock.patch("lm_eval.evaluator.get_git_commit_hash", return_value=None),
+            mock.patch("lm_eval.evaluator.add_env_info"),
+        ):
             found = harness.simple_evaluate(
                 model=adapter,
                 tasks=names,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Callable
+from functools import lru_cache
 from unittest import SkipTest
 
 import numpy as np
@@ -14,10 +16,12 @@ from torch.nn import functional as F
 from zoo.base.contracts import Batch, Task
 from zoo.base.errors import ZooError
 from zoo.registry.factory import build
+from zoo.registry.registry import generation
 from zoo.testing import parts
 from zoo.testing.common import DEVICE
 from zoo.training.build import user_error
 
+Splits = dict[str, list[Batch]]
 ANSWERS = ("token_labels", "targets", "labels", "tokens")
 
 
@@ -35,6 +39,24 @@ def _task(name: str) -> Task:
     return task
 
 
+@lru_cache(maxsize=1)
+def _kept(make: Callable[[str], Task], name: str, words: tuple[str, ...], generation: int) -> tuple[Task, Splits]:
+    return make(name), {}
+
+
+def _shared(name: str) -> Task:
+    """One object of the task for all laws that need no copy of it, for they are asked one after the other."""
+    return _kept(_task, name, parts.overrides(), generation())[0]
+
+
+def _held_out(name: str, split: str) -> list[Batch]:
+    """A split of the shared object, made once."""
+    task, splits = _kept(_task, name, parts.overrides(), generation())
+    if split not in splits:
+        splits[split] = task.held_out(split)
+    return splits[split]
+
+
 def _same(first: Batch, second: Batch) -> bool:
     return first.keys() == second.keys() and all(
         first[key].shape == second[key].shape and torch.equal(first[key], second[key]) for key in first
@@ -43,7 +65,7 @@ def _same(first: Batch, second: Batch) -> bool:
 
 def task_is_a_function_of_seed_and_step(name: str) -> None:
     """The same seed and step give the same batch, whatever was drawn before. Another seed or step gives another."""
-    task = _task(name)
+    task = _shared(name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         first = task.train_batch(7, 3, DEVICE)
@@ -57,16 +79,18 @@ def task_is_a_function_of_seed_and_step(name: str) -> None:
 
 def task_holds_out_the_same_data(name: str) -> None:
     """Held-out data is the same in every copy, on the CPU. Validation and test exist and differ."""
-    one, other = _task(name), _task(name)
+    one, other = _shared(name), _task(name)
     splits = one.splits()
     assert {"validation", "test"} <= set(splits), f"splits are {splits}, expected validation and test among them"
     for split in splits:
-        here, there = one.held_out(split), other.held_out(split)
+        here, there = _held_out(name, split), other.held_out(split)
         assert here, f"{split} holds nothing"
         assert len(here) == len(there), f"{split} has {len(here)} batches here and {len(there)} there"
         assert all(_same(a, b) for a, b in zip(here, there, strict=True)), f"{split} differs from copy to copy"
         assert all(tensor.device == DEVICE for batch in here for tensor in batch.values()), f"{split} is not on the CPU"
-    assert not _same(one.held_out("validation")[0], one.held_out("test")[0]), "validation and test are the same data"
+    assert not _same(_held_out(name, "validation")[0], _held_out(name, "test")[0]), (
+        "validation and test are the same data"
+    )
 
 
 def task_tests_what_it_did_not_train(name: str) -> str:
@@ -74,8 +98,8 @@ def task_tests_what_it_did_not_train(name: str) -> str:
 
     A task that asks what was learned by heart says so in ``known_failures``.
     """
-    task = _task(name)
-    keys = [key for key in ("inputs", *ANSWERS) if key in task.held_out("test")[0]]
+    task = _shared(name)
+    keys = [key for key in ("inputs", *ANSWERS) if key in _held_out(name, "test")[0]]
 
     def examples(batch: Batch) -> set[bytes]:
         columns = [batch[key].flatten(1) if batch[key].ndim > 1 else batch[key].unsqueeze(1) for key in keys]
@@ -84,7 +108,7 @@ def task_tests_what_it_did_not_train(name: str) -> str:
     trained = set().union(*(examples(task.train_batch(step, seed, DEVICE)) for seed in (0, 1) for step in range(16)))
     said = []
     for split in ("validation", "test"):
-        asked = set().union(*(examples(batch) for batch in task.held_out(split)))
+        asked = set().union(*(examples(batch) for batch in _held_out(name, split)))
         share = len(asked & trained) / len(asked)
         assert share < 0.02, f"{share:.0%} of the examples of {split} are in the first 16 training batches of two seeds"
         said.append(f"{share:.1%} of {split}")
@@ -93,13 +117,13 @@ def task_tests_what_it_did_not_train(name: str) -> str:
 
 def task_keeps_to_its_facts(name: str) -> None:
     """Every batch has what ``gives`` names, in constant shapes, with at most ``max_len`` tokens of the vocabulary."""
-    task = _task(name)
+    task = _shared(name)
     facts = task.facts()
     training = [task.train_batch(step, 0, DEVICE) for step in (0, 1)]
     shapes = [{key: tuple(tensor.shape) for key, tensor in batch.items()} for batch in training]
     assert shapes[0] == shapes[1], f"the shapes of training batches change, {shapes[0]} to {shapes[1]}"
     named = [("training", batch) for batch in training]
-    named += [(split, batch) for split in task.splits() for batch in task.held_out(split)]
+    named += [(split, batch) for split in task.splits() for batch in _held_out(name, split)]
     for where, batch in named:
         missing = set(task.gives) - set(batch)
         assert not missing, f"{where}: a batch lacks {', '.join(sorted(missing))}, which gives = {task.gives} promises"
@@ -126,9 +150,9 @@ def _scores(task: Task, logits: Tensor, batch: Batch) -> dict[str, float]:
 
 def task_tells_right_from_wrong(name: str) -> str | None:
     """The ranking metric scores right answers better than wrong ones, and better than chance."""
-    task = _task(name)
+    task = _shared(name)
     for split in task.splits():
-        batch = task.held_out(split)[0]
+        batch = _held_out(name, split)[0]
         answers = next((batch[key] for key in ANSWERS if key in batch), None)
         if answers is None:
             return f"no {' or '.join(ANSWERS)} in its batches, so nothing is known of its answers"
