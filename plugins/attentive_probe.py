@@ -42,7 +42,7 @@ class AttentiveProbe:
         lr: learning rate at the first step.
     """
 
-    reads_places = probabilities = True
+    reads_positions = probabilities = True
 
     def __init__(self, dim: int, classes: int, heads: int = 4, steps: int = 300, lr: float = 1e-2) -> None:
         if heads < 1 or steps < 1 or not lr > 0:

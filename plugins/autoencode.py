@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo import register
-from zoo.nn import cross_entropy, last_real, padding, places, token_ids, widened
+from zoo.nn import cross_entropy, last_real, padding, stem_facts, token_ids, widened
 
 
 @register("objective", "autoencode")
@@ -26,7 +26,7 @@ class Autoencode(nn.Module):
             raise ValueError(f"objective=autoencode needs an even dim, given {dim}")
         # the encoder: causal, so that its last vector is the only one that has seen everything
         self.stem = stem()
-        self.backbone = backbone(causal=True, **places(self.stem))
+        self.backbone = backbone(causal=True, **stem_facts(self.stem))
         # the decoder: the same two layers and head at every position
         layers: list[nn.Module] = []
         for _ in range(2):

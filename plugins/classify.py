@@ -5,7 +5,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from zoo import register
-from zoo.nn import at_least_zero_below_one, cross_entropy, last_real, padding, places, pooled, token_ids, widened
+from zoo.nn import at_least_zero_below_one, cross_entropy, last_real, padding, pooled, stem_facts, token_ids, widened
 
 
 @register("objective", "classify")
@@ -38,7 +38,7 @@ class Classify(nn.Module):
         at_least_zero_below_one(label_smoothing=label_smoothing)
         self.pool, self.label_smoothing = pool, label_smoothing
         self.stem = stem()
-        self.backbone = backbone(causal=False, **places(self.stem))
+        self.backbone = backbone(causal=False, **stem_facts(self.stem))
         self.before = getattr(self.stem, "grid", (0,))[0]
         self.head = precise_linear(in_features=dim, out_features=classes, bias=True)
 

@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from zoo import register
-from zoo.nn import cross_entropy, padding, places, token_ids, widened
+from zoo.nn import cross_entropy, padding, stem_facts, token_ids, widened
 
 
 @register("objective", "classify_tokens")
@@ -20,7 +20,7 @@ class ClassifyTokens(nn.Module):
     def __init__(self, dim: int, label_classes: int, stem, backbone, precise_linear) -> None:
         super().__init__()
         self.stem = stem()
-        self.backbone = backbone(causal=False, **places(self.stem))
+        self.backbone = backbone(causal=False, **stem_facts(self.stem))
         self.head = precise_linear(in_features=dim, out_features=label_classes, bias=True)
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -46,8 +46,8 @@ class LinearAttention(nn.Module):
             raise ValueError(f"dim={dim} is not divisible by mixer.heads={heads}; change one of them")
         if chunk < 1:
             raise ValueError(f"mixer.chunk={chunk}; expected at least 1")
-        self.one_way = convolution > 1  # a convolution looks back, so an encoder runs the whole mixer both ways
-        self.heads, self.chunk, self.causal = heads, chunk, causal or self.one_way
+        self.unidirectional = convolution > 1  # a convolution looks back, so an encoder runs the whole mixer both ways
+        self.heads, self.chunk, self.causal = heads, chunk, causal or self.unidirectional
         # one projection for queries, keys and values, (B, L, 3 D), and one back into the stream
         self.qkv = linear(in_features=dim, out_features=3 * dim, bias=bias)
         self.convolution = ShortConvolution(3 * dim, convolution) if convolution > 1 else None

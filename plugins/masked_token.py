@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo import register
-from zoo.nn import at_least_zero_below_one, cross_entropy, padding, places, spans, take, tie_, token_ids, widened
+from zoo.nn import at_least_zero_below_one, cross_entropy, padding, spans, stem_facts, take, tie_, token_ids, widened
 
 
 class Transform(nn.Module):
@@ -76,7 +76,7 @@ class MaskedToken(nn.Module):
         self.mask_token = vocab_size if mask_token is None else mask_token
         symbols = vocab_size + (mask_token is None)
         self.stem = stem(vocab_size=symbols)
-        self.backbone = backbone(causal=False, **places(self.stem))
+        self.backbone = backbone(causal=False, **stem_facts(self.stem))
         self.transform = Transform(dim, linear, norm) if transform else nn.Identity()
         self.head = precise_linear(in_features=dim, out_features=symbols, bias=bias)
         if tied:

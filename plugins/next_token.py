@@ -12,7 +12,7 @@ from zoo.nn import (
     at_positions,
     cross_entropy,
     padding,
-    places,
+    stem_facts,
     tie_,
     token_ids,
     widened,
@@ -42,7 +42,7 @@ class NextToken(nn.Module):
 
     needs = ("inputs", "targets")
     gives = ("logits",)
-    one_way = True
+    unidirectional = True
 
     def __init__(
         self,
@@ -71,8 +71,10 @@ class NextToken(nn.Module):
         self.predict_weight = predict_weight
         self.label_smoothing, self.logit_softcap, self.z_loss = label_smoothing, logit_softcap, z_loss
         self.stem = stem()
-        self.backbone = backbone(causal=True, **places(self.stem))
-        self.further = nn.ModuleList(backbone(causal=True, depth=1, **places(self.stem)) for _ in range(predict - 1))
+        self.backbone = backbone(causal=True, **stem_facts(self.stem))
+        self.further = nn.ModuleList(
+            backbone(causal=True, depth=1, **stem_facts(self.stem)) for _ in range(predict - 1)
+        )
         self.head = precise_linear(in_features=dim, out_features=classes, bias=False)
         if tied:
             tie_(self.head, self.stem)

@@ -11,7 +11,7 @@ class Recurrent(nn.Module):
     """What LSTM and GRU share. The cell runs in float32 whatever the model's dtype, because its state lives long."""
 
     takes_mask = True
-    one_way = True
+    unidirectional = True
     states: int
 
     def __init__(self, cell: nn.RNNBase) -> None:

@@ -4,7 +4,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo import register
-from zoo.nn import at_positions, mean_error, padding, places, token_ids, widened
+from zoo.nn import at_positions, mean_error, padding, stem_facts, token_ids, widened
 
 
 @register("objective", "regress")
@@ -21,7 +21,7 @@ class Regress(nn.Module):
     def __init__(self, dim: int, classes: int, stem, backbone, precise_linear) -> None:
         super().__init__()
         self.stem = stem()
-        self.backbone = backbone(causal=True, **places(self.stem))
+        self.backbone = backbone(causal=True, **stem_facts(self.stem))
         self.head = precise_linear(in_features=dim, out_features=classes, bias=True)
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo import register
-from zoo.nn import at_least_zero_below_one, cross_entropy, padding, places, tie_, token_ids, widened
+from zoo.nn import at_least_zero_below_one, cross_entropy, padding, stem_facts, tie_, token_ids, widened
 
 
 @register("objective", "sequence_to_sequence")
@@ -45,8 +45,8 @@ class SequenceToSequence(nn.Module):
         self.label_smoothing = label_smoothing
         # an encoder that sees the whole source, and a causal decoder whose blocks also read it
         self.stem = stem()
-        self.encoder = encoder_backbone(causal=False, depth=encoder_layers or depth, **places(self.stem))
-        self.backbone = backbone(causal=True, reader=cross, **places(self.stem))
+        self.encoder = encoder_backbone(causal=False, depth=encoder_layers or depth, **stem_facts(self.stem))
+        self.backbone = backbone(causal=True, reader=cross, **stem_facts(self.stem))
         if not hasattr(self.backbone, "read"):
             raise ValueError(f"{type(self.backbone).__name__} reads no memory; use backbone=layers")
         self.head = precise_linear(in_features=dim, out_features=classes, bias=False)

@@ -22,7 +22,7 @@ class GatedShortConvolution(nn.Module):
     """
 
     takes_mask = True
-    one_way = True
+    unidirectional = True
 
     def __init__(self, dim: int, depth: int, linear, width: int = 3, bias: bool = False) -> None:
         super().__init__()

@@ -247,6 +247,6 @@ def test_norms_behind_the_rotation_have_no_gain_and_leave_scores_relative():
     mixer = part("mixer", "attention", "mixer.norm_qk=after", "mixer.heads=2", dtype=torch.float64)
     assert not any("norm" in name for name, _ in mixer.named_parameters())
     x_BLD = torch.randn(1, 6, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    at_start, _ = mixer(x_BLD, places_BL=torch.arange(6)[None])
-    later, _ = mixer(x_BLD, places_BL=torch.arange(40, 46)[None])
+    at_start, _ = mixer(x_BLD, position_ids_BL=torch.arange(6)[None])
+    later, _ = mixer(x_BLD, position_ids_BL=torch.arange(40, 46)[None])
     torch.testing.assert_close(at_start, later, rtol=1e-9, atol=1e-9)

@@ -294,7 +294,7 @@ def test_no_probe_reads_padding(probe, key, monkeypatch):
     monkeypatch.setattr("zoo.measure.metrics.EXAMPLES", 200)
     monkeypatch.setattr("zoo.measure.metrics.PLACES", 400)
     probes = {probe: parts.factory("probe", probe)(classes=5, dim=16)}
-    if key == "token_labels" and getattr(probes[probe], "reads_places", False):
+    if key == "token_labels" and getattr(probes[probe], "reads_positions", False):
         pytest.skip("a probe of whole inputs")
     objective, found = objective_of("masked_token").eval(), []
     for other in (False, True):

@@ -49,7 +49,7 @@ def test_a_window_by_blocks_is_the_dense_mask(words, causal, given, length, monk
     elif given == "places":
         source = torch.Generator().manual_seed(1)
         where = torch.rand(3, 2 * length, generator=source).argsort(1)[:, :length].sort(1).values
-        padding = {"places_BL": where}
+        padding = {"position_ids_BL": where}
     weight = draw(3, length, 32, seed=2) * real.unsqueeze(-1)
     found = []
     for by_blocks in (True, False):

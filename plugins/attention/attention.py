@@ -66,7 +66,7 @@ class Attention(Sees, Heads):
     """
 
     takes_mask = True
-    takes_places = True
+    takes_position_ids = True
     takes_seen = True
 
     def __init__(
@@ -164,13 +164,13 @@ class Attention(Sees, Heads):
         x_BLD: Tensor,
         state: dict | None = None,
         mask_BL: Tensor | None = None,
-        places_BL: Tensor | None = None,
+        position_ids_BL: Tensor | None = None,
         seen_LL: Tensor | None = None,
         shared: dict | None = None,
     ) -> tuple[Tensor, dict | None]:
         """(B, L, D) to (B, L, D), and the cache with these tokens in it; nothing attends to padding."""
         q_BHLK, k_BGMK, v_BGMK, plain_BHLK, sight, state = self.prepare(
-            x_BLD, state, mask_BL, places_BL, seen_LL, shared
+            x_BLD, state, mask_BL, position_ids_BL, seen_LL, shared
         )
         return self.merge(self.gated(self.heads_of(q_BHLK, k_BGMK, v_BGMK, plain_BHLK, sight, x_BLD), x_BLD)), state
 
@@ -199,12 +199,14 @@ class Attention(Sees, Heads):
         x_BLD: Tensor,
         state: dict | None = None,
         mask_BL: Tensor | None = None,
-        places_BL: Tensor | None = None,
+        position_ids_BL: Tensor | None = None,
         seen_LL: Tensor | None = None,
         shared: dict | None = None,
     ) -> Tensor:
         """The weights (B, H, L, M) of the pass with these arguments; those of sinks come first."""
-        q_BHLK, k_BGMK, v_BGMK, plain_BHLK, sight, _ = self.prepare(x_BLD, state, mask_BL, places_BL, seen_LL, shared)
+        q_BHLK, k_BGMK, v_BGMK, plain_BHLK, sight, _ = self.prepare(
+            x_BLD, state, mask_BL, position_ids_BL, seen_LL, shared
+        )
         q_BHLK, k_BGMK, _ = self._with_sinks(q_BHLK, k_BGMK, v_BGMK, plain_BHLK)
         return self.weights(q_BHLK, k_BGMK, *self.mask(sight, x_BLD))
 
@@ -213,13 +215,13 @@ class Attention(Sees, Heads):
         x_BLD: Tensor,
         state: dict | None,
         mask_BL: Tensor | None,
-        places_BL: Tensor | None = None,
+        position_ids_BL: Tensor | None = None,
         seen_LL: Tensor | None = None,
         shared: dict | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Sight, dict | None]:
         """Queries, keys and values that they may see, queries before they were turned, who sees whom, next state."""
         q_BHLK, k_BGMK, v_BGMK, plain_BHLK, sight, state = self._prepare(
-            x_BLD, state, mask_BL, places_BL, seen_LL, shared
+            x_BLD, state, mask_BL, position_ids_BL, seen_LL, shared
         )
         if self.logit_scale != 1:
             q_BHLK = q_BHLK * self.logit_scale
@@ -239,12 +241,12 @@ class Attention(Sees, Heads):
         x_BLD: Tensor,
         state: dict | None,
         mask_BL: Tensor | None,
-        places_BL: Tensor | None,
+        position_ids_BL: Tensor | None,
         seen_LL: Tensor | None,
         shared: dict | None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Sight, dict | None]:
         offset = 0 if state is None else state["seen"]
-        q_BHLK, k_BGMK, v_BGMK, plain_BHLK = self.project(x_BLD, offset if places_BL is None else places_BL)
+        q_BHLK, k_BGMK, v_BGMK, plain_BHLK = self.project(x_BLD, offset if position_ids_BL is None else position_ids_BL)
         if self.value_table is not None:
             v_BGMK = v_BGMK + self._of_tokens(x_BLD, shared).to(v_BGMK.dtype)
         if self.value_share is not None and shared is not None:
@@ -253,7 +255,7 @@ class Attention(Sees, Heads):
         first, after = 0, None
         if state is not None:
             k_BGMK, v_BGMK, first, after = self._remember(k_BGMK, v_BGMK, state)
-        sight = self.look(x_BLD.shape[1], k_BGMK.shape[2], first, state, after, mask_BL, places_BL, seen_LL)
+        sight = self.look(x_BLD.shape[1], k_BGMK.shape[2], first, state, after, mask_BL, position_ids_BL, seen_LL)
         return q_BHLK, k_BGMK, v_BGMK, plain_BHLK, sight, after
 
     def _of_tokens(self, x_BLD: Tensor, shared: dict | None) -> Tensor:

@@ -80,11 +80,11 @@ class DifferentialAttention(Attention):
         x_BLD: Tensor,
         state: dict | None = None,
         mask_BL: Tensor | None = None,
-        places_BL: Tensor | None = None,
+        position_ids_BL: Tensor | None = None,
         seen_LL: Tensor | None = None,
     ) -> tuple[Tensor, dict | None]:
         """(B, L, D) to (B, L, D), and the cache with these tokens in it; nothing attends to padding."""
-        q_BHLK, k_BGMK, v_BGMK, plain_BHLK, sight, state = self.prepare(x_BLD, state, mask_BL, places_BL, seen_LL)
+        q_BHLK, k_BGMK, v_BGMK, plain_BHLK, sight, state = self.prepare(x_BLD, state, mask_BL, position_ids_BL, seen_LL)
         # both halves of the values for every head; two calls, because fused kernels want values as wide as keys
         halves = [
             self.heads_of(q_BHLK, k_BGMK, half.repeat(1, 2, 1, 1), plain_BHLK, sight, x_BLD)

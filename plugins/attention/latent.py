@@ -36,7 +36,7 @@ class LatentAttention(Sees, nn.Module):
     """
 
     takes_mask = True
-    takes_places = True
+    takes_position_ids = True
     takes_seen = True
 
     def __init__(
@@ -103,11 +103,11 @@ class LatentAttention(Sees, nn.Module):
         x_BLD: Tensor,
         state: dict | None = None,
         mask_BL: Tensor | None = None,
-        places_BL: Tensor | None = None,
+        position_ids_BL: Tensor | None = None,
         seen_LL: Tensor | None = None,
     ) -> tuple[Tensor, dict | None]:
         """(B, L, D) to (B, L, D), and the cache with these tokens in it; nothing attends to padding."""
-        q_BHLK, latent_BMR, mask, causal, state = self._prepare(x_BLD, state, mask_BL, places_BL, seen_LL)
+        q_BHLK, latent_BMR, mask, causal, state = self._prepare(x_BLD, state, mask_BL, position_ids_BL, seen_LL)
         # heads, (B, H, L, V): by keys and values, or by the latents themselves where that takes fewer operations
         if state is not None and self.absorbs(q_BHLK.shape[2], latent_BMR.shape[1]):
             y_BHLV = self._by_latents(q_BHLK, latent_BMR, mask, causal)
@@ -123,11 +123,11 @@ class LatentAttention(Sees, nn.Module):
         x_BLD: Tensor,
         state: dict | None = None,
         mask_BL: Tensor | None = None,
-        places_BL: Tensor | None = None,
+        position_ids_BL: Tensor | None = None,
         seen_LL: Tensor | None = None,
     ) -> Tensor:
         """The weights (B, H, L, M) of the pass with these arguments."""
-        q_BHLK, latent_BMR, mask, causal, _ = self._prepare(x_BLD, state, mask_BL, places_BL, seen_LL)
+        q_BHLK, latent_BMR, mask, causal, _ = self._prepare(x_BLD, state, mask_BL, position_ids_BL, seen_LL)
         scores_BHLM = q_BHLK @ self.expand(latent_BMR)[0].mT * (self.head_dim + self.turned_dim) ** -0.5
         if causal:
             mask = torch.ones(scores_BHLM.shape[-2:], dtype=torch.bool, device=scores_BHLM.device).tril()
@@ -158,7 +158,7 @@ class LatentAttention(Sees, nn.Module):
         x_BLD: Tensor,
         state: dict | None,
         mask_BL: Tensor | None,
-        places_BL: Tensor | None,
+        position_ids_BL: Tensor | None,
         seen_LL: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor | None, bool, dict | None]:
         """Queries, latents that they may see, who sees whom, and the next state."""
@@ -169,7 +169,7 @@ class LatentAttention(Sees, nn.Module):
         latent_BLR, shared_BLP = self.down(x_BLD).split([self.latent_dim, self.turned_dim], -1)
         offset = 0 if state is None else state["seen"]
         turned_BHLP, shared_BGLP = self.position.rotate(
-            turned_BHLP, shared_BLP.unsqueeze(1), offset if places_BL is None else places_BL
+            turned_BHLP, shared_BLP.unsqueeze(1), offset if position_ids_BL is None else position_ids_BL
         )
         q_BHLK = torch.cat([plain_BHLK, turned_BHLP], -1)
         latent_BMR = torch.cat([normed(self.latent_norm, latent_BLR), shared_BGLP.squeeze(1).to(latent_BLR.dtype)], -1)
@@ -177,7 +177,7 @@ class LatentAttention(Sees, nn.Module):
         after = None
         if state is not None:
             latent_BMR, after = self._remember(latent_BMR, state)
-        sight = self.look(x_BLD.shape[1], latent_BMR.shape[1], 0, state, after, mask_BL, places_BL, seen_LL)
+        sight = self.look(x_BLD.shape[1], latent_BMR.shape[1], 0, state, after, mask_BL, position_ids_BL, seen_LL)
         return q_BHLK, latent_BMR.to(q_BHLK.dtype), *self.mask(sight, q_BHLK), after
 
     def _remember(self, latent_BLR: Tensor, state: dict) -> tuple[Tensor, dict]:

@@ -44,10 +44,12 @@ def shifted(mod: Mod, offset: int, first: int) -> Mod:
     return lambda batch, query, key: mod(batch, query + offset, key + first)
 
 
-def placed(mod: Mod, places_BL: Tensor) -> Mod:
+def placed(mod: Mod, position_ids_BL: Tensor) -> Mod:
     """A predicate of indices of queries and keys that stand at these places."""
-    last = places_BL.shape[1] - 1
-    return lambda batch, query, key: mod(batch, places_BL[batch, query], places_BL[batch, key.clamp(max=last)])
+    last = position_ids_BL.shape[1] - 1
+    return lambda batch, query, key: mod(
+        batch, position_ids_BL[batch, query], position_ids_BL[batch, key.clamp(max=last)]
+    )
 
 
 def told(seen_LM: Tensor) -> Mod:

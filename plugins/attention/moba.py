@@ -41,8 +41,8 @@ class MobaAttention(Attention):
             attention. ``auto`` takes the first that can run.
     """
 
-    one_way = True
-    takes_places = takes_seen = False
+    unidirectional = True
+    takes_position_ids = takes_seen = False
     absolute = True
 
     def __init__(

@@ -38,8 +38,8 @@ class PathAttention(Attention):
         chunk: tokens that are computed at once. It changes speed and memory, not the result.
     """
 
-    one_way = True
-    takes_places = takes_seen = False
+    unidirectional = True
+    takes_position_ids = takes_seen = False
 
     def __init__(
         self,

@@ -22,7 +22,7 @@ class Sight(NamedTuple):
     """The position of the first query."""
     first: int = 0
     """The position of the first key; negative where a cache has slots that were never written."""
-    places_BL: Tensor | None = None
+    position_ids_BL: Tensor | None = None
     """The positions of queries and keys, where these do not follow one another."""
     real_BM: Tensor | None = None
     """Which keys are no padding."""
@@ -33,9 +33,9 @@ class Sight(NamedTuple):
 
     def positions(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
         """Where queries and keys of these indices stand; with places of its own for each sequence, (B, ...)."""
-        if self.places_BL is None:
+        if self.position_ids_BL is None:
             return query + self.offset, key + self.first
-        return self.places_BL[:, query], self.places_BL[:, key.clamp(max=self.keys - 1)]
+        return self.position_ids_BL[:, query], self.position_ids_BL[:, key.clamp(max=self.keys - 1)]
 
     def counts(self, causal: bool, device: torch.device) -> Tensor:
         """How many tokens each query may see if no pattern hides any, (B or 1, L or 1), at least 1."""
@@ -47,8 +47,8 @@ class Sight(NamedTuple):
             return torch.tensor([[self.keys]], device=device) if real_BM is None else real_BM.sum(1, True).clamp(min=1)
         if self.real_BM is not None:
             return self.real_BM.cumsum(1)[:, self.keys - self.queries :].clamp(min=1)
-        if self.places_BL is not None:
-            return self.places_BL + 1
+        if self.position_ids_BL is not None:
+            return self.position_ids_BL + 1
         return torch.arange(self.offset + 1, self.offset + self.queries + 1, device=device).unsqueeze(0)
 
 
@@ -71,7 +71,7 @@ class Sees:
         state: dict | None,
         after: dict | None,
         mask_BL: Tensor | None,
-        places_BL: Tensor | None,
+        position_ids_BL: Tensor | None,
         seen_LL: Tensor | None = None,
     ) -> Sight:
         """Who may be seen by so many queries, among so many keys from position ``first`` on.
@@ -80,7 +80,7 @@ class Sees:
         """
         if state is None or after is None:
             padding_B = mask_BL.byte().argmax(1) if mask_BL is not None and self.absolute else None
-            return Sight(queries, keys, 0, 0, places_BL, mask_BL, padding_B, seen_LL)
+            return Sight(queries, keys, 0, 0, position_ids_BL, mask_BL, padding_B, seen_LL)
         before_B = padding_B = state.get("padding")
         real_BM = None
         if mask_BL is not None:
@@ -102,7 +102,7 @@ class Sees:
     def hides(self, sight: Sight) -> bool:
         """Whether the pattern hides anything here: a window as long as the sequence does not."""
         return self.window is not None and (
-            self.window < sight.keys or sight.places_BL is not None or sight.offset > 0 or sight.first < 0
+            self.window < sight.keys or sight.position_ids_BL is not None or sight.offset > 0 or sight.first < 0
         )
 
     def mask(self, sight: Sight, x_BLD: Tensor) -> tuple[Tensor | None, bool]:
@@ -114,7 +114,7 @@ class Sees:
         plain = plain and not overrides(self.position, "bias")
         if plain and not self.causal:
             return None, False
-        if plain and sight.places_BL is None:
+        if plain and sight.position_ids_BL is None:
             if sight.queries == 1:
                 return None, False
             if sight.offset == 0 and not self.in_front:
@@ -142,8 +142,8 @@ class Sees:
             mod = masks.from_start(mod, sight.padding_B)
         if sight.first < 0:
             mod = masks.both(mod, masks.written)
-        if sight.places_BL is not None:
-            mod = masks.placed(mod, sight.places_BL)
+        if sight.position_ids_BL is not None:
+            mod = masks.placed(mod, sight.position_ids_BL)
         elif sight.offset or sight.first:
             mod = masks.shifted(mod, sight.offset, sight.first)
         if sight.seen_LL is not None:
@@ -157,7 +157,7 @@ class Sees:
         if overrides(self.position, "bias") and self.position.bias_key is None:
             return make()
         sizes = sight.queries, sight.keys, sight.offset, sight.first, len(x), self.in_front
-        tensors = sight.places_BL, sight.real_BM, sight.padding_B, sight.seen_LL
+        tensors = sight.position_ids_BL, sight.real_BM, sight.padding_B, sight.seen_LL
         key = (what, type(self), self.pattern_key(), self.position.bias_key, sizes, x.dtype, x.device)
         return once_a_pass(key, make, *tensors)
 

@@ -65,7 +65,7 @@ class SparseAttention(Attention):
     """
 
     takes_mask = True
-    takes_places = True
+    takes_position_ids = True
     absolute = True
 
     def __init__(
@@ -147,14 +147,14 @@ class SparseAttention(Attention):
         x_BLD: Tensor,
         state: dict | None = None,
         mask_BL: Tensor | None = None,
-        places_BL: Tensor | None = None,
+        position_ids_BL: Tensor | None = None,
         seen_LL: Tensor | None = None,
     ) -> tuple[Tensor, dict | None]:
         """(B, L, D) to (B, L, D), and the cache with these tokens in it. Nothing attends to padding."""
         # FlexAttention runs only whole sequences without padding and dropout; all else is masked full attention
-        whole = all(told is None for told in (state, mask_BL, places_BL, seen_LL)) and not is_counting()
+        whole = all(told is None for told in (state, mask_BL, position_ids_BL, seen_LL)) and not is_counting()
         if not whole or self._not_flex(x_BLD.device) or (self.training and self.dropout):
-            return super().forward(x_BLD, state, mask_BL, places_BL, seen_LL)
+            return super().forward(x_BLD, state, mask_BL, position_ids_BL, seen_LL)
         return self.merge(self.flex(x_BLD, compiled())), None
 
     def flex(self, x_BLD: Tensor, attention) -> Tensor:

@@ -34,8 +34,8 @@ class StickBreakingAttention(Attention):
         dropout: probability of dropping an attention weight in training, from 0 to below 1.
     """
 
-    one_way = True
-    takes_places = takes_seen = False
+    unidirectional = True
+    takes_position_ids = takes_seen = False
 
     def __init__(
         self,

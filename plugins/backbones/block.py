@@ -23,7 +23,7 @@ class Pass:
     """False at padding."""
     mixes_padding: bool = True
     """Whether mixers are told of padding."""
-    places_BL: Tensor | None = None
+    position_ids_BL: Tensor | None = None
     """Position ids of a few tokens of a longer sequence."""
     seen_LL: Tensor | None = None
     """Which token may see which, where that is told."""
@@ -133,8 +133,8 @@ def _told(mixer: nn.Module, told: Pass) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if told.mask_BL is not None and told.mixes_padding:
         found["mask_BL"] = told.mask_BL
-    if told.places_BL is not None and getattr(mixer, "takes_places", False):
-        found["places_BL"] = told.places_BL
+    if told.position_ids_BL is not None and getattr(mixer, "takes_position_ids", False):
+        found["position_ids_BL"] = told.position_ids_BL
     if told.seen_LL is not None:
         found["seen_LL"] = told.seen_LL
     if getattr(mixer, "takes_shared", False):

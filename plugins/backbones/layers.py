@@ -85,7 +85,7 @@ class Layers(nn.Module):
                 return built if convolution == 1 else Convolved(built, dim, convolution)
 
             built = build()
-            if causal or bidirectional == "none" or not getattr(built, "one_way", False):
+            if causal or bidirectional == "none" or not getattr(built, "unidirectional", False):
                 return built
             if getattr(built, "takes_shared", False):
                 raise ValueError(
@@ -159,20 +159,20 @@ class Layers(nn.Module):
         state: dict | None = None,
         mask_BL: Tensor | None = None,
         memory: list | None = None,
-        places_BL: Tensor | None = None,
+        position_ids_BL: Tensor | None = None,
         behind: bool = False,
         tokens_BL: Tensor | None = None,
         seen_LL: Tensor | None = None,
     ) -> tuple[Tensor, dict | None]:
         """(B, L, D) to (B, L, D), and the state after the last token.
 
-        ``places_BL`` gives the positions of a few tokens of a longer sequence, without a state. ``mask_BL`` is false at
-        padding, which leaves no trace. Padding stands in front of a sequence, or behind it where there is no state to
-        carry over. ``behind`` promises that none stands in front: in a causal model no token then looks at padding, so
-        its mixers are not told of it.
+        ``position_ids_BL`` gives the positions of a few tokens of a longer sequence, without a state. ``mask_BL`` is
+        false at padding, which leaves no trace. Padding stands in front of a sequence, or behind it where there is no
+        state to carry over. ``behind`` promises that none stands in front: in a causal model no token then looks at
+        padding, so its mixers are not told of it.
 
         ``seen_LL`` hides tokens from others: true where the token of the row may see that of the column. With it
-        tokens come in any order, at ``places_BL``, and padding stands anywhere. See :meth:`check_seen`.
+        tokens come in any order, at ``position_ids_BL``, and padding stands anywhere. See :meth:`check_seen`.
 
         Raises:
             ValueError: the mask does not fit the tokens, padding stands elsewhere, or a mixer takes no mask.
@@ -184,7 +184,9 @@ class Layers(nn.Module):
             x_BLD = x_BLD.masked_fill(~mask_BL.unsqueeze(-1), 0.0)  # weights of nothing times NaN would be NaN
         # the position of each token: counted on from the state, or given
         seen = 0 if state is None else state["seen"]
-        where, seen = _count(x_BLD, seen, mask_BL if mixes_padding else None) if places_BL is None else (places_BL, 0)
+        where, seen = (
+            _count(x_BLD, seen, mask_BL if mixes_padding else None) if position_ids_BL is None else (position_ids_BL, 0)
+        )
         # add positions to the stream, where they are of that kind
         if self.position is not None:
             x_BLD = self.position.add(x_BLD, where)
@@ -195,7 +197,7 @@ class Layers(nn.Module):
             memory = state.get("memory")
         x = x_BLD if self.stream is None else self.stream.enter(x_BLD)
         shared = {"embedding": x_BLD} if tokens_BL is None else {"embedding": x_BLD, "tokens": tokens_BL}
-        told = Pass(mask_BL, mixes_padding, places_BL, seen_LL, first=x, shared=shared)
+        told = Pass(mask_BL, mixes_padding, position_ids_BL, seen_LL, first=x, shared=shared)
         # the layers, each with its own part of the state; what they all need of this pass is computed once
         with one_pass():
             for loop in range(self.loops):

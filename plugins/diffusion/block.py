@@ -87,5 +87,5 @@ class BlockDiffusion(MaskedDiffusion):
     def _read(self, tokens_BL: Tensor, seen_LL: Tensor, place_L: Tensor, mask_BL: Tensor | None) -> Tensor:
         """(B, L, D) of tokens at these places, each of which sees what the mask says."""
         told = token_ids(self.backbone, tokens_BL) | padding(mask_BL, behind=True)
-        places_BL = place_L.expand(len(tokens_BL), -1)
-        return self.backbone(self.stem(tokens_BL), places_BL=places_BL, seen_LL=seen_LL, **told)[0]
+        position_ids_BL = place_L.expand(len(tokens_BL), -1)
+        return self.backbone(self.stem(tokens_BL), position_ids_BL=position_ids_BL, seen_LL=seen_LL, **told)[0]

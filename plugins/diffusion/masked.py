@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo import register
-from zoo.nn import UNASKED, padding, places, token_ids, widened
+from zoo.nn import UNASKED, padding, stem_facts, token_ids, widened
 
 GOLDEN = 0.6180339887498949
 """Multiples of it, without their whole parts, are spread over [0, 1) and follow no order."""
@@ -41,7 +41,7 @@ class MaskedDiffusion(nn.Module):
         # the mask token makes the vocabulary one larger for the stem; it is never the answer
         self.mask_token = vocab_size
         self.stem = stem(vocab_size=vocab_size + 1)
-        self.backbone = backbone(causal=False, **places(self.stem))
+        self.backbone = backbone(causal=False, **stem_facts(self.stem))
         self.head = precise_linear(in_features=dim, out_features=vocab_size, bias=False)
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -30,7 +30,7 @@ class HGRN(nn.Module):
     """
 
     takes_mask = True
-    one_way = True
+    unidirectional = True
 
     def __init__(
         self,

@@ -13,7 +13,7 @@ class Minimal(nn.Module):
     """What both share: ``h_t = keep_t h_{t-1} + enter_t c_t``, with candidates c linear in the token."""
 
     takes_mask = True
-    one_way = True
+    unidirectional = True
     gates: int
 
     def __init__(self, dim: int, depth: int, linear, precise_linear, expand: int) -> None:

@@ -31,7 +31,7 @@ class GatedLinearRecurrentUnit(nn.Module):
     """
 
     takes_mask = True
-    one_way = True
+    unidirectional = True
 
     def __init__(
         self, dim: int, depth: int, linear, width: int | None = None, heads: int | None = None, convolution: int = 4

@@ -50,7 +50,7 @@ class NextLatent(nn.Module):
         predictor_layers: number of layers of the predictor of ``latent=spans``.
     """
 
-    one_way = True
+    unidirectional = True
 
     def __init__(
         self,

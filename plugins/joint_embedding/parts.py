@@ -6,14 +6,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zoo.nn import padding, places, take, token_ids
+from zoo.nn import padding, stem_facts, take, token_ids
 
 
-def at(mask_BL: Tensor | None, places_BS: Tensor) -> Tensor | None:
+def at(mask_BL: Tensor | None, position_ids_BS: Tensor) -> Tensor | None:
     """Which of these places, (B, ...), are no padding; none where there is no padding at all."""
     if mask_BL is None:
         return None
-    return mask_BL.gather(1, places_BS.flatten(1)).view(places_BS.shape)
+    return mask_BL.gather(1, position_ids_BS.flatten(1)).view(position_ids_BS.shape)
 
 
 class Encoder(nn.Module):
@@ -22,17 +22,17 @@ class Encoder(nn.Module):
     def __init__(self, stem, backbone, causal: bool = False) -> None:
         super().__init__()
         self.stem = stem()
-        self.backbone = backbone(causal=causal, **places(self.stem))
+        self.backbone = backbone(causal=causal, **stem_facts(self.stem))
         self.before = getattr(self.stem, "grid", (0,))[0]
 
-    def forward(self, inputs: Tensor, places_BS: Tensor | None = None, mask_BL: Tensor | None = None) -> Tensor:
+    def forward(self, inputs: Tensor, position_ids_BS: Tensor | None = None, mask_BL: Tensor | None = None) -> Tensor:
         """(B, L, D); or (B, S, D) of only these places, so that the others cost nothing. Padding stands behind."""
         x_BLD = self.stem(inputs)
-        if places_BS is None:
+        if position_ids_BS is None:
             told = token_ids(self.backbone, inputs) | padding(mask_BL, behind=True)
             return self.backbone(x_BLD, **told)[0]
-        told = token_ids(self.backbone, inputs, places_BS) | padding(at(mask_BL, places_BS), behind=True)
-        return self.backbone(take(x_BLD, places_BS), places_BL=places_BS, **told)[0]
+        told = token_ids(self.backbone, inputs, position_ids_BS) | padding(at(mask_BL, position_ids_BS), behind=True)
+        return self.backbone(take(x_BLD, position_ids_BS), position_ids_BL=position_ids_BS, **told)[0]
 
     def embed(self, inputs: Tensor, mask_BL: Tensor | None = None) -> Tensor:
         """(B, L, D) of a whole input, without class token and registers."""
@@ -113,7 +113,7 @@ class Predictor(nn.Module):
                 raise ValueError(f"objective.{name}={value}: expected at least 1")
         self.into = linear(in_features=dim, out_features=width, bias=True)
         self.hidden_D = nn.Parameter(torch.randn(width) * 0.02)
-        self.backbone = backbone(causal=False, dim=width, depth=layers, **places(stem))
+        self.backbone = backbone(causal=False, dim=width, depth=layers, **stem_facts(stem))
         self.out = linear(in_features=width, out_features=out_features, bias=True)
 
     def forward(
@@ -136,9 +136,11 @@ class Predictor(nn.Module):
         # the same trained vector stands at every target
         asked_BTD = self.hidden_D.to(x_BSD.dtype).expand(*target_BT.shape, -1)
         # context and targets in the order of their places, so that a recurrent mixer serves too
-        places_BL, order_BL = torch.cat([context_BS, target_BT], 1).sort(1)
+        position_ids_BL, order_BL = torch.cat([context_BS, target_BT], 1).sort(1)
         x_BLD = take(torch.cat([x_BSD, asked_BTD], 1), order_BL)
-        x_BLD = self.backbone(x_BLD, places_BL=places_BL, **padding(at(mask_BL, places_BL), behind=True))[0]
+        x_BLD = self.backbone(
+            x_BLD, position_ids_BL=position_ids_BL, **padding(at(mask_BL, position_ids_BL), behind=True)
+        )[0]
         # undo the order, and read off the targets
         rank_L = torch.arange(order_BL.shape[1], device=order_BL.device)
         back_BL = torch.empty_like(order_BL).scatter_(1, order_BL, rank_L.expand_as(order_BL))

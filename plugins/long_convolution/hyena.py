@@ -66,7 +66,7 @@ class Hyena(nn.Module):
     """
 
     takes_mask = True
-    one_way = True
+    unidirectional = True
 
     def __init__(
         self,

@@ -33,7 +33,7 @@ class S4D(nn.Module):
     """
 
     takes_mask = True
-    one_way = True
+    unidirectional = True
 
     def __init__(
         self, dim: int, depth: int, linear, state_size: int = 64, dt_min: float = 0.001, dt_max: float = 0.1

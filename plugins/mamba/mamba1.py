@@ -57,7 +57,7 @@ class Mamba1(nn.Module):
     """
 
     takes_mask = True
-    one_way = True
+    unidirectional = True
 
     def __init__(
         self,

@@ -59,7 +59,7 @@ class Mamba2(nn.Module):
     """
 
     takes_mask = True
-    one_way = True
+    unidirectional = True
 
     def __init__(
         self,

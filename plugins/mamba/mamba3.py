@@ -44,7 +44,7 @@ class Mamba3(nn.Module):
     """
 
     takes_mask = True
-    one_way = True
+    unidirectional = True
 
     def __init__(
         self,

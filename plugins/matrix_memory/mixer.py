@@ -81,7 +81,7 @@ class MatrixMemory(nn.Module):
     """
 
     takes_mask = True
-    one_way = True
+    unidirectional = True
 
     def __init__(
         self,

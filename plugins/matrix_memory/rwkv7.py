@@ -78,7 +78,7 @@ class RWKV7(nn.Module):
     """
 
     takes_mask = True
-    one_way = True
+    unidirectional = True
     rule = ("erase", "vector")
 
     def __init__(
@@ -248,7 +248,7 @@ class RWKV7ChannelMix(nn.Module):
     """
 
     takes_mask = True
-    one_way = True
+    unidirectional = True
 
     def __init__(self, dim: int, layer: int, depth: int, linear, ratio: float = 4.0) -> None:
         super().__init__()

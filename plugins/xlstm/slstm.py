@@ -29,7 +29,7 @@ class ScalarLSTM(nn.Module):
     """
 
     takes_mask = True
-    one_way = True
+    unidirectional = True
 
     def __init__(self, dim: int, precise_linear, heads: int | None = None, convolution: int = 4) -> None:
         super().__init__()

@@ -33,20 +33,20 @@ class Mixer(Protocol):
     With ``causal=True`` a mixer obeys **the law of splitting**: feeding a sequence whole, or cut anywhere with
     the state carried over, gives the same outputs. Decoding, chunked prefill and streaming are this one law.
 
-    Optional: ``one_way = True`` says that it looks back only whatever ``causal``, so that a backbone makes an
+    Optional: ``unidirectional = True`` says that it looks back only whatever ``causal``, so that a backbone makes an
     encoder of it by running it in both directions. ``takes_mask = True`` says that ``forward(..., mask_BL=None)``
     takes the padding mask: where it is false a token leaves no trace, neither in the outputs of real tokens nor in
     the state. Padding stands in front of a sequence, or behind it where there is no state; a backbone has set it to
-    zero, so it is always a number. ``takes_places = True`` says that ``forward(..., places_BL=None)`` takes position
-    ids: without a state, a few tokens of a longer sequence may come, in rising order, and these are their positions
-    there. ``takes_seen = True`` says that ``forward(..., seen_LL=None)`` takes who sees whom: true where the token of
-    the row may see that of the column, itself always. It comes without a state, and with it places come in any order,
-    also twice. It hides more than the mixer hides anyway; what a token may not see leaves no trace in its output.
-    ``takes_shared = True`` says that ``forward(..., shared=None)`` takes a dict that all layers of one pass share: a
-    layer may leave there what later ones read, under a key of its own, such as the values of the first attention. It
-    starts with ``embedding``, the stream before the first layer, (B, L, D), and where inputs are tokens with
-    ``tokens``, their ids (B, L), of which there are ``vocab_size``. In decoding each call has a new one, of the new
-    tokens alone.
+    zero, so it is always a number. ``takes_position_ids = True`` says that ``forward(..., position_ids_BL=None)`` takes
+    position ids: without a state, a few tokens of a longer sequence may come, in rising order, and these are their
+    positions there. ``takes_seen = True`` says that ``forward(..., seen_LL=None)`` takes who sees whom: true where the
+    token of the row may see that of the column, itself always. It comes without a state, and with it places come in any
+    order, also twice. It hides more than the mixer hides anyway; what a token may not see leaves no trace in its
+    output. ``takes_shared = True`` says that ``forward(..., shared=None)`` takes a dict that all layers of one pass
+    share: a layer may leave there what later ones read, under a key of its own, such as the values of the first
+    attention. It starts with ``embedding``, the stream before the first layer, (B, L, D), and where inputs are tokens
+    with ``tokens``, their ids (B, L), of which there are ``vocab_size``. In decoding each call has a new one, of the
+    new tokens alone.
     """
 
     def __call__(self, x_BLD: Tensor, state: State = None) -> tuple[Tensor, State]:
@@ -379,8 +379,8 @@ class AveragesWeights(Protocol):
 class Probe(Protocol):
     """Judges frozen embeddings: fitted to labelled ones, it says what others are. Nothing when the run has none.
 
-    Optional: ``reads_places = True`` asks for all places of an input, (N, L, D), instead of their mean; where a task
-    has padding, ``fit`` and the call are then given a mask (N, L) as their last argument, false at padding.
+    Optional: ``reads_positions = True`` asks for all positions of an input, (N, L, D), instead of their mean; where a
+    task has padding, ``fit`` and the call are then given a mask (N, L) as their last argument, false at padding.
     ``probabilities = True`` says that the softmax of its logits are such, as metrics of likelihood need.
     """
 
@@ -448,7 +448,7 @@ class HasChoices(Protocol):
 class HasEmbedding(Protocol):
     """An objective whose encoder makes a vector of each place of an input, which a probe may judge.
 
-    Optional: ``one_way = True`` says that each looks back only, so that the next token may be asked of it.
+    Optional: ``unidirectional = True`` says that each looks back only, so that the next token may be asked of it.
     """
 
     def embed(self, inputs: Tensor, mask_BL: Tensor | None = None) -> Tensor:

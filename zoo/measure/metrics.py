@@ -82,7 +82,7 @@ def labels_key(objective: Any, task: Task) -> str | None:
     for key in ("labels", "token_labels"):
         if key in task.gives:
             return key
-    return "targets" if "targets" in task.gives and getattr(objective, "one_way", False) else None
+    return "targets" if "targets" in task.gives and getattr(objective, "unidirectional", False) else None
 
 
 def _embedded(objective: Any, batch: Batch) -> tuple[Tensor, Tensor | None]:
@@ -96,7 +96,7 @@ def _embedded(objective: Any, batch: Batch) -> tuple[Tensor, Tensor | None]:
 def _answer(probe: Any, embeddings_BLD: Tensor, real_BL: Tensor | None, batch: Batch, key: str | None) -> Tensor:
     """Logits (B, C), or (B, S, C) where each place has a label."""
     if key == "labels":
-        if getattr(probe, "reads_places", False):
+        if getattr(probe, "reads_positions", False):
             return probe(embeddings_BLD, *_told(real_BL))  # type: ignore[no-any-return]
         return probe(pooled(embeddings_BLD, real_BL))  # type: ignore[no-any-return]
     asked_BSD = at_positions(embeddings_BLD, batch)
@@ -148,7 +148,7 @@ def fit(probes: dict[str, Probe], known: Labelled) -> None:
     """Fit every probe to the same labelled embeddings, to all places or to their mean."""
     mean_ND = known.pooled()
     for probe in probes.values():
-        if getattr(probe, "reads_places", False):
+        if getattr(probe, "reads_positions", False):
             probe.fit(known.embeddings_NLD, known.labels_N, *_told(known.real_NL))
         else:
             probe.fit(mean_ND, known.labels_N)

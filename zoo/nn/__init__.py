@@ -15,10 +15,10 @@ from zoo.nn.masking import spans as spans
 from zoo.nn.masking import without_padding as without_padding
 from zoo.nn.passes import once_a_pass as once_a_pass
 from zoo.nn.passes import one_pass as one_pass
-from zoo.nn.places import at_positions as at_positions
-from zoo.nn.places import places as places
-from zoo.nn.places import take as take
-from zoo.nn.places import token_ids as token_ids
+from zoo.nn.position_ids import at_positions as at_positions
+from zoo.nn.position_ids import stem_facts as stem_facts
+from zoo.nn.position_ids import take as take
+from zoo.nn.position_ids import token_ids as token_ids
 from zoo.nn.precision import compute_dtype as compute_dtype
 from zoo.nn.precision import wide as wide
 from zoo.nn.precision import widened as widened

@@ -79,14 +79,14 @@ class Convolved(nn.Module):
         width: tokens that the filter sees.
     """
 
-    one_way = True
+    unidirectional = True
 
     def __init__(self, mixer: nn.Module, dim: int, width: int) -> None:
         super().__init__()
         self.mixer: Any = mixer
         self.convolution: ShortConvolution = ShortConvolution(dim, width)
         self.takes_mask = bool(getattr(mixer, "takes_mask", False))
-        self.takes_places = bool(getattr(mixer, "takes_places", False))
+        self.takes_position_ids = bool(getattr(mixer, "takes_position_ids", False))
         self.takes_shared = bool(getattr(mixer, "takes_shared", False))
 
     def init_state(self, batch_size: int, max_len: int, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:

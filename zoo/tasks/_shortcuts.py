@@ -35,8 +35,8 @@ def best_rule(seen: Tensor, targets: Tensor, classes: int) -> float:
 
 def commonest(batch: Batch, classes: int) -> float:
     """The accuracy of always giving the commonest answer."""
-    places_BS, targets_BS = asked(batch)
-    return best_rule(torch.zeros_like(places_BS), targets_BS, classes)
+    positions_BS, targets_BS = asked(batch)
+    return best_rule(torch.zeros_like(positions_BS), targets_BS, classes)
 
 
 def by_place(batch: Batch, classes: int) -> float:
@@ -49,11 +49,11 @@ def by_context(batch: Batch, low: int, high: int) -> float:
 
     Of several the smallest; where there was none so far, ``low``.
     """
-    places_BS, targets_BS = asked(batch)
+    positions_BS, targets_BS = asked(batch)
     counts_BLV = (batch["inputs"][..., None] == torch.arange(low, high)).to(torch.int16).cumsum(1)
     said_BL = low + counts_BLV.argmax(2)
     known_BS = targets_BS >= 0
-    return float((said_BL.gather(1, places_BS) == targets_BS)[known_BS].double().mean())
+    return float((said_BL.gather(1, positions_BS) == targets_BS)[known_BS].double().mean())
 
 
 def sample(length: int) -> int:
@@ -63,10 +63,10 @@ def sample(length: int) -> int:
 
 def by_window(batch: Batch, width: int, vocab_size: int, classes: int) -> float:
     """The accuracy of the commonest answer after each string of ``width`` tokens."""
-    places_BS, targets_BS = asked(batch)
-    seen_BS = torch.zeros_like(places_BS)
+    positions_BS, targets_BS = asked(batch)
+    seen_BS = torch.zeros_like(positions_BS)
     for back in range(width):
-        before_BS = places_BS - back
+        before_BS = positions_BS - back
         token_BS = batch["inputs"].gather(1, before_BS.clamp(min=0)) + 1  # 0: before the first token
         seen_BS = seen_BS * (vocab_size + 1) + token_BS.masked_fill(before_BS < 0, 0)
     return best_rule(seen_BS, targets_BS, classes)

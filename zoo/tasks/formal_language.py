@@ -150,8 +150,8 @@ def flip_flop(draw: Draw, modulus: int, kinds: int, ignore: float) -> Words:
     # 2 writes, 3 reads, 4 ignores; the first writes and the last reads
     instructions_BP = 2 + (drawn_BP >= (1 - ignore) / 2).long() + (drawn_BP >= 1 - ignore).long()
     instructions_BP[:, 0], instructions_BP[:, -1] = 2, 3
-    places_BP = torch.arange(pairs, device=bits_BP.device).where(instructions_BP == 2, 0).cummax(1).values
-    state_BP = bits_BP.gather(1, places_BP)
+    positions_BP = torch.arange(pairs, device=bits_BP.device).where(instructions_BP == 2, 0).cummax(1).values
+    state_BP = bits_BP.gather(1, positions_BP)
     read_BP = instructions_BP == 3
     inputs_BP2 = torch.stack([instructions_BP, bits_BP.where(~read_BP, state_BP)], 2)
     targets_BP2 = torch.stack([state_BP.where(read_BP, -100), torch.full_like(state_BP, -100)], 2)

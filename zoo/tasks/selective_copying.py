@@ -91,8 +91,8 @@ class SelectiveCopying(Generated):
         device, marker = source.device, self.vocab_size - 1
         data_BS = torch.randint(1, marker, (batch_size, self.data), generator=source, device=device)
         order_BL = torch.rand(batch_size, length, generator=source, device=device)
-        places_BS = order_BL.topk(self.data, dim=1).indices.sort(dim=1).values
-        noisy_BL = torch.zeros(batch_size, length, dtype=torch.long, device=device).scatter_(1, places_BS, data_BS)
+        positions_BS = order_BL.topk(self.data, dim=1).indices.sort(dim=1).values
+        noisy_BL = torch.zeros(batch_size, length, dtype=torch.long, device=device).scatter_(1, positions_BS, data_BS)
         inputs_BL = torch.cat([noisy_BL, torch.full_like(data_BS, marker)], dim=1)
         asked_BS = torch.arange(length, length + self.data, device=device).expand(batch_size, -1)
         return {"inputs": inputs_BL, "targets": data_BS, "positions": asked_BS}

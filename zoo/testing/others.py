@@ -166,7 +166,7 @@ def probe_reads_off_what_is_plain(name: str) -> None:
     labels_N = torch.randint(0, 3, (300,), generator=source)
     noise = torch.randn(300, 8, generator=source)
     heaps = noise + 20 * torch.nn.functional.one_hot(labels_N, 8)
-    if getattr(probe, "reads_places", False):  # the class shows at the second of four places
+    if getattr(probe, "reads_positions", False):  # the class shows at the second of four places
         around_NLD = torch.randn(300, 4, 8, generator=source)
         heaps, noise = around_NLD.index_copy(1, torch.tensor([1]), heaps.unsqueeze(1)), around_NLD
     for embeddings, low, high in ((heaps, 0.99, 1.0), (noise, 0.15, 0.55)):

@@ -109,7 +109,7 @@ def make_probes(config: Config, objective: Any, task: Task) -> dict[str, Probe]:
             )
     if labels_key(objective, task) != "labels":
         for name, probe in probes.items():
-            if getattr(probe, "reads_places", False):
+            if getattr(probe, "reads_positions", False):
                 raise ZooError(
                     f"probe={name} reads all places of an input to label the whole, and task="
                     f"{_name(config, 'task')} labels each place; choose another, such as probe=linear"

@@ -74,7 +74,7 @@ class GatedDelta(nn.Module):
     """
 
     takes_mask = True
-    one_way = True
+    unidirectional = True
 
     def __init__(self, dim: int, linear, precise_linear, heads: int = 4, convolution: int = 4, chunk: int = 32) -> None:
         super().__init__()

@@ -62,7 +62,7 @@ class Retention(nn.Module):
     """
 
     takes_mask = True
-    one_way = True
+    unidirectional = True
 
     def __init__(self, dim: int, linear, position, heads: int = 4, value_factor: int = 2, chunk: int = 64) -> None:
         super().__init__()

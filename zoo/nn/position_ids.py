@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 
-def places(stem: nn.Module) -> dict[str, Any]:
+def stem_facts(stem: nn.Module) -> dict[str, Any]:
     """Facts of a stem for a backbone.
 
     ``max_len``; for images also ``grid``, the tokens before it, its rows and its columns; and ``vocab_size`` of a stem
@@ -18,7 +18,7 @@ def places(stem: nn.Module) -> dict[str, Any]:
     return {"max_len": stem.max_len} | {name: value for name, value in known.items() if value is not None}
 
 
-def token_ids(backbone: nn.Module, inputs: Tensor, places_BS: Tensor | None = None) -> dict[str, Tensor]:
+def token_ids(backbone: nn.Module, inputs: Tensor, position_ids_BS: Tensor | None = None) -> dict[str, Tensor]:
     """What a backbone is told of the tokens behind its vectors: ``tokens_BL``, where it has ``takes_tokens = True``.
 
     Nothing where inputs are no token ids, (B, L) of integers.
@@ -26,16 +26,16 @@ def token_ids(backbone: nn.Module, inputs: Tensor, places_BS: Tensor | None = No
     Args:
         backbone: the backbone.
         inputs: what its stem was given.
-        places_BS: the places of the vectors that it gets, where these are a few of them.
+        position_ids_BS: the places of the vectors that it gets, where these are a few of them.
     """
     if not getattr(backbone, "takes_tokens", False) or inputs.ndim != 2 or inputs.is_floating_point():
         return {}
-    return {"tokens_BL": inputs if places_BS is None else inputs.gather(1, places_BS)}
+    return {"tokens_BL": inputs if position_ids_BS is None else inputs.gather(1, position_ids_BS)}
 
 
-def take(x_BLD: Tensor, places_BS: Tensor) -> Tensor:
+def take(x_BLD: Tensor, position_ids_BS: Tensor) -> Tensor:
     """The vectors at these positions, (B, S, D)."""
-    return x_BLD.gather(1, places_BS.unsqueeze(-1).expand(-1, -1, x_BLD.shape[-1]))
+    return x_BLD.gather(1, position_ids_BS.unsqueeze(-1).expand(-1, -1, x_BLD.shape[-1]))
 
 
 def at_positions(x_BLD: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
