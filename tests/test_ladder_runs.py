@@ -24,7 +24,7 @@ from zoo.comparison.ladder.rungs import (
     rungs_of,
     valley_sizes,
 )
-from zoo.comparison.plan import _from_plain, _to_plain, describe, make_plan
+from zoo.comparison.plan import _from_plain, _to_plain, check_distinct, describe, known_as, make_plan
 from zoo.runs.budget import wanted
 
 THOROUGH = pytest.mark.thorough
@@ -212,14 +212,24 @@ def test_the_sides_of_a_valley_get_foretold_rates_and_one_seed(here):
     made = carried_out(plan, parabola)
     for cell in sides:
         assert dict(cell.chosen)["optimizer.lr"] == pytest.approx(best_rate("lstm", cell.size), rel=0.01)
-    assert sum(stage == "report" for *_, stage, _ in made) == 2 * (13 + 13 - 1), (
-        "the checked rung has the foretold rate, so its middle is a run of it, which is made once"
+    runs = [known_as(cell.run(cell.chosen, seed)) for cell in plan.cells for seed in cell.seeds]
+    assert len(runs) == 2 * (13 + 13)
+    assert sum(stage == "report" for *_, stage, _ in made) == len(set(runs)) < len(runs), (
+        "a rung that has the foretold rate and the middle of its valley are one run, which is made once"
     )
     assert [rung["role"] for rung in describe(plan)["ladder"]] == ["rung", "side", "side", "side"] * 3 + [
         "rung",
         "side",
         "side",
     ] * 2
+
+
+def test_a_valley_may_share_runs_with_its_rung(here):
+    """Where all tuning failed, a tuned rung and the middle of its valley have one rate, and are one run."""
+    words = ["compare.archs=[transformer,lstm]", "compare.extend=0", "compare.ladder.valleys=3"]
+    plan = make_plan("ladder", [SIZES, *words, "compare.ladder.stability=true"])
+    carried_out(plan, lambda contestant, size, rate: None)
+    check_distinct(plan.cells)
 
 
 def test_where_all_tuning_failed_larger_rungs_keep_a_rate_of_the_grid(plan):

@@ -105,7 +105,7 @@ def test_figures_are_written_as_they_are_shown(smoke, tmp_path):  # noqa: F811
     from xml.etree import ElementTree
 
     from zoo.comparison.answer import answer
-    from zoo.comparison.export import lines, write
+    from zoo.comparison.export import lines, plain, write
 
     ledger = ledger_of(smoke)
     expected = lines(ledger)
@@ -129,7 +129,7 @@ def test_figures_are_written_as_they_are_shown(smoke, tmp_path):  # noqa: F811
     write(ledger, tmp_path / "figures.md")
     text = (tmp_path / "figures.md").read_text()
     assert f"```\n{ledger.command}\n```" in text
-    assert all(f"- {said} " in " ".join(text.split()) + " " for said in answer(ledger))
+    assert all(f"- {plain(said)} " in " ".join(text.split()) + " " for said in answer(ledger))
     assert "![smoke: its first chart](figures.svg)" in text
     assert f"| 1 | {expected[0]['contestant']} | {expected[0]['median']:.4f} | 2 |" in text
     write(ledger, tmp_path / "figures.tex")

@@ -262,6 +262,10 @@ def _report(words: list[str]) -> int:
             ".svg, also as a file), two to set side by side: zoo report runs/a runs/b, or single runs: zoo report "
             "runs/train/<id> runs/train/<id>"
         )
+    from zoo.comparison.export import check_ending
+
+    for to in map(Path, given.get("--to", [])):
+        check_ending(to)
     ledger, *others = (read_ledger(Path(folder)) for folder in folders)
     if others:
         from zoo.comparison.diff import compare

@@ -66,6 +66,7 @@ class Execution:
         self.hashes: dict[str, str | None] = {}
         self.unmet: dict[str, str] = {}
         self.same: dict[str, list[Job]] = {}
+        self.ended: dict[str, dict[str, Any] | None] = {}
         self.reporting: set[int] = set()
         self.tuned: dict[str, list[Cell]] = {}
         self.grown: dict[tuple[str, str, bool], int] = {}
@@ -237,7 +238,9 @@ class Execution:
             if row and row["status"] == "finished" and is_current(row, known):
                 self.skipped += 1
                 self._count(job, row)
-            elif (same := self.same.get(known_as(job.run))) is not None:  # a foretold rate may be one that was tried
+            elif known_as(job.run) in self.ended:  # and failed; a foretold rate may be one that was tried
+                self._count(job, self.ended[known_as(job.run)])
+            elif (same := self.same.get(known_as(job.run))) is not None:
                 same.append(job)
             else:
                 self.same[known_as(job.run)] = []
@@ -320,6 +323,7 @@ class Execution:
 
     def _ended(self, job: Job, row: dict[str, Any] | None) -> None:
         """Count a run that was made, for every job that asked for it."""
+        self.ended[known_as(job.run)] = row
         for each in (job, *self.same.pop(known_as(job.run), ())):
             self._count(each, row)
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from textwrap import fill
 from typing import Any
+from urllib.parse import quote
 
 from zoo.base.errors import ZooError, many
 from zoo.base.files import atomic
@@ -62,6 +64,19 @@ def _line(order: int, standing: Standing, ranks: tuple[int, int] | None) -> Line
     }
 
 
+ENDINGS = (".csv", ".md", ".tex", ".parquet", ".svg")
+
+
+def check_ending(path: Path) -> None:
+    """Refuse a file of a kind that is not written.
+
+    Raises:
+        ZooError: the ending is unknown; the message lists those that are known.
+    """
+    if path.suffix not in ENDINGS:
+        raise ZooError(f"--to {path}: expected a file that ends in {', '.join(ENDINGS)}")
+
+
 def write(ledger: Ledger, path: Path) -> None:
     """Write the figures; the file's ending says how.
 
@@ -72,8 +87,7 @@ def write(ledger: Ledger, path: Path) -> None:
         ".csv": _csv, ".md": partial(_markdown, picture=path.with_suffix(".svg")), ".tex": _latex,
         ".parquet": _parquet, ".svg": _picture,
     }  # fmt: skip
-    if path.suffix not in makers:
-        raise ZooError(f"--to {path}: expected a file that ends in {', '.join(makers)}")
+    check_ending(path)
     content = makers[path.suffix](ledger)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -106,34 +120,40 @@ def _short(ledger: Ledger) -> list[tuple[str, list[list[str]]]]:
 
 
 def _titles(ledger: Ledger) -> list[str]:
-    return ["", "contestant", "test", "seeds", f"vs {ledger.baseline}" if ledger.baseline else ""]
+    return ["order", "contestant", "test", "seeds", f"vs {ledger.baseline}" if ledger.baseline else "verdict"]
 
 
 wrap = partial(fill, width=100, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+
+
+def plain(text: str) -> str:
+    """Text in which Markdown finds nothing to do: a contestant or a task may have any name."""
+    return re.sub(r"([\\`*\[\]<]|(?<!\w)_|_(?!\w))", r"\\\1", text)
 
 
 def _markdown(ledger: Ledger, picture: Path) -> bytes:
     """The command, what it took, the answer in words, the picture where it lies beside the file, and the tables."""
 
     def row(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+        return "| " + " | ".join(plain(cell).replace("|", "\\|") for cell in cells) + " |"
 
     seconds = sum(row.get("cpu_seconds") or row.get("wall_seconds") or 0 for row in ledger.rows)
     took = (
         f"{many(len(ledger.rows), 'run')}, {len(ledger.failures)} failed, {quantity(seconds / 60)} processor minutes."
     )
     parts = [f"# {ledger.folder.name}", "", "```", ledger.command, "```", "", took, ""]
-    parts += [*(wrap("- " + said.replace("<", "&lt;")) for said in answer(ledger)), ""]
+    parts += [*(wrap("- " + plain(said)) for said in answer(ledger)), ""]
     if picture.exists():
-        parts += [f"![{ledger.folder.name}: its first chart]({picture.name})", ""]
+        parts += [f"![{plain(ledger.folder.name)}: its first chart]({quote(picture.name)})", ""]
     for task, rows in _short(ledger):
         parts += [
-            f"## {task}: test {_metric(ledger, task)}",
+            f"## {plain(task)}: test {_metric(ledger, task)}",
             "",
             row(_titles(ledger)),
             "|---|---|---|---|---|",
             *map(row, rows),
             "",
+            *(line for note in ledger.notes(task) for line in (wrap(plain(note)) + ".", "")),
         ]
     return "\n".join(parts).encode()
 

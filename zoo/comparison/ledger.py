@@ -132,6 +132,15 @@ class Ledger:
         """Every pair on every task, where the comparison asks for them."""
         return all_pairs([self.on(task) for task in self.tasks], self.margin, self.level) if self.pairs else []
 
+    def notes(self, task: str) -> list[str]:
+        """What belongs below the scores of a task: those of rules without a model, and what it can decide."""
+        rows = [row for standing in self.ranked(task) for row in standing.rows]
+        rules = ", ".join(f"{name} {value:.4f}" for name, value in (rows[0]["chance"] if rows else {}).items())
+        found = [f"without a model: {rules}"] if rules else []
+        found += ["settings in the order of their validation scores"] if self.swept else []
+        found += [can] if (can := self.can_find(task)) else []
+        return found + ([f"it cannot decide: {why}"] if (why := self.cannot_decide(task)) else [])
+
     def cannot_decide(self, task: str) -> str:
         """Why the task tells nobody apart, whoever competes; nothing where somebody was told apart."""
         if task not in self._undecided:
@@ -412,7 +421,7 @@ def _from_rules(rules: dict[str, Any], rows: list[Row]) -> tuple[list[Standing],
                 seeds=len(cell["reporting"]) or None,
             )
         )
-    return standings, used
+    return standings, list({row["id"]: row for row in used}.values())  # two cells of a ladder may share a run
 
 
 def _from_rows(rows: list[Row]) -> list[Standing]:

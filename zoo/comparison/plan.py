@@ -303,7 +303,7 @@ def check_distinct(cells: Sequence[Cell]) -> None:
     """Two contestants that are the same runs would be one, listed twice."""
     seen: dict[str, str] = {}
     for cell in cells:
-        if cell.waits:  # for a learning rate that smaller rungs foretell; those are looked at
+        if cell.below:  # its rate is foretold by smaller rungs, which are looked at, and may be one that a rung has
             continue
         name = known_as(cell.run(cell.grid[0], cell.seeds[0]))
         if name in seen:

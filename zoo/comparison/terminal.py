@@ -384,13 +384,9 @@ def _table(ledger: Ledger, task: str, width: int) -> Table:
             table.add_column(title, justify="left" if name == "place" else "right", no_wrap=True)
     for line in lines:
         table.add_row(*(line.get(name, "") for name in shown))
-    rules = finished[0].rows[0]["chance"] if finished else {}
     notes = [and_more(len(standings), "contestants", ledger.folder)]
     notes += [f"on the page: {', '.join(left)}"] if left else []
-    notes += ["without a model: " + ", ".join(f"{name} {value:.4f}" for name, value in rules.items())] if rules else []
-    notes += ["settings in the order of their validation scores"] if ledger.swept else []
-    notes += [can] if (can := ledger.can_find(task)) else []
-    notes += [f"it cannot decide: {why}"] if (why := ledger.cannot_decide(task)) else []
+    notes += ledger.notes(task)
     table.caption = "\n".join(filter(None, notes)) or None
     return table
 

@@ -99,7 +99,9 @@ def unmask(
             begin = text_BL.shape[1]
             many = _end_of_block(model, begin, length + tokens) - begin
             text_BL = torch.nn.functional.pad(text_BL, (0, many), value=model.mask_token)
-            _fill_in(model, text_BL, begin, max(1, min(many, many * steps // tokens)), temperature, source)
+            done = begin - length
+            share = (done + many) * steps // tokens - done * steps // tokens
+            _fill_in(model, text_BL, begin, max(1, min(many, share)), temperature, source)
         found |= dict(zip(rows, text_BL[:, length : length + tokens].tolist(), strict=True))
     return [found[row] for row in range(len(prompts))]
 
