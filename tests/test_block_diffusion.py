@@ -281,6 +281,13 @@ def test_blocks_are_written_in_turn():
     assert [len(text) for text in knows.seen] == [8] * 4 + [9]
 
 
+@pytest.mark.parametrize("steps", [10, 12, 15, 19, 21, 29, 39, 40])
+def test_as_many_passes_are_made_as_are_asked_for(steps):
+    knows = Knows(max_len=64)
+    unmask(knows, [[0, 1, 2, 3]], 40, steps=steps)
+    assert len(knows.seen) == steps
+
+
 def test_draws_have_the_models_distribution():
     """All texts of four tokens, drawn by blocks of two, as often as the model says by the chain of its draws."""
     objective, _ = model(*FOUR, "objective.block=2")

@@ -94,14 +94,16 @@ def unmask(
     found: dict[int, list[int]] = {}
     for length in sorted({len(prompt) for prompt in prompts}):
         rows = [row for row, prompt in enumerate(prompts) if len(prompt) == length]
-        text_BL = torch.tensor([prompts[row] for row in rows], dtype=torch.long, device=device)
+        text_BL, left = torch.tensor([prompts[row] for row in rows], dtype=torch.long, device=device), steps
         while text_BL.shape[1] < length + tokens:
             begin = text_BL.shape[1]
             many = _end_of_block(model, begin, length + tokens) - begin
             text_BL = torch.nn.functional.pad(text_BL, (0, many), value=model.mask_token)
-            done = begin - length
-            share = (done + many) * steps // tokens - done * steps // tokens
-            _fill_in(model, text_BL, begin, max(1, min(many, share)), temperature, source)
+            # a share of the passes that are left, as this block's of the tokens that are left
+            wanted = length + tokens - begin
+            passes = max(1, min(many, left * min(many, wanted) // wanted))
+            _fill_in(model, text_BL, begin, passes, temperature, source)
+            left -= passes
         found |= dict(zip(rows, text_BL[:, length : length + tokens].tolist(), strict=True))
     return [found[row] for row in range(len(prompts))]
 
