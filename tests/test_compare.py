@@ -298,6 +298,14 @@ def test_a_wrong_comparison_is_explained(zoo_main, words, message):
     assert message in err
 
 
+def test_a_folder_of_runs_that_have_not_ended_says_so(here, zoo_main):
+    (here / "runs/sweep/one").mkdir(parents=True)
+    (here / "runs/sweep/one/config.yaml").write_text("{}")
+    status, _, err = zoo_main("report", "runs/sweep")
+    assert status == 2
+    assert "of 1 run that began none has ended; the command that made it goes on" in err
+
+
 @pytest.mark.parametrize(("folder", "message"), [("nowhere", "there is no folder nowhere"), (".", "holds no results")])
 def test_a_report_of_nothing_is_explained(zoo_main, folder, message):
     status, _, err = zoo_main("report", folder)

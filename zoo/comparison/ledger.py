@@ -12,7 +12,7 @@ from statistics import median
 from typing import Any
 
 from zoo.base import validation
-from zoo.base.errors import ZooError, to_type
+from zoo.base.errors import ZooError, many, to_type
 from zoo.base.files import read_json
 from zoo.comparison.abilities import Ability, folder_of_other, scores
 from zoo.comparison.claims import Finding, judge_claims
@@ -209,6 +209,12 @@ def read_ledger(folder: Path, alone: bool = False) -> Ledger:
         if (row := _row(folder / name / "result.json")) is not None
     ]
     if not rows:
+        begun = sum((folder / name / "config.yaml").is_file() for name in os.listdir(folder))
+        if begun:
+            raise ZooError(
+                f"{folder} holds no results: of {many(begun, 'run')} that began none has ended; the command that made "
+                f"it goes on where it stopped"
+            )
         raise ZooError(f"{folder} holds no results; run zoo compare first, or name a folder such as runs/families")
     rules = read_json(folder / "comparison.json")
     if rules is None and os.path.lexists(folder / "comparison.json"):
