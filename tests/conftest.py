@@ -21,7 +21,6 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
 import torch
-from shell import Shell, library_of_all
 
 from zoo.base.html import plotting_library
 
@@ -99,7 +98,12 @@ def unbounded(monkeypatch):
     monkeypatch.delenv("COLUMNS", raising=False)
 
 
-made_once = functools.cache(lambda: library_of_all(plotting_library))
+@functools.cache
+def made_once():
+    """The plotting library, which all processes of a run of the tests share."""
+    from shell import library_of_all  # which tests of other packages that load this file do not have beside them
+
+    return library_of_all(plotting_library)
 
 
 @pytest.fixture(autouse=True)
@@ -158,6 +162,8 @@ def here(tmp_path, monkeypatch):
 @pytest.fixture(scope="session")
 def shell():
     """A warm process that runs commands."""
+    from shell import Shell
+
     warm = Shell()
     yield warm
     warm.close()
