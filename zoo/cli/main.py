@@ -248,8 +248,11 @@ def _run(word: str) -> str:
 def _report(words: list[str]) -> int:
     folders, given = _values(words, {"--to": str})
     folders = list(map(_run, folders))
+    from zoo.comparison.export import check_ending
     from zoo.comparison.ledger import is_run, read_ledger, read_runs
 
+    for to in map(Path, given.get("--to", [])):
+        check_ending(to)
     single = [is_run(Path(folder)) for folder in folders]
     if folders and all(single):
         return _report_runs(read_runs(list(map(Path, folders))), Path(folders[0]), given)
@@ -262,10 +265,6 @@ def _report(words: list[str]) -> int:
             ".svg, also as a file), two to set side by side: zoo report runs/a runs/b, or single runs: zoo report "
             "runs/train/<id> runs/train/<id>"
         )
-    from zoo.comparison.export import check_ending
-
-    for to in map(Path, given.get("--to", [])):
-        check_ending(to)
     ledger, *others = (read_ledger(Path(folder)) for folder in folders)
     if others:
         from zoo.comparison.diff import compare

@@ -238,12 +238,12 @@ class Execution:
             if row and row["status"] == "finished" and is_current(row, known):
                 self.skipped += 1
                 self._count(job, row)
-            elif known_as(job.run) in self.ended:  # and failed; a foretold rate may be one that was tried
-                self._count(job, self.ended[known_as(job.run)])
-            elif (same := self.same.get(known_as(job.run))) is not None:
-                same.append(job)
+            elif (name := known_as(job.run)) in self.ended:  # and failed; a foretold rate may be one that was tried
+                self._count(job, self.ended[name])
+            elif name in self.same:
+                self.same[name].append(job)
             else:
-                self.same[known_as(job.run)] = []
+                self.same[name] = []
                 self.queue.append(job)
 
     def _equal_sizes(self, pool: Pool) -> None:
@@ -323,8 +323,9 @@ class Execution:
 
     def _ended(self, job: Job, row: dict[str, Any] | None) -> None:
         """Count a run that was made, for every job that asked for it."""
-        self.ended[known_as(job.run)] = row
-        for each in (job, *self.same.pop(known_as(job.run), ())):
+        name = known_as(job.run)
+        self.ended[name] = row
+        for each in (job, *self.same.pop(name, ())):
             self._count(each, row)
 
     def _count(self, job: Job, row: dict[str, Any] | None) -> None:

@@ -8,7 +8,7 @@ import re
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from zoo.nn import select_rows, state_bytes, tensors_of
 from zoo.testing import parts
@@ -179,15 +179,21 @@ def mixer_state_follows_its_sequences(name: str) -> None:
     close(later, whole[index_B, 10:], 1e-10, "sequences 2, 0, 0, 1 of a batch of 3: ")
 
 
+def _claims(mixer: nn.Module, flag: str, argument: str) -> bool:
+    """Whether a mixer says that its ``forward`` takes an argument, which must be so."""
+    declared: bool = getattr(mixer, flag, False)
+    taken = argument in inspect.signature(mixer.forward).parameters
+    assert declared == taken, f"{flag} is {declared}, and forward {'takes' if taken else 'has no'} {argument}"
+    return declared
+
+
 def mixer_leaves_no_trace_of_padding(name: str) -> str | None:
     """Masked padding in front changes nothing: not in one call, nor cut anywhere and decoded from there.
 
     A mixer without ``takes_mask = True`` does not claim this.
     """
     mixer = parts.part("mixer", name, dtype=torch.float64)
-    declared, taken = getattr(mixer, "takes_mask", False), "mask_BL" in inspect.signature(mixer.forward).parameters
-    assert declared == taken, f"takes_mask is {declared}, and forward {'takes' if taken else 'has no'} mask_BL"
-    if not declared:
+    if not _claims(mixer, "takes_mask", "mask_BL"):
         return "it has no takes_mask, so it claims nothing"
     pads, prompt = (0, 3, 8), LENGTH - 4
     x_BLD = inputs(len(pads), dtype=torch.float64)
@@ -215,9 +221,7 @@ def mixer_keeps_to_what_it_may_see(name: str) -> str | None:
     A mixer without ``takes_seen = True`` does not claim this.
     """
     mixer = parts.part("mixer", name, dtype=torch.float64)
-    declared, taken = getattr(mixer, "takes_seen", False), "seen_LL" in inspect.signature(mixer.forward).parameters
-    assert declared == taken, f"takes_seen is {declared}, and forward {'takes' if taken else 'has no'} seen_LL"
-    if not declared:
+    if not _claims(mixer, "takes_seen", "seen_LL"):
         return "it has no takes_seen, so it claims nothing"
     x_BLD, other_BLD = (inputs(2, dtype=torch.float64, seed=seed) for seed in (0, 9))
     few_LL = torch.rand(LENGTH, LENGTH, generator=torch.Generator().manual_seed(0)) < 0.4
