@@ -190,6 +190,20 @@ def test_a_sweep_is_hydras(zoo_main, here):
     assert not (here / "outputs").exists()
 
 
+@pytest.mark.parametrize("word", ["runs='{}'", "runs=${{oc.env:OUT}}"])
+def test_a_sweep_writes_where_the_value_of_runs_says(zoo_main, here, monkeypatch, word):
+    """Not to the text behind the sign: ``'/abs/out put'`` has quotes, and ``${oc.env:OUT}`` is looked up."""
+    there = here / "out put"
+    monkeypatch.setenv("OUT", str(there))
+    status, out, err = zoo_main(
+        "train", "-m", "seed=0,1", "arch=lstm", "task=parity", "task.test_size=16", *TINY, word.format(there)
+    )
+    assert status == 0, err
+    assert len(list(there.glob("train/*/result.json"))) == 2
+    assert [path.name for path in here.iterdir()] == ["out put"]
+    assert f"zoo report '{there}/train'" in out
+
+
 def test_a_part_of_a_config_is_shown(zoo_main):
     assert zoo_main("train", "-p", "optimizer.lr", "--cfg", "job", "optimizer.lr=0.5") == (0, "0.5\n", "")
     assert zoo_main("train", "--cfg=hydra", "--package=hydra.run")[1] == "# @package hydra.run\ndir: .\n"

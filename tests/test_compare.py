@@ -12,10 +12,12 @@ import time
 import pytest
 from conftest import THOROUGH
 
+import zoo
 from zoo.base.errors import ZooError
 from zoo.base.files import read_json, write_json
 from zoo.comparison.ledger import read_ledger
 from zoo.comparison.plan import make_plan
+from zoo.runs.identity import run_id
 
 PLUGIN = '''
 import os, signal
@@ -112,6 +114,19 @@ def test_published_figures_stand_beside_ours(smoke, tmp_path, zoo_main):
         make_plan("smoke", ["compare.published=[{task:party,contestant:lstm,value:1,source:x}]"])
     with pytest.raises(ZooError, match=r"compare\.published has .* expected contestant, source, task, value"):
         make_plan("smoke", ["compare.published=[{task:parity}]"])
+
+
+def test_a_group_is_tuned_and_a_key_without_values_is_in_no_config():
+    """``optimizer.lr:[]`` turns off what the comparison tunes; the command in a report makes the same run."""
+    cell = make_plan("smoke", ["compare.tune={schedule:[constant,cosine],optimizer.lr:[]}"]).cells[0]
+    assert cell.grid == [(("schedule", "constant"),), (("schedule", "cosine"),)]
+    for setting, name in zip(cell.grid, ("constant", "cosine"), strict=True):
+        config = cell.run(setting, 0).config
+        assert config["schedule"]["_component_"] == f"schedule/{name}"
+        assert [word for word in config["overrides"] if word.startswith(("schedule", "optimizer"))] == [
+            f"schedule={name}"
+        ]
+        assert run_id(zoo.compose(*config["overrides"])) == cell.run(setting, 0).id
 
 
 def test_tuning_takes_the_best_on_validation_and_never_a_failed_setting():

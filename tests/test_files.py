@@ -146,3 +146,31 @@ def test_a_link_in_a_run_folder_costs_no_file_of_the_users(here, name):
     except ZooError as error:
         assert name in str(error)  # noqa: PT017
     assert kept.read_text() == "precious"
+
+
+def test_a_link_where_a_logger_makes_its_folder_is_refused(here, zoo_main):
+    (here / "mine").mkdir()
+    words = ("task=parity", "task.test_size=8", "task.length=8", *TINY, "logger=tensorboard")
+    folder = folder_of(zoo.compose(*words))
+    folder.mkdir(parents=True)
+    (folder / "tensorboard").symlink_to(here / "mine")
+    status, _, err = zoo_main("train", *words)
+    assert status == 2
+    assert err.strip().endswith(f"logger=tensorboard: cannot write to {folder}/tensorboard: it is a link to another place")  # fmt: skip
+    assert not list((here / "mine").iterdir())
+
+
+def test_a_link_beside_a_model_on_text_is_not_copied_into_what_is_exported(here, zoo_main):
+    """``tokenizer.json`` of somebody else's run may lead to a file that nobody is to see."""
+    (here / "text.txt").write_text("\n".join(f"line {n} of a text, and {n * 7919 % 1009} more" for n in range(2000)))
+    words = ("task=text", f"task.source={here}/text.txt", "task.length=16", "task.tokenizer=bpe", "task.vocab_size=300")
+    status, _, err = zoo_main("train", *words, *TINY)
+    assert status == 0, err
+    folder = next(here.glob("runs/train/*"))
+    (here / "secret").write_text("precious")
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer.json").symlink_to(here / "secret")
+    status, _, err = zoo_main("export", str(folder), "--to", "model.safetensors")
+    assert status == 2
+    assert "tokenizer.json cannot be read ([Errno 40] it is a link to another place" in err
+    assert not (here / "model.safetensors").exists()

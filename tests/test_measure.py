@@ -250,6 +250,12 @@ def test_angles_beyond_the_table_are_its_continuation(monkeypatch):
         one = x_BHLK[:, :, place : place + 1].requires_grad_()  # tables made for inference serve training, too
         short.rotate(one, one, place)[0].sum().backward()
         torch.testing.assert_close(short.rotate(one, one, place)[0], turned[:, :, place : place + 1].clone())
+    # positions given as numbers, in training and beyond what the task is said to have
+    part = make(head_dim=8, max_len=16).train()
+    given_BL = torch.tensor([[3, 15, 16, 40]])
+    one = x_BHLK[:, :, given_BL[0]].requires_grad_()
+    part.rotate(one, one, given_BL)[0].sum().backward()
+    torch.testing.assert_close(part.rotate(one, one, given_BL)[0], turned[:, :, given_BL[0]].clone())
 
 
 @needs_browser

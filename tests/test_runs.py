@@ -1,7 +1,11 @@
 """``zoo runs``: what was made before is found, opened and removed."""
 
 import io
+import os
+import stat
 import sys
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from conftest import TINY
@@ -40,14 +44,10 @@ def made(zoo_main, here):
 
 
 def names(*arguments):
-    from pathlib import Path
-
     return [record.name for record in records(Path("runs"), *arguments)]
 
 
 def test_runs_and_comparisons_are_listed_newest_first(made, zoo_main, monkeypatch):
-    import os
-
     for old, path in ((10, "train/gru*"), (20, "train/tr*"), (30, "mine"), (40, "train/l*")):
         for file in made.glob(f"runs/{path}/**/*"):
             os.utime(file, (1e9 - old, 1e9 - old))
@@ -135,6 +135,53 @@ def test_a_link_is_neither_listed_nor_followed(made, zoo_main, tmp_path_factory)
     assert not any("link" in name for name in names())
     assert zoo_main("runs", "rm", "link", "--yes")[0] == 2
     assert (elsewhere / "config.yaml").exists()
+
+
+@contextmanager
+def without_permission(folder):
+    """Meanwhile this process may not read a folder; a superuser's rights are dropped for it."""
+    if not hasattr(os, "geteuid"):
+        pytest.skip("needs permissions")
+    mode = stat.S_IMODE(folder.stat().st_mode)
+    for above in folder.absolute().parents:
+        if above != Path("/") and above.stat().st_uid == os.geteuid():
+            above.chmod(above.stat().st_mode | 0o055)
+    folder.chmod(0)
+    superuser = os.geteuid() == 0
+    if superuser:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if superuser:
+            os.seteuid(0)
+        folder.chmod(mode)
+
+
+@pytest.mark.parametrize("what", ["train", "mine", "train/gru-parity-0-def", "mine/lstm-parity-7-abc"])
+def test_a_folder_that_may_not_be_read_is_named_and_the_others_are_listed(made, zoo_main, what):
+    with without_permission(made / "runs" / what):
+        status, out, err = zoo_main("runs")
+        filtered = zoo_main("runs", "--failed")
+        removed = zoo_main("runs", "rm", "status=finished", "--yes")
+    assert filtered[0] == 1
+    if what.startswith("mine/"):  # its comparison is listed, of which it counts as a failed run
+        assert status == 0
+        assert "0/1 runs" in out
+        assert " failed " in next(line for line in out.splitlines() if line.startswith("mine"))
+    else:
+        assert status == 1
+        assert err.splitlines() == ["1 folder cannot be read:", f"runs/{what}: Permission denied"]
+    assert ("lstm-parity-0" in out) == (what != "train")
+    assert f"runs/{what}: Permission denied" in filtered[2], "nobody knows whether it failed"
+    assert removed[0] == 1
+    assert (made / "runs" / what).exists()
+
+
+def test_a_folder_of_all_runs_that_may_not_be_read_is_said(made, zoo_main):
+    with without_permission(made / "runs"):
+        status, _, err = zoo_main("runs")
+    assert (status, err.strip()) == (2, "error: runs cannot be read: Permission denied")
 
 
 def test_a_page_is_opened_or_the_command_that_makes_it_is_said(made, zoo_main):

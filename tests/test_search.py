@@ -212,6 +212,16 @@ def test_a_study_of_another_direction_is_refused(here, zoo_main):
     assert "it is to maximize, and now to minimize" in err
 
 
+def test_a_link_where_the_study_is_kept_is_not_written_through(here, zoo_main):
+    (here / "mine").write_text("precious")
+    (here / "runs/train").mkdir(parents=True)
+    (here / "runs/train/mine.journal").symlink_to(here / "mine")
+    status, _, err = zoo_main(*SEARCH, "search.trials=1", "dim=8,16", "search.study=mine")
+    assert status == 1
+    assert err.strip().endswith("runs/train/mine.journal: it is a link to another place")
+    assert (here / "mine").read_text() == "precious"
+
+
 def command(folder, *words):
     line = [sys.executable, "-m", "zoo", *SEARCH, "optimizer.lr=tag(log,interval(1e-3,1))", *words]
     return subprocess.Popen(line, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

@@ -102,7 +102,8 @@ class RotaryPosition(Position):
             angle_BLK = (position_BL.double().unsqueeze(-1) * self.frequency_K.to(position_BL.device)).repeat(1, 1, 2)
             return angle_BLK.cos() * self.gain, angle_BLK.sin() * self.gain
         end = self.max_len
-        may_read = not self.training and position_BL.device.type in ("cpu", "cuda")  # in training nobody waits for it
+        # a GPU in training is not waited for: there positions are below the length that the task has
+        may_read = position_BL.device.type == "cpu" or (position_BL.device.type == "cuda" and not self.training)
         if not torch.compiler.is_compiling() and may_read:
             end = once_a_pass(
                 ("rotary",), lambda: int(position_BL.max()) + 1 if position_BL.numel() else 0, position_BL

@@ -69,6 +69,17 @@ def sweep(folder: Path) -> None:
             left.unlink(missing_ok=True)
 
 
+def refuse_link(path: Path) -> Path:
+    """Stop before a link in a folder of somebody else's leads what is read or written there to another place.
+
+    Raises:
+        OSError: it is a link.
+    """
+    if path.is_symlink():
+        raise OSError(errno.ELOOP, "it is a link to another place", str(path))
+    return path
+
+
 def own_folder(folder: Path) -> Path:
     """Make a folder that is nobody else's: a link there would lead what is written in it to another folder.
 
@@ -76,9 +87,7 @@ def own_folder(folder: Path) -> Path:
         OSError: it is a link.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    if folder.is_symlink():
-        raise OSError(errno.ELOOP, "it is a link to another folder, whose files would be replaced", str(folder))
-    return folder
+    return refuse_link(folder)
 
 
 def write_sign(path: Path, text: str) -> None:

@@ -10,9 +10,12 @@ from zoo.base.errors import RunFailed, ZooError, many, to_type
 from zoo.base.terminal import say
 from zoo.cli.list import screen
 from zoo.runs.history import Record, age, named, records, size
+from zoo.runs.row import UNREADABLE
 
 MOST_SHOWN = 100
 """Lines that are listed; the rest is counted."""
+MOST_NAMED = 10
+"""Folders that cannot be read and are named."""
 WIDEST = 36
 """Letters of an id that stand in one line, however narrow the terminal is."""
 
@@ -40,15 +43,28 @@ def runs(words: Sequence[str], failed: bool, yes: bool) -> int:
     if command == "open":
         return _open(root, names, filters)
     if command == "rm":
-        found = [named(root, name) for name in names] + (records(root, filters) if filters else [])
-        return _remove(list({record.folder: record for record in found}.values()), bool(filters), yes)
+        fit = records(root, filters) if filters else []
+        found = [named(root, name) for name in names] + [each for each in fit if each.status != UNREADABLE]
+        status = _remove(list({record.folder: record for record in found}.values()), bool(filters), yes)
+        return _say_unreadable(fit) or status
     if len(names) > 1:
         raise ZooError(f"name one comparison or experiment at a time, given {', '.join(names)}")
     within = names[0].rstrip("/").removeprefix(f"{root}/") if names else ""
     if within and not (root / within).is_dir():
         within = named(root, within).name  # which says what there is
-    _list(root, records(root, filters, within), [*names, *filters])
-    return 0
+    found = records(root, filters, within)
+    _list(root, [each for each in found if each.status != UNREADABLE], [*names, *filters])
+    return _say_unreadable(found)
+
+
+def _say_unreadable(found: Sequence[Record]) -> int:
+    """Name the folders that may not be read, of which nobody knows whether they fit, and return the exit status."""
+    lost = [f"{each.folder}: {each.what}" for each in found if each.status == UNREADABLE]
+    if not lost:
+        return 0
+    more = [f"and {len(lost) - MOST_NAMED:,} more"] if len(lost) > MOST_NAMED else []
+    say("\n".join([f"{many(len(lost), 'folder')} cannot be read:", *lost[:MOST_NAMED], *more]), error=True)
+    return 1
 
 
 def _list(root: Path, found: Sequence[Record], asked: Sequence[str]) -> None:

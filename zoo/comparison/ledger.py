@@ -27,10 +27,7 @@ from zoo.comparison.trends import Trend, curves, trend
 from zoo.comparison.verdicts import Pair, all_pairs, can_find, cannot_decide, judge, judge_twice, margin_of, rank_ranges
 from zoo.comparison.words import joined, quantity
 from zoo.config.tree import key_of
-from zoo.runs.row import SCHEMA, flaw, read_row
-
-UNREADABLE = "unreadable"
-"""The status that stands in a ledger for a run whose result may not be read."""
+from zoo.runs.row import SCHEMA, UNREADABLE, flaw, read_row
 
 
 @dataclass(frozen=True)

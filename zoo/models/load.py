@@ -14,12 +14,12 @@ from torch import nn
 
 from zoo.base.contracts import Probe, Task
 from zoo.base.errors import ZooError
-from zoo.base.files import atomic, beside, parse_json, refuse_odd
+from zoo.base.files import atomic, beside, parse_json, refuse_link, refuse_odd
 from zoo.base.validation import component, flaw
 from zoo.config.hydra import prepare
 from zoo.config.tree import Config, refuse_foreign
 from zoo.measure.weights import pack_
-from zoo.models.bounded import within
+from zoo.models.bounded import within, within_memory
 from zoo.registry.factory import build
 from zoo.registry.foreign import refuse_resolvers
 from zoo.runs.finished import TOKENIZER, Finished, fill, finished
@@ -68,9 +68,10 @@ def task_of(run: Finished) -> Task:
     row's before anything of it is shown, and before a score on it is taken for the run's.
 
     Raises:
-        ZooError: its data is not here or is other data, or the config does not fit the code as it is now.
+        ZooError: its data is not here, is other data or more than this machine can hold, or the config does not fit the
+            code as it is now.
     """
-    with _as_code_is_now():
+    with _as_code_is_now(), within_memory(str(run.folder)):
         task, found = make_task(run.config), fingerprint(run.config)
     if found != run.row["data_hash"]:
         source = run.config["task"].get("source")
@@ -132,7 +133,7 @@ def tokenizer_beside(folder: Path) -> str | None:
     """
     path = folder / TOKENIZER
     try:
-        refuse_odd(path)
+        refuse_odd(refuse_link(path))  # what it holds is written into the file that is exported
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         return None

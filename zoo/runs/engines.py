@@ -84,10 +84,10 @@ class Local:
         from joblib import cpu_count
         from pebble import ProcessPool
 
-        from zoo.training.hardware import visible_devices
+        from zoo.training.hardware import usual_workers, visible_devices
 
         self.folder, context = folder, get_context(start_method())
-        workers = settings["workers"] or cpu_count()
+        workers = settings["workers"] or usual_workers()
         shared = (max(1, cpu_count() // workers), workers, visible_devices(), context.Value("i", 0), os.getcwd())
         self.pool = ProcessPool(workers, context=context, initializer=start, initargs=(*shared, dict(os.environ)))
         self.jobs: dict[int, Any] = {}

@@ -6,6 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from zoo.config.schema import ROOT_KEYS, RunConfig
 from zoo.config.tree import key_of
 from zoo.registry.kinds import KINDS, PARTS
 from zoo.registry.nodes import COMPONENT
-from zoo.runs.row import read_row
+from zoo.runs.row import UNREADABLE, read_row
 
 USUAL = "train"
 """The experiment whose name is left out of a run's name, as it is where nobody names one."""
@@ -35,7 +36,7 @@ class Record:
         name: what to type to mean it: its folder below the folder of all runs, without ``train/``.
         folder: where it lies.
         what: the overrides of a run that its name does not say; a comparison's contestants and tasks.
-        status: ``finished``, ``failed``, ``started``, or ``running`` where a process is at it now.
+        status: ``finished``, ``failed``, ``started``, ``running`` where a process is at it now, or ``unreadable``.
         score: of its test; of a comparison how many of its runs are finished.
         time: when it was last written, in seconds since 1970.
         comparison: whether it is one.
@@ -98,7 +99,8 @@ def records(runs: Path, filters: Sequence[str] = (), within: str = "") -> list[R
     """Runs and comparisons, newest first.
 
     Without filters, a comparison is one record, and its runs have none. With filters, every run that they fit is a
-    record, wherever it lies.
+    record, wherever it lies. A folder that may not be read is a record whatever the filters, for nobody can tell
+    whether they fit.
 
     Args:
         runs: the folder of all runs.
@@ -113,15 +115,39 @@ def records(runs: Path, filters: Sequence[str] = (), within: str = "") -> list[R
         _check_filter(word)
     found = []
     for experiment in _folders(runs / within if within else runs):
-        if _is_run(experiment):
-            found += _run(experiment, runs, filters)
-        elif not within:
-            rules = read_json(experiment / "comparison.json")
-            if rules is not None and not filters:
-                found.append(_comparison(experiment, rules))
-            else:
-                found += [record for folder in _folders(experiment) for record in _run(folder, runs, filters)]
+        try:
+            found += _within(experiment, runs, filters, not within)
+        except OSError as error:
+            found.append(_unreadable(experiment, runs, error))
     return sorted(found, key=lambda record: (-record.time, record.name))
+
+
+def _within(experiment: Path, runs: Path, filters: Sequence[str], deep: bool) -> list[Record]:
+    """The record of a folder that is a run or a comparison; else those of the runs in it, if it may be ``deep``.
+
+    Raises:
+        OSError: the folder may not be read.
+    """
+    if _is_run(experiment):
+        return _run(experiment, runs, filters)
+    if not deep:
+        return []
+    rules = read_json(experiment / "comparison.json")
+    if rules is not None and not filters:
+        return [_comparison(experiment, rules)]
+    found = []
+    for folder in _entries(experiment):
+        try:
+            found += _run(folder, runs, filters)
+        except OSError as error:
+            found.append(_unreadable(folder, runs, error))
+    return found
+
+
+def _unreadable(folder: Path, runs: Path, error: OSError) -> Record:
+    """What is left to say of a folder that may not be read."""
+    why = error.strerror or type(error).__name__
+    return Record(_name(folder, runs), folder, why, UNREADABLE, "", os.lstat(folder).st_mtime)
 
 
 def named(runs: Path, name: str) -> Record:
@@ -143,13 +169,28 @@ def named(runs: Path, name: str) -> Record:
     return found[0]
 
 
-def _folders(folder: Path) -> Iterator[Path]:
-    """Folders in a folder, links left out, by name."""
+def _folders(folder: Path) -> list[Path]:
+    """As :func:`_entries`; none where the folder is not there.
+
+    Raises:
+        ZooError: it may not be read.
+    """
     try:
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except OSError:
-        return
-    yield from (Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False))
+        return _entries(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise ZooError(f"{folder} cannot be read: {error.strerror}") from error
+
+
+def _entries(folder: Path) -> list[Path]:
+    """Folders in a folder, links left out, by name.
+
+    Raises:
+        OSError: it may not be read.
+    """
+    entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    return [Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False)]
 
 
 def _is_run(folder: Path) -> bool:
@@ -179,8 +220,12 @@ def _run(folder: Path, runs: Path, filters: Sequence[str]) -> list[Record]:
     overrides = row.get("overrides") or list(config().get("overrides") or [])
     what = " ".join(word for word in map(str, overrides) if not _left_out(key_of(word)))
     score = f"{row['test'][row['metric']]:.4f}" if row.get("status") == "finished" else ""
-    name = str(folder.relative_to(runs)).removeprefix(f"{USUAL}/")
-    return [Record(name, folder, what, status, score, _written(folder / "result.json", folder / "config.yaml"))]
+    changed = _written(folder / "result.json", folder / "config.yaml")
+    return [Record(_name(folder, runs), folder, what, status, score, changed)]
+
+
+def _name(folder: Path, runs: Path) -> str:
+    return str(folder.relative_to(runs)).removeprefix(f"{USUAL}/")
 
 
 def _left_out(key: str) -> bool:
@@ -193,15 +238,30 @@ def _comparison(folder: Path, rules: Any) -> Record:
     cells = [cell for cell in cells if isinstance(cell, Mapping)] if isinstance(cells, list) else []
     who = list(dict.fromkeys(str(cell.get("contestant")) for cell in cells))
     tasks = list(dict.fromkeys(str(cell.get("task")) for cell in cells))
-    states = [str((read_row(each / "result.json") or {}).get("status", "started")) for each in _folders(folder)
-              if _is_run(each)]  # fmt: skip
+    states, changed = [], [_written(folder / "comparison.json")]
+    for each in _entries(folder):
+        with suppress(FileNotFoundError):  # it was removed meanwhile
+            state, time = _state(each)
+            states += [state] if state else []
+            changed.append(time)
     finished = states.count("finished")
-    status = "running" if is_held(folder / "lock") else "failed" if "failed" in states else "finished"
+    failed = bool({"failed", UNREADABLE} & set(states))
+    status = "running" if is_held(folder / "lock") else "failed" if failed else "finished"
     if status == "finished" and finished < len(states):
         status = "started"
     what = f"comparison: {', '.join(who)} on {', '.join(tasks)}"
-    paths = [folder / "comparison.json", *(each / "result.json" for each in _folders(folder))]
-    return Record(folder.name, folder, what, status, f"{finished}/{len(states)} runs", _written(*paths), True)
+    return Record(folder.name, folder, what, status, f"{finished}/{len(states)} runs", max(changed), True)
+
+
+def _state(folder: Path) -> tuple[str, float]:
+    """What became of a run of a comparison, nothing where it is no run, and when that was written."""
+    try:
+        if not _is_run(folder):
+            return "", 0.0
+        row = read_row(folder / "result.json") or {}
+        return str(row.get("status", "started")), _written(folder / "result.json")
+    except PermissionError:
+        return UNREADABLE, 0.0
 
 
 def _check_filter(word: str) -> None:

@@ -12,6 +12,8 @@ from zoo.base.files import read_json
 from zoo.base.validation import Count, Figure, FolderName, Number, Positive, Whole
 
 SCHEMA = 1
+UNREADABLE = "unreadable"
+"""The status that reports and lists show for a run whose folder or result may not be read; no row has it."""
 
 Scores = dict[str, Figure]
 """Metrics by name. The one that ranks is a finite number; others may be NaN, where nothing was asked for them."""

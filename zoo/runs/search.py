@@ -19,6 +19,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from zoo.base.errors import RunFailed, ZooError, first_of, many, to_type, unknown
+from zoo.base.files import refuse_link
 from zoo.base.seeds import derive
 from zoo.base.terminal import say
 from zoo.config.compose import composed_of, without_how
@@ -170,9 +171,9 @@ class _Search:
         if self.on["name"] == "here":
             return 1
         if self.on["name"] == "local":
-            from joblib import cpu_count
+            from zoo.training.hardware import usual_workers
 
-            return int(self.on["workers"] or cpu_count())
+            return int(self.on["workers"] or usual_workers())
         return AT_ONCE
 
     def run(self) -> None:
@@ -214,7 +215,9 @@ class _Search:
         from zoo.training.build import make_task
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        storage = self.rules["storage"] or JournalStorage(JournalFileBackend(str(self._file("journal"))))
+        storage = self.rules["storage"]
+        if not storage:  # its lock is a link that Optuna makes, so that alone is let be
+            storage = JournalStorage(JournalFileBackend(str(refuse_link(self._file("journal")))))
         first = [f"{key}={_first(kept)}" for key, kept in self.space.items()]
         self.task = make_task(composed_of(check([*without_how(self.fixed), *first])))
         direction = self.rules["direction"]

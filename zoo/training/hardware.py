@@ -174,6 +174,13 @@ def visible_devices() -> list[str]:
     return named.split(",")[:count] if named else [str(number) for number in range(count)]
 
 
+def usual_workers() -> int:
+    """How many runs are made side by side on this machine where nobody says: one a GPU, or one a core without any."""
+    from joblib import cpu_count  # knows affinity and containers' quotas
+
+    return len(visible_devices()) or int(cpu_count())
+
+
 def runs_at_once() -> int:
     """How many runs share this machine with the present one, which is one of them."""
     said = os.environ.get("ZOO_RUNS_AT_ONCE", "")

@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from zoo.base.errors import ZooError, needed, unknown
-from zoo.base.files import atomic, beside
+from zoo.base.files import atomic, beside, refuse_link
 from zoo.config.tree import Config
 
 FIELDS = ("step", "seconds", "name", "value")
@@ -136,7 +136,8 @@ def make_logger(config: Config, folder: Path, name: str) -> Any | None:
     """The Lightning logger that ``logger=`` asks for, or ``None`` where the file is enough.
 
     Raises:
-        ZooError: there is no logger of that name, or its package is not installed.
+        ZooError: there is no logger of that name, its package is not installed, or a link stands where its folder
+            should be.
     """
     settings = config["logger"]
     if settings["name"] == "csv":
@@ -144,11 +145,20 @@ def make_logger(config: Config, folder: Path, name: str) -> Any | None:
     if settings["name"] == "tensorboard":
         from lightning.pytorch.loggers import TensorBoardLogger
 
+        _check_place(folder / "tensorboard")
         with needed("tensorboardX", "logger=tensorboard"):
             return TensorBoardLogger(folder, name="tensorboard", version="")
     if settings["name"] == "wandb":
         return _wandb(settings, config, folder, name)
     raise ZooError(unknown("logger", settings["name"], ("csv", "tensorboard", "wandb"), prefix="logger="))
+
+
+def _check_place(folder: Path) -> None:
+    """Refuse a link where a logger makes its folder, for it would follow it."""
+    try:
+        refuse_link(folder)
+    except OSError as error:
+        raise ZooError(f"logger={folder.name}: cannot write to {folder}: {error.strerror}") from error
 
 
 def _wandb(settings: Config, config: Config, folder: Path, name: str) -> Any:
@@ -184,6 +194,7 @@ def start_wandb(settings: Config, folder: Path, tags: list[str], **more: Any) ->
     with needed("wandb", "logger=wandb"):
         import wandb
     os.environ.setdefault("WANDB_SILENT", "true")
+    _check_place(folder / "wandb")
     with wandb_refusals():
         mode: Any = None if os.environ.get("WANDB_MODE") or _has_account(wandb.setup().settings.base_url) else "offline"
         return wandb.init(
