@@ -3,6 +3,7 @@
 import collections
 import itertools
 import random
+import sys
 
 import pytest
 import torch
@@ -313,6 +314,31 @@ def test_brevo_names_what_a_node_depends_on_in_order(length, edges):
         assert max(sizes) >= nodes - (edges == 1), split
         assert len(sizes) > 1 or length == 3
         assert split != "train" or length == 3 or min(sizes) < length - 2, "smaller graphs are trained on"
+
+
+@pytest.mark.parametrize("words", [["task.length=3", "task.names=6", "task.test_lengths=[4]"], ["task.names=32"]])
+def test_no_graph_of_brevo_is_trained_on_and_tested(words, monkeypatch):
+    """Whatever the order of its edges."""
+    one = task("task=brevo", *words, "task.batch_size=256", "task.test_size=300")
+
+    def graphs(found):
+        for batch in found:
+            for tokens, _ in asked(batch):
+                parents, last = graph_of(tokens, one)
+                yield frozenset((p, child) for child, those in parents.items() for p in those), last
+
+    trained = set(graphs(one.train_batch(step, 0, CPU) for step in range(60)))
+    held = {split: set(graphs(one.held_out(split))) for split in one.splits()}
+    assert len(trained) > (200 if one.names == 6 else 10_000)
+    for split, found in held.items():
+        assert not trained & found, split
+        assert len(found) > (10 if one.names == 6 else 250), split
+    assert not held["validation"] & held["test"]
+    monkeypatch.setattr(
+        sys.modules[type(one).__module__], "tenth_of", lambda numbers: torch.full(numbers.shape[:-1], 5)
+    )
+    with pytest.raises(ZooError, match="too few graphs"):
+        one.held_out("test")
 
 
 def test_orders_of_brevo_are_drawn_from_the_end():

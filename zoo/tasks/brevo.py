@@ -10,9 +10,9 @@ from torch import Tensor
 
 from zoo.base.contracts import Batch
 from zoo.base.errors import ZooError
-from zoo.base.seeds import generator
+from zoo.base.seeds import generator, tenth_of
 from zoo.registry.registry import register
-from zoo.tasks._generated import TokenAnswers, at_least_one, of_rung
+from zoo.tasks._generated import CANDIDATES, DRAWS, TokenAnswers, at_least_one, of_rung
 from zoo.tasks._metrics import Ratios, nats
 
 RUNGS: dict[str, tuple[int, int]] = {  # length, names
@@ -22,6 +22,9 @@ RUNGS: dict[str, tuple[int, int]] = {  # length, names
 }
 FEWEST = 3
 """Nodes of the smallest graph in training, as published."""
+FEW_NAMES = 11
+"""With fewer names some graphs have so few namings that all may be of another split: of three nodes, 360 with ten."""
+MODULUS = 2_147_483_647
 
 
 @register("task", "brevo")
@@ -34,8 +37,8 @@ class Brevo(TokenAnswers):
     end, and an end mark. Any order is right in which no node comes before one of its parents; training shows a random
     one. Which nodes are needed is known only from the far end, but in small graphs nearly all are: there a rule without
     any search is often right, see ``chance``. Runs are ranked by answers without a mistake, and ``first_accuracy`` is
-    of the first node. Each step is judged behind a right beginning. Tests are drawn as training is; with the sizes of
-    the rungs hardly any graph comes twice, with very small ones most do.
+    of the first node. Each step is judged behind a right beginning. A hash of the edges and of what is asked decides
+    the split, so none is trained on and tested.
 
     Graphs are drawn as the author's code does. Of n nodes in a row the first 1 to ``(n - 1) // 4 + 1`` have no parents.
     Each other one has 1 to ``edges``, drawn from the nodes before that have fewer than ``edges`` children. In training
@@ -126,25 +129,18 @@ class Brevo(TokenAnswers):
     def _of_split(self, split: str, batch_size: int, length: int, source: torch.Generator) -> Batch:
         """Graphs of any size up to the length in training, of the length itself in tests."""
         if split != "train":
-            return self._make(batch_size, length, source)
+            return self._ask(torch.full((batch_size,), length), length, source, split)
         size_N = torch.arange(FEWEST, length + 1, device=source.device)
         nodes_B = size_N[(1 / (size_N + length**0.5)).multinomial(batch_size, True, generator=source)]
-        return self._ask(nodes_B, length, source)
+        return self._ask(nodes_B, length, source, split)
 
-    def _make(self, batch_size: int, length: int, source: torch.Generator) -> Batch:
-        return self._ask(torch.full((batch_size,), length, device=source.device), length, source)
-
-    def _ask(self, nodes_B: Tensor, length: int, source: torch.Generator) -> Batch:
+    def _ask(self, nodes_B: Tensor, length: int, source: torch.Generator, split: str) -> Batch:
         """Graphs of so many nodes, in the shape of those of ``length``."""
         device, batch_size = source.device, len(nodes_B)
         end, ask, equals, pad = (self.names + offset for offset in range(4))
-        parents_BNN, rank_BN = self._draw(nodes_B, length, source)
-        name_BN = torch.rand(batch_size, self.names, generator=source, device=device).topk(length, dim=1).indices
+        parents_BNN, rank_BN, which_BE, name_BN = self._of_its_own(nodes_B, length, source, split)
         many_B1 = (rank_BN < length).sum(1, keepdim=True)
-        # edges in random order, padding behind them
         edge_BE = parents_BNN.flatten(1)
-        key_BE = torch.rand(edge_BE.shape, generator=source, device=device).masked_fill(~edge_BE, 2.0)
-        which_BE = key_BE.argsort(1)[:, : self._most_edges(length)]
         pair_BE2 = torch.stack([name_BN.gather(1, which_BE % length), name_BN.gather(1, which_BE // length)], 2)
         pair_BE2 = pair_BE2.where(edge_BE.gather(1, which_BE).unsqueeze(2), pad)
         # the nodes by their place in the answer; behind them the end
@@ -165,6 +161,54 @@ class Brevo(TokenAnswers):
             "positions": start_B1 + 2 + step_S,
             "allowed": self._allowed(parents_BNN, rank_BN, name_BN),
         }
+
+    def _of_its_own(self, nodes_B: Tensor, length: int, source: torch.Generator, split: str) -> tuple[Tensor, ...]:
+        """Graphs of this split as :meth:`_draw` makes them, their edges in random order (B, E), and names (B, N).
+
+        Raises:
+            ZooError: none was found.
+        """
+        *found, fits_B = self._tried(nodes_B, length, source, split)
+        if split == "train" and self.names >= FEW_NAMES:  # once in 10^22 none fits, and a GPU is not waited for
+            return tuple(found)
+        for _ in range(DRAWS):
+            left_L = (~fits_B).nonzero().flatten()
+            if not len(left_L):
+                return tuple(found)
+            *again, now_L = self._tried(nodes_B[left_L], length, source, split)
+            for old, new in zip(found, again, strict=True):
+                old[left_L] = new
+            fits_B[left_L] = now_L
+        raise ZooError(
+            f"task.names={self.names}: there are too few graphs to keep those of tests apart; expected more names"
+        )
+
+    def _tried(self, nodes_B: Tensor, length: int, source: torch.Generator, split: str) -> tuple[Tensor, ...]:
+        """As :meth:`_of_its_own`, and whether each is of this split (B,): of 32 namings the first that is, if any.
+
+        A hash of the named edges, whatever their order, and of the asked node decides it.
+        """
+        device, batch_size = source.device, len(nodes_B)
+        parents_BNN, rank_BN = self._draw(nodes_B, length, source)
+        # edges in random order, those that are none behind them
+        edge_BE = parents_BNN.flatten(1)
+        key_BE = torch.rand(edge_BE.shape, generator=source, device=device).masked_fill(~edge_BE, 2.0)
+        which_BE = key_BE.argsort(1)[:, : self._most_edges(length)]
+        drawn_BTV = torch.rand(batch_size, CANDIDATES, self.names, generator=source, device=device)
+        name_BTN = drawn_BTV.topk(length, dim=2).indices
+
+        def named(node_BE: Tensor) -> Tensor:
+            return name_BTN.gather(2, node_BE.unsqueeze(1).expand(-1, CANDIDATES, -1))
+
+        # a sum over edges, of numbers in which parent and child are mixed
+        mixed_BTE = (named(which_BE % length) * self.names + named(which_BE // length) + 1) * 1_000_003 % MODULUS
+        mixed_BTE = ((mixed_BTE >> 15) ^ mixed_BTE) * 48_271 % MODULUS
+        sum_BT = mixed_BTE.where(edge_BE.gather(1, which_BE).unsqueeze(1), 0).sum(2) % MODULUS
+        tenth_BT = tenth_of(torch.stack([sum_BT, named(nodes_B[:, None] - 1).squeeze(2)], 2))
+        fits_BT = tenth_BT >= 2 if split == "train" else tenth_BT == int(split != "validation")
+        first_B = fits_BT.byte().argmax(1)
+        name_BN = name_BTN[torch.arange(batch_size, device=device), first_B]
+        return parents_BNN, rank_BN, which_BE, name_BN, fits_BT.any(1)
 
     def _draw(self, nodes_B: Tensor, length: int, source: torch.Generator) -> tuple[Tensor, Tensor]:
         """Who is a parent of whom (B, child, parent), and each node's place in the answer (B, N), ``length`` for none.
