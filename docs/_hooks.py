@@ -89,9 +89,10 @@ def catalogue() -> str:
 def laws() -> str:
     """Each law that a component is held to, by kind."""
     from zoo.testing import CHECKS
+    from zoo.testing.presets import CLAIMS
 
     lines = ["# The laws", "", "What `zoo check` and `zoo.testing.parametrize_with_checks` hold each component to.", ""]
-    for kind, checks in CHECKS.items():
+    for kind, checks in (CHECKS | {"arch": list(CLAIMS.values())}).items():
         lines += [f"## {kind}", "", "| law | |", "|---|---|"]
         for check in checks:
             said = " ".join((inspect.getdoc(check) or "").split()).replace("``", "`")

@@ -1,18 +1,20 @@
 """muP: rates and initial scales by width follow the published table, and outputs stay as large at every width."""
 
-import math
+import copy
 
 import pytest
 import torch
-from conftest import THOROUGH
+from conftest import ROOT, THOROUGH
 
 import zoo
 from zoo import ZooError
-from zoo.registry.factory import Factory
+from zoo.testing import presets
+from zoo.testing.presets import CLAIMS, claims_of, exponents
 from zoo.training.build import make_objective, make_task
-from zoo.training.parameter_groups import make_optimizer, parameter_groups, parameter_roles
+from zoo.training.parameter_groups import parameter_groups, parameter_roles
 from zoo.training.trainer import make_loop
 
+ARCHS = sorted(path.stem for path in (ROOT / "conf/arch").glob("*.yaml"))
 MUP = "parametrization=mup"
 WORDS = ("task=text", "task.length=32", "task.batch_size=8", "mixer.head_dim=16", "position=rotary")
 
@@ -88,51 +90,68 @@ def test_what_it_cannot_do_is_said(words, said):
     assert said in str(caught.value)
 
 
-def output_sizes(dim, *words, steps=6, learning_rate=0.01):
-    """Root mean squares of each layer's output and of the logits after so many steps."""
-    config, objective = built(f"dim={dim}", *words)
-    task, found = make_task(config), {}
-    optimizer = make_optimizer(Factory(config["optimizer"]), objective)
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate * group.get("learning_rate_scale", 1.0)
-
-    def noting(name):
-        return lambda module, given, out: found.__setitem__(
-            name, float((out[0] if isinstance(out, tuple) else out).detach().float().pow(2).mean().sqrt())
-        )
-
-    layers = [(f"layer {i}", layer) for i, layer in enumerate(objective.backbone.blocks)]
-    for name, module in [("stem", objective.stem), *layers, ("logits", objective.head)]:
-        module.register_forward_hook(noting(name))
-    for step in range(steps + 1):
-        optimizer.zero_grad()
-        objective(task.train_batch(0, step, torch.device("cpu")))["loss"].backward()
-        optimizer.step()
-    return found
-
-
-def slopes(widths, *words):
-    """The exponent of each size by the width, by least squares in logarithms."""
-    sizes = [output_sizes(width, *words) for width in widths]
-    xs = [math.log(width) for width in widths]
-    mean = sum(xs) / len(xs)
-    spread = sum((x - mean) ** 2 for x in xs)
-    return {
-        name: sum((x - mean) * math.log(size[name]) for x, size in zip(xs, sizes, strict=True)) / spread
-        for name in sizes[0]
-    }
+def test_steps_are_those_of_the_published_package():
+    """The same model with the package's readout, base shapes and optimizer has the same losses, step after step."""
+    mup = pytest.importorskip("mup", reason="needs mup; type: pip install --no-deps mup")
+    config, ours = built("dim=256", MUP)
+    _, small = built()
+    theirs = copy.deepcopy(ours)
+    for model, ratio in ((theirs, 4), (small, 1)):
+        readout = mup.MuReadout(model.head.in_features, model.head.out_features, bias=model.head.bias is not None)
+        readout.load_state_dict(model.head.state_dict())
+        readout.weight.data *= ratio  # there the input is divided in place of the weight
+        model.head = readout
+    mup.set_base_shapes(theirs, small, rescale_params=False, do_assert=False)
+    task, losses = make_task(config), []
+    groups = [{"params": g["params"], "lr": 0.01 * g.get("learning_rate_scale", 1.0)} for g in parameter_groups(ours)]
+    for model, optimizer in (
+        (ours.double(), torch.optim.Adam(groups, eps=1e-12)),
+        (theirs.double(), mup.MuAdam(list(theirs.parameters()), lr=0.01, eps=1e-12)),
+    ):
+        losses.append([])
+        for step in range(6):
+            loss = model(task.train_batch(0, step, torch.device("cpu")))["loss"]
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses[-1].append(float(loss.detach()))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+    assert abs(losses[0][-1] / losses[0][0] - 1) > 0.05, "the steps are large enough to tell"
 
 
 def test_after_some_steps_outputs_grow_with_the_width_in_the_standard_one_alone():
-    standard, mup = slopes((64, 256)), slopes((64, 256), "parametrization=mup")
+    words, widths = ["mixer.head_dim=16"], (64, 256)
+    mup, standard = exponents([*words, MUP], widths, seeds=[0]), exponents(words, widths, seeds=[0])
+    assert list(mup) == ["stem", "backbone.blocks.0", "backbone.blocks.1", "head"]
     assert max(map(abs, mup.values())) < 0.15, mup
     assert max(standard.values()) > 0.3, standard
 
 
+CLAIMED = [(arch, claim) for arch in ARCHS for claim in claims_of(arch)]
+
+
 @THOROUGH
-def test_coordinates_do_not_depend_on_the_width():
-    found = slopes((64, 128, 256, 512), "parametrization=mup")
-    assert max(map(abs, found.values())) < 0.1, found
+@pytest.mark.parametrize(("arch", "claim"), CLAIMED, ids=map("-".join, CLAIMED))
+def test_what_a_preset_claims_is_so(arch, claim):
+    CLAIMS[claim](arch, claims_of(arch)[claim])
+
+
+def test_a_claim_that_is_not_so_is_said(zoo_main, monkeypatch):
+    """By the command that a user types; a preset without a claim is measured, and breaks nothing."""
+    monkeypatch.setattr(presets.exponents, "__defaults__", ((64, 256), (0,), 6, 0.01))
+    status, out, err = zoo_main("check", "arch=transformer")
+    assert status == 0, err
+    assert "holds   arch=transformer: mup keeps outputs as large at every width (widths 64 to 512: " in out
+    monkeypatch.setattr(presets, "LARGEST_EXPONENT", 0.0)
+    status, out, err = zoo_main("check", "arch=transformer")
+    assert (status, "broken  arch=transformer: mup" in out, "1 law is broken" in out) == (1, True, True)
+    status, out, err = zoo_main("check", "arch=mamba3", "layers=1")
+    assert status == 0, err
+    assert "no claim arch=mamba3: mup keeps outputs as large at every width (widths 64 to 512: the output of " in out
+    status, _, err = zoo_main("check", "arch=transfomer")
+    assert (status, "transformer" in err) == (2, True)
+    with pytest.raises(ZooError, match="claims stand in the file of a preset"):
+        zoo.compose("claims.mup=[]")
 
 
 def test_a_branch_is_divided_by_the_depth():

@@ -10,7 +10,7 @@ import tempfile
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,6 +30,8 @@ from zoo.testing.fitting import SMALL, words_of_a_run
 if TYPE_CHECKING:
     from zoo.testing.common import Check
 
+PRESET = "arch"
+UNCLAIMED = "no claim"
 LENGTHS = (1, 2, 3, 4, 6, 8, 12, 16)
 """Sequences on which a broken law is tried again, to find the smallest that breaks it."""
 
@@ -37,8 +39,8 @@ LENGTHS = (1, 2, 3, 4, 6, 8, 12, 16)
 @dataclass(frozen=True)
 class Verdict:
     """What became of one law: it ``holds``, is ``broken``, is ``known`` to fail as the component says itself, was
-    ``skipped``, for this machine or this call cannot tell, or was ``not run``, for it follows from one that is broken.
-    ``says`` is why, or what else was seen."""
+    ``skipped``, for this machine or this call cannot tell, was ``not run``, for it follows from one that is broken, or
+    is measured with ``no claim``. ``says`` is why, or what else was seen."""
 
     kind: str
     name: str
@@ -51,8 +53,9 @@ def check(words: Sequence[str]) -> int:
     """Check what the first word names, print what was found, and return 1 if a law is broken.
 
     Args:
-        words: ``kind=name``, or ``name`` for all components that are called so, or a module or a file that registers
-            components; and overrides of the runs in which they are built, such as ``mixer.heads=4`` or ``task=digits``.
+        words: ``kind=name``, ``arch=name`` for a preset, ``name`` for all components that are called so, or a module or
+            a file that registers components; and overrides of the runs in which they are built, such as
+            ``mixer.heads=4`` or ``task=digits``.
 
     Raises:
         ZooError: nothing is named, or what is named does not exist.
@@ -74,21 +77,48 @@ def check(words: Sequence[str]) -> int:
     if a_module:
         os.environ["ZOO_PLUGINS"] = ",".join(filter(None, [os.environ.get("ZOO_PLUGINS"), first]))
     prepare()
+    if first.startswith(f"{PRESET}=") and not a_module:
+        return _say_all(preset_verdicts(first.partition("=")[2], overrides))
     if "=" in first and not a_module:
         asked = [_component(first)]
     else:
         asked = (_of_module(first) if a_module else []) or _named(first, a_module)
-    found: Counter[str] = Counter()
-    for kind, name in asked:
-        for verdict in verdicts(kind, name, overrides):
-            say(_line(verdict))
-            found[verdict.outcome] += 1
-    broken, skipped = found["broken"], found["skipped"]
+    return _say_all(verdict for kind, name in asked for verdict in verdicts(kind, name, overrides))
+
+
+def _say_all(found: Iterable[Verdict]) -> int:
+    """Print each verdict as it comes, and last what became of all; returns the exit status."""
+    counts: Counter[str] = Counter()
+    for verdict in found:
+        say(_line(verdict))
+        counts[verdict.outcome] += 1
+    broken, skipped = counts["broken"], counts["skipped"]
     if skipped:
         say(f"{many(skipped, 'law')} could not be checked here")
-    holds = "every law holds" + (" but those that are known not to" if found["known"] else "")
+    holds = "every law holds" + (" but those that are known not to" if counts["known"] else "")
     say(holds if not broken else f"{broken} laws are broken" if broken > 1 else "1 law is broken")
     return int(bool(broken))
+
+
+def preset_verdicts(name: str, overrides: Sequence[str] = ()) -> Iterator[Verdict]:
+    """Whether a run of two steps with a preset ends well, and whether what can be claimed of a preset is so.
+
+    A claim holds under the words that the preset gives with it. What it does not claim is measured under ``overrides``
+    alone, and said.
+    """
+    from zoo.testing.presets import CLAIMS, claims_of
+
+    claimed = claims_of(name)
+    yield _run(PRESET, name, overrides)
+    for claim, law in CLAIMS.items():
+        words = [*claimed.get(claim, ()), *overrides]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                says, outcome = law(name, words), "holds" if claim in claimed else UNCLAIMED
+            except (AssertionError, ZooError) as error:
+                says, outcome = str(error), "broken" if claim in claimed else UNCLAIMED
+        yield Verdict(PRESET, name, law.__name__, outcome, says)
 
 
 def verdicts(kind: str, name: str, overrides: Sequence[str] = ()) -> Iterator[Verdict]:
@@ -262,6 +292,6 @@ def _named(word: str, a_module: bool) -> list[tuple[str, str]]:
 
 def _line(verdict: Verdict) -> str:
     text = f"{verdict.outcome:7} {verdict.kind}={verdict.name}: {_words(verdict.kind, verdict.law)}"
-    if verdict.outcome in ("holds", "skipped", "not run"):
+    if verdict.outcome in ("holds", "skipped", "not run", UNCLAIMED):
         return text + (f" ({verdict.says})" if verdict.says else "")
     return text + "".join(f"\n        {line}" for line in verdict.says.splitlines())

@@ -255,10 +255,13 @@ start.
 CHECK_HELP = """\
 zoo check KIND=NAME [OVERRIDE ...]: test a component by the laws of its kind
 zoo check ./FILE.py [OVERRIDE ...]: test all that a file or module registers
+zoo check arch=NAME [OVERRIDE ...]: train a preset for two steps, and measure
+                                   whether it keeps what it claims
 
   zoo check mixer=lstm
   zoo check mixer=attention mixer.heads=4 mixer.window=8
   zoo check objective=classify task=digits
+  zoo check arch=transformer
 
 The laws are about shapes, splitting at random cuts, causality, gradients,
 state, padding, saving, bfloat16, compiling, cost and learning. A run of two

@@ -68,13 +68,15 @@ def resolve(cfg: Any, choices: Mapping[str, Any], overrides: Sequence[str]) -> C
 
     overrides = without_how(overrides)
     given = {key_of(override) for override in overrides}
+    if any(key.split(".")[0] == "claims" for key in given):
+        raise ZooError("claims stand in the file of a preset and change no run; zoo check arch=NAME measures them")
     with open_dict(cfg):
         apply(cfg, given, only="backbone")  # which names the parts
         named = _name_parts(cfg, given)
     apply(cfg, given, named)
     plain: Config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=False)  # type: ignore[assignment]
     roots = {key: plain.pop(key) for key in (*ROOT_KEYS, PARTS)}
-    for key in ("settings", "compare", *HOW):
+    for key in ("settings", "claims", "compare", *HOW):
         plain.pop(key)
     arch = str(choices.get("arch"))
     variant = [word for word in overrides if key_of(word).split(".")[0].split("@")[0] not in NOT_THE_MODEL]

@@ -50,7 +50,7 @@ class HereConfig:
 
 @dataclass
 class LocalConfig:
-    """``on=local``: side by side, in processes of this machine; as many as there are cores unless it is said."""
+    """``on=local``: side by side, in processes of this machine; unless it is said, one a GPU, or one a core without."""
 
     workers: int | None = None
 
@@ -209,6 +209,7 @@ class RunConfig:
     parametrization: str = "standard"
     base_dim: int = 64
     settings: dict[str, dict[str, Any]] = field(default_factory=dict)
+    claims: dict[str, list[str] | None] = field(default_factory=dict)
     parts: dict[str, Any] = field(default_factory=dict)
     compare: CompareConfig = field(default_factory=CompareConfig)
     on: Any = None

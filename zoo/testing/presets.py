@@ -1,0 +1,139 @@
+"""The laws of presets (``arch=NAME``): what a preset claims is measured.
+
+A preset claims something in its own file, with the words under which it holds::
+
+    claims:
+      mup: [mixer.head_dim=16]
+
+A preset that is made of another one takes its claims over; ``mup: null`` takes one back.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zoo.base.errors import ZooError, unknown
+from zoo.config.compose import compose
+from zoo.config.explain import check
+from zoo.registry.factory import Factory
+from zoo.training.build import make_objective, make_task, user_error
+from zoo.training.parameter_groups import make_optimizer
+
+WIDTHS = (64, 128, 256, 512)
+STEPS = 6
+SEEDS = tuple(range(6))
+LEARNING_RATE = 0.01
+"""Large, so that six steps move the weights far enough for what grows with the width to show."""
+LARGEST_EXPONENT = 0.1
+TEXT = ("task=text", "task.length=32", "task.batch_size=8")
+
+
+def claims_of(arch: str) -> dict[str, list[str]]:
+    """What a preset claims, with the words under which each claim holds.
+
+    Raises:
+        ZooError: there is no such preset, or it claims what nothing here can measure.
+    """
+    claims = check([f"arch={arch}"]).base.tree.get("claims") or {}
+    found = {str(name): list(words) for name, words in claims.items() if words is not None}
+    for name in found:
+        if name not in CLAIMS:
+            raise ZooError(f"arch={arch}: claims: {unknown('claim', name, CLAIMS)}")
+    return found
+
+
+def mup_keeps_outputs_as_large_at_every_width(arch: str, words: Sequence[str] = ()) -> str:
+    """Under muP, outputs after some steps do not grow with the width: the coordinate check.
+
+    The root mean square of what each layer and the head put out goes like ``width^e``, with ``e`` fitted in logarithms;
+    every ``e`` lies between -0.1 and 0.1. Yang et al. 2022, arXiv:2203.03466, appendix D.1.
+
+    Args:
+        arch: the preset.
+        words: further overrides, such as ``mixer.head_dim=16``.
+    """
+    found = exponents([f"arch={arch}", *words, "parametrization=mup"])
+    name = max(found, key=lambda each: abs(found[each]))
+    said = f"widths {WIDTHS[0]} to {WIDTHS[-1]}: the output of {name} goes like width^{found[name]:.2f}"
+    assert abs(found[name]) <= LARGEST_EXPONENT, f"{said}, expected at most {LARGEST_EXPONENT} either way"
+    return said
+
+
+CLAIMS: dict[str, Callable[[str, Sequence[str]], str]] = {"mup": mup_keeps_outputs_as_large_at_every_width}
+
+
+def exponents(
+    words: Sequence[str],
+    widths: Sequence[int] = WIDTHS,
+    seeds: Sequence[int] = SEEDS,
+    steps: int = STEPS,
+    learning_rate: float = LEARNING_RATE,
+) -> dict[str, float]:
+    """How the output of the stem, of each layer and of the head grows with the width after some steps on text.
+
+    Of each, the exponent ``e`` in ``rms = c width^e``, by least squares in logarithms over all widths and seeds.
+
+    Args:
+        words: overrides of the run; its width is set here.
+        widths: values of ``dim``; the smallest is ``base_dim`` too.
+        seeds: of initial weights and of batches.
+        steps: of the optimizer before the outputs are looked at.
+        learning_rate: before it is scaled by the width.
+
+    Raises:
+        ZooError: there is no such run.
+    """
+    logs = [math.log(width) for width in widths for _ in seeds]
+    middle = sum(logs) / len(logs)
+    spread = sum((log - middle) ** 2 for log in logs)
+    sizes = [
+        output_sizes([*words, f"dim={width}", f"base_dim={min(widths)}", f"seed={seed}"], steps, learning_rate)
+        for width in widths
+        for seed in seeds
+    ]
+    return {
+        name: sum((log - middle) * math.log(size[name]) for log, size in zip(logs, sizes, strict=True)) / spread
+        for name in sizes[0]
+    }
+
+
+def output_sizes(words: Sequence[str], steps: int = STEPS, learning_rate: float = LEARNING_RATE) -> dict[str, float]:
+    """The root mean square of what the stem, each layer and the head put out after some steps, by name."""
+    config = compose(*TEXT, *words)
+    task = make_task(config)
+    objective: Any = make_objective(config, task)
+    optimizer: Any = user_error(make_optimizer, Factory(config["optimizer"]), objective)
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate * group.get("learning_rate_scale", 1.0)
+    found: dict[str, float] = {}
+    for name, module in _looked_at(objective):
+        module.register_forward_hook(_noting(found, name))
+    for step in range(steps + 1):
+        optimizer.zero_grad()
+        objective(task.train_batch(config["seed"], step, torch.device("cpu")))["loss"].backward()
+        optimizer.step()
+    return found
+
+
+def _looked_at(objective: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The stem, the head, and every layer: what stands in a list of modules that is not within another."""
+    found = [(name, getattr(objective, name)) for name in ("stem", "head") if hasattr(objective, name)]
+    lists = {name: module for name, module in objective.named_modules() if isinstance(module, nn.ModuleList)}
+    for name, layers in lists.items():
+        if not any(name.startswith(f"{other}.") for other in lists):
+            found += [(f"{name}.{place}", layer) for place, layer in enumerate(layers)]
+    return found
+
+
+def _noting(found: dict[str, float], name: str) -> Callable[..., None]:
+    def note(module: nn.Module, given: Any, out: Any) -> None:
+        tensor = out[0] if isinstance(out, tuple) else out
+        if isinstance(tensor, Tensor) and tensor.is_floating_point():
+            found[name] = float(tensor.detach().float().square().mean().sqrt())
+
+    return note
