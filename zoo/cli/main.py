@@ -171,7 +171,7 @@ def _train(words: list[str]) -> int:
 
 def _compare(words: list[str]) -> int:
     flags, rest = _split(words, {"--dry-run"})
-    from zoo.comparison.compare import carried_out, grouped, in_words, plan_for
+    from zoo.comparison.compare import carried_out, grouped, in_words, plan_for, sizes_in_words
 
     watched = not flags and sys.stderr.isatty()
     if watched:  # composing takes a while, and nothing is shown yet
@@ -180,7 +180,8 @@ def _compare(words: list[str]) -> int:
     for line in plan.says:
         say(line, error=not flags)
     if flags:
-        for line in in_words(plan):
+        sizes, unmet = sizes_in_words(plan)
+        for line in [*in_words(plan), *sizes]:
             say(line)
         if plan.comparisons() and not plan.rungs:
             from zoo.comparison.verdicts import can_find
@@ -188,7 +189,7 @@ def _compare(words: list[str]) -> int:
             runs = min(len(cell.seeds) for cell in plan.cells)
             say(f"on each task, {can_find(runs, plan.comparisons())}")
         say(f"{many(plan.total(), 'run')} into {plan.folder}")
-        return 0
+        return _say("\n".join(f"error: {each}" for each in unmet), 2) if unmet else 0
     from zoo.comparison.terminal import Board
 
     if watched:

@@ -19,6 +19,7 @@ from zoo.comparison.shown import Comparison
 from zoo.comparison.terminal import Board
 from zoo.comparison.wandb_report import share
 from zoo.registry.registry import entries
+from zoo.runs.budget import describe, size_solution, wanted
 from zoo.training.processes import count, unguarded, without_main
 
 
@@ -156,6 +157,26 @@ def in_words(plan: Plan) -> list[str]:
             lines.append(f"{', '.join(names)} on {between.join(among)}:{each} {treatment}")
     trials = dict.fromkeys(cell.task for cell in plan.trials)
     return [*lines, *(f"whoever is best on the largest rung on {task}: 1 run besides" for task in trials)]
+
+
+def sizes_in_words(plan: Plan) -> tuple[list[str], list[str]]:
+    """By which widths or depths contestants meet the budgets of their size, a line a task, and why some cannot.
+
+    Contestants that are to be as large as the baseline are left out: they come as near as they can.
+    """
+    met: dict[str, list[str]] = {}
+    unmet = []
+    for cell in plan.cells:
+        if cell.follows or all(variable == "steps" for _, variable in wanted(cell.base).values()):
+            continue
+        config = cell.at(cell.grid[0], cell.seeds[0])
+        try:
+            found = describe({**config, **size_solution(config)})
+        except ZooError as error:
+            unmet.append(f"{cell.name}: {error}")
+        else:
+            met.setdefault(cell.task, []).append(f"{cell.contestant} {found}")
+    return [f"sizes on {task}: {', '.join(found)}" for task, found in met.items()], unmet
 
 
 def _treatment(cell: Cell) -> str:

@@ -234,6 +234,15 @@ def with_solution(config: Config, known: Mapping[str, Config]) -> Config:
     return {**config, **known.get(key_of(config), {})} if wanted(config) else config
 
 
+def size_solution(config: Config) -> Config:
+    """What :func:`settle` replaces of a run's size alone, found anew and kept nowhere.
+
+    Raises:
+        ZooError: no number meets a budget within ``budget.tolerance``.
+    """
+    return _solve(config, sizes_alone=True)
+
+
 def describe(config: Config) -> str:
     """How a settled run meets its budgets, in one line."""
     parts = []
@@ -244,9 +253,10 @@ def describe(config: Config) -> str:
     return ", ".join(parts)
 
 
-def _solve(config: Config) -> Config:
+def _solve(config: Config, sizes_alone: bool = False) -> Config:
     found: Config = {"budget_met": {}}
     order = sorted(wanted(config).items(), key=lambda item: item[1][1] == "steps")  # the size first: steps depend on it
+    order = [item for item in order if not (sizes_alone and item[1][1] == "steps")]
     for name, (target, variable) in order:
         if name in DURATIONS and not _trains(config):
             continue  # it takes no step, and costs nothing
