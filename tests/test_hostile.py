@@ -31,6 +31,7 @@ import zoo.training.build
 from zoo.base.errors import ZooError
 from zoo.base.terminal import console, visible
 from zoo.config.tree import override
+from zoo.models import bounded
 from zoo.runs.run import folder_of
 from zoo.runs.train import train
 
@@ -475,6 +476,47 @@ def test_a_row_that_asks_for_more_than_the_weights_are_is_refused_before_it_is_b
     rewrite(exported, facts=row["facts"] | {"dim": 60_000})
     with pytest.raises(ZooError, match="far larger than its weights file holds"):
         zoo.load(exported)
+
+
+@pytest.mark.parametrize(
+    ("task", "key"),
+    [
+        ("parity", "length"),
+        ("recall", "length"),
+        ("facts", "symbols"),
+        ("compression", "vocab_size"),
+        ("clusters", "features"),
+    ],
+)
+def test_a_config_that_asks_for_more_data_than_this_machine_holds_is_refused(here, zoo_main, task, key):
+    """Where somebody else's config is read, in a process that may not take much memory; it ends soon."""
+    status, _, err = zoo_main("train", f"task={task}", *TINY)
+    assert status == 0, err
+    folder = next(here.glob("runs/train/*"))
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    config["task"][key] = 2_000_000_000
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    with seconds(30):
+        status, _, err = zoo_main("inspect", str(folder))
+    assert status == 2
+    assert "data far larger than this machine can hold" in err or "too large" in err or "expected" in err, err
+
+
+def test_what_somebody_elses_task_allocates_is_counted_before_it_is_taken(monkeypatch):
+    monkeypatch.setattr(bounded, "memory_bytes", lambda: 2**24)
+    large = torch.zeros(1000, 1)
+    for makes in (
+        lambda: torch.zeros(2**20),
+        lambda: torch.arange(2**20),
+        lambda: torch.randperm(2**20, generator=torch.Generator()),
+        lambda: large + large.T,
+        lambda: [torch.zeros(2**10) for _ in range(2**22)],
+    ):
+        said = "x: its config asks for data far larger than this machine can hold"
+        with pytest.raises(ZooError, match=said), bounded.within_memory("x"):
+            makes()
+    with bounded.within_memory("x"):
+        assert (large[:100] + large[:100].T).sum() == 0
 
 
 SECRET = "the password of the house is swordfish. "

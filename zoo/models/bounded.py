@@ -6,6 +6,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import zip_longest
+from math import prod
 from typing import Any
 
 import torch
@@ -22,9 +24,12 @@ SPARE_TENSORS, TENSORS_A_WEIGHT = 20_000, 200
 """The same of tensors, so that a million layers of one element do not take an hour."""
 USUAL_MEMORY_BYTES = 2**33
 """What a machine is taken to have where the system does not say it."""
-LARGEST_SHARE = 4
-"""One tensor of a task may take this part of the memory: a half, a third or, as here, a quarter."""
-TENSORS_OF_A_TASK = 5_000_000
+LARGEST_SHARE = 8
+"""One tensor of a task may take this part of the memory: a half, a third or, as here, an eighth."""
+ELEMENTS_OF_A_TASK, TENSORS_OF_A_TASK = 2**31, 20_000_000
+"""What may be allocated for a task's data, with all that is given back: the largest rung here takes half of it."""
+SELDOM = 2**24
+"""Elements between two looks at how much memory the process has."""
 
 
 class TooLarge(ZooError):
@@ -53,9 +58,9 @@ def within(tensors: Mapping[str, Tensor], source: str) -> Iterator[None]:
 
 @contextmanager
 def within_memory(source: str) -> Iterator[None]:
-    """Meanwhile refuse to allocate more than this machine's memory, all tensors together, or a quarter of it at once.
+    """Meanwhile refuse to allocate an eighth of this machine's memory at once, or to take half of it in all.
 
-    Elements of eight bytes are counted, also those that are given back.
+    Elements of eight bytes are counted.
 
     Args:
         source: what the message calls the task.
@@ -63,9 +68,10 @@ def within_memory(source: str) -> Iterator[None]:
     Raises:
         TooLarge: more is asked for.
     """
-    elements = memory_bytes() // 8
+    most = memory_bytes()
     what = "data far larger than this machine can hold"
-    with _Counter(elements, elements // LARGEST_SHARE, TENSORS_OF_A_TASK, f"{source}: its config", what):
+    largest = min(most // 8 // LARGEST_SHARE, ELEMENTS_OF_A_TASK)
+    with _Counter(ELEMENTS_OF_A_TASK, largest, TENSORS_OF_A_TASK, f"{source}: its config", what, most // 2):
         yield
 
 
@@ -77,31 +83,38 @@ def memory_bytes() -> int:
         return USUAL_MEMORY_BYTES
 
 
-class _Counter(TorchDispatchMode):
-    """Counts what operations allocate. Those that are given a size are refused before they are called."""
+def resident_bytes() -> int:
+    """The memory that this process has now; 0 where the system does not say it."""
+    try:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, IndexError, ValueError):
+        return 0
 
-    def __init__(self, elements: int, largest: int, tensors: int, source: str, what: str) -> None:
+
+class _Counter(TorchDispatchMode):
+    """Counts what operations allocate. Those whose size can be told from what they are given are refused before."""
+
+    def __init__(self, elements: int, largest: int, tensors: int, source: str, what: str, most_bytes: int = 0) -> None:
         super().__init__()
         self.elements, self.largest, self.tensors = elements, largest, tensors
-        self.source, self.what = source, what
+        self.source, self.what, self.most_bytes, self.looked_at = source, what, most_bytes, elements
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         schema = func._schema
         if func.is_view or schema.is_mutable:
             return func(*args, **kwargs)
-        size = next((given for spec, given in zip(schema.arguments, args, strict=False) if spec.name == "size"), None)
-        size = kwargs.get("size", size)
-        if (
-            size is None
-            and any(spec.name == "device" for spec in schema.arguments)
-            and not any(isinstance(given, Tensor) for given in args)
-        ):
-            asked = {name: value for name, value in kwargs.items() if name != "generator"}  # such as arange's
-            size = func(*args, **asked | {"device": torch.device("meta")}).shape
+        size = _size_of(schema, args, kwargs)
+        if size is None and any(spec.name == "device" for spec in schema.arguments):  # such as arange
+            quiet = {"generator": None} if "generator" in kwargs else {}
+            size = func(*args, **kwargs | quiet | {"device": torch.device("meta")}).shape
         if size is not None:
             self._count(size)
             return func(*args, **kwargs)
+        shapes = [given.shape for given in args if isinstance(given, Tensor)]
+        if len(shapes) > 1 and shapes[0] != shapes[1]:  # they may be broadcast
+            self._refuse_if_large([max(sizes) for sizes in zip_longest(*(s[::-1] for s in shapes), fillvalue=1)][::-1])
         found = func(*args, **kwargs)
         for tensor in found if isinstance(found, list | tuple) else [found]:
             if isinstance(tensor, Tensor):
@@ -109,11 +122,28 @@ class _Counter(TorchDispatchMode):
         return found
 
     def _count(self, size: Any) -> None:
-        elements = 1
-        for length in size:
-            elements *= int(length)
-        self.elements, self.tensors = self.elements - elements, self.tensors - 1
-        if self.elements < 0 or self.tensors < 0 or elements > self.largest:
-            raise TooLarge(
-                f"{self.source} asks for {self.what} (a tensor of {' x '.join(map(str, size))}); it is not built"
-            )
+        self.elements, self.tensors = self.elements - prod(map(int, size)), self.tensors - 1
+        full = self.elements < 0 or self.tensors < 0
+        if self.most_bytes and self.looked_at - self.elements > SELDOM:
+            self.looked_at = self.elements
+            full = full or resident_bytes() > self.most_bytes
+        if full:
+            self._refuse(size)
+        self._refuse_if_large(size)
+
+    def _refuse_if_large(self, size: Any) -> None:
+        if prod(map(int, size)) > self.largest:
+            self._refuse(size)
+
+    def _refuse(self, size: Any) -> None:
+        raise TooLarge(
+            f"{self.source} asks for {self.what} (a tensor of {' x '.join(map(str, size))}); it is not built"
+        )
+
+
+def _size_of(schema: Any, args: Any, kwargs: Any) -> Any:
+    """The size that an operation is given, if it is given one."""
+    if any(isinstance(given, Tensor) for given in args):
+        return None  # of a view or a copy, whose result is counted
+    size = next((given for spec, given in zip(schema.arguments, args, strict=False) if spec.name == "size"), None)
+    return kwargs.get("size", size)
