@@ -27,7 +27,7 @@ from zoo.comparison.result import Standing
 from zoo.comparison.scaling import overtakes
 from zoo.comparison.words import figure, interval, quantity
 
-MOST_SHOWN = 100
+MOST_SHOWN = 50
 """Rows of a table on the terminal; the rest is counted."""
 
 

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from netrc import NetrcParseError, netrc
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -115,20 +116,19 @@ def _rows(path: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[int, floa
         return
     with path.open(newline="", errors="replace") as file:
         rows = csv.reader(file)
-        places: list[int] = []
+        cells: Callable[[list[str]], tuple[str, ...]] | None = None
         while True:
             try:
-                row = next(rows)
-                if not places:
-                    places = [row.index(field) for field in FIELDS]
-                    continue
-                step, seconds, name, value = (row[place] for place in places)
-                if wanted(name):
-                    yield int(step), float(seconds), name, float(value)
-            except StopIteration:
+                for row in rows:
+                    if cells is None:
+                        cells = itemgetter(*(row.index(field) for field in FIELDS))
+                        continue
+                    step, seconds, name, value = cells(row)
+                    if wanted(name):
+                        yield int(step), float(seconds), name, float(value)
                 return
-            except (IndexError, ValueError, csv.Error):
-                if not places:
+            except (IndexError, ValueError, csv.Error):  # a row that is none; the next may be one
+                if cells is None:
                     return  # its first row is none of ours
 
 
