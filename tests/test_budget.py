@@ -1,6 +1,7 @@
 """Equal budgets: what is solved for, how near it comes, and what is refused."""
 
 import json
+import re
 
 import pytest
 
@@ -317,3 +318,22 @@ def test_a_tuned_setting_that_changes_sizes_leaves_them_equal(here):
         cell.tried = {setting: [float(dict(setting)["ffn.ratio"])] for setting in cell.grid}
         cell.choose()
     assert execution._growth(plan.cells) == []
+
+
+def test_a_dry_run_says_by_which_widths_budgets_are_met_and_who_cannot_meet_theirs(zoo_main, here):
+    words = ["compare", "smoke", "compare.archs=[gru,lstm]", "compare.only=[parity]", "--dry-run"]
+    status, out, err = zoo_main(*words, "budget.parameters=20000", "budget.tolerance=0.1")
+    assert status == 0, err
+    (line,) = (line for line in out.splitlines() if line.startswith("sizes on parity: "))
+    found = re.findall(r"(gru|lstm) dim=(\d+) for parameters=20000", line)
+    assert len(found) == 2
+    for arch, dim in found:
+        reached = count(zoo.compose(f"arch={arch}", "task=parity", f"dim={dim}", "layers=1"))
+        assert abs(reached / 20_000 - 1) < 0.1
+    status, _, err = zoo_main(*words, "budget.parameters=10")
+    assert status == 2
+    assert err.count("error: ") == 2
+    assert "gru on parity: budget.parameters=10 cannot be met: dim=1 comes nearest" in err
+    assert not (here / "runs").exists(), "nothing is kept"
+    status, out, _ = zoo_main(*words)
+    assert (status, "sizes on" in out) == (0, False), "the baseline's size needs no budget"

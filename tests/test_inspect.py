@@ -226,3 +226,10 @@ def test_inspect_says_what_is_wrong(zoo_main):
         status, _, err = zoo_main("inspect", *words)
         assert status == 2
         assert says in err
+
+
+def test_a_run_whose_classes_are_fewer_than_its_tokens_is_inspected(here, zoo_main):
+    words = ("task=brevo", "task.length=4", "task.names=8", "task.test_size=8", "task.test_lengths=[]", *TINY)
+    assert zoo_main("train", *words)[0] == 0
+    status, _, err = zoo_main("inspect", str(next(here.glob("runs/train/*"))))
+    assert status == 0, err

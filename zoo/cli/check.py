@@ -117,7 +117,8 @@ def preset_verdicts(name: str, overrides: Sequence[str] = ()) -> Iterator[Verdic
             try:
                 says, outcome = law(name, words), "holds" if claim in claimed else UNCLAIMED
             except (AssertionError, ZooError) as error:
-                says, outcome = str(error), "broken" if claim in claimed else UNCLAIMED
+                says = str(error) if isinstance(error, AssertionError) else f"it cannot be measured: {error}"
+                outcome = "broken" if claim in claimed else UNCLAIMED
         yield Verdict(PRESET, name, law.__name__, outcome, says)
 
 

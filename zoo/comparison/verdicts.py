@@ -158,7 +158,8 @@ def can_find(runs: int, comparisons: int, standings: Sequence[Standing] = (), ma
     shift = smallest_shift(runs, comparisons)
     if shift is None:
         enough = next(n for n in range(runs + 1, 200) if smallest_shift(n, comparisons) is not None)
-        return f"{many(runs, 'run')} each can tell nobody apart among {comparisons} verdicts; {enough} runs each can"
+        among = many(comparisons, "verdict")
+        return f"{many(runs, 'run')} each can tell nobody apart among {among}; {enough} runs each can"
     scored = [s for s in standings if len(s.by_seed()) > 1]
     spread = spread_of([list(s.by_seed().values()) for s in scored])
     size = f"{shift:.2g} standard deviations of a run"
@@ -169,8 +170,8 @@ def can_find(runs: int, comparisons: int, standings: Sequence[Standing] = (), ma
     solved = f", or a task solved by {counts} of {runs} runs against none" if counts is not None else ""
     half = next(n for n in range(runs + 1, 40 * runs) if (smallest_shift(n, comparisons) or shift) <= shift / 2)
     return (
-        f"{runs} runs each find a difference of {size} 80 times in 100 among {comparisons} verdicts{solved}; {half} "
-        f"runs each would halve it"
+        f"{runs} runs each find a difference of {size} 80 times in 100 among "
+        f"{many(comparisons, 'verdict')}{solved}; {half} runs each would halve it"
     )
 
 

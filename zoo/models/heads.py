@@ -124,7 +124,8 @@ def induction(objective: Any, vocab_size: int, length: int, seed: int = 0) -> di
     tokens_BN = torch.randint(0, vocab_size, (32, length), generator=torch.Generator().manual_seed(seed))
     tokens_BL = torch.cat([tokens_BN, tokens_BN], 1)
     found = {}
-    for one in attention_maps(objective, {"inputs": tokens_BL, "targets": tokens_BL}):
+    target_BL = torch.zeros_like(tokens_BL)  # of which every task has one: some have fewer classes than tokens
+    for one in attention_maps(objective, {"inputs": tokens_BL, "targets": target_BL}):
         weights_BHLL = one.weights[..., one.extra :]
         if weights_BHLL.shape[2:] == (2 * length, 2 * length):
             found[one.name] = weights_BHLL.diagonal(1 - length, -2, -1)[..., 1:].mean((0, 2))
