@@ -99,17 +99,23 @@ class RotaryPosition(Position):
     def _at(self, position_BL: Tensor, q_BHLK: Tensor) -> tuple[Tensor, Tensor]:
         """Cosines and sines of these positions, (B, L, K), wherever they are."""
         if q_BHLK.dtype == torch.float64 or (torch.compiler.is_compiling() and self.max_len > len(self.cos_LK)):
-            angle_BLK = (position_BL.double().unsqueeze(-1) * self.frequency_K.to(position_BL.device)).repeat(1, 1, 2)
-            return angle_BLK.cos() * self.gain, angle_BLK.sin() * self.gain
+            return self._computed(position_BL)
         end = self.max_len
-        # a GPU in training is not waited for: there positions are below the length that the task has
-        may_read = position_BL.device.type == "cpu" or (position_BL.device.type == "cuda" and not self.training)
+        may_read = not self.training and position_BL.device.type in ("cpu", "cuda")  # in training nobody waits for it
         if not torch.compiler.is_compiling() and may_read:
             end = once_a_pass(
                 ("rotary",), lambda: int(position_BL.max()) + 1 if position_BL.numel() else 0, position_BL
             )
         tables = (self.cos_LK, self.sin_LK) if end <= len(self.cos_LK) else self._longer(end, q_BHLK.device)
-        return tables[0][position_BL], tables[1][position_BL]
+        try:
+            return tables[0][position_BL], tables[1][position_BL]
+        except IndexError:  # on a processor in training, beyond the length that the task has
+            return tuple(table.to(self.cos_LK) for table in self._computed(position_BL))
+
+    def _computed(self, position_BL: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines and sines of these positions, (B, L, K), in float64 and without a table."""
+        angle_BLK = (position_BL.double().unsqueeze(-1) * self.frequency_K.to(position_BL.device)).repeat(1, 1, 2)
+        return angle_BLK.cos() * self.gain, angle_BLK.sin() * self.gain
 
     def _longer(self, end: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """Cosines and sines of at least ``end`` positions, from a table that doubles when it is too short."""
