@@ -283,7 +283,8 @@ It runs and keeps every law at once.
                                   pyproject.toml, a README and tests
   zoo new comparison mine         mine.yaml, for zoo compare ./mine.yaml
 
-Kinds: mixer, ffn, linear, norm, position, objective, task, optimizer, schedule.
+Kinds: mixer, cross, ffn, linear, norm, position, residual, stem, backbone,
+objective, task, family, probe, optimizer, schedule.
 """
 
 LIST_HELP = """\

@@ -347,7 +347,7 @@ def _new(words: list[str]) -> int:
     flags, rest = _split(words, {"--package"})
     if len(rest) != 2:
         raise ZooError("name a kind and a name, such as: zoo new mixer my_mixer")
-    from zoo.cli.new import make
+    from zoo.cli.new import in_use, make
 
     kind, name = rest
     paths = make(kind, name, package=bool(flags))
@@ -357,8 +357,7 @@ def _new(words: list[str]) -> int:
     elif flags:
         say(f"then: cd {paths[0].parent.parent} && pip install -e . && {to_type('zoo', 'check', f'{kind}={name}')}")
     else:
-        checks, trains = to_type("zoo", "check", f"./{paths[0]}"), to_type("zoo", "train", f"{kind}={name}")
-        say(f"then: {checks}, and ZOO_PLUGINS=./{paths[0]} {trains}")
+        say(f"then: {to_type('zoo', 'check', f'./{paths[0]}')}, and ZOO_PLUGINS=./{paths[0]} {in_use(kind, name)}")
     return 0
 
 

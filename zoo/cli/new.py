@@ -11,8 +11,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from string import Template
 
-from zoo.base.errors import ZooError, unknown
+from zoo.base.errors import ZooError, to_type, unknown
 from zoo.config.hydra import prepare
+from zoo.config.schema import OUTSIDE
 from zoo.registry.discovery import PRIVATE
 from zoo.registry.registry import entries
 
@@ -56,7 +57,7 @@ README = """\
 ```
 pip install -e ".[test]" && pytest
 zoo check $kind=$name
-zoo train $kind=$name$more steps=200
+$tries
 ```
 """
 COMPARISON = """\
@@ -77,6 +78,22 @@ seeds: [0, 1, 2, 3, 4] # that are reported
 # claims: [{says: a recurrence keeps a parity that attention does not, better: lstm, than: transformer}]
 # published: [{contestant: lstm, task: parity, value: 1.0, source: "Whom 2025, table 1"}]
 """
+
+
+BESIDE = {
+    "task": (),
+    "objective": (),
+    "cross": ("arch=vaswani", "task=sort"),
+    "probe": ("task=digits", "objective=jepa"),
+}
+"""What a run needs besides to have a component of this kind in its place; of all others ``task=parity``."""
+
+
+def in_use(kind: str, name: str) -> str:
+    """What to type to use a component."""
+    if kind in OUTSIDE:
+        return "zoo import hf FOLDER"
+    return to_type("zoo", "train", *BESIDE.get(kind, ("task=parity",)), f"{kind}={name}")
 
 
 def kinds() -> list[str]:
@@ -107,7 +124,7 @@ def make(kind: str, name: str, package: bool, folder: Path | None = None) -> lis
     words = {
         "kind": kind,
         "name": name,
-        "more": "" if kind in ("task", "objective") else " task=parity",
+        "tries": f"{in_use(kind, name)}" + (" steps=200" if kind not in OUTSIDE else ""),
         "title": title[0].upper() + title[1:],
         "dashed": name.replace("_", "-"),
         "class_name": _class_name(name),
@@ -142,7 +159,9 @@ def _refuse_shadows(kind: str, name: str, package: bool) -> None:
     """
     class_name = _class_name(name)
     source = (resources.files("zoo.cli.skeletons") / f"{kind}.txt").read_text()
-    tree = ast.parse(Template(source).substitute(kind=kind, name=name, more="", title="", dashed="", class_name="New_"))
+    tree = ast.parse(
+        Template(source).substitute(kind=kind, name=name, tries="", title="", dashed="", class_name="New_")
+    )
     bound = {part.id for part in ast.walk(tree) if isinstance(part, ast.Name)}
     bound |= {(each.asname or each.name).split(".")[0] for part in ast.walk(tree)
               if isinstance(part, ast.Import | ast.ImportFrom) for each in part.names}  # fmt: skip
