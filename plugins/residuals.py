@@ -92,6 +92,30 @@ class Sandwich(nn.Module):
         return x_BLD + self.after_norm(branch(norm(x_BLD)))
 
 
+@register("residual", "by_layer")
+class ByLayer(nn.Module):
+    """Normalise what a branch reads in some layers, ``x + branch(norm(x))``, and what it gives in others.
+
+    The others compute ``x + norm(branch(x))``. So do the layers of attention in Olmo Hybrid (Merrill et al. 2026,
+    "Olmo Hybrid: from theory to practice and back", arXiv:2604.03444).
+
+    Args:
+        behind: for each layer whether its norms stand behind its branches, repeated over the depth.
+    """
+
+    final_norm = True
+
+    def __init__(self, layer: int, behind: list[bool] = [False, False, False, True]) -> None:  # noqa: B006
+        super().__init__()
+        if not behind:
+            raise ValueError("residual.behind=[]: expected true or false for each layer, such as [false,false,true]")
+        self.behind = behind[layer % len(behind)]
+
+    def forward(self, x_BLD: Tensor, branch: Branch, norm: Branch, first_BLD: Tensor) -> Tensor:
+        """(B, L, D) to (B, L, D)."""
+        return x_BLD + (norm(branch(x_BLD)) if self.behind else branch(norm(x_BLD)))
+
+
 @register("residual", "scaled")
 class Scaled(nn.Module):
     """Multiply stream and branch by trained numbers: ``y = s * x + e * x_0``, and ``x' = y + b * branch(norm(y))``.

@@ -74,7 +74,7 @@ def test_hybrids_of_further_mixers_and_ratios_are_added_by_name(here):
     shapes = {(cell.contestant.split()[0], cell.base["layers"]) for cell in plan.cells}
     mixers = ("deltanet", "gated_deltanet", "gla", "retnet", "hgrn", "hgrn2")
     # layers=4 stands for the mixer alone and for one of four layers being attention
-    assert shapes == {("transformer", 4), *((mixer, layers) for mixer in mixers for layers in (4, 7, 13, 25))}
+    assert shapes == {("attention", 4), *((mixer, layers) for mixer in mixers for layers in (4, 7, 13, 25))}
     assert len(plan.cells) == 1 + 6 * 5
 
 

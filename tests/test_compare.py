@@ -16,7 +16,7 @@ import zoo
 from zoo.base.errors import ZooError
 from zoo.base.files import read_json, write_json
 from zoo.comparison.ledger import read_ledger
-from zoo.comparison.plan import make_plan
+from zoo.comparison.plan import known_as, make_plan
 from zoo.runs.identity import run_id
 
 PLUGIN = '''
@@ -83,6 +83,35 @@ def test_the_plan_is_fair():
     assert not {job.run.config["seed"] for job in cell.tuning()} & set(cell.seeds), (
         "no reported run took part in tuning"
     )
+
+
+def test_a_name_stands_for_its_words_and_changes_no_run():
+    """In lists, baselines and further contestants; its size is as much its own as that of who is written out."""
+    archs = "compare.archs=[lstm]"
+    named = [archs, "compare.names={wide one:'lstm dim=24',small:'mixer=gru'}", "compare.also=[others]"]
+    more = "compare.further={others:[wide one,small]}"
+    plan = make_plan("smoke", [*named, more, "compare.baseline=small"])
+    plain = make_plan("smoke", [archs, "compare.also=['lstm dim=24','mixer=gru']", "compare.baseline='mixer=gru'"])
+    assert plan.baseline == "small"
+    assert [cell.contestant for cell in plan.cells[:3]] == ["lstm", "wide one", "small"]
+    for one, other in zip(plan.cells, plain.cells, strict=True):
+        assert known_as(one.run(one.grid[0], 0)) == known_as(other.run(other.grid[0], 0))
+        assert (one.sized_as is None) == (other.sized_as is None)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ("{lstm:gru}", "a preset is called lstm"),
+        ("{a:''}", "what it stands for"),
+        ("{a:'nothing_such'}", "contestant 'a' on"),
+        ("[a]", "a table of names"),
+        ("3", "a table of names"),
+    ],
+)
+def test_names_that_mislead_or_stand_for_nothing_are_refused(names, message):
+    with pytest.raises(ZooError, match=message):
+        make_plan("smoke", [f"compare.names={names}", "compare.also=[a]"])
 
 
 def test_published_figures_stand_beside_ours(smoke, tmp_path, zoo_main):

@@ -234,3 +234,23 @@ def test_expressions_that_hardly_are_are_refused(monkeypatch):
 def test_sizes_that_cannot_be_are_refused(words, match):
     with pytest.raises(ZooError, match=match):
         task(*words)
+
+
+@pytest.mark.parametrize(
+    ("words", "setting"),
+    [
+        (["task=copy"], "test_size"),
+        (["task=compression"], "test_size"),
+        (["task=compression"], "train_size"),
+        (["task=shapes"], "test_size"),
+        (["task=listops"], "test_size"),
+    ],
+)
+def test_more_data_than_this_machine_holds_is_refused_after_a_first_batch(words, setting):
+    made = []
+    one = task(*words, f"task.{setting}=2000000000")
+    one._make = lambda *args, make=one._make: made.append(1) or make(*args)
+    asks = (lambda: one.train_batch(0, 0, CPU)) if setting == "train_size" else lambda: one.held_out("test")
+    with pytest.raises(ZooError, match=f"task.{setting}=2000000000: its data takes .* GB"):
+        asks()
+    assert len(made) == 1

@@ -25,6 +25,8 @@ from conftest import ROOT, TINY
 from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 import zoo
 import zoo.training.build
@@ -502,6 +504,21 @@ def test_a_config_that_asks_for_more_data_than_this_machine_holds_is_refused(her
     assert "data far larger than this machine can hold" in err or "too large" in err or "expected" in err, err
 
 
+class Taken(TorchDispatchMode):
+    """Keeps how many elements each operation made."""
+
+    def __init__(self):
+        super().__init__()
+        self.elements = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        found = func(*args, **(kwargs or {}))
+        if not func.is_view:
+            made = [leaf for leaf in tree_leaves(found) if isinstance(leaf, torch.Tensor) and leaf.device.type == "cpu"]
+            self.elements += [leaf.numel() for leaf in made]
+        return found
+
+
 def test_what_somebody_elses_task_allocates_is_counted_before_it_is_taken(monkeypatch):
     monkeypatch.setattr(bounded, "memory_bytes", lambda: 2**24)
     large = torch.zeros(1000, 1)
@@ -510,13 +527,27 @@ def test_what_somebody_elses_task_allocates_is_counted_before_it_is_taken(monkey
         lambda: torch.arange(2**20),
         lambda: torch.randperm(2**20, generator=torch.Generator()),
         lambda: large + large.T,
+        lambda: large @ large.T,
+        lambda: large.expand(1000, 1000).clone(),
+        lambda: large.expand(1000, 1000) > 0,
+        lambda: large.repeat(1, 1000),
+        lambda: torch.cat([large] * 1000),
+        lambda: torch.stack([large] * 1000),
+        lambda: large[torch.zeros(2**20, dtype=torch.long)],
+        lambda: torch.nn.functional.pad(large, (0, 1000)),
+        lambda: torch.multinomial(large[:, 0] + 1, 2**20, replacement=True),
+        lambda: large[:, 0].repeat_interleave(torch.full((1000,), 1000)),
+        lambda: torch.nn.functional.one_hot(torch.tensor([2**20])),
+        lambda: torch.bincount(torch.tensor([2**20])),
         lambda: [torch.zeros(2**10) for _ in range(2**22)],
     ):
         said = "x: its config asks for data far larger than this machine can hold"
-        with pytest.raises(ZooError, match=said), bounded.within_memory("x"):
+        with Taken() as taken, pytest.raises(ZooError, match=said), bounded.within_memory("x"):
             makes()
+        assert max(taken.elements, default=0) < 2**18, "it was taken before it was refused"
     with bounded.within_memory("x"):
         assert (large[:100] + large[:100].T).sum() == 0
+        assert large.expand(1000, 1000).sum() == 0, "what makes nothing large is let through"
 
 
 SECRET = "the password of the house is swordfish. "

@@ -188,21 +188,26 @@ def test_logits_are_kimi_linears():
     check_same(loaded(theirs.KimiLinearForCausalLM(config), objective, layers), objective)
 
 
-def test_logits_without_attention_are_olmo_hybrids():
-    """Gated DeltaNet with strengths up to 2; where it has attention, its norms stand elsewhere."""
+def test_logits_are_olmo_hybrids():
+    """Three layers of Gated DeltaNet with strengths up to 2 to one of attention, whose norms stand behind."""
     theirs = pytest.importorskip("transformers.models.olmo_hybrid.modeling_olmo_hybrid")
-    objective = randomised("arch=olmo_hybrid", "mixer.heads=2", "backbone.pattern=m", "norm.eps=1e-5")
+    objective = randomised("arch=olmo_hybrid", "mixer.heads=2", "alternate_mixer.heads=2", "norm.eps=1e-5")
     blocks = objective.backbone.blocks
     config = theirs.OlmoHybridConfig(
         vocab_size=V, hidden_size=D, intermediate_size=blocks[0].ffn.up.out_features, num_hidden_layers=4,
         num_attention_heads=HEADS, rms_norm_eps=1e-5, linear_num_key_heads=HEADS, linear_num_value_heads=HEADS,
         linear_key_head_dim=D // HEADS, linear_value_head_dim=D // HEADS, linear_allow_neg_eigval=True,
-        pad_token_id=None, eos_token_id=None,
+        layer_types=["linear_attention"] * 3 + ["full_attention"], pad_token_id=None, eos_token_id=None,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e4},
     )  # fmt: skip
-    config.layer_types = ["linear_attention"] * 4  # its own check asks for both kinds
     layers = []
-    for block in blocks:
+    for i, block in enumerate(blocks):
         mixer = block.mixer
+        if i == 3:
+            norms = {"attention": block.mixer_norm, "feedforward": block.ffn_norm}
+            norms = {f"post_{name}_layernorm.weight": norm.weight for name, norm in norms.items()}
+            layers.append({**attends(mixer), **norms, **feedforward(block.ffn)})
+            continue
         parts = dict(zip(("q", "k", "v", "g"), mixer.inputs.weight.chunk(4), strict=True))
         parts |= dict(zip(("a", "b"), mixer.control.weight.split(HEADS), strict=True)) | {"o": mixer.out.weight}
         layers.append(

@@ -76,6 +76,8 @@ yours, ./FILE.yaml.
       the contestants; 'compare.archs=["mixer=gru"]' works too
   compare.also=[my_preset]
       additional contestants
+  'compare.names={wide:"lstm dim=256"}'
+      a name for a contestant, by which lists and reports speak of it
   compare.only=[recall]
       some of its tasks
   compare.seeds=[0,1,2,3,4]

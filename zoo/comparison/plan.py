@@ -20,7 +20,7 @@ from zoo.comparison.published import figures_of
 from zoo.comparison.rules import check_rules, stored
 from zoo.config.compose import composed_of, how, without_how
 from zoo.config.explain import Checked, check
-from zoo.config.hydra import with_values
+from zoo.config.hydra import hydra_ready, with_values
 from zoo.config.messages import explained
 from zoo.config.tree import Config, chooses, key_of, refuse_repeated
 from zoo.registry.discovery import of_state, repeatable
@@ -185,6 +185,7 @@ def make_plan(name: str | None, overrides: Sequence[str]) -> Plan:
         )
     rules["tune"] = {key: values for key, values in rules["tune"].items() if values}
     check_rules(rules)
+    _check_names(rules["names"])
     further = (rules["further"].get(each, [each]) for each in rules["also"])
     contestants = [*rules["archs"], *(contestant for some in further for contestant in some)]
     published = figures_of(rules["published"], list(rules["tasks"]))
@@ -216,7 +217,7 @@ def make_plan(name: str | None, overrides: Sequence[str]) -> Plan:
     check_claims(rules["claims"])
     if rules["equal"] != "none":
         for cell in cells:
-            if _may_be_resized(cell):
+            if _may_be_resized(cell, words_of(cell.contestant, rules["names"])):
                 same = (each for each in cells if (each.contestant, each.task) == (baseline, cell.task))
                 cell.sized_as = next((each for each in same if each is not cell), None)
     check_abilities(rules["abilities"], rules["tasks"])
@@ -243,16 +244,37 @@ def make_plan(name: str | None, overrides: Sequence[str]) -> Plan:
     )
 
 
-def _may_be_resized(cell: Cell) -> bool:
-    """Whether its width is not given otherwise: by itself, by a budget of its size, or as one of what is tuned."""
-    own = [*words_of(cell.contestant), *(f"{key}=" for key, _ in cell.grid[0])]
+def _check_names(names: Mapping[str, str]) -> None:
+    """Refuse a name that would mislead.
+
+    Raises:
+        ZooError: a preset is called so.
+    """
+    with hydra_ready() as loader:
+        presets = loader.get_group_options("arch") if names else []
+    taken = next((name for name in names if name in presets), None)
+    if taken:
+        raise ZooError(f"compare.names.{taken}: a preset is called {taken}; expected a name that no preset has")
+
+
+def _may_be_resized(cell: Cell, words: Sequence[str]) -> bool:
+    """Whether its width is not given otherwise: by itself, by a budget of its size, or as one of what is tuned.
+
+    ``words``: what its contestant is in overrides.
+    """
+    own = [*words, *(f"{key}=" for key, _ in cell.grid[0])]
     sizes = any(variable in ("dim", "layers") for _, variable in wanted(cell.base).values())
     return not sizes and not turned_off(cell.base["overrides"]) and "dim" not in map(key_of, own)
 
 
-def words_of(contestant: str) -> list[str]:
-    """What a contestant is in overrides: ``arch=`` before a preset's name, and each further word."""
-    found = re.split(r"\s+(?![^\[]*\])", contestant.strip())  # a list may have blanks
+def words_of(contestant: str, names: Mapping[str, str]) -> list[str]:
+    """What a contestant is in overrides: ``arch=`` before a preset's name, and each further word.
+
+    Args:
+        contestant: as a comparison lists it.
+        names: what each name stands for that the comparison gives.
+    """
+    found = re.split(r"\s+(?![^\[]*\])", names.get(contestant, contestant).strip())  # a list may have blanks
     return found if "=" in found[0] else [f"arch={found[0]}", *found[1:]]
 
 
@@ -330,7 +352,7 @@ def _cell(
 
     ``known``: those that were checked already, by the choices that they were laid over.
     """
-    chosen = words_of(contestant)
+    chosen = words_of(contestant, rules["names"])
     where = f"contestant '{contestant}' on '{task}'"
     fixed = [word for word in chosen if key_of(word).split(".")[0] in FIXED or key_of(word) in rules["tune"]]
     if fixed:

@@ -67,6 +67,9 @@ def check_rules(rules: Mapping[str, Any]) -> None:
     for contestant in [*rules["archs"], *rules["also"], *(each for some in rules["further"].values() for each in some)]:
         if not isinstance(contestant, str) or not contestant.strip():
             raise ZooError(f"compare.archs has {contestant!r}; expected presets, or overrides as one text")
+    for name, words in rules["names"].items():
+        if not name.strip() or "=" in name or not words.strip():
+            raise ZooError(f"compare.names has {name!r}: {words!r}; expected a name without = and what it stands for")
     if rules["workers"] is not None and rules["workers"] < 1:
         raise ZooError(f"compare.workers={rules['workers']}: expected at least 1")
     if rules["only"] is not None and not rules["only"]:

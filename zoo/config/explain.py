@@ -126,7 +126,9 @@ def _raise(problems: Sequence[str | None]) -> None:
 AUTOMATIC = {"task.batch_size=auto": "trainer.batch_size=auto"}
 """Words that look like a component's value but ask the run to find one: ``auto`` is no number."""
 
-FREE = ("settings", "compare.tasks", "compare.tune", "on.options")
+TABLES = ("tasks", "tune", "names", "further", "abilities")
+"""Keys of a comparison that hold a table of the user's own keys."""
+FREE = ("settings", *(f"compare.{name}" for name in TABLES), "on.options")
 """Mappings of the user's own keys, where there are such: ours, and what goes to a cluster as it is."""
 NOUNS = {"on": "place to make runs"}
 """What an option of a group is called, where the group's own name does not say it."""
@@ -306,7 +308,7 @@ class _Checker:
 
     def _key(self, item: Any, tree: Mapping[str, Any]) -> str | None:
         key, line = item.key_or_group, item.input_line
-        if item.is_delete() and not key.startswith(("compare.tasks.", "compare.tune.", "on.options.")):
+        if item.is_delete() and not key.startswith(tuple(f"{each}." for each in FREE[1:])):
             return f"{line}: nothing of a run can be deleted; give it another value"
         name = key.rsplit(".", 1)[-1]
         known = key in tree

@@ -68,6 +68,7 @@ EXAMPLES = {
     "compare.tasks": """a table of each task's overrides, 'compare.tasks={parity:["task=parity"]}'; """
     "compare.only=[parity] picks some of the tasks that there are",
     "compare.tune": "a table of the values of each key, compare.tune={optimizer.lr:[1e-3,1e-2]}",
+    "compare.names": """a table of names and what they stand for, 'compare.names={wide:"lstm dim=256"}'""",
     "compare.further": "a table of lists of contestants, compare.further={small:[lstm,gru]}; see compare.also=[small]",
     "compare.published": "a list of tables, compare.published=[{contestant:...,task:...,value:...,source:...}]",
     "compare.claims": "a list of tables, compare.claims=[{says:...,better:...,than:...}]",
@@ -83,7 +84,9 @@ def cause(error: BaseException, key: str = "", value: str = "") -> str:
         key: that the value was given for, where it is known.
         value: as it was typed.
     """
-    shape = re.search(r"is not a (ListConfig|DictConfig)|Cannot merge (DictConfig|ListConfig) with", str(error))
+    shape = re.search(
+        r"is not a (ListConfig|DictConfig)|Cannot merge (DictConfig|ListConfig) with|Cannot assign", str(error)
+    )
     example = next((text for name, text in EXAMPLES.items() if key == name or key.startswith(f"{name}.")), "")
     if shape and example:
         return f"expected {example}"

@@ -123,6 +123,7 @@ class CompareConfig:
 
     name: str = "comparison"
     archs: list[str] = field(default_factory=list)
+    names: dict[str, str] = field(default_factory=dict)
     also: list[str] = field(default_factory=list)
     further: dict[str, list[str]] = field(default_factory=dict)
     tasks: dict[str, list[str]] = field(default_factory=dict)

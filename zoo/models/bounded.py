@@ -3,18 +3,19 @@ than this machine can, whatever sizes it names."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import zip_longest
-from math import prod
+from math import inf, prod
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
 
 from zoo.base.errors import ZooError
+from zoo.base.memory import memory_bytes, resident_bytes
 
 SPARE_ELEMENTS = 2**27
 """Elements that may be allocated whatever the file holds: masks, tables of positions, what an initialisation draws."""
@@ -22,12 +23,16 @@ ELEMENTS_A_WEIGHT = 16
 """And this many for each weight: it is allocated, initialised by others, and copied for a teacher."""
 SPARE_TENSORS, TENSORS_A_WEIGHT = 20_000, 200
 """The same of tensors, so that a million layers of one element do not take an hour."""
-USUAL_MEMORY_BYTES = 2**33
-"""What a machine is taken to have where the system does not say it."""
 LARGEST_SHARE = 8
 """One tensor of a task may take this part of the memory: a half, a third or, as here, an eighth."""
 ELEMENTS_OF_A_TASK, TENSORS_OF_A_TASK = 2**31, 20_000_000
 """What may be allocated for a task's data, with all that is given back: the largest rung here takes half of it."""
+META = torch.device("meta")
+BY_VALUE: dict[Any, Any] = {
+    torch.ops.aten.bincount.default: lambda x, weights=None, minlength=0: [max(int(x.max()) + 1, minlength)],
+    torch.ops.aten.repeat_interleave.Tensor: lambda repeats, **_: [int(repeats.sum())],
+}
+"""The sizes of what operations make that read them from the values they are given."""
 SELDOM = 2**24
 """Elements between two looks at how much memory the process has."""
 
@@ -75,23 +80,6 @@ def within_memory(source: str) -> Iterator[None]:
         yield
 
 
-def memory_bytes() -> int:
-    """The memory of this machine, as its system says it."""
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return USUAL_MEMORY_BYTES
-
-
-def resident_bytes() -> int:
-    """The memory that this process has now; 0 where the system does not say it."""
-    try:
-        with open("/proc/self/statm") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, IndexError, ValueError):
-        return 0
-
-
 class _Counter(TorchDispatchMode):
     """Counts what operations allocate. Those whose size can be told from what they are given are refused before."""
 
@@ -106,15 +94,13 @@ class _Counter(TorchDispatchMode):
         if func.is_view or schema.is_mutable:
             return func(*args, **kwargs)
         size = _size_of(schema, args, kwargs)
-        if size is None and any(spec.name == "device" for spec in schema.arguments):  # such as arange
-            quiet = {"generator": None} if "generator" in kwargs else {}
-            size = func(*args, **kwargs | quiet | {"device": torch.device("meta")}).shape
         if size is not None:
             self._count(size)
             return func(*args, **kwargs)
-        shapes = [given.shape for given in args if isinstance(given, Tensor)]
-        if len(shapes) > 1 and shapes[0] != shapes[1]:  # they may be broadcast
-            self._refuse_if_large([max(sizes) for sizes in zip_longest(*(s[::-1] for s in shapes), fillvalue=1)][::-1])
+        makes = any(spec.name == "device" for spec in schema.arguments)  # such as arange
+        if makes or _most_elements(func, tree_leaves((args, kwargs))) > self.largest:
+            for shape in _foretold(func, args, kwargs):
+                self._refuse_if_large(shape)
         found = func(*args, **kwargs)
         for tensor in found if isinstance(found, list | tuple) else [found]:
             if isinstance(tensor, Tensor):
@@ -139,6 +125,36 @@ class _Counter(TorchDispatchMode):
         raise TooLarge(
             f"{self.source} asks for {self.what} (a tensor of {' x '.join(map(str, size))}); it is not built"
         )
+
+
+def _most_elements(func: Any, leaves: Sequence[Any]) -> float:
+    """At least as many elements as an operation on these makes, told in little time."""
+    if func in BY_VALUE:
+        return inf
+    shapes = [leaf.shape for leaf in leaves if isinstance(leaf, Tensor)]
+    if torch.Tag.pointwise in func.tags:
+        return prod(max(sizes) for sizes in zip_longest(*(shape[::-1] for shape in shapes), fillvalue=1))
+    # the rows of a table may be asked for again and again, the sides of a product meet, a repeat names how often
+    return prod(max(1, shape.numel()) for shape in shapes) * prod(1 + abs(leaf) for leaf in leaves if type(leaf) is int)
+
+
+def _foretold(func: Any, args: Any, kwargs: Any) -> list[Any]:
+    """The shapes that an operation would give, told without taking memory; none where only its values tell."""
+    if func in BY_VALUE:
+        return [BY_VALUE[func](*args, **kwargs)]
+    to_meta = {Tensor: lambda leaf: leaf.to("meta"), torch.device: lambda _: META, torch.Generator: lambda _: None}
+
+    def meta(leaf: Any) -> Any:
+        return next((turn(leaf) for kind, turn in to_meta.items() if isinstance(leaf, kind)), leaf)
+
+    kwargs = tree_map(meta, kwargs)
+    if any(spec.name == "device" for spec in func._schema.arguments):
+        kwargs["device"] = META
+    try:
+        found = func(*tree_map(meta, args), **kwargs)
+    except (NotImplementedError, RuntimeError):  # it has no such form, or is wrong; then it says so itself
+        return []
+    return [tensor.shape for tensor in tree_leaves(found) if isinstance(tensor, Tensor)]
 
 
 def _size_of(schema: Any, args: Any, kwargs: Any) -> Any:

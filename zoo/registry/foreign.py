@@ -87,6 +87,8 @@ def check_comparison(rules: Mapping[str, Any], source: str) -> None:
     words: list[Any] = []
     for key in ("overrides", "archs", "also"):
         words += rules[key] if isinstance(rules.get(key), list) else []
+    names = rules.get("names")
+    words += names.values() if isinstance(names, Mapping) else []
     for key in ("tasks", "further"):
         named = rules.get(key)
         for listed in named.values() if isinstance(named, Mapping) else ():

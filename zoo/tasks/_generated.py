@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, TypeVar
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from zoo.base.contracts import Batch, Task
 from zoo.base.errors import ZooError
+from zoo.base.memory import memory_bytes
 from zoo.base.seeds import generator, tenth_of
 from zoo.tasks._metrics import Ratios, token_accuracy
 
@@ -74,7 +75,7 @@ class Generated(Task):
         """Fixed sequences."""
         length = int(split.split("/")[1]) if "/" in split else self.length
         size, source = self._held_out_batch_size(length), generator("cpu", self.stream, split)
-        return [self._of_split(split, count, length, source) for count in in_parts(self.test_size, size)]
+        return in_parts(lambda count: self._of_split(split, count, length, source), self.test_size, size, "test_size")
 
     def _of_split(self, split: str, batch_size: int, length: int, source: torch.Generator) -> Batch:
         """A batch of this split, for tasks whose splits differ in more than their random numbers."""
@@ -164,9 +165,30 @@ def of_rung(rung: Sequence[Value], *given: Value | None) -> Iterator[Value]:
     return (own if one is None else one for own, one in zip(rung, given, strict=True))
 
 
-def in_parts(total: int, size: int) -> list[int]:
-    """The sizes of parts of at most ``size`` that make up ``total``. The last may be smaller."""
-    return [min(size, total - start) for start in range(0, total, size)]
+def in_parts(make: Callable[[int], Batch], total: int, size: int, setting: str) -> list[Batch]:
+    """Batches of at most ``size`` examples each that make up ``total``. The last may be smaller.
+
+    Args:
+        make: makes a batch of this many examples.
+        total: how many there are to be.
+        size: of one batch, at most.
+        setting: of the task, which names the total.
+
+    Raises:
+        ZooError: by its first batch, all would take more than half of this machine's memory.
+    """
+    found: list[Batch] = []
+    for start in range(0, total, size):
+        found.append(make(min(size, total - start)))
+        if not start:
+            expected = sum(tensor.nbytes for tensor in found[0].values()) * total // min(size, total)
+            if expected > memory_bytes() // 2:
+                raise ZooError(
+                    f"task.{setting}={total}: its data takes {expected / 1e9:,.0f} GB, and this machine has "
+                    f"{memory_bytes() / 1e9:,.0f} GB of memory; expected half of that at most, so "
+                    f"task.{setting}={total * (memory_bytes() // 2) // expected}"
+                )
+    return found
 
 
 def at_least_one(**sizes: int | list[int]) -> None:

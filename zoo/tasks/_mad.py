@@ -55,16 +55,16 @@ class MadTask(Task):
         """The batch of this step: from the training set, or fresh."""
         if self.train_size is None:
             return self._make(self.batch_size, True, generator(device, self.stream, "train", seed, step))
-        first = step * self.batch_size
+        training_set, first = self._on(device), step * self.batch_size  # which refuses what is too large
         order = [self._order(place, seed) for place in range(first, first + self.batch_size)]
         index_B = sent(torch.tensor(order), device)
-        return {key: value[index_B] for key, value in self._on(device).items()}
+        return {key: value[index_B] for key, value in training_set.items()}
 
     def held_out(self, split: str) -> list[Batch]:
         """Fixed sequences."""
         source = generator("cpu", self.stream, split)
         size = max(1, min(250, 16_384 // self.length))
-        return [self._make(count, False, source) for count in in_parts(self.test_size, size)]
+        return in_parts(lambda count: self._make(count, False, source), self.test_size, size, "test_size")
 
     def judge(self, outputs: Mapping[str, Tensor], batch: Batch) -> Ratios:
         """Accuracy over the places that are asked, and the share of sequences without a mistake."""
@@ -73,7 +73,7 @@ class MadTask(Task):
     def _training_set(self, device: torch.device) -> Batch:
         assert self.train_size is not None
         source = generator("cpu", self.stream, "training set")
-        parts = [self._make(count, True, source) for count in in_parts(self.train_size, PART)]
+        parts = in_parts(lambda count: self._make(count, True, source), self.train_size, PART, "train_size")
         return {key: torch.cat([part[key] for part in parts]).to(device) for key in parts[0]}
 
     def _order(self, place: int, seed: int) -> int:

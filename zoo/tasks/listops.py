@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
+from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 
@@ -100,8 +101,12 @@ class ListOps(Task):
 
     def _fixed(self, split: str) -> list[Batch]:
         part, size = int(split != "validation"), max(1, min(250, 65_536 // self.max_length))
-        counts = in_parts(self.test_size, size)
-        return [self._make(count, range(part, part + 1), derive("listops", split, i)) for i, count in enumerate(counts)]
+        batches = count()
+
+        def make(size: int) -> Batch:
+            return self._make(size, range(part, part + 1), derive("listops", split, next(batches)))
+
+        return in_parts(make, self.test_size, size, "test_size")
 
     def judge(self, outputs: Mapping[str, Tensor], batch: Batch) -> Ratios:
         """Accuracy of the value, and its negative log-likelihood in nats."""

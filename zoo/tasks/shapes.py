@@ -13,6 +13,7 @@ from zoo.base.contracts import Batch, Task
 from zoo.base.errors import ZooError
 from zoo.base.seeds import generator
 from zoo.registry.registry import register
+from zoo.tasks._generated import in_parts
 from zoo.tasks._metrics import Ratios, label_accuracy
 
 RADII, PLACES = (3.4, 5.2), (-3.0, 3.0)
@@ -62,7 +63,7 @@ class Shapes(Task):
     def held_out(self, split: str) -> list[Batch]:
         """Fixed images."""
         source = generator("cpu", self.stream, split)
-        return [self._make(min(250, self.test_size - first), source) for first in range(0, self.test_size, 250)]
+        return in_parts(lambda count: self._make(count, source), self.test_size, 250, "test_size")
 
     def judge(self, outputs: Mapping[str, Tensor], batch: Batch) -> Ratios:
         """Accuracy."""

@@ -1,0 +1,25 @@
+"""How much memory this machine and this process have."""
+
+from __future__ import annotations
+
+import os
+
+USUAL_BYTES = 2**33
+"""What a machine is taken to have where the system does not say it."""
+
+
+def memory_bytes() -> int:
+    """The memory of this machine, as its system says it."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return USUAL_BYTES
+
+
+def resident_bytes() -> int:
+    """The memory that this process has now; 0 where the system does not say it."""
+    try:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, IndexError, ValueError):
+        return 0
