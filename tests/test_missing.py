@@ -9,6 +9,7 @@ import pytest
 from conftest import TINY
 
 import zoo
+import zoo.base.html
 from zoo.tasks.digits import _digits
 
 
@@ -70,6 +71,12 @@ def runs(tmp_path_factory):
     return folder / "train"
 
 
+@pytest.fixture
+def nothing_kept(monkeypatch, tmp_path):
+    """A cache without the plotting library, which another test may have asked for."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
 @pytest.mark.parametrize("module", ["altair", "vl_convert"])
 def test_pages_without_charts(module, runs, zoo_main, without):
     without(module, "wandb", "sklearn", "PIL", "tensorboardX")
@@ -96,7 +103,7 @@ def test_the_plotting_library_of_an_offline_bundle_is_enough(runs, zoo_main, wit
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of address space are enforced by Linux alone")
-def test_a_limit_of_address_space_costs_the_pictures_alone(runs):
+def test_a_limit_of_address_space_costs_the_pictures_alone(runs, nothing_kept):
     """As PBS and SGE set it: V8, which the plotting library starts, aborts its process."""
     (runs / "report.html").unlink(missing_ok=True)
     command = f"ulimit -v 8000000; exec {shlex.join([sys.executable, '-m', 'zoo', 'report', str(runs)])}"
@@ -123,9 +130,7 @@ def test_a_limit_of_address_space_costs_the_pictures_alone(runs):
         ("import time; time.sleep(60)", "could not be started"),
     ],
 )
-def test_tables_come_before_a_library_that_dies(runs, zoo_main, monkeypatch, script, says):
-    import zoo.base.html
-
+def test_tables_come_before_a_library_that_dies(runs, zoo_main, nothing_kept, monkeypatch, script, says):
     monkeypatch.setattr(zoo.base.html, "IN_ITS_PROCESS", script)
     monkeypatch.setattr(zoo.base.html, "LONGEST_SECONDS", 2.0)
     status, out, err = zoo_main("report", str(runs))
@@ -133,6 +138,16 @@ def test_tables_come_before_a_library_that_dies(runs, zoo_main, monkeypatch, scr
     assert "parity: test accuracy" in out
     assert says in err
     assert len(err.splitlines()) == 1
+
+
+def test_the_plotting_library_is_asked_for_once(nothing_kept, monkeypatch):
+    asked = []
+    monkeypatch.setattr(zoo.base.html, "_by_vl_convert", lambda expression: asked.append(expression) or "vega</script>")
+    assert [zoo.base.html.plotting_library() for _ in range(2)] == ["vega<\\/script>"] * 2
+    assert len(asked) == 1
+    monkeypatch.setattr(zoo.base.html, "installed", lambda *_: "another version")
+    zoo.base.html.plotting_library()
+    assert len(asked) == 2
 
 
 def test_any_other_missing_package_is_named_on_one_line(runs, zoo_main, without):

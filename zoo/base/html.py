@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.base.files import atomic
+from zoo.base.kept import installed, remembered
 
 
 def write_html(
@@ -116,16 +117,17 @@ def plotting_library() -> str:
     """Vega, as a script to stand in the page: vl-convert's, which offline bundles carry as a file without the rest.
 
     vl-convert starts V8, which reserves more address space than clusters grant by ``ulimit -v`` and aborts its process
-    then. So it has a process of its own, one for a page.
+    then. So it has a process of its own, and what that gave is kept until another version is installed.
 
     Raises:
         ImportError: the package is not installed.
         NoLibrary: the process died, or took too long.
     """
-    kept = Path(__file__).with_name("vega.js")
-    if kept.exists():
-        return _within_script(kept.read_text())
-    return _within_script(_by_vl_convert("vl_convert.javascript_bundle()"))
+    bundled = Path(__file__).with_name("vega.js")
+    if bundled.exists():
+        return _within_script(bundled.read_text())
+    text: str = remembered("vega", installed("vl_convert"), lambda: _by_vl_convert("vl_convert.javascript_bundle()"))
+    return _within_script(text)
 
 
 def as_svg(chart: Mapping[str, Any]) -> bytes:
@@ -177,6 +179,16 @@ def inline(values: list[dict[str, Any]]) -> Any:
     name = f"values {len(_inlined)}"
     _inlined[name] = values
     return alt.NamedData(name)
+
+
+def shaded(chosen: Any, shade: float, others: float) -> Any:
+    """How much is seen of what a reader chose in a legend, and of the others, both from 0 to 1.
+
+    ``alt.condition`` says the same as plain data, of which Altair looks for the type among all types that it has.
+    """
+    import altair as alt
+
+    return alt.OpacityValue(others, condition={"param": chosen.name, "value": shade})
 
 
 def tips(fields: list[str]) -> list[Any]:

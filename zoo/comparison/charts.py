@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-from zoo.base.html import inline, plain_chart, tips
+from zoo.base.html import inline, plain_chart, shaded, tips
 from zoo.comparison import abilities
 from zoo.comparison.curves import Curve, read_curves, summary, thin
 from zoo.comparison.evidence import seeds_chart, tuning_chart
@@ -130,7 +130,7 @@ def _quality(standings: list[Standing]) -> dict[str, Any]:
         axis=alt.Axis(format="~s"),
         scale=alt.Scale(type="log", nice=True, padding=20),
     )
-    shade = alt.condition(chosen, alt.value(1), alt.value(0.1))
+    shade = shaded(chosen, 1, 0.1)
     tooltips = tips(["contestant:N", "score:Q", "low:Q", "high:Q", "n:Q", "cost_value:Q"])
     points = base.mark_point(filled=True, size=90).encode(
         x=x,
@@ -169,18 +169,18 @@ def _curves(
     base = alt.Chart(inline(points))
     lines = base.mark_line(strokeWidth=2, point=len(points) < 200).encode(
         x=x, y=y, color=colour, strokeDash=dash(standings),
-        opacity=alt.condition(chosen, alt.value(1), alt.value(0.06)),
+        opacity=shaded(chosen, 1, 0.06),
         tooltip=tips(["contestant:N", "step:Q", "score:Q", "low:Q", "high:Q", "least:Q", "most:Q", "n:Q"]),
     )  # fmt: skip
     # a layer without a point would be said on the console
     layers = [lines]
     if any("low" in point for point in points):
         inner = base.transform_filter("isValid(datum.low)").mark_area()
-        shade = alt.condition(chosen, alt.value(0.15), alt.value(0))
+        shade = shaded(chosen, 0.15, 0)
         layers.insert(0, inner.encode(x=x, y=alt.Y("low:Q"), y2=alt.Y2("high:Q"), color=colour, opacity=shade))
     if any(point["n"] > 1 for point in points):
         outer = base.transform_filter("datum.n > 1").mark_area()
-        shade = alt.condition(chosen, alt.value(0.08), alt.value(0))
+        shade = shaded(chosen, 0.08, 0)
         layers.insert(0, outer.encode(x=x, y=alt.Y("least:Q"), y2=alt.Y2("most:Q"), color=colour, opacity=shade))
     title = f"{title}: medians, intervals, range of the runs"
     return plain_chart(alt.layer(*layers).add_params(chosen).properties(width=260, height=230, title=title))
@@ -234,7 +234,7 @@ def _decay(standings: list[Standing]) -> dict[str, Any] | None:
     chosen = _legend()
     base = alt.Chart(inline(values))
     x = alt.X("length:Q", title="tokens of the answer", scale=alt.Scale(zero=False))
-    shade = alt.condition(chosen, alt.value(1), alt.value(0.08))
+    shade = shaded(chosen, 1, 0.08)
     tooltips = tips(["contestant:N", "test:N", "length:Q", "whole:Q", "predicted:Q", "answers:Q"])
     points = base.mark_point(filled=True).encode(
         x=x,
@@ -313,7 +313,7 @@ def _harder(standings: list[Standing]) -> dict[str, Any]:
             y=alt.Y("score:Q", title=standings[0].metric.replace("_", " "), scale=alt.Scale(zero=False)),
             color=color(standings),
             strokeDash=dash(standings),
-            opacity=alt.condition(chosen, alt.value(1), alt.value(0.1)),
+            opacity=shaded(chosen, 1, 0.1),
             tooltip=tips(["contestant:N", "test:N", "score:Q", "low:Q", "high:Q"]),
         )
         .add_params(chosen)
