@@ -342,7 +342,7 @@ class _Checker:
         siblings = [
             k.rpartition(".")[2]
             for k in tree
-            if k.rpartition(".")[0] == parent and k != "compare" and COMPONENT not in k
+            if k.rpartition(".")[0] == parent and k not in ("compare", "claims") and COMPONENT not in k
         ]
         there = f" {parent or 'The root'} has: {', '.join(sorted(siblings))}." if siblings else ""
         return f"{line}: there is no key '{key}'.{hint}{there}"

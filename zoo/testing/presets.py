@@ -113,10 +113,12 @@ def output_sizes(words: Sequence[str], steps: int = STEPS, learning_rate: float 
     found: dict[str, float] = {}
     for name, module in _looked_at(objective):
         module.register_forward_hook(_noting(found, name))
-    for step in range(steps + 1):
+    for step in range(steps):
         optimizer.zero_grad()
-        objective(task.train_batch(config["seed"], step, torch.device("cpu")))["loss"].backward()
+        objective(task.train_batch(step, config["seed"], torch.device("cpu")))["loss"].backward()
         optimizer.step()
+    # what is noted is of the last pass, behind all steps
+    objective(task.train_batch(steps, config["seed"], torch.device("cpu")))
     return found
 
 
