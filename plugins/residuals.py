@@ -96,8 +96,8 @@ class Sandwich(nn.Module):
 class ByLayer(nn.Module):
     """Normalise what a branch reads in some layers, ``x + branch(norm(x))``, and what it gives in others.
 
-    The others compute ``x + norm(branch(x))``. So do the layers of attention in Olmo Hybrid (Merrill et al. 2026,
-    "Olmo Hybrid: from theory to practice and back", arXiv:2604.03444).
+    The others compute ``x + norm(branch(x))``, as the layers of attention do in Olmo Hybrid (Merrill et al. 2026,
+    arXiv:2604.03444).
 
     Args:
         behind: for each layer whether its norms stand behind its branches, repeated over the depth.

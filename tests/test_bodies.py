@@ -261,7 +261,7 @@ def test_generate_goes_on_from_text_and_says_where_it_cannot(zoo_main):
     _, out, _ = zoo_main("train", "arch=vit", "task=digits", *small)
     status, _, err = zoo_main("generate", out.strip().splitlines()[-1])
     assert status == 2
-    assert "objective=classify on task=digits, and writes nothing" in err
+    assert "task=digits, which writes nothing" in err
 
 
 def test_spans_are_exact_disjoint_and_every_way_is_as_likely():
@@ -386,7 +386,7 @@ def test_a_task_that_is_not_written_on_is_not(zoo_main):
     _, out, _ = zoo_main("train", "arch=gpt2", "task=parity", "task.test_size=8", *TINY, "steps=2")
     status, _, err = zoo_main("generate", out.strip().splitlines()[-1], "--prompt", "1 0")
     assert status == 2
-    assert "task=parity, and writes nothing" in err
+    assert "task=parity, which writes nothing" in err
     _, out, _ = zoo_main("train", "arch=vaswani", "task=sort", "task.test_size=8", *TINY, "steps=2")
     run = out.strip().splitlines()[-1]
     for words in (

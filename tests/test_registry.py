@@ -45,7 +45,7 @@ def test_a_registered_class_is_a_choice_at_once():
 
     config = zoo.compose("norm=tests_scaled", "norm.gain=3")
     assert config["objective"]["backbone"]["norm"] == {"_component_": "norm/tests_scaled", "gain": 3.0}
-    with pytest.raises(ZooError, match=r"norm.gain=high: .* expected float"):
+    with pytest.raises(ZooError, match=r"norm\.gain=high: expected a number"):
         zoo.compose("norm=tests_scaled", "norm.gain=high")
 
 

@@ -131,7 +131,7 @@ def test_figures_are_written_as_they_are_shown(smoke, tmp_path):  # noqa: F811
     assert f"```\n{ledger.command}\n```" in text
     assert all(f"- {plain(said)} " in " ".join(text.split()) + " " for said in answer(ledger))
     assert "![smoke: its first chart](figures.svg)" in text
-    assert f"| 1 | {expected[0]['contestant']} | {expected[0]['median']:.4f} | 2 |" in text
+    assert f"| 1 | {expected[0]['contestant']} | {expected[0]['median']:.4f} | {expected[0]['solved']} | 2 |" in text
     write(ledger, tmp_path / "figures.tex")
     text = (tmp_path / "figures.tex").read_text()
     assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 2
@@ -170,6 +170,16 @@ def test_what_cannot_be_written_is_said(smoke, zoo_main, tmp_path, monkeypatch):
         status, _, err = zoo_main("report", *words)
         assert status == 2
         assert says in err
+
+
+def test_a_command_in_markdown_stands_as_it_is_typed():
+    from zoo.comparison.export import _item
+
+    said = _item("To see who leads later of a[b]: zoo compare families 'compare.only=[a_b]' steps=8")
+    assert said == (
+        "- To see who leads later of a\\[b\\]:\n\n  ```\n  zoo compare families 'compare.only=[a_b]' steps=8\n  ```"
+    )
+    assert _item("Nobody is told apart.") == "- Nobody is told apart."
 
 
 def test_names_do_not_break_out_of_a_table(smoke, tmp_path):  # noqa: F811

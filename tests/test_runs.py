@@ -95,7 +95,7 @@ def test_failed_runs_are_removed_by_one_word_after_a_question(made, zoo_main, mo
     assert "transformer" not in out
     status, _, err = zoo_main("runs", "rm", "--failed")
     assert status == 2
-    assert "Add --yes" in err, "nobody can be asked"
+    assert "add --yes" in err, "nobody can be asked"
     monkeypatch.setattr(sys, "stdin", answered := io.StringIO("no\ny\n"))
     monkeypatch.setattr(answered, "isatty", lambda: True, raising=False)
     folder = made / "runs/mine/lstm-parity-7-abc"

@@ -217,11 +217,13 @@ def test_the_answer_is_made_of_the_numbers():
     a.tried = [{"setting": {"lr": rate}, "validation": [score]} for rate, score in ((1, 0.1), (2, 0.9), (3, 0.2))]
     assert near_best(a) == (1, 3)
     said = "\n".join(answer(ledger([a, b])))
-    assert "On t, a solved it in all of 5 runs (48 to 100 % of all seeds would), b in none (best median 0.25" in said
+    assert (
+        "On t, a solved it in all of 5 runs (48 to 100 % of all seeds would), b in none (their best median 0.25" in said
+    )
     assert "a is better (p = 0.0024)" in said
     assert "equal numbers of active parameters" in said
     assert "Sensitive to tuning, with one good setting among those tried: a on t." in said
-    assert "at most 1k parameters and 2M tokens" in said
+    assert "Nothing larger was tested than 1k parameters and 2M tokens" in said
 
 
 def test_the_last_setting_that_is_solved_is_said():

@@ -115,10 +115,14 @@ def preset_verdicts(name: str, overrides: Sequence[str] = ()) -> Iterator[Verdic
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
-                says, outcome = law(name, words), "holds" if claim in claimed else UNCLAIMED
+                says, outcome = law(name, words), "holds"
+                if claim not in claimed:
+                    says, outcome = f"{says}; so the preset could claim it", UNCLAIMED
             except (AssertionError, ZooError) as error:
                 says = str(error) if isinstance(error, AssertionError) else f"it cannot be measured: {error}"
-                outcome = "broken" if claim in claimed else UNCLAIMED
+                outcome = "broken"
+                if claim not in claimed:
+                    says, outcome = f"{says}; the preset does not claim it", UNCLAIMED
         yield Verdict(PRESET, name, law.__name__, outcome, says)
 
 

@@ -31,7 +31,7 @@ NARROW = 110
 
 
 def presets(group: str) -> dict[str, tuple[str, str]]:
-    """The options of a group of YAML files: the first comment of each, and who provides it."""
+    """The options of a group of YAML files: the first sentence of each one's comment, and who provides it."""
     found = of_state("presets", group, lambda: _presets(group)) if repeatable(()) else _presets(group)
     return {name: (text, provider) for name, (text, provider) in found.items()}
 
@@ -46,7 +46,7 @@ def _presets(group: str) -> dict[str, list[str]]:
             text, provider = "", ""
             if result is not None:
                 provider = str(result.provider)
-                text = _first_comment(result.path, f"{group}/{name}.yaml")
+                text = _first_sentence(result.path, f"{group}/{name}.yaml")
             ours = f"{zoo.DISTRIBUTION} {zoo.__version__}"
             found[name] = [text, ours if provider == "main" else _distribution(provider.removeprefix("zoo plugin "))]
     return found
@@ -57,7 +57,7 @@ def _distribution(plugin: str) -> str:
     return next((each.provider for each in load_plugins() if each.module == plugin), plugin)
 
 
-def _first_comment(root: str, name: str) -> str:
+def _first_sentence(root: str, name: str) -> str:
     from importlib.resources import files
     from pathlib import Path
 
@@ -66,7 +66,8 @@ def _first_comment(root: str, name: str) -> str:
     folder = Path(root.removeprefix("file://")) if root.startswith("file://") else files(root.removeprefix("pkg://"))
     source = folder.joinpath(name).read_text()
     comments = [line.lstrip("# ") for line in source.splitlines() if line.startswith("#") and "@package" not in line]
-    return comments[0] if comments else ""
+    # an abbreviation in front of a name, as in "et al.", ends no sentence
+    return re.split(r"(?<=[^.]{4}[.])(?<!et al[.]) (?=[A-Z])", " ".join(comments), maxsplit=1)[0]
 
 
 def show_list(kinds: Sequence[str]) -> None:
@@ -105,12 +106,12 @@ def show_list(kinds: Sequence[str]) -> None:
         narrow = shown_on.width < NARROW
         for name, text, citation, provider in sorted(rows):
             shown = name if kind == "compare" else f"{kind}={name}"
-            if narrow:  # the paper behind the text, and a provider only where it is another than the zoo
-                text = " ".join(filter(None, [text, f"({citation})" if citation else ""]))
-                ours = provider.partition(" ")[0] == zoo.DISTRIBUTION
-                table.add_row(safe(shown), safe(text), "", "" if ours else safe(provider))
-            else:
-                table.add_row(safe(shown), safe(text), safe(citation), f"[dim]{safe(provider)}[/dim]")
+            text = text.replace(f" {citation}.", "") if citation else text  # it stands by itself
+            if provider.partition(" ")[0] == zoo.DISTRIBUTION:
+                provider = ""
+            if narrow and citation:  # the paper behind the text
+                text, citation = f"{text} ({citation})", ""
+            table.add_row(safe(shown), safe(text), safe(citation), f"[dim]{safe(provider)}[/dim]" if provider else "")
         shown_on.print(table)
 
 

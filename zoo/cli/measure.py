@@ -118,7 +118,7 @@ def _show(curves: list[Any], found: dict[str, Any]) -> None:
     lengths = [point.length for point in curves[0].points]
     titles = {"prefill": "reading the context: milliseconds", "decode": "writing one token: milliseconds"}
     for what, title in titles.items():
-        table = Table(title=f"{title}, median and half of the quartiles' distance", title_justify="left")
+        table = Table(title=f"{title}, median ± half the interquartile range", title_justify="left")
         for name in ("contestant", *map(str, lengths), "exponent", "tokens/s"):
             table.add_column(name, justify="left" if name == "contestant" else "right")
         for curve in curves:

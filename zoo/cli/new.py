@@ -108,6 +108,11 @@ def make(kind: str, name: str, package: bool, folder: Path | None = None) -> lis
     Raises:
         ZooError: there is no skeleton of this kind, the name cannot be or is taken, or a file is there already.
     """
+    if kind == "arch":
+        raise ZooError(
+            "a preset (arch=NAME) is one YAML file of overrides, conf/arch/NAME.yaml in a package of yours; "
+            "docs/tutorials/register.md shows one"
+        )
     if kind not in (*kinds(), "comparison"):
         raise ZooError(unknown("kind with a skeleton", kind, [*kinds(), "comparison"], prefix="zoo new "))
     if kind == "comparison" and package:

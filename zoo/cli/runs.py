@@ -132,7 +132,7 @@ def _remove(found: Sequence[Record], filtered: bool, yes: bool) -> int:
     asks = f"remove {many(len(found), 'folder')}, {size(sum(each.bytes() for each in found))}?"
     if not yes:
         if not sys.stdin.isatty():
-            raise ZooError(f"{asks} Add --yes, for nobody can be asked here")
+            raise ZooError(f"{asks} This is no terminal, so add --yes")
         say(f"{asks} [y/N] ", end="")
         if sys.stdin.readline().strip().lower() not in ("y", "yes"):
             say("nothing was removed")

@@ -98,7 +98,8 @@ def _solved(entered: Sequence[Standing]) -> str:
         shortcut = "" if best.shortcut is None else f"; what needs no learning scores {best.shortcut:.3g}"
         alone = len(groups["none"]) == len(entered)
         who = "nobody solved it" if alone else f"{joined([s.contestant for s in groups['none']])} in none"
-        parts.append(f"{who} (best median {figure(best.score(), '.3g')}{shortcut})")
+        whose = "best median" if alone else "their best median"
+        parts.append(f"{who} ({whose} {figure(best.score(), '.3g')}{shortcut})")
     return ", ".join(parts)
 
 
@@ -125,15 +126,16 @@ def _told_apart(ledger: Ledger, task: str, entered: Sequence[Standing]) -> str:
 
 
 def _cheapest(ledger: Ledger, task: str, entered: Sequence[Standing]) -> Iterator[str]:
-    """Of those that may be first, who trains with the fewest FLOPs."""
+    """Of those that learned the task and may be first, who trains with the fewest FLOPs."""
     ranks = ledger.ranks(task)
-    first = [s for s in entered if ranks.get(s.contestant, (9, 9))[0] == 1 and s.cost("training_flops")]
+    learned = [s for s in entered if s.state() not in ("no", "shortcut") and s.cost("training_flops")]
+    first = [s for s in learned if ranks.get(s.contestant, (9, 9))[0] == 1]
     if len(first) > 1:
         costs = {s.contestant: s.cost("training_flops") or 0.0 for s in first}
         least, most = min(costs, key=costs.__getitem__), max(costs, key=costs.__getitem__)
         if costs[most] > 1.05 * costs[least]:
             yield (
-                f"Of the {len(first)} that may be first, {least} trains with the fewest FLOPs "
+                f"{len(first)} may be first; of these, {least} trains with the fewest FLOPs "
                 f"({quantity(costs[least])}; {most} takes {costs[most] / costs[least]:.2g} times as many)."
             )
 
@@ -202,8 +204,8 @@ def _state(ledger: Ledger) -> Iterator[str]:
         name = max(grows, key=lambda each: kept[each][lengths[-1]])
         sizes = joined([f"{quantity(kept[name][n])}B" for n in lengths])
         yield (
-            f"To decode, {name} keeps {sizes} after {joined(lengths)} tokens. Each token reads all of it, so that the "
-            f"work of a sequence grows with the square of its length; FLOPs count it at the length of training."
+            f"When it generates, {name} keeps {sizes} after {joined(lengths)} tokens, and each token reads all of it. "
+            f"FLOPs here count that at the length of training."
         )
     if fixed:
         low, high = (pick(kept[name][lengths[0]] for name in fixed) for pick in (min, max))
@@ -237,14 +239,16 @@ def _known(ledger: Ledger) -> Iterator[str]:
     found = beside(ledger)
     against = [each for each in found if each.outcome.startswith("disagrees")]
     agreed, partly = (sum(each.outcome == word for each in found) for word in ("agrees", "agrees in part"))
-    told = [f"agrees with {agreed}"] if agreed else []
-    told += [f"agrees in part with {partly}"] if partly else []
+    told = [f"agree with {agreed}"] if agreed else []
+    told += [f"agree in part with {partly}"] if partly else []
     unknown = len(found) - agreed - partly - len(against)
-    told += [f"cannot decide {unknown}"] if unknown else []
+    told += [f"can neither support nor contradict {unknown}"] if unknown else []
     if told:
-        yield f"It touches {many(len(found), 'known finding')}: it {joined(told)}."
+        applies = "applies" if len(found) == 1 else "apply"
+        yield f"{many(len(found), 'published finding')} {applies} here: these runs {joined(told)}."
     for each in against:
-        yield f"It {each.outcome} with this one: {each.says} ({each.source})."
+        outcome = each.outcome.replace("disagrees", "disagree", 1)
+        yield f"These runs {outcome} with this one: {each.says} ({each.source})."
 
 
 def _limits(ledger: Ledger) -> Iterator[str]:
@@ -253,8 +257,8 @@ def _limits(ledger: Ledger) -> Iterator[str]:
     rows = [row for s in ledger.contestants() if s.of not in asides for row in s.rows]
     largest, longest = max(row["parameters"] for row in rows), max(row["tokens"] for row in rows)
     yield (
-        f"All this holds at this scale: at most {quantity(largest)} parameters and {quantity(longest)} tokens of "
-        f"training a run."
+        f"Nothing larger was tested than {quantity(largest)} parameters and {quantity(longest)} tokens of training "
+        f"a run."
     )
     if ledger.laws or ledger.ladders or not ledger.comparisons():
         return

@@ -106,21 +106,22 @@ def _csv(ledger: Ledger) -> bytes:
 
 
 def _short(ledger: Ledger) -> list[tuple[str, list[list[str]]]]:
-    """For people: by task, the order, who, the median with its interval, how many seeds, and the verdict."""
+    """For people: by task, titles and then rows: order, who, median and interval, who solved it, seeds, verdict."""
     found = []
     for task in ledger.tasks:
-        rows = []
-        for rank, standing in enumerate(ledger.ranked(task), 1):
+        standings = ledger.ranked(task)
+        solves = any(standing.solved() for standing in standings)
+        judged = f"vs {ledger.baseline}" if ledger.baseline else "verdict"
+        rows = [["order", "contestant", "test", *(["solved"] if solves else []), "seeds", judged]]
+        for rank, standing in enumerate(standings, 1):
             score = standing.score()
             said = figure(score) if score else standing.absent()
+            solved = [standing.solved() or ""] if solves else []
             seeds = f"{len(standing.rows)}" + (f" ({len(standing.failed)} failed)" if standing.failed else "")
-            rows.append([str(rank) if score else "", standing.contestant, said, seeds, str(standing.verdict or "")])
+            order, verdict = str(rank) if score else "", str(standing.verdict or "")
+            rows.append([order, standing.contestant, said, *solved, seeds, verdict])
         found.append((task, rows))
     return found
-
-
-def _titles(ledger: Ledger) -> list[str]:
-    return ["order", "contestant", "test", "seeds", f"vs {ledger.baseline}" if ledger.baseline else "verdict"]
 
 
 wrap = partial(fill, width=100, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
@@ -129,6 +130,13 @@ wrap = partial(fill, width=100, subsequent_indent="  ", break_long_words=False, 
 def plain(text: str) -> str:
     """Text in which Markdown finds nothing to do: a contestant or a task may have any name."""
     return re.sub(r"([\\`*\[\]<]|(?<!\w)_|_(?!\w))", r"\\\1", text)
+
+
+def _item(said: str) -> str:
+    """A sentence as an item of a list; a command at its end stands by itself, to be copied as it is."""
+    head, colon, command = said.partition(": zoo ")
+    item = wrap(f"- {plain(head)}{':' if colon else ''}")
+    return f"{item}\n\n  ```\n  zoo {command}\n  ```" if colon else item
 
 
 def _markdown(ledger: Ledger, picture: Path) -> bytes:
@@ -142,15 +150,15 @@ def _markdown(ledger: Ledger, picture: Path) -> bytes:
         f"{many(len(ledger.rows), 'run')}, {len(ledger.failures)} failed, {quantity(seconds / 60)} processor minutes."
     )
     parts = [f"# {ledger.folder.name}", "", "```", ledger.command, "```", "", took, ""]
-    parts += [*(wrap("- " + plain(said)) for said in answer(ledger)), ""]
+    parts += [*map(_item, answer(ledger)), ""]
     if picture.exists():
         parts += [f"![{plain(ledger.folder.name)}: its first chart]({quote(picture.name)})", ""]
-    for task, rows in _short(ledger):
+    for task, (titles, *rows) in _short(ledger):
         parts += [
             f"## {plain(task)}: test {_metric(ledger, task)}",
             "",
-            row(_titles(ledger)),
-            "|---|---|---|---|---|",
+            row(titles),
+            "|" + "---|" * len(titles),
             *map(row, rows),
             "",
             *(line for note in ledger.notes(task) for line in (wrap(plain(note)) + ".", "")),
@@ -182,9 +190,10 @@ def _latex(ledger: Ledger) -> bytes:
         return " & ".join("".join(LATEX.get(letter, letter) for letter in cell) for cell in cells) + r" \\"
 
     parts = []
-    for task, rows in _short(ledger):
+    for task, (titles, *rows) in _short(ledger):
         title = row([f"{task}: test {_metric(ledger, task)}"]).removesuffix(r" \\")
-        parts += [f"% {title}", r"\begin{tabular}{rlrrl}", r"\toprule", row(_titles(ledger)), r"\midrule"]
+        columns = f"rl{'r' * (len(titles) - 3)}l"
+        parts += [f"% {title}", rf"\begin{{tabular}}{{{columns}}}", r"\toprule", row(titles), r"\midrule"]
         parts += [*map(row, rows), r"\bottomrule", r"\end{tabular}", ""]
     return "\n".join(parts).encode()
 

@@ -10,7 +10,15 @@ from itertools import combinations
 
 from zoo.base.errors import many
 from zoo.comparison.result import Standing, Verdict
-from zoo.comparison.statistics import SIGNIFICANCE, difference, fewest_solved, holm, smallest_shift, spread_of
+from zoo.comparison.statistics import (
+    COUNTS_SHARE,
+    SIGNIFICANCE,
+    difference,
+    fewest_solved,
+    holm,
+    smallest_shift,
+    spread_of,
+)
 
 Pair = tuple[Standing, Standing]
 
@@ -148,6 +156,9 @@ def all_pairs(
 def can_find(runs: int, comparisons: int, standings: Sequence[Standing] = (), margin: float | None = None) -> str:
     """What a comparison of so many runs a contestant can tell apart on a task, in words.
 
+    Where some runs solve the task and others do not, scores are tested at a fifth of the level, as in
+    :func:`zoo.comparison.statistics.difference`.
+
     Args:
         runs: reported runs of each contestant.
         comparisons: how many verdicts the report holds; twice as many where it looks twice.
@@ -155,24 +166,33 @@ def can_find(runs: int, comparisons: int, standings: Sequence[Standing] = (), ma
             the mean variance of their runs.
         margin: the difference that matters, in place of the task's own.
     """
-    shift = smallest_shift(runs, comparisons)
-    if shift is None:
-        enough = next(n for n in range(runs + 1, 200) if smallest_shift(n, comparisons) is not None)
-        among = many(comparisons, "verdict")
-        return f"{many(runs, 'run')} each can tell nobody apart among {among}; {enough} runs each can"
     scored = [s for s in standings if len(s.by_seed()) > 1]
+    among = f"among {many(comparisons, 'verdict')}"
+    counts = fewest_solved(runs, comparisons) if scored and scored[0].bar is not None else None
+    solved = "" if counts is None else f"a task solved by {counts} of {runs} runs against none"
+    tests = round(comparisons / (1 - COUNTS_SHARE)) if _some_solve(scored) else comparisons
+    shift = smallest_shift(runs, tests)
+    if shift is None and solved:
+        return f"{runs} runs each find {solved} {among}, and no smaller difference"
+    if shift is None:
+        enough = next(n for n in range(runs + 1, 200) if smallest_shift(n, tests) is not None)
+        return f"{many(runs, 'run')} each can tell nobody apart {among}; {enough} runs each can"
     spread = spread_of([list(s.by_seed().values()) for s in scored])
     size = f"{shift:.2g} standard deviations of a run"
     if spread:
         least = max(shift * spread, margin_of(scored[0], margin))
         size = f"{least:.2g} of {scored[0].metric.replace('_', ' ')} ({size}, and no less than the margin)"
-    counts = fewest_solved(runs, comparisons) if scored and scored[0].bar is not None else None
-    solved = f", or a task solved by {counts} of {runs} runs against none" if counts is not None else ""
-    half = next(n for n in range(runs + 1, 40 * runs) if (smallest_shift(n, comparisons) or shift) <= shift / 2)
+    half = next(n for n in range(runs + 1, 40 * runs) if (smallest_shift(n, tests) or shift) <= shift / 2)
     return (
-        f"{runs} runs each find a difference of {size} 80 times in 100 among "
-        f"{many(comparisons, 'verdict')}{solved}; {half} runs each would halve it"
+        f"{runs} runs each find a difference of {size} 80 times in 100 {among}"
+        f"{', or ' if solved else ''}{solved}; {half} runs each would halve it"
     )
+
+
+def _some_solve(standings: Sequence[Standing]) -> bool:
+    """Whether some runs of these reach the bar of their task, and others do not."""
+    solved = sum(s.solved_count() or 0 for s in standings)
+    return 0 < solved < sum(len(s.scores()) for s in standings)
 
 
 def cannot_decide(standings: Sequence[Standing]) -> str:
@@ -183,5 +203,5 @@ def cannot_decide(standings: Sequence[Standing]) -> str:
     if all(s.state() == "solved" for s in entered):
         return "every run solved it: it is too easy to tell these contestants apart"
     if all(s.rows and s.state() in ("no", "shortcut") for s in entered):
-        return "nobody is above what needs no learning: it is too hard, or was trained too briefly"
+        return "nobody is above the best rule that needs no learning: it is too hard, or training was too short"
     return ""

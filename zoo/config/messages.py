@@ -93,6 +93,11 @@ def cause(error: BaseException, key: str = "", value: str = "") -> str:
     if shape and key and "ListConfig" in shape[0]:
         return f"expected a list, such as {key}=[{value}]"
     text = str(error).strip().split("\n")[0].rstrip(".")
-    kind = {"Integer": "int", "Float": "float", "Boolean": "true or false", "String": "str"}
-    wanted = re.search(r"could not be converted to (\w+)", text)
-    return text + (f"; expected {kind.get(wanted[1], wanted[1])}" if wanted else "")
+    kinds = {
+        "Integer": "a whole number, such as 1000",
+        "Float": "a number",
+        "Boolean": "true or false",
+        "String": "a text",
+    }
+    wanted = re.search(r"(could not be converted|Cannot convert '\w+') to (Integer|Float|Boolean|String|string)", text)
+    return f"expected {kinds[wanted[2].capitalize()]}" if wanted else text

@@ -15,6 +15,8 @@ from zoo.models.load import model_of, task_of
 from zoo.runs.finished import finished
 from zoo.training.build import user_error
 
+WRITING = ("next_token", "next_latent", "masked_diffusion", "block_diffusion", "sequence_to_sequence")
+"""Objectives whose models write, as a message lists them; whether one does is asked of the model."""
 AT_ONCE = 64
 """Examples that are decoded side by side."""
 
@@ -76,11 +78,10 @@ def _writer(folder: Path) -> tuple[Any, Task]:
     name = run.config["objective"]["_component_"].split("/")[1]
     decodes = hasattr(model, "step") or _fills_in(model)
     if not decodes or "logits" not in cast(Any, model).gives or not task.writes:
-        raise ZooError(
-            f"{folder} was trained with objective={name} on task={run.row['task']}, and writes nothing; expected a run "
-            f"with objective=next_token, next_latent, masked_diffusion, block_diffusion or sequence_to_sequence, on "
-            f"text or on a task of two sequences"
-        )
+        what, expected = f"objective={name}", f"objective={', '.join(WRITING[:-1])} or {WRITING[-1]}"
+        if not task.writes:
+            what, expected = f"task={run.row['task']}", "text, or a task of two sequences"
+        raise ZooError(f"{folder} was trained with {what}, which writes nothing; expected a run with {expected}")
     return model, task
 
 

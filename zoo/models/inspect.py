@@ -60,8 +60,12 @@ def inspect(folder: Path, options: InspectOptions) -> Path:
     if strongest:
         say(f"validation loss {whole:.4f} with all of them")
         say(f"{strongest['loss']:.4f} without head {strongest['head']} of {strongest['layer']}, the dearest")
-        many = _removable(curve, task.higher_is_better)
-        say(f"{many} of {len(order)} heads can go before the test's {found['metric']} is 1 % worse")
+        first = curve[0][1]
+        if task.higher_is_better and first <= max(task.chance().values(), default=0.0):
+            say(f"the test's {found['metric']} is {first:.4f}, which needs no learning, so no head can be missed")
+        else:
+            many = _removable(curve, task.higher_is_better)
+            say(f"{many} of {len(order)} heads can go before the test's {found['metric']} is 1 % worse")
     say(path)
     return path
 

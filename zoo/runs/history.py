@@ -238,19 +238,27 @@ def _comparison(folder: Path, rules: Any) -> Record:
     cells = [cell for cell in cells if isinstance(cell, Mapping)] if isinstance(cells, list) else []
     who = list(dict.fromkeys(str(cell.get("contestant")) for cell in cells))
     tasks = list(dict.fromkeys(str(cell.get("task")) for cell in cells))
-    states, changed = [], [_written(folder / "comparison.json")]
+    states, changed, there = [], [_written(folder / "comparison.json")], set()
     for each in _entries(folder):
         with suppress(FileNotFoundError):  # it was removed meanwhile
             state, time = _state(each)
             states += [state] if state else []
             changed.append(time)
+            there.add(each.name)
     finished = states.count("finished")
+    states += ["removed"] * len(_planned(cells) - there)
     failed = bool({"failed", UNREADABLE} & set(states))
     status = "running" if is_held(folder / "lock") else "failed" if failed else "finished"
     if status == "finished" and finished < len(states):
         status = "started"
     what = f"comparison: {', '.join(who)} on {', '.join(tasks)}"
     return Record(folder.name, folder, what, status, f"{finished}/{len(states)} runs", max(changed), True)
+
+
+def _planned(cells: Sequence[Mapping[str, Any]]) -> set[str]:
+    """The ids of the runs of these cells, as far as they are plain."""
+    listed = [cell.get(stage) for cell in cells for stage in ("tuning", "reporting")]
+    return {each for some in listed if isinstance(some, list) for each in some if isinstance(each, str)}
 
 
 def _state(folder: Path) -> tuple[str, float]:

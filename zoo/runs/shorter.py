@@ -43,8 +43,8 @@ def about_shorter(run: Run) -> str:
     share, last = _flat_share(run.config, row["steps"])
     if share < FLAT:
         return (
-            f"{said}, for its learning rate had fallen to {last:.0%} of its peak. schedule=constant or schedule=wsd "
-            f"can be gone on with"
+            f"{said}, for its learning rate had fallen to {last:.0%} of its peak. To be able to extend a run, train it "
+            f"with schedule=constant or schedule=wsd"
         )
     kept = [word for word in run.config["overrides"] if key_of(word) not in ("steps", "seed", "start_from")]
     words = [*kept, f"seed={run.config['seed'] + 1}", f"steps={left}", override("start_from", str(folder))]

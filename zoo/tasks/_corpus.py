@@ -12,7 +12,7 @@ from hashlib import md5, sha256
 from pathlib import Path
 from typing import IO, Any
 
-from zoo.base.errors import ZooError, unknown
+from zoo.base.errors import ZooError
 from zoo.tasks._files import below, load_hub, read, walk
 from zoo.tasks._stored import IN_MEMORY, Data, Part, cut, opened, pieces
 
@@ -111,7 +111,10 @@ def read_corpus(source: str, config: str | None, column: str, max_bytes: int, fi
     """
     path = Path(source).expanduser()
     if files is not None and source not in KNOWN:
-        raise ZooError(f"task.files={files} says where a known corpus lies; {unknown('corpus', source, KNOWN)}")
+        raise ZooError(
+            f"task.files={files} says where a published corpus lies, and task.source={source} is none; to train on "
+            f"files of yours type task.source={files}, or name one with task.source: {', '.join(KNOWN)}"
+        )
     if source == "stdlib":
         corpus = _from_documents(_stdlib(), max_bytes)
     elif source in KNOWN and files is not None:
