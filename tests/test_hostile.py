@@ -539,6 +539,9 @@ def test_what_somebody_elses_task_allocates_is_counted_before_it_is_taken(monkey
         lambda: large[:, 0].repeat_interleave(torch.full((1000,), 1000)),
         lambda: torch.nn.functional.one_hot(torch.tensor([2**20])),
         lambda: torch.bincount(torch.tensor([2**20])),
+        lambda: torch.cat([large] * 1000, out=torch.empty(0)),
+        lambda: torch.empty(0).resize_(2**20),
+        lambda: torch.empty(0).resize_as_(large.expand(1000, 1000)),
         lambda: [torch.zeros(2**10) for _ in range(2**22)],
     ):
         said = "x: its config asks for data far larger than this machine can hold"

@@ -91,10 +91,10 @@ class _Counter(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         schema = func._schema
-        if func.is_view or schema.is_mutable:
+        if func.is_view:
             return func(*args, **kwargs)
         size = _size_of(schema, args, kwargs)
-        if size is not None:
+        if size is not None and not schema.is_mutable:
             self._count(size)
             return func(*args, **kwargs)
         makes = any(spec.name == "device" for spec in schema.arguments)  # such as arange
@@ -102,6 +102,8 @@ class _Counter(TorchDispatchMode):
             for shape in _foretold(func, args, kwargs):
                 self._refuse_if_large(shape)
         found = func(*args, **kwargs)
+        if schema.is_mutable:  # it made no tensor
+            return found
         for tensor in found if isinstance(found, list | tuple) else [found]:
             if isinstance(tensor, Tensor):
                 self._count(tensor.shape)

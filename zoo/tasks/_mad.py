@@ -55,9 +55,8 @@ class MadTask(Task):
         """The batch of this step: from the training set, or fresh."""
         if self.train_size is None:
             return self._make(self.batch_size, True, generator(device, self.stream, "train", seed, step))
-        training_set, first = self._on(device), step * self.batch_size  # which refuses what is too large
-        order = [self._order(place, seed) for place in range(first, first + self.batch_size)]
-        index_B = sent(torch.tensor(order), device)
+        training_set = self._on(device)  # which refuses what is too large
+        index_B = sent(self._order(step * self.batch_size, seed), device)
         return {key: value[index_B] for key, value in training_set.items()}
 
     def held_out(self, split: str) -> list[Batch]:
@@ -76,14 +75,19 @@ class MadTask(Task):
         parts = in_parts(lambda count: self._make(count, True, source), self.train_size, PART, "train_size")
         return {key: torch.cat([part[key] for part in parts]).to(device) for key in parts[0]}
 
-    def _order(self, place: int, seed: int) -> int:
-        """Which sequence stands at this place of the endless stream of a seed."""
+    def _order(self, first: int, seed: int) -> Tensor:
+        """Which sequences stand from this place on in the endless stream of a seed, as many as a batch has."""
         assert self.train_size is not None
-        epoch, within = divmod(place, self.train_size)
-        return _permutation(self.stream, self.train_size, seed, epoch)[within]
+        index_B = torch.empty(self.batch_size, dtype=torch.long)
+        done = 0
+        while done < self.batch_size:
+            epoch, within = divmod(first + done, self.train_size)
+            part = _permutation(self.stream, self.train_size, seed, epoch)[within : within + self.batch_size - done]
+            index_B[done : done + len(part)] = part
+            done += len(part)
+        return index_B
 
 
 @lru_cache(maxsize=4)
-def _permutation(stream: str, size: int, seed: int, epoch: int) -> list[int]:
-    order: list[int] = torch.randperm(size, generator=generator("cpu", stream, "order", seed, epoch)).tolist()
-    return order
+def _permutation(stream: str, size: int, seed: int, epoch: int) -> Tensor:
+    return torch.randperm(size, generator=generator("cpu", stream, "order", seed, epoch))
