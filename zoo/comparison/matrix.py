@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from zoo.comparison.ledger import Ledger
@@ -10,9 +11,9 @@ from zoo.comparison.words import figure
 
 EXPLAINED = (
     "solved: every run reaches the task's bar. partly: some runs do. above: none does, and the median is above every "
-    "rule that needs no learning. shortcut: no better than the best such rule. no: no better than guessing. Ranks are "
-    "those that a contestant may have; all ranks of a task are right 95 times in 100."
+    "rule that needs no learning. shortcut: no better than the best such rule. no: no better than guessing."
 )
+RANKS = "Ranks are those that a contestant may have; all ranks of a task are right 95 times in 100."
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,12 @@ def matrix(ledger: Ledger) -> dict[str, dict[str, Cell]]:
         row = found.setdefault(standing.contestant, {})
         row[standing.task] = _cell(standing, ranks[standing.task], bool(ledger.cannot_decide(standing.task)))
     return found
+
+
+def legend(cells: Mapping[str, Mapping[str, Cell]]) -> str:
+    """What the words of these cells mean, and their ranks where there are some."""
+    ranked = any(cell.ranks for row in cells.values() for cell in row.values())
+    return f"{EXPLAINED} {RANKS}" if ranked else EXPLAINED
 
 
 def _cell(standing: Standing, ranks: dict[str, tuple[int, int]], undecided: bool) -> Cell:

@@ -23,7 +23,7 @@ from zoo.comparison.foretelling import explained, foretellings
 from zoo.comparison.known import beside
 from zoo.comparison.ladder.gain import said
 from zoo.comparison.ledger import Ledger
-from zoo.comparison.matrix import EXPLAINED, matrix
+from zoo.comparison.matrix import legend, matrix
 from zoo.comparison.result import COSTS, Standing, place
 from zoo.comparison.scaling import overtakes
 from zoo.comparison.terminal import and_more
@@ -62,8 +62,8 @@ def write_page(ledger: Ledger, path: Path | None = None) -> Path:
         "time": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "answer": answer(ledger),
         "title": titled(ledger),
-        "matrix": matrix(ledger),
-        "explained": EXPLAINED,
+        "matrix": (cells := matrix(ledger)),
+        "explained": legend(cells),
         "ranks": {task: ledger.ranks(task) for task in ledger.tasks},
         "overall": ledger.overall(),
         "abilities": ledger.abilities(),

@@ -21,7 +21,7 @@ from zoo.comparison.foretelling import explained, foretellings
 from zoo.comparison.ladder.gain import said
 from zoo.comparison.ladder.report import Ladder
 from zoo.comparison.ledger import Ledger
-from zoo.comparison.matrix import EXPLAINED, matrix
+from zoo.comparison.matrix import legend, matrix
 from zoo.comparison.pool import Pool
 from zoo.comparison.result import Standing
 from zoo.comparison.scaling import overtakes
@@ -181,7 +181,7 @@ def _valleys(ladder: Ladder) -> Table:
 def _matrix(ledger: Ledger, width: int) -> list[Table]:
     found = matrix(ledger)
     rows = {name: {task: str(cell) for task, cell in cells.items()} for name, cells in found.items()}
-    return _side_by_side(f"{titled(ledger)}: median test scores", ledger.tasks, rows, EXPLAINED, width)
+    return _side_by_side(f"{titled(ledger)}: median test scores", ledger.tasks, rows, legend(found), width)
 
 
 FIRST = ("place", "contestant", "score")
