@@ -163,3 +163,14 @@ def test_a_mistake_in_the_zoo_itself_keeps_its_traceback(here, zoo_main, monkeyp
     monkeypatch.setitem(sys.modules, "zoo.cli.list", None)
     with pytest.raises(ModuleNotFoundError):
         zoo_main("list")
+
+
+@pytest.mark.parametrize(
+    "words", [["train", "-m", "task=parity", "seed=0,1"], ["compare", "smoke", "compare.only=[parity]"]]
+)
+def test_an_engine_that_cannot_begin_ends_the_command_and_no_run_counts_as_failed(here, zoo_main, words):
+    pytest.importorskip("submitit")
+    status, _, err = zoo_main(*words, *TINY, "on=slurm", "on.minutes=2")
+    assert status == 2, err
+    assert "error: on=slurm: on.minutes=2: expected at least 3" in err
+    assert not list(here.glob("runs/*/*/result.json"))

@@ -69,6 +69,31 @@ def test_slurm_makes_a_sweep_and_a_comparison(tmp_path):
 
 
 @slurm
+def test_a_waiting_job_that_is_cancelled_is_launched_again(tmp_path):
+    """SLURM of these tests keeps no accounts, so only its queue tells."""
+    said, statuses = within(
+        "slurm.sh",
+        tmp_path,
+        f"""{SWEEP} steps=800 seed=0,1,2 {SLURM} & first=$!
+        {UNDER_WAY}
+        scancel $(squeue -h -r -t PD -o %i | tail -n 1); note $?
+        wait $first; note $?""",
+    )
+    assert statuses == [0, 0], said
+    assert "3 of 3 runs finished" in said
+    assert len(rows(tmp_path)) == 3
+
+
+@pytest.mark.skipif(not find_spec("ray"), reason="needs seqzoo[ray]")
+def test_an_address_without_a_ray_cluster_is_refused_soon_and_no_run_counts_as_failed(tmp_path):
+    command = f"{SWEEP} steps=4 seed=0,1 on=ray on.address=127.0.0.1:1"
+    done = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 2, done.stderr
+    assert "on=ray: on.address=127.0.0.1:1: nothing answers there" in done.stderr
+    assert not list(tmp_path.glob("runs/*/*/result.json"))
+
+
+@slurm
 def test_a_job_that_slurm_cancels_is_launched_again_and_a_second_comparison_is_refused(tmp_path):
     said, statuses = within(
         "slurm.sh",

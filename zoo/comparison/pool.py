@@ -233,7 +233,8 @@ def _how(error: BaseException) -> str:
     code = getattr(error, "exitcode", None)
     if code is None:
         return f"{type(error).__name__}: {error}"
-    return f"the worker process died (exit code {code}); out of memory?"
+    killed = "; out of memory?" if code == -signal.SIGKILL else ""
+    return f"the worker process died (exit code {code}){killed}"
 
 
 def _own_words(flight: Flight) -> str | None:

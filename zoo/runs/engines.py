@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
+import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -17,12 +19,14 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from multiprocessing import active_children, get_context
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from zoo.base.errors import ZooError
 from zoo.base.files import read_json, read_yaml, write_json, write_sign
 from zoo.base.interrupts import gently
 from zoo.runs.heartbeat import alive
+from zoo.runs.launched import READY
 from zoo.runs.run import Run, settled
 from zoo.runs.worker import make_run, start
 from zoo.training.processes import start_method
@@ -32,6 +36,12 @@ NEEDS = {"slurm": "submitit", "ray": "ray"}
 POLL_SECONDS = 0.3
 RETRIES = 3
 """How often Ray begins a task again whose worker or node has died."""
+ANSWER_SECONDS, SILENT_SECONDS = 10.0, 30.0
+"""How long a cluster of Ray's may take to answer at first, and how long it may be silent later."""
+LEAST_MINUTES = 3
+"""Of a job of SLURM's, which is told to stop 90 s before its time is over."""
+QUEUE_SECONDS = 15.0
+"""How often SLURM's queue is looked at for jobs that are gone from it."""
 
 
 def check_installed(name: str) -> None:
@@ -120,6 +130,11 @@ class Slurm:
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
         import submitit
 
+        if settings["minutes"] < LEAST_MINUTES:
+            raise ZooError(
+                f"on.minutes={settings['minutes']}: expected at least {LEAST_MINUTES}, for a job is told to stop 90 s "
+                f"before its time is over"
+            )
         self.folder = folder
         self.executor = submitit.AutoExecutor(folder=Path(settings["logs"], ".submitit", "%j"), cluster="slurm")
         asked = {
@@ -133,6 +148,7 @@ class Slurm:
         }
         self.executor.update_parameters(**{key: value for key, value in asked.items() if value is not None})
         self.jobs: dict[int, Any] = {}
+        self.looked, self.unseen = time.monotonic(), set[str]()
 
     def submit(self, numbers: Sequence[int]) -> None:
         """Queue these runs."""
@@ -144,10 +160,38 @@ class Slurm:
         """The runs whose jobs have ended since this was asked. Without accounts SLURM says it of whole ones alone."""
         done = {number: job for number, job in self.jobs.items() if job.done()}
         self.jobs = {number: job for number, job in self.jobs.items() if number not in done}
-        return {number: f"its job {job.job_id} ended as {job.state}" for number, job in done.items()}
+        found = {number: f"its job {job.job_id} ended as {job.state}" for number, job in done.items()}
+        return found | self._cancelled()
+
+    def _cancelled(self) -> dict[int, str]:
+        """The runs whose jobs never began and are gone from the queue, which without accounts nothing else tells.
+
+        The queue has to lack them twice, for a job that begins may not be listed for a moment.
+        """
+        if time.monotonic() - self.looked < QUEUE_SECONDS:
+            return {}
+        self.looked = time.monotonic()
+        waiting = {number: job for number, job in self.jobs.items() if not (self.folder / f"{number}.alive").exists()}
+        queue = _queue() if waiting else None
+        if queue is None:
+            return {}
+        gone = {number: job for number, job in waiting.items() if job.job_id not in queue}
+        seen_before, self.unseen = self.unseen, {job.job_id for job in gone.values()}
+        lost = {number: job for number, job in gone.items() if job.job_id in seen_before}
+        self.jobs = {number: job for number, job in self.jobs.items() if number not in lost}
+        return {number: f"its job {job.job_id} is no longer in the queue" for number, job in lost.items()}
 
     def close(self) -> None:
         """Leave the jobs to SLURM: the same command finds what they made, or waits for it."""
+
+
+def _queue() -> set[str] | None:
+    """The ids of all jobs in SLURM's queue, as submitit has them; nothing where it cannot be asked."""
+    try:
+        listed = subprocess.run(["squeue", "-h", "-r", "-o", "%i"], capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return set(listed.stdout.split()) if listed.returncode == 0 else None
 
 
 @dataclass
@@ -176,7 +220,21 @@ class Ray:
         import ray
 
         self.folder, self.ray = folder, ray
-        ray.init(**{"address": settings["address"], "log_to_driver": True, **settings["options"]})
+        # without an address Ray would also take one that it remembers, and that may be long gone
+        address = settings["address"] or os.environ.get("RAY_ADDRESS") or "local"
+        place = _place_of(address)
+        if place is not None:
+            _check_answers(place, f"on.address={address}")
+        try:
+            ray.init(**{"address": address, "log_to_driver": True, **settings["options"]})
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise ZooError(
+                f"on.address={address}: Ray cannot be joined ({why}). Where `ray start` spoke of a token, set "
+                f"RAY_AUTH_MODE=token here too, with the token in ~/.ray/auth_token"
+            ) from error
+        if place is not None:  # what Ray is asked waits without an end where the cluster's head is gone
+            Thread(target=_watch, args=(place, f"on.address={address}"), daemon=True).start()
         asked = {"num_cpus": settings["cpus"], "num_gpus": settings["gpus"], "max_retries": RETRIES}
         self.task = ray.remote(**asked)(make_ordered)
         self.jobs: dict[int, Any] = {}
@@ -204,6 +262,41 @@ class Ray:
         self.ray.shutdown()
 
 
+def _place_of(address: str) -> tuple[str, int] | None:
+    """Host and port of a cluster's head; none where Ray finds it itself."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    return (host.strip("[]"), int(port)) if host and port.isdigit() else None
+
+
+def _check_answers(place: tuple[str, int], said: str, seconds: float = ANSWER_SECONDS) -> None:
+    """Refuse an address at which nothing answers.
+
+    Raises:
+        ZooError: nothing does; the message begins with what was ``said``.
+    """
+    try:
+        socket.create_connection(place, timeout=seconds).close()
+    except OSError as error:
+        raise ZooError(
+            f"{said}: nothing answers there ({error.strerror or error}). Type `ray start --head` there, or leave the "
+            f"address out to start Ray here"
+        ) from error
+
+
+def _watch(place: tuple[str, int], said: str) -> None:
+    """End this process once nothing has answered at an address for a while, with the reason as its last words."""
+    heard = time.monotonic()
+    while True:
+        time.sleep(SILENT_SECONDS / 6)
+        try:
+            _check_answers(place, said)
+            heard = time.monotonic()
+        except ZooError as error:
+            if time.monotonic() - heard > SILENT_SECONDS:
+                print(f"error: {error}", flush=True)
+                os._exit(1)
+
+
 ENGINES = {"local": Local, "slurm": Slurm, "ray": Ray}
 
 
@@ -224,6 +317,7 @@ def serve(words: list[str]) -> int:
     settings = read_json(folder / "engine.json")
     with gently():
         engine: Any = ENGINES[settings["name"]](folder, settings)
+        write_sign(folder / READY, "")
         try:
             while folder.is_dir() and os.getppid() == parent:
                 closed = (folder / "closed").exists()  # asked before the last orders are read

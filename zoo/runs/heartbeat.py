@@ -53,6 +53,8 @@ def _beat(path: Path, done: Event) -> None:
     """Say every now and then, in a file, that this process is alive; what is said only has to change."""
     count = 0
     while True:
+        if count and not path.parent.is_dir():
+            return  # whoever listened has tidied up
         with suppress(OSError):
             write_sign(path, f"{os.uname().nodename} {os.getpid()} {count}")
         count += 1

@@ -18,10 +18,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from zoo.base.errors import ZooError
 from zoo.base.files import read_json, write_json, write_sign, write_yaml
 from zoo.runs.heartbeat import Listener
 from zoo.runs.row import read_row
 from zoo.runs.worker import ATTEMPTS, Outcome
+
+READY = "ready"
+"""The file by which an engine says that it can make runs."""
 
 
 @dataclass
@@ -76,13 +80,20 @@ class Launched:
 
     def _start(self) -> None:
         write_json(self.folder / "engine.json", {**self.on, "logs": str(self.place.absolute())})
+        (self.folder / READY).unlink(missing_ok=True)
         command = [sys.executable, "-m", "zoo", "_launch", str(self.folder), str(self.written)]
         with (self.folder / "engine.log").open("ab") as log:
             self.engine = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
 
     def landed(self) -> Iterator[tuple[int, Outcome]]:
-        """The keys of runs of which it is known now what became of them, each with its outcome."""
+        """The keys of runs of which it is known now what became of them, each with its outcome.
+
+        Raises:
+            ZooError: the engine ended before it could make any run.
+        """
         ended = self.engine is not None and self.engine.poll() is not None  # asked before outcomes are looked for
+        if ended and self.orders and not (self.folder / READY).exists():
+            raise ZooError(f"on={self.on['name']}: {self._last_line().removeprefix('error: ')}")
         for number, order in list(self.orders.items()):
             written = read_json(self.folder / f"{number}.json")
             if written is not None:

@@ -7,8 +7,9 @@ study. A trial is a run like any other: it has its folder, and a failed one is c
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from hashlib import sha256
 from importlib.util import find_spec
 from itertools import product
@@ -38,6 +39,8 @@ AT_ONCE = 4
 """Trials at a time on a cluster, unless it is said."""
 RUN, OWNER, ERROR, METRIC = "run", "owner", "error", "metric"
 """What a trial keeps beside its values: the folder of its run, the command that makes it, why it failed."""
+HOW = "how"
+"""What a study keeps: the sampler, the pruner and the seed that it was begun with."""
 NOT_THE_STUDY = ("runs", "experiment", "logger", "trainer")
 """Words that make no other study."""
 
@@ -219,7 +222,8 @@ class _Search:
         if not storage:  # its lock is a link that Optuna makes, so that alone is let be
             storage = JournalStorage(JournalFileBackend(str(refuse_link(self._file("journal")))))
         first = [f"{key}={_first(kept)}" for key, kept in self.space.items()]
-        self.task = make_task(composed_of(check([*without_how(self.fixed), *first])))
+        config = composed_of(check([*without_how(self.fixed), *first]))
+        self.task, self.steps = make_task(config), int(config["steps"] or 0)
         direction = self.rules["direction"]
         if direction == "auto":
             direction = "maximize" if self.task.higher_is_better else "minimize"
@@ -238,6 +242,17 @@ class _Search:
             raise ZooError(
                 f"search.study={self.name}: it is to {study.direction.name.lower()}, and now to {direction}; "
                 f"give it another name"
+            )
+        how = {key: self.rules[key] for key in ("sampler", "pruner", "seed")}
+        begun = study.user_attrs.get(HOW)
+        if begun is None:
+            study.set_user_attr(HOW, how)
+        elif begun != how:
+            words = " ".join(f"search.{key}={value}" for key, value in begun.items())
+            say(
+                f"this study was begun with {words}, and its {many(len(study.trials), 'trial')} stand; for one of its "
+                f"own add search.study=NAME",
+                error=True,
             )
         if self.rules["sampler"] == "grid" and not study.trials:
             points = self._points()
@@ -259,10 +274,11 @@ class _Search:
     def _pruner(self) -> Any:
         from optuna import pruners
 
-        made = {
+        made: dict[str, Callable[[], Any]] = {
             "none": pruners.NopPruner,
             "median": pruners.MedianPruner,
-            "halving": pruners.SuccessiveHalvingPruner,
+            # by itself it would judge by the very first score
+            "halving": partial(pruners.SuccessiveHalvingPruner, min_resource=max(1, self.steps // 4)),
             "hyperband": pruners.HyperbandPruner,
         }
         return made[self.rules["pruner"]]()
@@ -362,7 +378,7 @@ class _Search:
             trial.set_user_attr(METRIC, row["metric"])
             self.study.tell(trial, row["validation"][row["metric"]])
         elif outcome["status"] == "interrupted":
-            say(f"trial {number + 1} is given up early: it is no better than others were by then")
+            say(f"trial {number + 1} is given up early by search.pruner={self.rules['pruner']}")
             self.study.tell(trial, state=TrialState.PRUNED)
         else:
             trial.set_user_attr(ERROR, outcome["error"])
