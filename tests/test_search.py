@@ -204,6 +204,31 @@ def test_a_trial_that_is_no_better_than_others_is_given_up_early(here, zoo_main,
     assert len(list(here.glob("runs/train/*/checkpoints/last.ckpt"))) == 2
 
 
+def test_a_study_says_how_it_was_begun_where_another_sampler_is_asked_for(here, zoo_main):
+    words = ("optimizer.lr=choice(0.001,0.01)", "search.trials=1")
+    status, _, err = zoo_main(*SEARCH, *words, "search.sampler=random")
+    assert (status, err) == (0, "")
+    status, _, err = zoo_main(*SEARCH, *words, "search.sampler=random")
+    assert (status, err) == (0, ""), "the same command says nothing"
+    status, _, err = zoo_main(*SEARCH, *words, "search.sampler=tpe", "search.seed=7")
+    assert status == 0
+    assert "was begun with search.sampler=random search.pruner=none search.seed=0, and its 1 trial stands" in err
+
+
+def test_halving_judges_at_a_quarter_of_the_steps(here, zoo_main, monkeypatch):
+    from optuna import pruners
+
+    made = []
+    real = pruners.SuccessiveHalvingPruner
+    monkeypatch.setattr(
+        pruners, "SuccessiveHalvingPruner", lambda **settings: made.append(settings) or real(**settings)
+    )
+    words = ("optimizer.lr=choice(0.001,0.01)", "search.trials=1", "search.pruner=halving", "evaluate_every=2")
+    status, _, err = zoo_main(*SEARCH, *words, "steps=8")
+    assert status == 0, err
+    assert made == [{"min_resource": 2}]
+
+
 def test_a_study_of_another_direction_is_refused(here, zoo_main):
     words = ("search.trials=1", "dim=8,16", "search.study=mine")
     assert zoo_main(*SEARCH, *words)[0] == 0

@@ -250,8 +250,8 @@ class _Search:
         elif begun != how:
             words = " ".join(f"search.{key}={value}" for key, value in begun.items())
             say(
-                f"this study was begun with {words}, and its {many(len(study.trials), 'trial')} stand; for one of its "
-                f"own add search.study=NAME",
+                f"this study was begun with {words}, and its {many(len(study.trials), 'trial')} "
+                f"stand{'s' if len(study.trials) == 1 else ''}; for another study add search.study=NAME",
                 error=True,
             )
         if self.rules["sampler"] == "grid" and not study.trials:
