@@ -15,6 +15,7 @@ from conftest import THOROUGH
 import zoo
 from zoo.base.errors import ZooError
 from zoo.base.files import read_json, write_json
+from zoo.comparison.grid import edges
 from zoo.comparison.ledger import read_ledger
 from zoo.comparison.plan import known_as, make_plan
 from zoo.runs.identity import run_id
@@ -107,6 +108,8 @@ def test_a_name_stands_for_its_words_and_changes_no_run():
         ("{a:'nothing_such'}", "contestant 'a' on"),
         ("[a]", "a table of names"),
         ("3", "a table of names"),
+        ("{a:'lstm dim=8',b:a}", "not for a name"),
+        ("{a:'lstm dim=8',%s:'gru dim=8'}" % ("b" * 101), "at most 100 letters"),
     ],
 )
 def test_names_that_mislead_or_stand_for_nothing_are_refused(names, message):
@@ -182,6 +185,12 @@ def test_tuning_takes_the_best_on_validation_and_never_a_failed_setting():
     cell.tried = {a: [None], b: [None], c: [None]}
     cell.choose()
     assert cell.chosen == a
+
+
+def test_words_have_no_edge():
+    grid = [(("schedule", word), ("optimizer.lr", rate)) for word in ("constant", "cosine") for rate in (0.1, 0.2, 0.4)]
+    assert edges(grid, grid[1]) == []
+    assert edges(grid, grid[0]) == ["optimizer.lr"]
 
 
 def test_a_comparison_runs_reports_and_is_not_run_twice(smoke, zoo_command):

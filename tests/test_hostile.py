@@ -12,12 +12,14 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import tracemalloc
 import warnings
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy
 import pytest
 import torch
 import yaml
@@ -521,6 +523,7 @@ class Taken(TorchDispatchMode):
 
 def test_what_somebody_elses_task_allocates_is_counted_before_it_is_taken(monkeypatch):
     monkeypatch.setattr(bounded, "memory_bytes", lambda: 2**24)
+    monkeypatch.setattr(bounded, "_granted", nullcontext)  # so little would not do for a thread
     large = torch.zeros(1000, 1)
     for makes in (
         lambda: torch.zeros(2**20),
@@ -551,6 +554,21 @@ def test_what_somebody_elses_task_allocates_is_counted_before_it_is_taken(monkey
     with bounded.within_memory("x"):
         assert (large[:100] + large[:100].T).sum() == 0
         assert large.expand(1000, 1000).sum() == 0, "what makes nothing large is let through"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of memory are enforced by Linux alone")
+@pytest.mark.parametrize(
+    "makes", [lambda: numpy.ones(2**28), lambda: bytearray(2**31), lambda: torch.UntypedStorage(2**31)]
+)
+def test_what_somebody_elses_task_takes_beside_torchs_operations_is_refused_by_the_system(monkeypatch, makes):
+    import resource
+
+    monkeypatch.setattr(bounded, "memory_bytes", lambda: 2**31)
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    with pytest.raises(ZooError, match="x: its config asks for data far larger"), bounded.within_memory("x"):
+        makes()
+    assert resource.getrlimit(resource.RLIMIT_DATA) == before
+    assert len(bytearray(2**27)) == 2**27
 
 
 SECRET = "the password of the house is swordfish. "

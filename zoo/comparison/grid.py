@@ -15,11 +15,13 @@ def values_of(grid: Sequence[Setting], key: str) -> list[Any]:
 
 
 def edges(grid: Sequence[Setting], chosen: Setting) -> list[str]:
-    """Keys whose chosen value is the smallest or largest tried: the best may lie beyond."""
+    """Keys whose chosen value is the smallest or largest number tried: the best may lie beyond. Words have no order."""
     found = []
     for key, value in chosen:
-        values = values_of(grid, key)
-        if len(values) > 1 and value in (values[0], values[-1]):
+        values = {dict(setting)[key] for setting in grid}
+        if any(isinstance(each, str | bool | None) for each in values):
+            continue
+        if len(values) > 1 and value in (min(values), max(values)):
             found.append(key)
     return found
 

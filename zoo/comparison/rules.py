@@ -13,12 +13,15 @@ from typing import Any
 
 from zoo.base.errors import ZooError, unknown
 from zoo.base.files import read_yaml
+from zoo.base.terminal import visible
 from zoo.config.hydra import forget, hydra_ready
 from zoo.config.limits import check_folder
 from zoo.config.schema import CompareConfig
 from zoo.config.tree import override
 from zoo.registry.foreign import check_comparison
 
+LONGEST_NAME = 100
+"""Letters of a contestant's name."""
 EQUAL = ("none", "parameters", "active_parameters")
 """What contestants may be made to have as many of as the baseline has."""
 
@@ -68,8 +71,13 @@ def check_rules(rules: Mapping[str, Any]) -> None:
         if not isinstance(contestant, str) or not contestant.strip():
             raise ZooError(f"compare.archs has {contestant!r}; expected presets, or overrides as one text")
     for name, words in rules["names"].items():
-        if not name.strip() or "=" in name or not words.strip():
-            raise ZooError(f"compare.names has {name!r}: {words!r}; expected a name without = and what it stands for")
+        if not name.strip() or "=" in name or not name.isprintable() or len(name) > LONGEST_NAME or not words.strip():
+            raise ZooError(
+                f"compare.names has {visible(name[:LONGEST_NAME])}: {visible(words)}; expected a name of at most "
+                f"{LONGEST_NAME} letters in one line, without =, and what it stands for"
+            )
+        if words.split()[0] in rules["names"]:
+            raise ZooError(f"compare.names.{name}={words}: a name stands for a preset or for overrides, not for a name")
     if rules["workers"] is not None and rules["workers"] < 1:
         raise ZooError(f"compare.workers={rules['workers']}: expected at least 1")
     if rules["only"] is not None and not rules["only"]:

@@ -433,7 +433,7 @@ def _cells(ledger: Ledger, ranks: dict[str, tuple[int, int]], place: int, standi
         "FLOPs": quantity(standing.cost("training_flops")),
         "seconds": quantity(standing.cost("training_seconds")),
         **{f"at {name}": f"{value.value:.4f}" for name, value in longer.items()},
-        "learning rate": rate and rate + (" (edge)" if standing.edge else ""),
+        "learning rate": rate and rate + (" (edge)" if "optimizer.lr" in standing.edge else ""),
         "state B": quantity(standing.cost("state_bytes")),
         "B/weight": quantity(standing.cost("bytes_per_weight")),
     }

@@ -17,6 +17,7 @@ from zoo.base.errors import ZooError, close, to_type, unknown
 from zoo.config.former import about_hydra
 from zoo.config.hydra import Composed, composed, groups, with_values
 from zoo.config.limits import check_bounds, check_folder
+from zoo.config.messages import EXAMPLES
 from zoo.config.schema import OUTSIDE, ROOT_KEYS, SITES
 from zoo.config.sweep_values import ends, swept
 from zoo.config.tree import key_of, quoted, refuse_foreign
@@ -112,6 +113,8 @@ def _not_an_override(text: str) -> str:
         if value.count(opened) != value.count(closed):
             return f"{text}: it has {value.count(opened)} '{opened}' and {value.count(closed)} '{closed}'"
     if sign and value and re.fullmatch(r"[+]{0,2}[\w./@]+", key):
+        if key in EXAMPLES:
+            return f"{text}: expected {EXAMPLES[key]}; a file of yours may have any letters (docs/comparisons.md)"
         again = to_type(f"{key}={quoted(value)}")
         return f"{text}: put the value in quotes, and others around them for the shell: {again}"
     return f"'{text}' is not an override; expected key=value, such as seed=1"

@@ -3,6 +3,7 @@ than this machine can, whatever sizes it names."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import zip_longest
@@ -76,8 +77,39 @@ def within_memory(source: str) -> Iterator[None]:
     most = memory_bytes()
     what = "data far larger than this machine can hold"
     largest = min(most // 8 // LARGEST_SHARE, ELEMENTS_OF_A_TASK)
-    with _Counter(ELEMENTS_OF_A_TASK, largest, TENSORS_OF_A_TASK, f"{source}: its config", what, most // 2):
+    counter = _Counter(ELEMENTS_OF_A_TASK, largest, TENSORS_OF_A_TASK, f"{source}: its config", what, most // 2)
+    try:
+        with _granted(most // 2), counter:
+            yield
+    except (MemoryError, RuntimeError) as error:
+        # NumPy and Python say it by the first, torch by the second
+        if isinstance(error, MemoryError) or "t allocate memory" in str(error):
+            raise TooLarge(f"{source}: its config asks for {what}; it is not built") from error
+        raise
+
+
+@contextmanager
+def _granted(more_bytes: int) -> Iterator[None]:
+    """Meanwhile the system grants this process only so much more memory of its own, whoever asks for it.
+
+    Files that are mapped to be read do not count. Where the system has no such limit, nothing is done.
+    """
+    try:
+        import resource
+
+        with open("/proc/self/statm") as file:
+            own = int(file.read().split()[5]) * os.sysconf("SC_PAGE_SIZE")
+        before, most = resource.getrlimit(resource.RLIMIT_DATA)
+        wanted = own + more_bytes
+        limits = [limit for limit in (before, most) if limit != resource.RLIM_INFINITY]
+        resource.setrlimit(resource.RLIMIT_DATA, (min([wanted, *limits]), most))
+    except (ImportError, OSError, ValueError, IndexError, AttributeError):
         yield
+        return
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (before, most))
 
 
 class _Counter(TorchDispatchMode):
@@ -110,23 +142,21 @@ class _Counter(TorchDispatchMode):
         return found
 
     def _count(self, size: Any) -> None:
+        self._refuse_if_large(size)
         self.elements, self.tensors = self.elements - prod(map(int, size)), self.tensors - 1
-        full = self.elements < 0 or self.tensors < 0
+        if self.elements < 0 or self.tensors < 0:
+            self._refuse("many tensors, the last of them " + _times(size))
         if self.most_bytes and self.looked_at - self.elements > SELDOM:
             self.looked_at = self.elements
-            full = full or resident_bytes() > self.most_bytes
-        if full:
-            self._refuse(size)
-        self._refuse_if_large(size)
+            if resident_bytes() > self.most_bytes:
+                self._refuse(f"more than {self.most_bytes / 1e9:.3g} GB in all")
 
     def _refuse_if_large(self, size: Any) -> None:
         if prod(map(int, size)) > self.largest:
-            self._refuse(size)
+            self._refuse("a tensor of " + _times(size))
 
-    def _refuse(self, size: Any) -> None:
-        raise TooLarge(
-            f"{self.source} asks for {self.what} (a tensor of {' x '.join(map(str, size))}); it is not built"
-        )
+    def _refuse(self, such_as: str) -> None:
+        raise TooLarge(f"{self.source} asks for {self.what} ({such_as}); it is not built")
 
 
 def _most_elements(func: Any, leaves: Sequence[Any]) -> float:
@@ -157,6 +187,10 @@ def _foretold(func: Any, args: Any, kwargs: Any) -> list[Any]:
     except (NotImplementedError, RuntimeError):  # it has no such form, or is wrong; then it says so itself
         return []
     return [tensor.shape for tensor in tree_leaves(found) if isinstance(tensor, Tensor)]
+
+
+def _times(size: Any) -> str:
+    return " x ".join(map(str, size))
 
 
 def _size_of(schema: Any, args: Any, kwargs: Any) -> Any:

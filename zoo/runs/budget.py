@@ -266,7 +266,7 @@ def _solve(config: Config, sizes_alone: bool = False) -> Config:
         if error > tolerance:
             raise ZooError(
                 f"budget.{name}={target:g} cannot be met: {variable}={value} comes nearest, with {reached:g} "
-                f"({100 * error:.2g} % off, and budget.tolerance={tolerance:g} allows {100 * tolerance:g} %); choose "
+                f"({100 * error:.3g} % off, and budget.tolerance={tolerance:g} allows {100 * tolerance:g} %); choose "
                 f"another target, or budget.by=dim, layers or steps"
             )
         found[variable] = value
