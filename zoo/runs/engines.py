@@ -304,8 +304,9 @@ def _why(error: BaseException | None) -> str:
     """In one line what ended a worker that wrote no outcome."""
     if error is None:
         return "its worker ended without a word"
-    said = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {said[0] if said else 'no message'}"
+    cause = getattr(error, "cause", None) or error  # of an error in a task Ray gives the traceback as the text
+    said = str(cause).strip().splitlines()
+    return f"{type(cause).__name__}: {said[0] if said else 'no message'}"
 
 
 def serve(words: list[str]) -> int:
