@@ -7,9 +7,10 @@ import pytest
 
 import zoo
 from zoo.base.errors import ZooError
+from zoo.cli.list import presets
 from zoo.comparison.plan import make_plan
 from zoo.runs import costs
-from zoo.runs.budget import describe, settle, wanted
+from zoo.runs.budget import describe, settle, size_solution, wanted
 from zoo.runs.train import train
 from zoo.training.build import make_objective, make_task, parameters
 
@@ -337,3 +338,22 @@ def test_a_dry_run_says_by_which_widths_budgets_are_met_and_who_cannot_meet_thei
     assert not (here / "runs").exists(), "nothing is kept"
     status, out, _ = zoo_main(*words)
     assert (status, "sizes on" in out) == (0, False), "the baseline's size needs no budget"
+
+
+@pytest.mark.parametrize("arch", sorted(presets("arch")))
+def test_a_size_is_counted_without_numbers(arch):
+    """So that whoever asks for a billion parameters waits no longer, and pays no memory."""
+    task = "sort" if arch == "vaswani" else "digits" if arch == "vit" else "recall"
+    config = zoo.compose(f"arch={arch}", f"task={task}", "dim=64")
+    built = costs._without_numbers(config, make_task(config))
+    assert {parameter.device.type for parameter in built.parameters()} == {"meta"}
+    assert costs.size_of(config, "parameters") == parameters(make_objective(config, make_task(config)))
+
+
+def test_a_budget_of_a_billion_parameters_is_solved_within_little_memory():
+    import resource
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    words = ["task=parity", "layers=1", "budget.parameters=1e9"]
+    assert abs(size_solution(zoo.compose(*words))["budget_met"]["parameters"]["reached"] / 1e9 - 1) < 0.02
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000, "kilobytes"

@@ -76,7 +76,7 @@ class RotaryPosition(Position):
         self.gain = 0.1 * math.log(factor) + 1 if scaling == "yarn" else 1.0
         # cosines and sines (L, K) of the positions that a task has, in float32
         self.frequency_K = frequencies(head_dim, base, scaling, factor, trained_len)
-        self._key = tuple(self.frequency_K.tolist())
+        self._key = (head_dim, base, scaling, factor, trained_len)  # of which they are made
         cos_LK, sin_LK = (table.float() for table in self._angles(0, min(max_len, LONGEST_TABLE)))
         self.register_buffer("cos_LK", cos_LK, persistent=False)
         self.register_buffer("sin_LK", sin_LK, persistent=False)
