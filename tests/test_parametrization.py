@@ -1,6 +1,7 @@
 """muP: rates and initial scales by width follow the published table, and outputs stay as large at every width."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -123,8 +124,32 @@ def test_after_some_steps_outputs_grow_with_the_width_in_the_standard_one_alone(
     words, widths = ["mixer.head_dim=16"], (64, 256)
     mup, standard = exponents([*words, MUP], widths, seeds=[0]), exponents(words, widths, seeds=[0])
     assert list(mup) == ["stem", "backbone.blocks.0", "backbone.blocks.1", "head"]
-    assert max(map(abs, mup.values())) < 0.15, mup
-    assert max(standard.values()) > 0.3, standard
+    assert max(abs(each.value) for each in mup.values()) < 0.15, mup
+    assert max(each.value for each in standard.values()) > 0.3, standard
+
+
+def test_an_exponent_has_an_interval_over_seeds(monkeypatch):
+    """Against scipy's fit and Student's interval, on outputs that are drawn."""
+    import numpy as np
+    from scipy import stats
+
+    draw = np.random.default_rng(0)
+    drawn = {
+        (width, seed): {"head": width**0.3 * np.exp(draw.normal(0, 0.1))}
+        for seed in range(5)
+        for width in (64, 128, 512)
+    }
+
+    def sizes(words, steps, learning_rate):
+        found = dict(word.split("=") for word in words)
+        return drawn[int(found["dim"]), int(found["seed"])]
+
+    monkeypatch.setattr(presets, "output_sizes", sizes)
+    found = exponents([], (64, 128, 512), range(5))["head"]
+    logs = np.log([64, 128, 512])
+    slopes = [stats.linregress(logs, np.log([drawn[w, s]["head"] for w in (64, 128, 512)])).slope for s in range(5)]
+    low, high = stats.t.interval(0.95, 4, np.mean(slopes), stats.sem(slopes))
+    assert (found.value - found.half, found.value + found.half) == pytest.approx((low, high))
 
 
 CLAIMED = [(arch, claim) for arch in ARCHS for claim in claims_of(arch)]
@@ -138,13 +163,14 @@ def test_what_a_preset_claims_is_so(arch, claim):
 
 def test_a_claim_that_is_not_so_is_said(zoo_main, monkeypatch):
     """By the command that a user types; a preset without a claim is measured, and breaks nothing."""
-    monkeypatch.setattr(presets.exponents, "__defaults__", ((64, 256), (0,), 6, 0.01))
+    monkeypatch.setattr(presets.exponents, "__defaults__", ((64, 256), (0, 1), 6, 0.01))
     status, out, err = zoo_main("check", "arch=transformer")
     assert status == 0, err
     assert "holds   arch=transformer: mup keeps outputs as large at every width (widths 64 to 512: " in out
-    monkeypatch.setattr(presets, "LARGEST_EXPONENT", 0.0)
+    monkeypatch.setattr(presets, "LARGEST_EXPONENT", -math.inf)
     status, out, err = zoo_main("check", "arch=transformer")
     assert (status, "broken  arch=transformer: mup" in out, "1 law is broken" in out) == (1, True, True)
+    monkeypatch.setattr(presets, "LARGEST_EXPONENT", 0.1)
     status, out, err = zoo_main("check", "arch=mamba3", "layers=1")
     assert status == 0, err
     assert "no claim arch=mamba3: mup keeps outputs as large at every width (widths 64 to 512: the output of " in out

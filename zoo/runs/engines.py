@@ -25,6 +25,7 @@ from typing import Any
 from zoo.base.errors import ZooError
 from zoo.base.files import read_json, read_yaml, write_json, write_sign
 from zoo.base.interrupts import gently
+from zoo.base.terminal import say
 from zoo.runs.heartbeat import alive
 from zoo.runs.launched import READY
 from zoo.runs.run import Run, settled
@@ -293,7 +294,7 @@ def _watch(place: tuple[str, int], said: str) -> None:
             heard = time.monotonic()
         except ZooError as error:
             if time.monotonic() - heard > SILENT_SECONDS:
-                print(f"error: {error}", flush=True)
+                say(f"error: {error}", error=True)
                 os._exit(1)
 
 

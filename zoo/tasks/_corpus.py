@@ -12,7 +12,7 @@ from hashlib import md5, sha256
 from pathlib import Path
 from typing import IO, Any
 
-from zoo.base.errors import ZooError
+from zoo.base.errors import ZooError, unknown
 from zoo.tasks._files import below, load_hub, read, walk
 from zoo.tasks._stored import IN_MEMORY, Data, Part, cut, opened, pieces
 
@@ -100,6 +100,8 @@ KNOWN = {
     ),
 }
 """Corpora by name, with their published splits."""
+USUAL = "stdlib"
+"""What is read where nobody names a source."""
 
 
 @lru_cache(maxsize=4)
@@ -111,11 +113,14 @@ def read_corpus(source: str, config: str | None, column: str, max_bytes: int, fi
     """
     path = Path(source).expanduser()
     if files is not None and source not in KNOWN:
+        says = f"task.files={files} says where a published corpus lies"
+        if source != USUAL:
+            raise ZooError(f"{says}; {unknown('corpus', source, KNOWN, prefix='task.source=')}")
         raise ZooError(
-            f"task.files={files} says where a published corpus lies, and task.source={source} is none; to train on "
-            f"files of yours type task.source={files}, or name one with task.source: {', '.join(KNOWN)}"
+            f"{says}; to train on files of yours type task.source={files}, or name such a corpus: "
+            f"task.source={', '.join(KNOWN)}"
         )
-    if source == "stdlib":
+    if source == USUAL:
         corpus = _from_documents(_stdlib(), max_bytes)
     elif source in KNOWN and files is not None:
         corpus = _from_files(source, KNOWN[source], Path(files).expanduser(), column, max_bytes)
