@@ -200,9 +200,12 @@ def tips(fields: list[str]) -> list[Any]:
 
 def plain_chart(chart: Any) -> dict[str, Any]:
     """An Altair chart as plain data, in the pages' style, with numbers as exact as can be seen."""
-    styled = chart.configure_view(stroke=None).configure_axis(grid=True, gridColor="#8883")
-    result: dict[str, Any] = _filled(styled.to_dict(validate=False))
+    result: dict[str, Any] = _filled(chart.to_dict(validate=False))
     _inlined.clear()
+    # by chart.configure_view and configure_axis Altair would copy the whole chart twice
+    config = result.setdefault("config", {})
+    for part, style in (("view", {"stroke": None}), ("axis", {"grid": True, "gridColor": "#8883"})):
+        config[part] = config.get(part, {}) | style
     return result
 
 

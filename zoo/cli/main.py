@@ -15,6 +15,7 @@ from typing import Any
 from zoo.base import interrupts
 from zoo.base.environment import for_children, open_standard_streams
 from zoo.base.errors import Interrupted, RunFailed, ZooError, close, many, to_type, unknown
+from zoo.base.memory import no_collection
 from zoo.base.terminal import console, say
 from zoo.cli.help import (
     CHECK_HELP,
@@ -246,6 +247,7 @@ def _run(word: str) -> str:
     return str(next((place for place in places if place.exists()), word))
 
 
+@no_collection()
 def _report(words: list[str]) -> int:
     folders, given = _values(words, {"--to": str})
     folders = list(map(_run, folders))

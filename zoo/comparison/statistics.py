@@ -147,21 +147,26 @@ def difference(
     n, sign = min(len(ours), len(theirs)), 1 if higher_is_better else -1
     if n < 2:
         return 1.0, 0.0
-    failed = [sum(not math.isfinite(value) for value in side) for side in (ours, theirs)]
-    means = 0.0 if any(failed) else sign * (fmean(ours) - fmean(theirs))
+    failed, solved = zip(*(_counted(tuple(side), bar, sign) for side in (ours, theirs)), strict=True)
+    means = 0.0 if any(failed) else sign * (_moments(tuple(ours))[0] - _moments(tuple(theirs))[0])
     scored = 1.0 if any(failed) else _scores_p_value(ours, theirs)
-    if bar is not None:
-        solved = [sum(sign * value >= sign * bar for value in side) for side in (ours, theirs)]
-        if 0 < sum(solved) < len(ours) + len(theirs):
-            counted = boschloo(solved[0], len(ours), solved[1], len(theirs)) / COUNTS_SHARE
-            more = solved[0] / len(ours) - solved[1] / len(theirs)
-            return _likelier((counted, more), (scored / (1 - COUNTS_SHARE), means))
+    if bar is not None and 0 < sum(solved) < len(ours) + len(theirs):
+        counted = boschloo(solved[0], len(ours), solved[1], len(theirs)) / COUNTS_SHARE
+        more = solved[0] / len(ours) - solved[1] / len(theirs)
+        return _likelier((counted, more), (scored / (1 - COUNTS_SHARE), means))
     if any(failed):
         counted = boschloo(failed[0], len(ours), failed[1], len(theirs)) / FAILURES_SHARE
         fewer = failed[1] / len(theirs) - failed[0] / len(ours)
         ranked = _ranks_p_value(ours, theirs) / (1 - FAILURES_SHARE)
         return _likelier((counted, fewer), (ranked, sign * superiority(ours, theirs)))
     return scored, means
+
+
+@lru_cache(maxsize=4096)
+def _counted(scores: tuple[float, ...], bar: float | None, sign: int) -> tuple[int, int]:
+    """How many runs failed, and how many reached the bar."""
+    solved = 0 if bar is None else sum(sign * score >= sign * bar for score in scores)
+    return sum(not math.isfinite(score) for score in scores), solved
 
 
 def _likelier(*tests: tuple[float, float]) -> tuple[float, float]:

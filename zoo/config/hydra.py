@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import gc
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from functools import lru_cache
 from typing import Any
 
 from zoo.base.errors import ZooError
+from zoo.base.memory import no_collection
 from zoo.config.messages import cause, explained
 from zoo.config.schema import store_schemas
 from zoo.registry.discovery import load_plugins, register_conf
@@ -70,7 +70,7 @@ def composed(config_name: str, chosen: Sequence[str]) -> Composed:
 def _composed(config_name: str, chosen: tuple[str, ...], generation: int) -> Composed:
     from omegaconf import OmegaConf
 
-    with explained(chosen), hydra_ready() as loader, _no_collection():
+    with explained(chosen), hydra_ready() as loader, no_collection():
         cfg, choices = _without_hydra(loader, config_name, chosen)
     tree: dict[str, Any] = {}
 
@@ -167,18 +167,6 @@ def _repository(generation: int) -> Any:
         return Repository(loader.repository)
 
 
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """Composing makes many objects and hardly any garbage in circles; looking for it takes a fifth of the time."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
-
-
 def with_values(base: Composed, values: Sequence[Any]) -> Any:
     """A copy of a composed config with these parsed overrides laid over it, as Hydra does it.
 
@@ -188,7 +176,7 @@ def with_values(base: Composed, values: Sequence[Any]) -> Any:
     from omegaconf import OmegaConf, open_dict
     from omegaconf.errors import OmegaConfBaseException
 
-    with _no_collection():
+    with no_collection():
         cfg = copy.deepcopy(base.cfg)
     for item in values:
         key = item.key_or_group
