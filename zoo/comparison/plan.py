@@ -250,8 +250,10 @@ def _check_names(names: Mapping[str, str]) -> None:
     Raises:
         ZooError: a preset is called so.
     """
+    if not names:
+        return
     with hydra_ready() as loader:
-        presets = loader.get_group_options("arch") if names else []
+        presets = loader.get_group_options("arch")
     taken = next((name for name in names if name in presets), None)
     if taken:
         raise ZooError(f"compare.names.{taken}: a preset is called {taken}; expected a name that no preset has")

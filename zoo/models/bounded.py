@@ -3,7 +3,6 @@ than this machine can, whatever sizes it names."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import zip_longest
@@ -16,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from zoo.base.errors import ZooError
-from zoo.base.memory import memory_bytes, resident_bytes
+from zoo.base.memory import memory_bytes, own_bytes, resident_bytes
 
 SPARE_ELEMENTS = 2**27
 """Elements that may be allocated whatever the file holds: masks, tables of positions, what an initialisation draws."""
@@ -94,16 +93,18 @@ def _granted(more_bytes: int) -> Iterator[None]:
 
     Files that are mapped to be read do not count. Where the system has no such limit, nothing is done.
     """
+    own = own_bytes()
+    if own is None:
+        yield
+        return
     try:
         import resource
 
-        with open("/proc/self/statm") as file:
-            own = int(file.read().split()[5]) * os.sysconf("SC_PAGE_SIZE")
         before, most = resource.getrlimit(resource.RLIMIT_DATA)
         wanted = own + more_bytes
         limits = [limit for limit in (before, most) if limit != resource.RLIM_INFINITY]
         resource.setrlimit(resource.RLIMIT_DATA, (min([wanted, *limits]), most))
-    except (ImportError, OSError, ValueError, IndexError, AttributeError):
+    except (ImportError, OSError, ValueError, AttributeError):
         yield
         return
     try:
