@@ -5,8 +5,8 @@ from __future__ import annotations
 import ctypes
 import gc
 import sys
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +84,29 @@ class Peak:
         if sys.platform == "linux":
             return max(0, _status("VmHWM") - self.start)
         return None
+
+
+@contextmanager
+def fresh_pages() -> Iterator[None]:
+    """Within it, glibc takes each allocation of 64 KiB or more from the system and gives it back when it is freed.
+
+    Otherwise a freed tensor may stay with the process, also after ``malloc_trim`` (which cannot shorten a heap that
+    something was mapped behind), and the next tensor of its size would not show in a :class:`Peak`. It makes
+    allocations slower, so no time is measured within. Other allocators, and other systems, are left as they are.
+
+    Afterwards the thresholds are the highest of those that glibc chooses by itself (``man mallopt``).
+    """
+    threshold, trim = -3, -1  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is None:
+        yield
+        return
+    mallopt(threshold, 2**16)
+    try:
+        yield
+    finally:
+        mallopt(threshold, 2**25)
+        mallopt(trim, 2**26)
 
 
 def high_water() -> int | None:
