@@ -6,11 +6,12 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 from zoo.base.errors import ZooError
 from zoo.base.memory import no_collection
+from zoo.config.copies import Original
 from zoo.config.messages import cause, explained
 from zoo.config.schema import store_schemas
 from zoo.registry.discovery import load_plugins, register_conf
@@ -41,13 +42,18 @@ def hydra_ready() -> Iterator[Any]:
 
 @dataclass(frozen=True)
 class Composed:
-    """A config with its options chosen and no value laid over it. It is shared: copy ``cfg`` before you change it."""
+    """A config with its options chosen and no value laid over it. It is shared: change a copy of ``original`` only."""
 
     cfg: Any
     choices: Mapping[str, str]
     """The option of every group that was chosen, by default or by name."""
     tree: Mapping[str, Any]
     """Every key by its dotted path, with its plain value."""
+
+    @cached_property
+    def original(self) -> Original:
+        """``cfg``, to be copied."""
+        return Original(self.cfg)
 
 
 def composed(config_name: str, chosen: Sequence[str]) -> Composed:
@@ -145,6 +151,7 @@ def _repository(generation: int) -> Any:
 
         def __init__(self, delegate: Any) -> None:
             self.delegate, self.cache, self.copies = delegate, {}, False
+            self.originals: dict[str, Original] = {}
 
         @contextmanager
         def merging(self) -> Iterator[None]:
@@ -159,8 +166,10 @@ def _repository(generation: int) -> Any:
             """The file or node of this path."""
             found = super().load_config(config_path)
             if self.copies and found is not None and found.header.get("package") in (None, "", "_global_"):
+                if config_path not in self.originals:
+                    self.originals[config_path] = Original(found.config)
                 found = copy.copy(found)
-                found.config = copy.deepcopy(found.config)
+                found.config = self.originals[config_path].copy()
             return found
 
     with hydra_ready() as loader:
@@ -177,7 +186,7 @@ def with_values(base: Composed, values: Sequence[Any]) -> Any:
     from omegaconf.errors import OmegaConfBaseException
 
     with no_collection():
-        cfg = copy.deepcopy(base.cfg)
+        cfg = base.original.copy()
     for item in values:
         key = item.key_or_group
         try:
