@@ -21,7 +21,16 @@ NEAR_BEST = 0.05
 
 
 def answer(ledger: Ledger) -> list[str]:
-    """What separates the contestants, what they cost, who was fragile, what this cannot say, and what would."""
+    """What separates the contestants, what they cost, who was fragile, what this cannot say, and what would.
+
+    It is worked out once for a ledger: the terminal and the page say the same.
+    """
+    if ledger.said is None:
+        ledger.said = _sentences(ledger)
+    return ledger.said
+
+
+def _sentences(ledger: Ledger) -> list[str]:
     if not any(standing.rows for standing in ledger.contestants()):
         return []
     if ledger.swept:

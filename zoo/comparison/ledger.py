@@ -81,6 +81,8 @@ class Ledger:
     """Figures of another comparison, by what they are of and by contestant, counted upwards."""
     _ranks: dict[str, dict[str, tuple[int, int]]] = field(default_factory=dict, repr=False)
     _undecided: dict[str, str] = field(default_factory=dict, repr=False)
+    said: list[str] | None = field(default=None, repr=False)
+    """The sentences of :func:`zoo.comparison.answer.answer`, once they were asked for."""
 
     @property
     def unreadable(self) -> list[Row]:

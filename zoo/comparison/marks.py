@@ -22,8 +22,15 @@ def color(standings: Sequence[Standing]) -> Any:
         "contestant:N",
         title=None,
         legend=alt.Legend(orient="bottom", columns=2, symbolOpacity=1),
-        scale=alt.Scale(domain=names, range=colours(names)),
+        scale=_scale(names, colours(names)),
     )
+
+
+def _scale(names: list[str], each: list[Any]) -> Any:
+    """What each name is drawn as. Altair copies lists with every copy of a chart, and leaves tuples as they are."""
+    import altair as alt
+
+    return alt.Scale(domain=tuple(names), range=tuple(each))
 
 
 def _of_each(channel: Any, standings: Sequence[Standing], kinds: tuple[Any, ...]) -> Any:
@@ -33,7 +40,7 @@ def _of_each(channel: Any, standings: Sequence[Standing], kinds: tuple[Any, ...]
     names = sorted({s.contestant for s in standings})
     each = [kinds[place % len(kinds)] for place in range(len(names))]
     legend = alt.Legend(orient="bottom", columns=2, symbolOpacity=1)
-    return channel("contestant:N", title=None, legend=legend, scale=alt.Scale(domain=names, range=each))
+    return channel("contestant:N", title=None, legend=legend, scale=_scale(names, each))
 
 
 def dash(standings: Sequence[Standing]) -> Any:

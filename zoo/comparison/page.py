@@ -75,8 +75,8 @@ def write_page(ledger: Ledger, path: Path | None = None) -> Path:
         },
         "overtakes": [(a, b, overtakes(a, b)) for a, b in combinations(ledger.laws, 2)],
         "said": said,
-        "agreements": agreements(ledger),
-        "agreed": in_words(agreements(ledger)),
+        "agreements": (agreed := agreements(ledger)),
+        "agreed": in_words(agreed),
         "foretellings": (foretold := foretellings(ledger)),
         "foretellings_explained": explained(ledger, foretold),
         "machines": _machines(ledger),
@@ -96,7 +96,7 @@ def _made_of(ledger: Ledger) -> str | None:
     kept = Path(html.__file__).with_name("vega.js")
     tools = [*installed("altair", "vl_convert", "jinja2", "scipy"), *([stamp(kept)] if kept.exists() else [])]
     trends = list(ledger.trends.values())  # by themselves, for their keys are the ids of objects
-    held = {**vars(ledger), "trends": trends, "_ranks": None, "_undecided": None}
+    held = {**vars(ledger), "trends": trends, "_ranks": None, "_undecided": None, "said": None}
     return sha256(pickle.dumps([state(), tools, curves, held])).hexdigest() if state() else None
 
 
