@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 from typing import Any
 
 import zoo
@@ -28,6 +30,8 @@ PRESETS = {
 
 NARROW = 110
 """Columns of a terminal below which a list has one text for each line."""
+GAP = 2
+"""Blanks before each column of a list."""
 
 
 def presets(group: str) -> dict[str, tuple[str, str]]:
@@ -76,8 +80,6 @@ def show_list(kinds: Sequence[str]) -> None:
     Raises:
         ZooError: a kind does not exist.
     """
-    from rich.table import Table
-
     for kind in kinds:
         if kind not in KINDS and kind not in PRESETS:
             raise ZooError(unknown("kind", kind, [*KINDS, *PRESETS], prefix="zoo list "))
@@ -90,29 +92,40 @@ def show_list(kinds: Sequence[str]) -> None:
             rows = [(name, text, "", provider) for name, (text, provider) in presets(kind).items()]
         else:
             rows = [(each.name, unquoted(each.summary), each.citation, each.provider) for each in entries(kind)]
-        table = Table(
-            "name",
-            "what",
-            "paper",
-            "provider",
-            show_header=False,
-            box=None,
-            padding=(0, 2, 0, 2),
-            title=f"{kind}: {meaning}",
-            title_justify="left",
-            title_style="bold",
-        )
-        table.columns[0].no_wrap = table.columns[3].no_wrap = True
-        narrow = shown_on.width < NARROW
-        for name, text, citation, provider in sorted(rows):
-            shown = name if kind == "compare" else f"{kind}={name}"
-            text = text.replace(f" {citation}.", "") if citation else text  # it stands by itself
-            if provider.partition(" ")[0] == zoo.DISTRIBUTION:
-                provider = ""
-            if narrow and citation:  # the paper behind the text
-                text, citation = f"{text} ({citation})", ""
-            table.add_row(safe(shown), safe(text), safe(citation), f"[dim]{safe(provider)}[/dim]" if provider else "")
-        shown_on.print(table)
+        lines = [f"[bold]{safe(line)}[/bold]" for line in textwrap.wrap(f"{kind}: {meaning}", shown_on.width)]
+        lines += _lines([_cells(kind, row, shown_on.width < NARROW) for row in sorted(rows)], shown_on.width)
+        shown_on.print("\n".join(lines), soft_wrap=True)
+
+
+def _cells(kind: str, row: tuple[str, str, str, str], narrow: bool) -> tuple[str, str, str, str]:
+    """What a list shows of a name: how it is typed, what it is, its paper, and what other package has it."""
+    name, text, citation, provider = row
+    shown = name if kind == "compare" else f"{kind}={name}"
+    text = text.replace(f" {citation}.", "") if citation else text  # it stands by itself
+    if provider.partition(" ")[0] == zoo.DISTRIBUTION:
+        provider = ""
+    if narrow and citation:  # the paper behind the text
+        text, citation = f"{text} ({citation})", ""
+    return shown, text, citation, provider
+
+
+def _lines(rows: list[tuple[str, str, str, str]], width: int) -> Iterator[str]:
+    """Rows in columns, as markup. The texts and papers are wrapped to what the other two columns leave of the width.
+
+    rich's tables say the same in five times as long, most of what ``zoo list`` takes.
+    """
+    names, texts, papers, providers = (max((len(row[place]) for row in rows), default=0) for place in range(4))
+    left = width - names - providers - GAP * (2 + (papers > 0) + (providers > 0))
+    if papers and texts + papers > left:
+        papers = min(papers, max(2 * left // 5, left - texts))
+    texts = max(1, min(texts, left - papers))
+    for name, text, paper, provider in rows:
+        columns = [[name], textwrap.wrap(text, texts), textwrap.wrap(paper, papers) if paper else [], [provider]]
+        for cells in zip_longest(*columns, fillvalue=""):
+            padded = [cell.ljust(size) for cell, size in zip(cells, (names, texts, papers, providers), strict=True)]
+            # a column that no row fills takes no place, and no line ends in blanks
+            shown = [safe(cell) for cell in padded[:3] if cell] + [f"[dim]{safe(cells[3])}[/dim]"] * bool(cells[3])
+            yield (" " * GAP + (" " * GAP).join(shown)).rstrip()
 
 
 def screen(**settings: Any) -> Any:
