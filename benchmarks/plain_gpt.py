@@ -38,13 +38,16 @@ class PlainGPT(nn.Module):
             if parameter.ndim > 1:
                 nn.init.normal_(parameter, std=0.02)
 
-    def forward(self, inputs_BL: Tensor, targets_BL: Tensor) -> Tensor:
-        """The mean loss of the next token."""
+    def logits(self, inputs_BL: Tensor) -> Tensor:
+        """(B, L) to (B, L, C): scores of each next token."""
         x_BLD = self.tokens(inputs_BL) + self.positions.weight[: inputs_BL.shape[1]]
         for block in self.blocks:
             x_BLD = block(x_BLD)
-        logits_BLC = F.linear(self.norm(x_BLD), self.tokens.weight)
-        return F.cross_entropy(logits_BLC.flatten(0, 1).float(), targets_BL.flatten())
+        return F.linear(self.norm(x_BLD), self.tokens.weight)
+
+    def forward(self, inputs_BL: Tensor, targets_BL: Tensor) -> Tensor:
+        """The mean loss of the next token, where a target is not -100."""
+        return F.cross_entropy(self.logits(inputs_BL).flatten(0, 1).float(), targets_BL.flatten())
 
 
 def adamw(model: nn.Module) -> torch.optim.Optimizer:

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import TINY
+from conftest import THOROUGH, TINY
 
 import zoo
 from zoo.base.files import read_json
@@ -183,6 +183,7 @@ print(asked)
 """
 
 
+@THOROUGH
 def test_the_server_that_workers_are_forked_from_touches_no_gpu():
     """A process that has asked for one cannot be forked into others that use it."""
     done = subprocess.run([sys.executable, "-c", UNTOUCHED], capture_output=True, text=True)

@@ -389,6 +389,7 @@ def test_logits_are_those_of_hugging_faces_mixtral():
         torch.testing.assert_close(logits, theirs(inputs).logits, rtol=1e-4, atol=1e-4)
 
 
+@THOROUGH
 @pytest.mark.parametrize("backend", COMPILERS)
 def test_compiles_whole_for_any_number_of_tokens(backend):
     layer = mixture("ffn.gate=switch", training=True)

@@ -5,7 +5,7 @@ import functools
 import pytest
 import torch
 import yaml
-from conftest import COMPILERS, ROOT, THOROUGH, TINY, covering
+from conftest import COMPILERS, ROOT, THOROUGH, TINY, covering, first
 
 import zoo
 from zoo.comparison.plan import make_plan
@@ -109,7 +109,7 @@ def test_the_comparison_of_sizes_and_lengths_meets_them(here):
 
 
 @pytest.mark.parametrize("all_cells", [False, pytest.param(True, marks=THOROUGH)], ids=["first", "each"])
-@pytest.mark.parametrize("name", sorted(set(COMPARISONS) - {*DERIVED, "scaling", "ladder"}))
+@pytest.mark.parametrize("name", first(sorted(set(COMPARISONS) - {*DERIVED, "scaling", "ladder"}), 5))
 def test_a_comparison_runs_two_steps_of_each_contestant_and_of_each_task(name, all_cells, here, few_examples):
     small = [] if name == "recall_width" else ["dim=16"]  # which has widths of its own
     small += ["layers=2" if name == "experts" else "layers=1"]
@@ -157,6 +157,7 @@ def test_every_part_can_be_swapped(words, here):
     assert train(zoo.compose(*base, *TINY, *words, "steps=2"))["status"] == "finished"
 
 
+@THOROUGH
 @pytest.mark.parametrize("backend", COMPILERS)
 def test_compiling_changes_nothing_but_speed(backend, here, monkeypatch):
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))

@@ -41,6 +41,7 @@ def test_public_names_are_completed():
         assert getattr(zoo, name) is not None
 
 
+@THOROUGH
 def test_a_script_without_a_guard_compares_once(tmp_path):
     text = COMPARES.format(registers="", arch="lstm", tiny=", ".join(map(repr, TINY)))
     done = script(tmp_path, text)

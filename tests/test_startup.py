@@ -59,6 +59,7 @@ def made(tmp_path_factory):
     return folder
 
 
+@THOROUGH
 @pytest.mark.parametrize(
     "words",
     first([RUN, COMPARISON, ["report", "runs/smoke"], ["list"], ["--help"], ["train", "--help"], ["list", "task"]], 2),
@@ -68,12 +69,14 @@ def test_a_command_called_again_imports_nothing_heavy(words, made):
     assert imported(words, made)[0] == set()
 
 
+@THOROUGH
 def test_a_plan_made_before_imports_nothing_heavy(made):
     dry = [*COMPARISON, "--dry-run"]
     imported(dry, made)
     assert not imported(dry, made)[0]
 
 
+@THOROUGH
 def test_a_finished_run_says_the_same_again(made):
     one, other = imported(RUN, made)[1], imported(RUN, made)[1]
     assert one == other
@@ -99,6 +102,7 @@ def test_a_page_of_the_same_rows_is_left_and_of_others_is_not(made):
     assert page.stat().st_mtime_ns != before
 
 
+@THOROUGH
 def test_every_chart_keeps_the_schema_of_charts(made):
     """They are made without looking, which takes most of a page's time."""
     import altair as alt
@@ -111,6 +115,7 @@ def test_every_chart_keeps_the_schema_of_charts(made):
         assert '"values"' in json.dumps(spec)
 
 
+@THOROUGH
 @pytest.mark.parametrize("harm", first(["flipped", "cut", "not json", "another's"]))
 def test_a_damaged_cache_costs_time_and_nothing_else(harm, made, tmp_path):
     cache = tmp_path / "cache"
@@ -129,6 +134,7 @@ def test_a_damaged_cache_costs_time_and_nothing_else(harm, made, tmp_path):
     assert not imported(RUN, made, XDG_CACHE_HOME=str(cache))[0], "it is whole again"
 
 
+@THOROUGH
 @pytest.mark.skipif(not hasattr(os, "geteuid"), reason="needs permissions")
 def test_a_cache_that_cannot_be_written_to_is_done_without(made, tmp_path):
     locked = tmp_path / "locked"
@@ -140,6 +146,7 @@ def test_a_cache_that_cannot_be_written_to_is_done_without(made, tmp_path):
     assert "hydra" in found
 
 
+@THOROUGH
 def test_an_edited_source_is_read_again(made, tmp_path):
     plugin = tmp_path / "my_mixer.py"
     source = (
@@ -271,6 +278,7 @@ assert not {"torchmetrics.functional", "torchmetrics.classification", "torchvisi
 """
 
 
+@THOROUGH
 @pytest.mark.parametrize(
     "asks",
     first(

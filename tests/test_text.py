@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from conftest import THOROUGH
 
 import zoo
 from zoo import ZooError
@@ -215,6 +216,7 @@ def test_documents_beyond_memory_are_split_as_in_memory(tmp_path, monkeypatch):
     assert few[0].hash == few[1].hash
 
 
+@THOROUGH
 @pytest.mark.skipif(sys.platform != "linux", reason="memory as Linux counts it")
 def test_memory_stays_flat_on_a_large_file(tmp_path):
     """400 MB of text take no more than 100 MB above what one of 1 MB takes."""
