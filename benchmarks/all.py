@@ -37,6 +37,7 @@ class Section:
     least: dict[str, float] = field(default_factory=dict)
 
 
+IMAGES = ("16 px, dim 64, 2 layers", "32 px, dim 128, 4 layers")
 SECTIONS = {
     "start-up": Section(
         "startup",
@@ -55,6 +56,11 @@ SECTIONS = {
         toy={"rows": 50, "cells": (4, 8)},
         most={"report: seconds": 5.0, "report: megabytes": 2.0, "planning: milliseconds a cell": 10.0},
     ),
+    "whole commands": Section(
+        "whole",
+        toy={"rounds": 1, "steps": 10},
+        least={"text at nanoGPT's size: plain over ours": 1.0, "recall, a cell of Zoology's: plain over ours": 1.0},
+    ),
     "loop": Section(
         "loop",
         toy={"rounds": 1, "steps": 60},
@@ -65,15 +71,42 @@ SECTIONS = {
         toy={"rounds": 1, "length": 64, "window": 8, "dim": 16},
         most={"gru over lstm: median": 0.8, "window over full: median": 0.25},
     ),
-    "decoder": Section("decoder"),
+    "decoder": Section("decoder", least={"a plain GPT-2, d=128, 4 layers, 12 x 256 tokens: speed ratio": 1.0}),
+    "generating": Section(
+        "generating",
+        toy={"rounds": 1, "dim": 64, "layers": 1, "batch_sizes": (2,)},
+        least={
+            "batch 1: theirs over ours: median": 1.5,
+            "batch 32: theirs over ours: median": 1.5,
+            "batch 1: texts alike": 1.0,
+            "batch 32: texts alike": 1.0,
+        },
+    ),
     "attention": Section("attention"),
     "sparse": Section("sparse"),
     "state spaces": Section("state_space"),
     "matrix memories": Section("matrix_memory", {"lengths": [512, 2048]}),
-    "mixtures": Section("moe"),
-    "low bits": Section("low_bit"),
-    "representation": Section("representation"),
-    "presets": Section("presets"),
+    "mixtures": Section(
+        "moe",
+        least={
+            f"{tokens} tokens, {experts} experts, {top_k} a token: Hugging Face, grouped over ours": 1.05
+            for tokens in (2048, 8192)
+            for experts in (8, 16, 64)
+            for top_k in (1, 2)
+        },
+    ),
+    "low bits": Section(
+        "low_bit",
+        least={
+            f"training: 512 channels, 8192 tokens, {precision}: AutoBitLinear over ternary": 1.1
+            for precision in ("float32", "bfloat16 autocast")
+        },
+    ),
+    "representation": Section(
+        "representation",
+        least={f"ours beside lightly's, jepa, {size}: theirs / ours: median": 1.05 for size in IMAGES},
+    ),
+    "presets": Section("presets", least={"vit, dim 256, 4 layers: speed ratio": 1.02}),
 }
 """In the order in which they are run."""
 

@@ -75,7 +75,9 @@ def training(cuda: bool, rounds: int = 40) -> Results:
                     calls[f"compiled {name}"]()
             seconds = interleave(calls, rounds, cuda)
             about = f"{dim} channels, {tokens} tokens, {'bfloat16 autocast' if low else 'float32'}"
-            say(results, f"{about}: linear {seconds['linear'] * 1e3:.2f} ms", _ratios(seconds))
+            rival = {"AutoBitLinear over ternary": round(seconds["AutoBitLinear"] / seconds["ternary"], 3)}
+            figures = {"linear ms": round(seconds["linear"] * 1e3, 2), **_ratios(seconds), **rival}
+            say(results, about, figures)
     return results
 
 

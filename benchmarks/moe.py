@@ -90,7 +90,9 @@ def main(dim: int = 256, rounds: int = 12) -> dict[str, Any]:
                 ratios = {key: round(value / seconds["dense"], 3) for key, value in seconds.items()}
                 kept = {key: kept_bytes(layer, x_BLD) for key, layer in made.items() if key not in slow}
                 memory = {key: round(value / kept["dense"], 3) for key, value in kept.items()}
+                rival = round(seconds["Hugging Face, grouped_mm"] / seconds["ours"], 3)
                 results[name] = {"dense ms": round(seconds["dense"] * 1e3, 1), "time": ratios, "kept": memory}
+                results[name]["Hugging Face, grouped over ours"] = rival
                 print(name, json.dumps(results[name]), flush=True)
     return results
 

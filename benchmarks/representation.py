@@ -20,7 +20,7 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
-from timing import clock, set_up
+from timing import clock, quartiles, set_up
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -88,12 +88,6 @@ def flops(objective: nn.Module, batches: list[Batch], turns: int) -> list[int]:
     return found
 
 
-def spread(values: list[float]) -> str:
-    """Median and quartiles."""
-    low, middle, high = statistics.quantiles(values, n=4)
-    return f"{middle:.3f} [{low:.3f}, {high:.3f}]"
-
-
 def milliseconds(seconds: dict[str, list[float]]) -> dict[str, float]:
     """Medians."""
     return {f"{name} ms": round(1e3 * statistics.median(values), 2) for name, values in seconds.items()}
@@ -108,9 +102,9 @@ def overhead(size: tuple[int, int, int, int], encoder: list[str], turns: int, cu
     wanted = [a / b for a, b in zip(work["jepa"], work["reconstruct"], strict=True)]
     return {
         **milliseconds(seconds),
-        "time": spread(time),
-        "FLOPs": spread(wanted),
-        "time / FLOPs": spread([a / b for a, b in zip(time, wanted, strict=True)]),
+        "time": quartiles(time),
+        "FLOPs": quartiles(wanted),
+        "time / FLOPs": quartiles([a / b for a, b in zip(time, wanted, strict=True)]),
     }
 
 
@@ -217,7 +211,7 @@ def beside(method: str, size: tuple[int, int, int, int], turns: int, cuda: bool)
     return {
         **milliseconds(seconds),
         "FLOPs theirs / ours": round(statistics.median(a / b for a, b in work), 3),
-        "theirs / ours": spread([a / b for a, b in zip(seconds["theirs"], seconds["ours"], strict=True)]),
+        "theirs / ours": quartiles([a / b for a, b in zip(seconds["theirs"], seconds["ours"], strict=True)]),
     }
 
 
