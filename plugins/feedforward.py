@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo import register
-from zoo.nn import scale_residual_
+from zoo.nn import make_dropout, scale_residual_
 
 
 def squared_relu(x: Tensor) -> Tensor:
@@ -80,7 +80,7 @@ class MLP(nn.Module):
         self.up = linear(in_features=dim, out_features=hidden, bias=bias)
         self.subln = norm(dim=hidden) if subln else nn.Identity()
         self.down = scale_residual_(linear(in_features=hidden, out_features=dim, bias=bias), depth)
-        self.activation, self.dropout = self.ACTIVATIONS[activation], nn.Dropout(dropout)
+        self.activation, self.dropout = self.ACTIVATIONS[activation], make_dropout(dropout)
 
     def forward(self, x_BLD: Tensor) -> Tensor:
         """(B, L, D) to (B, L, D)."""
@@ -133,7 +133,7 @@ class GLU(nn.Module):
         self.up = linear(in_features=dim, out_features=hidden, bias=bias)
         self.subln = norm(dim=hidden) if subln else nn.Identity()
         self.down = scale_residual_(linear(in_features=hidden, out_features=dim, bias=bias), depth)
-        self.activation, self.dropout = self.ACTIVATIONS[activation], nn.Dropout(dropout)
+        self.activation, self.dropout = self.ACTIVATIONS[activation], make_dropout(dropout)
 
     def forward(self, x_BLD: Tensor) -> Tensor:
         """(B, L, D) to (B, L, D)."""

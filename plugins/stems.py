@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo import register
+from zoo.nn import make_dropout
 
 
 @register("stem", "tokens")
@@ -25,7 +26,7 @@ class TokenStem(nn.Module):
             raise ValueError(f"stem.std={std}: expected a deviation of at least 0")
         self.embedding = nn.Embedding(vocab_size, dim)
         nn.init.normal_(self.embedding.weight, std=dim**-0.5 if std is None else std)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = make_dropout(dropout)
 
     def forward(self, inputs_BL: Tensor) -> Tensor:
         """(B, L) integers to (B, L, D)."""
@@ -72,7 +73,7 @@ class PatchStem(nn.Module):
         self.projection = precise_linear(in_features=channels * patch_size**2, out_features=dim, bias=True)
         self.token_D = nn.Parameter(torch.randn(dim) * dim**-0.5) if class_token else None
         self.register_ND = nn.Parameter(torch.randn(registers, dim) * dim**-0.5) if registers else None
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = make_dropout(dropout)
 
     def forward(self, inputs_BCHW: Tensor) -> Tensor:
         """(B, channels, height, width) to (B, L, D)."""

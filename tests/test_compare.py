@@ -18,6 +18,7 @@ from zoo.base.files import read_json, write_json
 from zoo.comparison.grid import edges
 from zoo.comparison.ledger import read_ledger
 from zoo.comparison.plan import known_as, make_plan
+from zoo.comparison.words import by_the_clock
 from zoo.runs.identity import run_id
 
 PLUGIN = '''
@@ -202,10 +203,30 @@ def test_a_comparison_runs_reports_and_is_not_run_twice(smoke, zoo_command):
         assert len(hashes) == 1, "one data set for every contestant"
     assert "median (interval)" in (smoke / "stdout").read_text()
     before = {path: path.stat().st_mtime for path in smoke.glob("runs/smoke/*/result.json")}
+    sessions = ledger.sessions
+    assert [each["runs"] for each in sessions] == [16]
+    trained = sum(row["training_seconds"] for row in ledger.rows) * sessions[0]["cores"]
+    assert 0 < sessions[0]["training_seconds"] <= trained + 0.1 * 16, "threads of a run are cores as well"
+    assert sessions[0]["training_seconds"] < sessions[0]["wall_seconds"] * sessions[0]["cores"]
     again = zoo_command("compare", "smoke", cwd=smoke)
     assert again.returncode == 0
     assert "16 of 16 runs were finished before" in again.stdout
     assert before == {path: path.stat().st_mtime for path in smoke.glob("runs/smoke/*/result.json")}
+    assert read_ledger(smoke / "runs/smoke").sessions == sessions, "nothing was made, so nothing is added"
+
+
+def test_what_it_took_is_said():
+    one = {"runs": 3, "wall_seconds": 100.0, "cores": 2, "training_seconds": 150.0}
+    other = {"runs": 1, "wall_seconds": 20.0, "cores": 4, "training_seconds": 10.0}
+    rest = "evaluation, starting and waiting took the rest."
+    assert by_the_clock([], 4) == ""
+    assert by_the_clock([one], 3) == (
+        f"Making these runs took 2 min by the clock on 2 cores, of whose time 75 % went into steps of training; {rest}"
+    )
+    assert by_the_clock([one, other], 5) == (
+        f"Making 4 of these runs took 2 min by the clock in 2 sessions on 2 to 4 cores, of whose time 57 % went into "
+        f"steps of training; {rest}"
+    )
 
 
 def test_commands_in_the_report_make_the_row_again(smoke, tmp_path, zoo_command):
@@ -311,6 +332,8 @@ def test_an_interrupted_comparison_goes_on(tmp_path, how, zoo_command):
     rows = [read_json(path) for path in tmp_path.glob("runs/smoke/*/result.json")]
     assert len(rows) == 2
     assert sum(row["resumed_at"] > 0 for row in rows) == 1, "and went on where it had stopped"
+    sessions = read_ledger(tmp_path / "runs/smoke").sessions
+    assert sum(each["runs"] for each in sessions) == 2, "what each time took is known, of runs that ended in it"
 
 
 def test_a_comparison_is_made_by_one_process_at_a_time(zoo_main, here):

@@ -71,15 +71,23 @@ class Heads(nn.Module):
         if self.softcap is not None:  # which no fused kernel on the CPU knows
             weights_BHLM = dropout(self.weights(q_BHLK, k_BGMK, mask, causal), self.dropout, self.training)
             return weights_BHLM.to(v_BGMK.dtype) @ v_BGMK.repeat_interleave(self.heads // self.kv_heads, dim=-3)
+        grouped, dropped = self.heads != self.kv_heads, self.dropout if self.training else 0.0
+        alike = mask is None or mask.dim() < 3 or mask.shape[-3] == 1  # for all heads
+        if grouped and q_BHLK.shape[-2] == 1 and not causal and alike and not dropped:
+            # one token in decoding: the queries of a group meet its keys as if they were several tokens, and no key is
+            # repeated
+            rows_BGRK = q_BHLK.reshape(*q_BHLK.shape[:-3], self.kv_heads, -1, q_BHLK.shape[-1])
+            y_BGRK = scaled_dot_product_attention(rows_BGRK, k_BGMK, v_BGMK, mask, scale=self.head_dim**-0.5)
+            return y_BGRK.reshape(*q_BHLK.shape[:-1], -1)
         return scaled_dot_product_attention(
             q_BHLK,
             k_BGMK,
             v_BGMK,
             attn_mask=mask,
             is_causal=causal,
-            dropout_p=self.dropout if self.training else 0.0,
+            dropout_p=dropped,
             scale=self.head_dim**-0.5,
-            enable_gqa=self.heads != self.kv_heads,
+            enable_gqa=grouped,
         )
 
     def merge(self, y_BHLK: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from zoo.nn import Bidirectional
+from zoo.nn import Bidirectional, make_dropout
 
 Weights = Literal["one", "mean", "trained"]
 
@@ -59,7 +59,7 @@ class Block(nn.Module):
         weights: Weights,
     ) -> None:
         super().__init__()
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = make_dropout(dropout)
         self.stages: list[list[tuple[str, str]]] = []
         self.mean, seen = weights == "mean", Counter[str]()
         for stage in stages:

@@ -85,7 +85,7 @@ class RotaryPosition(Position):
         """Rotate queries and keys by positions from ``offset`` on, or by given ones, computed beyond the table."""
         if isinstance(offset, Tensor):
             cos_BLK, sin_BLK = (table.unsqueeze(1) for table in self._at(offset, q_BHLK))
-            return turn(q_BHLK, cos_BLK, sin_BLK), turn(k_BGLK, cos_BLK, sin_BLK)
+            return _turned(q_BHLK, k_BGLK, cos_BLK, sin_BLK)
         # consecutive positions: from the table, else computed, and in decoding from the shared longer table
         end = offset + q_BHLK.shape[2]
         if end <= self.cos_LK.shape[0] and q_BHLK.dtype != torch.float64:  # the table is of float32
@@ -94,7 +94,7 @@ class RotaryPosition(Position):
             cos_LK, sin_LK = (t.to(q_BHLK) for t in self._angles(offset, end))
         else:
             cos_LK, sin_LK = (table[offset:end] for table in self._longer(end, q_BHLK.device))
-        return turn(q_BHLK, cos_LK, sin_LK), turn(k_BGLK, cos_LK, sin_LK)
+        return _turned(q_BHLK, k_BGLK, cos_LK, sin_LK)
 
     def _at(self, position_BL: Tensor, q_BHLK: Tensor) -> tuple[Tensor, Tensor]:
         """Cosines and sines of these positions, (B, L, K), wherever they are."""
@@ -159,6 +159,15 @@ def frequencies(
         stretched_K = ((steps_K - low) / max(high - low, 0.001)).clamp(0, 1)
         return plain_K * (1 - stretched_K + stretched_K / factor)
     return plain_K
+
+
+def _turned(q_BHLK: Tensor, k_BGLK: Tensor, cos_LK: Tensor, sin_LK: Tensor) -> tuple[Tensor, Tensor]:
+    """Queries and keys, rotated. Those of a single token are rotated together, in half as many calls."""
+    if q_BHLK.shape[2] != 1:
+        return turn(q_BHLK, cos_LK, sin_LK), turn(k_BGLK, cos_LK, sin_LK)
+    both_BNLK = turn(torch.cat([q_BHLK, k_BGLK], 1), cos_LK, sin_LK)
+    heads = q_BHLK.shape[1]
+    return both_BNLK[:, :heads], both_BNLK[:, heads:]
 
 
 def turn(x_BHLK: Tensor, cos_LK: Tensor, sin_LK: Tensor) -> Tensor:

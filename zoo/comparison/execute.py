@@ -14,12 +14,14 @@ from typing import Any, Protocol
 from filelock import FileLock, Timeout
 
 from zoo.base.errors import ZooError
-from zoo.base.files import sweep, write_json
+from zoo.base.files import read_json, sweep, write_json
 from zoo.base.interrupts import gently
+from zoo.base.validation import flaw
 from zoo.comparison.cell import Cell, Job, is_plain
 from zoo.comparison.grid import beyond, further
 from zoo.comparison.ledger import read_ledger
 from zoo.comparison.plan import Plan, check_distinct, describe, known_as
+from zoo.comparison.plan_file import PlanFile, Session
 from zoo.comparison.pool import Flight, Pool
 from zoo.config.tree import Config
 from zoo.runs.budget import key_of, known_size, known_solution, wanted
@@ -90,6 +92,9 @@ class Execution:
         for cell in whole:
             threads = cell.base["trainer"]["threads"] or (None if self.elsewhere else self.threads)
             cell.use_trainer(progress=False, threads=threads)
+        self.started = time.monotonic()
+        self.session: Session | None = None
+        """What this time takes, from its first run on; not told of runs that are made elsewhere."""
 
     def run(self, watcher: Watcher) -> None:
         """Run everything. Ctrl-C lets the runs in flight save themselves, and passes on.
@@ -97,7 +102,7 @@ class Execution:
         Raises:
             ZooError: another process is making this comparison.
         """
-        with gently(), self._alone(), self._pool() as pool:
+        with gently(), self._alone(), self._kept(), self._pool() as pool:
             watcher.update(self, pool)
             pool.measure_ceilings(self.kinds)
             self._equal_sizes(pool)
@@ -113,6 +118,18 @@ class Execution:
                 self._make(pool, watcher)
         write_json(self.plan.folder / "comparison.json", describe(self.plan))
         watcher.update(self, None)
+
+    @contextmanager
+    def _kept(self) -> Iterator[None]:
+        """What earlier times took stays known, and what this one took is written down however it ends."""
+        known = read_json(self.plan.folder / "comparison.json")
+        if isinstance(known, dict) and not flaw(known, PlanFile):
+            self.plan.sessions = known.get("sessions", [])
+        try:
+            yield
+        finally:
+            if self.session:
+                write_json(self.plan.folder / "comparison.json", describe(self.plan))
 
     def _begin(self) -> None:
         """Queue the runs of each cell that waits for nobody."""
@@ -316,7 +333,20 @@ class Execution:
             self.hashes = _found(configs, known_data_hash, pool.fingerprints)
 
     def _land(self, flight: Flight, outcome: dict[str, Any]) -> None:
-        self.seconds.setdefault(flight.job.cell.name, []).append(time.monotonic() - flight.started)
+        seconds = time.monotonic() - flight.started
+        self.seconds.setdefault(flight.job.cell.name, []).append(seconds)
+        if not self.elsewhere:
+            if self.session is None:
+                cores = self.workers * self.threads
+                self.session = {"runs": 0, "wall_seconds": 0.0, "cores": cores, "training_seconds": 0.0}
+                self.plan.sessions = [*self.plan.sessions, self.session]
+            row = outcome.get("row") or {}
+            trained = row.get("own", row).get("training_seconds", 0.0)
+            self.session["runs"] += 1
+            self.session["wall_seconds"] = round(time.monotonic() - self.started, 1)
+            # of a run that went on from a checkpoint, not what was trained before
+            trained = min(trained, seconds) * self.threads
+            self.session["training_seconds"] = round(self.session["training_seconds"] + trained, 1)
         if outcome["status"] == "failed":
             self.failures.append(outcome["error"])
         self._ended(flight.job, outcome.get("row"))

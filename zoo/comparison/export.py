@@ -19,7 +19,7 @@ from zoo.comparison.answer import answer
 from zoo.comparison.charts import charts
 from zoo.comparison.ledger import Ledger
 from zoo.comparison.result import COSTS, Standing
-from zoo.comparison.words import figure, quantity
+from zoo.comparison.words import by_the_clock, figure, quantity
 
 Line = dict[str, Any]
 
@@ -149,7 +149,8 @@ def _markdown(ledger: Ledger, picture: Path) -> bytes:
     took = (
         f"{many(len(ledger.rows), 'run')}, {len(ledger.failures)} failed, {quantity(seconds / 60)} processor minutes."
     )
-    parts = [f"# {ledger.folder.name}", "", "```", ledger.command, "```", "", took, ""]
+    clock = by_the_clock(ledger.sessions, len(ledger.rows))
+    parts = [f"# {ledger.folder.name}", "", "```", ledger.command, "```", "", fill(f"{took} {clock}".rstrip(), 100), ""]
     parts += [*map(_item, answer(ledger)), ""]
     if picture.exists():
         parts += [f"![{plain(ledger.folder.name)}: its first chart]({quote(picture.name)})", ""]

@@ -19,7 +19,7 @@ from zoo.comparison.claims import Finding, judge_claims
 from zoo.comparison.doubts import doubts
 from zoo.comparison.ladder.report import Ladder, ladders
 from zoo.comparison.overall import Overall, overall
-from zoo.comparison.plan_file import PlanFile
+from zoo.comparison.plan_file import PlanFile, Session
 from zoo.comparison.result import Row, Standing, Verdict
 from zoo.comparison.scaling import Fitted, fits
 from zoo.comparison.statistics import SIGNIFICANCE, Estimate, paired_difference
@@ -81,6 +81,8 @@ class Ledger:
     """Figures of another comparison, by what they are of and by contestant, counted upwards."""
     _ranks: dict[str, dict[str, tuple[int, int]]] = field(default_factory=dict, repr=False)
     _undecided: dict[str, str] = field(default_factory=dict, repr=False)
+    sessions: list[Session] = field(default_factory=list)
+    """What making it took, each time that runs of it were made here."""
     said: list[str] | None = field(default=None, repr=False)
     """The sentences of :func:`zoo.comparison.answer.answer`, once they were asked for."""
 
@@ -372,6 +374,7 @@ def _filled(folder: Path, rules: Any, standings: list[Standing], rows: list[Row]
     return Ledger(
         folder.name, folder, baseline, standings, rows, failures, words, published, findings, laws, missing, trends,
         margin, pairs, not rules, climbed, bool(more), dict(rules.get("abilities") or {}) if rules else {},
+        sessions=rules.get("sessions", []) if rules else [],
     )  # fmt: skip
 
 

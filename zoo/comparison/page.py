@@ -27,7 +27,7 @@ from zoo.comparison.matrix import legend, matrix
 from zoo.comparison.result import COSTS, Standing, place
 from zoo.comparison.scaling import overtakes
 from zoo.comparison.terminal import and_more
-from zoo.comparison.words import figure, interval, quantity
+from zoo.comparison.words import by_the_clock, figure, interval, quantity
 from zoo.registry.discovery import state
 
 TEMPLATE = "report.html.j2"
@@ -80,6 +80,7 @@ def write_page(ledger: Ledger, path: Path | None = None) -> Path:
         "foretellings": (foretold := foretellings(ledger)),
         "foretellings_explained": explained(ledger, foretold),
         "machines": _machines(ledger),
+        "by_the_clock": by_the_clock(ledger.sessions, len(ledger.rows)),
         **drawings(lambda: charts(ledger), ledger.command if ledger.swept else to_type("zoo", "report", ledger.folder)),
     }
     if data["missing"] is not None:

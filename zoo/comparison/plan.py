@@ -15,7 +15,7 @@ from zoo.comparison.cell import Cell
 from zoo.comparison.claims import check_claims
 from zoo.comparison.grid import Setting
 from zoo.comparison.ladder.rungs import CHECKED, Rung, rungs_of
-from zoo.comparison.plan_file import Claim, PlanFile, PublishedFigure, RungFile
+from zoo.comparison.plan_file import Claim, PlanFile, PublishedFigure, RungFile, Session
 from zoo.comparison.published import figures_of
 from zoo.comparison.rules import check_rules, stored
 from zoo.config.compose import composed_of, how, without_how
@@ -69,6 +69,8 @@ class Plan:
     """The tasks that each ability is scored by, in the report's map of contestants by abilities."""
     beside: str | None = None
     """Another comparison, by name or folder, whose order of contestants that of each ability is set beside."""
+    sessions: list[Session] = field(default_factory=list)
+    """What making its runs took, each time."""
     says: list[str] = field(default_factory=list)
     """What its ladder will run and take, where that was measured."""
 
@@ -409,6 +411,7 @@ def describe(plan: Plan) -> PlanFile:
         "more_seeds": plan.more_seeds,
         "abilities": plan.abilities,
         "beside": plan.beside,
+        "sessions": plan.sessions,
         "cells": [
             {
                 "contestant": cell.contestant,

@@ -81,6 +81,17 @@ class RungFile(TypedDict):
     """``side``: another size of a rung's FLOPs. ``trial``: beyond the top rung, for the winner alone."""
 
 
+class Session(TypedDict):
+    """One time that the command made runs on this machine, and what it took."""
+
+    runs: Count
+    wall_seconds: Figure
+    """From the start to the last run."""
+    cores: Count
+    training_seconds: Figure
+    """Of all cores together, in which runs trained: without evaluation, checkpoints, starting and waiting."""
+
+
 class PlanFile(TypedDict):
     """A whole comparison."""
 
@@ -106,3 +117,5 @@ class PlanFile(TypedDict):
     beside: NotRequired[str | None]
     """Another comparison, by name or folder, whose order of contestants that of each ability is set beside."""
     workers: NotRequired[Count | None]
+    sessions: NotRequired[list[Session]]
+    """What making it took, each time that runs of it were made."""

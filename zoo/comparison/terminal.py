@@ -25,7 +25,7 @@ from zoo.comparison.matrix import legend, matrix
 from zoo.comparison.pool import Pool
 from zoo.comparison.result import Standing
 from zoo.comparison.scaling import overtakes
-from zoo.comparison.words import figure, interval, quantity
+from zoo.comparison.words import clock, figure, interval, quantity
 
 MOST_SHOWN = 50
 """Rows of a table on the terminal; the rest is counted."""
@@ -36,16 +36,6 @@ def and_more(total: int, what: str, folder: Any, most: int = MOST_SHOWN) -> str:
     if total <= most:
         return ""
     return f"and {total - most:,} more {what}; every run is in {folder}/*/result.json"
-
-
-def clock(seconds: float | None) -> str:
-    """A span in the units that a person would say: ``45 s``, ``12 min``, ``1 h 24 min``; a question mark for none."""
-    if seconds is None:
-        return "?"
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 
 
 class Board:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from zoo.base.errors import many
+from zoo.comparison.plan_file import Session
 from zoo.comparison.statistics import Estimate
 
 
@@ -34,3 +36,37 @@ def interval(difference: Estimate | None) -> str:
 def joined(names: Sequence[str]) -> str:
     """``a, b and c``."""
     return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]])) if names else ""
+
+
+def clock(seconds: float | None) -> str:
+    """A span in the units that a person would say: ``45 s``, ``12 min``, ``1 h 24 min``; a question mark for none."""
+    if seconds is None:
+        return "?"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def by_the_clock(sessions: Sequence[Session], runs: int) -> str:
+    """What making a comparison's runs took by the clock, and the share of the cores' time in which they trained.
+
+    Args:
+        sessions: the times that some of them were made on this machine.
+        runs: how many the comparison has.
+    """
+    if not sessions:
+        return ""
+    wall = sum(each["wall_seconds"] for each in sessions)
+    cores = sorted({each["cores"] for each in sessions})
+    share = sum(each["training_seconds"] for each in sessions) / sum(
+        each["wall_seconds"] * each["cores"] for each in sessions
+    )
+    made = sum(each["runs"] for each in sessions)
+    times = "" if len(sessions) == 1 else f" in {len(sessions)} sessions"
+    on = many(cores[0], "core") if len(cores) == 1 else f"{cores[0]} to {cores[-1]} cores"
+    return (
+        f"Making {'these runs' if made >= runs else f'{made} of these runs'} took {clock(wall)} by the clock{times} on "
+        f"{on}, of whose time {100 * share:.0f} % went into steps of training; evaluation, starting and waiting took "
+        f"the rest."
+    )

@@ -8,6 +8,7 @@ from zoo.nn.convolution import ShortConvolution as ShortConvolution
 from zoo.nn.counting import counting as counting
 from zoo.nn.counting import is_counting as is_counting
 from zoo.nn.counting import is_recomputing as is_recomputing
+from zoo.nn.dropout import make_dropout as make_dropout
 from zoo.nn.init import rescale_ as rescale_
 from zoo.nn.init import scale_residual_ as scale_residual_
 from zoo.nn.init import time_step_bias as time_step_bias
@@ -59,6 +60,7 @@ __all__ = [
     "is_counting",
     "is_recomputing",
     "last_real",
+    "make_dropout",
     "mean_error",
     "no_tokens",
     "once_a_pass",
