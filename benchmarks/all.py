@@ -56,6 +56,7 @@ SECTIONS = {
         toy={"rows": 50, "cells": (4, 8)},
         most={"report: seconds": 5.0, "report: megabytes": 2.0, "planning: milliseconds a cell": 10.0},
     ),
+    "exponents": Section("exponents", toy={"rounds": 2, "small": True}),
     "whole commands": Section(
         "whole",
         toy={"rounds": 1, "steps": 10},

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from conftest import ROOT
 
 
@@ -195,4 +196,29 @@ def test_every_section_with_a_toy_size_runs_at_it(tmp_path):
     command = [sys.executable, ROOT / "benchmarks/all.py", "--toy", "--to", tmp_path / "found.json"]
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert set(json.loads((tmp_path / "found.json").read_text())) == {"start-up", "growth", "loop", "mixers"}
+    found = set(json.loads((tmp_path / "found.json").read_text()))
+    assert found == {"start-up", "growth", "exponents", "whole commands", "loop", "mixers", "generating"}
+
+
+def test_an_exponent_is_that_of_the_larger_sizes(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    from exponents import slopes
+
+    turns = {n: [scale * (1 + n**1.5 if n > 30 else 7.0) for scale in (1, 2, 3)] for n in (1, 2, 4, 1e6, 2e6, 4e6)}
+    assert slopes(turns) == pytest.approx([1.5] * 3)
+
+
+def test_the_plain_program_recalls_what_stands_in_front_of_it(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import whole
+
+    batch, held_out = whole._recall()
+    for inputs, targets in (batch(), held_out("test")[0]):
+        for line, wanted in zip(inputs.tolist(), targets.tolist(), strict=True):
+            pairs = dict(zip(line[0 : 2 * whole.PAIRS : 2], line[1 : 2 * whole.PAIRS : 2], strict=True))
+            asked = {place: value for place, value in enumerate(wanted) if value != -100}
+            assert len(asked) == len(pairs) == whole.PAIRS
+            assert all(pairs[line[place]] == value for place, value in asked.items())
+    assert sum(len(inputs) for inputs, _ in held_out("test")) == whole.ROWS
+    assert not torch.equal(held_out("test")[0][0], held_out("validation")[0][0])
+    assert torch.equal(held_out("test")[0][0], held_out("test")[0][0])
