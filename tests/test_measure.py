@@ -92,7 +92,7 @@ def test_every_claim_of_speed_has_an_interval():
     assert not found.ahead
     assert found.ratio_interval[0] <= 1 <= found.ratio_interval[1]
     assert re.fullmatch(
-        r"one and other are not told apart at 2,048 tokens: one is [\d.]+ times \([\d.]+ to [\d.]+\) as fast",
+        r"one and other are not told apart at 2,048 tokens: the ratio of their times is [\d.]+ \([\d.]+ to [\d.]+\)",
         said(found, LENGTHS),
     )
     (found,) = crossings([timed("slow", [4.0] * 6, 0.05), timed("fast", [2.0] * 6, 0.05)], "decode")

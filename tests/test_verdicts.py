@@ -134,6 +134,11 @@ def test_tasks_that_cannot_decide_say_so():
     assert "3 runs each can tell nobody apart among 24 verdicts; 5 runs each can" in can_find(3, 24)
     assert "5 of 5 runs against none" in can_find(5, 20, easy)
     assert "3.9 standard deviations" in can_find(5, 24)
+    assert can_find(5, 20).endswith(
+        "; where some runs solve a task and others do not, 5 of 5 against none is told apart"
+    )
+    assert can_find(3, 24).endswith("; where some runs solve a task and others do not, nothing is told apart")
+    assert "others do not" not in can_find(5, 20, easy), "it is known then"
 
 
 def test_trends_are_gains_per_doubling():

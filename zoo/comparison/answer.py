@@ -256,8 +256,8 @@ def _known(ledger: Ledger) -> Iterator[str]:
         applies = "applies" if len(found) == 1 else "apply"
         yield f"{many(len(found), 'published finding')} {applies} here: these runs {joined(told)}."
     for each in against:
-        outcome = each.outcome.replace("disagrees", "disagree", 1)
-        yield f"These runs {outcome} with this one: {each.says} ({each.source})."
+        how_far = each.outcome.removeprefix("disagrees")  # nothing, or in part
+        yield f"These runs disagree{how_far} with this one: {each.says} ({each.source})."
 
 
 def _limits(ledger: Ledger) -> Iterator[str]:

@@ -172,11 +172,12 @@ def can_find(runs: int, comparisons: int, standings: Sequence[Standing] = (), ma
     solved = "" if counts is None else f"a task solved by {counts} of {runs} runs against none"
     tests = round(comparisons / (1 - COUNTS_SHARE)) if _some_solve(scored) else comparisons
     shift = smallest_shift(runs, tests)
+    foreseen = "" if standings else _where_some_solve(runs, comparisons)
     if shift is None and solved:
         return f"{runs} runs each find {solved} {among}, and no smaller difference"
     if shift is None:
         enough = next(n for n in range(runs + 1, 200) if smallest_shift(n, tests) is not None)
-        return f"{many(runs, 'run')} each can tell nobody apart {among}; {enough} runs each can"
+        return f"{many(runs, 'run')} each can tell nobody apart {among}; {enough} runs each can{foreseen}"
     spread = spread_of([list(s.by_seed().values()) for s in scored])
     size = f"{shift:.2g} standard deviations of a run"
     if spread:
@@ -185,8 +186,15 @@ def can_find(runs: int, comparisons: int, standings: Sequence[Standing] = (), ma
     half = next(n for n in range(runs + 1, 40 * runs) if (smallest_shift(n, tests) or shift) <= shift / 2)
     return (
         f"{runs} runs each find a difference of {size} 80 times in 100 {among}"
-        f"{', or ' if solved else ''}{solved}; {half} runs each would halve it"
+        f"{', or ' if solved else ''}{solved}; {half} runs each would halve it{foreseen}"
     )
+
+
+def _where_some_solve(runs: int, comparisons: int) -> str:
+    """What is said besides, before anything has run: by shifts of scores alone it would promise too much."""
+    counts = fewest_solved(runs, comparisons)
+    found = "nothing" if counts is None else f"{counts} of {runs} against none"
+    return f"; where some runs solve a task and others do not, {found} is told apart"
 
 
 def _some_solve(standings: Sequence[Standing]) -> bool:

@@ -265,8 +265,8 @@ def said(crossing: Crossing, lengths: Sequence[int]) -> str:
     at = f"at {lengths[-1]:,} tokens"
     if not crossing.ahead:
         return (
-            f"{crossing.first} and {crossing.second} are not told apart {at}: one is "
-            f"{crossing.ratio:.3g} times ({low:.3g} to {high:.3g}) as fast"
+            f"{crossing.first} and {crossing.second} are not told apart {at}: the ratio of their times is "
+            f"{crossing.ratio:.3g} ({low:.3g} to {high:.3g})"
         )
     behind = crossing.second if crossing.ahead == crossing.first else crossing.first
     text = f"{crossing.ahead} is {crossing.ratio:.3g} times ({low:.3g} to {high:.3g}) as fast as {behind} {at}"
