@@ -14,10 +14,10 @@ from test_statistics import standing
 from zoo.base.errors import ZooError
 from zoo.comparison.abilities import chart, check_abilities, scores, split
 from zoo.comparison.agreement import spearman
-from zoo.comparison.foretelling import explained, foretellings
 from zoo.comparison.ledger import read_ledger
 from zoo.comparison.page import write_page
 from zoo.comparison.plan import make_plan
+from zoo.comparison.predictions import explained, predictions
 from zoo.comparison.result import Verdict
 from zoo.comparison.statistics import order_p_value, smallest_shift
 from zoo.comparison.terminal import tables
@@ -145,7 +145,7 @@ def test_the_order_of_an_ability_is_set_beside_that_of_another_comparison():
         "no order": numbered(*[1] * 7),
     }
     ledger = beside(abilities, {"text": numbered(-2.9, -2.5, -2.4, -2.3, -2.2, -2.1, -2.0) | {"absent": 0.0}})
-    same, turned, other = foretellings(ledger)
+    same, turned, other = predictions(ledger)
     assert (same.ability, same.of, same.contestants) == ("the same", "text", 7)
     assert (same.correlation, turned.correlation) == (pytest.approx(1), pytest.approx(-1))
     assert same.p_value == pytest.approx(3 * 2 / 5040), "of three correlations"
@@ -158,13 +158,13 @@ def test_the_order_of_an_ability_is_set_beside_that_of_another_comparison():
 
 def test_few_contestants_are_said_to_tell_nothing():
     five = beside({name: numbered(1, 2, 3, 4, 5) for name in "abcd"}, {"text": numbered(1, 2, 3, 4, 5)})
-    found = foretellings(five)
+    found = predictions(five)
     assert [each.told for each in found] == [False] * 4
     assert "Among 4 correlations, not even the same order could be told from chance; 6 contestants could." in explained(
         five, found
     )
     four = beside({"a": numbered(1, 2, 3, 4)}, {"text": numbered(1, 2, 3, 4, 5)})
-    assert foretellings(four) == []
+    assert predictions(four) == []
     assert explained(four, []).startswith("Fewer than 5 contestants")
     assert explained(beside({"a": numbered(1, 2)}, {}), []) == ""
 

@@ -25,7 +25,7 @@ def ledger(ours, theirs, sign=1, of="recall", better="higher"):
 def test_orders_are_compared_by_what_is_better_on_each_side():
     (same,) = agreements(ledger([5, 4, 3, 2, 1], [0.1, 0.2, 0.3, 0.4, 0.6], sign=-1))
     assert same.correlation == pytest.approx(1)
-    assert same.foretells
+    assert same.predicts
     (other,) = agreements(ledger([5, 4, 3, 2, 1], [0.1, 0.2, 0.3, 0.4, 0.6]))
     assert other.correlation == pytest.approx(-1)
     (turned,) = agreements(ledger([5, 4, 3, 2, 1], [0.1, 0.2, 0.3, 0.4, 0.6], better="lower"))
@@ -37,11 +37,11 @@ def test_orders_are_compared_by_what_is_better_on_each_side():
     )
 
 
-def test_an_order_that_is_not_foretold_is_said_so():
+def test_an_order_that_is_not_predicted_is_said_so():
     (found,) = agreements(ledger([1, 2, 3, 4, 5, 6], [2, 1, 4, 3, 6, 1.5]))
-    assert not found.foretells
+    assert not found.predicts
     (said,) = in_words([found])
-    assert said.endswith("these runs do not foretell it.")
+    assert said.endswith("these runs do not predict it.")
     assert "in recall of 6 contestants (somebody)" in said
 
 

@@ -63,7 +63,7 @@ def called(draws, noise, wobble=0.0, laws=LAWS, margin=0.02):
             held[name]["next"] += gain.next.holds(further + math.sqrt(2) * noise * source.normal())
             held[name]["tested"] += gain.tested.holds(gain.gains[-1])
             if gain.crossing:
-                crossed[name]["foretold" if gain.crossing.foretold else "seen"] += 1
+                crossed[name]["predicted" if gain.crossing.predicted else "seen"] += 1
                 truth = [c for c in np.geomspace(COMPUTE[0], COMPUTE[RUNGS], 2000) if law(c) < laws["base"](c)]
                 held[name]["crossing"] += bool(truth) and gain.crossing.low <= truth[0] <= gain.crossing.high
     return words, crossed, held
@@ -79,7 +79,7 @@ def test_a_gain_is_called_what_its_law_does(draws):
     for name in ("crosses", "crosses beyond"):
         assert sum(crossed[name].values()) >= 0.9 * draws, (name, crossed[name])
     # it lies a sixth of a rung beyond the top one
-    assert crossed["crosses beyond"]["foretold"] >= 0.8 * draws
+    assert crossed["crosses beyond"]["predicted"] >= 0.8 * draws
     for name in ("shrinks", "grows", "holds"):
         assert sum(crossed[name].values()) <= 0.05 * draws, "a gain that keeps its sign crosses nothing"
     for name in ("shrinks", "grows", "crosses", "crosses beyond", "holds"):
@@ -137,11 +137,11 @@ def test_a_slope_is_that_of_the_line_per_tenfold_compute_and_the_forecast_lies_o
     assert gain.next.value == pytest.approx(-0.1 + 0.05 * math.log10(256), abs=1e-5)
     assert gain.tested.compute == pytest.approx(COMPUTE[RUNGS - 1])
     assert gain.crossing.compute == pytest.approx(1e12, rel=1e-3)
-    assert gain.crossing.foretold
+    assert gain.crossing.predicted
     assert said(gain) == "grows: it catches up"
 
 
-def test_what_lies_beyond_one_further_rung_is_not_foretold():
+def test_what_lies_beyond_one_further_rung_is_not_predicted():
     straight = {"base": lambda c: 2.0, "other": lambda c: 2.0 + 0.1 - 0.03 * math.log10(c / 1e10)}
     (gain,) = gains(ladder(np.random.default_rng(3), straight, noise=1e-6), COMPUTE[:RUNGS], "base", 0.02)
     assert gain.word == "grows"
@@ -229,7 +229,7 @@ def grids(source, noise, sizes=(1e4, 2e4, 4e4), exponent=-0.3, rates=RATES):
 
 
 @pytest.mark.parametrize("draws", [60, pytest.param(600, marks=THOROUGH)])
-def test_a_rate_is_foretold_and_its_interval_holds_it(draws):
+def test_a_rate_is_predicted_and_its_interval_holds_it(draws):
     source, truth = np.random.default_rng(6), 0.006 * 8**-0.3
     near = held = 0
     for _ in range(draws):
@@ -253,7 +253,7 @@ def test_a_rate_law_is_exact_without_noise_and_says_when_it_is_none():
     low, high = law.interval(8e4)
     assert low == pytest.approx(high)
     assert low == pytest.approx(law.at(8e4))
-    assert law.at(1e12) == pytest.approx(0.001 / 3), "far beyond what was tried nothing is foretold"
+    assert law.at(1e12) == pytest.approx(0.001 / 3), "far beyond what was tried nothing is predicted"
     one = fit_rates({1e4: parabola[1e4]})
     assert (one.exponent, one.interval(2e4)) == (0.0, None)
     assert one.at(9e9) == pytest.approx(0.008)

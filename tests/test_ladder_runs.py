@@ -11,6 +11,7 @@ import pytest
 
 import zoo
 from zoo.base.errors import ZooError
+from zoo.base.files import read_json, write_json
 from zoo.comparison.execute import Execution
 from zoo.comparison.ladder.forecast import compute_law, fit_power
 from zoo.comparison.ladder.rungs import (
@@ -42,7 +43,7 @@ SIZES = "compare.ladder.sizes=[16000,32000,64000,128000,256000]"
 
 def test_rungs_follow_the_rule():
     found = rungs_of(RULES, ["text", "recall"])
-    assert [rung.stage for rung in found[:5]] == ["tuned", "tuned", "checked", "foretold", "foretold"]
+    assert [rung.stage for rung in found[:5]] == ["tuned", "tuned", "checked", "predicted", "predicted"]
     assert [rung.top for rung in found] == [False] * 4 + [True] + [False] * 4 + [True]
     assert found[1].flops == 6 * 20 * 32000**2
     assert found[5].task == "recall, 16k parameters"
@@ -87,10 +88,10 @@ def test_a_valley_has_sizes_from_half_to_twice_that_of_its_rung_at_its_flops():
     middle, *sides = (rung for rung in rungs if rung.flops == 6 * 20 * 64000**2)
     assert (middle.role, middle.parameters, middle.stage) == ("rung", 64000, "checked")
     assert [(side.role, side.parameters, side.stage) for side in sides] == [
-        ("side", 32000, "foretold"),
-        ("side", 64000, "foretold"),
-        ("side", 130000, "foretold"),
-    ], "its own size once more, at a foretold rate, for the rung itself is checked"
+        ("side", 32000, "predicted"),
+        ("side", 64000, "predicted"),
+        ("side", 130000, "predicted"),
+    ], "its own size once more, at a predicted rate, for the rung itself is checked"
 
 
 def test_valleys_are_in_the_time_of_a_ladder():
@@ -98,7 +99,7 @@ def test_valleys_are_in_the_time_of_a_ladder():
     each = plain.timings[0]
     sizes = geometric(16000, 2.0, 4)
     sides = sum(2 * plain.run(each, side, size) for size in sizes for side in valley_sizes(size, 3, True)) / 2 / 60
-    sides -= 2 * plain.run(each, sizes[-1], sizes[-1]) / 2 / 60  # the top rung has a foretold rate itself
+    sides -= 2 * plain.run(each, sizes[-1], sizes[-1]) / 2 / 60  # the top rung has a predicted rate itself
     assert valleys.minutes(sizes) == pytest.approx(plain.minutes(sizes) + sides)
     # a smaller model takes more steps for the same FLOPs
     assert plain.run(each, 8000, 16000) == pytest.approx(2 + 0.01 * 20 * 16000**2 / 8000 / 512)
@@ -150,7 +151,7 @@ def test_a_plan_of_a_ladder_tunes_small_rungs_and_gives_the_top_one_seed(plan):
 
 
 @pytest.mark.parametrize(("words", "said"), [
-    (["compare.tune={mixer.heads:[1,2,4]}"], "a ladder foretells the learning rate"), (["steps=5"], "the budget solves for steps"),
+    (["compare.tune={mixer.heads:[1,2,4]}"], "a ladder predicts the learning rate"), (["steps=5"], "the budget solves for steps"),
     (["compare.tune={optimizer.lr:[0.1,0.2]}"], "three rates or more"), (["compare.ladder.sizes=[1,2]"], "at least 4"),
 ])  # fmt: skip
 def test_what_a_ladder_cannot_do_is_said(here, words, said):
@@ -183,7 +184,7 @@ def parabola(contestant, size, rate):
     return 2 + math.log(rate / best_rate(contestant, size)) ** 2
 
 
-def test_larger_rungs_get_the_rate_that_smaller_ones_foretell(plan):
+def test_larger_rungs_get_the_rate_that_smaller_ones_predict(plan):
     made = carried_out(plan, parabola)
     for contestant in ("transformer", "lstm"):
         checked = [rate for who, size, stage, rate in made if (who, size, stage) == (contestant, 64000, "tune")]
@@ -197,7 +198,7 @@ def test_larger_rungs_get_the_rate_that_smaller_ones_foretell(plan):
     assert not tasks
 
 
-def test_the_sides_of_a_valley_get_foretold_rates_and_one_seed(here):
+def test_the_sides_of_a_valley_get_predicted_rates_and_one_seed(here):
     plan = make_plan(
         "ladder", [SIZES, "compare.archs=[transformer,lstm]", "compare.extend=0", "compare.ladder.valleys=3"]
     )
@@ -215,7 +216,7 @@ def test_the_sides_of_a_valley_get_foretold_rates_and_one_seed(here):
     runs = [known_as(cell.run(cell.chosen, seed)) for cell in plan.cells for seed in cell.seeds]
     assert len(runs) == 2 * (13 + 13)
     assert sum(stage == "report" for *_, stage, _ in made) == len(set(runs)) < len(runs), (
-        "a rung that has the foretold rate and the middle of its valley are one run, which is made once"
+        "a rung that has the predicted rate and the middle of its valley are one run, which is made once"
     )
     assert [rung["role"] for rung in describe(plan)["ladder"]] == ["rung", "side", "side", "side"] * 3 + [
         "rung",
@@ -252,7 +253,7 @@ def test_the_control_and_a_grid_that_grows_stand_on_a_ladder_too(here):
 # --- the report -------------------------------------------------------------------------------------------------
 
 
-def test_a_power_law_is_found_and_foretells_one_further_rung():
+def test_a_power_law_is_found_and_predicts_one_further_rung():
     compute = [1e10 * 4**i for i in range(5)]
     floor, factor, exponent = fit_power(compute, [1.5 + 40 * c**-0.17 for c in compute])
     assert (floor, exponent) == (pytest.approx(1.5, abs=0.02), pytest.approx(0.17, abs=0.005))
@@ -506,3 +507,20 @@ def test_a_small_ladder_is_run_and_resumed(zoo_main, here):
     assert len(list((here / "runs/ladder").glob("*/result.json"))) == made + 2 + 2, (
         "a seed more of the old top, and the new one"
     )
+
+
+def test_a_ladder_that_calls_predicted_rates_foretold_is_read(folder, tmp_path):
+    from zoo.comparison.ledger import read_ledger
+
+    old = tmp_path / folder.name
+    shutil.copytree(folder, old)
+    rules = read_json(old / "comparison.json")
+    for rung in rules["ladder"]:
+        rung["stage"] = rung["stage"].replace("predicted", "foretold")
+    assert any(rung["stage"] == "foretold" for rung in rules["ladder"])
+    write_json(old / "comparison.json", rules)
+    stages = [
+        [step.stage for step in each.steps] for ledger in map(read_ledger, (folder, old)) for each in ledger.ladders
+    ]
+    assert stages[0] == stages[1]
+    assert "predicted" in stages[0]

@@ -76,7 +76,7 @@ def test_without_noise_the_optimum_is_the_laws(a, b):
 @pytest.mark.parametrize("noise", [NOISE, 0.005])
 def test_intervals_hold_the_exponent_and_the_optima_of_a_known_law(a, b, noise, draws):
     law, source = Known(a, b), np.random.default_rng(1)
-    held, fitted, optima, inside, foretold = 0, 0, 0, 0, 0
+    held, fitted, optima, inside, predicted = 0, 0, 0, 0, 0
     for _ in range(draws):
         found = drawn(law, source, noise)
         known = [each for each in found.optima if not each.doubt]
@@ -87,11 +87,11 @@ def test_intervals_hold_the_exponent_and_the_optima_of_a_known_law(a, b, noise, 
         fitted += 1
         held += found.parameters.low <= law.exponent <= found.parameters.high
         further, _, low, high = found.parameters.next
-        foretold += low <= law.best(further) <= high
+        predicted += low <= law.best(further) <= high
     assert fitted >= 0.95 * draws
     assert held >= 0.9 * draws
     assert inside >= 0.9 * optima
-    assert foretold >= 0.9 * draws
+    assert predicted >= 0.9 * draws
 
 
 def test_a_rung_that_shows_no_valley_is_left_out_and_says_why():

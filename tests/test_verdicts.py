@@ -156,7 +156,7 @@ def test_trends_are_gains_per_doubling():
     ahead, behind = Trend(800, 2.0, 1.5, 0.1), Trend(800, 2.2, 1.7, 0.5)
     assert crossing(behind, ahead, False) == pytest.approx(2**0.5)
     assert crossing(ahead, behind, False) is None
-    assert crossing(Trend(800, 9.0, 5.0, 0.2), ahead, False) is None, "no curve foretells that far"
+    assert crossing(Trend(800, 9.0, 5.0, 0.2), ahead, False) is None, "no curve predicts that far"
 
 
 def ledger(standings, baseline="b", trends=None):

@@ -23,7 +23,7 @@ LONGEST = 200
 def beside(path: Path) -> Iterator[Path]:
     """A name for a new file beside ``path``, which takes its place at the end; nothing is left of it on an error.
 
-    Nobody can foretell the name, so nobody can have put a link there for the writer to follow.
+    Nobody can predict the name, so nobody can have put a link there for the writer to follow.
 
     Args:
         path: the file to write; folders above it are made. A link there is replaced, not followed.

@@ -37,7 +37,7 @@ class Agreement:
     source: str
 
     @property
-    def foretells(self) -> bool:
+    def predicts(self) -> bool:
         """Whether the orders have something in common, all that are shown being one family."""
         return self.correlation > 0 and self.p_value <= SIGNIFICANCE
 
@@ -89,7 +89,7 @@ def interval_of(correlation: float, contestants: int) -> tuple[float, float]:
 
 
 def in_words(found: Sequence[Agreement]) -> list[str]:
-    """What the report says of these, for each published quality, with the task that foretells it best."""
+    """What the report says of these, for each published quality, with the task that predicts it best."""
     said = []
     for of in dict.fromkeys(each.of for each in found):
         same = [each for each in found if each.of == of]
@@ -98,6 +98,6 @@ def in_words(found: Sequence[Agreement]) -> list[str]:
         said.append(
             f"Our order on {best.task}{others} has a Spearman correlation of {best.correlation:.2f} "
             f"({best.low:.2f} to {best.high:.2f}) with the published order in {of} of {best.contestants} "
-            f"contestants ({best.source})" + ("." if best.foretells else ": these runs do not foretell it.")
+            f"contestants ({best.source})" + ("." if best.predicts else ": these runs do not predict it.")
         )
     return said

@@ -60,9 +60,9 @@ class Cell:
     size: float | None = None
     """The parameters of its rung, on a ladder."""
     below: list[Cell] = field(default_factory=list)
-    """The same contestant's cells at smaller rungs, whose learning rates foretell its own."""
+    """The same contestant's cells at smaller rungs, whose learning rates predict its own."""
     waits: bool = False
-    """Whether its grid only stands for one of as many settings, which those below have yet to foretell."""
+    """Whether its grid only stands for one of as many settings, which those below have yet to predict."""
     trainer: dict[str, Any] = field(default_factory=dict)
     """Settings of the trainer that change no result and are this machine's: threads, no progress bar."""
     _bases: dict[Setting, Config] = field(default_factory=dict)
@@ -77,8 +77,8 @@ class Cell:
         self.below, self.waits, self.chosen = below, True, None
         self.grid = self.grid[:count]
 
-    def foretell(self) -> None:
-        """Make the grid of the rates that the cells below foretell: one, or half and twice of it too."""
+    def predict(self) -> None:
+        """Make the grid of the rates that the cells below predict: one, or half and twice of it too."""
         law = rate_law(self.below)
         assert self.size is not None
         if law is not None:

@@ -185,7 +185,7 @@ def _treatment(cell: Cell) -> str:
         return reported
     grid = ", ".join(" ".join(f"{k}={v}" for k, v in setting) for setting in cell.grid)
     if cell.waits:
-        grid = "the rate that smaller rungs foretell" + (", half and twice of it" if len(cell.grid) > 1 else "")
+        grid = "the rate that smaller rungs predict" + (", half and twice of it" if len(cell.grid) > 1 else "")
     if cell.final_count():
         grid += f"; then the two best with {many(len(cell.tune_seeds) - 1, 'further seed')}"
     return f"{many(cell.tuning_count(), 'tuning run')} ({grid}), {reported}"

@@ -131,7 +131,7 @@ class Decay:
     test: str
     runs: list[Run]
     lengths: list[dict[str, float]]
-    """By length: answers, the share of whole ones and the share that ``(1 - e)^L`` foretells, over all seeds."""
+    """By length: answers, the share of whole ones and the share that ``(1 - e)^L`` predicts, over all seeds."""
 
     def over(self, name: str) -> Estimate | None:
         """The mean of a figure over the runs that have it."""
@@ -140,12 +140,12 @@ class Decay:
 
     @property
     def surplus(self) -> Estimate:
-        """Whole answers beyond those that the formula foretells."""
+        """Whole answers beyond those that the formula predicts."""
         return estimate([run.whole - run.predicted for run in self.runs])
 
     @property
     def half(self) -> float | None:
-        """The length at which the formula foretells that half of the answers are whole, in tokens."""
+        """The length at which the formula predicts that half of the answers are whole, in tokens."""
         error = estimate([run.error for run in self.runs]).value
         return math.log(0.5) / math.log(1 - error) if 0 < error < 1 else None
 

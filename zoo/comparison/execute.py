@@ -184,7 +184,7 @@ class Execution:
         winners = [cell for cell in self.plan.trials if best.get(of[cell.task]) == cell.contestant]
         for cell in winners:
             if cell.waits:
-                cell.foretell()
+                cell.predict()
         self.plan.cells += winners
         self._settle(pool)
         for cell in winners:
@@ -255,7 +255,7 @@ class Execution:
             if row and row["status"] == "finished" and is_current(row, known):
                 self.skipped += 1
                 self._count(job, row)
-            elif (name := known_as(job.run)) in self.ended:  # and failed; a foretold rate may be one that was tried
+            elif (name := known_as(job.run)) in self.ended:  # and failed; a predicted rate may be one that was tried
                 self._count(job, self.ended[name])
             elif name in self.same:
                 self.same[name].append(job)
@@ -416,13 +416,13 @@ class Execution:
     def _chosen(self, cell: Cell) -> None:
         """Queue the reported runs of a cell whose setting is chosen, and what was waiting for it.
 
-        That is the control that follows it, and larger rungs whose learning rate it helps to foretell.
+        That is the control that follows it, and larger rungs whose learning rate it helps to predict.
         """
         self.reporting.add(id(cell))
         ready = [each for each in self.plan.cells if each.waits and cell in each.below]
         ready = [each for each in ready if all(id(below) in self.reporting for below in each.below)]
         for each in ready:
-            each.foretell()
+            each.predict()
         write_json(self.plan.folder / "comparison.json", describe(self.plan))
         for each in [cell, *(other for other in self.plan.cells if other.follows is cell)]:
             self.reporting.add(id(each))

@@ -222,12 +222,21 @@ def read_ledger(folder: Path, alone: bool = False) -> Ledger:
         raise ZooError(_broken_rules(folder, "it is no JSON"))
     if isinstance(rules, dict) and rules.get("schema", 1) != 1:
         raise ZooError(_broken_rules(folder, f"schema is {rules['schema']!r}, expected 1, which this version reads"))
+    _rename_stages(rules)
     if rules is not None and (wrong := validation.flaw(rules, PlanFile)):
         raise ZooError(_broken_rules(folder, wrong.lstrip(". ")))
     ledger = _ledger(folder, rules, rows)
     if alone or not rules or not rules.get("beside") or not ledger.tasks_of_abilities:
         return ledger
     return replace(ledger, beside=_figures_of(folder_of_other(folder, rules["beside"])))
+
+
+def _rename_stages(rules: Any) -> None:
+    """Ladders that were made before November 2026 call a predicted learning rate foretold."""
+    rungs = rules.get("ladder") if isinstance(rules, dict) else None
+    for rung in rungs if isinstance(rungs, list) else ():
+        if isinstance(rung, dict) and rung.get("stage") == "foretold":
+            rung["stage"] = "predicted"
 
 
 def _figures_of(folder: Path) -> dict[str, dict[str, float]]:

@@ -19,11 +19,11 @@ from zoo.comparison import abilities
 from zoo.comparison.agreement import agreements, in_words
 from zoo.comparison.answer import answer, titled
 from zoo.comparison.charts import charts, drawn
-from zoo.comparison.foretelling import explained, foretellings
 from zoo.comparison.known import beside
 from zoo.comparison.ladder.gain import said
 from zoo.comparison.ledger import Ledger
 from zoo.comparison.matrix import legend, matrix
+from zoo.comparison.predictions import explained, predictions
 from zoo.comparison.result import COSTS, Standing, place
 from zoo.comparison.scaling import overtakes
 from zoo.comparison.terminal import and_more
@@ -77,8 +77,8 @@ def write_page(ledger: Ledger, path: Path | None = None) -> Path:
         "said": said,
         "agreements": (agreed := agreements(ledger)),
         "agreed": in_words(agreed),
-        "foretellings": (foretold := foretellings(ledger)),
-        "foretellings_explained": explained(ledger, foretold),
+        "predictions": (predicted := predictions(ledger)),
+        "predictions_explained": explained(ledger, predicted),
         "machines": _machines(ledger),
         "by_the_clock": by_the_clock(ledger.sessions, len(ledger.rows)),
         **drawings(lambda: charts(ledger), ledger.command if ledger.swept else to_type("zoo", "report", ledger.folder)),

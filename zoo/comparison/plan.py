@@ -302,7 +302,7 @@ def _climb(cells: Sequence[Cell], rungs: Mapping[str, Rung]) -> None:
                 for each in cells
                 if each.contestant == cell.contestant
                 and rungs[each.task].of == rung.of
-                and rungs[each.task].stage != "foretold"
+                and rungs[each.task].stage != "predicted"
                 and (rung.role == "side" or rungs[each.task].parameters < rung.parameters)
             ]
             cell.await_rates(below, CHECKED if rung.stage == "checked" else 1)
@@ -329,7 +329,7 @@ def check_distinct(cells: Sequence[Cell]) -> None:
     """Two contestants that are the same runs would be one, listed twice."""
     seen: dict[str, str] = {}
     for cell in cells:
-        if cell.below:  # its rate is foretold by smaller rungs, which are looked at, and may be one that a rung has
+        if cell.below:  # its rate is predicted by smaller rungs, which are looked at, and may be one that a rung has
             continue
         name = known_as(cell.run(cell.grid[0], cell.seeds[0]))
         if name in seen:

@@ -75,7 +75,7 @@ class RungFile(TypedDict):
     task: str
     parameters: Positive
     flops: Positive
-    stage: Literal["tuned", "checked", "foretold"]
+    stage: Literal["tuned", "checked", "predicted"]
     top: bool
     role: NotRequired[Literal["rung", "side", "trial"]]
     """``side``: another size of a rung's FLOPs. ``trial``: beyond the top rung, for the winner alone."""

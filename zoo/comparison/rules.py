@@ -124,6 +124,6 @@ def _check_ladder(tune: Mapping[str, Any]) -> None:
     rates = tune.get("optimizer.lr", [])
     if tune and (list(tune) != ["optimizer.lr"] or len(rates) < 3 or not all(rate > 0 for rate in rates)):
         raise ZooError(
-            f"compare.tune={dict(tune)}: a ladder foretells the learning rate of its larger rungs, and no "
+            f"compare.tune={dict(tune)}: a ladder predicts the learning rate of its larger rungs, and no "
             f"other number; expected three rates or more, such as compare.tune={{optimizer.lr:[0.001,0.003,0.01]}}"
         )

@@ -16,7 +16,7 @@ DELTA = 1e-3
 """Where Huber's loss of logarithms turns from square to linear."""
 LEAST_POINTS, LEAST_RANGE, MOST_SPREAD, WORST_FORECAST = 6, 8.0, 3.0, 0.05
 """Fewer points, a smaller range of parameters or tokens, ends of an exponent's interval that differ by a larger factor,
-or a larger error on each size's longest run, foretold from the others: nothing may be extrapolated."""
+or a larger error on each size's longest run, predicted from the others: nothing may be extrapolated."""
 NO_FLOOR = -12.0
 """The logarithm at which a floor counts as none."""
 
@@ -38,7 +38,7 @@ class Law:
     worst: float
     """The largest relative error of the fit on its own points."""
     forecast: float | None
-    """The largest relative error on each size's longest run, foretold from the others; none where that is too few."""
+    """The largest relative error on each size's longest run, predicted from the others; none where that is too few."""
     doubts: tuple[str, ...]
     """Why it must not be extrapolated; empty where nothing speaks against it."""
     refits: tuple[tuple[float, float, float, float, float], ...] = ()

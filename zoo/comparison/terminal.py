@@ -17,12 +17,12 @@ from zoo.comparison import abilities
 from zoo.comparison.agreement import Agreement, agreements, in_words
 from zoo.comparison.answer import titled
 from zoo.comparison.execute import Execution
-from zoo.comparison.foretelling import explained, foretellings
 from zoo.comparison.ladder.gain import said
 from zoo.comparison.ladder.report import Ladder
 from zoo.comparison.ledger import Ledger
 from zoo.comparison.matrix import legend, matrix
 from zoo.comparison.pool import Pool
+from zoo.comparison.predictions import explained, predictions
 from zoo.comparison.result import Standing
 from zoo.comparison.scaling import overtakes
 from zoo.comparison.words import clock, figure, interval, quantity
@@ -209,12 +209,12 @@ def _abilities(ledger: Ledger, width: int) -> list[Table]:
     for each in found:
         rows.setdefault(each.contestant, {})[each.ability] = str(each)
     shown = _side_by_side("contestants by abilities", names, rows, abilities.EXPLAINED, width)
-    return [*shown, *_foretellings(ledger)]
+    return [*shown, *_predictions(ledger)]
 
 
-def _foretellings(ledger: Ledger) -> list[Table]:
+def _predictions(ledger: Ledger) -> list[Table]:
     """How far the order in each ability is that of another comparison."""
-    found = foretellings(ledger)
+    found = predictions(ledger)
     said = explained(ledger, found)
     if not said:
         return []
@@ -245,7 +245,7 @@ def _decays(ledger: Ledger, task: str, width: int) -> list[Table]:
     found = [(s.contestant, each) for s in standings[: MOST_SHOWN + 1] for each in s.decays()]
     if not found:
         return []
-    table = Table(title=f"{task}: whole answers, and what (1 - e)^L foretells of them", title_justify="left")
+    table = Table(title=f"{task}: whole answers, and what (1 - e)^L predicts of them", title_justify="left")
     lines = []
     for contestant, each in found[:MOST_SHOWN]:
         numbers = [each.over(name) for name in ("error", "whole", "predicted")]

@@ -132,7 +132,7 @@ class _Counter(TorchDispatchMode):
             return func(*args, **kwargs)
         makes = any(spec.name == "device" for spec in schema.arguments)  # such as arange
         if makes or _most_elements(func, tree_leaves((args, kwargs))) > self.largest:
-            for shape in _foretold(func, args, kwargs):
+            for shape in _predicted(func, args, kwargs):
                 self._refuse_if_large(shape)
         found = func(*args, **kwargs)
         if schema.is_mutable:  # it made no tensor
@@ -171,7 +171,7 @@ def _most_elements(func: Any, leaves: Sequence[Any]) -> float:
     return prod(max(1, shape.numel()) for shape in shapes) * prod(1 + abs(leaf) for leaf in leaves if type(leaf) is int)
 
 
-def _foretold(func: Any, args: Any, kwargs: Any) -> list[Any]:
+def _predicted(func: Any, args: Any, kwargs: Any) -> list[Any]:
     """The shapes that an operation would give, told without taking memory; none where only its values tell."""
     if func in BY_VALUE:
         return [BY_VALUE[func](*args, **kwargs)]

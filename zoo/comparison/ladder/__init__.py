@@ -1,1 +1,1 @@
-"""A ladder: the same contestants at several rungs of rising compute, and whether small rungs foretell large ones."""
+"""A ladder: the same contestants at several rungs of rising compute, and whether small rungs predict large ones."""

@@ -68,7 +68,7 @@ def _scores(ladder: Ladder, standings: Sequence[Standing]) -> dict[str, Any]:
 
 
 def _gains(ladder: Ladder, standings: Sequence[Standing]) -> dict[str, Any]:
-    """The gain of each contestant over the baseline with two standard errors, and what is foretold of one more rung."""
+    """Gains over the baseline with two standard errors, and what is predicted of one further rung."""
     import altair as alt
 
     values = [
@@ -80,14 +80,14 @@ def _gains(ladder: Ladder, standings: Sequence[Standing]) -> dict[str, Any]:
     ]  # fmt: skip
     values += [
         {"contestant": gain.contestant, "FLOPs": gain.next.compute, "gain": gain.next.value, "low": gain.next.low,
-         "high": gain.next.high, "what": "foretold"}
+         "high": gain.next.high, "what": "predicted"}
         for gain in ladder.gains
         if gain.next is not None
     ]  # fmt: skip
     base = alt.Chart(alt.Data(values=values))
     y = alt.Y("gain:Q", title=f"gain over {ladder.baseline}, {ladder.unit()}")
     tips = ["contestant:N", "what:N", "FLOPs:Q", "gain:Q", "low:Q", "high:Q"]
-    seen, told = (base.transform_filter(f"datum.what == '{what}'") for what in ("measured", "foretold"))
+    seen, told = (base.transform_filter(f"datum.what == '{what}'") for what in ("measured", "predicted"))
     colour, form = color(standings), shape(standings)
     lines = seen.mark_line().encode(x=_compute(), y=y, color=colour, strokeDash=dash(standings))
     bars = base.mark_rule(opacity=0.5).encode(x=_compute(), y="low:Q", y2="high:Q", color=colour)
@@ -96,7 +96,7 @@ def _gains(ladder: Ladder, standings: Sequence[Standing]) -> dict[str, Any]:
         for part, filled in ((seen, True), (told, False))
     ]
     zero = alt.Chart(alt.Data(values=[{"gain": 0}])).mark_rule(strokeDash=[4, 3]).encode(y="gain:Q")
-    title = "Gain over scale: above 0 is better; hollow: foretold"
+    title = "Gain over scale: above 0 is better; hollow: predicted"
     return plain_chart(alt.layer(zero, bars, lines, *points).properties(width=300, height=240, title=title))
 
 
@@ -147,7 +147,7 @@ def _rates(ladder: Ladder, standings: Sequence[Standing]) -> dict[str, Any]:
 
 
 def _optima(ladder: Ladder, standings: Sequence[Standing]) -> dict[str, Any]:
-    """The best size of each contestant at each rung, with its interval, and what is foretold of one further rung."""
+    """The best size of each contestant at each rung, with its interval, and what is predicted of one further rung."""
     import altair as alt
 
     values = [
@@ -158,7 +158,7 @@ def _optima(ladder: Ladder, standings: Sequence[Standing]) -> dict[str, Any]:
         if not o.doubt
     ]  # fmt: skip
     values += [
-        {"contestant": each.contestant, "FLOPs": at, "parameters": told, "low": low, "high": high, "what": "foretold"}
+        {"contestant": each.contestant, "FLOPs": at, "parameters": told, "low": low, "high": high, "what": "predicted"}
         for each in ladder.valleys
         if each.parameters
         for at, told, low, high in [each.parameters.next]
@@ -166,7 +166,7 @@ def _optima(ladder: Ladder, standings: Sequence[Standing]) -> dict[str, Any]:
     base = alt.Chart(alt.Data(values=values))
     y = alt.Y("parameters:Q", scale=alt.Scale(type="log"), axis=alt.Axis(format="~s"), title="best parameters")
     tips = ["contestant:N", "what:N", "FLOPs:Q", "parameters:Q", "low:Q", "high:Q"]
-    seen, told = (base.transform_filter(f"datum.what == '{what}'") for what in ("measured", "foretold"))
+    seen, told = (base.transform_filter(f"datum.what == '{what}'") for what in ("measured", "predicted"))
     colour, form = color(standings), shape(standings)
     layers = [
         base.mark_rule(opacity=0.5).encode(x=_compute(), y="low:Q", y2="high:Q", color=colour),
@@ -176,5 +176,5 @@ def _optima(ladder: Ladder, standings: Sequence[Standing]) -> dict[str, Any]:
             for part, filled in ((seen, True), (told, False))
         ),
     ]
-    title = "Best size at equal FLOPs; hollow: foretold"
+    title = "Best size at equal FLOPs; hollow: predicted"
     return plain_chart(alt.layer(*layers).properties(width=300, height=240, title=title))

@@ -36,12 +36,12 @@ class Forecast:
 
 @dataclass(frozen=True)
 class Crossing:
-    """Where the line through the gains is zero; ``foretold`` where that is beyond the top rung."""
+    """Where the line through the gains is zero; ``predicted`` where that is beyond the top rung."""
 
     compute: float
     low: float
     high: float
-    foretold: bool
+    predicted: bool
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Gain:
         low, high: its interval.
         word: ``grows``, ``holds``, ``shrinks`` or ``unknown``, of the signed gain.
         next: what it will be one rung beyond the top.
-        tested: what was foretold of the top rung without it; none where three rungs or fewer are below it.
+        tested: what was predicted of the top rung without it; none where three rungs or fewer are below it.
         crossing: where it changes sign, within the ladder and one further rung; none where that is not sure.
     """
 
@@ -201,7 +201,7 @@ def said(gain: Gain) -> str:
     if word in ("unknown", "holds"):
         return word
     # a change of sign is said where it is named, and who is behind where it is sure
-    if crossing is not None and not crossing.foretold:
+    if crossing is not None and not crossing.predicted:
         return f"{word}, from behind to ahead" if word == "grows" else f"{word}, from ahead to behind"
     behind = [value < -SURE * error for value, error in zip(gain.gains, gain.errors, strict=True)]
     if word == "grows":

@@ -15,7 +15,7 @@ NEAR = 1
 """So many rates of a grid on either side of its best are fitted: farther away a loss is no parabola."""
 DRAWS = 400
 FAR = 3.0
-"""A foretold rate stays within this factor of the rates that were tried."""
+"""A predicted rate stays within this factor of the rates that were tried."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def points_of(tried: Iterable[tuple[float, Sequence[float | None]]], sign: int) 
 
 
 def rates_around(law: RateLaw, size: float, count: int) -> list[float]:
-    """What is tried at a size: the rate that the law foretells, or with ``count`` above 1 half and twice of it too."""
+    """What is tried at a size: the rate that the law predicts, or with ``count`` above 1 half and twice of it too."""
     rate = law.at(size)
     return [float(f"{each:.3g}") for each in ([rate] if count == 1 else [rate / 2, rate, 2 * rate])]
 

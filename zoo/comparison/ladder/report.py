@@ -33,7 +33,7 @@ class Step:
     Attributes:
         task: its name at this rung.
         parameters: that were asked for.
-        stage: ``tuned``, ``checked`` or ``foretold``.
+        stage: ``tuned``, ``checked`` or ``predicted``.
         flops, tokens, seconds: of training a run.
         seeds: reported runs of each contestant, the fewest.
     """
@@ -56,23 +56,23 @@ class Rates:
         best: the best rate that was tried, by number of parameters, at the rungs where several were.
         law: fitted to the tuned rungs.
         size: of the rung where it was checked; none where it was not.
-        foretold: what the law says of that rung.
+        predicted: what the law says of that rung.
         interval: its 95 % interval; none where there is no fit.
-        cost: how much better the best of the rates tried there scored than the foretold one, in the metric.
+        cost: how much better the best of the rates tried there scored than the predicted one, in the metric.
     """
 
     contestant: str
     best: Mapping[float, float]
     law: RateLaw
     size: float | None = None
-    foretold: float | None = None
+    predicted: float | None = None
     interval: tuple[float, float] | None = None
     cost: float | None = None
 
 
 @dataclass(frozen=True)
 class Trial:
-    """The winner trained once beyond the top rung, at four times its size, with a foretold learning rate.
+    """The winner trained once beyond the top rung, at four times its size, with a predicted learning rate.
 
     Attributes:
         contestant: who won.
@@ -207,7 +207,7 @@ class Ladder:
                 continue
             crossed = ""
             if gain.crossing:
-                where = "it is foretold to change sign" if gain.crossing.foretold else "it changes sign"
+                where = "it is predicted to change sign" if gain.crossing.predicted else "it changes sign"
                 crossed = (
                     f"; {where} at {quantity(gain.crossing.compute)} FLOPs ({quantity(gain.crossing.low)} to "
                     f"{quantity(gain.crossing.high)})"
@@ -221,11 +221,11 @@ class Ladder:
         if of:
             yield (
                 f"Forecasts of the top rung, made without it, hold what was measured in {held} of {of}. Nothing is "
-                f"foretold beyond one further rung, {quantity(_further(self.steps))} FLOPs."
+                f"predicted beyond one further rung, {quantity(_further(self.steps))} FLOPs."
             )
 
     def learning_rates(self) -> Iterator[str]:
-        """What the foretold learning rates were worth."""
+        """What the predicted learning rates were worth."""
         checked = [each for each in self.rates if each.cost is not None]
         if not checked:
             return
@@ -233,10 +233,10 @@ class Ladder:
         lost = max((each.cost for each in checked if each.cost is not None and math.isfinite(each.cost)), default=0.0)
         failed = [each.contestant for each in checked if each.cost == math.inf]
         yield (
-            f"The learning rate that small rungs foretell was checked once, at {quantity(checked[0].size)} parameters: "
+            f"The learning rate that small rungs predict was checked once, at {quantity(checked[0].size)} parameters: "
             f"for {len(right)} of {many(len(checked), 'contestant')} half or twice of it is no better by more than "
             f"{self.margin:.3g}; the most that it lost is {lost:.3g}."
-            + (f" The run with the foretold rate failed for {joined(failed)}." if failed else "")
+            + (f" The run with the predicted rate failed for {joined(failed)}." if failed else "")
         )
         guessed = [f"{each.contestant} ({each.law.doubt})" for each in self.rates if each.law.doubt]
         if guessed:
@@ -249,7 +249,7 @@ class Ladder:
         each = self.trial
         where = (
             f"Trained once at {quantity(each.parameters)} parameters and {quantity(each.flops)} FLOPs, beyond the "
-            f"rungs, at the foretold learning rate, {each.contestant}"
+            f"rungs, at the predicted learning rate, {each.contestant}"
         )
         if each.score is None:
             yield f"{where} failed: {each.failure}."
@@ -328,10 +328,10 @@ def _valleys(
     """The valleys of each contestant, and the standings of their sizes."""
     at = {(s.contestant, s.of): s for s in standings if not s.control}
     sign, noise = 1 if ladder.higher_is_better else -1, deviations(ladder.scores)
-    # a rung's own runs are in its valley where they too have a foretold rate
+    # a rung's own runs are in its valley where they too have a predicted rate
     tasks = [
         [
-            *([rung["task"]] if rung["stage"] == "foretold" else []),
+            *([rung["task"]] if rung["stage"] == "predicted" else []),
             *(s["task"] for s in sides if s["flops"] == rung["flops"]),
         ]
         for rung in rungs
@@ -429,10 +429,10 @@ def _rates(name: str, rungs: Sequence[RungFile], standings: Sequence[Standing]) 
     if not points["checked"]:
         return Rates(name, best, law)
     ((size, tried),) = points["checked"].items()
-    (foretold,) = rates_around(law, size, 1)
+    (predicted,) = rates_around(law, size, 1)
     found = dict(tried)
-    cost = max(found.values()) - found[foretold] if foretold in found else math.inf  # its run failed
-    return Rates(name, best, law, size, foretold, law.interval(size), cost)
+    cost = max(found.values()) - found[predicted] if predicted in found else math.inf  # its run failed
+    return Rates(name, best, law, size, predicted, law.interval(size), cost)
 
 
 def _tried(standing: Standing) -> list[tuple[float, float]]:

@@ -14,13 +14,13 @@ LEAST_RUNGS = 4
 """Fewer rungs have no trend."""
 MOST_RUNGS = 12
 CHECKED = 3
-"""Rates that are tried where the law of the learning rate is checked: what it foretells, half of it and twice it."""
+"""Rates that are tried where the law of the learning rate is checked: what it predicts, half of it and twice it."""
 SMALLEST, LARGEST_FIRST = 16_000, 64_000
 """Parameters of a first rung that is chosen by time: below, an embedding of bytes is most of a model."""
 STARTING_SECONDS = 2.0
 """What a run takes besides its steps: building it, and its evaluations."""
 
-Stage = Literal["tuned", "checked", "foretold"]
+Stage = Literal["tuned", "checked", "predicted"]
 Role = Literal["rung", "side", "trial"]
 VALLEY = 2.0
 """The sizes of a valley reach from that of the rung divided by this to that times this."""
@@ -39,9 +39,9 @@ class Rung:
         parameters: of every contestant.
         flops: of training, the same for every contestant.
         stage: ``tuned`` where the whole grid of learning rates is tried, ``checked`` where the rate that smaller rungs
-            foretell is tried beside half and twice of it, ``foretold`` where it is taken.
+            predict is tried beside half and twice of it, ``predicted`` where it is taken.
         top: whether it is the largest, with one seed.
-        role: ``rung``, or ``side``: a size of the rung's valley, of as many FLOPs, with a foretold rate and one seed;
+        role: ``rung``, or ``side``: a size of the rung's valley, of as many FLOPs, with a predicted rate and one seed;
             or ``trial``: beyond the top one, where the winner alone is trained once.
     """
 
@@ -81,7 +81,7 @@ def rungs_of(rules: Mapping[str, Any], tasks: Sequence[str]) -> list[Rung]:
             f"{task}, {quantity(size)} parameters",
             size,
             training_flops(size, rules["tokens_per_parameter"]),
-            "tuned" if i < rules["tuned"] else "checked" if i == rules["tuned"] else "foretold",
+            "tuned" if i < rules["tuned"] else "checked" if i == rules["tuned"] else "predicted",
             i == len(sizes) - 1,
         )
         for task in tasks
@@ -92,17 +92,17 @@ def rungs_of(rules: Mapping[str, Any], tasks: Sequence[str]) -> list[Rung]:
 
 
 def _trial(top: Rung, rules: Mapping[str, Any]) -> Rung:
-    """Where the winner is trained once more, by the same rule of tokens and with a foretold learning rate."""
+    """Where the winner is trained once more, by the same rule of tokens and with a predicted learning rate."""
     size = TRIAL * top.parameters
     flops = training_flops(size, rules["tokens_per_parameter"])
-    return Rung(top.of, f"{top.of}, stability at {quantity(size)} parameters", size, flops, "foretold", False, "trial")
+    return Rung(top.of, f"{top.of}, stability at {quantity(size)} parameters", size, flops, "predicted", False, "trial")
 
 
 def _sides(rung: Rung, valleys: int) -> list[Rung]:
-    """The further runs of a rung's valley, of as many FLOPs; their learning rates are foretold.
+    """The further runs of a rung's valley, of as many FLOPs; their learning rates are predicted.
 
-    Where the rung's own rate is tuned or checked, its size is run once more at the foretold rate: a best rate in the
-    middle beside foretold ones at the sides would pull every best size to the middle.
+    Where the rung's own rate is tuned or checked, its size is run once more at the predicted rate: a best rate in the
+    middle beside predicted ones at the sides would pull every best size to the middle.
     """
     flops = quantity(rung.flops)
     return [
@@ -110,10 +110,10 @@ def _sides(rung: Rung, valleys: int) -> list[Rung]:
             rung,
             task=f"{rung.of}, {quantity(size)} parameters at {flops} FLOPs",
             parameters=size,
-            stage="foretold",
+            stage="predicted",
             role="side",
         )
-        for size in valley_sizes(rung.parameters, valleys, middle=rung.stage != "foretold")
+        for size in valley_sizes(rung.parameters, valleys, middle=rung.stage != "predicted")
     ]
 
 

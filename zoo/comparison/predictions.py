@@ -13,7 +13,7 @@ from zoo.comparison.statistics import SIGNIFICANCE, holm, order_p_value
 
 
 @dataclass(frozen=True)
-class Foretelling:
+class Prediction:
     """How far the order in one ability is that of another comparison.
 
     Attributes:
@@ -39,7 +39,7 @@ class Foretelling:
         return self.p_value <= SIGNIFICANCE
 
 
-def foretellings(ledger: Ledger) -> list[Foretelling]:
+def predictions(ledger: Ledger) -> list[Prediction]:
     """Every ability beside every figure of the other comparison, where at least five contestants have both.
 
     An ability in which all contestants are alike has no order, and is left out.
@@ -56,10 +56,10 @@ def foretellings(ledger: Ledger) -> list[Foretelling]:
             if correlation is not None:
                 found.append((ability, of, correlation, *interval_of(correlation, len(both)), len(both)))
                 chances.append(order_p_value(*pair))
-    return [Foretelling(*each[:-1], p_value, each[-1]) for each, p_value in zip(found, holm(chances), strict=True)]
+    return [Prediction(*each[:-1], p_value, each[-1]) for each, p_value in zip(found, holm(chances), strict=True)]
 
 
-def explained(ledger: Ledger, found: Sequence[Foretelling]) -> str:
+def explained(ledger: Ledger, found: Sequence[Prediction]) -> str:
     """What the report says of these in words; nothing where it was not asked beside anything that was run."""
     if not ledger.beside or not ledger.tasks_of_abilities:
         return ""
