@@ -7,6 +7,7 @@ import shlex
 
 import pytest
 from conftest import ROOT, TINY, first
+from rich.cells import cell_len
 
 import zoo
 from zoo.base.errors import ZooError
@@ -277,3 +278,42 @@ def test_positions_that_are_added_say_nothing_within_a_mixer():
     assert type(inside) is zoo.Position
     assert not list(inside.parameters())
     assert list(learned(dim=16).parameters())
+
+
+ODD = '''
+from torch import nn
+from zoo import register
+
+@register("norm", "odd")
+class Odd(nn.Module):
+    """{text}"""
+
+    def __init__(self, dim: int):
+        super().__init__()
+
+    def forward(self, x):
+        return x
+'''
+
+
+@pytest.mark.parametrize("columns", ["0", "1", "20", "80", "200"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Scales each of the tokens to a mean of one and takes the [/b of the whole of it over here] and [red] more.",
+        "字符" * 60 + ".",
+        "Ends in a backslash\\\\\\\\.",
+    ],
+    ids=["markup", "wide", "backslash"],
+)
+def test_a_list_shows_a_text_as_it_is_at_any_width(text, columns, zoo_command, tmp_path):
+    (tmp_path / "odd.py").write_text(ODD.format(text=text), encoding="utf-8")
+    done = zoo_command("list", "norm", env={"ZOO_PLUGINS": "./odd.py", "COLUMNS": columns})
+    assert done.returncode == 0, done.stderr
+    shown = "".join(done.stdout.split())
+    lines = [line for line in done.stdout.splitlines() if "norm=" not in line]
+    assert not any(line.endswith(" ") for line in done.stdout.splitlines())
+    if columns == "200":
+        assert "".join(text.replace("\\\\", "\\").split()) in shown.replace("ZOO_PLUGINS", "")
+    if int(columns) >= 80:
+        assert all(cell_len(line) <= int(columns) for line in lines)

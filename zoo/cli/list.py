@@ -84,6 +84,7 @@ def show_list(kinds: Sequence[str]) -> None:
         if kind not in KINDS and kind not in PRESETS:
             raise ZooError(unknown("kind", kind, [*KINDS, *PRESETS], prefix="zoo list "))
     shown_on = screen()
+    width = max(1, shown_on.width)
     load_plugins()
     for kind, meaning in {**PRESETS, **KINDS}.items():
         if kinds and kind not in kinds:
@@ -92,9 +93,9 @@ def show_list(kinds: Sequence[str]) -> None:
             rows = [(name, text, "", provider) for name, (text, provider) in presets(kind).items()]
         else:
             rows = [(each.name, unquoted(each.summary), each.citation, each.provider) for each in entries(kind)]
-        lines = [f"[bold]{safe(line)}[/bold]" for line in textwrap.wrap(f"{kind}: {meaning}", shown_on.width)]
-        lines += _lines([_cells(kind, row, shown_on.width < NARROW) for row in sorted(rows)], shown_on.width)
-        shown_on.print("\n".join(lines), soft_wrap=True)
+        shown_on.print(*_wrapped(f"{kind}: {meaning}", width), sep="\n", style="bold", markup=False, soft_wrap=True)
+        cells = [_cells(kind, row, width < NARROW) for row in sorted(rows)]
+        shown_on.print(*_lines(cells, width), sep="\n", markup=False, soft_wrap=True)
 
 
 def _cells(kind: str, row: tuple[str, str, str, str], narrow: bool) -> tuple[str, str, str, str]:
@@ -110,22 +111,34 @@ def _cells(kind: str, row: tuple[str, str, str, str], narrow: bool) -> tuple[str
 
 
 def _lines(rows: list[tuple[str, str, str, str]], width: int) -> Iterator[str]:
-    """Rows in columns, as markup. The texts and papers are wrapped to what the other two columns leave of the width.
+    """Rows in columns. The texts and papers are wrapped to what the other two columns leave of the width.
 
     rich's tables say the same in five times as long, most of what ``zoo list`` takes.
     """
-    names, texts, papers, providers = (max((len(row[place]) for row in rows), default=0) for place in range(4))
+    from rich.cells import cell_len, set_cell_size  # a letter may be two cells wide
+
+    names, texts, papers, providers = (max((cell_len(row[place]) for row in rows), default=0) for place in range(4))
     left = width - names - providers - GAP * (2 + (papers > 0) + (providers > 0))
     if papers and texts + papers > left:
         papers = min(papers, max(2 * left // 5, left - texts))
-    texts = max(1, min(texts, left - papers))
+    papers, texts = max(0, papers), max(1, min(texts, left - papers))
+    sizes = (names, texts, papers, providers)
     for name, text, paper, provider in rows:
-        columns = [[name], textwrap.wrap(text, texts), textwrap.wrap(paper, papers) if paper else [], [provider]]
+        columns = [[name], _wrapped(text, texts), _wrapped(paper, papers) if paper else [], [provider]]
         for cells in zip_longest(*columns, fillvalue=""):
-            padded = [cell.ljust(size) for cell, size in zip(cells, (names, texts, papers, providers), strict=True)]
             # a column that no row fills takes no place, and no line ends in blanks
-            shown = [safe(cell) for cell in padded[:3] if cell] + [f"[dim]{safe(cells[3])}[/dim]"] * bool(cells[3])
+            shown = [set_cell_size(cell, size) for cell, size in zip(cells, sizes, strict=True) if size]
             yield (" " * GAP + (" " * GAP).join(shown)).rstrip()
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    """A text in lines of at most so many cells."""
+    if text.isascii():
+        return textwrap.wrap(text, max(1, width))
+    from rich.console import Console
+    from rich.text import Text
+
+    return [line.plain.rstrip() for line in Text(" ".join(text.split())).wrap(Console(), max(1, width))]
 
 
 def screen(**settings: Any) -> Any:

@@ -93,8 +93,9 @@ class Execution:
             threads = cell.base["trainer"]["threads"] or (None if self.elsewhere else self.threads)
             cell.use_trainer(progress=False, threads=threads)
         self.started = time.monotonic()
+        self.kept = self.started
         self.session: Session | None = None
-        """What this time takes, from its first run on; not told of runs that are made elsewhere."""
+        """What this time takes, once it has a run to make; not told of runs that are made elsewhere."""
 
     def run(self, watcher: Watcher) -> None:
         """Run everything. Ctrl-C lets the runs in flight save themselves, and passes on.
@@ -128,8 +129,15 @@ class Execution:
         try:
             yield
         finally:
-            if self.session:
-                write_json(self.plan.folder / "comparison.json", describe(self.plan))
+            self._keep_time(0)
+
+    def _keep_time(self, every_seconds: float) -> None:
+        """Write down how long this has taken, if the last time is so long ago: a killed comparison loses no more."""
+        if self.session is None or time.monotonic() - self.kept < every_seconds:
+            return
+        self.kept = time.monotonic()
+        self.session["wall_seconds"] = round(self.kept - self.started, 1) or 0.1
+        write_json(self.plan.folder / "comparison.json", describe(self.plan))
 
     def _begin(self) -> None:
         """Queue the runs of each cell that waits for nobody."""
@@ -146,7 +154,11 @@ class Execution:
 
     def _make(self, pool: Pool, watcher: Watcher) -> None:
         """Make all runs that wait, and those that they lead to."""
+        if self.queue and self.session is None and not self.elsewhere:
+            self.session = {"runs": 0, "wall_seconds": 0.1, "cores": self.workers * self.threads}
+            self.plan.sessions = [*self.plan.sessions, self.session]
         while self.queue or pool.flights or pool.busy():
+            self._keep_time(60)
             pool.fill(self.queue)
             for flight, outcome in pool.landed(timeout=0.5):
                 self._land(flight, outcome)
@@ -333,20 +345,9 @@ class Execution:
             self.hashes = _found(configs, known_data_hash, pool.fingerprints)
 
     def _land(self, flight: Flight, outcome: dict[str, Any]) -> None:
-        seconds = time.monotonic() - flight.started
-        self.seconds.setdefault(flight.job.cell.name, []).append(seconds)
-        if not self.elsewhere:
-            if self.session is None:
-                cores = self.workers * self.threads
-                self.session = {"runs": 0, "wall_seconds": 0.0, "cores": cores, "training_seconds": 0.0}
-                self.plan.sessions = [*self.plan.sessions, self.session]
-            row = outcome.get("row") or {}
-            trained = row.get("own", row).get("training_seconds", 0.0)
+        self.seconds.setdefault(flight.job.cell.name, []).append(time.monotonic() - flight.started)
+        if self.session:
             self.session["runs"] += 1
-            self.session["wall_seconds"] = round(time.monotonic() - self.started, 1)
-            # of a run that went on from a checkpoint, not what was trained before
-            trained = min(trained, seconds) * self.threads
-            self.session["training_seconds"] = round(self.session["training_seconds"] + trained, 1)
         if outcome["status"] == "failed":
             self.failures.append(outcome["error"])
         self._ended(flight.job, outcome.get("row"))

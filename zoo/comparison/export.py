@@ -149,7 +149,7 @@ def _markdown(ledger: Ledger, picture: Path) -> bytes:
     took = (
         f"{many(len(ledger.rows), 'run')}, {len(ledger.failures)} failed, {quantity(seconds / 60)} processor minutes."
     )
-    clock = by_the_clock(ledger.sessions, len(ledger.rows))
+    clock = by_the_clock(ledger.sessions, ledger.rows)
     parts = [f"# {ledger.folder.name}", "", "```", ledger.command, "```", "", fill(f"{took} {clock}".rstrip(), 100), ""]
     parts += [*map(_item, answer(ledger)), ""]
     if picture.exists():

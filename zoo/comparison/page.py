@@ -80,7 +80,7 @@ def write_page(ledger: Ledger, path: Path | None = None) -> Path:
         "predictions": (predicted := predictions(ledger)),
         "predictions_explained": explained(ledger, predicted),
         "machines": _machines(ledger),
-        "by_the_clock": by_the_clock(ledger.sessions, len(ledger.rows)),
+        "by_the_clock": by_the_clock(ledger.sessions, ledger.rows),
         **drawings(lambda: charts(ledger), ledger.command if ledger.swept else to_type("zoo", "report", ledger.folder)),
     }
     if data["missing"] is not None:

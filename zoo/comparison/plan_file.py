@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, NotRequired, TypedDict
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
+
+from msgspec import Meta
 
 from zoo.base.validation import Count, Figure, Plain, Positive
 from zoo.runs.row import BudgetMet
@@ -85,11 +87,10 @@ class Session(TypedDict):
     """One time that the command made runs on this machine, and what it took."""
 
     runs: Count
-    wall_seconds: Figure
-    """From the start to the last run."""
-    cores: Count
-    training_seconds: Figure
-    """Of all cores together, in which runs trained: without evaluation, checkpoints, starting and waiting."""
+    """That ended in it."""
+    wall_seconds: Positive
+    """From the start to the end, or to a minute before it where it was killed."""
+    cores: Annotated[int, Meta(gt=0, le=2**20)]
 
 
 class PlanFile(TypedDict):

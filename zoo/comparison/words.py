@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from zoo.base.errors import many
 from zoo.comparison.plan_file import Session
@@ -48,25 +49,32 @@ def clock(seconds: float | None) -> str:
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def by_the_clock(sessions: Sequence[Session], runs: int) -> str:
+def by_the_clock(sessions: Sequence[Session], rows: Sequence[Mapping[str, Any]]) -> str:
     """What making a comparison's runs took by the clock, and the share of the cores' time in which they trained.
 
+    The share is told where no run was made elsewhere, or before times were written down.
+
     Args:
-        sessions: the times that some of them were made on this machine.
-        runs: how many the comparison has.
+        sessions: the times that runs of it were made on this machine.
+        rows: of all its runs.
     """
     if not sessions:
         return ""
-    wall = sum(each["wall_seconds"] for each in sessions)
+    wall, made = sum(each["wall_seconds"] for each in sessions), sum(each["runs"] for each in sessions)
     cores = sorted({each["cores"] for each in sessions})
-    share = sum(each["training_seconds"] for each in sessions) / sum(
-        each["wall_seconds"] * each["cores"] for each in sessions
-    )
-    made = sum(each["runs"] for each in sessions)
+    what = "these runs" if made >= len(rows) else f"{made} of these runs"
     times = "" if len(sessions) == 1 else f" in {len(sessions)} sessions"
     on = many(cores[0], "core") if len(cores) == 1 else f"{cores[0]} to {cores[-1]} cores"
+    said = f"Making {what} took {clock(wall)} by the clock{times} on {on}"
+    if made < len(rows):
+        return f"{said}."
+    trained = sum(
+        row.get("own", row)["training_seconds"] * int(row["hardware"].get("threads", 1))
+        for row in rows
+        if row["status"] == "finished"
+    )
+    share = trained / sum(each["wall_seconds"] * each["cores"] for each in sessions)
     return (
-        f"Making {'these runs' if made >= runs else f'{made} of these runs'} took {clock(wall)} by the clock{times} on "
-        f"{on}, of whose time {100 * share:.0f} % went into steps of training; evaluation, starting and waiting took "
+        f"{said}, of whose time {100 * share:.0f} % went into steps of training; evaluation, starting and waiting took "
         f"the rest."
     )
