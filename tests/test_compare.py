@@ -213,6 +213,19 @@ def test_a_comparison_runs_reports_and_is_not_run_twice(smoke, zoo_command):
     assert read_ledger(smoke / "runs/smoke").sessions == sessions, "nothing was made, so nothing is added"
 
 
+def test_what_other_runs_in_the_same_folder_took_is_not_counted(zoo_main, here):
+    words = ["compare", "smoke", "compare.archs=[lstm]", "compare.baseline=lstm", "compare.only=[parity]", "dim=8"]
+    words += ["compare.tune={optimizer.lr:[]}", "task.test_size=8"]
+
+    def made(*more):
+        assert zoo_main(*words, *more)[0] == 0
+        return [each["runs"] for each in read_ledger(here / "runs/smoke").sessions]
+
+    assert made("steps=2") == [2]
+    assert made("steps=2", "compare.seeds=[0,1,2]") == [2, 1]
+    assert made("steps=3") == [2]
+
+
 def test_what_it_took_is_said():
     one = {"runs": 3, "wall_seconds": 100.0, "cores": 2}
     other = {"runs": 1, "wall_seconds": 20.0, "cores": 4}

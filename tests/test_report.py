@@ -584,3 +584,25 @@ def test_a_table_fits_the_terminal_and_cuts_no_number(smoke, zoo_main, here, mon
     for standing in ledger_of(smoke).standings:
         assert f"{standing.score().value:.4f}" in out
     assert ("on the page: " in out) == (width < 140), "what is left out is named"
+
+
+def test_a_law_that_was_fitted_before_is_read(tmp_path, monkeypatch):
+    from types import SimpleNamespace
+
+    from zoo.comparison import scaling
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    facts = {"higher_is_better": False, "metric": "nats"}
+    rows = [
+        {**facts, "tokens": d, "active_parameters": n, "training_flops": 6.0 * n * d, "test": {"nats": 1 + n**-0.3 + d**-0.3}}
+        for n in (1e3, 1e4, 1e5, 1e6, 1e7)
+        for d in (1e4, 1e5, 1e6, 1e7, 1e8)
+    ]  # fmt: skip
+    standing = SimpleNamespace(contestant="lstm", rows=rows)
+    first = scaling.fits([standing], draws=3)
+    monkeypatch.setattr(scaling, "fit", None)
+    monkeypatch.setattr(scaling, "fit_single", None)
+    assert scaling.fits([standing], draws=3) == first
+    rows[0]["test"]["nats"] += 1e-9
+    with pytest.raises(TypeError):
+        scaling.fits([standing], draws=3)

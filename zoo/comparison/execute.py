@@ -103,7 +103,8 @@ class Execution:
         Raises:
             ZooError: another process is making this comparison.
         """
-        with gently(), self._alone(), self._kept(), self._pool() as pool:
+        with gently(), self._alone(), self._timed(), self._pool() as pool:
+            known = read_json(self.plan.folder / "comparison.json")  # before anything is written over it
             watcher.update(self, pool)
             pool.measure_ceilings(self.kinds)
             self._equal_sizes(pool)
@@ -111,6 +112,7 @@ class Execution:
             self._refuse_all(pool)
             self._hash_data(pool)
             self._begin()
+            self._take_over_sessions(known)
             write_json(self.plan.folder / "comparison.json", describe(self.plan))
             self._make(pool, watcher)
             if self._look_again():
@@ -121,15 +123,20 @@ class Execution:
         watcher.update(self, None)
 
     @contextmanager
-    def _kept(self) -> Iterator[None]:
-        """What earlier times took stays known, and what this one took is written down however it ends."""
-        known = read_json(self.plan.folder / "comparison.json")
-        if isinstance(known, dict) and not flaw(known, PlanFile):
-            self.plan.sessions = known.get("sessions", [])
+    def _timed(self) -> Iterator[None]:
+        """What this time took is written down however it ends."""
         try:
             yield
         finally:
             self._keep_time(0)
+
+    def _take_over_sessions(self, known: Any) -> None:
+        """What earlier times took stays known, where they made runs of this comparison and not of one before it."""
+        if not isinstance(known, dict) or flaw(known, PlanFile):
+            return
+        made = {name for cell in known["cells"] for name in (*cell["tuning"], *cell["reporting"])}
+        if any(job.run.id in made for cell in self.plan.cells for job in cell.tuning() or cell.reporting()):
+            self.plan.sessions = known.get("sessions", [])
 
     def _keep_time(self, every_seconds: float) -> None:
         """Write down how long this has taken, if the last time is so long ago: a killed comparison loses no more."""

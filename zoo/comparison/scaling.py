@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from zoo.base.kept import installed, remembered, stamp
 
 Floats = NDArray[np.float64]
 DELTA = 1e-3
@@ -198,20 +202,28 @@ def _descend(starts: Sequence[Floats], n: Floats, d: Floats, y: Floats, single: 
     """The best end of L-BFGS from these starts; of a ``single`` law without the term of ``d``."""
     from scipy.optimize import minimize
 
+    # the logarithms of the three terms are linear in the five numbers: one product each way
+    one, none = np.ones_like(n), np.zeros_like(n)
+    terms = np.stack(
+        [
+            np.concatenate([one, none, none]),
+            np.concatenate([-n, none, none]),
+            np.concatenate([none, one, none]),
+            np.concatenate([none, -d, none]),
+            np.concatenate([none, none, one]),
+        ],
+        1,
+    )
+
     def objective(theta: Floats) -> tuple[float, Floats]:
-        parts = _parts(theta, n, d)
+        parts = (terms @ theta).reshape(3, -1)
         top = parts.max(0)
         whole = np.exp(parts - top)
         total = whole.sum(0)
         error = top + np.log(total) - y
-        small = np.abs(error) <= DELTA
-        loss = np.where(small, error**2 / 2, DELTA * (np.abs(error) - DELTA / 2)).sum() / DELTA**2
-        slope = np.where(small, error, DELTA * np.sign(error)) / DELTA**2
-        share = slope * whole / total
-        gradient = np.array(
-            [share[0].sum(), -(share[0] * n).sum(), share[1].sum(), -(share[1] * d).sum(), share[2].sum()]
-        )
-        return float(loss), gradient
+        slope = np.minimum(np.maximum(error, -DELTA), DELTA) / DELTA**2  # of Huber's loss, over its square
+        loss = float(slope @ (error - slope * (DELTA**2 / 2)))
+        return loss, (slope * whole / total).ravel() @ terms
 
     second: list[tuple[float, float]] = [(OFF, OFF), (0, 0)] if single else [(-20, 60), (0, 3)]
     bounds = [(-20, 60), (0, 3), *second, (NO_FLOOR, float(y.min()))]
@@ -270,10 +282,30 @@ def fits(standings: Sequence[Any], draws: int = 200) -> list[Fitted]:
         compute = [row["training_flops"] for row in rows]
         each = float(np.median([c / (a * b) for a, b, c in zip(n, d, compute, strict=True)]))
         losses = [row["test"][row["metric"]] for row in rows]
-        law = fit(n, d, losses, draws) if len(rows) >= 5 else None
+        law = _kept(Law, fit, n, d, losses, draws) if len(rows) >= 5 else None
         spans = [(float(min(values)), float(max(values))) for values in (compute, n, d)]
         found.append(Fitted(name, law, each, spans[0], spans[1], spans[2], len(rows), _singles(n, d, losses)))
     return found
+
+
+def _kept(kind: Any, find: Callable[..., Any], *given: Any) -> Any:
+    """What ``find`` returns, a data class of this kind, from the cache where it was found before: it takes a minute."""
+    key = [kind.__name__, *(list(each) if isinstance(each, Sequence) else each for each in given), *installed("scipy")]
+    plain = remembered("law", [*key, stamp(Path(__file__))], lambda: _as_json(asdict(find(*given))))
+    tuples = {field.name: _tuples(plain[field.name]) for field in fields(kind)}
+    return kind(**tuples)
+
+
+def _as_json(plain: dict[str, Any]) -> Any:
+    """With lists in place of tuples, as JSON gives it back."""
+    return json.loads(json.dumps(plain))
+
+
+def _tuples(value: Any) -> Any:
+    """With tuples in place of lists, at every depth."""
+    if isinstance(value, dict):
+        return {key: _tuples(each) for key, each in value.items()}
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def _singles(n: Sequence[float], d: Sequence[float], losses: Sequence[float]) -> list[Single]:
@@ -283,7 +315,8 @@ def _singles(n: Sequence[float], d: Sequence[float], losses: Sequence[float]) ->
         # tokens come in whole batches, so equal lengths may differ by one
         chosen = [i for i, value in enumerate(other) if value > 0.97 * max(other)]
         if len({varied[i] for i in chosen}) >= 5:
-            found.append(fit_single(of, max(other), [varied[i] for i in chosen], [losses[i] for i in chosen]))
+            values, scores = [varied[i] for i in chosen], [losses[i] for i in chosen]
+            found.append(_kept(Single, fit_single, of, max(other), values, scores))
     return found
 
 
