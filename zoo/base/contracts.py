@@ -182,7 +182,8 @@ class Task:
         metric: the name of the metric that ranks; ``higher_is_better`` its direction.
         solved: the value from which a run counts as having solved the task, if there is one.
         margin: the difference of the metric that matters; a smaller one is called none, however sure it is.
-        references: names in :meth:`chance` that are no rule to be beaten, such as a compressor of the whole test text.
+        references: names in :meth:`chance` that are no rule to be beaten, such as a compressor of the whole test
+            text, or a model that learns.
         writes: whether a model goes on writing what it was trained on; else it answers at some places alone.
         chained: whether the answers of an example are one whole, which a single mistake spoils: how mistakes add up
             along it is then measured.

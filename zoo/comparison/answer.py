@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Iterator, Sequence
+from itertools import combinations
 
 from zoo.base.errors import many
 from zoo.comparison.known import beside, chosen_before
 from zoo.comparison.ladder.rungs import geometric
 from zoo.comparison.ledger import Ledger
 from zoo.comparison.result import Standing
+from zoo.comparison.scaling import Law, overtakes
 from zoo.comparison.words import figure, joined, quantity
 from zoo.config.tree import key_of
 
@@ -36,11 +38,37 @@ def _sentences(ledger: Ledger) -> list[str]:
     if ledger.swept:
         return [_best_setting(ledger, task) for task in ledger.tasks if any(s.rows for s in ledger.on(task))]
     parts = [*(_task(ledger, task) for task in _asked(ledger))] if not ledger.laws else []
+    parts += [_laws(ledger)]
     for each in ledger.ladders:
         parts += [each.backtest(), each.trends(), each.learning_rates(), each.optima(), each.stability()]
     parts += [_ladder(ledger), _equal(ledger), _state(ledger), _fragile(ledger), _known(ledger)]
     parts += [_limits(ledger), _noise(ledger), _next(ledger)]
     return [said for part in parts if (said := " ".join(part))]
+
+
+def _laws(ledger: Ledger) -> Iterator[str]:
+    """How each contestant's loss falls with size and tokens, who is ahead at equal compute, and what is not certain."""
+    fitted = [(each, each.law) for each in ledger.laws if each.law is not None]
+    if not fitted:
+        return
+    exponents = "; ".join(
+        f"{each.contestant} {_exponent(law, 'parameters')} and {_exponent(law, 'tokens')}" for each, law in fitted
+    )
+    yield f"Exponents by which the loss falls with parameters, and with tokens, towards its floor: {exponents}."
+    pairs = [
+        f"{one.contestant} beside {other.contestant}: {overtakes(one, other)}"
+        for (one, _), (other, _) in combinations(fitted, 2)
+    ]
+    if pairs:
+        yield f"At the best size for each compute within what was run, {'; '.join(pairs)}."
+    doubted = [f"{each.contestant} ({law.doubts[0]})" for each, law in fitted if law.doubts]
+    if doubted:
+        yield f"No loss may be extrapolated of {joined(doubted)}."
+
+
+def _exponent(law: Law, of: str) -> str:
+    low, high = law.intervals[f"{of}_exponent"]
+    return f"{getattr(law, f'{of}_exponent'):.2f} ({low:.2f} to {high:.2f})"
 
 
 def _asked(ledger: Ledger) -> list[str]:

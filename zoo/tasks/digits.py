@@ -38,6 +38,8 @@ class Digits(ImageTask):
             permuted sequence of Le et al. 2015, arXiv:1504.00941.
     """
 
+    references = ("logistic regression",)
+
     def __init__(self, batch_size: int = 64, permute: bool = False) -> None:
         super().__init__(shuffled(_digits()) if permute else _digits(), batch_size)
 
