@@ -38,16 +38,17 @@ class PlainGPT(nn.Module):
             if parameter.ndim > 1:
                 nn.init.normal_(parameter, std=0.02)
 
-    def logits(self, inputs_BL: Tensor) -> Tensor:
-        """(B, L) to (B, L, C): scores of each next token."""
+    def logits(self, inputs_BL: Tensor, asked_BL: Tensor) -> Tensor:
+        """Scores of the next token, (N, C), at the N places that are asked."""
         x_BLD = self.tokens(inputs_BL) + self.positions.weight[: inputs_BL.shape[1]]
         for block in self.blocks:
             x_BLD = block(x_BLD)
-        return F.linear(self.norm(x_BLD), self.tokens.weight)
+        return F.linear(self.norm(x_BLD[asked_BL]), self.tokens.weight)
 
     def forward(self, inputs_BL: Tensor, targets_BL: Tensor) -> Tensor:
         """The mean loss of the next token, where a target is not -100."""
-        return F.cross_entropy(self.logits(inputs_BL).flatten(0, 1).float(), targets_BL.flatten())
+        asked_BL = targets_BL != -100
+        return F.cross_entropy(self.logits(inputs_BL, asked_BL).float(), targets_BL[asked_BL])
 
 
 def adamw(model: nn.Module) -> torch.optim.Optimizer:

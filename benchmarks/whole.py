@@ -27,13 +27,15 @@ from typing import Any
 from startup import seconds
 
 HERE = str(Path(__file__).resolve().parent)
-EVALUATE_EVERY, WINDOWS, ROWS = 200, 200, 1000
-"""Steps between validations, and how much is held out: windows of text, and rows of recall."""
+EVALUATE_EVERY, WINDOWS, ROWS, RATE = 200, 200, 1000, 1e-3
+"""Steps between validations; how much is held out: windows of text, and rows of recall; and the learning rate."""
 TEXT = {"dim": 128, "layers": 4, "heads": 4, "length": 64, "batch_size": 12, "vocab_size": 256}
 RECALL = {"dim": 64, "layers": 2, "heads": 1, "length": 64, "batch_size": 64, "vocab_size": 8192}
 PAIRS = 4
+ENDINGS = {"train": "train", "validation": "dev", "test": "test"}
+"""Of the files of text, one for each split."""
 CELLS: dict[str, tuple[dict[str, int], list[str]]] = {
-    "text at nanoGPT's size": (TEXT, ["task=text", f"task.test_windows={WINDOWS}"]),
+    "text at nanoGPT's size": (TEXT, ["task=text", "task.source=babylm", f"task.test_windows={WINDOWS}"]),
     "recall, a cell of Zoology's": (
         RECALL,
         ["task=recall", "task.rung=zoology64", f"task.test_size={ROWS}", "task.test_lengths=[]"],
@@ -48,7 +50,8 @@ def ours(name: str, steps: int, text: Path) -> list[str]:
         "train",
         "arch=gpt2",
         *words,
-        *([f"task.source={text}", f"task.length={size['length']}"] if "task=text" in words else []),
+        *([f"task.files={text}", f"task.length={size['length']}"] if "task=text" in words else []),
+        f"optimizer.lr={RATE}",
         f"dim={size['dim']}",
         f"layers={size['layers']}",
         f"mixer.heads={size['heads']}",
@@ -71,7 +74,7 @@ def plain(name: str, steps: int, text: Path) -> None:
     batch, held_out = _text(text) if "task=text" in words else _recall()
     model = PlainGPT(size["vocab_size"], size["dim"], size["layers"], size["heads"], size["length"])
     optimizer = adamw(model)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, steps)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, steps)
     for step in range(1, steps + 1):
         loss = model(*batch())
         optimizer.zero_grad()
@@ -93,7 +96,7 @@ def _evaluate(model: Any, batches: list[Any]) -> dict[str, float]:
     with torch.no_grad():
         for inputs, targets in batches:
             asked = targets != -100
-            logits = model.logits(inputs)[asked]
+            logits = model.logits(inputs, asked)
             losses += float(torch.nn.functional.cross_entropy(logits, targets[asked], reduction="sum"))
             hits += int((logits.argmax(-1) == targets[asked]).sum())
             count += int(asked.sum())
@@ -101,24 +104,25 @@ def _evaluate(model: Any, batches: list[Any]) -> dict[str, float]:
 
 
 def _text(path: Path) -> tuple[Callable[[], Any], Callable[[str], list[Any]]]:
-    """Random windows of the first nine tenths of a text, and even ones of each half of the rest."""
+    """Random windows of the training text, and even ones of the others."""
     import numpy as np
     import torch
 
-    data = torch.from_numpy(np.frombuffer(path.read_bytes(), np.uint8).copy())
-    first, length = len(data) * 9 // 10, TEXT["length"]
-    half = (len(data) - first) // 2
+    data = {
+        split: torch.from_numpy(np.fromfile(path / f"text.{ending}", np.uint8)) for split, ending in ENDINGS.items()
+    }
+    length = TEXT["length"]
 
-    def windows(starts: torch.Tensor) -> Any:
-        rows = data[starts[:, None] + torch.arange(length + 1)].long()
+    def windows(split: str, starts: torch.Tensor) -> Any:
+        rows = data[split][starts[:, None] + torch.arange(length + 1)].long()
         return rows[:, :-1], rows[:, 1:]
 
     def batch() -> Any:
-        return windows(torch.randint(first - length - 1, (TEXT["batch_size"],)))
+        return windows("train", torch.randint(len(data["train"]) - length - 1, (TEXT["batch_size"],)))
 
     def held_out(split: str) -> list[Any]:
-        start = first + (split == "test") * half
-        return [windows(each) for each in torch.linspace(start, start + half - length - 1, WINDOWS).long().split(64)]
+        starts = torch.linspace(0, len(data[split]) - length - 1, WINDOWS).long()
+        return [windows(split, each) for each in starts.split(64)]
 
     return batch, held_out
 
@@ -151,9 +155,13 @@ def main(rounds: int = 3, steps: int = 600) -> dict[str, Any]:
     """Print and return processor seconds of both sides, their ratio, and the test score that each reached."""
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as top:
-        text = Path(top, "text.txt")
+        text, first = Path(top, "text"), 0
+        text.mkdir()
         sources = sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))
-        text.write_bytes(b"\n".join(path.read_bytes() for path in sources)[: 2**20])
+        whole = b"\n".join(path.read_bytes() for path in sources)
+        for ending, size in zip(ENDINGS.values(), (2**20, 2**16, 2**16), strict=True):
+            (text / f"text.{ending}").write_bytes(whole[first : first + size])
+            first += size
         for name in CELLS:
             taken: dict[str, list[float]] = {"ours": [], "plain": []}
             for round_ in range(rounds):

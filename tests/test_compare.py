@@ -232,17 +232,16 @@ def test_what_it_took_is_said():
     rows = [{"status": "finished", "training_seconds": 25.0, "hardware": {"threads": 2}}] * 3
     rows += [{"status": "failed", "hardware": {}}]
     grown = {"status": "finished", "training_seconds": 99.0, "own": {"training_seconds": 10.0}, "hardware": {}}
-    rest = "evaluation, starting and waiting took the rest."
+    filled = "steps of training filled {} % of the cores' time, waits for a busy core included."
     assert by_the_clock([], rows) == ""
     assert by_the_clock([one], rows[:3]) == (
-        f"Making these runs took 2 min by the clock on 2 cores, of whose time 75 % went into steps of training; {rest}"
+        f"On 2 cores, making these runs took 2 min by the clock; {filled.format(75)}"
     )
     assert by_the_clock([one, other], [*rows, grown]) == (
-        "Making 4 of these runs took 2 min by the clock in 2 sessions on 2 to 4 cores."
+        "On 2 to 4 cores, making 4 of these runs took 2 min by the clock in 2 sessions."
     )
     assert by_the_clock([one, other], [*rows[:3], grown]) == (
-        f"Making these runs took 2 min by the clock in 2 sessions on 2 to 4 cores, of whose time 57 % went into "
-        f"steps of training; {rest}"
+        f"On 2 to 4 cores, making these runs took 2 min by the clock in 2 sessions; {filled.format(57)}"
     )
 
 

@@ -18,7 +18,7 @@ zoo: which sequence architecture should I use?
                                       weights in one or two bits each
   zoo import hf SOURCE                a GPT-2, Llama, BERT or ViT from Hugging
                                       Face as a model here
-  zoo list [KIND]                     what exists
+  zoo list [KIND ...]                 what exists
   zoo show [OVERRIDE ...]             what a choice resolves to, and its cost
   zoo new KIND NAME [--package]       the skeleton of a plugin of yours
   zoo check KIND=NAME                 test a component, yours or ours, by the
@@ -290,7 +290,7 @@ objective, task, family, probe, optimizer, schedule.
 """
 
 LIST_HELP = """\
-zoo list [KIND]: list every component, preset and comparison
+zoo list [KIND ...]: list every component, preset and comparison
 
 For each it says what it is, its paper, and who provides it.
 """

@@ -11,7 +11,7 @@ from itertools import zip_longest
 from typing import Any
 
 import zoo
-from zoo.base.errors import ZooError, unknown
+from zoo.base.errors import ZooError, to_type, unknown
 from zoo.base.terminal import console
 from zoo.config.hydra import hydra_ready
 from zoo.config.schema import SITES
@@ -30,6 +30,8 @@ PRESETS = {
 
 NARROW = 110
 """Columns of a terminal below which a list has one text for each line."""
+LEAST = 16
+"""Columns that a text needs beside a name."""
 GAP = 2
 """Blanks before each column of a list."""
 
@@ -80,12 +82,12 @@ def show_list(kinds: Sequence[str]) -> None:
     Raises:
         ZooError: a kind does not exist.
     """
+    load_plugins()
     for kind in kinds:
         if kind not in KINDS and kind not in PRESETS:
-            raise ZooError(unknown("kind", kind, [*KINDS, *PRESETS], prefix="zoo list "))
+            raise ZooError(_what_it_is(kind) or unknown("kind", kind, [*KINDS, *PRESETS], prefix="zoo list "))
     shown_on = screen()
     width = max(1, shown_on.width)
-    load_plugins()
     for kind, meaning in {**PRESETS, **KINDS}.items():
         if kinds and kind not in kinds:
             continue
@@ -98,11 +100,24 @@ def show_list(kinds: Sequence[str]) -> None:
         shown_on.print(*_lines(cells, width), sep="\n", markup=False, soft_wrap=True)
 
 
+def _what_it_is(name: str) -> str:
+    """What to type instead, where the name of a component stands in place of a kind; nothing where there is none."""
+    kinds = [kind for kind in KINDS if any(each.name == name for each in entries(kind))]
+    what = " and ".join(f"a {kind}" for kind in kinds)
+    return (
+        f"{name} is no kind but {what}; for what it is type: {to_type('zoo', 'show', f'{kinds[0]}={name}')}"
+        if kinds
+        else ""
+    )
+
+
 def _cells(kind: str, row: tuple[str, str, str, str], narrow: bool) -> tuple[str, str, str, str]:
     """What a list shows of a name: how it is typed, what it is, its paper, and what other package has it."""
     name, text, citation, provider = row
     shown = name if kind == "compare" else f"{kind}={name}"
-    text = text.replace(f" {citation}.", "") if citation else text  # it stands by itself
+    if citation:  # it stands by itself, unless it is within a sentence
+        text = text.replace(f" {citation}.", "")
+        citation = "" if citation in text else citation
     if provider.partition(" ")[0] == zoo.DISTRIBUTION:
         provider = ""
     if narrow and citation:  # the paper behind the text
@@ -122,6 +137,12 @@ def _lines(rows: list[tuple[str, str, str, str]], width: int) -> Iterator[str]:
     if papers and texts + papers > left:
         papers = min(papers, max(2 * left // 5, left - texts))
     papers, texts = max(0, papers), max(1, min(texts, left - papers))
+    if texts < LEAST:  # the text below the name
+        for name, text, paper, provider in rows:
+            said = " ".join(filter(None, [text, paper, provider]))
+            yield " " * GAP + name
+            yield from (" " * 2 * GAP + line for line in _wrapped(said, width - 2 * GAP) if line)
+        return
     sizes = (names, texts, papers, providers)
     for name, text, paper, provider in rows:
         columns = [[name], _wrapped(text, texts), _wrapped(paper, papers) if paper else [], [provider]]
@@ -134,7 +155,7 @@ def _lines(rows: list[tuple[str, str, str, str]], width: int) -> Iterator[str]:
 def _wrapped(text: str, width: int) -> list[str]:
     """A text in lines of at most so many cells."""
     if text.isascii():
-        return textwrap.wrap(text, max(1, width))
+        return textwrap.wrap(text, max(1, width), break_on_hyphens=False)
     from rich.console import Console
     from rich.text import Text
 

@@ -242,9 +242,23 @@ def _say_unreadable(*ledgers: Any) -> int:
 
 
 def _run(word: str) -> str:
-    """The folder that a word means: a path, or an id as ``zoo runs`` lists it."""
+    """The folder that a word means: a path, an id as ``zoo runs`` lists it, or a part that one id alone has.
+
+    Raises:
+        ZooError: several ids have that part.
+    """
     places = (Path(word), Path("runs", word), Path("runs", "train", word))
-    return str(next((place for place in places if place.exists()), word))
+    found = next((place for place in places if place.exists()), None)
+    if found is None and os.sep not in word:
+        from zoo.runs.history import Ambiguous, named
+
+        try:
+            found = named(Path("runs"), word).folder
+        except Ambiguous:
+            raise
+        except ZooError:  # whoever asked says that there is none
+            return word
+    return str(found or word)
 
 
 @no_collection()

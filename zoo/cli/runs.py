@@ -18,6 +18,8 @@ MOST_NAMED = 10
 """Folders that cannot be read and are named."""
 WIDEST = 36
 """Letters of an id that stand in one line, however narrow the terminal is."""
+BESIDE = 44
+"""Columns that the rest of a line has at least, where an id is longer."""
 
 
 def runs(words: Sequence[str], failed: bool, yes: bool) -> int:
@@ -81,8 +83,8 @@ def _list(root: Path, found: Sequence[Record], asked: Sequence[str]) -> None:
     ]
     columns = dict(zip(names, zip(*lines, strict=True), strict=True))
     widest = {name: max(map(len, (name, *column))) for name, column in columns.items()}
-    widest["id"] = min(widest["id"], WIDEST)
     console = screen()
+    widest["id"] = min(widest["id"], max(WIDEST, console.width - BESIDE))  # folded only where a terminal is narrow
 
     def left() -> int:
         """What is left for ``what`` beside the others, each with a space behind."""

@@ -158,7 +158,7 @@ def _told_apart(ledger: Ledger, task: str, entered: Sequence[Standing]) -> str:
         doubt = f": {'; '.join(standing.verdict.doubts)}" if standing.verdict.doubts else ""
         parts.append(f"{standing.contestant} is {standing.verdict}{by} (p = {standing.verdict.p_value:.2g}{doubt})")
     rest = len(judged) - len(apart)
-    others = f"; {rest} other{'s are' if rest > 1 else ' is'} not" if rest else ""
+    others = f"; the other{f' {rest} are' if rest > 1 else ' is'} not told apart from it" if rest else ""
     return f"Beside {ledger.baseline}, {'; '.join(parts)}{others}."
 
 
@@ -202,7 +202,8 @@ def _equal(ledger: Ledger) -> Iterator[str]:
         yield f"Contestants have equal numbers of active parameters on each task, within {ratio - 1:.1%}."
     else:
         met = any("parameters" in name for s in ledger.on(task) for row in s.rows for name in row.get("budget") or {})
-        why = "their widths allow no nearer" if met else "this comparison has compare.equal=none, or its own widths"
+        own = "this comparison has compare.equal=none, or its own widths"
+        why = "their widths allow nothing closer" if met else own
         yield f"Sizes are not equal: on {task}, active parameters span {quantity(low)} to {quantity(high)}; {why}."
 
 
@@ -279,7 +280,7 @@ def _known(ledger: Ledger) -> Iterator[str]:
     told = [f"agree with {agreed}"] if agreed else []
     told += [f"agree in part with {partly}"] if partly else []
     unknown = len(found) - agreed - partly - len(against)
-    told += [f"can neither support nor contradict {unknown}"] if unknown else []
+    told += [f"leave {unknown} open"] if unknown else []
     if told:
         applies = "applies" if len(found) == 1 else "apply"
         yield f"{many(len(found), 'published finding')} {applies} here: these runs {joined(told)}."

@@ -63,9 +63,11 @@ class Board:
         """Draw the state of things."""
         left = execution.seconds_left(pool)
         failed = f", {len(execution.failures)} failed" if execution.failures else ""
-        begun = execution.done or left is not None
-        says = f"about {clock(left)} left" if begun else "starting workers, which takes a while"
-        head = f"{execution.done} of {execution.total} runs{failed}, {clock(time.monotonic() - self.started)}, {says}"
+        says = [f"about {clock(left)} left"] if left is not None else []
+        if not execution.done and not says:
+            says = ["starting workers, which takes a while"]
+        took = clock(time.monotonic() - self.started)
+        head = ", ".join([f"{execution.done} of {execution.total} runs{failed}", took, *says])
         if self.live or self.cell:
             flights = [
                 f"  {flight.job.stage:6} {flight.job.cell.name}, seed {flight.job.run.config['seed']}, "

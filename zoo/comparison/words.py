@@ -65,7 +65,7 @@ def by_the_clock(sessions: Sequence[Session], rows: Sequence[Mapping[str, Any]])
     what = "these runs" if made >= len(rows) else f"{made} of these runs"
     times = "" if len(sessions) == 1 else f" in {len(sessions)} sessions"
     on = many(cores[0], "core") if len(cores) == 1 else f"{cores[0]} to {cores[-1]} cores"
-    said = f"Making {what} took {clock(wall)} by the clock{times} on {on}"
+    said = f"On {on}, making {what} took {clock(wall)} by the clock{times}"
     if made < len(rows):
         return f"{said}."
     trained = sum(
@@ -74,7 +74,4 @@ def by_the_clock(sessions: Sequence[Session], rows: Sequence[Mapping[str, Any]])
         if row["status"] == "finished"
     )
     share = trained / sum(each["wall_seconds"] * each["cores"] for each in sessions)
-    return (
-        f"{said}, of whose time {100 * share:.0f} % went into steps of training; evaluation, starting and waiting took "
-        f"the rest."
-    )
+    return f"{said}; steps of training filled {100 * share:.0f} % of the cores' time, waits for a busy core included."

@@ -62,7 +62,8 @@ def inspect(folder: Path, options: InspectOptions) -> Path:
         say(f"{strongest['loss']:.4f} without head {strongest['head']} of {strongest['layer']}, the dearest")
         first = curve[0][1]
         if task.higher_is_better and first <= max(task.chance().values(), default=0.0):
-            say(f"the test's {found['metric']} is {first:.4f}, which needs no learning, so no head can be missed")
+            says = "no better than a rule, so leaving out heads would say nothing"
+            say(f"the test's {found['metric']} is {first:.4f}, {says}")
         else:
             many = _removable(curve, task.higher_is_better)
             say(f"{many} of {len(order)} heads can go before the test's {found['metric']} is 1 % worse")

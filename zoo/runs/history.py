@@ -150,11 +150,16 @@ def _unreadable(folder: Path, runs: Path, error: OSError) -> Record:
     return Record(_name(folder, runs), folder, why, UNREADABLE, "", os.lstat(folder).st_mtime)
 
 
+class Ambiguous(ZooError):
+    """A name that several runs or comparisons go by."""
+
+
 def named(runs: Path, name: str) -> Record:
     """The run or the comparison that a name means: its folder, its name in the list, or letters that it alone has.
 
     Raises:
-        ZooError: there is none, or there are several.
+        Ambiguous: there are several.
+        ZooError: there is none.
     """
     listed = records(runs)
     everything = [*listed, *(r for each in listed if each.comparison for r in records(runs, (), each.name))]
@@ -163,7 +168,7 @@ def named(runs: Path, name: str) -> Record:
     found = exact or [r for r in everything if wanted in r.name]
     names = list(dict.fromkeys(record.name for record in found))
     if len(names) > 1:
-        raise ZooError(f"'{name}' may mean {', '.join(names[:5])}{' and others' if len(names) > 5 else ''}; type more")
+        raise Ambiguous(f"'{name}' may mean {', '.join(names[:5])}{' and others' if len(names) > 5 else ''}; type more")
     if not found:
         raise ZooError(unknown(f"run or comparison in {runs}", name, [record.name for record in everything][:20]))
     return found[0]
