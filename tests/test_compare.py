@@ -361,6 +361,7 @@ def test_an_interrupted_comparison_goes_on(tmp_path, how, zoo_command):
     rows = [read_json(path) for path in tmp_path.glob("runs/smoke/*/result.json")]
     assert len(rows) == 2
     assert sum(row["resumed_at"] > 0 for row in rows) == 1, "and went on where it had stopped"
+    assert all(row["training_seconds"] <= row["wall_seconds"] for row in rows), "the time before counts in both"
     sessions = read_ledger(tmp_path / "runs/smoke").sessions
     assert sum(each["runs"] for each in sessions) == 2, "what each time took is known, of runs that ended in it"
 

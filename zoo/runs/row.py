@@ -165,6 +165,7 @@ class FinishedRow(StartedRow):
     """Of the first steps, in which libraries start."""
     wall_seconds: Number
     cpu_seconds: Number
+    """Both of all processes that made the run, up to a checkpoint where one was stopped."""
     resumed_at: NotRequired[Count]
     """The step from which the last process went on."""
 

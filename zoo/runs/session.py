@@ -94,6 +94,7 @@ class Session:
         self.signals = Signals()
         accumulate = settings["accumulate"]
         self.keeper = Keeper(self.checkpoint, seconds, self.stream, accumulate, identity, self.signals)
+        self.keeper.since = self.started, self.cpu_started
         self.bars = (
             [Progress(config["label"], self.steps, metric(self.objective, self.task))]
             if settings["progress"] and self.rank == 0
@@ -239,6 +240,7 @@ class Session:
         own_question = not self.probes and bool(asks(self.objective))
         without_learning = {} if own_question else chance(self.config)
         tokens, length = self.step_tokens * self.steps, task.facts()["max_len"]
+        wall_seconds, cpu_seconds = self.keeper.took()
         return {
             **self.facts,
             "steps": self.steps,
@@ -271,8 +273,8 @@ class Session:
             "peak_memory_bytes": peak,
             "starting_seconds": round(self.keeper.starting_seconds, 3),
             **self._share(self._speed()),
-            "wall_seconds": round(time.monotonic() - self.started, 3),
-            "cpu_seconds": round(time.process_time() - self.cpu_started, 3),
+            "wall_seconds": round(wall_seconds, 3),
+            "cpu_seconds": round(cpu_seconds, 3),
             "resumed_at": self.reached,
             "precision": self.device.precision,
             "compiled": self.device.compile,

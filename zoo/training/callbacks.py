@@ -111,6 +111,10 @@ class Keeper(L.Callback):
         self.identity, self.signals = identity or {}, signals or Signals()
         self.trained_seconds = self.starting_seconds = 0.0
         self.starting_batches = 0
+        self.since = time.monotonic(), time.process_time()
+        """When this process began with the run, by the clock and in processor time."""
+        self.earlier = 0.0, 0.0
+        """Seconds that earlier processes took for it up to the checkpoint, by the clock and of the processor."""
         self.before_saving: Callable[[], None] = lambda: None
         """Called before each checkpoint: what a kill must not take from the steps that the checkpoint holds."""
         self._begun = 0
@@ -192,13 +196,21 @@ class Keeper(L.Callback):
     def state_dict(self) -> dict[str, Any]:
         """The clock, and what the weights were trained on."""
         starting = {"starting_seconds": self.starting_seconds, "starting_batches": self.starting_batches}
-        return {"trained_seconds": self.trained_seconds, "identity": self.identity, **starting}
+        return {"trained_seconds": self.trained_seconds, "identity": self.identity, **starting, "took": self.took()}
+
+    def took(self) -> tuple[float, float]:
+        """Seconds for the run so far, of all its processes, by the clock and of the processor."""
+        now = time.monotonic(), time.process_time()
+        wall, processor = (before + at - begun for before, at, begun in zip(self.earlier, now, self.since, strict=True))
+        return wall, processor
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on counting."""
         self.trained_seconds = float(state_dict["trained_seconds"])
         self.starting_seconds = float(state_dict.get("starting_seconds", 0.0))
         self.starting_batches = int(state_dict.get("starting_batches", 0))
+        wall, processor = state_dict.get("took", (0.0, 0.0))
+        self.earlier = float(wall), float(processor)
 
     def on_save_checkpoint(self, trainer: L.Trainer, module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """A batch that was fetched and not begun is not done; else evaluations would come early after resuming."""
