@@ -124,6 +124,7 @@ def test_a_missing_rival_is_not_measured(gpu):
     assert lines[-1].name in gpu.SECTIONS["state spaces"].promised
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("family", ["gpt2s", "llamas"])
 def test_ours_and_theirs_are_the_same_model(family, gpu, monkeypatch):
     """At the sizes that are measured: as many parameters, and as many heads."""
@@ -144,6 +145,7 @@ def test_ours_and_theirs_are_the_same_model(family, gpu, monkeypatch):
     assert family != "gpt2s" or models["plain PyTorch"].blocks[0].heads == 12
 
 
+@pytest.mark.thorough
 def test_attention_has_heads_of_64_wherever_there_is_some(gpu):
     from gpu_sections import PRESETS, READ_NO_TEXT, Scale, heads
 

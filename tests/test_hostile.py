@@ -468,6 +468,7 @@ def test_json_that_is_more_than_a_row_is_refused_unread(here, text, monkeypatch)
         read(here)
 
 
+@pytest.mark.thorough
 def test_a_row_that_asks_for_more_than_the_weights_are_is_refused_before_it_is_built(run, exported, zoo_main):
     """Its first matrix alone would take 14 GB."""
     row = json.loads((run / "result.json").read_text())

@@ -131,6 +131,7 @@ def test_a_process_that_dies_is_named():
         launch(2, fails, 3)
 
 
+@pytest.mark.thorough
 def test_what_one_process_raises_ends_all_and_is_raised_here():
     from zoo.training.processes import launch
 

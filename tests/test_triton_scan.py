@@ -68,6 +68,7 @@ def test_no_sequences_are_no_trouble():
         assert value.numel() == 0
 
 
+@pytest.mark.thorough
 def test_its_own_trial_finds_a_scan_that_is_wrong(monkeypatch):
     assert triton_scan.agrees("cpu")
     right = triton_scan.forward
@@ -75,6 +76,7 @@ def test_its_own_trial_finds_a_scan_that_is_wrong(monkeypatch):
     assert not triton_scan.agrees("cpu")
 
 
+@pytest.mark.thorough
 def test_a_gradient_that_is_wrong_is_found_as_well(monkeypatch):
     right = triton_scan.backward
 
@@ -86,6 +88,7 @@ def test_a_gradient_that_is_wrong_is_found_as_well(monkeypatch):
     assert not triton_scan.agrees("cpu")
 
 
+@pytest.mark.thorough
 def test_the_whole_layer_runs_on_it(monkeypatch):
     layer = part("mixer", "mamba1", "mixer.backend=torch")
     x_BLD = torch.randn(2, 21, layer.out.out_features)
