@@ -156,10 +156,9 @@ def _wrapped(text: str, width: int) -> list[str]:
     """A text in lines of at most so many cells."""
     if text.isascii():
         return textwrap.wrap(text, max(1, width), break_on_hyphens=False)
-    from rich.console import Console
     from rich.text import Text
 
-    return [line.plain.rstrip() for line in Text(" ".join(text.split())).wrap(Console(), max(1, width))]
+    return [line.plain.rstrip() for line in Text(" ".join(text.split())).wrap(console(), max(1, width))]
 
 
 def screen(**settings: Any) -> Any:
