@@ -231,7 +231,8 @@ def test_what_it_took_is_said():
     other = {"runs": 1, "wall_seconds": 20.0, "cores": 4}
     rows = [{"status": "finished", "training_seconds": 25.0, "hardware": {"threads": 2}}] * 3
     rows += [{"status": "failed", "hardware": {}}]
-    grown = {"status": "finished", "training_seconds": 99.0, "own": {"training_seconds": 10.0}, "hardware": {}}
+    grown = {"status": "finished", "training_seconds": 99.0, "own": {"training_seconds": 10.0}}
+    grown |= {"hardware": {"threads": "many"}}
     filled = "steps of training filled {} % of the cores' time, waits for a busy core included."
     assert by_the_clock([], rows) == ""
     assert by_the_clock([one], rows[:3]) == (

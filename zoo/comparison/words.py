@@ -68,10 +68,13 @@ def by_the_clock(sessions: Sequence[Session], rows: Sequence[Mapping[str, Any]])
     said = f"On {on}, making {what} took {clock(wall)} by the clock{times}"
     if made < len(rows):
         return f"{said}."
-    trained = sum(
-        row.get("own", row)["training_seconds"] * int(row["hardware"].get("threads", 1))
-        for row in rows
-        if row["status"] == "finished"
-    )
+    ended = [row for row in rows if row["status"] == "finished"]
+    trained = sum(row.get("own", row)["training_seconds"] * _threads(row["hardware"]) for row in ended)
     share = trained / sum(each["wall_seconds"] * each["cores"] for each in sessions)
     return f"{said}; steps of training filled {100 * share:.0f} % of the cores' time, waits for a busy core included."
+
+
+def _threads(hardware: Mapping[str, Any]) -> int:
+    """Of a run; one where its row does not say, or says what cannot be."""
+    found = hardware.get("threads")
+    return found if isinstance(found, int) and 0 < found < 2**20 else 1
