@@ -195,6 +195,8 @@ def peaks_of_a_step_that_holds_a_mebibyte_a_token():
 def peaks_where_the_heap_cannot_be_shortened():
     block_the_heap()
     torch.ones(30, 2**18)  # once it is freed, glibc takes tensors of up to its size from the heap
+    pieces = [torch.ones(2**13) for _ in range(2000)]  # 64 MB there, which stay with the process
+    del pieces
     return [peaks_of_a_step_that_holds_a_mebibyte_a_token() for _ in range(3)]
 
 

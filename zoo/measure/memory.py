@@ -5,8 +5,8 @@ from __future__ import annotations
 import ctypes
 import gc
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,7 @@ class Peak:
     def __init__(self, accelerator: str) -> None:
         self.accelerator = accelerator
         self.start = 0
+        self.taken: list[int] = []
         gc.collect()
         if accelerator == "cuda":
             torch.cuda.empty_cache()
@@ -72,7 +73,7 @@ class Peak:
             self.start = torch.cuda.memory_allocated()
         elif sys.platform == "linux":
             with suppress(OSError, AttributeError):
-                ctypes.CDLL(None).malloc_trim(0)  # otherwise glibc keeps freed pages
+                self.taken = _trim(ctypes.CDLL(None))
             with suppress(OSError):
                 Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark of this process
             self.start = _status("VmRSS")
@@ -82,31 +83,45 @@ class Peak:
         if self.accelerator == "cuda":
             return int(known or torch.cuda.max_memory_allocated()) - self.start
         if sys.platform == "linux":
-            return max(0, _status("VmHWM") - self.start)
+            found = max(0, _status("VmHWM") - self.start)
+            self._give_back()
+            return found
         return None
 
+    def _give_back(self) -> None:
+        while self.taken:
+            ctypes.CDLL(None).free(ctypes.c_void_p(self.taken.pop()))
 
-@contextmanager
-def fresh_pages() -> Iterator[None]:
-    """Within it, glibc takes each allocation of 64 KiB or more from the system and gives it back when it is freed.
+    def __del__(self) -> None:
+        """Where a run failed, nobody reads the peak."""
+        self._give_back()
 
-    Otherwise a freed tensor may stay with the process, also after ``malloc_trim`` (which cannot shorten a heap that
-    something was mapped behind), and the next tensor of its size would not show in a :class:`Peak`. It makes
-    allocations slower, so no time is measured within. Other allocators, and other systems, are left as they are.
 
-    Afterwards the thresholds are the highest of those that glibc chooses by itself (``man mallopt``).
+class _Mallinfo2(ctypes.Structure):
+    """What glibc says of its heap (``man mallinfo2``); the last number is that of the free bytes at its end."""
+
+    _fields_ = [(f"field_{number}", ctypes.c_size_t) for number in range(9)] + [("keepcost", ctypes.c_size_t)]
+
+
+KEPT_BYTES, TAKEN = 2**18, 16
+"""Free bytes at the end of the heap that are left there, and how often they are looked for at most."""
+
+
+def _trim(libc: Any) -> list[int]:
+    """Give freed pages back to the system, and take what glibc cannot give back; returns the addresses of that.
+
+    A heap that something was mapped behind cannot be shortened. What is free at its end stays with the process then,
+    and a tensor that is put there would not show in the high-water mark.
     """
-    threshold, trim = -3, -1  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is None:
-        yield
-        return
-    mallopt(threshold, 2**16)
-    try:
-        yield
-    finally:
-        mallopt(threshold, 2**25)
-        mallopt(trim, 2**26)
+    libc.malloc_trim(0)
+    libc.mallinfo2.restype, libc.malloc.restype = _Mallinfo2, ctypes.c_void_p
+    taken: list[int] = []
+    while len(taken) < TAKEN and (kept := libc.mallinfo2().keepcost) > KEPT_BYTES:
+        address = libc.malloc(ctypes.c_size_t(kept - 64))  # less what glibc itself needs; it is never written to
+        if not address:
+            break
+        taken.append(address)
+    return taken
 
 
 def high_water() -> int | None:

@@ -15,7 +15,7 @@ from torch import nn
 
 from zoo.base.errors import ZooError
 from zoo.config.compose import compose
-from zoo.measure.memory import Peak, fresh_pages
+from zoo.measure.memory import Peak
 from zoo.nn import state_bytes
 from zoo.registry.factory import build
 from zoo.training.build import facts_of, make_task, user_error
@@ -144,10 +144,9 @@ def _measure_peaks(model: Any, curve: Curve, vocab_size: int, device: torch.devi
     wanted = curve.points
     for _ in range(PEAKS):
         for point in wanted:
-            with fresh_pages():
-                peak = Peak(device.type)
-                _once(model, point, vocab_size, device)
-                found = peak.read()
+            peak = Peak(device.type)
+            _once(model, point, vocab_size, device)
+            found = peak.read()
             point.peak_bytes = found if point.peak_bytes is None or found is None else min(point.peak_bytes, found)
         known = [(point, point.peak_bytes) for point in curve.points if point.peak_bytes is not None]
         wanted = [
