@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import mmap
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
@@ -97,30 +98,33 @@ class Peak:
         self._give_back()
 
 
-class _Mallinfo2(ctypes.Structure):
-    """What glibc says of its heap (``man mallinfo2``); the last number is that of the free bytes at its end."""
-
-    _fields_ = [(f"field_{number}", ctypes.c_size_t) for number in range(9)] + [("keepcost", ctypes.c_size_t)]
-
-
-KEPT_BYTES, TAKEN = 2**18, 16
-"""Free bytes at the end of the heap that are left there, and how often they are looked for at most."""
+BLOCKS = tuple(2**power for power in range(26, 17, -1))
+"""Sizes of blocks, in bytes, in which memory is looked for that glibc has kept: 64 MiB to 256 KiB."""
+MOST_BLOCKS = 16
+"""How many of each size are taken at most."""
 
 
 def _trim(libc: Any) -> list[int]:
-    """Give freed pages back to the system, and take what glibc cannot give back; returns the addresses of that.
+    """Give freed memory back to the system, and take what glibc keeps all the same; returns where that is.
 
-    A heap that something was mapped behind cannot be shortened. What is free at its end stays with the process then,
-    and a tensor that is put there would not show in the high-water mark.
+    glibc cannot shorten a heap that something was mapped behind, nor does it shorten that of another thread, or of one
+    whose first heap was full once. What is free there stays with the process, and a tensor that is put there would not
+    show in the high-water mark. So blocks are asked for, and those that the system holds in memory already, though
+    nobody has written to them, are kept until the peak is read.
     """
     libc.malloc_trim(0)
-    libc.mallinfo2.restype, libc.malloc.restype = _Mallinfo2, ctypes.c_void_p
+    libc.malloc.restype, libc.free.argtypes, page = ctypes.c_void_p, [ctypes.c_void_p], mmap.PAGESIZE
     taken: list[int] = []
-    while len(taken) < TAKEN and (kept := libc.mallinfo2().keepcost) > KEPT_BYTES:
-        address = libc.malloc(ctypes.c_size_t(kept - 64))  # less what glibc itself needs; it is never written to
-        if not address:
-            break
-        taken.append(address)
+    for size in BLOCKS:
+        held = (ctypes.c_ubyte * (size // page - 1))()
+        for _ in range(MOST_BLOCKS):
+            address = libc.malloc(ctypes.c_size_t(size))
+            first = -(-(address or 0) // page) * page
+            unknown = not address or libc.mincore(ctypes.c_void_p(first), ctypes.c_size_t(len(held) * page), held)
+            if unknown or 2 * sum(bytes(held)) < len(held):
+                libc.free(address)
+                break
+            taken.append(address)
     return taken
 
 
