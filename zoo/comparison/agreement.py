@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from zoo.comparison.ledger import Ledger, Published
 from zoo.comparison.statistics import SIGNIFICANCE, holm, order_p_value
@@ -14,26 +15,52 @@ LEAST = 5
 
 
 @dataclass(frozen=True)
-class Agreement:
-    """How far our order on a task is the published one.
+class Correlation:
+    """How far two orders of the same contestants are one.
 
     Attributes:
-        task: ours.
-        of: what was published: ``language``, ``recall``.
         correlation: Spearman's, from -1 to 1; 1 where the orders are the same.
         low, high: its 95 % interval.
         p_value: of orders that have nothing in common, adjusted for all that are shown by Holm's method.
         contestants: how many have both figures.
-        source: of the published figures.
     """
 
-    task: str
-    of: str
     correlation: float
     low: float
     high: float
     p_value: float
     contestants: int
+
+
+Key = TypeVar("Key")
+
+
+def correlations(pairs: Mapping[Key, tuple[Sequence[float], Sequence[float]]]) -> dict[Key, Correlation]:
+    """Those of all pairs of figures that have an order, as one family.
+
+    Fewer than five contestants have none, nor have those that are all alike.
+    """
+    values = {key: spearman(*pair) for key, pair in pairs.items() if len(pair[0]) >= LEAST}
+    known = {key: value for key, value in values.items() if value is not None}
+    chances = holm([order_p_value(*pairs[key]) for key in known])
+    return {
+        key: Correlation(value, *interval_of(value, len(pairs[key][0])), chance, len(pairs[key][0]))
+        for (key, value), chance in zip(known.items(), chances, strict=True)
+    }
+
+
+@dataclass(frozen=True)
+class Agreement(Correlation):
+    """How far our order on a task is the published one.
+
+    Attributes:
+        task: ours.
+        of: what was published: ``language``, ``recall``.
+        source: of the published figures.
+    """
+
+    task: str
+    of: str
     source: str
 
     @property
@@ -48,19 +75,15 @@ def agreements(ledger: Ledger) -> list[Agreement]:
     for figure in ledger.published:
         if figure.of and figure.ours is not None:
             groups.setdefault((figure.task, figure.of), []).append(figure)
-    found, chances = [], []
+    pairs = {}
     for (task, of), figures in groups.items():
-        if len(figures) < LEAST:
-            continue
         sign = next(s.sign for s in ledger.on(task))
         theirs = [figure.value if figure.better == "higher" else -figure.value for figure in figures]
-        ours = [sign * figure.ours.value for figure in figures if figure.ours is not None]
-        correlation = spearman(ours, theirs)
-        if correlation is None:
-            continue
-        chances.append(order_p_value(ours, theirs))
-        found.append((task, of, correlation, *interval_of(correlation, len(figures)), len(figures), figures[0].source))
-    return [Agreement(*each[:5], p_value, *each[5:]) for each, p_value in zip(found, holm(chances), strict=True)]
+        pairs[task, of] = [sign * figure.ours.value for figure in figures if figure.ours is not None], theirs
+    return [
+        Agreement(**vars(each), task=task, of=of, source=groups[task, of][0].source)
+        for (task, of), each in correlations(pairs).items()
+    ]
 
 
 def spearman(one: Sequence[float], other: Sequence[float]) -> float | None:

@@ -7,31 +7,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from zoo.base.errors import many
-from zoo.comparison.agreement import LEAST, interval_of, spearman
+from zoo.comparison.agreement import LEAST, Correlation, correlations
 from zoo.comparison.ledger import Ledger
-from zoo.comparison.statistics import SIGNIFICANCE, holm, order_p_value
+from zoo.comparison.statistics import SIGNIFICANCE
 
 
 @dataclass(frozen=True)
-class Prediction:
-    """How far the order in one ability is that of another comparison.
+class Prediction(Correlation):
+    """How far the order in one ability is that of another comparison; all abilities are one family.
 
     Attributes:
         ability: ours.
         of: what was measured there, such as the top rung of a ladder.
-        correlation: Spearman's, from -1 to 1; 1 where the orders are the same.
-        low, high: its 95 % interval.
-        p_value: of orders that have nothing in common, adjusted for all abilities by Holm's method.
-        contestants: how many have both figures.
     """
 
     ability: str
     of: str
-    correlation: float
-    low: float
-    high: float
-    p_value: float
-    contestants: int
 
     @property
     def told(self) -> bool:
@@ -47,16 +38,12 @@ def predictions(ledger: Ledger) -> list[Prediction]:
     scores: dict[str, dict[str, float]] = {}
     for each in ledger.abilities():
         scores.setdefault(each.ability, {})[each.contestant] = each.score.value
-    found, chances = [], []
+    pairs = {}
     for of, theirs in ledger.beside.items():
         for ability, ours in scores.items():
             both = [name for name in ours if name in theirs]
-            pair = [ours[name] for name in both], [theirs[name] for name in both]
-            correlation = spearman(*pair) if len(both) >= LEAST else None
-            if correlation is not None:
-                found.append((ability, of, correlation, *interval_of(correlation, len(both)), len(both)))
-                chances.append(order_p_value(*pair))
-    return [Prediction(*each[:-1], p_value, each[-1]) for each, p_value in zip(found, holm(chances), strict=True)]
+            pairs[ability, of] = [ours[name] for name in both], [theirs[name] for name in both]
+    return [Prediction(**vars(each), ability=ability, of=of) for (ability, of), each in correlations(pairs).items()]
 
 
 def explained(ledger: Ledger, found: Sequence[Prediction]) -> str:

@@ -6,10 +6,11 @@ import itertools
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -291,21 +292,9 @@ def fits(standings: Sequence[Any], draws: int = 200) -> list[Fitted]:
 def _kept(kind: Any, find: Callable[..., Any], *given: Any) -> Any:
     """What ``find`` returns, a data class of this kind, from the cache where it was found before: it takes a minute."""
     key = [kind.__name__, *(list(each) if isinstance(each, Sequence) else each for each in given), *installed("scipy")]
-    plain = remembered("law", [*key, stamp(Path(__file__))], lambda: _as_json(asdict(find(*given))))
-    tuples = {field.name: _tuples(plain[field.name]) for field in fields(kind)}
-    return kind(**tuples)
-
-
-def _as_json(plain: dict[str, Any]) -> Any:
-    """With lists in place of tuples, as JSON gives it back."""
-    return json.loads(json.dumps(plain))
-
-
-def _tuples(value: Any) -> Any:
-    """With tuples in place of lists, at every depth."""
-    if isinstance(value, dict):
-        return {key: _tuples(each) for key, each in value.items()}
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+    # by way of JSON, which makes lists of tuples: only what it gives back as it was is kept
+    plain = remembered("law", [*key, stamp(Path(__file__))], lambda: json.loads(json.dumps(asdict(find(*given)))))
+    return msgspec.convert(plain, kind)
 
 
 def _singles(n: Sequence[float], d: Sequence[float], losses: Sequence[float]) -> list[Single]:
