@@ -68,12 +68,19 @@ def first(rows, count=1):
 def pytest_collection_modifyitems(items):
     """Tests that share what is dear to make run in one process.
 
-    This is the warm shell, the configs of a component, and whatever a file makes once for several of its tests.
+    This is the warm shell, the configs of a component, and whatever a file makes once for several of its tests. That a
+    component compiles takes a second or more each: by default this is tested of one component a kind.
     """
+    compiled = set()
     for item in items:
         if item.module.__name__ == "test_contracts" and hasattr(item, "callspec"):
-            variant = item.callspec.params.get("variant") or item.callspec.id.partition("-")[0]
-            item.add_marker(pytest.mark.xdist_group(variant))
+            component = item.callspec.id.partition("-")[0]
+            item.add_marker(pytest.mark.xdist_group(item.callspec.params.get("variant") or component))
+            if item.callspec.params["check"].__name__.endswith("_compiles"):
+                kind = component.partition("=")[0]
+                if kind in compiled:
+                    item.add_marker(THOROUGH)
+                compiled.add(kind)
         made = getattr(item, "fixturenames", ())
         definitions = item._fixtureinfo.name2fixturedefs if made else {}
         groups = [name for name in ("shell", "site") if name in made]
