@@ -17,6 +17,8 @@ from zoo.registry import discovery
 from zoo.registry.plain import from_plain, to_plain
 from zoo.registry.registry import entries
 
+UNUSED = ("torch._dynamo.eval_frame", "torch.distributed.tensor", "sympy", "torchmetrics.functional")
+"""What nothing needs that is trained in one process and not compiled: torch's compiler and its algebra, shards, metrics."""
 HEAVY = ("torch", "lightning", "hydra", "omegaconf", "antlr4", "altair", "scipy.stats", "transformers", "pebble",
          "optuna", "sqlalchemy", "ray", "submitit")  # fmt: skip
 """What a command does without that has nothing to compose and nothing to train."""
@@ -28,14 +30,14 @@ ASKS = """
 import sys
 from zoo.cli.main import main
 status = main(sys.argv[1:])
-print("IMPORTED", *(name for name in {heavy} if name in sys.modules), file=sys.stderr)
+print("IMPORTED", *(name for name in {names} if name in sys.modules), file=sys.stderr)
 sys.exit(status)
 """
 
 
 def imported(words, folder, **environment):
     """Which heavy packages a command imports, in a process of its own, and what it prints."""
-    code = ASKS.format(heavy=HEAVY)
+    code = ASKS.format(names=HEAVY + UNUSED)
     done = subprocess.run(
         [sys.executable, "-c", code, *words],
         cwd=folder,
@@ -54,6 +56,7 @@ def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("made")
     first, _ = imported(RUN, folder)
     assert {"torch", "lightning", "hydra"} <= first, "a run that is trained needs them"
+    assert not first & set(UNUSED)
     imported(COMPARISON, folder)
     imported(["list"], folder)
     return folder

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import defaultdict
 
 import torch
-from torch.distributed.tensor import DTensor
 
 from zoo import register
+from zoo.nn import is_sharded
 
 from .sharded import spread_like, whole
 
@@ -60,7 +60,7 @@ class Adafactor(torch.optim.Adafactor):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        sharded = [p for group in self.param_groups for p in group["params"] if isinstance(p, DTensor)]
+        sharded = [p for group in self.param_groups for p in group["params"] if is_sharded(p)]
         if not sharded:
             super().step()
             return loss

@@ -24,6 +24,7 @@ from zoo.nn.precision import compute_dtype as compute_dtype
 from zoo.nn.precision import wide as wide
 from zoo.nn.precision import widened as widened
 from zoo.nn.processes import gather_over_processes as gather_over_processes
+from zoo.nn.processes import is_sharded as is_sharded
 from zoo.nn.processes import processes as processes
 from zoo.nn.processes import sum_over_processes as sum_over_processes
 from zoo.nn.projection import project as project
@@ -59,6 +60,7 @@ __all__ = [
     "held",
     "is_counting",
     "is_recomputing",
+    "is_sharded",
     "last_real",
     "make_dropout",
     "mean_error",
@@ -66,7 +68,6 @@ __all__ = [
     "once_a_pass",
     "one_pass",
     "padding",
-    "places",
     "pooled",
     "processes",
     "project",
@@ -76,6 +77,7 @@ __all__ = [
     "sent",
     "spans",
     "state_bytes",
+    "stem_facts",
     "straight_through",
     "sum_over_processes",
     "take",

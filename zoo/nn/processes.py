@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any
+import sys
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
+
 
 def processes() -> int:
     """How many processes this run has."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def is_sharded(tensor: Tensor) -> TypeGuard[DTensor]:
+    """Whether each process holds a part of this tensor, as FSDP leaves a model's weights.
+
+    Such a tensor is a ``DTensor``. Its module takes a second to import, and is there wherever there is one.
+    """
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(tensor, module.DTensor)
 
 
 def sum_over_processes(x: Tensor) -> Tensor:

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from zoo.base.contracts import (
     AveragesWeights,
@@ -27,7 +26,7 @@ from zoo.base.seeds import reseed
 from zoo.measure.decay import Tally
 from zoo.measure.embeddings import diagnostics
 from zoo.measure.metrics import asks, fit, judge, labelled, metric, trained_modules
-from zoo.nn import processes, sum_over_processes
+from zoo.nn import is_sharded, processes, sum_over_processes
 from zoo.registry.factory import Factory
 from zoo.training import cuda_graphs as graphs
 from zoo.training.cuda_graphs import StepGraph
@@ -232,7 +231,7 @@ class Loop(L.LightningModule):
             for parameter in self.objective.parameters():
                 gradient = parameter.grad
                 if gradient is not None:
-                    local = gradient.to_local() if isinstance(gradient, DTensor) else gradient
+                    local = gradient.to_local() if is_sharded(gradient) else gradient
                     local.mul_(scale.to(local.dtype))
         factor = self.schedule(self.global_step)
         for rate, group in zip(self._rates, optimizer.param_groups, strict=True):

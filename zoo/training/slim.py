@@ -1,61 +1,77 @@
-"""Lightning, imported without the hundreds of metrics that it would bring and no run uses.
+"""Lightning, imported without what it would bring and no run uses.
 
 Lightning asks torchmetrics for two classes, and Python then imports the whole package: its functions, and with them
 SciPy's signals, torchvision and Transformers where they are installed. That is more than half of Lightning's start-up.
-So the package's own ``__init__`` waits until somebody asks for more.
+
+Lightning and torch's optimizers also ask torch's compiler, ``torch._dynamo``, to leave functions out of its graphs, and
+for the class of compiled modules. It takes a second to import, and where nothing is compiled there is no graph.
+
+So both packages wait until somebody asks them for more.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from importlib.metadata import version
-from importlib.util import find_spec, module_from_spec
 from typing import Any
 
+import torch  # noqa: F401  (the compiler is a package of it)
+
+from zoo.training.late import complete_before_submodules, install_late, is_complete
+
+COMPILER = "torch._dynamo"
 NEEDED = {"Metric": "torchmetrics.metric", "MetricCollection": "torchmetrics.collections"}
-"""What Lightning takes from the package, and the modules that define it."""
+"""What Lightning takes from torchmetrics, and the modules that define it."""
 
 
-class _Places(list[str]):
-    """Where a package's modules lie; it is imported as a whole before anybody looks for another of them."""
+class _Compiled(type):
+    """Of a class whose instances are the compiled modules. There are none before there is a compiler."""
 
-    def __init__(self, places: list[str], package: Any) -> None:
-        super().__init__(places)
-        self.package = package
-
-    def __iter__(self) -> Iterator[str]:
-        _whole(self.package)
-        return super().__iter__()
+    def __instancecheck__(cls, instance: Any) -> bool:
+        compiler = sys.modules[COMPILER]
+        return is_complete(compiler) and isinstance(instance, compiler.OptimizedModule)
 
 
-def _whole(package: Any) -> None:
-    """Run the package's own ``__init__``, once."""
-    if vars(package).pop("__getattr__", None) is not None:
-        package.__path__ = list(package.__spec__.submodule_search_locations)
-        package.__spec__.loader.exec_module(package)
+class _OptimizedModule(metaclass=_Compiled):
+    """What Lightning recognizes compiled modules by."""
+
+
+def _disable(fn: Callable[..., Any] | None = None, recursive: bool = True, **more: Any) -> Any:
+    """``torch._dynamo.disable`` for as long as there is nothing to disable: the function is called as it is."""
+    if fn is None:
+        return functools.partial(_disable, recursive=recursive, **more)
+    disabled: list[Callable[..., Any]] = []
+
+    @functools.wraps(fn)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if not disabled:
+            compiler = sys.modules[COMPILER]
+            if not is_complete(compiler):
+                return fn(*args, **kwargs)
+            disabled.append(compiler.disable(fn, recursive, **more))
+        return disabled[0](*args, **kwargs)
+
+    return call
+
+
+def _graph_break(msg: str = "") -> None:
+    """``torch._dynamo.graph_break`` where there is no graph."""
 
 
 def _import_slim() -> None:
-    """Import Lightning while torchmetrics is a package without contents of its own, whose modules come one by one."""
-    spec = find_spec("torchmetrics")
-    if spec is None or {"lightning", "torchmetrics"} & sys.modules.keys():
+    """Import Lightning while the compiler and torchmetrics are packages without contents of their own."""
+    if "lightning" in sys.modules:
         return
-    package: Any = module_from_spec(spec)
-    package.__version__, package._logger = version("torchmetrics"), logging.getLogger("torchmetrics")
-
-    def ask(name: str) -> Any:
-        if name in NEEDED:
-            return getattr(importlib.import_module(NEEDED[name]), name)
-        if name.startswith("__"):  # which Python asks of every module
-            raise AttributeError(name)
-        _whole(package)
-        return getattr(package, name)
-
-    package.__getattr__ = ask
-    sys.modules["torchmetrics"] = package
+    given = {"OptimizedModule": _OptimizedModule, "disable": _disable, "graph_break": _graph_break}
+    if (compiler := install_late(COMPILER, given, {})) is not None:
+        complete_before_submodules(compiler)
+    about = {"__version__": version("torchmetrics"), "_logger": logging.getLogger("torchmetrics")}
+    if (metrics := install_late("torchmetrics", about, NEEDED)) is None:
+        return
     try:
         importlib.import_module("torchmetrics.utilities")  # first, for it and the metrics import each other
         importlib.import_module("lightning")
@@ -63,7 +79,7 @@ def _import_slim() -> None:
         for name in [name for name in sys.modules if name.partition(".")[0] in ("lightning", "torchmetrics")]:
             del sys.modules[name]
         return
-    package.__path__ = _Places(list(package.__path__), package)
+    complete_before_submodules(metrics)
 
 
 _import_slim()
