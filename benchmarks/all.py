@@ -134,11 +134,11 @@ def judged(section: Section, figures: dict[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
-def table(found: dict[str, list[dict[str, Any]]]) -> str:
+def table(rows_by_section: dict[str, list[dict[str, Any]]]) -> str:
     """All figures as a table in Markdown."""
     words = {True: "yes", False: "**no**", None: ""}
     lines = ["| section | figure | value | bar | met |", "|---|---|---|---|---|"]
-    for name, rows in found.items():
+    for name, rows in rows_by_section.items():
         lines += [f"| {name} | {r['figure']} | {r['value']} | {r['bar']} | {words[r['met']]} |" for r in rows]
     return "\n".join(lines)
 
@@ -157,7 +157,7 @@ def main(words: list[str] | None = None) -> int:
             said = (importlib.import_module(section.file).__doc__ or "").strip().splitlines()[0]
             print(f"{name}: {said}")
         return 0
-    found: dict[str, list[dict[str, Any]]] = {}
+    rows_by_section: dict[str, list[dict[str, Any]]] = {}
     failed = False
     for name in given.only:
         section = SECTIONS[name]
@@ -167,13 +167,13 @@ def main(words: list[str] | None = None) -> int:
         try:
             module = importlib.import_module(section.file)
             figures = flat(module.main(**(section.toy if given.toy else section.full) or {}))
-            found[name] = judged(Section(section.file) if given.toy else section, figures)
+            rows_by_section[name] = judged(Section(section.file) if given.toy else section, figures)
         except (Exception, SystemExit):  # the other sections are measured all the same
             traceback.print_exc()
-            failed, found[name] = True, [{"figure": "failed", "value": None, "bar": "", "met": False}]
-        given.to.write_text(json.dumps(found, indent=1))
-    print(table(found))
-    return int(failed or any(row["met"] is False for rows in found.values() for row in rows))
+            failed, rows_by_section[name] = True, [{"figure": "failed", "value": None, "bar": "", "met": False}]
+        given.to.write_text(json.dumps(rows_by_section, indent=1))
+    print(table(rows_by_section))
+    return int(failed or any(row["met"] is False for rows in rows_by_section.values() for row in rows))
 
 
 if __name__ == "__main__":

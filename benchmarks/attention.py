@@ -76,12 +76,12 @@ def ratios(contenders: dict[str, Callable[[], Any]], rounds: int, cuda: bool) ->
     """Milliseconds of each, and its time over that of the first: the median and its interval over the rounds."""
     seconds = by_turns(contenders, rounds, cuda)
     first = next(iter(seconds.values()))
-    found = {}
+    timings = {}
     for name, values in seconds.items():
         low, median, high = interval([one / other for one, other in zip(values, first, strict=True)])
-        found[name] = {"ms": round(1e3 * interval(values)[1], 2), "ratio": [round(x, 3) for x in (low, median, high)]}
-        print(name, json.dumps(found[name]), flush=True)
-    return found
+        timings[name] = {"ms": round(1e3 * interval(values)[1], 2), "ratio": [round(x, 3) for x in (low, median, high)]}
+        print(name, json.dumps(timings[name]), flush=True)
+    return timings
 
 
 def main(rounds: int = 20) -> dict[str, Any]:

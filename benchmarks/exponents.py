@@ -56,8 +56,8 @@ def layer(kind: str, name: str, *words: str, dim: int, length: int, rows: int = 
 
 def timed(calls: dict[int, Callable[[], None]], rounds: int) -> Turns:
     """These calls by turns."""
-    found = by_turns({str(size): call for size, call in calls.items()}, rounds, False)
-    return {int(size): values for size, values in found.items()}
+    turns = by_turns({str(size): call for size, call in calls.items()}, rounds, False)
+    return {int(size): values for size, values in turns.items()}
 
 
 MIXERS = {
@@ -170,7 +170,7 @@ AXES: dict[str, tuple[Callable[[int, bool], Iterator[tuple[str, Turns, float]]],
 }
 
 
-def chart(axis: str, found: dict[str, Turns]) -> dict[str, Any]:
+def chart(axis: str, lines: dict[str, Turns]) -> dict[str, Any]:
     """Medians over sizes on logarithmic axes, a line for each of what was timed."""
     import altair as alt
 
@@ -178,7 +178,7 @@ def chart(axis: str, found: dict[str, Turns]) -> dict[str, Any]:
 
     values = [
         {"what": what, "size": size, "ms": 1e3 * statistics.median(each)}
-        for what, turns in found.items()
+        for what, turns in lines.items()
         for size, each in turns.items()
     ]
     return plain_chart(
@@ -212,10 +212,10 @@ def main(
         for what, turns, theory in AXES[axis][0](rounds, small):
             lines[what] = turns
             low, middle, high = interval(slopes(turns))
-            found = {"exponent": round(middle, 2), "low": round(low, 2), "high": round(high, 2), "theory": theory}
-            found["ms at the largest"] = round(1e3 * statistics.median(turns[max(turns)]), 2)
-            results.setdefault(axis, {})[what] = found
-            print(axis, what, json.dumps(found), flush=True)
+            figures = {"exponent": round(middle, 2), "low": round(low, 2), "high": round(high, 2), "theory": theory}
+            figures["ms at the largest"] = round(1e3 * statistics.median(turns[max(turns)]), 2)
+            results.setdefault(axis, {})[what] = figures
+            print(axis, what, json.dumps(figures), flush=True)
         if charts is not None:
             from zoo.base.html import as_svg
 

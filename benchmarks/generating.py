@@ -48,8 +48,8 @@ def main(rounds: int = 8, dim: int = 128, layers: int = 4, batch_sizes: tuple[in
         same = sum(a == b for a, b in zip(*exact, strict=True)) / batch_size
         seconds = by_turns(calls, rounds, cuda)
         ratios = [theirs / mine for mine, theirs in zip(seconds["ours"], seconds["theirs"], strict=True)]
-        found = {f"{key} ms a token": round(1e3 * median(each) / WRITTEN, 3) for key, each in seconds.items()}
-        results[f"batch {batch_size}"] = found | {"texts alike": same, "theirs over ours": quartiles(ratios)}
+        milliseconds = {f"{key} ms a token": round(1e3 * median(each) / WRITTEN, 3) for key, each in seconds.items()}
+        results[f"batch {batch_size}"] = milliseconds | {"texts alike": same, "theirs over ours": quartiles(ratios)}
         print(f"batch {batch_size}", json.dumps(results[f"batch {batch_size}"]), flush=True)
     return results
 

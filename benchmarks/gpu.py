@@ -23,9 +23,9 @@ from gpu_sections import SECTIONS, Line, Scale
 
 def run(scale: Scale, names: list[str], to: Path) -> dict[str, list[Line]]:
     """Each section's figures as they come, written after each; what fails or finds no time says so."""
-    found: dict[str, list[Line]] = {}
+    lines_by_section: dict[str, list[Line]] = {}
     for name in names:
-        lines, section, start = found.setdefault(name, []), SECTIONS[name], time.monotonic()
+        lines, section, start = lines_by_section.setdefault(name, []), SECTIONS[name], time.monotonic()
         left, why = scale.left(), "its section gave no figure of it; its other lines say why"
         if section.seconds > left:
             why = f"it may take {section.seconds} s, and {left:.0f} s are left; --only '{name}'"
@@ -48,21 +48,23 @@ def run(scale: Scale, names: list[str], to: Path) -> dict[str, list[Line]]:
             ]
             torch.cuda.empty_cache()
         print(f"{name}: {time.monotonic() - start:.0f} s", flush=True)
-        write(found, scale, to)
-    return found
+        write(lines_by_section, scale, to)
+    return lines_by_section
 
 
-def write(found: dict[str, list[Line]], scale: Scale, to: Path) -> None:
+def write(lines_by_section: dict[str, list[Line]], scale: Scale, to: Path) -> None:
     """The figures so far, as JSON."""
-    figures = {name: [asdict(line) | {"status": line.status()} for line in lines] for name, lines in found.items()}
+    figures = {
+        name: [asdict(line) | {"status": line.status()} for line in lines] for name, lines in lines_by_section.items()
+    }
     device = "cpu" if scale.toy else torch.cuda.get_device_name()
     to.write_text(json.dumps({"device": device, "torch": torch.__version__, "figures": figures}, indent=1))
 
 
-def table(found: dict[str, list[Line]]) -> str:
+def table(lines_by_section: dict[str, list[Line]]) -> str:
     """One line a figure: ratio, bar, what became of it."""
     lines = [f"{'figure':64} {'ratio':>7} {'bar':>7}"]
-    for line in (line for part in found.values() for line in part):
+    for line in (line for part in lines_by_section.values() for line in part):
         ratio = "" if line.ratio is None else f"{line.ratio:.3f}"
         bar = f"{'<=' if line.most else '>='} {line.bar:g}" if line.bar is not None else ""
         status = (line.status() or "").replace("missed", "MISSED").replace("not measured", "NOT MEASURED")
@@ -83,11 +85,11 @@ def main(words: list[str]) -> int:
         return 2
     torch.set_float32_matmul_precision("high")
     scale = Scale(wish.toy, math.inf if wish.toy else time.monotonic() + 60 * wish.minutes)
-    found = run(scale, wish.only, wish.to)
-    write(found, scale, wish.to)
-    print(table(found))
+    lines_by_section = run(scale, wish.only, wish.to)
+    write(lines_by_section, scale, wish.to)
+    print(table(lines_by_section))
     print(wish.to)
-    return 1 if any(line.status() not in (None, "met") for lines in found.values() for line in lines) else 0
+    return 1 if any(line.status() not in (None, "met") for lines in lines_by_section.values() for line in lines) else 0
 
 
 if __name__ == "__main__":

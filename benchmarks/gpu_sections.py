@@ -108,8 +108,8 @@ def ceiling(scale: Scale) -> Iterator[Line]:
     """What the device multiplies in a second."""
     for precision, dtype in DTYPES.items():
         if precision != "64-true" or not scale.toy:
-            found = measure(scale.device, dtype, scale.of((4096, 8192), (128,)), scale.of(0.3, 0.02))
-            yield Line(f"matmul ceiling, {precision}", f"{found / 1e12:.2f} TFLOP/s")
+            rate = measure(scale.device, dtype, scale.of((4096, 8192), (128,)), scale.of(0.3, 0.02))
+            yield Line(f"matmul ceiling, {precision}", f"{rate / 1e12:.2f} TFLOP/s")
 
 
 def small_step(scale: Scale) -> Iterator[Line]:

@@ -66,12 +66,12 @@ def main(rows: int = 5000, cells: tuple[int, ...] = (100, 1000)) -> dict[str, An
         command = [sys.executable, "-c", PLANS, "2", *map(str, cells)]  # the first plan composes, which all need
         made = subprocess.run(command, cwd=top, capture_output=True, text=True, check=True).stdout.split("\n")[1:-1]
     each = [(int(count), 1e3 * float(spent) / int(count)) for count, spent in map(str.split, made)]
-    found = {
+    figures = {
         "report": {"seconds": round(took, 2), "megabytes": round(size / 1e6, 2), "seconds again": round(again, 2)},
         "planning": {"milliseconds a cell": round(each[-1][1], 2)} | {f"at {n} cells": round(ms, 2) for n, ms in each},
     }
-    print(json.dumps(found), flush=True)
-    return found
+    print(json.dumps(figures), flush=True)
+    return figures
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from timing import by_turns, quartiles, set_up
 def main(rounds: int = 9, length: int = 8192, window: int = 256, dim: int = 256) -> dict[str, Any]:
     """Print and return the quartiles of both ratios, by turns."""
     cuda = set_up()
-    found = {}
+    ratios = {}
     for title, calls in {
         "gru over lstm": {
             "lstm": layer("mixer", "lstm", dim=dim, length=length // 16),
@@ -27,9 +27,9 @@ def main(rounds: int = 9, length: int = 8192, window: int = 256, dim: int = 256)
         },
     }.items():
         first, second = by_turns(calls, rounds, cuda).values()
-        found[title] = quartiles([one / other for one, other in zip(second, first, strict=True)])
-        print(title, json.dumps(found[title]), flush=True)
-    return found
+        ratios[title] = quartiles([one / other for one, other in zip(second, first, strict=True)])
+        print(title, json.dumps(ratios[title]), flush=True)
+    return ratios
 
 
 if __name__ == "__main__":

@@ -61,18 +61,18 @@ def step(layer: nn.Module, x_BLD: torch.Tensor) -> Callable[[], None]:
 def kept_bytes(layer: nn.Module, x_BLD: torch.Tensor) -> int:
     """What the graph of a forward pass keeps alive beyond parameters and inputs: every saved tensor's memory, once."""
     known = {t.untyped_storage().data_ptr() for t in [*layer.parameters(), x_BLD]}
-    found: dict[int, int] = {}
+    bytes_by_pointer: dict[int, int] = {}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in known:
-            found[storage.data_ptr()] = storage.nbytes()
+            bytes_by_pointer[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         y = layer(x_BLD)
         y = y[0] if isinstance(y, tuple) else y
-    return sum(found.values())
+    return sum(bytes_by_pointer.values())
 
 
 def main(dim: int = 256, rounds: int = 12) -> dict[str, Any]:

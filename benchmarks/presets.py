@@ -203,10 +203,13 @@ def main(rounds: int = 20) -> dict[str, Any]:
                 for key, model, loss in (("ours", ours, ours_of), ("theirs", theirs, theirs_of))
             }
             seconds = interleave(calls, rounds, cuda)
-            found = {"parameters": counts[0], **{f"{key} ms": round(1e3 * value, 2) for key, value in seconds.items()}}
-            found["speed ratio"] = round(seconds["theirs"] / seconds["ours"], 3)
-            results[f"{name}, {label}"] = found
-            print(name, label, json.dumps(found), flush=True)
+            figures = {
+                "parameters": counts[0],
+                **{f"{key} ms": round(1e3 * value, 2) for key, value in seconds.items()},
+            }
+            figures["speed ratio"] = round(seconds["theirs"] / seconds["ours"], 3)
+            results[f"{name}, {label}"] = figures
+            print(name, label, json.dumps(figures), flush=True)
     return results
 
 

@@ -81,11 +81,11 @@ def by_turns(contenders: dict[str, Callable[[int], None]], turns: int, cuda: boo
 
 def flops(objective: nn.Module, batches: list[Batch], turns: int) -> list[int]:
     """FLOPs of forward and backward of each turn."""
-    found = []
+    counts = []
     for turn in range(turns):
         torch.manual_seed(turn)
-        found.append(count(objective, batches[turn % len(batches)])[1])
-    return found
+        counts.append(count(objective, batches[turn % len(batches)])[1])
+    return counts
 
 
 def milliseconds(seconds: dict[str, list[float]]) -> dict[str, float]:
@@ -246,9 +246,9 @@ def main(turns: int = 30) -> dict[str, Any]:
                 print(name, json.dumps(results[name]), flush=True)
     else:
         print(f"no lightly to compare with: {INSTALL}")
-    for name, found in results.items():
-        key = list(found)[-1]
-        print(f"{name:<{max(map(len, results))}}  {key:<13}  {found[key]}")
+    for name, comparison in results.items():
+        key = list(comparison)[-1]
+        print(f"{name:<{max(map(len, results))}}  {key:<13}  {comparison[key]}")
     return results
 
 

@@ -47,8 +47,12 @@ def main(rounds: int = 10) -> dict[str, Any]:
         with torch.autocast(device.type, torch.bfloat16, enabled=cuda):
             seconds = interleave(ways, rounds, cuda)
         runs = mixers["sparse"].implementations(device, torch.float32)["sparse attention"]
-        found = {f"{name} ms": round(1e3 * value, 2) for name, value in seconds.items()}
-        results[str(length)] = {**found, "full over sparse": round(seconds["full"] / seconds["sparse"], 3), "by": runs}
+        milliseconds = {f"{name} ms": round(1e3 * value, 2) for name, value in seconds.items()}
+        results[str(length)] = {
+            **milliseconds,
+            "full over sparse": round(seconds["full"] / seconds["sparse"], 3),
+            "by": runs,
+        }
         print(length, json.dumps(results[str(length)]), flush=True)
     return results
 

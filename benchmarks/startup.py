@@ -77,7 +77,7 @@ def main(rounds: int = 5, other: str | None = None, names: tuple[str, ...] = tup
                         shutil.rmtree(folder / "runs/train", ignore_errors=True)
                     taken[python, name].append(seconds(python, words, folder))
 
-    found: dict[str, Any] = {}
+    medians: dict[str, Any] = {}
     middle = {name: median(taken[sys.executable, name]) for name in asked}
     print(f"{'processor time':32} {'seconds':>8} {'least':>7} {'most':>7} {'/ torch':>8} {'theirs / ours':>14}")
     for name in asked:
@@ -85,10 +85,10 @@ def main(rounds: int = 5, other: str | None = None, names: tuple[str, ...] = tup
         ratio = f"{median(taken[other, name]) / middle[name]:14.2f}" if other else ""
         share = middle[name] / middle[TORCH]
         print(f"{name:32} {middle[name]:8.2f} {min(ours):7.2f} {max(ours):7.2f} {share:8.2f} {ratio}")
-        found[name] = {"seconds": round(middle[name], 3), "over nothing": round(middle[name] - middle[NOTHING], 3)}
+        medians[name] = {"seconds": round(middle[name], 3), "over nothing": round(middle[name] - middle[NOTHING], 3)}
         if middle[name] > middle[TORCH]:
-            found[name]["over torch"] = round(middle[name] - middle[TORCH], 3)
-    return found
+            medians[name]["over torch"] = round(middle[name] - middle[TORCH], 3)
+    return medians
 
 
 if __name__ == "__main__":

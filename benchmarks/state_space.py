@@ -140,7 +140,7 @@ def peak_here(name: str, length: int) -> None:
 
 def decoding() -> dict[str, Any]:
     """Microseconds for a token, and bytes of state, after contexts of several lengths."""
-    found: dict[str, Any] = {}
+    costs: dict[str, Any] = {}
     for name in ("mamba1", "mamba2", "mamba3", "attention"):
         mixer = part("mixer", name, dim=256, max_len=65_600)
         for context in (1024, 8192, 65_536):
@@ -155,17 +155,17 @@ def decoding() -> dict[str, Any]:
                     start = clock(False)
                     state = mixer(token, state)[1]
                     seconds.append(clock(False) - start)
-            found[f"{name} after {context}"] = {
+            costs[f"{name} after {context}"] = {
                 "microseconds": round(sorted(seconds)[20] * 1e6),
                 "state KiB": round(state_bytes(state) / 1024),
             }
-            print(f"{name} after {context}", found[f"{name} after {context}"], flush=True)
-    return found
+            print(f"{name} after {context}", costs[f"{name} after {context}"], flush=True)
+    return costs
 
 
 def error_at(length: int) -> dict[str, float]:
     """The largest error of float32 against float64, relative to the largest value, by layer."""
-    found = {}
+    errors = {}
     for name, words in (
         ("mamba1", ["mixer.backend=native"]),
         ("mamba1", ["mixer.backend=torch"]),
@@ -176,8 +176,8 @@ def error_at(length: int) -> dict[str, float]:
         with torch.no_grad():
             low = part("mixer", name, *words)(x)[0].double()
             exact = part("mixer", name, dtype=torch.float64)(x.double())[0]
-        found[" ".join([name, *words])] = float(f"{((low - exact).abs().max() / exact.abs().max()).item():.2g}")
-    return found
+        errors[" ".join([name, *words])] = float(f"{((low - exact).abs().max() / exact.abs().max()).item():.2g}")
+    return errors
 
 
 def main() -> dict[str, Any]:

@@ -153,7 +153,7 @@ def _recall() -> tuple[Callable[[], Any], Callable[[str], list[Any]]]:
 
 def main(rounds: int = 3, steps: int = 600) -> dict[str, Any]:
     """Print and return processor seconds of both sides, their ratio, and the test score that each reached."""
-    found: dict[str, Any] = {}
+    comparisons: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as top:
         text, first = Path(top, "text"), 0
         text.mkdir()
@@ -174,7 +174,7 @@ def main(rounds: int = 3, steps: int = 600) -> dict[str, Any]:
             ratios = [theirs / mine for mine, theirs in zip(taken["ours"], taken["plain"], strict=True)]
             metric = "bits_per_byte" if CELLS[name][0] is TEXT else "accuracy"
             row = json.loads(next(folder.glob("runs/train/*/result.json")).read_text())
-            found[name] = {
+            comparisons[name] = {
                 **{f"{side} seconds": round(median(values), 2) for side, values in taken.items()},
                 "plain over ours": round(median(ratios), 3),
                 "least": round(min(ratios), 3),
@@ -182,8 +182,8 @@ def main(rounds: int = 3, steps: int = 600) -> dict[str, Any]:
                 f"test {metric}, ours": round(row["test"][metric], 3),
                 f"test {metric}, plain": round(json.loads((folder / "scores.json").read_text())[metric], 3),
             }
-            print(name, json.dumps(found[name]), flush=True)
-    return found
+            print(name, json.dumps(comparisons[name]), flush=True)
+    return comparisons
 
 
 if __name__ == "__main__":

@@ -58,8 +58,8 @@ def looked_at(text, width, dark, folder):
     return json.loads(html.unescape(said[1]))
 
 
-def assert_fits(found, width):
+def assert_fits(layout, width):
     """Nothing of the page stands where nobody can scroll to."""
-    assert width - 20 <= found["width"] <= width
-    assert found["beyond"] == []
-    assert found["whole"] <= found["width"] + 1, "the page itself scrolls sideways"
+    assert width - 20 <= layout["width"] <= width
+    assert layout["beyond"] == []
+    assert layout["whole"] <= layout["width"] + 1, "the page itself scrolls sideways"

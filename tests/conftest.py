@@ -64,6 +64,13 @@ def first(rows, count=1):
     return [pytest.param(row, marks=() if index < count else THOROUGH) for index, row in enumerate(rows)]
 
 
+def pytest_ignore_collect(collection_path, config):
+    """Without a GPU its tests are left out of a run of all tests; alone they are skipped one by one, with the reason."""
+    gpu = ROOT / "tests/gpu"
+    asked = any(gpu in (path := Path(argument.partition("::")[0]).resolve(), *path.parents) for argument in config.args)
+    return True if collection_path == gpu and not asked and not torch.cuda.is_available() else None
+
+
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items):
     """Tests that share what is dear to make run in one process.
@@ -233,6 +240,15 @@ def words_of_tasks():
     ]
 
 
+def one_way_each(rows):
+    """Parameters for ``parametrize``: the default run takes each task in its first way, the thorough run all others."""
+    parameters, tasks = [], set()
+    for row in rows:
+        parameters.append(pytest.param(row, marks=THOROUGH if row[0] in tasks else (), id=" ".join(row)))
+        tasks.add(row[0])
+    return parameters
+
+
 @pytest.fixture(scope="session")
 def files_of_tasks(tmp_path_factory):
     """What tasks of files read: images, series and texts of two classes, and pairs of words."""
@@ -348,10 +364,10 @@ def two_processes(function, *arguments):
     ranks = [context.Process(target=function, args=(rank, port, results, *arguments)) for rank in range(2)]
     for process in ranks:
         process.start()
-    found = []
-    while len(found) < 2:  # a queue would wait forever for a process that died
+    messages = []
+    while len(messages) < 2:  # a queue would wait forever for a process that died
         if not results.empty():
-            found.append(results.get())
+            messages.append(results.get())
         elif any(process.exitcode for process in ranks):
             for process in ranks:
                 process.kill()
@@ -361,7 +377,7 @@ def two_processes(function, *arguments):
     for process in ranks:
         process.kill()  # it has said what it found; gloo's destructor may wait for ever for a thread that wants the GIL
         process.join()
-    return found
+    return messages
 
 
 def join_group(rank, port):

@@ -36,10 +36,10 @@ def published(monkeypatch):
     names = {"torch": torch, "F": F, "math": math, "rearrange": einops.rearrange, "repeat": einops.repeat}
     for name, file in CALLED.items():
         tree = ast.parse((folder / file).read_text())
-        found = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name)
-        found.returns, found.decorator_list = None, []
-        for argument in found.args.args:
+        definition = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name)
+        definition.returns, definition.decorator_list = None, []
+        for argument in definition.args.args:
             argument.annotation = None
-        exec(compile(ast.Module([found], []), file, "exec"), names)
+        exec(compile(ast.Module([definition], []), file, "exec"), names)
     monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
     return lambda name: names[name]

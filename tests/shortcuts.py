@@ -30,7 +30,7 @@ def accuracy_of_rules(task, rules, steps=60):
             for place, answer in answers:
                 for name, sees in rules.items():
                     counts[name][sees(tokens, place)][answer] += 1
-    best = {name: {seen: max(found, key=found.get) for seen, found in counts[name].items()} for name in rules}
+    best = {name: {seen: max(tally, key=tally.get) for seen, tally in counts[name].items()} for name in rules}
     for batch in task.held_out("test"):
         for tokens, answers in asked(batch):
             total += len(answers)

@@ -27,18 +27,18 @@ from zoo.training.build import make_task
 def test_a_score_is_the_median_over_seeds_of_the_mean_over_tasks():
     one = standing("a", "one", [0.6, 0.8, 1.0, 0.7, 0.9], guess=0.2, shortcut=0.5)
     two = standing("a", "two", [0.5, 0.5, 0.5, 0.0, 1.0])
-    (found,) = scores({"both": ["one", "two"]}, [one, two])
+    (ability,) = scores({"both": ["one", "two"]}, [one, two])
     # scaled: one 0.2, 0.6, 1.0, 0.4, 0.8; two as it is; means 0.35, 0.55, 0.75, 0.2, 0.9
-    assert found.score.value == pytest.approx(0.55)
-    assert (found.score.low, found.score.high, found.score.n) == (pytest.approx(0.2), pytest.approx(0.9), 5)
-    assert str(found) == "0.55 (0.20 to 0.90)"
+    assert ability.score.value == pytest.approx(0.55)
+    assert (ability.score.low, ability.score.high, ability.score.n) == (pytest.approx(0.2), pytest.approx(0.9), 5)
+    assert str(ability) == "0.55 (0.20 to 0.90)"
 
 
 def test_a_failed_run_counts_as_nothing_and_a_task_that_was_not_run_leaves_no_score():
     one, two = standing("a", "one", [0.9, 0.9], failed=1), standing("b", "two", [0.9])
-    found = {(each.contestant, each.ability): each for each in scores({"x": ["one"], "y": ["two"]}, [one, two])}
-    assert set(found) == {("a", "x"), ("b", "y")}
-    assert (found["a", "x"].score.n, found["a", "x"].score.value) == (3, 0.9)
+    abilities = {(each.contestant, each.ability): each for each in scores({"x": ["one"], "y": ["two"]}, [one, two])}
+    assert set(abilities) == {("a", "x"), ("b", "y")}
+    assert (abilities["a", "x"].score.n, abilities["a", "x"].score.value) == (3, 0.9)
     assert scores({"x": ["one", "two"]}, [one, two]) == []
     # a task that is judged by a loss counts for nobody, whether runs failed or not
     assert scores({"x": ["one"]}, [standing("a", "one", [2.0], guess=4.0, higher_is_better=False)]) == []
@@ -49,8 +49,10 @@ def test_a_further_test_is_named_by_its_length():
     one = standing("a", "one", [0.9, 0.9])
     for row, value in zip(one.rows, (0.5, 0.7), strict=True):
         row["test_harder"] = {"64": {"accuracy": value}}
-    found = {each.ability: each.score.value for each in scores({"short": ["one"], "long": ["one at 64"]}, [one])}
-    assert found == {"short": pytest.approx(0.9), "long": pytest.approx(0.6)}
+    values_by_ability = {
+        each.ability: each.score.value for each in scores({"short": ["one"], "long": ["one at 64"]}, [one])
+    }
+    assert values_by_ability == {"short": pytest.approx(0.9), "long": pytest.approx(0.6)}
     assert scores({"longer": ["one at 128"]}, [one]) == []
 
 
@@ -100,13 +102,13 @@ def test_the_page_and_the_terminal_show_contestants_by_abilities(smoke, tmp_path
     rules = json.loads(path.read_text()) | {"abilities": {"memory": ["recall"], "reach": ["recall", "parity at 16"]}}
     path.write_text(json.dumps(rules))
     ledger = read_ledger(folder)
-    found = ledger.abilities()
-    assert {(each.contestant, each.ability) for each in found} == {
+    abilities = ledger.abilities()
+    assert {(each.contestant, each.ability) for each in abilities} == {
         (contestant, ability) for contestant in ("transformer", "lstm") for ability in ("memory", "reach")
     }
     text = write_page(ledger).read_text()
     assert '<div id="abilities">' in text
-    for each in found:
+    for each in abilities:
         assert f"<td>{each}</td>" in text
     console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     for table in tables(ledger, 200):
@@ -116,6 +118,7 @@ def test_the_page_and_the_terminal_show_contestants_by_abilities(smoke, tmp_path
     assert "Contestants by abilities" not in write_page(without).read_text()
 
 
+@pytest.mark.thorough
 def test_the_suite_has_the_seeds_that_its_verdicts_need():
     plan = make_plan("suite", [])
     verdicts = len({cell.task for cell in plan.cells}) * (len({cell.contestant for cell in plan.cells}) - 1)
@@ -125,12 +128,12 @@ def test_the_suite_has_the_seeds_that_its_verdicts_need():
 
 def beside(abilities, figures):
     """What a report has of abilities of contestants, and of another comparison's figures."""
-    found = [
+    abilities_of_contestants = [
         SimpleNamespace(ability=ability, contestant=name, score=SimpleNamespace(value=value))
         for ability, values in abilities.items()
         for name, value in values.items()
     ]
-    return SimpleNamespace(abilities=lambda: found, beside=figures, tasks_of_abilities=abilities)
+    return SimpleNamespace(abilities=lambda: abilities_of_contestants, beside=figures, tasks_of_abilities=abilities)
 
 
 def numbered(*values):
@@ -158,10 +161,10 @@ def test_the_order_of_an_ability_is_set_beside_that_of_another_comparison():
 
 def test_few_contestants_are_said_to_tell_nothing():
     five = beside({name: numbered(1, 2, 3, 4, 5) for name in "abcd"}, {"text": numbered(1, 2, 3, 4, 5)})
-    found = predictions(five)
-    assert [each.told for each in found] == [False] * 4
+    correlations = predictions(five)
+    assert [each.told for each in correlations] == [False] * 4
     assert "Among 4 correlations, not even the same order could be told from chance; 6 contestants could." in explained(
-        five, found
+        five, correlations
     )
     four = beside({"a": numbered(1, 2, 3, 4)}, {"text": numbered(1, 2, 3, 4, 5)})
     assert predictions(four) == []
@@ -171,9 +174,9 @@ def test_few_contestants_are_said_to_tell_nothing():
 
 def test_a_p_value_of_orders_is_the_share_of_all_orders():
     one, other = [3.0, 1.0, 2.0, 2.0, 5.0], [1.0, 2.0, 4.0, 3.0, 9.0]
-    found = abs(spearman(one, other))
+    correlation = abs(spearman(one, other))
     orders = list(itertools.permutations(other))
-    share = sum(abs(spearman(one, order)) >= found - 1e-9 for order in orders) / len(orders)
+    share = sum(abs(spearman(one, order)) >= correlation - 1e-9 for order in orders) / len(orders)
     assert order_p_value(one, other) == pytest.approx(share)
 
 

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from conftest import first
 from scipy.stats import spearmanr
 
 from zoo.base.errors import ZooError
@@ -38,14 +39,14 @@ def test_orders_are_compared_by_what_is_better_on_each_side():
 
 
 def test_an_order_that_is_not_predicted_is_said_so():
-    (found,) = agreements(ledger([1, 2, 3, 4, 5, 6], [2, 1, 4, 3, 6, 1.5]))
-    assert not found.predicts
-    (said,) = in_words([found])
+    (agreement,) = agreements(ledger([1, 2, 3, 4, 5, 6], [2, 1, 4, 3, 6, 1.5]))
+    assert not agreement.predicts
+    (said,) = in_words([agreement])
     assert said.endswith("these runs do not predict it.")
     assert "in recall of 6 contestants (somebody)" in said
 
 
-@pytest.mark.parametrize("count", [5, 7, 12])
+@pytest.mark.parametrize("count", first([7, 5, 12]))
 @pytest.mark.parametrize("correlation", [0.0, 0.6, 0.95])
 def test_the_interval_holds_the_correlation_of_those_that_contestants_are_drawn_from(correlation, count):
     source = np.random.default_rng(0)
@@ -78,15 +79,15 @@ def test_hybrids_of_further_mixers_and_ratios_are_added_by_name(here):
     assert len(plan.cells) == 1 + 6 * 5
 
 
-@pytest.mark.parametrize(("entry", "found"), [
+@pytest.mark.parametrize(("entry", "expected"), [
     ({"contestant": "a", "value": 1}, [("a", "x", 1), ("a", "y", 1)]),
     ({"contestant": "a", "value": 1, "task": "y"}, [("a", "y", 1)]),
     ({"values": {"a": 1, "b": 2}, "task": ["x"]}, [("a", "x", 1), ("b", "x", 2)]),
     ({"values": {"a": 1, "b": 2}}, [("a", "x", 1), ("b", "x", 2), ("a", "y", 1), ("b", "y", 2)]),
 ])  # fmt: skip
-def test_one_entry_of_published_figures_speaks_of_several_contestants_and_tasks(entry, found):
+def test_one_entry_of_published_figures_speaks_of_several_contestants_and_tasks(entry, expected):
     figures = figures_of([{**entry, "source": "s", "of": "recall"}], ["x", "y"])
-    assert [(figure["contestant"], figure["task"], figure["value"]) for figure in figures] == found
+    assert [(figure["contestant"], figure["task"], figure["value"]) for figure in figures] == expected
     assert all((figure["source"], figure["of"]) == ("s", "recall") for figure in figures)
 
 

@@ -172,7 +172,7 @@ def test_sandwich_parallel_and_scaled_are_the_sums_that_they_say():
 
 def test_branches_in_parallel_are_weighted():
     x_BLD = torch.randn(2, 5, 16, dtype=torch.float64)
-    found = {}
+    outputs_by_weights = {}
     for weights in ("one", "mean", "trained"):
         backbone = model(
             "layers=1", "backbone.pattern=[mixer|gru+none]", f"backbone.parallel_weights={weights}"
@@ -183,8 +183,8 @@ def test_branches_in_parallel_are_weighted():
         if weights == "trained":
             block.mixer_weights.data.copy_(torch.tensor(factors))
         wanted = x_BLD + sum(factor * each for factor, each in zip(factors, outputs, strict=True))
-        found[weights] = backbone(x_BLD)[0]
-        torch.testing.assert_close(found[weights], backbone.norm(wanted), msg=weights)
+        outputs_by_weights[weights] = backbone(x_BLD)[0]
+        torch.testing.assert_close(outputs_by_weights[weights], backbone.norm(wanted), msg=weights)
 
 
 def test_loops_run_the_same_weights_again():
@@ -293,7 +293,7 @@ def test_every_hybrid_of_two_letters_is_a_list_too():
 
 def kinds_of(arch: str, layers: int) -> list[str]:
     """Per layer of ours: whether its mixers look at a window, at all, or carry a state; or that it has none."""
-    found = []
+    layer_kinds = []
     for block in model(f"arch={arch}", f"layers={layers}", dtype=torch.float32).backbone.blocks:
         kinds = []
         for mixer in block.mixers():
@@ -301,8 +301,8 @@ def kinds_of(arch: str, layers: int) -> list[str]:
             kinds.append(
                 "linear_attention" if not attends else "sliding_attention" if mixer.window else "full_attention"
             )
-        found.append("hybrid" if len(kinds) > 1 else kinds[0] if kinds else "mlp")
-    return found
+        layer_kinds.append("hybrid" if len(kinds) > 1 else kinds[0] if kinds else "mlp")
+    return layer_kinds
 
 
 @pytest.mark.parametrize(
@@ -350,13 +350,13 @@ def test_values_of_the_first_layer_reach_the_others():
     shared: dict = {}
     first(x_BLD, shared=shared)
     y_BLD = torch.randn(2, 6, 16, dtype=torch.float64)
-    found, _ = second(y_BLD, shared=shared)
+    output_BLD, _ = second(y_BLD, shared=shared)
     plain = model("layers=2", "position=none").backbone.blocks[1].mixer
     plain.load_state_dict({k: v for k, v in second.state_dict().items() if k != "value_share"})
     q, k, v = (part(y_BLD).view(2, 6, 2, 8).transpose(1, 2) for part in (plain.query, plain.key, plain.value))
     v = 0.25 * v + 0.75 * first.value(x_BLD).view(2, 6, 2, 8).transpose(1, 2)
     wanted = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=8**-0.5)
-    torch.testing.assert_close(found, plain.out(wanted.transpose(1, 2).flatten(2)))
+    torch.testing.assert_close(output_BLD, plain.out(wanted.transpose(1, 2).flatten(2)))
     # alone it has nobody to mix with
     torch.testing.assert_close(second(y_BLD)[0], plain(y_BLD)[0])
     assert not model("layers=1").backbone.blocks[0].mixer.takes_shared
@@ -432,8 +432,8 @@ def test_value_embeddings_are_nanochats_sum():
     v = v + gate.unsqueeze(-1) * mixer.value_table.weight[tokens_BL].view(2, 6, 2, 8)
     q, k, v = (part.transpose(1, 2) for part in (q, k, v))
     wanted = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=8**-0.5)
-    found, _ = mixer(x_BLD, shared={"tokens": tokens_BL})
-    torch.testing.assert_close(found, mixer.out(wanted.transpose(1, 2).flatten(2)))
+    output_BLD, _ = mixer(x_BLD, shared={"tokens": tokens_BL})
+    torch.testing.assert_close(output_BLD, mixer.out(wanted.transpose(1, 2).flatten(2)))
 
 
 @pytest.mark.parametrize(

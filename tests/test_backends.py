@@ -155,7 +155,7 @@ OPEN = {
 
 
 @needs_compiler
-@pytest.mark.parametrize("opened", first(OPEN.values(), 2), ids=OPEN)
+@pytest.mark.parametrize("opened", first(OPEN.values()), ids=OPEN)
 def test_a_library_that_others_may_have_written_is_not_loaded(fresh, built_plainly, monkeypatch, tmp_path, opened):
     what, change = opened
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

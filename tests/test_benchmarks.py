@@ -28,10 +28,10 @@ def test_it_runs_whole_at_toy_sizes(tmp_path):
     env = {key: value for key, value in os.environ.items() if key != "PYTHONSAFEPATH"}
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
-    found = json.loads((tmp_path / "gpu.json").read_text())
-    assert list(found["figures"]) == sections
-    assert all(found["figures"].values())
-    names = {line["name"] for lines in found["figures"].values() for line in lines}
+    report = json.loads((tmp_path / "gpu.json").read_text())
+    assert list(report["figures"]) == sections
+    assert all(report["figures"].values())
+    names = {line["name"] for lines in report["figures"].values() for line in lines}
     peers = {"decoder: ours over plain PyTorch", "decoder: ours over Hugging Face", "llama: ours over Hugging Face"}
     assert peers | {"mamba2: ours", "mamba, short: ours over Hugging Face"} <= names
     assert "failed" not in done.stdout
@@ -72,7 +72,7 @@ def test_every_bar_ends_as_met_missed_or_not_measured(as_if_on_a_gpu, gpu, tmp_p
         yield scale.line("before", "1")
         raise RuntimeError("no\nmore")
 
-    status, found = as_if_on_a_gpu(
+    status, lines_by_section = as_if_on_a_gpu(
         {
             "one": Section(
                 of(("slow", 0.94), ("lean", 1.4), ("noisy", 0.97, 1.01), ("worse", 0.9, 0.95), ("free", 0.1)),
@@ -85,7 +85,7 @@ def test_every_bar_ends_as_met_missed_or_not_measured(as_if_on_a_gpu, gpu, tmp_p
         tmp_path / "found.json",
     )
     assert status == 1
-    became = {line["name"]: (line["status"], line["value"]) for lines in found.values() for line in lines}
+    became = {line["name"]: (line["status"], line["value"]) for lines in lines_by_section.values() for line in lines}
     assert [became[name][0] for name in ("slow", "lean", "noisy", "worse", "free", "before")] == [
         "missed", "met", "met", "missed", None, None,
     ]  # fmt: skip
@@ -149,9 +149,9 @@ def test_ours_and_theirs_are_the_same_model(family, gpu, monkeypatch):
 def test_attention_has_heads_of_64_wherever_there_is_some(gpu):
     from gpu_sections import PRESETS, READ_NO_TEXT, Scale, heads
 
-    found = {arch: heads(Scale(False), arch) for arch in PRESETS if arch not in READ_NO_TEXT}
-    assert found["transformer"] == ["mixer.head_dim=64"]
-    assert found["hybrid"] == ["alternate_mixer.head_dim=64"]
+    overrides_by_arch = {arch: heads(Scale(False), arch) for arch in PRESETS if arch not in READ_NO_TEXT}
+    assert overrides_by_arch["transformer"] == ["mixer.head_dim=64"]
+    assert overrides_by_arch["hybrid"] == ["alternate_mixer.head_dim=64"]
 
 
 def test_an_interval_holds_the_median_and_bears_one_slow_call(gpu):
@@ -198,8 +198,8 @@ def test_every_section_with_a_toy_size_runs_at_it(tmp_path):
     command = [sys.executable, ROOT / "benchmarks/all.py", "--toy", "--to", tmp_path / "found.json"]
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
-    found = set(json.loads((tmp_path / "found.json").read_text()))
-    assert found == {"start-up", "growth", "exponents", "whole commands", "loop", "mixers", "generating"}
+    sections = set(json.loads((tmp_path / "found.json").read_text()))
+    assert sections == {"start-up", "growth", "exponents", "whole commands", "loop", "mixers", "generating"}
 
 
 def test_an_exponent_is_that_of_the_larger_sizes(monkeypatch):

@@ -72,7 +72,7 @@ def vectors(batch):
 
 def with_other_padding(batch):
     """The same batch, with other things in its padding."""
-    found = dict(batch)
+    variant = dict(batch)
     for key, mask in (("inputs", "inputs_mask"), ("source", "source_mask"), ("prefix", "prefix_mask")):
         if key not in batch:
             continue
@@ -80,10 +80,10 @@ def with_other_padding(batch):
             torch.randint_like(batch[key], 3, SYMBOLS) if not batch[key].is_floating_point() else batch[key] * 50 + 1
         )
         real = batch[mask].reshape(*batch[mask].shape, *[1] * (batch[key].ndim - 2))
-        found[key] = torch.where(real, batch[key], other)
+        variant[key] = torch.where(real, batch[key], other)
     if batch["inputs"].is_floating_point():
-        found["targets"] = torch.where(batch["inputs_mask"].unsqueeze(-1), batch["targets"], 77.0)
-    return found
+        variant["targets"] = torch.where(batch["inputs_mask"].unsqueeze(-1), batch["targets"], 77.0)
+    return variant
 
 
 def objective_of(name, *words):
@@ -106,13 +106,13 @@ def step(objective, batch):
             loss = loss + sum(module.side_losses().values())
     if loss.requires_grad:
         loss.backward()
-    found = {"loss": loss.detach(), "count": torch.as_tensor(outputs.get("count", 0))}
-    found |= {f"gradient of {key}": p.grad for key, p in objective.named_parameters() if p.grad is not None}
+    tensors = {"loss": loss.detach(), "count": torch.as_tensor(outputs.get("count", 0))}
+    tensors |= {f"gradient of {key}": p.grad for key, p in objective.named_parameters() if p.grad is not None}
     for path, module in objective.named_modules():
         for key in ("step_E", "window_E", "dropped", "unserved", "seen", "running_mean", "running_var"):
             if isinstance(getattr(module, key, None), torch.Tensor):
-                found[f"{path}.{key}"] = getattr(module, key)
-    return found
+                tensors[f"{path}.{key}"] = getattr(module, key)
+    return tensors
 
 
 @pytest.mark.parametrize("mixture", [pytest.param(False, marks=THOROUGH), True], ids=["dense", "mixture"])
@@ -232,8 +232,8 @@ def test_a_batch_that_asks_nothing_costs_nothing(words):
         batch[key] = torch.full_like(batch[key], -100)
     more = ["ffn=moe", "ffn.experts=4"] if any(word.startswith("ffn.") for word in words) else []
     objective = objective_of(*words, *more)
-    found = step(objective, batch)
-    for key, value in found.items():
+    tensors = step(objective, batch)
+    for key, value in tensors.items():
         assert value.isfinite().all(), key
     asks_itself = words[0] in (
         "masked_token",
@@ -246,10 +246,10 @@ def test_a_batch_that_asks_nothing_costs_nothing(words):
         "untrained",
     )
     if not asks_itself:
-        assert found["count"] == 0
+        assert tensors["count"] == 0
         if not more:
-            assert found["loss"] == 0
-            assert not any(value.any() for key, value in found.items() if key.startswith("gradient"))
+            assert tensors["loss"] == 0
+            assert not any(value.any() for key, value in tensors.items() if key.startswith("gradient"))
 
 
 @pytest.mark.parametrize("words", [case for case in CASES if "stem=vectors" not in case], ids=" ".join)
@@ -296,7 +296,7 @@ def test_no_probe_reads_padding(probe, key, monkeypatch):
     probes = {probe: parts.factory("probe", probe)(classes=5, dim=16)}
     if key == "token_labels" and getattr(probes[probe], "reads_positions", False):
         pytest.skip("a probe of whole inputs")
-    objective, found = objective_of("masked_token").eval(), []
+    objective, readings = objective_of("masked_token").eval(), []
     for other in (False, True):
         task = Padded(key, other)
         known = labelled(objective, task, CPU)
@@ -304,13 +304,13 @@ def test_no_probe_reads_padding(probe, key, monkeypatch):
         with torch.no_grad():
             outputs = seeded(objective, task.train_batch(0, 0, CPU))
         sums = judge(objective, task, outputs, task.train_batch(7, 0, CPU), probes)
-        found.append((known.pooled(), next(iter(sums.values()))[0]))
+        readings.append((known.pooled(), next(iter(sums.values()))[0]))
         if other:
             rows = [objective.embed(row[None, mask]).mean(1) for row, mask in zip(*two_of(task), strict=True)]
             if key == "labels":
                 torch.testing.assert_close(known.pooled()[:4], torch.cat(rows), rtol=1e-4, atol=1e-5)
-    assert found[0][1].isfinite()
-    assert all(torch.equal(one, two) for one, two in zip(*found, strict=True))
+    assert readings[0][1].isfinite()
+    assert all(torch.equal(one, two) for one, two in zip(*readings, strict=True))
 
 
 def test_a_probe_of_places_looks_at_real_ones_alone():

@@ -87,7 +87,7 @@ def expected(objective, tokens):
             hidden_L[list(chosen)] = True
             weights_L[list(chosen)] = len(span) / k
             share /= len(span) * math.comb(len(span), k)
-        objective.hide = lambda inputs, mask, found=(hidden_L, weights_L): tuple(each[None] for each in found)
+        objective.hide = lambda inputs, mask, masking=(hidden_L, weights_L): tuple(each[None] for each in masking)
         losses.append(objective({"inputs": tokens[None]})["loss"].item())
         shares.append(share)
     del objective.hide
@@ -308,8 +308,8 @@ def test_draws_have_the_models_distribution():
         text_L = torch.tensor([0, *rest])
         with torch.no_grad():
             said = chance(text_L[:2], [1]) * (chance(text_L, [2, 3]) + chance(text_L, [3, 2])) / 2
-        found = sum(row == list(rest) for row in drawn) / count
-        assert abs(found - said) < 4 * math.sqrt(said * (1 - said) / count) + 1e-3
+        frequency = sum(row == list(rest) for row in drawn) / count
+        assert abs(frequency - said) < 4 * math.sqrt(said * (1 - said) / count) + 1e-3
 
 
 def test_a_block_diffusion_writes(here):

@@ -142,8 +142,8 @@ def log_probability(table, prompt, written):
 def test_a_search_that_keeps_everything_finds_the_best_of_all(end, power):
     table, steps = Table(), 4
     prompts = [[1, 2], [2, 0]]
-    found = beam_search(table, prompts, steps, end=end, beams=4**steps, length_penalty=power)
-    for prompt, rows in zip(prompts, found, strict=True):
+    rows_by_prompt = beam_search(table, prompts, steps, end=end, beams=4**steps, length_penalty=power)
+    for prompt, rows in zip(prompts, rows_by_prompt, strict=True):
         every = {}
         for length in range(1, steps + 1):
             for written in itertools.product(range(4), repeat=length):

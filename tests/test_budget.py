@@ -84,11 +84,11 @@ def test_steps_of_so_many_tokens_and_flops(here):
 
 def test_a_size_and_a_length_at_once(here):
     config = settle(zoo.compose(*RECALL, "budget.parameters=200000", "budget.flops=5e9"))
-    found = config["budget_met"]
-    assert found["parameters"]["reached"] == count(config)
+    budgets = config["budget_met"]
+    assert budgets["parameters"]["reached"] == count(config)
     each = costs.step_costs(config)["flops"]
-    assert found["flops"]["reached"] == pytest.approx(each * config["steps"])
-    assert abs(found["flops"]["reached"] / 5e9 - 1) <= 0.02
+    assert budgets["flops"]["reached"] == pytest.approx(each * config["steps"])
+    assert abs(budgets["flops"]["reached"] / 5e9 - 1) <= 0.02
 
 
 def test_the_width_may_be_solved_for_flops(here):
@@ -102,8 +102,8 @@ def test_the_width_may_be_solved_for_flops(here):
 def test_flops_of_masks_that_chance_draws_are_a_mean(here, monkeypatch):
     monkeypatch.setattr("zoo.measure.flops.DRAWS", 4)
     config = zoo.compose("task=shapes", "stem.patch_size=4", "objective=jepa", "probe=linear", "dim=16")
-    found = costs.step_costs(config)["flops"]
-    assert found == costs.step_costs(config)["flops"]
+    step_flops = costs.step_costs(config)["flops"]
+    assert step_flops == costs.step_costs(config)["flops"]
     import torch
 
     from zoo.measure import flops
@@ -116,7 +116,7 @@ def test_flops_of_masks_that_chance_draws_are_a_mean(here, monkeypatch):
         torch.manual_seed(seed)
         single.append(flops.count(ours, batch)[1])
     assert len(set(single)) > 1
-    assert found == pytest.approx(sum(single) / 4)
+    assert step_flops == pytest.approx(sum(single) / 4)
 
 
 def test_seconds_are_timed_once_and_kept(here, monkeypatch):
@@ -326,9 +326,9 @@ def test_a_dry_run_says_by_which_widths_budgets_are_met_and_who_cannot_meet_thei
     status, out, err = zoo_main(*words, "budget.parameters=20000", "budget.tolerance=0.1")
     assert status == 0, err
     (line,) = (line for line in out.splitlines() if line.startswith("sizes on parity: "))
-    found = re.findall(r"(gru|lstm) dim=(\d+) for parameters=20000", line)
-    assert len(found) == 2
-    for arch, dim in found:
+    matches = re.findall(r"(gru|lstm) dim=(\d+) for parameters=20000", line)
+    assert len(matches) == 2
+    for arch, dim in matches:
         reached = count(zoo.compose(f"arch={arch}", "task=parity", f"dim={dim}", "layers=1"))
         assert abs(reached / 20_000 - 1) < 0.1
     status, _, err = zoo_main(*words, "budget.parameters=10")

@@ -10,7 +10,7 @@ import sys
 import time
 
 import pytest
-from conftest import THOROUGH
+from conftest import THOROUGH, first
 
 import zoo
 from zoo.base.errors import ZooError
@@ -294,7 +294,7 @@ def test_a_failed_run_is_counted_and_named(how, tmp_path, zoo_command):
     assert reason in page
 
 
-@pytest.mark.parametrize("how", ["stop", pytest.param("stop_within", marks=THOROUGH), "stop_once"])
+@pytest.mark.parametrize("how", first(["stop_once", "stop", "stop_within"]))
 def test_a_worker_that_is_asked_to_stop_costs_no_more_than_its_run(how, tmp_path, zoo_command):
     """Before it trains, while it trains; once, it is made again."""
     from zoo.base.seeds import derive

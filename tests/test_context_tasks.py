@@ -134,14 +134,14 @@ def test_a_number_is_looked_up_by_both_names(rung):
     one = task("task=phonebook", f"task.rung={rung}", "task.batch_size=200")
     width, chance, alike, total = 2 + one.digits, random.Random(0), 0, 0
     for batch in [one.train_batch(step, 0, CPU) for step in range(4)] + one.held_out(one.splits()[-1]):
-        for tokens, found in asked(batch):
+        for tokens, answers in asked(batch):
             mark = len(tokens) - width
             assert tokens[mark] == 10 + 2 * one.names
             book = {tuple(tokens[i : i + 2]): tokens[i + 2 : i + width] for i in range(0, mark, width)}
             assert len(book) == mark // width, "nobody comes twice"
             name = tuple(tokens[mark + 1 : mark + 3])
             assert 10 <= name[0] < 10 + one.names <= name[1] < 10 + 2 * one.names
-            assert [token for _, token in found] == book[name]
+            assert [token for _, token in answers] == book[name]
             assert tokens[mark + 3 :] == book[name][:-1]
             if mark == one.length * width:
                 alike += chance.choice([each for each in book if each[1] == name[1]]) == name
@@ -170,11 +170,11 @@ def test_a_vector_is_asked_for_at_the_positions_of_the_batch():
 
     objective, one = objective_of("task=in_context_regression", "dim=16", "layers=1")
     batch = one.train_batch(0, 0, CPU)
-    found = objective(batch)
+    outputs = objective(batch)
     whole = objective({"inputs": batch["inputs"], "targets": torch.zeros(64, 32, 1)})["predictions"]
-    torch.testing.assert_close(found["predictions"], whole[:, ::2])
-    torch.testing.assert_close(found["loss"], (whole[:, ::2] - batch["targets"]).square().mean())
-    assert found["count"] == 64 * 16
+    torch.testing.assert_close(outputs["predictions"], whole[:, ::2])
+    torch.testing.assert_close(outputs["loss"], (whole[:, ::2] - batch["targets"]).square().mean())
+    assert outputs["count"] == 64 * 16
 
 
 @pytest.mark.parametrize("fill", ["symbols", "blank"])

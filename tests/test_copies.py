@@ -32,9 +32,9 @@ def metadata(node):
 @pytest.mark.parametrize("arch", sorted(groups()["arch"]))
 def test_a_copy_is_that_of_deepcopy(arch):
     config = composed("config", (f"arch={arch}",)).cfg
-    expected, found = dict(nodes(copy.deepcopy(config))), dict(nodes(Original(config).copy()))
-    assert list(found) == list(expected)
-    for path, node in found.items():
+    expected, nodes_by_path = dict(nodes(copy.deepcopy(config))), dict(nodes(Original(config).copy()))
+    assert list(nodes_by_path) == list(expected)
+    for path, node in nodes_by_path.items():
         other = expected[path]
         assert type(node) is type(other), path
         assert metadata(node) == metadata(other), path
@@ -42,7 +42,7 @@ def test_a_copy_is_that_of_deepcopy(arch):
         if not OmegaConf.is_config(node):
             assert node._value() == other._value(), path
         if path:
-            assert node._get_parent() is found[path.rpartition(".")[0]], path
+            assert node._get_parent() is nodes_by_path[path.rpartition(".")[0]], path
 
 
 def test_copies_are_changed_one_by_one_and_refuse_what_the_config_refuses():

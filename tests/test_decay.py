@@ -23,17 +23,17 @@ def tallied(wrong_BS, length_B, parts=1):
 def test_counts_are_those_of_counting_by_hand():
     wrong = [[0, 0, 0, 9], [0, 1, 1, 0], [1, 0, 9, 9], [0, 0, 0, 1]]
     length = [3, 4, 2, 4]
-    found = tallied(torch.tensor(wrong) == 1, length)
-    assert found["lengths"] == [[2, 1, 0, 1], [3, 1, 1, 0], [4, 2, 0, 3]]
-    assert found["asked"] == [4, 4, 3, 2]
-    assert found["wrong"] == [1, 1, 1, 1]
-    assert found["share"] == pytest.approx(
+    summary = tallied(torch.tensor(wrong) == 1, length)
+    assert summary["lengths"] == [[2, 1, 0, 1], [3, 1, 1, 0], [4, 2, 0, 3]]
+    assert summary["asked"] == [4, 4, 3, 2]
+    assert summary["wrong"] == [1, 1, 1, 1]
+    assert summary["share"] == pytest.approx(
         [0 + 2 / 4 + 1 / 2 + 1 / 4, 2 / 4 + 1 / 2 + 1 / 4, 2 / 4 + 1 / 4, 2 / 4 + 1 / 4]
     )
-    assert found["share_squared"][3] == pytest.approx(1 / 4 + 1 / 16)
-    assert found["pairs"] == [[4, 2], [2, 1]]
-    assert found["squares"] == pytest.approx(4 / 4 + 1 / 2 + 1 / 4)
-    assert tallied(torch.tensor(wrong) == 1, length, parts=3) == found, "batches add up"
+    assert summary["share_squared"][3] == pytest.approx(1 / 4 + 1 / 16)
+    assert summary["pairs"] == [[4, 2], [2, 1]]
+    assert summary["squares"] == pytest.approx(4 / 4 + 1 / 2 + 1 / 4)
+    assert tallied(torch.tensor(wrong) == 1, length, parts=3) == summary, "batches add up"
 
 
 def test_places_that_are_not_asked_are_left_out():
@@ -41,10 +41,10 @@ def test_places_that_are_not_asked_are_left_out():
     said = torch.tensor([[0, 2, 0, 1, 2], [1, 0, 0, 0, 2]])
     tally = Tally()
     tally.add(torch.nn.functional.one_hot(said, 3).float(), targets)
-    found = tally.summary()
-    assert found["lengths"] == [[2, 1, 0, 1], [3, 1, 0, 2]]
-    assert found["wrong"][:3] == [1, 1, 1]
-    assert found["pairs"] == [[0, 2], [1, 0]]
+    summary = tally.summary()
+    assert summary["lengths"] == [[2, 1, 0, 1], [3, 1, 0, 2]]
+    assert summary["wrong"][:3] == [1, 1, 1]
+    assert summary["pairs"] == [[0, 2], [1, 0]]
 
 
 def simulated(source, kind, answers=500):

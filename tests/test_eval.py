@@ -80,10 +80,10 @@ def theirs(run, tmp_path, offline):
 def test_log_likelihoods_are_those_of_the_harness(run, theirs):
     mine = adapter_of(run)
     want = theirs.loglikelihood(asked(*PAIRS), disable_tqdm=True)
-    found = mine.loglikelihood(asked(*PAIRS))
-    assert [score for score, _ in found] == pytest.approx([score for score, _ in want], rel=1e-5, abs=1e-4)
-    assert [greedy for _, greedy in found] == [greedy for _, greedy in want]
-    assert len({round(score) for score, _ in found}) > 3, "the pairs differ"
+    log_likelihoods = mine.loglikelihood(asked(*PAIRS))
+    assert [score for score, _ in log_likelihoods] == pytest.approx([score for score, _ in want], rel=1e-5, abs=1e-4)
+    assert [greedy for _, greedy in log_likelihoods] == [greedy for _, greedy in want]
+    assert len({round(score) for score, _ in log_likelihoods}) > 3, "the pairs differ"
 
 
 def test_rolling_log_likelihoods_are_those_of_the_harness(run, theirs):
@@ -98,10 +98,10 @@ def test_what_is_written_is_what_the_harness_lets_it_write(run, theirs):
     want = theirs.generate_until(
         [SimpleNamespace(args=(text, dict(more))) for text, more in prompts], disable_tqdm=True
     )
-    found = adapter_of(run).generate_until(asked(*prompts))
+    texts = adapter_of(run).generate_until(asked(*prompts))
     # theirs stops at the end of text too, which is a line's end there
-    assert [text.split("\n")[0] for text in found] == want
-    assert all("mat" not in text for text in found[:3])
+    assert [text.split("\n")[0] for text in texts] == want
+    assert all("mat" not in text for text in texts[:3])
 
 
 @pytest.mark.parametrize("arch", ["gru", "mamba", "gated_deltanet", "griffin", "llama"])
@@ -110,15 +110,15 @@ def test_every_mixer_is_served_and_batches_change_nothing(arch):
     config = zoo.compose(f"arch={arch}", *TINY)
     model = make_objective(config, make_task(config)).eval()
     together, alone = (Adapter(model, Bytes(), 48, size, None) for size in (8, 1))
-    found = together.loglikelihood(asked(*PAIRS))
-    assert [score for score, _ in found] == pytest.approx([s for s, _ in alone.loglikelihood(asked(*PAIRS))], rel=1e-4, abs=1e-3)  # fmt: skip
+    log_likelihoods = together.loglikelihood(asked(*PAIRS))
+    assert [score for score, _ in log_likelihoods] == pytest.approx([s for s, _ in alone.loglikelihood(asked(*PAIRS))], rel=1e-4, abs=1e-3)  # fmt: skip
     before, after = list(b"the cat"), list(b" sat on the mat")
     state, scored = model.init_state(1, 48, torch.device("cpu"), torch.float32), 0.0
     with torch.no_grad():
         for place, (token, following) in enumerate(itertools.pairwise(before + after), 1):
             logits, state = model.step(torch.tensor([[token]]), state)
             scored += logits[0, -1].log_softmax(-1)[following].item() if place >= len(before) else 0.0
-    assert found[0][0] == pytest.approx(scored, rel=1e-4, abs=1e-3)
+    assert log_likelihoods[0][0] == pytest.approx(scored, rel=1e-4, abs=1e-3)
     written = together.generate_until(asked(("the cat", {"max_gen_toks": 5}), ("a", {"max_gen_toks": 5}), ("the dog", {"max_gen_toks": 5})))  # fmt: skip
     assert written == [alone.generate_until(asked((text, {"max_gen_toks": 5})))[0] for text in ("the cat", "a", "the dog")]  # fmt: skip
 
@@ -168,10 +168,10 @@ def test_the_command_scores_local_tasks_and_keeps_what_it_found(run, tasks, caps
     right = [max(range(len(scores)), key=scores.__getitem__) == row["right"] for scores, row in zip(choices, ROWS, strict=True)]  # fmt: skip
     bits = -sum(scores[row["right"]] for scores, row in zip(choices, ROWS, strict=True)) / math.log(2)
     size = sum(len(row["choices"][row["right"]].encode()) + 1 for row in ROWS)
-    found = saved["tasks"]["mine_choice"]
-    assert found["examples"] == 3
-    assert found["metrics"]["acc"]["value"] == pytest.approx(sum(right) / 3)
-    assert found["metrics"]["answer_bits_per_byte"] == {"value": pytest.approx(bits / size), "bytes": size}
+    evaluation = saved["tasks"]["mine_choice"]
+    assert evaluation["examples"] == 3
+    assert evaluation["metrics"]["acc"]["value"] == pytest.approx(sum(right) / 3)
+    assert evaluation["metrics"]["answer_bits_per_byte"] == {"value": pytest.approx(bits / size), "bytes": size}
     bits = -sum(scores[0] for scores in choices) / math.log(2)
     size = sum(len(row["choices"][0].encode()) + 1 for row in ROWS)
     assert saved["tasks"]["mine_answer"]["metrics"]["answer_bits_per_byte"]["value"] == pytest.approx(bits / size)

@@ -94,12 +94,12 @@ def test_a_language_is_what_its_machine_says(language):
     one = task(language, "task.test_lengths=[33,64]", "task.test_size=60", "task.length=24", "task.ignore=0.5")
     answers = set()
     for batch in [one.train_batch(0, 0, CPU), *one.held_out("test/33"), *one.held_out("test/64")]:
-        for tokens, found in asked(batch):
+        for tokens, questions in asked(batch):
             expected = list(MACHINES[language](tokens))
-            if language == "dyck" and found and found[-1][0] == len(tokens) - 1:
-                found = found[:-1]  # asked of a bracket that is not shown any more
-            assert found == expected
-            answers |= {answer for _, answer in found}
+            if language == "dyck" and questions and questions[-1][0] == len(tokens) - 1:
+                questions = questions[:-1]  # asked of a bracket that is not shown any more
+            assert questions == expected
+            answers |= {answer for _, answer in questions}
     assert answers == set(range(one.facts()["classes"]))
 
 
@@ -109,14 +109,14 @@ def test_asked_once_it_is_asked_anywhere_and_at_the_end_beyond_the_training_leng
     assert (one.length, one.modulus, one.asks) == (40, 5, "once")
     places = set()
     for split, batch in (("train", one.train_batch(0, 0, CPU)), *(("64", each) for each in one.held_out("test/64"))):
-        for tokens, found in asked(batch):
+        for tokens, questions in asked(batch):
             expected = list(MACHINES[language](tokens))
-            last_of_dyck = language == "dyck" and found and found[0][0] == len(tokens) - 1
-            assert found in [[each] for each in expected] or last_of_dyck or not expected
+            last_of_dyck = language == "dyck" and questions and questions[0][0] == len(tokens) - 1
+            assert questions in [[each] for each in expected] or last_of_dyck or not expected
             if split == "64" and expected:
-                assert found == expected[-1:] or last_of_dyck
+                assert questions == expected[-1:] or last_of_dyck
             if split == "train":
-                places |= {place for place, _ in found}
+                places |= {place for place, _ in questions}
     assert len(places) > 5
 
 

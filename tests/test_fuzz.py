@@ -378,13 +378,13 @@ def read(ledger, page=False):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            found = read_ledger(ledger)
+            contents = read_ledger(ledger)
             console = Console(width=180, file=io.StringIO())
-            for table in tables(found, 160):
+            for table in tables(contents, 160):
                 console.print(table)
-            figures = lines(found)
+            figures = lines(contents)
             if page:
-                write_page(found)
+                write_page(contents)
         except ZooError:
             return None
     return figures
@@ -407,9 +407,9 @@ def test_a_row_that_is_cut_or_random_is_no_row(ledger, data):
     cut = st.integers(0, len(text) - 3).map(lambda n: text[:n])
     noise = st.binary(max_size=50) | st.sampled_from((b"[]", b"3", b"null", b'"x"', b"{}", b"NaN", b'{"schema": 1}'))
     with holding(path, data.draw(cut | noise)):
-        found = scores(read(ledger))
-    assert found["lstm"] == whole["lstm"]
-    assert found["gru"][1] == 1
+        scores_by_contestant = scores(read(ledger))
+    assert scores_by_contestant["lstm"] == whole["lstm"]
+    assert scores_by_contestant["gru"][1] == 1
 
 
 @settings(FEW, max_examples=4)
@@ -447,15 +447,15 @@ GONE = ...  # with a name that is the same in each process
 def spoilt(node, path):
     """Copies of plain data with each kind of garbage at this path, and with nothing there."""
     for value in (*GARBAGE, GONE):
-        found = copy.deepcopy(node)
-        inner = found
+        variant = copy.deepcopy(node)
+        inner = variant
         for key in path[:-1]:
             inner = inner[key]
         if value is GONE:
             del inner[path[-1]]
         else:
             inner[path[-1]] = value
-        yield found
+        yield variant
 
 
 ROW_KEYS = (
@@ -474,10 +474,10 @@ def test_a_finished_row_with_garbage_in_it_never_ends_the_report(ledger, key):
     from zoo.runs.row import read_row
 
     path = run_of(ledger) / "result.json"
-    for found in spoilt(json.loads(path.read_bytes()), [key]):
-        with holding(path, found):
+    for row in spoilt(json.loads(path.read_bytes()), [key]):
+        with holding(path, row):
             if read_row(path):  # else it is no row, and another test's affair
-                read(ledger, page=key in ON_THE_PAGE_ALONE and found.get(key) == {"a": 1})
+                read(ledger, page=key in ON_THE_PAGE_ALONE and row.get(key) == {"a": 1})
 
 
 DEEPER = (
@@ -489,8 +489,8 @@ DEEPER = (
 @pytest.mark.parametrize("path", [*DEEPER, *(["decay", "test", *p] for p in (["lengths", 0], ["lengths", 0, 0], ["pairs", 0], ["wrong", 0], ["share", 0]))], ids=str)  # fmt: skip
 def test_a_finished_row_with_garbage_within_it_never_ends_the_report(ledger, path):
     file = run_of(ledger) / "result.json"
-    for found in spoilt(json.loads(file.read_bytes()), path):
-        with holding(file, found):
+    for row in spoilt(json.loads(file.read_bytes()), path):
+        with holding(file, row):
             read(ledger)
 
 
@@ -513,8 +513,8 @@ def test_garbage_in_what_only_some_rows_have_never_ends_the_report(ledger, path)
     file = run_of(ledger) / "result.json"
     whole = json.loads(file.read_bytes()) | IN_SOME_ROWS
     taken = 0
-    for found in spoilt(whole, path):
-        with holding(file, found):
+    for row in spoilt(whole, path):
+        with holding(file, row):
             if read_row(file):
                 taken += 1
                 assert read(ledger, page=True)
@@ -622,8 +622,8 @@ def test_rows_without_a_comparison_survive_garbage(ledger, tmp_path, key):
     folder = Path(shutil.copytree(ledger, tmp_path / "sweep", ignore=shutil.ignore_patterns("checkpoints")))
     (folder / "comparison.json").unlink()
     path = run_of(folder) / "result.json"
-    for found in spoilt(json.loads(path.read_bytes()), [key]):
-        with holding(path, found):
+    for row in spoilt(json.loads(path.read_bytes()), [key]):
+        with holding(path, row):
             assert read(folder)
 
 
@@ -678,8 +678,8 @@ CELL_KEYS = ("contestant", "task", "component", "grid", "tried", "chosen", "edge
 def test_garbage_in_the_rules_of_a_comparison_is_refused(ledger, path):
     rules = ledger / "comparison.json"
     whole = json.loads(rules.read_bytes())
-    for found in spoilt(whole, path):
-        with holding(rules, found):
+    for plan in spoilt(whole, path):
+        with holding(rules, plan):
             read(ledger, page=path[-1] == "edge")
 
 
@@ -716,9 +716,9 @@ def test_garbage_deep_in_the_rules_is_refused_or_shown(ledger, path, each_page):
     }
     assert not flaw(whole, PlanFile)
     # others are refused, as another test shows
-    taken = [found for found in spoilt(whole, path) if not flaw(found, PlanFile)]
-    for number, found in enumerate(taken):
-        with holding(rules, found):
+    taken = [plan for plan in spoilt(whole, path) if not flaw(plan, PlanFile)]
+    for number, plan in enumerate(taken):
+        with holding(rules, plan):
             assert read(ledger, page=each_page or number in (0, len(taken) - 1))
 
 
@@ -737,12 +737,12 @@ def test_garbage_deep_in_the_rules_is_refused_or_shown(ledger, path, each_page):
 )
 def test_damaged_rules_are_refused_with_the_place(ledger, path, value, said):
     rules = ledger / "comparison.json"
-    found = json.loads(rules.read_bytes())
-    inner = found
+    plan = json.loads(rules.read_bytes())
+    inner = plan
     for key in path[:-1]:
         inner = inner[key]
     inner.pop(path[-1]) if value is GONE else inner.update({path[-1]: value})
-    with holding(rules, found):
+    with holding(rules, plan):
         status, _, err = run_main("report", ledger)
     assert status == 2
     assert f"comparison.json is damaged ({said}); the zoo compare that made it makes it again" in err
@@ -814,8 +814,8 @@ def test_garbage_in_a_config_beside_a_run_is_refused(ledger, command, key):
     run = run_of(ledger)
     more = ["--to", "x.safetensors"] if command == "export" else ["--examples", "1"]
     step = 1 if key in ("task", "probe", "more_probes") else 3
-    for found in itertools.islice(spoilt(yaml.safe_load((run / "config.yaml").read_bytes()), [key]), 0, None, step):
-        with holding(run / "config.yaml", yaml.safe_dump(found).encode()):
+    for config in itertools.islice(spoilt(yaml.safe_load((run / "config.yaml").read_bytes()), [key]), 0, None, step):
+        with holding(run / "config.yaml", yaml.safe_dump(config).encode()):
             status, _, err = run_main(command, run, *more)
             assert status in (0, 1, 2), err
 
@@ -866,8 +866,8 @@ def test_the_same_command_goes_on_whatever_its_row_holds(ledger, no_training, ke
     run = run_of(ledger)
     path, config = run / "result.json", config_of(run)
     row = json.loads(path.read_bytes())
-    for found in spoilt(row, [key]):
-        with holding(path, found):
+    for spoilt_row in spoilt(row, [key]):
+        with holding(path, spoilt_row):
             if read_row(path) is None:
                 continue  # it is no row, and another test's affair
             try:
@@ -929,8 +929,8 @@ def plugin(source, folder):
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            found = plugins._load(name, name, "a test")
-        yield found.error, [each for key, each in registry._entries.items() if key not in entries]
+            loaded_plugin = plugins._load(name, name, "a test")
+        yield loaded_plugin.error, [each for key, each in registry._entries.items() if key not in entries]
     finally:
         sys.path.remove(str(folder))
         sys.modules.pop(name, None)

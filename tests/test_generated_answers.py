@@ -182,8 +182,8 @@ def read(words):
 )
 def test_listops_is_its_definition(words):
     one = task("task=listops", *words)
-    found = batches(one)
-    for batch in found:
+    task_batches = batches(one)
+    for batch in task_batches:
         for tokens, (answer,), (place,) in zip(
             *(batch[key].tolist() for key in ("inputs", "targets", "positions")), strict=True
         ):
@@ -194,7 +194,7 @@ def test_listops_is_its_definition(words):
             assert one.encode(" ".join(parts)) == tokens[: place + 1]
             depth = np.cumsum([part[0] == "[" for part in parts]) - np.cumsum([part == "]" for part in parts])
             assert depth.max() <= one.depth
-    trained = {tuple(row) for batch in found[:3] for row in batch["inputs"].tolist()}
+    trained = {tuple(row) for batch in task_batches[:3] for row in batch["inputs"].tolist()}
     for split in one.splits():
         assert not trained & {tuple(row) for batch in one.held_out(split) for row in batch["inputs"].tolist()}
 

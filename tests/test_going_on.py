@@ -3,14 +3,14 @@
 import shlex
 
 import pytest
-from conftest import TINY
+from conftest import TINY, first
 
 import zoo
 
 WORDS = ("task=parity", "task.test_size=16", "arch=lstm", *TINY[1:])
 
 
-@pytest.mark.parametrize("schedule", ["constant", "wsd"])
+@pytest.mark.parametrize("schedule", first(["wsd", "constant"]))
 def test_a_longer_run_says_that_a_shorter_one_is_finished_and_how_to_go_on(zoo_main, here, schedule):
     words = (*WORDS, f"schedule={schedule}")
     assert zoo_main("train", *words, "steps=40")[0] == 0

@@ -86,27 +86,27 @@ def model_of(trouble=None):
 
 def steps_of(model, graph, steps=8):
     """Losses and gradients of some steps, with an update after each."""
-    found = []
+    losses_and_gradients = []
     for step in range(steps):
         graph.begin(step)
         batch = {"inputs": torch.randn(6, 4, generator=torch.Generator().manual_seed(step))}
         loss = graph.loss(batch, step)
         (loss / 2).backward()
-        found.append([loss.detach(), *(p.grad.clone() for p in model.linear.parameters())])
+        losses_and_gradients.append([loss.detach(), *(p.grad.clone() for p in model.linear.parameters())])
         with torch.no_grad():
             for parameter in model.linear.parameters():
                 parameter -= 0.1 * parameter.grad
         model.zero_grad()
-    return found
+    return losses_and_gradients
 
 
 def test_replayed_steps_are_the_plain_ones():
     plain, recorded = plain_of(), model_of()
     graph, calls = graph_of(recorded, must=True), []
     recorded.register_forward_hook(lambda *rest: calls.append(1))
-    expected, found = steps_of(*plain), steps_of(recorded, graph)
+    expected, steps = steps_of(*plain), steps_of(recorded, graph)
     assert graph.said == "one CUDA graph: as named"
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(steps, expected)
     assert recorded.total == plain[0].total == 8, "trials leave no trace in what modules count"
     before = len(calls)
     steps_of(recorded, graph)
@@ -126,9 +126,9 @@ def test_replayed_steps_are_the_plain_ones():
 def test_what_a_recording_cannot_repeat_is_found_out(trouble, why):
     plain, model = plain_of(trouble), model_of(trouble)
     graph = graph_of(model)
-    expected, found = steps_of(*plain), steps_of(model, graph)
+    expected, steps = steps_of(*plain), steps_of(model, graph)
     assert re.match(f"launch by launch: .*({why})", graph.said)
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(steps, expected)
     torch.testing.assert_close(model.seen, plain[0].seen)
     model = model_of(trouble)
     graph = graph_of(model, must=True)
@@ -166,9 +166,9 @@ def test_a_batch_of_another_shape_is_computed_plainly():
     steps_of(model, graph)
     batch = {"inputs": torch.randn(5, 4)}
     graph.begin(20)
-    found = graph.loss(batch, 20)
+    loss = graph.loss(batch, 20)
     graph.begin(20)
-    torch.testing.assert_close(found, model(batch))
+    torch.testing.assert_close(loss, model(batch))
 
 
 def test_traces_put_everything_back():

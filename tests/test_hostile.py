@@ -170,8 +170,8 @@ def test_markup_in_a_report_is_text(ledger, tmp_path, text, monkeypatch):
     html = page_of(ledger, tmp_path / ("named " + text.replace("/", "")), text)
     page = assert_harmless(html, scripts=2)
     (specs,) = [script for script in page.scripts if "const specs" in script]
-    found, _ = json.JSONDecoder().raw_decode(specs[specs.index("{") :])
-    assert f"{text}-quality" in found  # the data is whole
+    specs_by_name, _ = json.JSONDecoder().raw_decode(specs[specs.index("{") :])
+    assert f"{text}-quality" in specs_by_name  # the data is whole
     assert "603729" not in html.split("<body>")[1].split("<h2>")[0]
 
 
@@ -338,13 +338,13 @@ def test_markup_in_the_page_of_measure_is_text(tmp_path, monkeypatch, text):
         "interval": [11.0, 13.0],
         "says": text,
     }
-    found = {
+    measurement = {
         "rounds": 3,
         "crossings": [crossing],
         "hardware": {"accelerator": "cpu", text: text},
         "versions": {text: text},
     }
-    html = write_page(tmp_path / "page.html", curves, found, f"zoo measure {text}").read_text()
+    html = write_page(tmp_path / "page.html", curves, measurement, f"zoo measure {text}").read_text()
     assert_harmless(html, scripts=2)
 
 
@@ -515,11 +515,11 @@ class Taken(TorchDispatchMode):
         self.elements = []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        found = func(*args, **(kwargs or {}))
+        tree = func(*args, **(kwargs or {}))
         if not func.is_view:
-            made = [leaf for leaf in tree_leaves(found) if isinstance(leaf, torch.Tensor) and leaf.device.type == "cpu"]
+            made = [leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor) and leaf.device.type == "cpu"]
             self.elements += [leaf.numel() for leaf in made]
-        return found
+        return tree
 
 
 def test_what_somebody_elses_task_allocates_is_counted_before_it_is_taken(monkeypatch):
@@ -665,12 +665,12 @@ def folder(here):
     (here / "outside").mkdir()
     (here / "outside" / "secret.txt").write_text(SECRET * 400)
     (here / "outside" / "secret.py").write_text(f"# {SECRET}\nvalue = 1\n" * 400)
-    found = here / "data"
-    found.mkdir()
+    directory = here / "data"
+    directory.mkdir()
     for i in range(24):
-        (found / f"part{i}.txt").write_text(f"harmless text number {i} of many. " * 60)
-        (found / f"part{i}.py").write_text(f"# harmless {i}\nvalue_{i} = 'text'\n" * 60)
-    return found
+        (directory / f"part{i}.txt").write_text(f"harmless text number {i} of many. " * 60)
+        (directory / f"part{i}.py").write_text(f"# harmless {i}\nvalue_{i} = 'text'\n" * 60)
+    return directory
 
 
 class Hangs(BaseException):
@@ -720,10 +720,10 @@ def test_a_link_that_stays_inside_is_read_and_others_are_named(folder):
     os.mkfifo(folder / "pipe.txt")
     (folder.parent / "name").symlink_to(folder)
     with pytest.warns(UserWarning, match="not read") as said:
-        found = [path.name for path in walk(folder.parent / "name")]
-    assert "inside.txt" in found
-    assert not {"outside.txt", "pipe.txt"} & set(found)
-    assert len(found) == 49
+        names = [path.name for path in walk(folder.parent / "name")]
+    assert "inside.txt" in names
+    assert not {"outside.txt", "pipe.txt"} & set(names)
+    assert len(names) == 49
     (text,) = [str(each.message) for each in said]
     assert all(
         name in text for name in ("outside.txt is a link", "up is a link", "pipe.txt is no plain file", "cp -rL")

@@ -121,8 +121,8 @@ class Holder(nn.Module):
 
 
 def test_scores_of_heads_that_do_one_thing():
-    found = heads.induction(Holder(), 10_000, 12)["layer"]
-    assert found[:3].tolist() == pytest.approx([0, 1, 0], abs=1e-3)  # but for the rare token that comes twice by chance
+    means = heads.induction(Holder(), 10_000, 12)["layer"]
+    assert means[:3].tolist() == pytest.approx([0, 1, 0], abs=1e-3)  # but for the rare token that comes twice by chance
     tokens = torch.randint(0, 10_000, (3, 9))
     one = attention_maps(Holder(), {"inputs": tokens})[0]
     before = heads.previous_token(one)
@@ -205,13 +205,13 @@ def test_inspect_writes_a_page_and_its_numbers(words, zoo_main):
     run = out.strip().splitlines()[-1]
     status, out, err = zoo_main("inspect", run, "--example", "1", "--length", "6", "--judged-by", "5")
     assert status == 0, err
-    page, found = Path(run, "inspect.html").read_text(), json.loads(Path(run, "inspect.json").read_text())
+    page, numbers = Path(run, "inspect.html").read_text(), json.loads(Path(run, "inspect.json").read_text())
     data = json.loads(re.search(r"^const data = (.*);$", page, re.M)[1])
     assert data["examples"] == [1]
-    assert found["judged_by"] == {"validation": 5, "test": 5}
+    assert numbers["judged_by"] == {"validation": 5, "test": 5}
     assert all(one["shape"][0] == 1 and one["shape"][2] <= 6 for one in data["maps"])
-    assert len(found["removed"]) == (len(found["heads"]) + 1 if found["heads"] else 0)
-    assert bool(found["heads"]) == ("arch=lstm" not in words)
+    assert len(numbers["removed"]) == (len(numbers["heads"]) + 1 if numbers["heads"] else 0)
+    assert bool(numbers["heads"]) == ("arch=lstm" not in words)
     assert "http" not in page.replace("http-equiv", "")
     assert zoo_main("inspect", run, "--example", "99999")[0] == 2
 

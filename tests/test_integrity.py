@@ -138,8 +138,8 @@ def test_a_digest_is_of_every_bit_of_a_tensor_and_of_its_shape(tmp_path, dtype):
     assert digest(tensor.t().contiguous().t()) == digest(tensor), "however it lies in memory"
     other = tensor.clone().view(torch.uint8)
     other.view(-1)[-1] ^= 1
-    found = [tensor, tensor.t(), other.view(dtype), tensor.reshape(-1), tensor[:1], tensor.double().half()]
-    assert len({digest(each) for each in found}) == len(found)
+    tensors = [tensor, tensor.t(), other.view(dtype), tensor.reshape(-1), tensor[:1], tensor.double().half()]
+    assert len({digest(each) for each in tensors}) == len(tensors)
     assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
     assert len({digest(each) for each in ([1], 1, "1", 1.0, True, [[1]], {1: 1}, b"1", None)}) == 9
 

@@ -107,7 +107,7 @@ except KeyboardInterrupt as error:
 """
 
 
-@BOTH
+@pytest.mark.parametrize("number", first([signal.SIGTERM, signal.SIGINT]))
 def test_what_is_to_be_saved_is_and_a_second_signal_cuts_it_short(tmp_path, number):
     process = started(SAVES.format(seconds=60), tmp_path)
     assert process.stdout.readline() == "ready\n"

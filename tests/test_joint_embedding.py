@@ -206,8 +206,8 @@ def regularisers():
 def test_sigreg_is_the_integral_and_about_one_for_normal_embeddings():
     laws, source = regularisers(), torch.Generator().manual_seed(0)
     for count in (64, 256, 1024):  # whatever the number of embeddings
-        found = [laws.sigreg(torch.randn(count, 16, generator=source), 256, source=source).item() for _ in range(100)]
-        assert sum(found) / 100 == pytest.approx(2 * (math.sqrt(math.pi / 2) - math.sqrt(math.pi / 6)), rel=0.1)
+        losses = [laws.sigreg(torch.randn(count, 16, generator=source), 256, source=source).item() for _ in range(100)]
+        assert sum(losses) / 100 == pytest.approx(2 * (math.sqrt(math.pi / 2) - math.sqrt(math.pi / 6)), rel=0.1)
     z, many = torch.randn(50, 3, generator=source), 7
     directions = F.normalize(torch.randn(3, many, generator=torch.Generator().manual_seed(5)), dim=0)
     t, total = torch.linspace(0, 3, 17), 0.0
@@ -235,8 +235,8 @@ def test_variance_and_covariance_are_their_equations():
         F.relu(1 - (covariance.diagonal() + 1e-4).sqrt()).mean(),
         (covariance - covariance.diag().diag()).square().sum() / 5,
     )
-    for found, wanted in zip(laws.variance_covariance(z), expected, strict=True):
-        torch.testing.assert_close(found, wanted)
+    for term, wanted in zip(laws.variance_covariance(z), expected, strict=True):
+        torch.testing.assert_close(term, wanted)
     moved = laws.variance_covariance(z + 3)
     torch.testing.assert_close(moved, laws.variance_covariance(z), rtol=1e-4, atol=1e-5)
 
@@ -262,13 +262,13 @@ def test_collapse_is_seen_where_it_is_and_not_elsewhere():
         assert collapse(diagnostics(z), 32) == expected
     assert collapse(diagnostics(torch.zeros(400, 32)), 32) == "complete"
     assert collapse(diagnostics(normal + 3), 32) == ""
-    found = diagnostics(normal)
-    assert 28 < found["effective_rank"] <= 32
+    measures = diagnostics(normal)
+    assert 28 < measures["effective_rank"] <= 32
     assert diagnostics(line)["effective_rank"] == pytest.approx(1, abs=1e-4)
-    assert abs(found["cosine"]) < 0.01
+    assert abs(measures["cosine"]) < 0.01
     unit = F.normalize(normal.double(), dim=1)
     distances = torch.pdist(unit).square()
-    assert found["uniformity"] == pytest.approx((-2 * distances).exp().mean().log().item())
+    assert measures["uniformity"] == pytest.approx((-2 * distances).exp().mean().log().item())
 
 
 def test_reconstruction_is_the_error_of_normalised_pixels():
@@ -485,9 +485,9 @@ def test_a_collapsed_run_is_marked_in_tables_and_page(here):
     folder = here / "runs" / "marked"
     assert read_ledger(folder).standings[0].collapsed() == ""
     path = folder / row["id"] / "result.json"
-    found = read_json(path)
-    found["embedding"]["collapse"] = "complete"
-    write_json(path, found)
+    stored_row = read_json(path)
+    stored_row["embedding"]["collapse"] = "complete"
+    write_json(path, stored_row)
     ledger = read_ledger(folder)
     assert ledger.tasks == ["shapes (linear probe)"]
     assert ledger.standings[0].collapsed() == "1/1 collapsed (complete)"
@@ -585,11 +585,11 @@ def test_the_routers_of_every_pass_reach_the_loss(words):
         )
     objective.train()(batch)
     if "objective.latent=spans" in words:
-        assert max(len(found) for found in passes.values()) == 2
-    for path, found in passes.items():
+        assert max(len(losses_by_pass) for losses_by_pass in passes.values()) == 2
+    for path, losses_by_pass in passes.items():
         given = mixtures[path].side_losses()
-        assert set(given) == set(found[0])
+        assert set(given) == set(losses_by_pass[0])
         for loss in given:
-            expected = sum(each[loss] for each in found) / len(found)
+            expected = sum(each[loss] for each in losses_by_pass) / len(losses_by_pass)
             torch.testing.assert_close(given[loss], expected)
         assert mixtures[path].side_losses() == {}

@@ -21,15 +21,15 @@ TIMES = ("time", "seconds", "tokens_per_second", "peak_memory", "resumed_at", "t
 
 def outcome(folder):
     """Every run: its row without clocks, the curve of its metrics, and the tensors of its last checkpoint."""
-    found = {}
+    runs = {}
     for path in sorted(folder.glob("*/result.json")):
         row = json.loads(path.read_text())
         kept = {key: value for key, value in row.items() if not any(word in key for word in TIMES)}
         kept["overrides"] = [word for word in kept["overrides"] if not word.startswith(("runs=", "experiment="))]
         curve = [(r["step"], r["name"], r["value"]) for r in read_metrics(path.parent / "metrics.csv")]
         saved = torch.load(path.parent / "checkpoints/last.ckpt", weights_only=True)
-        found[path.parent.name] = (kept, curve, saved["state_dict"], saved["optimizer_states"])
-    return found
+        runs[path.parent.name] = (kept, curve, saved["state_dict"], saved["optimizer_states"])
+    return runs
 
 
 def same(one, other, where):
@@ -69,9 +69,9 @@ def test_fifty_kills_lose_nothing(shell, tmp_path):
     assert kills >= KILLS // 2
     done = shell.run(*SWEEP, cwd=cut)
     assert done.returncode == 0, done.stderr
-    expected, found = outcome(whole / "runs/sweep"), outcome(cut / "runs/sweep")
+    expected, runs = outcome(whole / "runs/sweep"), outcome(cut / "runs/sweep")
     assert len(expected) == 3
-    same(expected, found, "run")
+    same(expected, runs, "run")
     left = [path.name for path in cut.rglob("*") if "partial" in path.name or path.name in ("lock", "error.txt")]
     assert not left
 

@@ -106,9 +106,9 @@ def test_a_model_is_trained_on_texts(folder, here):
 )
 def test_a_bad_file_is_said_in_one_line(tmp_path, text, message):
     (tmp_path / "train.tsv").write_bytes(text)
-    with pytest.raises(ZooError, match=message) as found:
+    with pytest.raises(ZooError, match=message) as error:
         read_labelled(tmp_path / "train.tsv", ["Source"], "Target", True)
-    assert "\n" not in str(found.value)
+    assert "\n" not in str(error.value)
 
 
 def test_files_that_are_not_there_and_labels_that_nobody_learned_are_said(folder, tmp_path_factory):

@@ -94,8 +94,8 @@ def test_a_gain_that_is_the_same_everywhere_is_hardly_ever_called_otherwise(draw
     source = np.random.default_rng(1)
     wrong = 0
     for _ in range(draws):
-        found = gains(ladder(source, laws), COMPUTE[:RUNGS], "base", 0.0)
-        wrong += any(gain.word != "unknown" for gain in found)
+        contestant_gains = gains(ladder(source, laws), COMPUTE[:RUNGS], "base", 0.0)
+        wrong += any(gain.word != "unknown" for gain in contestant_gains)
     assert wrong <= 0.05 * draws + 2
     words, _, _ = called(draws, 0.001)
     assert words["holds"]["holds"] >= 0.9 * draws, "a change that is surely below the margin does not matter"
@@ -160,10 +160,10 @@ def test_a_failed_run_or_too_few_rungs_or_seeds_leave_a_gain_unknown():
 
 
 def test_the_noise_of_a_rung_without_a_second_seed_is_that_of_the_rung_below():
-    found = deviations({"a": [[0.0, 2.0], [5.0]], "b": [[1.0, 1.0], [7.0]]})
-    assert found[0].deviation == pytest.approx(1.0)
-    assert found[0].freedom == 2
-    assert found[1] == found[0]
+    noise_per_rung = deviations({"a": [[0.0, 2.0], [5.0]], "b": [[1.0, 1.0], [7.0]]})
+    assert noise_per_rung[0].deviation == pytest.approx(1.0)
+    assert noise_per_rung[0].freedom == 2
+    assert noise_per_rung[1] == noise_per_rung[0]
     assert deviations({"a": [[1.0], [1.0, 2.0]]})[0] is None
 
 
@@ -217,15 +217,15 @@ RATES = [0.001, 0.002, 0.004, 0.008, 0.016]
 
 def grids(source, noise, sizes=(1e4, 2e4, 4e4), exponent=-0.3, rates=RATES):
     """Scores of each rate at each size by a curve whose best rate is ``0.006 (N / 1e4)^exponent``, steeper on one side."""
-    found = {}
+    scores_by_size = {}
     for size in sizes:
         star = math.log(0.006) + exponent * math.log(size / 1e4)
-        found[size] = [
+        scores_by_size[size] = [
             (rate, 0.1 * math.log(size) - 0.04 * away**2 - 0.01 * max(0.0, away) ** 3 + noise * source.normal())
             for rate in rates
             for away in [math.log(rate) - star]
         ]
-    return found
+    return scores_by_size
 
 
 @pytest.mark.parametrize("draws", [60, pytest.param(600, marks=THOROUGH)])
@@ -264,7 +264,7 @@ def test_a_rate_law_is_exact_without_noise_and_says_when_it_is_none():
 
 
 def test_coverage_counts_the_forecasts_that_hold_what_came():
-    found = gains(ladder(np.random.default_rng(7), LAWS), COMPUTE[:RUNGS], "base", 0.02)
-    held, of = coverage(found)
+    contestant_gains = gains(ladder(np.random.default_rng(7), LAWS), COMPUTE[:RUNGS], "base", 0.02)
+    held, of = coverage(contestant_gains)
     assert of == 5
-    assert held == sum(gain.tested.low <= gain.gains[-1] <= gain.tested.high for gain in found)
+    assert held == sum(gain.tested.low <= gain.gains[-1] <= gain.tested.high for gain in contestant_gains)

@@ -42,11 +42,11 @@ SIZES = "compare.ladder.sizes=[16000,32000,64000,128000,256000]"
 
 
 def test_rungs_follow_the_rule():
-    found = rungs_of(RULES, ["text", "recall"])
-    assert [rung.stage for rung in found[:5]] == ["tuned", "tuned", "checked", "predicted", "predicted"]
-    assert [rung.top for rung in found] == [False] * 4 + [True] + [False] * 4 + [True]
-    assert found[1].flops == 6 * 20 * 32000**2
-    assert found[5].task == "recall, 16k parameters"
+    rungs = rungs_of(RULES, ["text", "recall"])
+    assert [rung.stage for rung in rungs[:5]] == ["tuned", "tuned", "checked", "predicted", "predicted"]
+    assert [rung.top for rung in rungs] == [False] * 4 + [True] + [False] * 4 + [True]
+    assert rungs[1].flops == 6 * 20 * 32000**2
+    assert rungs[5].task == "recall, 16k parameters"
     assert rungs_of({**RULES, "sizes": []}, ["text"]) == []
     assert len(rungs_of({**RULES, "sizes": [], "minutes": 1.0}, ["text"])) == 4
 
@@ -364,9 +364,9 @@ def test_another_comparison_is_set_beside_the_largest_rung(folder, tmp_path):
     rules = json.loads((mine / "comparison.json").read_text())
     rules |= {"ladder": [], "beside": str(folder), "abilities": {"text": [rules["cells"][0]["task"]]}}
     (mine / "comparison.json").write_text(json.dumps(rules))
-    ((of, found),) = read_ledger(mine).beside.items()
+    ((of, scores),) = read_ledger(mine).beside.items()
     assert of == "text at 128k parameters"
-    assert found == pytest.approx({"transformer": -1.898, "lstm": -1.998, "gru": -2.008})
+    assert scores == pytest.approx({"transformer": -1.898, "lstm": -1.998, "gru": -2.008})
 
 
 def test_a_page_and_the_terminal_show_a_ladder(folder, tmp_path, monkeypatch, zoo_main):
@@ -452,8 +452,8 @@ def test_the_winner_alone_is_tried_at_four_times_the_top_rung(here, monkeypatch)
     assert [[below.size for below in cell.below] for cell in again.trials] == [[16000, 32000, 64000]] * 2
     carried_out(plan, parabola)
     execution = Execution(plan)
-    found = SimpleNamespace(ladders=[SimpleNamespace(of="text", missing=0, best="lstm")])
-    monkeypatch.setattr("zoo.comparison.execute.read_ledger", lambda folder: found)
+    ledger = SimpleNamespace(ladders=[SimpleNamespace(of="text", missing=0, best="lstm")])
+    monkeypatch.setattr("zoo.comparison.execute.read_ledger", lambda folder: ledger)
     monkeypatch.setattr(execution, "_settle", lambda pool: None)
     plan.folder.mkdir(parents=True, exist_ok=True)
     assert execution._try_winners(None)

@@ -73,13 +73,13 @@ def test_it_is_that_of_deepseek_v3(query_latent):
 @pytest.mark.parametrize("words", [[], ["position=alibi"], ["mixer.latent_dim=1"]], ids=" ".join)
 def test_the_absorbed_form_is_the_naive_one(words, cuts, monkeypatch):
     mixer, x = latent(*words), draw(3, LENGTH, DIM)
-    found = []
+    outputs = []
     for absorbed in (False, True):
         monkeypatch.setattr(type(mixer), "absorbs", lambda *_, absorbed=absorbed: absorbed)
-        found.append(pieces(mixer, x, cuts)[0])
-    torch.testing.assert_close(found[1], found[0], rtol=1e-10, atol=1e-10)
+        outputs.append(pieces(mixer, x, cuts)[0])
+    torch.testing.assert_close(outputs[1], outputs[0], rtol=1e-10, atol=1e-10)
     monkeypatch.undo()
-    torch.testing.assert_close(found[0], mixer(x)[0], rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(outputs[0], mixer(x)[0], rtol=1e-6, atol=1e-6)
 
 
 def test_one_token_is_decoded_by_latents_and_a_prompt_by_keys():

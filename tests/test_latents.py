@@ -28,9 +28,9 @@ def test_without_weight_it_is_the_next_token_alone(arch):
     plain, task = objective_of(*TEXT, f"arch={arch}")
     ours, _ = objective_of(*TEXT, f"arch={arch}", "objective=next_latent", "objective.weight=0")
     batch = task.train_batch(0, 0, CPU)
-    expected, found = plain(batch), ours(batch)
-    assert torch.equal(expected["loss"], found["loss"])
-    assert torch.equal(expected["logits"], found["logits"])
+    expected, outputs = plain(batch), ours(batch)
+    assert torch.equal(expected["loss"], outputs["loss"])
+    assert torch.equal(expected["logits"], outputs["logits"])
 
 
 @pytest.mark.parametrize("words", [[], ["arch=mamba2"], ["objective.latent=spans"]], ids=str)
@@ -143,9 +143,9 @@ def test_a_logistic_probe_is_sklearns():
     probe.fit(x, labels)
     standard = (x - x.mean(0)) / x.std(0)
     reference = LogisticRegression(C=1 / (0.01 * 300), tol=1e-10, max_iter=10_000).fit(standard.numpy(), labels.numpy())
-    found = probe(x).softmax(-1).double()
+    probabilities = probe(x).softmax(-1).double()
     torch.testing.assert_close(
-        found, torch.from_numpy(reference.predict_proba(standard.numpy())).double(), rtol=0, atol=2e-3
+        probabilities, torch.from_numpy(reference.predict_proba(standard.numpy())).double(), rtol=0, atol=2e-3
     )
 
 
@@ -180,18 +180,18 @@ def test_an_encoder_that_says_only_where_it_is_has_collapsed():
     unit = F.normalize(z, dim=1)
     pairs = [(i, j) for i in range(60) for j in range(60) if i != j]
     alike = [(unit[i] - unit[j]).square().sum() for i, j in pairs if labels[i] == labels[j]]
-    found = diagnostics(z, labels)
-    assert found["alignment"] == pytest.approx((sum(alike) / len(alike)).item())
-    assert found["cosine"] == pytest.approx(sum((unit[i] @ unit[j]).item() for i, j in pairs) / len(pairs))
+    measures = diagnostics(z, labels)
+    assert measures["alignment"] == pytest.approx((sum(alike) / len(alike)).item())
+    assert measures["cosine"] == pytest.approx(sum((unit[i] @ unit[j]).item() for i, j in pairs) / len(pairs))
     correlation = torch.corrcoef(z.T)
     off = correlation[~torch.eye(4, dtype=torch.bool)]
-    assert found["correlation"] == pytest.approx(off.square().mean().sqrt().item())
+    assert measures["correlation"] == pytest.approx(off.square().mean().sqrt().item())
 
 
 def test_labels_of_which_no_two_are_alike_have_no_alignment():
-    found = diagnostics(torch.randn(6, 3), torch.arange(6))
-    assert "alignment" not in found
-    assert all(math.isfinite(value) for value in found.values())
+    measures = diagnostics(torch.randn(6, 3), torch.arange(6))
+    assert "alignment" not in measures
+    assert all(math.isfinite(value) for value in measures.values())
 
 
 @pytest.mark.parametrize(("words", "says"), [
@@ -219,7 +219,7 @@ STATISTICS = ("sigreg", "variance_covariance", "info_nce")
 def statistics_of(rank, port, results):
     """One process's share of a batch: by statistic, the loss of all, and the gradient averaged over processes."""
     dist = join_group(rank, port)
-    laws, found = laws_of(), {}
+    laws, losses_and_gradients = laws_of(), {}
     whole = torch.randn(32, 6, generator=torch.Generator().manual_seed(0))
     for kind in STATISTICS:
         weight = torch.eye(6, requires_grad=True)
@@ -227,8 +227,8 @@ def statistics_of(rank, port, results):
         loss = of_batch(laws, kind, whole[16 * rank : 16 * rank + 16] @ weight)
         loss.backward()
         dist.all_reduce(weight.grad)
-        found[kind] = (loss.item(), (weight.grad / 2).tolist())
-    results.put(found)
+        losses_and_gradients[kind] = (loss.item(), (weight.grad / 2).tolist())
+    results.put(losses_and_gradients)
     dist.barrier()
     dist.destroy_process_group()
 
@@ -247,6 +247,7 @@ def of_batch(laws, kind, z):
     return laws.sigreg(z) if kind == "sigreg" else sum(laws.variance_covariance(z))
 
 
+@pytest.mark.thorough
 def test_two_processes_keep_the_whole_batch_apart():
     """Statistics of a batch are not means of the halves' statistics."""
     whole = torch.randn(32, 6, generator=torch.Generator().manual_seed(0))
@@ -256,8 +257,8 @@ def test_two_processes_keep_the_whole_batch_apart():
         torch.manual_seed(5)
         loss = of_batch(laws, kind, whole @ weight)
         loss.backward()
-        for found, gradient in (one[kind] for one in both):
-            assert found == pytest.approx(loss.item(), rel=1e-5), kind
+        for process_loss, gradient in (one[kind] for one in both):
+            assert process_loss == pytest.approx(loss.item(), rel=1e-5), kind
             torch.testing.assert_close(torch.tensor(gradient), weight.grad, rtol=1e-4, atol=1e-6)
 
 
@@ -287,6 +288,7 @@ def teacher_of(rank, port, results):
     dist.destroy_process_group()
 
 
+@pytest.mark.thorough
 def test_two_processes_have_one_teacher():
     first, second = two_processes(teacher_of)
     assert first[1]

@@ -505,9 +505,9 @@ def test_a_batch_without_a_label_is_counted_and_ends_nothing(here):
         )
     )
     assert row["status"] == "finished"
-    found = {r["name"]: r["value"] for r in read_metrics(next(here.glob("runs/train/*/metrics.csv")))}
-    assert 0 < found["train/batches_without_targets"] < 60
-    assert math.isfinite(found["train/loss"])
+    metrics = {r["name"]: r["value"] for r in read_metrics(next(here.glob("runs/train/*/metrics.csv")))}
+    assert 0 < metrics["train/batches_without_targets"] < 60
+    assert math.isfinite(metrics["train/loss"])
 
 
 def test_a_split_that_asks_nothing_is_said(here, monkeypatch):
@@ -611,12 +611,12 @@ def test_what_tensorboard_shows_is_on_the_disk_at_each_checkpoint(here, monkeypa
     """A hard kill takes nothing of the steps that a checkpoint holds."""
     from zoo.training.callbacks import Keeper
 
-    original, found = Keeper.save, []
+    original, checkpoints = Keeper.save, []
 
     def save(self, trainer):
         original(self, trainer)
         (events,) = here.glob("runs/train/*/tensorboard/events*")
-        found.append((trainer.global_step, events.read_bytes().count(b"train/loss")))
+        checkpoints.append((trainer.global_step, events.read_bytes().count(b"train/loss")))
 
     monkeypatch.setattr(Keeper, "save", save)
     words = (
@@ -628,8 +628,8 @@ def test_what_tensorboard_shows_is_on_the_disk_at_each_checkpoint(here, monkeypa
         "trainer.checkpoint_seconds=0",
     )
     train(zoo.compose(*words))
-    assert len(found) > 2
-    assert all(there >= step - 1 for step, there in found), found
+    assert len(checkpoints) > 2
+    assert all(there >= step - 1 for step, there in checkpoints), checkpoints
 
 
 def test_logs_to_tensorboard_and_to_offline_wandb(here, zoo_main):

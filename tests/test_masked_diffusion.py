@@ -55,11 +55,11 @@ def test_many_small_batches_measure_the_bound_as_well(rows):
     value_L = torch.tensor([1.0, 2.0, 4.0, 8.0])
     hidden = [set(chosen) for k in range(1, 5) for chosen in itertools.combinations(range(4), k)]
     exact = sum(value_L[list(c)].mean() * len(c) / math.comb(4, len(c)) for c in hidden) / 4
-    found = []
+    estimates = []
     for tokens_BL in torch.randint(0, 5000, (4000 // rows, rows, 4), generator=torch.Generator().manual_seed(0)):
         hidden_BL, weights_BL = objective.hide(tokens_BL, None)
-        found.append((hidden_BL.sum(1, keepdim=True) * weights_BL * value_L).sum(1).mean() / 4)
-    assert torch.stack(found).mean().item() == pytest.approx(exact.item(), rel=0.02)
+        estimates.append((hidden_BL.sum(1, keepdim=True) * weights_BL * value_L).sum(1).mean() / 4)
+    assert torch.stack(estimates).mean().item() == pytest.approx(exact.item(), rel=0.02)
 
 
 def test_padding_is_not_hidden_and_does_not_count():
@@ -76,8 +76,8 @@ def test_bits_are_the_bound_and_not_the_mean_over_hidden_tokens():
     batch = task.held_out(next(iter(task.splits())))[0]
     with torch.no_grad():
         outputs = objective.eval()(batch)
-    found = judge(objective, task, outputs, batch)
-    total, count = found["diffusion_bound_bits_per_byte"]
+    ratios = judge(objective, task, outputs, batch)
+    total, count = ratios["diffusion_bound_bits_per_byte"]
     assert (total / count).item() == pytest.approx(outputs["loss"].item() / math.log(2), rel=1e-5)
     plain = F.cross_entropy(outputs["logits"].mT, outputs["targets"])
     assert plain.item() != pytest.approx(outputs["loss"].item(), rel=1e-5)

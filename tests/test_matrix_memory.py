@@ -108,8 +108,8 @@ def test_float32_bears_what_is_hard(decay, write, chunk):
 @pytest.mark.parametrize("rate", [-1e-6, -20.0, -1e4])
 def test_no_decay_overflows(decay, rate):
     q, k, v, rates, beta, start = (tensor.float() for tensor in inputs(decay, "delta", length=150))
-    found = values_and_gradients(remember, (q, k, v, torch.full_like(rates, rate), beta, start))
-    assert all(each.isfinite().all() for each in found)
+    tensors = values_and_gradients(remember, (q, k, v, torch.full_like(rates, rate), beta, start))
+    assert all(each.isfinite().all() for each in tensors)
 
 
 # one is the other

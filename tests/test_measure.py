@@ -32,8 +32,8 @@ def curve(name, function):
 
 
 def test_a_fit_finds_what_the_times_were_made_of():
-    found = curve("a", lambda n: 1e-3 + 2e-6 * n + 3e-9 * n * n).fit("prefill")
-    assert found == pytest.approx((1e-3, 2e-6, 3e-9), rel=1e-6)
+    coefficients = curve("a", lambda n: 1e-3 + 2e-6 * n + 3e-9 * n * n).fit("prefill")
+    assert coefficients == pytest.approx((1e-3, 2e-6, 3e-9), rel=1e-6)
     assert min(curve("b", lambda n: 5e-3 - 1e-6 * n).fit("decode")) >= 0  # nothing takes negative time
 
 
@@ -48,15 +48,15 @@ def test_exponents_are_slopes():
 
 def test_crossings_are_where_the_times_are_equal():
     attention, recurrent = curve("attention", lambda n: 1e-8 * n * n), curve("recurrent", lambda n: 1e-5 * n)
-    (found,) = crossings([attention, recurrent], "prefill")
-    assert found.length == pytest.approx(1000, rel=1e-4)
-    assert found.ahead == "recurrent"
+    (crossing,) = crossings([attention, recurrent], "prefill")
+    assert crossing.length == pytest.approx(1000, rel=1e-4)
+    assert crossing.ahead == "recurrent"
     (turned,) = crossings([recurrent, attention], "prefill")
     assert turned.ahead == "recurrent"
     (never,) = crossings([curve("slow", lambda n: 1e-3), curve("fast", lambda n: 1e-4)], "decode")
     assert never.length is None
     assert never.ahead == "fast"
-    assert found.interval[0] <= found.length <= found.interval[1]
+    assert crossing.interval[0] <= crossing.length <= crossing.interval[1]
 
 
 def test_equals_are_not_told_apart():
@@ -90,22 +90,22 @@ def test_every_claim_of_speed_has_an_interval():
         return Curve(name, 1, points)
 
     one, other = timed("one", [3.09] * 6, 0.6), timed("other", [3.3] * 6, 1.2)
-    (found,) = crossings([one, other], "decode")
-    assert not found.ahead
-    assert found.ratio_interval[0] <= 1 <= found.ratio_interval[1]
+    (crossing,) = crossings([one, other], "decode")
+    assert not crossing.ahead
+    assert crossing.ratio_interval[0] <= 1 <= crossing.ratio_interval[1]
     assert re.fullmatch(
         r"one and other are not told apart at 2,048 tokens: the ratio of their times is [\d.]+ \([\d.]+ to [\d.]+\)",
-        said(found, LENGTHS),
+        said(crossing, LENGTHS),
     )
-    (found,) = crossings([timed("slow", [4.0] * 6, 0.05), timed("fast", [2.0] * 6, 0.05)], "decode")
-    text = said(found, LENGTHS)
+    (crossing,) = crossings([timed("slow", [4.0] * 6, 0.05), timed("fast", [2.0] * 6, 0.05)], "decode")
+    text = said(crossing, LENGTHS)
     assert re.match(r"fast is 2(\.\d+)? times \(1\.\d+ to 2\.\d+\) as fast as slow at 2,048 tokens", text), text
     assert text.endswith("and faster at every length that was measured")
     near = timed("near", [2.0, 2.0, 2.0, 2.9, 3.9, 3.9], 0.05)
-    (found,) = crossings([near, timed("fast", [2.0] * 6, 0.05)], "decode")
-    assert found.apart_from == 512
-    assert "told apart from 512 tokens on" in said(found, LENGTHS)
-    assert "throughout" not in said(found, LENGTHS)
+    (crossing,) = crossings([near, timed("fast", [2.0] * 6, 0.05)], "decode")
+    assert crossing.apart_from == 512
+    assert "told apart from 512 tokens on" in said(crossing, LENGTHS)
+    assert "throughout" not in said(crossing, LENGTHS)
     assert re.fullmatch(r"-?[\d.]+ \(-?[\d.]+ to -?[\d.]+\)", one.exponent_said("decode"))
     low, high = one.exponent_interval("decode")
     assert low < one.exponent("decode") < high
@@ -124,9 +124,9 @@ def test_models_are_timed_by_turns_and_their_states_measured(monkeypatch):
             "step",
             lambda x, state, name=name, original=original: (seen.append((name, x.shape[1])), original(x, state))[1],
         )
-    found = measure(models, (8, 32), rounds=4, vocab_size=256, device=CPU)
-    assert [[len(point.prefill) for point in each.points] for each in found] == [[4, 4], [4, 4]]
-    assert all(seconds > 0 for each in found for point in each.points for seconds in (*point.prefill, *point.decode))
+    curves = measure(models, (8, 32), rounds=4, vocab_size=256, device=CPU)
+    assert [[len(point.prefill) for point in each.points] for each in curves] == [[4, 4], [4, 4]]
+    assert all(seconds > 0 for each in curves for point in each.points for seconds in (*point.prefill, *point.decode))
     contexts = [turn for turn in seen if turn[1] > 1]
     assert len(contexts) == 5 * 4  # one round warms up
     for start in range(0, 20, 4):  # every round has each contestant at each length, not all of one after another
@@ -137,12 +137,12 @@ def test_models_are_timed_by_turns_and_their_states_measured(monkeypatch):
             ("transformer", 32),
         ]
     assert len({tuple(contexts[start : start + 4]) for start in range(0, 20, 4)}) > 1
-    for each in found:
+    for each in curves:
         for point in each.points:
             assert point.state_bytes == state_bytes(
                 models[each.contestant].init_state(1, point.length, CPU, torch.float32)
             )
-    attention, lstm = ([point.state_bytes for point in each.points] for each in found)
+    attention, lstm = ([point.state_bytes for point in each.points] for each in curves)
     assert attention[1] == 4 * attention[0]
     assert lstm[0] == lstm[1]
 
@@ -195,12 +195,12 @@ def peaks_of_a_step_that_holds_a_mebibyte_a_token():
 
 
 def peaks_three_times():
-    found = []
+    peaks = []
     for _ in range(3):
         pieces = [torch.ones(2**13) for _ in range(300)]  # 10 MB, which stay with the process
         del pieces
-        found.append(peaks_of_a_step_that_holds_a_mebibyte_a_token())
-    return found
+        peaks.append(peaks_of_a_step_that_holds_a_mebibyte_a_token())
+    return peaks
 
 
 def peaks_where_glibc_keeps_what_is_freed():
@@ -213,6 +213,7 @@ def peaks_where_glibc_keeps_what_is_freed():
     return [*first, *other, *peaks_three_times()]
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(sys.platform != "linux", reason="the system tells no peak of memory")
 def test_the_peak_of_memory_is_that_of_reading_and_writing():
     """In a process of its own, as a user has it, and whose heap nobody wants again."""
@@ -240,10 +241,10 @@ def test_zoo_measure(zoo_main, here):
     assert "decode: " in out
     sentence = " ".join(out.split())
     assert "as fast as" in sentence or "are not told apart" in sentence, out
-    found = json.loads((here / "found/figures.json").read_text())
-    assert [each["contestant"] for each in found["curves"]] == ["transformer mixer.kv_heads=1 mixer.heads=2", "gru"]
-    assert found["curves"][0]["points"][2]["length"] == 32
-    assert found["overrides"] == ["dim=16", "layers=1"]
+    figures = json.loads((here / "found/figures.json").read_text())
+    assert [each["contestant"] for each in figures["curves"]] == ["transformer mixer.kv_heads=1 mixer.heads=2", "gru"]
+    assert figures["curves"][0]["points"][2]["length"] == 32
+    assert figures["overrides"] == ["dim=16", "layers=1"]
     text = (here / "found/figures.html").read_text()
     own = re.sub(r"<script>.*?</script>", "", text, flags=re.S)
     assert not re.findall(r"<script|<img|<iframe|<link[^>]+href=\"http|@import|url\(", own)
@@ -311,6 +312,6 @@ def test_nothing_overflows_the_page(tmp_path, width):
     pairs = [{"what": "decode", "says": said(each, LENGTHS)} for each in crossings(curves, "decode")]
     about = {"rounds": 3, "crossings": pairs, "hardware": {"accelerator": "cpu"}, "versions": {"torch": "2"}}
     page = write_page(tmp_path / "measured.html", curves, about, "zoo measure a b")
-    found = looked_at(page.read_text(), width, False, tmp_path)
-    assert_fits(found, width)
-    assert found["charts"] >= 3
+    appearance = looked_at(page.read_text(), width, False, tmp_path)
+    assert_fits(appearance, width)
+    assert appearance["charts"] >= 3

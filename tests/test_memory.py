@@ -106,11 +106,11 @@ class Scripted(Pool):
         self.flights[ended(**self.ends[job.name].pop(0))] = SimpleNamespace(job=job, alone=alone)
 
     def run(self, *names):
-        queue, found = deque(SimpleNamespace(name=name, run=None) for name in names), []
+        queue, outcomes = deque(SimpleNamespace(name=name, run=None) for name in names), []
         while queue or self.flights or self.busy():
             self.fill(queue)
-            found += [(flight.job.name, outcome["status"]) for flight, outcome in self.landed(0)]
-        return found
+            outcomes += [(flight.job.name, outcome["status"]) for flight, outcome in self.landed(0)]
+        return outcomes
 
 
 DONE, CROWDED = {"outcome": {"status": "finished"}}, {"outcome": {"status": "failed", "error": "out", "crowded": True}}
@@ -199,5 +199,5 @@ def test_a_run_made_again_alone_knows_that_it_is(monkeypatch, here):
     run = planned(zoo.compose("task=parity", "task.test_size=16", *TINY))
     monkeypatch.setenv("ZOO_RUNS_AT_ONCE", "4")
     monkeypatch.setattr(worker, "make", lambda run, beat, wait, keep_refused: {"beside": hardware.runs_at_once()})
-    found = [make_run(run, True, alone)["row"]["beside"] for alone in (False, True, False)]
-    assert found == [4, 1, 4]
+    runs_at_once = [make_run(run, True, alone)["row"]["beside"] for alone in (False, True, False)]
+    assert runs_at_once == [4, 1, 4]

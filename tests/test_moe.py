@@ -495,8 +495,8 @@ def _data_parallel(rank, port, results, words):
 
 
 def _two_processes(function, words):
-    found = {rank: rest for rank, *rest in two_processes(function, words)}
-    return [found[0], found[1]]
+    answers_by_rank = {rank: rest for rank, *rest in two_processes(function, words)}
+    return [answers_by_rank[0], answers_by_rank[1]]
 
 
 # widths of whole cache lines: the multiply's last bits depend on where in one a row begins

@@ -37,12 +37,12 @@ def test_a_needle_is_found_by_reading(form, rung):
     noise, ask, width = one.noise, one.noise + one.keys, one.value_length
     lucky, total = 0.0, 0
     for batch in batches(one, 8):
-        for tokens, found in asked(batch):
-            answer = [token for _, token in found]
+        for tokens, answers in asked(batch):
+            answer = [token for _, token in answers]
             question = tokens.index(ask)
             hay, key = tokens[:question], tokens[question + 1]
             assert tokens[question + 2 :] == answer[:-1]
-            assert [place for place, _ in found] == list(range(question + 1, len(tokens)))
+            assert [place for place, _ in answers] == list(range(question + 1, len(tokens)))
             needles, place = [], 0
             while place < len(hay):
                 if hay[place] >= noise:
@@ -90,8 +90,8 @@ def test_a_rule_that_gives_the_values_in_any_order_is_as_good_as_declared():
     one = task("task=needle", "task.form=multi_value", "task.value_length=2")
     chance, right, total = random.Random(0), 0, 0
     for batch in batches(one, 10):
-        for _, found in asked(batch):
-            values = [tuple(token for _, token in found[i : i + 2]) for i in range(0, 8, 2)]
+        for _, answers in asked(batch):
+            values = [tuple(token for _, token in answers[i : i + 2]) for i in range(0, 8, 2)]
             for given in range(4):
                 right += chance.choice(values[given:]) == values[given]
                 right += 1  # the second token follows from the first
@@ -103,10 +103,10 @@ def test_the_end_tells_as_much_of_common_words_as_declared():
     one = task("task=needle", "task.form=common_words")
     right, total = 0, 0
     for batch in batches(one, 10)[:10]:
-        for tokens, found in asked(batch):
+        for tokens, answers in asked(batch):
             end = tokens[tokens.index(96) - 16 : tokens.index(96)]
             counts = sorted(range(64), key=lambda token: -end.count(token))
-            right += sum(a == b for a, (_, b) in zip(sorted(counts[:4]), found, strict=True))
+            right += sum(a == b for a, (_, b) in zip(sorted(counts[:4]), answers, strict=True))
             total += 4
     assert one.chance()["the commonest of the last 16 tokens"] == pytest.approx(right / total, abs=0.05)
 
@@ -128,7 +128,7 @@ def test_hops_are_looked_up_one_by_one(hops, symbols):
     one = task("task=k_hop", f"task.hops={hops}", f"task.symbols={symbols}", "task.length=40", "task.test_size=40")
     early, total = [0] * hops, 0
     for batch in batches(one, 5):
-        for tokens, found in asked(batch):
+        for tokens, answers in asked(batch):
             expected = []
             for start in range(len(tokens)):
                 place, way = start, []
@@ -143,7 +143,7 @@ def test_hops_are_looked_up_one_by_one(hops, symbols):
                     if len(tokens) == 40:
                         early = [count + (token == tokens[place]) for count, token in zip(early, way, strict=True)]
                         total += 1
-            assert found == expected
+            assert answers == expected
             assert all(a != b for a, b in itertools.pairwise(tokens))
     assert one.chance()["fewer hops"] == pytest.approx(max(early) / total, abs=0.02)
 
@@ -154,7 +154,7 @@ def test_a_path_is_the_way_through_the_edges(arms, backwards):
     one = task("task=path_star", f"task.arms={arms}", f"task.backwards={backwards}", "task.names=50")
     places, lucky, total, chance = set(), 0, 0, random.Random(0)
     for batch in batches(one, 8):
-        for tokens, found in asked(batch):
+        for tokens, answers in asked(batch):
             mark = tokens.index(50)
             edges = list(zip(tokens[:mark:2], tokens[1:mark:2], strict=True))
             follows, before = {}, {b: a for a, b in edges}
@@ -168,9 +168,9 @@ def test_a_path_is_the_way_through_the_edges(arms, backwards):
             while path[-1] != centre:
                 path.append(before[path[-1]])
             path = path if backwards else path[::-1]
-            assert [token for _, token in found] == path[1:]
+            assert [token for _, token in answers] == path[1:]
             assert tokens[mark + 3 :] == path[1:-1]
-            assert found[0][0] == mark + 2
+            assert answers[0][0] == mark + 2
             places.add(edges.index((path[-2], path[-1]) if not backwards else (path[1], path[0])))
             lucky += chance.choice(follows[centre]) in path
             total += 1
@@ -183,12 +183,12 @@ def test_depo_is_steps_on_a_cycle():
     hops = one.hops
     same, guessed, total, trained = [0] * hops, 0.0, 0, 0
     for batch in batches(one):
-        for tokens, found in asked(batch):
-            end = found[0][0] - 1
+        for tokens, answers in asked(batch):
+            end = answers[0][0] - 1
             following = dict(zip(tokens[:end:2], tokens[1:end:2], strict=True))
             assert set(following) == set(following.values())
             assert len(following) == end // 2
-            for place, answer in found:
+            for place, answer in answers:
                 steps, node = tokens[place - 1] - one.names + 1, tokens[place]
                 way = []
                 for _ in range(max(steps, hops)):
@@ -226,8 +226,10 @@ def test_mano_is_the_value_of_an_expression(length, modulus):
     one = task("task=mano", f"task.test_lengths=[{2 * length}]", *words)
     sizes, longer, shapes = collections.Counter(), set(), collections.Counter()
     for split in ("train", f"test/{2 * length}"):
-        found = [one.train_batch(step, 0, CPU) for step in range(10)] if split == "train" else one.held_out(split)
-        for batch in found:
+        batches_of_split = (
+            [one.train_batch(step, 0, CPU) for step in range(10)] if split == "train" else one.held_out(split)
+        )
+        for batch in batches_of_split:
             for tokens, ((place, answer),) in asked(batch):
                 words = [one.token_name(token) for token in tokens]
                 assert words[place] == "="
@@ -251,9 +253,12 @@ def test_mano_is_the_value_of_an_expression(length, modulus):
 def test_the_commonest_values_are_as_good_as_declared():
     one = task("task=mano", "task.batch_size=200", "task.test_size=2000")
     rules = one.chance()
-    found = accuracy_of_rule(one, lambda tokens, place: None), accuracy_of_rule(one, lambda tokens, place: tokens[0])
-    assert rules["the commonest value"] == pytest.approx(found[0], abs=0.03)
-    assert rules["the commonest for the first operator"] == pytest.approx(found[1], abs=0.03)
+    accuracies = (
+        accuracy_of_rule(one, lambda tokens, place: None),
+        accuracy_of_rule(one, lambda tokens, place: tokens[0]),
+    )
+    assert rules["the commonest value"] == pytest.approx(accuracies[0], abs=0.03)
+    assert rules["the commonest for the first operator"] == pytest.approx(accuracies[1], abs=0.03)
 
 
 def graph_of(tokens, one):
@@ -282,8 +287,10 @@ def test_brevo_names_what_a_node_depends_on_in_order(length, edges):
     end = one.names
     for split in ("train", "test", f"test/{length + 2}"):
         nodes, orders, sizes = length + 2 * ("/" in split), collections.Counter(), collections.Counter()
-        found = [one.train_batch(step, 0, CPU) for step in range(5)] if split == "train" else one.held_out(split)
-        for batch in found:
+        batches_of_split = (
+            [one.train_batch(step, 0, CPU) for step in range(5)] if split == "train" else one.held_out(split)
+        )
+        for batch in batches_of_split:
             for row, (tokens, answers) in enumerate(asked(batch)):
                 parents, last = graph_of(tokens, one)
                 named = [token for _, token in answers]
@@ -321,8 +328,8 @@ def test_no_graph_of_brevo_is_trained_on_and_tested(words, monkeypatch):
     """Whatever the order of its edges."""
     one = task("task=brevo", *words, "task.batch_size=256", "task.test_size=300")
 
-    def graphs(found):
-        for batch in found:
+    def graphs(batches_of_split):
+        for batch in batches_of_split:
             for tokens, _ in asked(batch):
                 parents, last = graph_of(tokens, one)
                 yield frozenset((p, child) for child, those in parents.items() for p in those), last
@@ -330,9 +337,9 @@ def test_no_graph_of_brevo_is_trained_on_and_tested(words, monkeypatch):
     trained = set(graphs(one.train_batch(step, 0, CPU) for step in range(60)))
     held = {split: set(graphs(one.held_out(split))) for split in one.splits()}
     assert len(trained) > (200 if one.names == 6 else 10_000)
-    for split, found in held.items():
-        assert not trained & found, split
-        assert len(found) > (10 if one.names == 6 else 250), split
+    for split, graphs_of_split in held.items():
+        assert not trained & graphs_of_split, split
+        assert len(graphs_of_split) > (10 if one.names == 6 else 250), split
     assert not held["validation"] & held["test"]
     monkeypatch.setattr(
         sys.modules[type(one).__module__], "tenth_of", lambda numbers: torch.full(numbers.shape[:-1], 5)
@@ -344,7 +351,7 @@ def test_no_graph_of_brevo_is_trained_on_and_tested(words, monkeypatch):
 def test_orders_of_brevo_are_drawn_from_the_end():
     """The last node has two parents, c and b, of which b has one, a. Backwards b or c is taken, then any that is left."""
     one = task("task=brevo", "task.length=6", "task.test_lengths=[]", "task.batch_size=500")
-    found = collections.Counter()
+    counts_by_order = collections.Counter()
     for step in range(60):
         for tokens, answers in asked(one.train_batch(step, 0, CPU)):
             parents, last = graph_of(tokens, one)
@@ -353,10 +360,10 @@ def test_orders_of_brevo_are_drawn_from_the_end():
             b = next((node for node in parents[last] if counts[node] == 1), None)
             if sorted(counts.values()) == [0, 0, 1, 2] and b is not None and not parents[b] & parents[last]:
                 named = [token for _, token in answers[:3]]
-                found["".join("b" if n == b else "a" if n in parents[b] else "c" for n in named)] += 1
-    assert set(found) == {"abc", "acb", "cab"}
-    shares = {order: count / found.total() for order, count in found.items()}
-    assert shares == pytest.approx({"abc": 1 / 2, "acb": 1 / 4, "cab": 1 / 4}, abs=0.05), found
+                counts_by_order["".join("b" if n == b else "a" if n in parents[b] else "c" for n in named)] += 1
+    assert set(counts_by_order) == {"abc", "acb", "cab"}
+    shares = {order: count / counts_by_order.total() for order, count in counts_by_order.items()}
+    assert shares == pytest.approx({"abc": 1 / 2, "acb": 1 / 4, "cab": 1 / 4}, abs=0.05), counts_by_order
 
 
 def test_naming_what_is_ready_is_as_good_as_declared():
@@ -383,8 +390,8 @@ def test_brevo_judges_steps_and_whole_answers():
 
     def scores(said_BS):
         logits = torch.nn.functional.one_hot(said_BS, one.names + 1).double()
-        found = one.judge({"logits": logits}, batch)
-        return {name: (total / count).item() for name, (total, count) in found.items()}
+        ratios = one.judge({"logits": logits}, batch)
+        return {name: (total / count).item() for name, (total, count) in ratios.items()}
 
     # any allowed answer is right, the last one by number too; and one wrong step spoils its answer alone
     other_BS = one.names - allowed_BSC.flip(2).byte().argmax(2)
@@ -394,9 +401,9 @@ def test_brevo_judges_steps_and_whole_answers():
         assert (right["accuracy"], right["sequence_accuracy"], right["first_accuracy"]) == (1, 1, 1)
     wrong_BS = other_BS.clone()
     wrong_BS[7, 1] = (~allowed_BSC[7, 1]).byte().argmax()
-    found = scores(wrong_BS)
-    assert found["accuracy"] == pytest.approx(1 - 1 / (targets_BS >= 0).sum().item())
-    assert (found["sequence_accuracy"], found["first_accuracy"]) == (pytest.approx(0.98), 1)
+    accuracies = scores(wrong_BS)
+    assert accuracies["accuracy"] == pytest.approx(1 - 1 / (targets_BS >= 0).sum().item())
+    assert (accuracies["sequence_accuracy"], accuracies["first_accuracy"]) == (pytest.approx(0.98), 1)
 
 
 def test_depth_has_the_published_settings():

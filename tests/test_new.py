@@ -35,7 +35,7 @@ class Peeking(nn.Module):
 '''
 
 
-QUICK = ("mixer", "objective", "task")
+QUICK = ("mixer",)
 
 
 @pytest.mark.parametrize("kind", [pytest.param(kind, marks=() if kind in QUICK else THOROUGH) for kind in kinds()])
@@ -109,6 +109,7 @@ def test_a_broken_law_is_named(zoo_command, tmp_path):
     assert "Traceback" not in done.stdout + done.stderr
 
 
+@pytest.mark.thorough
 def test_what_a_component_says_it_cannot_is_known(zoo_command, tmp_path):
     laws = ("mixer_does_not_see_the_future", "mixer_obeys_the_law_of_splitting", "mixer_goes_on_beyond_its_length")
     known = dict.fromkeys(laws, "it peeks, on purpose")

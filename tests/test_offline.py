@@ -33,18 +33,18 @@ ALONE = PLAIN | CLOSED | {"PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull, "P
 
 def reached(*names, stop=()):
     """The installed packages that these need, themselves among them."""
-    found, queue = set(), list(names)
+    packages, queue = set(), list(names)
     while queue:
         name = canonicalize_name(queue.pop())
-        if name in found or name in stop:
+        if name in packages or name in stop:
             continue
         try:
             needs = distribution(name).requires or []
         except PackageNotFoundError:
             continue
-        found.add(name)
+        packages.add(name)
         queue += [r.name for r in map(Requirement, needs) if r.marker is None or r.marker.evaluate({"extra": ""})]
-    return found
+    return packages
 
 
 THERE = reached("torch", "lightning")
@@ -53,18 +53,18 @@ THERE = reached("torch", "lightning")
 
 def wheel_of(name, folder):
     """Make anew the wheel from which this package was installed, the newest if it was more than once."""
-    found = max(distributions(name=name), key=lambda each: Version(each.version))
-    files = [file for file in found.files if file.parts[0] != ".." and file.suffix != ".pyc"]
-    tags = [line[5:].split("-") for line in found.read_text("WHEEL").splitlines() if line.startswith("Tag: ")]
+    package = max(distributions(name=name), key=lambda each: Version(each.version))
+    files = [file for file in package.files if file.parts[0] != ".." and file.suffix != ".pyc"]
+    tags = [line[5:].split("-") for line in package.read_text("WHEEL").splitlines() if line.startswith("Tag: ")]
     ours = next(file.parts[0] for file in files if file.name == "METADATA")
-    stem = f"{name.replace('-', '_')}-{found.version}"
+    stem = f"{name.replace('-', '_')}-{package.version}"
     tag = f"{tags[0][0]}-{tags[0][1]}-{'.'.join(sorted({each[2] for each in tags}))}"
     with zipfile.ZipFile(folder / f"{stem}-{tag}.whl", "w", zipfile.ZIP_DEFLATED) as file:
         for each in files:
             if each.parts[0] != ours:
-                file.write(found.locate_file(each), str(each))
+                file.write(package.locate_file(each), str(each))
             elif each.name in ("METADATA", "WHEEL", "entry_points.txt"):
-                file.write(found.locate_file(each), f"{stem}.dist-info/{each.name}")
+                file.write(package.locate_file(each), f"{stem}.dist-info/{each.name}")
         file.writestr(f"{stem}.dist-info/RECORD", "")
 
 
@@ -104,10 +104,10 @@ def bare(tmp_path_factory):
     there = folder / "there"
     there.mkdir()
     for name in THERE:
-        found = distribution(name)
-        for top in {file.parts[0] for file in found.files} - {"..", "__pycache__"}:
+        package = distribution(name)
+        for top in {file.parts[0] for file in package.files} - {"..", "__pycache__"}:
             if not (there / top).exists():
-                (there / top).symlink_to(found.locate_file(top))
+                (there / top).symlink_to(package.locate_file(top))
     subprocess.run([sys.executable, "-m", "venv", folder / "venv"], env=ALONE, check=True)
     # Python 3.11 puts a setuptools into it that is older than what torch needs, and where torch is that is not so
     gone = [folder / "venv/bin/python", "-m", "pip", "uninstall", "--quiet", "--yes", "setuptools"]
@@ -163,9 +163,9 @@ def test_a_bundle_that_was_altered_is_refused(bundle, tmp_path):
 def module(name):
     """A script that lies in no package."""
     spec = importlib.util.spec_from_file_location(name, ROOT / f"scripts/offline/{name}.py")
-    found = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(found)
-    return found
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    return script
 
 
 choose, check = module("choose"), module("check")
@@ -217,8 +217,8 @@ def test_markers_are_judged_by_the_python_that_is_asked_for():
         ("3.12", "x86_64", (), ["a", "d"]),
         ("3.13", "aarch64", ("slurm",), ["b", "c", "d"]),
     ]:
-        found = choose.applies(texts, extras, choose.environment(python, machine))
-        assert [each.name for each in found] == expected
+        requirements = choose.applies(texts, extras, choose.environment(python, machine))
+        assert [each.name for each in requirements] == expected
 
 
 def test_what_holds_for_some_pythons_says_so():

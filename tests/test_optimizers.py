@@ -29,19 +29,19 @@ def roles_of(*words: str) -> dict[str, str]:
 
 
 def test_every_parameter_has_a_role():
-    found = roles_of("position=learned", "norm=layernorm")
-    assert found["stem.embedding.weight"] == "embedding"
-    assert found["head.weight"] == "head"
-    assert found["backbone.position.table.weight"] == "position"
-    assert found["backbone.blocks.0.mixer.query.weight"] == "hidden"
-    assert found["backbone.blocks.0.mixer_norm.weight"] == "vector"
-    assert set(found.values()) == {"embedding", "head", "position", "hidden", "vector"}
+    roles = roles_of("position=learned", "norm=layernorm")
+    assert roles["stem.embedding.weight"] == "embedding"
+    assert roles["head.weight"] == "head"
+    assert roles["backbone.position.table.weight"] == "position"
+    assert roles["backbone.blocks.0.mixer.query.weight"] == "hidden"
+    assert roles["backbone.blocks.0.mixer_norm.weight"] == "vector"
+    assert set(roles.values()) == {"embedding", "head", "position", "hidden", "vector"}
 
 
 def test_states_filters_experts_and_low_bit_weights_have_theirs():
-    found = roles_of("arch=mamba", "layers=1")
-    assert found["backbone.blocks.0.mixer.A_log"] == found["backbone.blocks.0.mixer.dt_bias"] == "state"
-    assert {role for name, role in found.items() if "convolution.weight" in name} == {"vector"}
+    roles = roles_of("arch=mamba", "layers=1")
+    assert roles["backbone.blocks.0.mixer.A_log"] == roles["backbone.blocks.0.mixer.dt_bias"] == "state"
+    assert {role for name, role in roles.items() if "convolution.weight" in name} == {"vector"}
     assert "hidden" in roles_of("arch=mixtral", "layers=1").values()
     stacked = [p for n, p in model("arch=mixtral", "layers=1")[1].named_parameters() if p.ndim == 3]
     assert stacked, "experts are stacked matrices"
@@ -207,8 +207,8 @@ def test_muon_goes_on_where_its_state_was_moved(monkeypatch):
 def test_time_scales_of_all_memories_are_states():
     for mixer in ("gated_deltanet", "rg_lru", "mlstm"):
         assert "state" in roles_of(f"mixer={mixer}", "layers=1").values(), mixer
-    found = roles_of("mixer=differential_attention", "layers=1")
-    assert {role for name, role in found.items() if "lambda" in name} == {"vector"}
+    roles = roles_of("mixer=differential_attention", "layers=1")
+    assert {role for name, role in roles.items() if "lambda" in name} == {"vector"}
 
 
 def test_schedule_free_follows_its_equations():

@@ -38,7 +38,7 @@ class Norm(nn.RMSNorm):
 PROJECT = '[project]\nname = "zoo-norm"\n[project.entry-points."zoo.plugins"]\nany = "zoo_norm"\n'
 
 
-@pytest.mark.parametrize("word", ["./zoo-norm", "zoo-norm/zoo_norm", "./zoo-norm/zoo_norm/norm.py", "src-norm"])
+@pytest.mark.parametrize("word", first(["./zoo-norm", "zoo-norm/zoo_norm", "./zoo-norm/zoo_norm/norm.py", "src-norm"]))
 def test_a_plugin_is_named_by_the_path_of_its_project_package_or_file(word, zoo_command, tmp_path):
     package = tmp_path / "zoo-norm" / "zoo_norm"
     (package / "conf/arch").mkdir(parents=True)
@@ -88,11 +88,11 @@ def test_list_and_show_say_paper_type_default_and_what_a_parameter_is(zoo_comman
 
 def test_what_a_docstring_says_of_a_parameter_is_found():
     doc = "One.\n\nWith ``a`` it is so (Who et al. 2020). Otherwise ``b=x`` does; nobody knows.\n\nArgs:\n    c: a thing,\n        and more.\n    d (int): other."
-    found = Entry("norm", "x", "m", "X", (), doc)
-    assert found.said_of("a") == "With ``a`` it is so (Who et al. 2020)."
-    assert found.said_of("b") == "Otherwise ``b=x`` does;"
-    assert (found.said_of("c"), found.said_of("d"), found.said_of("e")) == ("a thing, and more.", "other.", "")
-    assert found.citation == "Who et al. 2020"
+    entry = Entry("norm", "x", "m", "X", (), doc)
+    assert entry.said_of("a") == "With ``a`` it is so (Who et al. 2020)."
+    assert entry.said_of("b") == "Otherwise ``b=x`` does;"
+    assert (entry.said_of("c"), entry.said_of("d"), entry.said_of("e")) == ("a thing, and more.", "other.", "")
+    assert entry.citation == "Who et al. 2020"
 
 
 SAID = """One.

@@ -14,12 +14,12 @@ TABLE = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 def test_the_wheel_forgets_no_package():
     settings = TABLE["tool"]["setuptools"]
-    found = {
+    packages = {
         ".".join([room, *init.parent.relative_to(ROOT / folder).parts])
         for room, folder in settings["package-dir"].items()
         for init in (ROOT / folder).rglob("__init__.py")
     }
-    assert found == set(settings["packages"])
+    assert packages == set(settings["packages"])
 
 
 def test_every_dependency_is_imported_somewhere():

@@ -52,9 +52,9 @@ def test_a_contestant_keeps_its_colour_whoever_stands_beside_it():
         "bert",
     ]
     for many in range(1, 13):
-        found = colours(names[:many])
-        assert max(found.count(colour) for colour in found) == (1 if many <= len(PALETTE) else 2)
-        assert found == colours(reversed(names[:many]))
+        page_colours = colours(names[:many])
+        assert max(page_colours.count(colour) for colour in page_colours) == (1 if many <= len(PALETTE) else 2)
+        assert page_colours == colours(reversed(names[:many]))
     alone = {name: colours([name])[0] for name in names}
     kept = changed = 0
     for one in range(len(names) - 4):

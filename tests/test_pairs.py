@@ -88,10 +88,10 @@ def test_no_problem_of_a_test_nor_its_mirror_is_trained_on(digits):
         for problem in problems(one.train_batch(step, seed, CPU) for step in range(6) for seed in range(2))
     }
     held = {split: list(problems(one.held_out(split))) for split in one.splits()}
-    for split, found in held.items():
-        assert found
-        assert len(set(found)) == len(found), f"{split} asks a problem twice"
-        assert not {tuple(sorted(problem)) for problem in found} & trained
+    for split, problems_of_split in held.items():
+        assert problems_of_split
+        assert len(set(problems_of_split)) == len(problems_of_split), f"{split} asks a problem twice"
+        assert not {tuple(sorted(problem)) for problem in problems_of_split} & trained
     assert not {tuple(sorted(p)) for p in held["validation"]} & {tuple(sorted(p)) for p in held["test"]}
     if digits == 1:  # few problems: all that fall into the split are there
         assert len(held["test"]) + len(held["validation"]) < 60
@@ -201,8 +201,8 @@ def test_pairs_from_datasets_must_be_texts(tmp_path):
     folder = tmp_path / "set"
     folder.mkdir()
     DatasetDict({"train": Dataset.from_dict(rows)})["train"].to_parquet(folder / "train.parquet")
-    found = read_pairs(str(folder), None, ("source", "target"), 128)
-    assert sum(map(len, found.values())) == len(WORDS)
+    pairs_by_split = read_pairs(str(folder), None, ("source", "target"), 128)
+    assert sum(map(len, pairs_by_split.values())) == len(WORDS)
     other = tmp_path / "other"
     other.mkdir()
     Dataset.from_dict({"source": WORDS, "target": [None, *WORDS[1:]]}).to_parquet(other / "train.parquet")

@@ -18,13 +18,13 @@ def task(*words):
 
 def reached(lit, start):
     """All pixels that a way of steps of at most two pixels leads to."""
-    found, left = {start}, [start]
+    pixels, left = {start}, [start]
     while left:
         y, x = left.pop()
-        near = {(y + dy, x + dx) for dy in range(-2, 3) for dx in range(-2, 3)} & lit - found
-        found |= near
+        near = {(y + dy, x + dx) for dy in range(-2, 3) for dx in range(-2, 3)} & lit - pixels
+        pixels |= near
         left += near
-    return found
+    return pixels
 
 
 @pytest.mark.parametrize(
@@ -41,8 +41,8 @@ def test_dots_are_connected_or_they_are_not(words):
             assert set(values.values()) == {-1.0, 0.0, 1.0}
             lit = {place for place, value in values.items() if value >= 0}
             first, second = (place for place, value in values.items() if value == 1)
-            found = reached(lit, first)
-            assert label == (second in found)
+            curve = reached(lit, first)
+            assert label == (second in curve)
             curves, left = [], set(lit)
             while left:
                 curves.append(reached(lit, min(left)))
@@ -52,7 +52,7 @@ def test_dots_are_connected_or_they_are_not(words):
             counts[label] += 1
             distances[(first[0] - second[0]) ** 2 + (first[1] - second[1]) ** 2][label] += 1
     assert 0.4 < counts[1] / sum(counts.values()) < 0.6
-    lit = {label: sum(found) / len(found) for label, found in sizes.items()}
+    lit = {label: sum(sizes_of_label) / len(sizes_of_label) for label, sizes_of_label in sizes.items()}
     assert lit[0] == pytest.approx(lit[1], rel=0.05), "how much is drawn says nothing"
 
 

@@ -98,6 +98,7 @@ def test_a_comparison_at_another_budget_has_the_same_contestants_and_tasks(name)
     assert plan.name == name
 
 
+@pytest.mark.thorough
 def test_the_comparison_of_sizes_and_lengths_meets_them(here):
     plan = make_plan("scaling", ["compare.archs=[lstm]"])
     assert plan.scaling

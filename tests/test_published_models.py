@@ -42,8 +42,8 @@ def loaded(theirs, objective, layers, gain=0):
         "model.norm.weight": objective.backbone.norm.weight - gain,
         "lm_head.weight": objective.head.weight,
     }
-    for i, found in enumerate(layers):
-        weights |= {f"model.layers.{i}.{name}": value for name, value in found.items()}
+    for i, layer in enumerate(layers):
+        weights |= {f"model.layers.{i}.{name}": value for name, value in layer.items()}
     known = theirs.state_dict()
     theirs.load_state_dict({name: value.reshape(known[name].shape) for name, value in weights.items()}, strict=True)
     return theirs.eval()
@@ -85,7 +85,7 @@ def test_logits_are_qwen3_nexts():
     for i, block in enumerate(blocks):
         mixer, mixture = block.mixer, block.ffn
         # a gain of theirs is 1 + its weight
-        found = {
+        layer = {
             "input_layernorm.weight": block.mixer_norm.weight - 1,
             "post_attention_layernorm.weight": block.ffn_norm.weight - 1,
             "mlp.gate.weight": mixture.router.projection.weight,
@@ -95,16 +95,16 @@ def test_logits_are_qwen3_nexts():
             **feedforward(mixture.shared[0].expert, "mlp.shared_expert."),
         }
         if i == 3:
-            found |= attends(mixer)
-            found |= {f"self_attn.{name}_norm.weight": found[f"self_attn.{name}_norm.weight"] - 1 for name in "qk"}
+            layer |= attends(mixer)
+            layer |= {f"self_attn.{name}_norm.weight": layer[f"self_attn.{name}_norm.weight"] - 1 for name in "qk"}
             # one projection of theirs holds, head by head, queries and then gates
             both = [part.weight.view(HEADS, -1, D) for part in (mixer.query, mixer.gate)]
-            found["self_attn.q_proj.weight"] = torch.cat(both, 1).flatten(0, 1)
+            layer["self_attn.q_proj.weight"] = torch.cat(both, 1).flatten(0, 1)
         else:
             # likewise queries, keys, values and gates, and beta and the decay
             parts = mixer.inputs.weight.chunk(4)
             a, b = mixer.control.weight.split(HEADS)
-            found |= {
+            layer |= {
                 "linear_attn.in_proj_qkvz.weight": torch.cat([p.view(HEADS, -1, D) for p in parts], 1).flatten(0, 1),
                 "linear_attn.in_proj_ba.weight": torch.stack([b, a], 1),
                 "linear_attn.conv1d.weight": mixer.convolution.weight,
@@ -113,7 +113,7 @@ def test_logits_are_qwen3_nexts():
                 "linear_attn.norm.weight": mixer.norm_weight,
                 "linear_attn.out_proj.weight": mixer.out.weight,
             }
-        layers.append(found)
+        layers.append(layer)
     check_same(loaded(theirs.Qwen3NextForCausalLM(config), objective, layers, gain=1), objective)
 
 
@@ -172,19 +172,19 @@ def test_logits_are_kimi_linears():
                 "g_a_proj.weight": ours.gate[0].weight, "g_b_proj.weight": ours.gate[1].weight,
                 "o_norm.weight": ours.norm_weight, "o_proj.weight": ours.out.weight,
             }  # fmt: skip
-        found = {f"self_attn.{name}": value for name, value in own.items()}
-        found["input_layernorm.weight"] = block.mixer_norm.weight
-        found["post_attention_layernorm.weight"] = block.ffn_norm.weight
+        layer = {f"self_attn.{name}": value for name, value in own.items()}
+        layer["input_layernorm.weight"] = block.mixer_norm.weight
+        layer["post_attention_layernorm.weight"] = block.ffn_norm.weight
         if i:
             body = block.ffn.body
-            found["mlp.gate.weight"] = block.ffn.router.projection.weight
-            found["mlp.gate.e_score_correction_bias"] = block.ffn.router.bias_E.normal_(std=0.3)
-            found["mlp.experts.gate_up_proj"] = torch.cat([body.gate.weight, body.up.weight], 1)
-            found["mlp.experts.down_proj"] = body.down.weight
-            found |= feedforward(block.ffn.shared[0], "mlp.shared_experts.")
+            layer["mlp.gate.weight"] = block.ffn.router.projection.weight
+            layer["mlp.gate.e_score_correction_bias"] = block.ffn.router.bias_E.normal_(std=0.3)
+            layer["mlp.experts.gate_up_proj"] = torch.cat([body.gate.weight, body.up.weight], 1)
+            layer["mlp.experts.down_proj"] = body.down.weight
+            layer |= feedforward(block.ffn.shared[0], "mlp.shared_experts.")
         else:
-            found |= feedforward(block.ffn)
-        layers.append(found)
+            layer |= feedforward(block.ffn)
+        layers.append(layer)
     check_same(loaded(theirs.KimiLinearForCausalLM(config), objective, layers), objective)
 
 

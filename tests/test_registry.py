@@ -212,6 +212,7 @@ def test_one_file_is_a_plugin(tmp_path, zoo_command):
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
+@pytest.mark.thorough
 def test_a_package_may_ship_presets_and_comparisons(tmp_path, zoo_command):
     package = tmp_path / "mypack"
     (package / "conf" / "arch").mkdir(parents=True)
@@ -372,5 +373,5 @@ def test_a_component_chosen_for_one_place_has_its_own_keys():
 def test_an_id_names_what_stands_in_place_of_the_presets(words, names):
     from zoo.runs.identity import run_id
 
-    found = run_id(zoo.compose("task=parity", "seed=3", *words))
-    assert found.rpartition("-")[0] == f"{names}-parity-3"
+    identifier = run_id(zoo.compose("task=parity", "seed=3", *words))
+    assert identifier.rpartition("-")[0] == f"{names}-parity-3"

@@ -64,12 +64,12 @@ def test_the_page_renders_in_a_browser_without_errors(smoke, tmp_path):  # noqa:
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("width", [1400, 420])
 def test_nothing_overflows_the_page(smoke, tmp_path, width, dark):  # noqa: F811
-    found = looked_at(page(smoke).read_text(), width, dark, tmp_path)
-    assert found["dark"] == dark
-    assert (found["back"] == "rgb(255, 255, 255)") != dark
-    assert_fits(found, width)
-    assert found["opened"] == 0, "tables for few readers are closed at first"
-    assert found["charts"] >= 7
+    appearance = looked_at(page(smoke).read_text(), width, dark, tmp_path)
+    assert appearance["dark"] == dark
+    assert (appearance["back"] == "rgb(255, 255, 255)") != dark
+    assert_fits(appearance, width)
+    assert appearance["opened"] == 0, "tables for few readers are closed at first"
+    assert appearance["charts"] >= 7
 
 
 def test_contestants_are_told_apart_without_colour_and_curves_have_points(smoke, zoo_main, tmp_path, monkeypatch):  # noqa: F811
@@ -116,9 +116,9 @@ def test_figures_are_written_as_they_are_shown(smoke, tmp_path):  # noqa: F811
         assert line["seeds"] == len(values)
     write(ledger, tmp_path / "deep/figures.csv")
     with (tmp_path / "deep/figures.csv").open(newline="") as file:
-        found = list(csv.DictReader(file))
-    assert [row["contestant"] for row in found] == [line["contestant"] for line in expected]
-    assert [float(row["median"]) for row in found] == [line["median"] for line in expected]
+        rows = list(csv.DictReader(file))
+    assert [row["contestant"] for row in rows] == [line["contestant"] for line in expected]
+    assert [float(row["median"]) for row in rows] == [line["median"] for line in expected]
     pyarrow = pytest.importorskip("pyarrow.parquet")
     write(ledger, tmp_path / "figures.parquet")
     assert pyarrow.read_table(tmp_path / "figures.parquet").to_pylist() == expected
@@ -247,8 +247,12 @@ def test_claims_are_judged_as_one_family(smoke):  # noqa: F811
         for index, row in enumerate(standing.rows):
             value = 0.1 if standing.contestant == names[0] else 0.9
             row["test_harder"] = {"64": {row["metric"]: value + 0.001 * index * (1 + value)}}
-    (found,) = judge_claims([{**claim, "tasks": [f"{task} at 64"]}], ledger.standings)
-    assert (found.task, found.outcome, found.difference.value < -0.7) == (f"{task} at 64", "contradicted", True)
+    (judgement,) = judge_claims([{**claim, "tasks": [f"{task} at 64"]}], ledger.standings)
+    assert (judgement.task, judgement.outcome, judgement.difference.value < -0.7) == (
+        f"{task} at 64",
+        "contradicted",
+        True,
+    )
     assert [f.outcome for f in judge_claims([{**claim, "tasks": [task, f"{task} at 99"]}], ledger.standings)] == [
         "holds",
         "not tested",
@@ -305,15 +309,15 @@ def few_starts(monkeypatch):
 def test_a_law_is_found_again(law):
     from zoo.comparison.scaling import fit
 
-    found = fit(*points_of(law), draws=30)
-    assert found.parameters_exponent == pytest.approx(law[2], abs=0.03)
-    assert found.tokens_exponent == pytest.approx(law[4], abs=0.03)
-    low, high = found.intervals["parameters_exponent"]
+    fitted_law = fit(*points_of(law), draws=30)
+    assert fitted_law.parameters_exponent == pytest.approx(law[2], abs=0.03)
+    assert fitted_law.tokens_exponent == pytest.approx(law[4], abs=0.03)
+    low, high = fitted_law.intervals["parameters_exponent"]
     assert low - 0.02 <= law[2] <= high + 0.02
-    assert found.doubts == ()
-    assert found.worst < 0.03
-    assert len(found.again()) == 30
-    assert all(each.loss(1e5, 1e7) == pytest.approx(found.loss(1e5, 1e7), rel=0.01) for each in found.again())
+    assert fitted_law.doubts == ()
+    assert fitted_law.worst < 0.03
+    assert len(fitted_law.again()) == 30
+    assert all(each.loss(1e5, 1e7) == pytest.approx(fitted_law.loss(1e5, 1e7), rel=0.01) for each in fitted_law.again())
     assert exact(law).floor == pytest.approx(law[0], rel=0.01)
     assert exact(law).loss(1e6, 1e8) == pytest.approx(
         law[0] + law[1] / 1e6 ** law[2] + law[3] / 1e8 ** law[4], rel=1e-3
@@ -331,9 +335,9 @@ def test_the_best_size_for_a_compute_is_the_best():
 def test_what_must_not_be_extrapolated_says_why(few_starts):
     from zoo.comparison.scaling import fit
 
-    found = fit(*points_of(LAWS[0], noise=0.3, span=3.0), draws=4)
-    assert any("range over a factor of 3 alone" in doubt for doubt in found.doubts)
-    assert any(doubt.startswith("the exponent of") for doubt in found.doubts)
+    law = fit(*points_of(LAWS[0], noise=0.3, span=3.0), draws=4)
+    assert any("range over a factor of 3 alone" in doubt for doubt in law.doubts)
+    assert any(doubt.startswith("the exponent of") for doubt in law.doubts)
     with pytest.raises(ValueError, match="4 points"):
         fit([1, 2, 3, 4], [1, 2, 3, 4], [4, 3, 2, 1])
 
@@ -366,9 +370,9 @@ def test_one_law_overtakes_another_where_it_does():
     near = {**wide, "sizes": (3e3, 3e5), "lengths": (1e5, 1e7)}
     bounded = Fitted("large", second.law, **near)
     for compute in (6 * 3e8 * 1.01, 6e11, 6 * 3e12 * 0.99):
-        found = bounded.best(compute)
+        loss = bounded.best(compute)
         grid = [(n, compute / 6 / n) for n in np.geomspace(3e3, 3e5, 4000) if 1e5 <= compute / 6 / n <= 1e7]
-        assert found == pytest.approx(min(second.law.loss(n, d) for n, d in grid), rel=1e-4)
+        assert loss == pytest.approx(min(second.law.loss(n, d) for n, d in grid), rel=1e-4)
     assert bounded.best(6 * 3e8 * 0.9) is bounded.best(6 * 3e12 * 1.1) is None
 
 
@@ -376,9 +380,9 @@ def test_a_law_of_one_quantity_is_found_again():
     from zoo.comparison.scaling import fit_single
 
     x = np.geomspace(1e3, 1e6, 6)
-    found = fit_single("parameters", 1e6, x, 1.5 + 20 / x**0.35)
-    assert (found.floor, found.exponent) == (pytest.approx(1.5, rel=0.01), pytest.approx(0.35, abs=0.01))
-    assert found.interval == (pytest.approx(0.35, abs=0.02), pytest.approx(0.35, abs=0.02))
+    law = fit_single("parameters", 1e6, x, 1.5 + 20 / x**0.35)
+    assert (law.floor, law.exponent) == (pytest.approx(1.5, rel=0.01), pytest.approx(0.35, abs=0.01))
+    assert law.interval == (pytest.approx(0.35, abs=0.02), pytest.approx(0.35, abs=0.02))
     noisy = fit_single(
         "parameters", 1e6, x, (1.5 + 20 / x**0.35) * np.exp(0.02 * np.random.default_rng(0).normal(size=6))
     )
@@ -586,6 +590,7 @@ def test_a_table_fits_the_terminal_and_cuts_no_number(smoke, zoo_main, here, mon
     assert ("on the page: " in out) == (width < 140), "what is left out is named"
 
 
+@pytest.mark.thorough
 def test_a_law_that_was_fitted_before_is_read(tmp_path, monkeypatch):
     from types import SimpleNamespace
 

@@ -51,7 +51,7 @@ FILES = {
 
 def imports(path, inside_functions, for_types=False):
     """Dotted names that a file imports at import time, or anywhere, with blocks for type checkers or without."""
-    found, nodes = set(), [ast.parse(path.read_text())]
+    dotted_names, nodes = set(), [ast.parse(path.read_text())]
     while nodes:
         node = nodes.pop()
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING" and not for_types:
@@ -59,12 +59,12 @@ def imports(path, inside_functions, for_types=False):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not inside_functions:
             continue
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            dotted_names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            found.add("." * node.level + (node.module or ""))
-            found |= {f"{node.module}.{alias.name}" for alias in node.names if node.module}
+            dotted_names.add("." * node.level + (node.module or ""))
+            dotted_names |= {f"{node.module}.{alias.name}" for alias in node.names if node.module}
         nodes += ast.iter_child_nodes(node)
-    return found
+    return dotted_names
 
 
 def imported_files(path):

@@ -51,16 +51,16 @@ def test_runs_and_comparisons_are_listed_newest_first(made, zoo_main, monkeypatc
     for old, path in ((10, "train/gru*"), (20, "train/tr*"), (30, "mine"), (40, "train/l*")):
         for file in made.glob(f"runs/{path}/**/*"):
             os.utime(file, (1e9 - old, 1e9 - old))
-    found = records(made / "runs")
-    assert [record.name.split("-")[0] for record in found] == ["gru", "transformer", "mine", "lstm"]
-    assert [record.status for record in found] == ["started", "finished", "failed", "finished"]
-    assert found[2].what == "comparison: lstm on parity"
-    assert found[2].score == "0/1 runs"
+    listing = records(made / "runs")
+    assert [record.name.split("-")[0] for record in listing] == ["gru", "transformer", "mine", "lstm"]
+    assert [record.status for record in listing] == ["started", "finished", "failed", "finished"]
+    assert listing[2].what == "comparison: lstm on parity"
+    assert listing[2].score == "0/1 runs"
     monkeypatch.setenv("COLUMNS", "80")
     status, out, err = zoo_main("runs")
     assert status == 0, err
     assert max(map(len, out.splitlines())) <= 80
-    for record in found:
+    for record in listing:
         assert record.name in out, "an id can be copied as it stands"
     assert "steps=4" in out
 

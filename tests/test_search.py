@@ -114,16 +114,16 @@ def test_importance_finds_what_matters():
 
     study = optuna.create_study()
     study.optimize(lambda trial: trial.suggest_float("much", 0, 1) + 0.01 * trial.suggest_float("little", 0, 1), 30)
-    found = importance(study)
-    assert list(found) == ["much", "little"]
-    assert found["much"] > 0.8
+    shares = importance(study)
+    assert list(shares) == ["much", "little"]
+    assert shares["much"] > 0.8
     few = optuna.create_study()
     few.optimize(lambda trial: trial.suggest_float("much", 0, 1), 2)
     assert importance(few) == {}
 
 
-@pytest.mark.parametrize("found", first([math.nan, math.inf, -math.inf]))
-def test_a_search_goes_on_after_a_trial_whose_score_is_no_number(here, zoo_main, monkeypatch, found):
+@pytest.mark.parametrize("score", first([math.nan, math.inf, -math.inf]))
+def test_a_search_goes_on_after_a_trial_whose_score_is_no_number(here, zoo_main, monkeypatch, score):
     """Divergence at the last update, say: optuna takes no such number."""
     from zoo.runs.session import Session
 
@@ -132,13 +132,13 @@ def test_a_search_goes_on_after_a_trial_whose_score_is_no_number(here, zoo_main,
     def evaluate(self):
         real(self)
         if next(count) == 1:
-            self.loop.results["validation"]["accuracy"] = found
+            self.loop.results["validation"]["accuracy"] = score
 
     monkeypatch.setattr(Session, "_evaluate", evaluate)
     status, out, err = zoo_main(*SEARCH, "search.trials=3", "optimizer.lr=interval(0.001,0.1)")
     assert status == 1
     assert "2 of 3 runs finished, 1 failed" in out
-    assert f"diverged: validation/accuracy became {found}" in err
+    assert f"diverged: validation/accuracy became {score}" in err
     assert "Traceback" not in err
     assert states(here / "runs/train") == ["COMPLETE", "FAIL", "COMPLETE"]
 

@@ -34,7 +34,7 @@ def test_a_tutorial_does_what_it_says(page, shell, tmp_path):
                 key, _, value = line.removeprefix("export ").partition("=")
                 env[key] = value
             elif line.startswith("zoo "):
-                words = [found for word in shlex.split(line)[1:] for found in expanded(word, tmp_path)]
+                words = [argument for word in shlex.split(line)[1:] for argument in expanded(word, tmp_path)]
                 done = shell.run(*judged_quickly(words), cwd=tmp_path, env=env)
                 assert done.returncode == 0, line + "\n" + done.stdout + done.stderr
                 ran += 1

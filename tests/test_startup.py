@@ -131,8 +131,8 @@ def test_a_damaged_cache_costs_time_and_nothing_else(harm, made, tmp_path):
         harmed = {"cut": text[:middle], "not json": b"{" * 99, "another's": other[64:],
                   "flipped": text[:middle] + bytes([text[middle] ^ 1]) + text[middle + 1 :]}  # fmt: skip
         path.write_bytes(harmed[harm])
-    found, said = imported(RUN, made, XDG_CACHE_HOME=str(cache))
-    assert "torch" in found
+    packages, said = imported(RUN, made, XDG_CACHE_HOME=str(cache))
+    assert "torch" in packages
     assert said == imported(RUN, made)[1]
     assert not imported(RUN, made, XDG_CACHE_HOME=str(cache))[0], "it is whole again"
 
@@ -144,9 +144,9 @@ def test_a_cache_that_cannot_be_written_to_is_done_without(made, tmp_path):
     locked.mkdir()
     locked.chmod(stat.S_IRUSR | stat.S_IXUSR)
     home = str(locked) if os.geteuid() else "/proc/none"  # a superuser writes everywhere else
-    found, said = imported(RUN, made, XDG_CACHE_HOME=home)
+    packages, said = imported(RUN, made, XDG_CACHE_HOME=home)
     assert "finished before" in said
-    assert "hydra" in found
+    assert "hydra" in packages
 
 
 @THOROUGH
@@ -231,7 +231,7 @@ def test_writers_at_once_leave_a_whole_answer(tmp_path, monkeypatch):
         thread.start()
     for thread in threads:
         thread.join()
-    assert all(found == answer for found in seen)
+    assert all(kept_answer == answer for kept_answer in seen)
     assert len(list(tmp_path.glob("zoo/kept/*"))) == 1
 
 
@@ -286,15 +286,17 @@ assert not {"torchmetrics.functional", "torchmetrics.classification", "torchvisi
     "asks",
     first(
         [
-            "import torchmetrics; found = torchmetrics.Accuracy; assert torchmetrics.functional.accuracy",
-            "from torchmetrics.classification import MulticlassAccuracy as found",
-            "from torchmetrics import MeanMetric as found",
-            "import torchmetrics.text; found = torchmetrics.MeanMetric",
+            "import torchmetrics; metric_class = torchmetrics.Accuracy; assert torchmetrics.functional.accuracy",
+            "from torchmetrics.classification import MulticlassAccuracy as metric_class",
+            "from torchmetrics import MeanMetric as metric_class",
+            "import torchmetrics.text; metric_class = torchmetrics.MeanMetric",
         ]
     ),
 )
 def test_lightning_brings_no_metrics_and_whoever_asks_has_them_whole(asks):
-    code = f"{SLIM}\n{asks}\nfrom lightning.pytorch.core.module import Metric\nassert hasattr(found, '__mro__')\n"
+    code = (
+        f"{SLIM}\n{asks}\nfrom lightning.pytorch.core.module import Metric\nassert hasattr(metric_class, '__mro__')\n"
+    )
     code += "import torchmetrics\nassert torchmetrics.Metric is Metric\nassert torchmetrics.__version__[0].isdigit()\n"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

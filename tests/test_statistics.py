@@ -42,8 +42,8 @@ def test_numbers_at_the_end_of_what_floats_hold_are_estimated():
 
 @pytest.mark.parametrize("odd", [math.nan, math.inf, -math.inf])
 def test_what_is_no_finite_number_has_no_interval(odd):
-    found = estimate([odd, 1.0, 2.0, 3.0, 4.0])
-    assert (found.low, found.n) == (None, 5)
+    interval = estimate([odd, 1.0, 2.0, 3.0, 4.0])
+    assert (interval.low, interval.n) == (None, 5)
     assert math.isnan(estimate([math.nan, 1.0]).value)
 
 
@@ -60,8 +60,10 @@ def test_intervals_hold_the_median_run_whatever_the_distribution(law, n):
     make, truth = LAWS[law]
     source = np.random.default_rng(0)
     truth = float(np.median(make(source, 400_001))) if truth is None else truth
-    found = [estimate(make(source, n).tolist()) for _ in range(1500)]
-    assert sum(e.low <= truth <= e.high for e in found) / 1500 >= 0.92, "93 % less two standard errors of this count"
+    estimates = [estimate(make(source, n).tolist()) for _ in range(1500)]
+    assert sum(e.low <= truth <= e.high for e in estimates) / 1500 >= 0.92, (
+        "93 % less two standard errors of this count"
+    )
 
 
 def test_exact_shares_are_those_of_scipy_and_hold_the_truth():
@@ -127,14 +129,14 @@ def test_equals_of_which_some_fail_are_told_apart_no_more_often_than_said(n):
     source = np.random.default_rng(n)
     draws = source.normal(size=(200, 2, n))
     draws[source.random(draws.shape) < 0.25] = -math.inf
-    found = sum(difference_p_value(ours.tolist(), theirs.tolist()) <= 0.05 for ours, theirs in draws)
-    assert found <= 18, "5 % of 200, and two and a half standard deviations"
+    errors = sum(difference_p_value(ours.tolist(), theirs.tolist()) <= 0.05 for ours, theirs in draws)
+    assert errors <= 18, "5 % of 200, and two and a half standard deviations"
 
 
 def test_differences_are_paired_by_seed():
     ours, theirs = {0: 1.1, 1: 5.1, 2: 9.12, 7: 100.0}, {0: 1.0, 1: 5.0, 2: 9.0, 8: -3.0}
-    found = paired_difference(ours, theirs)
-    assert (found.n, found.value) == (3, pytest.approx(0.1))
+    difference = paired_difference(ours, theirs)
+    assert (difference.n, difference.value) == (3, pytest.approx(0.1))
     assert paired_difference({0: 1.0}, {1: 1.0}) is None
 
 
@@ -181,8 +183,8 @@ def test_only_suites_of_ten_tasks_have_one_figure():
 def test_the_mean_over_ten_tasks_holds_the_truth(share, seeds):
     source, held = np.random.default_rng(0), 0
     for _ in range(400):
-        found = over_tasks((source.random((10, seeds)) < share).astype(float).tolist())
-        held += found.low <= share <= found.high
+        interval = over_tasks((source.random((10, seeds)) < share).astype(float).tolist())
+        held += interval.low <= share <= interval.high
     assert held / 400 >= 0.93
     assert over_tasks([[1.0], [2.0, 3.0]]).low is None
     assert over_tasks([[0.5, 0.7]]).value == pytest.approx(statistics.fmean([0.5, 0.7]))

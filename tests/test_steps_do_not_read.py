@@ -6,7 +6,7 @@ reads by itself they do not show; a profile of the processor does.
 
 import pytest
 import torch
-from conftest import ROOT, first, objective_of, words_of_tasks
+from conftest import ROOT, first, objective_of, one_way_each, words_of_tasks
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -75,8 +75,8 @@ def test_who_reads_one_is_found_out(monkeypatch):
     original = NextToken.forward
 
     def reads(self, batch):
-        found = original(self, batch)
-        return found | {"loss": found["loss"] * float(found["loss"])}
+        outputs = original(self, batch)
+        return outputs | {"loss": outputs["loss"] * float(outputs["loss"])}
 
     monkeypatch.setattr(NextToken, "forward", reads)
     with pytest.raises(DataDependentOutputException):
@@ -167,7 +167,7 @@ def ways_to_wait(*words):
     return read + copies.waited_for + lists.waited_for
 
 
-@pytest.mark.parametrize("words", words_of_tasks(), ids=" ".join)
+@pytest.mark.parametrize("words", one_way_each(words_of_tasks()))
 def test_no_task_waits_for_its_batch(words, files_of_tasks, far):
     assert ways_to_wait(*(word.format(files=files_of_tasks) for word in words)) == []
 
@@ -187,7 +187,7 @@ def test_no_pass_waits_for_a_copy(words, far):
 
 
 @pytest.mark.parametrize(
-    ("made", "found"),
+    ("made", "operation"),
     [
         (lambda device: torch.multinomial(torch.ones(2, 3, device=device), 2), "aten::_local_scalar_dense"),
         (lambda device: torch.ones(3, device=device).sum().item() if device == CPU else 0, "aten::_local_scalar_dense"),
@@ -201,7 +201,7 @@ def test_no_pass_waits_for_a_copy(words, far):
         (lambda device: torch.as_tensor(3.5, device=device), "as_tensor"),
     ],
 )
-def test_a_task_that_waits_is_found_out(made, found, far, monkeypatch):
+def test_a_task_that_waits_is_found_out(made, operation, far, monkeypatch):
     from zoo.tasks.parity import Parity
 
     original = Parity.train_batch
@@ -211,7 +211,7 @@ def test_a_task_that_waits_is_found_out(made, found, far, monkeypatch):
         return original(self, step, seed, device)
 
     monkeypatch.setattr(Parity, "train_batch", waits)
-    assert found in ways_to_wait("task=parity")
+    assert operation in ways_to_wait("task=parity")
 
 
 def test_what_is_sent_to_a_gpu_is_pinned_and_not_waited_for(monkeypatch):

@@ -10,7 +10,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from conftest import words_of_tasks
+from conftest import one_way_each, words_of_tasks
 from shortcuts import accuracy_of_rules
 
 import zoo
@@ -61,14 +61,14 @@ def seen_in_training(one):
     return {split: len(inputs(one.held_out(split)) & trained) for split in one.splits()}
 
 
-@pytest.mark.parametrize("words", words_of_tasks(), ids=" ".join)
+@pytest.mark.parametrize("words", one_way_each(words_of_tasks()))
 def test_no_example_of_a_test_is_in_training(words, files_of_tasks):
     one = task(*(word.format(files=files_of_tasks) for word in words))
-    found = seen_in_training(one)
+    counts_by_split = seen_in_training(one)
     if words[0].removeprefix("task=") in ASKS_WHAT_IT_TRAINED:
-        assert all(found.values())
+        assert all(counts_by_split.values())
     else:
-        assert not any(found.values()), found
+        assert not any(counts_by_split.values()), counts_by_split
 
 
 def test_an_example_of_a_test_in_training_is_found(monkeypatch):
@@ -81,11 +81,11 @@ def test_an_example_of_a_test_in_training_is_found(monkeypatch):
 
 def bindings(tokens, keys, values):
     """Every place where a key is followed by a value: the definition, in plain Python."""
-    found = {}
+    values_by_key = {}
     for a, b in itertools.pairwise(tokens):
         if a in keys and b in values:
-            found.setdefault(a, []).append(b)
-    return found
+            values_by_key.setdefault(a, []).append(b)
+    return values_by_key
 
 
 @pytest.mark.parametrize("filler", ["zero", "random"])
@@ -421,7 +421,7 @@ def test_letters_of_python_are_what_the_syntax_tree_says():
     from zoo.tasks._lexer import letter_classes
 
     source = b"import os  # a comment of letters\nfor name in os.environ:\n    other = 'a string' + name  # more\n"
-    found = letter_classes(source)
+    classes = letter_classes(source)
     expected = {}
     starts = [0]
     for line in source.splitlines(keepends=True):
@@ -436,9 +436,9 @@ def test_letters_of_python_are_what_the_syntax_tree_says():
         expected |= dict.fromkeys(range(first, first + len(text)), kind)
     letters = {i for i, byte in enumerate(source) if 97 <= byte <= 122}
     for index in letters & expected.keys():
-        assert found[index] == expected[index], source[index:].decode()
-    assert all(found[i] == -100 for i in range(len(source)) if i not in letters)
-    assert all(found[i] >= 0 for i in letters)
+        assert classes[index] == expected[index], source[index:].decode()
+    assert all(classes[i] == -100 for i in range(len(source)) if i not in letters)
+    assert all(classes[i] >= 0 for i in letters)
     assert letter_classes("é = 1".encode()) is None
     assert letter_classes(b"(") is None
 
@@ -472,17 +472,17 @@ def test_word_problems_are_products_of_permutations(group, generators):
     from zoo.tasks.word_problem import elements
 
     one = task("task=word_problem", f"task.group={group}", f"task.generators={generators}", "task.length=9")
-    found = elements(group)
+    permutations = elements(group)
     sizes = {"S3": 6, "S4": 24, "A4": 12, "A5": 60, "Z7": 7}
-    assert len(set(found)) == sizes[group]
-    assert found[0] == tuple(range(len(found[0])))
+    assert len(set(permutations)) == sizes[group]
+    assert permutations[0] == tuple(range(len(permutations[0])))
     batch = one.train_batch(0, 0, torch.device("cpu"))
     for inputs, targets in zip(batch["inputs"][:20].tolist(), batch["targets"][:20].tolist(), strict=True):
-        where = list(range(len(found[0])))  # the place of each thing
+        where = list(range(len(permutations[0])))  # the place of each thing
         for token, target in zip(inputs, targets, strict=True):
-            step = found[one.tokens_V[token]]
+            step = permutations[one.tokens_V[token]]
             where = [step[place] for place in where]
-            assert tuple(where) == found[target]
+            assert tuple(where) == permutations[target]
     if generators:
         assert one.facts()["vocab_size"] == (2 if group == "Z7" else 3)
         assert {t for b in one.held_out("test/32") for t in b["targets"].flatten().tolist()} == set(range(sizes[group]))
@@ -498,7 +498,7 @@ def test_a_group_that_is_none_is_refused():
         task("task=word_problem", "task.group=S55")
 
 
-@pytest.mark.parametrize("words", words_of_tasks(), ids=" ".join)
+@pytest.mark.parametrize("words", one_way_each(words_of_tasks()))
 def test_no_simple_rule_beats_what_a_task_declares(words, files_of_tasks):
     """Else a model that learned this rule alone would be said to have learned something."""
     one = task(*[word.format(files=files_of_tasks) for word in words])
@@ -511,8 +511,8 @@ def test_no_simple_rule_beats_what_a_task_declares(words, files_of_tasks):
 
     def commonest(tokens, place):
         """Of the tokens so far that may be answers."""
-        found = Counter(token for token in tokens[: place + 1] if token in answers)
-        return max(found, key=found.__getitem__, default=None)
+        counts = Counter(token for token in tokens[: place + 1] if token in answers)
+        return max(counts, key=counts.__getitem__, default=None)
 
     rules = {"nothing": lambda *_: None, "the last token": lambda tokens, place: tokens[place]}
     if "task.language=majority" not in words:  # which asks for that

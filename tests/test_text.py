@@ -120,9 +120,9 @@ def test_a_question_of_its_own_counts_bytes_where_it_asks_alone(file):
     asked = torch.full_like(batch["targets"], -100)
     asked[:, 3] = batch["inputs"][:, 3]
     outputs = {"logits": torch.zeros(*asked.shape, 300), "targets": asked}
-    found = task.judge(outputs, {**batch, "targets": asked})
-    assert found["bits_per_byte"][1].item() == sum(task.tokenizer.sizes[token] for token in asked[:, 3].tolist())
-    assert found.keys() == {"bits_per_byte", "accuracy"}
+    ratios = task.judge(outputs, {**batch, "targets": asked})
+    assert ratios["bits_per_byte"][1].item() == sum(task.tokenizer.sizes[token] for token in asked[:, 3].tolist())
+    assert ratios.keys() == {"bits_per_byte", "accuracy"}
 
 
 def test_a_saved_tokenizer_gives_the_same_tokens_as_the_one_it_was(file, tmp_path):
@@ -157,9 +157,9 @@ def test_pieces_never_cut_a_character():
     for size in (5, 64, 1000):
         for cut in range(6):
             parts = [data[cut:][i : i + 7] for i in range(0, len(data) - cut, 7)]
-            found = list(whole_characters(parts, "x", size))
-            assert all(part.decode() for part in found)
-            assert len(data) - cut - sum(map(len, found)) <= 3
+            pieces = list(whole_characters(parts, "x", size))
+            assert all(part.decode() for part in pieces)
+            assert len(data) - cut - sum(map(len, pieces)) <= 3
 
 
 # where they are kept
@@ -208,11 +208,11 @@ def test_documents_beyond_memory_are_split_as_in_memory(tmp_path, monkeypatch):
     few = [_corpus._from_documents(iter([("a", b"x" * 5000), ("b", b"y" * 4000)]), 10**9)]
     monkeypatch.setattr(_corpus, "IN_MEMORY", 1000)
     _corpus.read_corpus.cache_clear()
-    found = _corpus.read_corpus(str(tmp_path / "texts"), None, "text", 10**9)
+    corpus = _corpus.read_corpus(str(tmp_path / "texts"), None, "text", 10**9)
     few.append(_corpus._from_documents(iter([("a", b"x" * 5000), ("b", b"y" * 4000)]), 10**9))
-    assert isinstance(found.train, _stored.Part)
-    assert found.hash == want.hash
-    assert found.documents == want.documents == 120
+    assert isinstance(corpus.train, _stored.Part)
+    assert corpus.hash == want.hash
+    assert corpus.documents == want.documents == 120
     assert few[0].hash == few[1].hash
 
 
@@ -246,8 +246,8 @@ for name in ("small.txt", "large.txt"):
 def test_what_recurs_is_what_stood_in_the_row_before():
     rows = np.random.default_rng(0).integers(0, 3, (20, 40))
     for ngram in (1, 2, 3, 6):
-        found = recurs(torch.from_numpy(rows), ngram).tolist()
-        for row, said in zip(rows.tolist(), found, strict=True):
+        recurrences = recurs(torch.from_numpy(rows), ngram).tolist()
+        for row, said in zip(rows.tolist(), recurrences, strict=True):
             seen = set()
             for place in range(len(row)):
                 gram = tuple(row[place - ngram + 1 : place + 1])
@@ -261,7 +261,7 @@ def test_bits_are_split_by_recurrence_and_position(file):
     task = text(f"task.source={file}", "task.length=40", "task.ngram=3")
     batch = task.held_out("test")[0]
     logits = torch.randn(*batch["targets"].shape, 256, generator=torch.Generator().manual_seed(0))
-    found = task.judge({"logits": logits}, batch)
+    ratios = task.judge({"logits": logits}, batch)
     bits = -logits.double().log_softmax(-1).gather(-1, batch["targets"].unsqueeze(-1))[..., 0] / math.log(2)
     want = {"recurring": [], "new": [], "from_0": [], "from_16": [], "from_32": []}
     for row, window, last in zip(
@@ -274,12 +274,12 @@ def test_bits_are_split_by_recurrence_and_position(file):
             want["recurring" if len(gram) == 3 and gram in seen else "new"].append(value)
             want["from_0" if place < 16 else "from_16" if place < 32 else "from_32"].append(value)
     for name, values in want.items():
-        total, count = found[f"bits_per_byte_{name}"]
+        total, count = ratios[f"bits_per_byte_{name}"]
         assert values
         assert (total.item(), count.item()) == (pytest.approx(sum(values)), len(values))
     for names in (("recurring", "new"), ("from_0", "from_16", "from_32")):
-        parts = [found[f"bits_per_byte_{name}"] for name in names]
-        assert sum(count for _, count in parts) == found["bits_per_byte"][1]
+        parts = [ratios[f"bits_per_byte_{name}"] for name in names]
+        assert sum(count for _, count in parts) == ratios["bits_per_byte"][1]
 
 
 # corpora with their published splits
@@ -336,9 +336,11 @@ def test_a_data_set_keeps_the_splits_that_it_has(tmp_path):
         rows = [json.dumps({"text": f"{split} {i} {prose(20, seed)}"}) for i in range(300)]
         (tmp_path / "hub").mkdir(exist_ok=True)
         (tmp_path / "hub" / f"{split}.jsonl").write_text("\n".join(rows))
-    found = [_corpus._from_datasets(str(tmp_path / "hub"), None, "text", 10**9, streamed) for streamed in (False, True)]
-    assert found[0].hash == found[1].hash
-    lines = {split: {line.split(b" ")[0] for line in getattr(found[0], split).split(b"\n") if line[:5] in (b"train", b"valid")} for split in ("train", "validation", "test")}  # fmt: skip
+    corpora = [
+        _corpus._from_datasets(str(tmp_path / "hub"), None, "text", 10**9, streamed) for streamed in (False, True)
+    ]
+    assert corpora[0].hash == corpora[1].hash
+    lines = {split: {line.split(b" ")[0] for line in getattr(corpora[0], split).split(b"\n") if line[:5] in (b"train", b"valid")} for split in ("train", "validation", "test")}  # fmt: skip
     assert lines == {"train": {b"train"}, "validation": {b"train"}, "test": {b"validation"}}
 
 

@@ -113,9 +113,9 @@ def test_series_of_one_length_need_no_mask(folder):
 def test_a_file_that_is_no_series_is_said_in_one_line(tmp_path, text, message):
     path = tmp_path / "X_TRAIN.ts"
     path.write_bytes(text)
-    with pytest.raises(ZooError, match=message) as found:
+    with pytest.raises(ZooError, match=message) as error:
         read_ts(path)
-    assert "\n" not in str(found.value)
+    assert "\n" not in str(error.value)
 
 
 def test_a_problem_that_comes_with_aeon_is_read_without_importing_it(folder, tmp_path, monkeypatch):

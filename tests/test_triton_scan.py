@@ -81,8 +81,8 @@ def test_a_gradient_that_is_wrong_is_found_as_well(monkeypatch):
     right = triton_scan.backward
 
     def wrong(*inputs):
-        *found, last = right(*inputs)
-        return *found, last * 1.01
+        *gradients, last = right(*inputs)
+        return *gradients, last * 1.01
 
     monkeypatch.setattr(triton_scan, "backward", wrong)
     assert not triton_scan.agrees("cpu")
@@ -97,9 +97,9 @@ def test_the_whole_layer_runs_on_it(monkeypatch):
     gradients = [parameter.grad.clone() for parameter in layer.parameters()]
     layer.zero_grad()
     monkeypatch.setattr("zoo_plugins.mamba.mamba1.backend_of", lambda *facts: "triton")
-    found, _ = layer(x_BLD)
-    found.square().sum().backward()
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    outputs, _ = layer(x_BLD)
+    outputs.square().sum().backward()
+    torch.testing.assert_close(outputs, expected, rtol=1e-5, atol=1e-6)
     for one, other in zip(layer.parameters(), gradients, strict=True):
         torch.testing.assert_close(one.grad, other, rtol=1e-4, atol=1e-5)
 
@@ -140,8 +140,8 @@ for kernel in (triton_kernels.forward, triton_kernels.backward):
     aligned = {(at,): [["tt.divisibility", 16]] for at, kind in enumerate(signature.values()) if kind == "*fp32"}
     source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=aligned)  # as tensors of torch are
     compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 1})
-    found = [compiled.asm["ptx"].count(word) for word in ("shfl", "st.shared")]
-    print(kernel.__name__, len(compiled.asm["cubin"]), *found)
+    counts = [compiled.asm["ptx"].count(word) for word in ("shfl", "st.shared")]
+    print(kernel.__name__, len(compiled.asm["cubin"]), *counts)
 """
 
 
@@ -150,8 +150,8 @@ def test_the_kernels_compile_for_a_gpu(tmp_path):
     env = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", COMPILE], env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    found = [line.split() for line in done.stdout.splitlines()]
-    assert [(name, int(size) > 0) for name, size, *_ in found] == [("forward", True), ("backward", True)]
-    assert found[0][2:] == ["0", "0"], "sums over states need no exchange between threads"
+    kernels = [line.split() for line in done.stdout.splitlines()]
+    assert [(name, int(size) > 0) for name, size, *_ in kernels] == [("forward", True), ("backward", True)]
+    assert kernels[0][2:] == ["0", "0"], "sums over states need no exchange between threads"
     sums = 2 * 16 * 5 * triton_scan.UNROLL  # of the gradients of B and C over a warp, for each state
-    assert int(found[1][2]) == sums, "and only the gradients of B and C do"
+    assert int(kernels[1][2]) == sums, "and only the gradients of B and C do"

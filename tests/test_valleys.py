@@ -58,17 +58,17 @@ def drawn(law, source, noise=NOISE, rungs=5, **more):
 @pytest.mark.parametrize(("a", "b"), [(0.34, 0.28), (0.3, 0.37), (0.35, 0.35)])
 def test_without_noise_the_optimum_is_the_laws(a, b):
     law = Known(a, b)
-    found = drawn(law, np.random.default_rng(0), noise=1e-7)
-    for optimum in found.optima:
+    valleys = drawn(law, np.random.default_rng(0), noise=1e-7)
+    for optimum in valleys.optima:
         assert optimum.parameters == pytest.approx(law.best(optimum.compute), rel=0.04)
         assert optimum.parameters * optimum.tokens * 6 == pytest.approx(optimum.compute, rel=1e-6)
-    assert found.parameters.exponent == pytest.approx(law.exponent, abs=0.01)
-    assert found.parameters.exponent + found.tokens.exponent == pytest.approx(1, abs=1e-6)
-    further, told, low, high = found.parameters.next
+    assert valleys.parameters.exponent == pytest.approx(law.exponent, abs=0.01)
+    assert valleys.parameters.exponent + valleys.tokens.exponent == pytest.approx(1, abs=1e-6)
+    further, told, low, high = valleys.parameters.next
     assert further == pytest.approx(4 * COMPUTE[-1])
     assert low <= told <= high
     assert told == pytest.approx(law.best(further), rel=0.06)
-    assert found.parameters.compute == (COMPUTE[0], COMPUTE[-1])
+    assert valleys.parameters.compute == (COMPUTE[0], COMPUTE[-1])
 
 
 @pytest.mark.parametrize("draws", [100, pytest.param(1000, marks=THOROUGH)])
@@ -78,15 +78,15 @@ def test_intervals_hold_the_exponent_and_the_optima_of_a_known_law(a, b, noise, 
     law, source = Known(a, b), np.random.default_rng(1)
     held, fitted, optima, inside, predicted = 0, 0, 0, 0, 0
     for _ in range(draws):
-        found = drawn(law, source, noise)
-        known = [each for each in found.optima if not each.doubt]
+        valleys = drawn(law, source, noise)
+        known = [each for each in valleys.optima if not each.doubt]
         optima += len(known)
         inside += sum(each.low <= law.best(each.compute) <= each.high for each in known)
-        if found.parameters is None:
+        if valleys.parameters is None:
             continue
         fitted += 1
-        held += found.parameters.low <= law.exponent <= found.parameters.high
-        further, _, low, high = found.parameters.next
+        held += valleys.parameters.low <= law.exponent <= valleys.parameters.high
+        further, _, low, high = valleys.parameters.next
         predicted += low <= law.best(further) <= high
     assert fitted >= 0.95 * draws
     assert held >= 0.9 * draws
@@ -100,9 +100,9 @@ def test_a_rung_that_shows_no_valley_is_left_out_and_says_why():
     good = [rung(law, c, size, source) for c, size in zip(COMPUTE, SIZES, strict=True)]
 
     def doubts(points, noise=known):
-        found = valley("a", COMPUTE[:4], [*good[:3], points], [noise] * 4)
-        assert found.parameters is not None, "three rungs have one"
-        return found.optima[3].doubt
+        valleys = valley("a", COMPUTE[:4], [*good[:3], points], [noise] * 4)
+        assert valleys.parameters is not None, "three rungs have one"
+        return valleys.optima[3].doubt
 
     assert doubts(good[3]) == ""
     flat = [Point(p.parameters, p.tokens, tuple(-2.0 for _ in p.scores)) for p in good[3]]
@@ -127,7 +127,7 @@ def test_more_sizes_are_fitted_together():
 
 
 def test_an_interval_says_nothing_of_sizes_that_were_not_run():
-    found = Optimum(1e9, (8000, 32000), 16000, low=1e-50, high=20000, tokens=1e5, fewest=1e4, most=1e6)
-    assert str(found) == "16k (below 8k to 20k)"
+    optimum = Optimum(1e9, (8000, 32000), 16000, low=1e-50, high=20000, tokens=1e5, fewest=1e4, most=1e6)
+    assert str(optimum) == "16k (below 8k to 20k)"
     assert str(Optimum(1e9, (8000, 32000), 16000, 12000, 1e9)) == "16k (12k to above 32k)"
     assert str(Optimum(1e9, (8000, 32000), doubt="a run failed")) == "unknown"

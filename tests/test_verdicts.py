@@ -39,8 +39,8 @@ def test_each_word_asks_for_its_evidence():
     assert one([0.99] * 5, [0.985] * 5, solved=0.99).word == "no difference that matters"
     # three runs against three cannot bear two verdicts at once
     pair = (standing("a", "t", [0.9, 0.91, 0.92]), standing("b", "t", [0.1, 0.12, 0.11]))
-    assert [found.word for found in judge([pair])] == ["better"]
-    assert [found.word for found in judge([pair, pair])] == ["not separated"] * 2
+    assert [verdict.word for verdict in judge([pair])] == ["better"]
+    assert [verdict.word for verdict in judge([pair, pair])] == ["not separated"] * 2
 
 
 def test_failed_runs_count_as_the_worst():
@@ -83,9 +83,9 @@ def test_a_report_of_failures_is_answered():
         standing("b", "t", [0.9, 0.91, 0.92], failed=2),
         standing("a", "t", NONE),
     )
-    found = ledger([whole, some, lost], baseline="a")
-    answer_of_control(found)
-    said = "\n".join(answer(found))
+    report = ledger([whole, some, lost], baseline="a")
+    answer_of_control(report)
+    said = "\n".join(answer(report))
     assert "Half of the runs of c failed, or more." in said
     assert "On t, b has the best median accuracy, 0.9 of 5 runs" in said
     assert answer(ledger([standing("a", "t", [], failed=2)], baseline="a")) == []
@@ -96,8 +96,8 @@ def test_a_default_that_was_chosen_on_a_task_here_is_said(task, expected):
     entered = [standing("lstm", "t", [0.7, 0.72, 0.71, 0.7, 0.73]), standing("gru", "t", NONE)]
     for each in entered:
         each.about = {**each.about, "task": task}
-    found = ledger(entered, baseline="gru")
-    assert chosen_before(found) == ([("the forget bias of the LSTM", "t", ["lstm"])] if expected else [])
+    report = ledger(entered, baseline="gru")
+    assert chosen_before(report) == ([("the forget bias of the LSTM", "t", ["lstm"])] if expected else [])
 
 
 def test_a_score_that_only_tuning_reached_is_doubted():
@@ -110,9 +110,9 @@ def test_a_score_that_only_tuning_reached_is_doubted():
 
 
 def test_ranks_are_ranges_where_nobody_is_told_apart():
-    found = rank_ranges([standing("a", "t", SOLVED, solved=0.99), standing("b", "t", NONE, solved=0.99),
-                         standing("c", "t", [0.21, 0.3, 0.26, 0.3, 0.22], solved=0.99)])  # fmt: skip
-    assert found == {"a": (1, 1), "b": (2, 3), "c": (2, 3)}
+    ranges = rank_ranges([standing("a", "t", SOLVED, solved=0.99), standing("b", "t", NONE, solved=0.99),
+                          standing("c", "t", [0.21, 0.3, 0.26, 0.3, 0.22], solved=0.99)])  # fmt: skip
+    assert ranges == {"a": (1, 1), "b": (2, 3), "c": (2, 3)}
 
 
 def test_states_are_those_of_the_strongest_shortcut():
@@ -146,8 +146,8 @@ def test_trends_are_gains_per_doubling():
     assert at_step(curve, 400) == 2.0
     assert at_step(curve, 283) == pytest.approx(2.5, abs=0.01)
     assert at_step(curve, 50) is None
-    found = trend({0: curve, 1: curve}, higher_is_better=False)
-    assert (found.steps, found.half, found.end, found.gain) == (800, 2.0, 1.5, 0.5)
+    trend_of_curve = trend({0: curve, 1: curve}, higher_is_better=False)
+    assert (trend_of_curve.steps, trend_of_curve.half, trend_of_curve.end, trend_of_curve.gain) == (800, 2.0, 1.5, 0.5)
     assert trend({0: [(800, 1.5)]}, True) is None
     solving = {0: [(100, 0.5), (200, 0.99), (400, 1.0)], 1: [(100, 0.4), (200, 0.5), (400, 0.6)]}
     assert steps_to(solving, 0.99, True) == (200.0, 1)
@@ -194,16 +194,16 @@ def test_verdicts_that_may_change_are_provisional():
     ledger([a, b])
     assert str(a.verdict) == "better"
     a, b = pair()
-    found = ledger([a, b], trends={id(a): Trend(100, 0.6, 0.7, 0.1), id(b): Trend(100, 0.0, 0.25, 0.6)})
-    found.trends[id(a)] = Trend(100, 0.6, 0.7, 0.1)
+    report = ledger([a, b], trends={id(a): Trend(100, 0.6, 0.7, 0.1), id(b): Trend(100, 0.0, 0.25, 0.6)})
+    report.trends[id(a)] = Trend(100, 0.6, 0.7, 0.1)
     assert "passes at 1.9 times the steps if both go on so" in a.verdict.doubts[0]
-    assert [s.contestant for s, _ in found.unconverged("t")] == ["b", "a"]
+    assert [s.contestant for s, _ in report.unconverged("t")] == ["b", "a"]
 
 
 def test_the_answer_is_made_of_the_numbers():
     def row(scores, **more):
-        found = standing("x", "t", scores, solved=0.99, guess=0.1, metric="accuracy")
-        for each in found.rows:
+        entry = standing("x", "t", scores, solved=0.99, guess=0.1, metric="accuracy")
+        for each in entry.rows:
             each.update(
                 {
                     "parameters": 1000,
@@ -215,7 +215,7 @@ def test_the_answer_is_made_of_the_numbers():
                 }
                 | more
             )
-        return found
+        return entry
 
     a, b = row(SOLVED), row(NONE, state_bytes_by_length={"1024": 10.0, "8192": 10.0, "65536": 10.0})
     a.contestant, b.contestant = "a", "b"
@@ -245,16 +245,16 @@ def test_the_last_setting_that_is_solved_is_said():
 def test_a_control_is_no_contestant():
     again = standing("b, other seeds", "t", [0.26, 0.24, 0.3])
     again.control = True
-    found = ledger([standing("a", "t", SOLVED), standing("b", "t", NONE), again])
-    assert (found.comparisons(), again.verdict, [s.contestant for s in found.ranked("t")]) == (1, None, ["a", "b"])
-    assert "differ by 0.01 on t" in "\n".join(answer_of_control(found))
+    report = ledger([standing("a", "t", SOLVED), standing("b", "t", NONE), again])
+    assert (report.comparisons(), again.verdict, [s.contestant for s in report.ranked("t")]) == (1, None, ["a", "b"])
+    assert "differ by 0.01 on t" in "\n".join(answer_of_control(report))
 
 
-def answer_of_control(found):
-    for each in found.standings:
+def answer_of_control(report):
+    for each in report.standings:
         for row in each.rows:
             row.update({"parameters": 1, "active_parameters": 1, "tokens": 1, "training_flops": 1, "test_harder": {}})
-    return answer(found)
+    return answer(report)
 
 
 def draw(law, contestants, n, source):
@@ -284,7 +284,7 @@ def false_reports(law, n, contestants, reports, tasks=4):
             scores, bar = draw(law, contestants, n, source)
             first, *others = (standing(str(i), str(task), each.tolist(), solved=bar) for i, each in enumerate(scores))
             pairs += [(other, first) for other in others]
-        wrong += any(found.word in ("better", "worse") for found in judge(pairs, margin=0.0))
+        wrong += any(verdict.word in ("better", "worse") for verdict in judge(pairs, margin=0.0))
     return wrong / reports
 
 
@@ -306,7 +306,7 @@ def test_two_looks_keep_the_error_rate_of_one(law):
         scores, bar = draw(law, 7, 10, source)
         first, *others = (standing(str(i), "t", each.tolist(), solved=bar) for i, each in enumerate(scores))
         verdicts = judge_twice([(other, first) for other in others], range(5), margin=0.0)
-        wrong += any(found.word in ("better", "worse") for found in verdicts)
+        wrong += any(verdict.word in ("better", "worse") for verdict in verdicts)
     assert wrong / 60 <= 0.10, "0.05, and two standard errors of 60 reports"
 
 

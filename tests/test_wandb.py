@@ -83,13 +83,13 @@ def test_runs_of_one_name_in_two_folders_have_two_ids_and_one_that_goes_on_keeps
 
 def test_reports_of_one_name_in_two_folders_have_two_ids(here):
     """Two colleagues' ``families report`` are two."""
-    found = []
+    report_ids = []
     for runs in ("mine", "theirs"):
         folder = here / runs
         folder.mkdir(parents=True)
         start_wandb(SETTINGS, folder, [], name="x report").finish()
-        found += ids(folder)
-    assert len(set(found)) == 2
+        report_ids += ids(folder)
+    assert len(set(report_ids)) == 2
 
 
 @pytest.mark.parametrize("content", ["", "a b/c", "../../x", "x" * 500, "\x00"])

@@ -51,14 +51,14 @@ def test_a_window_by_blocks_is_the_dense_mask(words, causal, given, length, monk
         where = torch.rand(3, 2 * length, generator=source).argsort(1)[:, :length].sort(1).values
         padding = {"position_ids_BL": where}
     weight = draw(3, length, 32, seed=2) * real.unsqueeze(-1)
-    found = []
+    outputs_and_gradients = []
     for by_blocks in (True, False):
         if not by_blocks:
             dense(monkeypatch)
         y, _ = mixer(x, **padding)
         gradients = torch.autograd.grad((y * weight).sum(), [x, *mixer.parameters()])
-        found.append([y * real.unsqueeze(-1), *gradients])
-    for one, other in zip(*found, strict=True):
+        outputs_and_gradients.append([y * real.unsqueeze(-1), *gradients])
+    for one, other in zip(*outputs_and_gradients, strict=True):
         assert one.isfinite().all()
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-11)
 
@@ -68,7 +68,7 @@ def test_a_window_by_blocks_is_the_dense_mask(words, causal, given, length, monk
 def test_decoding_in_long_pieces_is_the_dense_mask(words, padded, monkeypatch):
     mixer, x = windowed(words, True), draw(2, 190, 32)
     real = torch.arange(190) >= torch.tensor([0, 20 if padded else 0])[:, None]
-    found = []
+    outputs = []
     for by_blocks in (True, False):
         if not by_blocks:
             dense(monkeypatch)
@@ -76,8 +76,8 @@ def test_decoding_in_long_pieces_is_the_dense_mask(words, padded, monkeypatch):
         for piece, mask in zip(x.split([3, 90, 1, 96], 1), real.split([3, 90, 1, 96], 1), strict=True):
             y, state = mixer(piece, state, mask) if padded else mixer(piece, state)
             pieces.append(y)
-        found.append(torch.cat(pieces, 1)[real])
-    torch.testing.assert_close(*found, rtol=1e-10, atol=1e-11)
+        outputs.append(torch.cat(pieces, 1)[real])
+    torch.testing.assert_close(*outputs, rtol=1e-10, atol=1e-11)
 
 
 class Largest(TorchDispatchMode):
@@ -138,10 +138,10 @@ def test_layers_with_patterns_of_their_own_share_nothing():
     )  # fmt: skip
     objective = make_objective(config, make_task(config)).double().eval()
     x = draw(2, 20, 32)
-    found, _ = objective.backbone(x)
+    outputs, _ = objective.backbone(x)
     for block in objective.backbone.blocks:
         x, _ = block(x)
-    torch.testing.assert_close(objective.backbone.norm(x), found, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(objective.backbone.norm(x), outputs, rtol=1e-12, atol=1e-12)
 
 
 def test_what_is_shared_in_a_pass_is_told_apart_by_its_key_and_its_tensors():

@@ -48,8 +48,8 @@ def values_and_gradients(function, tensors):
 @pytest.mark.parametrize(("length", "chunk"), [(1, 8), (37, 8), (40, 8), (37, 64), (21, 1)])
 def test_chunks_compute_the_recurrence(length, chunk):
     tensors = inputs(length)
-    found = values_and_gradients(lambda *each: ours(*each, chunk=chunk), tensors)
-    for one, other in zip(found, values_and_gradients(by_hand, tensors), strict=True):
+    outputs_and_gradients = values_and_gradients(lambda *each: ours(*each, chunk=chunk), tensors)
+    for one, other in zip(outputs_and_gradients, values_and_gradients(by_hand, tensors), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
 
 
@@ -58,11 +58,11 @@ def test_no_gate_overflows(strength):
     """In float32, with gates whose exponentials are beyond its range."""
     tensors = inputs(300, strength=strength)[:5]
     exact, _ = mlstm(*tensors, None, chunk=300)
-    found, (last, scale) = mlstm(*(tensor.float() for tensor in tensors), None, chunk=64)
-    assert found.isfinite().all()
+    outputs, (last, scale) = mlstm(*(tensor.float() for tensor in tensors), None, chunk=64)
+    assert outputs.isfinite().all()
     assert last.isfinite().all()
     assert scale.isfinite().all()
-    assert (found - exact).abs().max() <= 1e-3 * exact.abs().max()
+    assert (outputs - exact).abs().max() <= 1e-3 * exact.abs().max()
     leaves = [tensor.float().requires_grad_() for tensor in tensors]
     grads = torch.autograd.grad(mlstm(*leaves, None, chunk=64)[0].square().sum(), leaves)
     assert all(grad.isfinite().all() for grad in grads)
@@ -117,8 +117,8 @@ def test_an_slstm_is_its_recurrence():
         n = f.sigmoid() * n + i.exp()
         h = o.sigmoid() * c / n
         wanted.append(h)
-    found, last = slstm(gates, recurrent, _empty(2, 6, CPU, F64))
-    torch.testing.assert_close(found, torch.stack(wanted, 1), rtol=1e-9, atol=1e-9)
+    hidden_states, last = slstm(gates, recurrent, _empty(2, 6, CPU, F64))
+    torch.testing.assert_close(hidden_states, torch.stack(wanted, 1), rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(last[:, 1] * last[:, 3].exp(), c, rtol=1e-9, atol=1e-9)
     strong, _ = slstm((200 * gates).float(), recurrent.float(), _empty(2, 6, CPU, torch.float32))
     assert strong.isfinite().all()

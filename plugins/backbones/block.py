@@ -130,16 +130,16 @@ class Block(nn.Module):
 
 def _told(mixer: nn.Module, told: Pass) -> dict[str, Any]:
     """What this mixer is told besides its input: what it says that it takes."""
-    found: dict[str, Any] = {}
+    arguments: dict[str, Any] = {}
     if told.mask_BL is not None and told.mixes_padding:
-        found["mask_BL"] = told.mask_BL
+        arguments["mask_BL"] = told.mask_BL
     if told.position_ids_BL is not None and getattr(mixer, "takes_position_ids", False):
-        found["position_ids_BL"] = told.position_ids_BL
+        arguments["position_ids_BL"] = told.position_ids_BL
     if told.seen_LL is not None:
-        found["seen_LL"] = told.seen_LL
+        arguments["seen_LL"] = told.seen_LL
     if getattr(mixer, "takes_shared", False):
-        found["shared"] = told.shared
-    return found
+        arguments["shared"] = told.shared
+    return arguments
 
 
 def check_padding(blocks: Sequence[Block]) -> None:

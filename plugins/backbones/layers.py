@@ -96,14 +96,14 @@ class Layers(nn.Module):
 
         def stages_of(layer: int) -> list[list[tuple[str, nn.Module]]]:
             """The branches of a layer, with what reads a memory behind its first stage that has a mixer."""
-            found: list[list[tuple[str, nn.Module]]] = []
+            stages: list[list[tuple[str, nn.Module]]] = []
             for stage in layers[layer % len(layers)]:
                 built = [(kinds[name], make(name, layer)) for name in stage]
-                found.append([(kind, part) for kind, part in built if part is not None])
-                read = any(kind == "cross" for stage in found for kind, _ in stage)
+                stages.append([(kind, part) for kind, part in built if part is not None])
+                read = any(kind == "cross" for stage in stages for kind, _ in stage)
                 if reader is not None and not read and any(kind == "mixer" for kind, _ in built):
-                    found.append([("cross", reader(layer=layer))])
-            return [stage for stage in found if stage]
+                    stages.append([("cross", reader(layer=layer))])
+            return [stage for stage in stages if stage]
 
         # positions that are added stand before the layers; the others live inside attention
         self.position = position(dim=dim) if position.target.additive else None

@@ -31,10 +31,10 @@ def gathered(training: bool, *tensors_ND: Tensor, real: Tensor | None = None) ->
     Raises:
         ValueError: there is one row in training, which has nothing to be kept apart from.
     """
-    found: list[Tensor | None] = [gather_over_processes(z_ND) for z_ND in tensors_ND]
-    if training and len(found[0]) < 2:
+    rows: list[Tensor | None] = [gather_over_processes(z_ND) for z_ND in tensors_ND]
+    if training and len(rows[0]) < 2:
         raise ValueError("one example has nothing to be kept apart from; expected task.batch_size of at least 2")
-    return [*found, None if real is None else gather_over_processes(real)]
+    return [*rows, None if real is None else gather_over_processes(real)]
 
 
 def _mean(x: Tensor, real_N: Tensor | None) -> Tensor:

@@ -225,7 +225,7 @@ def _sound(place: Place, codes_NK: Tensor, x_MK: Tensor) -> dict[str, Callable[[
 
 def _seconds(calls: dict[str, Callable[[], Tensor]], device: torch.device, rounds: int = 15) -> dict[str, float]:
     """The median time of each call, in turn, after two rounds of warm-up."""
-    found: dict[str, list[float]] = {name: [] for name in calls}
+    times: dict[str, list[float]] = {name: [] for name in calls}
     for round_ in range(rounds + 2):
         for name, call in calls.items():
             start = time.perf_counter()
@@ -233,5 +233,5 @@ def _seconds(calls: dict[str, Callable[[], Tensor]], device: torch.device, round
             if device.type == "cuda":
                 torch.cuda.synchronize()
             if round_ >= 2:
-                found[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in found.items()}
+                times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in times.items()}

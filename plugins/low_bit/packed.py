@@ -54,13 +54,13 @@ class PackedLinear(nn.Module):
 
     def implementations(self, device: torch.device, dtype: torch.dtype) -> dict[str, str]:
         """Which kernel multiplies there, for one token and for many, and how long the whole layer takes."""
-        found = {}
+        implementations = {}
         for few, name in ((True, "one token"), (False, "64 tokens")):
             choice = choose(self._place(device.type, dtype, few))
             bits = "" if self.activation_bits is None else f" by {self.activation_bits} bits"
             key = f"packed {self.in_features} to {self.out_features}, {self.values} values{bits}, {name}"
-            found[key] = f"{choice.kernel}, {choice.ratio:.2f} of the time of a bfloat16 linear"
-        return found
+            implementations[key] = f"{choice.kernel}, {choice.ratio:.2f} of the time of a bfloat16 linear"
+        return implementations
 
     def held_bytes(self) -> int:
         """The bytes this layer holds in memory: its state, and what kernels have made of it so far."""

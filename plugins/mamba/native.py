@@ -135,19 +135,19 @@ def _others_may_write(path: Path) -> bool:
 
     In a sticky folder, such as ``/tmp``, nobody can replace what is another's. A group of this user alone is no other.
     """
-    found = path.stat()
-    if found.st_uid not in (0, os.getuid()):
+    status = path.stat()
+    if status.st_uid not in (0, os.getuid()):
         return True
-    if path.is_dir() and found.st_mode & stat.S_ISVTX:
+    if path.is_dir() and status.st_mode & stat.S_ISVTX:
         return False
-    if found.st_mode & stat.S_IWGRP:
+    if status.st_mode & stat.S_IWGRP:
         try:
-            group, user = grp.getgrgid(found.st_gid), pwd.getpwuid(os.getuid()).pw_name
+            group, user = grp.getgrgid(status.st_gid), pwd.getpwuid(os.getuid()).pw_name
         except KeyError:
             return True
         if group.gr_name != user or set(group.gr_mem) - {user}:
             return True
-    return bool(found.st_mode & stat.S_IWOTH)
+    return bool(status.st_mode & stat.S_IWOTH)
 
 
 def _compiler() -> list[str]:
@@ -156,10 +156,10 @@ def _compiler() -> list[str]:
         if shutil.which(named[0]) is None:
             raise OSError(f"CXX names the compiler {named[0]}, which is not there")
         return named
-    found = next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
-    if found is None:
+    compiler = next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
+    if compiler is None:
         raise OSError("there is no C++ compiler (c++, g++, clang++ or $CXX)")
-    return [found]
+    return [compiler]
 
 
 def _processor() -> str:

@@ -80,9 +80,9 @@ def _starts(x, B, total, state, count: int) -> list[Tensor | None]:
     batch, _, groups, shared, _, channels = x.shape
     if state is not None:
         state = state.view(batch, groups, shared, channels, B.shape[-1])
-    found = [state]
+    states = [state]
     if count == 0:
-        return found
+        return states
     # what each chunk adds to the state: its inputs, decayed to the chunk's end
     x, B, total = x[:, :count], B[:, :count], total[:, :count]
     to_end = (total[..., -1:] - total).exp().to(x.dtype)
@@ -91,5 +91,5 @@ def _starts(x, B, total, state, count: int) -> list[Tensor | None]:
     kept = total[..., -1].exp()[..., None, None]
     for added_c, kept_c in zip(added.unbind(1), kept.unbind(1), strict=True):  # indexing would add a backward pass each
         state = added_c if state is None else torch.addcmul(added_c, kept_c, state)
-        found.append(state)
-    return found
+        states.append(state)
+    return states

@@ -122,9 +122,9 @@ def agrees(device: str) -> bool:
     shapes = [(2, 20, 33), (2, 20, 33), (33, 5), (2, 20, 5), (2, 20, 5), (2, 33, 5)]
     u, dt, A, B, C, state = (torch.rand(*shape, generator=source).to(device) for shape in shapes)
     inputs = (u, dt / 8, -A, B, C)
-    found = []
+    passes = []
     for form, kind in (("triton", torch.float32), ("torch", torch.float64)):  # float64, so that TF32 does not matter
         *given, first, grad = (tensor.to(kind) for tensor in (*inputs, state, u))
         y, last, starts = operator(*given, first, form)
-        found.append((y, last, *operator_backward(*given, starts, grad, first, form)))
-    return all(torch.allclose(one, other.float(), rtol=1e-3, atol=1e-4) for one, other in zip(*found, strict=True))
+        passes.append((y, last, *operator_backward(*given, starts, grad, first, form)))
+    return all(torch.allclose(one, other.float(), rtol=1e-3, atol=1e-4) for one, other in zip(*passes, strict=True))

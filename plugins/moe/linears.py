@@ -140,16 +140,16 @@ def _one_by_one(body: nn.Module, rows: Rows, x_SD: Tensor, x_ND: Tensor, token_S
     for module in stacked:  # once: indexing E times would write E stacks of zeros
         module.unbound = module.weight.unbind(0)
     # each expert's rows through the whole feed-forward layer before the next expert's
-    counts, found = rows.counts(rows.size), []
+    counts, expert_outputs = rows.counts(rows.size), []
     try:
         for expert, (chunk, place) in enumerate(zip(x_SD.split(counts), token_S.split(counts), strict=True)):
             rows.expert, rows.chunk, rows.source = expert, chunk.unsqueeze(0), (x_ND, place)
-            found.append(body(rows.chunk).squeeze(0))
+            expert_outputs.append(body(rows.chunk).squeeze(0))
     finally:
         rows.expert = rows.chunk = rows.source = None
         for module in stacked:
             module.unbound = ()
-    return torch.cat(found)
+    return torch.cat(expert_outputs)
 
 
 def experts_of(expert_ffn, rows: Rows, experts: int, **facts) -> nn.Module:

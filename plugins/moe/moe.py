@@ -141,16 +141,16 @@ class Mixture(nn.Module):
         total, experts = window_E.sum().clamp(min=1), self.router.experts
         share_E = window_E.double() / total
         # worst overload relative to an even share, entropy of the load (1 is even), experts without a token
-        found = {
+        figures = {
             "max_violation": share_E.max() * experts - 1,
             "load_entropy": torch.special.entr(share_E).sum() / math.log(max(2, experts)),
             "dead_experts": (window_E == 0).sum().double(),
         }
         if self.capacity is not None:
-            found["dropped"] = dropped / total
+            figures["dropped"] = dropped / total
         # under one name for all layers, and under each layer's own
-        metrics = {f"moe/{name}": value for name, value in found.items()}
-        metrics |= {f"moe/layer{self.layer}/{name}": value for name, value in found.items()}
+        metrics = {f"moe/{name}": value for name, value in figures.items()}
+        metrics |= {f"moe/layer{self.layer}/{name}": value for name, value in figures.items()}
         if experts <= 16:
             metrics |= {f"moe/layer{self.layer}/load{expert}": share_E[expert] for expert in range(experts)}
         return metrics

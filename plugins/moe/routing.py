@@ -48,12 +48,12 @@ def top(score_NE: Tensor, choices: int) -> Tensor:
     """
     if choices > 4:
         return torch.sort(score_NE, dim=-1, descending=True, stable=True).indices[:, :choices]
-    found, score_NE = [], score_NE.detach()
+    experts, score_NE = [], score_NE.detach()
     for choice in range(choices):
         if choice:
-            score_NE = score_NE.scatter(1, found[-1], float("-inf"))
-        found.append(score_NE.argmax(-1, keepdim=True))  # the first of equals
-    return torch.cat(found, 1)
+            score_NE = score_NE.scatter(1, experts[-1], float("-inf"))
+        experts.append(score_NE.argmax(-1, keepdim=True))  # the first of equals
+    return torch.cat(experts, 1)
 
 
 class Router(nn.Module):

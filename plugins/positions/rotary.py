@@ -120,15 +120,15 @@ class RotaryPosition(Position):
     def _longer(self, end: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """Cosines and sines of at least ``end`` positions, from a table that doubles when it is too short."""
         key = (self._key, self.gain, device)
-        found = _LONGER.pop(key, None)
-        if found is None or len(found[0]) < end:
+        table = _LONGER.pop(key, None)
+        if table is None or len(table[0]) < end:
             with torch.inference_mode(False), torch.no_grad():  # usable in training later
                 cos_LK, sin_LK = self._angles(0, 1 << (end - 1).bit_length())
-                found = cos_LK.float().to(device), sin_LK.float().to(device)
-        _LONGER[key] = found  # the newest last
+                table = cos_LK.float().to(device), sin_LK.float().to(device)
+        _LONGER[key] = table  # the newest last
         while len(_LONGER) > MOST_LONGER:
             del _LONGER[next(iter(_LONGER))]
-        return found
+        return table
 
     def _angles(self, start: int, end: int) -> tuple[Tensor, Tensor]:
         angle_LK = torch.outer(torch.arange(start, end, dtype=torch.float64), self.frequency_K).repeat(1, 2)

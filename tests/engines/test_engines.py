@@ -50,10 +50,10 @@ def within(engine, folder, script, timeout=280):
 
 def rows(folder):
     """Every row of the ledger; each run has one, and all are finished."""
-    found = [json.loads(path.read_text()) for path in folder.glob("runs/*/*/result.json")]
-    assert len({row["id"] for row in found}) == len(found)
-    assert {row["status"] for row in found} == {"finished"}
-    return found
+    ledger = [json.loads(path.read_text()) for path in folder.glob("runs/*/*/result.json")]
+    assert len({row["id"] for row in ledger}) == len(ledger)
+    assert {row["status"] for row in ledger} == {"finished"}
+    return ledger
 
 
 @slurm
@@ -106,9 +106,9 @@ def test_a_job_that_slurm_cancels_is_launched_again_and_a_second_comparison_is_r
     )
     assert statuses == [2, 0], said
     assert "another process is making this comparison" in said
-    found = rows(tmp_path)
-    assert len(found) == 4
-    assert [row["resumed_at"] > 0 for row in found].count(True) == 1
+    ledger = rows(tmp_path)
+    assert len(ledger) == 4
+    assert [row["resumed_at"] > 0 for row in ledger].count(True) == 1
 
 
 @slurm
@@ -124,9 +124,9 @@ def test_a_job_of_a_sweep_that_slurm_cancels_is_launched_again(tmp_path):
     )
     assert statuses == [0], said
     assert "2 of 2 runs finished" in said
-    found = rows(tmp_path)
-    assert sorted(row["seed"] for row in found) == [0, 1]
-    assert any(row["resumed_at"] > 0 for row in found)
+    ledger = rows(tmp_path)
+    assert sorted(row["seed"] for row in ledger) == [0, 1]
+    assert any(row["resumed_at"] > 0 for row in ledger)
 
 
 @slurm
@@ -184,6 +184,6 @@ def test_a_run_whose_ray_worker_or_node_dies_is_made_once(tmp_path, victim):
         f"{FOUR} steps=1500 {RAY} & first=$!; {UNDER_WAY}; kill -9 {victim}; note $?; wait $first; note $?",
     )
     assert statuses == [0, 0], said
-    found = rows(tmp_path)
-    assert len(found) == 4
-    assert any(row["resumed_at"] > 0 for row in found)
+    ledger = rows(tmp_path)
+    assert len(ledger) == 4
+    assert any(row["resumed_at"] > 0 for row in ledger)

@@ -4,21 +4,8 @@ import os
 
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:2")  # else cuDNN's LSTM and GRU need not repeat to the bit
 
-from pathlib import Path
-
 import pytest
 import torch
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(config, items):
-    """Without a GPU its tests are left out of a run of all tests; alone they are skipped one by one, with the reason."""
-    here = Path(__file__).parent
-    others = [item for item in items if here not in item.path.parents]
-    if torch.cuda.is_available() or not others:
-        return
-    config.hook.pytest_deselected(items=[item for item in items if here in item.path.parents])
-    items[:] = others
 
 
 @pytest.fixture(autouse=True)

@@ -72,8 +72,8 @@ def test_decoding_on_a_gpu_writes_what_a_processor_writes():
     expected = generate(model, sources, 13, **ends), beam_search(model, sources, 13, **ends, beams=3)
     model = model.cuda()
     assert generate(model, sources, 13, **ends) == expected[0]
-    found = beam_search(model, sources, 13, **ends, beams=3)
-    assert [[row for row, _ in rows] for rows in found] == [[row for row, _ in rows] for rows in expected[1]]
+    hypotheses = beam_search(model, sources, 13, **ends, beams=3)
+    assert [[row for row, _ in rows] for rows in hypotheses] == [[row for row, _ in rows] for rows in expected[1]]
 
 
 def test_hidden_tokens_are_drawn_on_the_gpu_without_waiting():

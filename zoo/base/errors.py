@@ -52,13 +52,13 @@ def needed(package: str, feature: str) -> Iterator[None]:
 def close(word: str, options: Iterable[str], most: int = 3) -> list[str]:
     """The options that look or read like ``word``, best first."""
     pool = sorted(set(options))
-    found = get_close_matches(word, pool, n=most, cutoff=0.6)
-    if not found:
+    matches = get_close_matches(word, pool, n=most, cutoff=0.6)
+    if not matches:
         leaf = word.rsplit(".", 1)[-1]
-        found = [option for option in pool if option.rsplit(".", 1)[-1] == leaf][:most]
-    if not found and len(word) > 2:
-        found = [option for option in pool if option.startswith(word) or word.startswith(option)][:most]
-    return found
+        matches = [option for option in pool if option.rsplit(".", 1)[-1] == leaf][:most]
+    if not matches and len(word) > 2:
+        matches = [option for option in pool if option.startswith(word) or word.startswith(option)][:most]
+    return matches
 
 
 def unknown(what: str, given: str, options: Iterable[str], prefix: str = "") -> str:

@@ -185,10 +185,10 @@ def _bytes(path: Path, most: int) -> bytes:
     if is_odd(path):
         raise ValueError("it is no plain file")
     with path.open("rb") as file:
-        found = file.read(most + 1)
-    if len(found) > most:
+        content = file.read(most + 1)
+    if len(content) > most:
         raise ValueError(f"it is larger than {most:,} bytes")
-    return found
+    return content
 
 
 def _plain_yaml(text: bytes) -> Any:

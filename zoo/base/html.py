@@ -66,13 +66,13 @@ def drawings(charts: Callable[[], Iterable[tuple[str, dict[str, Any]]]], again: 
     Without the packages that make them there are none, and without the library that draws them there is only their
     data: the page says so, and how to get them.
     """
-    found: dict[str, dict[str, Any]] = {}
+    charts_by_name: dict[str, dict[str, Any]] = {}
     library, missing = "", None
     with ThreadPoolExecutor(1) as beside:  # the library comes from another process, so both take as long as one
         asked = beside.submit(plotting_library)
         try:
             with _unchecked():
-                found = dict(charts())
+                charts_by_name = dict(charts())
             library = asked.result()
         except ImportError as error:
             missing = (
@@ -85,7 +85,12 @@ def drawings(charts: Callable[[], Iterable[tuple[str, dict[str, Any]]]], again: 
             )
     if missing is not None:
         warnings.warn(missing, stacklevel=2)
-    return {"charts": list(found), "specs": script_data(found), "library": library, "missing": missing}
+    return {
+        "charts": list(charts_by_name),
+        "specs": script_data(charts_by_name),
+        "library": library,
+        "missing": missing,
+    }
 
 
 def _unchecked() -> AbstractContextManager[None]:
@@ -95,8 +100,8 @@ def _unchecked() -> AbstractContextManager[None]:
     """
     from altair.utils.schemapi import debug_mode
 
-    found: AbstractContextManager[None] = debug_mode(False)
-    return found
+    context: AbstractContextManager[None] = debug_mode(False)
+    return context
 
 
 class NoLibrary(Exception):

@@ -65,20 +65,20 @@ def keep(kind: str, key: Any, answer: Any) -> None:
 
 def remembered(kind: str, key: Any, find: Callable[[], Any]) -> Any:
     """The answer that was kept under this key, or else what ``find`` returns, which is kept."""
-    found = known(kind, key)
-    if found is None:
-        found = find()
-        keep(kind, key, found)
-    return found
+    answer = known(kind, key)
+    if answer is None:
+        answer = find()
+        keep(kind, key, answer)
+    return answer
 
 
 def installed(*packages: str) -> list[list[Any]]:
     """Where packages lie and when they were installed, without importing them: it changes with their version."""
-    found: list[list[Any]] = []
+    stamps: list[list[Any]] = []
     for package in packages:
         spec = find_spec(package)
-        found.append([package, *stamp(Path(spec.origin))] if spec and spec.origin else [package])
-    return found
+        stamps.append([package, *stamp(Path(spec.origin))] if spec and spec.origin else [package])
+    return stamps
 
 
 def stamp(path: Path) -> list[Any]:
@@ -110,8 +110,8 @@ def _same(one: Any, other: Any) -> bool:
 def _make_room(folder: Path) -> None:
     """Once a process: where there are too many answers, remove the older half."""
     folder.mkdir(parents=True, mode=0o700, exist_ok=True)
-    found = list(os.scandir(folder))
-    if len(found) > MOST_KEPT:
-        for each in sorted(found, key=lambda entry: entry.stat().st_mtime)[: len(found) // 2]:
+    entries = list(os.scandir(folder))
+    if len(entries) > MOST_KEPT:
+        for each in sorted(entries, key=lambda entry: entry.stat().st_mtime)[: len(entries) // 2]:
             with suppress(OSError):
                 os.unlink(each.path)

@@ -20,7 +20,7 @@ _COMMANDS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]"
 
 def visible(text: object) -> str:
     r"""A text without characters that a terminal acts on: escape is shown as ``\x1b``."""
-    return _COMMANDS.sub(lambda found: ascii(found[0])[1:-1], str(text))
+    return _COMMANDS.sub(lambda match: ascii(match[0])[1:-1], str(text))
 
 
 def say(*texts: object, end: str = "\n", error: bool = False) -> None:

@@ -95,10 +95,10 @@ class Saved:
     @cached_property
     def sizes(self) -> list[int]:
         """Bytes of each token, by its number; none where there is no such token."""
-        found = [0] * self.vocab_size
+        byte_counts = [0] * self.vocab_size
         for number, letters in self._letters.items():
-            found[number] = len(letters.encode()) if number in self._added else len(letters)
-        return found
+            byte_counts[number] = len(letters.encode()) if number in self._added else len(letters)
+        return byte_counts
 
     @property
     def hash(self) -> str:

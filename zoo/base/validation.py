@@ -101,14 +101,14 @@ def _expected(said: str) -> str:
     """What msgspec expected, in words."""
     if "regex" in said:
         return "the name of a folder" if FOLDER_NAME in said.replace("\\\\", "\\") else "a name of another form"
-    found = re.match(r"Expected ([\w | ]+?)(?:, got .*| (>=|>|<=|<|of length >=|of length <=) ([-\w.+]+))?$", said)
-    if found is None:
+    match = re.match(r"Expected ([\w | ]+?)(?:, got .*| (>=|>|<=|<|of length >=|of length <=) ([-\w.+]+))?$", said)
+    if match is None:
         return "a number within its range" if "out of range" in said else f"another one ({said})"
-    names = [WORDS.get(name.strip(), name.strip()) for name in found[1].split("|")]
-    if not found[2] or abs(float(found[3])) >= 1e300:
+    names = [WORDS.get(name.strip(), name.strip()) for name in match[1].split("|")]
+    if not match[2] or abs(float(match[3])) >= 1e300:
         return " or ".join(names)
-    bound = {">=": "from {} on", ">": "above {}", "<=": "up to {}", "<": "below {}"}.get(found[2], "of {}")
-    return f"{' or '.join(names)} {bound.format(f'{float(found[3]):g}')}"
+    bound = {">=": "from {} on", ">": "above {}", "<=": "up to {}", "<": "below {}"}.get(match[2], "of {}")
+    return f"{' or '.join(names)} {bound.format(f'{float(match[3]):g}')}"
 
 
 def _brief(value: Any) -> str:

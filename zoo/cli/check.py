@@ -86,10 +86,10 @@ def check(words: Sequence[str]) -> int:
     return _say_all(verdict for kind, name in asked for verdict in verdicts(kind, name, overrides))
 
 
-def _say_all(found: Iterable[Verdict]) -> int:
+def _say_all(law_verdicts: Iterable[Verdict]) -> int:
     """Print each verdict as it comes, and last what became of all; returns the exit status."""
     counts: Counter[str] = Counter()
-    for verdict in found:
+    for verdict in law_verdicts:
         say(_line(verdict))
         counts[verdict.outcome] += 1
     broken, skipped = counts["broken"], counts["skipped"]
@@ -282,17 +282,17 @@ def _named(word: str, a_module: bool) -> list[tuple[str, str]]:
     Raises:
         ZooError: there is none, nor did a module of this name register any.
     """
-    found = [(each.kind, each.name) for each in entries() if each.name == word]
-    if not found and a_module:
+    components = [(each.kind, each.name) for each in entries() if each.name == word]
+    if not components and a_module:
         raise ZooError(f"{word} registers nothing; expected a module or a file with @zoo.register(kind, name)")
-    if not found:
+    if not components:
         raise ZooError(
             unknown("module, file or component", word, [each.name for each in entries()], prefix="zoo check ")
         )
-    if len(found) > 1:
-        choices = ", ".join(f"{kind}={name}" for kind, name in found)
+    if len(components) > 1:
+        choices = ", ".join(f"{kind}={name}" for kind, name in components)
         say(f"{choices} are all called {word} and checked; zoo check KIND={word} checks one")
-    return found
+    return components
 
 
 def _line(verdict: Verdict) -> str:

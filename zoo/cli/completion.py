@@ -15,7 +15,11 @@ _zoo() {
 COMP_WORDBREAKS=${COMP_WORDBREAKS//=}
 complete -o nospace -F _zoo zoo""",
     "zsh": """\
-_zoo() { local found; found=("${(@f)$(zoo _complete "${LBUFFER}" 2>/dev/null)}"); compadd -S '' -- $found; }
+_zoo() {
+  local candidates
+  candidates=("${(@f)$(zoo _complete "${LBUFFER}" 2>/dev/null)}")
+  compadd -S '' -- $candidates
+}
 compdef _zoo zoo""",
     "fish": """complete -c zoo -f -a '(zoo _complete (commandline -cp) 2>/dev/null)'""",
 }
@@ -53,7 +57,9 @@ def candidates(line: str, commands: Iterable[str]) -> list[str]:
     with hydra_ready() as loader:
         name = "comparison" if command == "compare" else "config"
         options: list[str] = BashCompletion(loader)._query(config_name=name, line=" ".join(words[2:]))
-        found = [option for option in options if "_component_" not in option]
+        suggestions = [option for option in options if "_component_" not in option]
         if command == "compare" and "=" not in words[-1]:
-            found += [n for n in loader.get_group_options("compare", ObjectType.CONFIG) if n.startswith(words[-1])]
-    return found
+            suggestions += [
+                n for n in loader.get_group_options("compare", ObjectType.CONFIG) if n.startswith(words[-1])
+            ]
+    return suggestions

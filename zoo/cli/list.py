@@ -38,14 +38,14 @@ GAP = 2
 
 def presets(group: str) -> dict[str, tuple[str, str]]:
     """The options of a group of YAML files: the first sentence of each one's comment, and who provides it."""
-    found = of_state("presets", group, lambda: _presets(group)) if repeatable(()) else _presets(group)
-    return {name: (text, provider) for name, (text, provider) in found.items()}
+    options = of_state("presets", group, lambda: _presets(group)) if repeatable(()) else _presets(group)
+    return {name: (text, provider) for name, (text, provider) in options.items()}
 
 
 def _presets(group: str) -> dict[str, list[str]]:
     from hydra.core.object_type import ObjectType
 
-    found = {}
+    options = {}
     with hydra_ready() as loader:
         for name in loader.get_group_options(group, ObjectType.CONFIG):
             result = loader.repository.load_config(f"{group}/{name}")
@@ -54,8 +54,8 @@ def _presets(group: str) -> dict[str, list[str]]:
                 provider = str(result.provider)
                 text = _first_sentence(result.path, f"{group}/{name}.yaml")
             ours = f"{zoo.DISTRIBUTION} {zoo.__version__}"
-            found[name] = [text, ours if provider == "main" else _distribution(provider.removeprefix("zoo plugin "))]
-    return found
+            options[name] = [text, ours if provider == "main" else _distribution(provider.removeprefix("zoo plugin "))]
+    return options
 
 
 def _distribution(plugin: str) -> str:

@@ -144,7 +144,7 @@ def _dispatch(words: list[str]) -> int:
 
 def _split(words: list[str], flags: set[str], takes_value: set[str] = frozenset()) -> tuple[list[str], list[str]]:  # type: ignore[assignment]
     """Flags with their values, and overrides."""
-    found: list[str] = []
+    given_flags: list[str] = []
     overrides: list[str] = []
     rest = iter(words)
     for word in rest:
@@ -156,10 +156,10 @@ def _split(words: list[str], flags: set[str], takes_value: set[str] = frozenset(
             hint = f" Did you mean {' or '.join(near)}?" if near else ""
             raise ZooError(f"there is no option {name}.{hint} Options: {', '.join(sorted(flags | {'--help'}))}")
         else:
-            found.append(word)
+            given_flags.append(word)
             if name in takes_value and "=" not in word:
-                found.append(next(rest, ""))
-    return found, overrides
+                given_flags.append(next(rest, ""))
+    return given_flags, overrides
 
 
 def _train(words: list[str]) -> int:
@@ -248,17 +248,17 @@ def _run(word: str) -> str:
         ZooError: several ids have that part.
     """
     places = (Path(word), Path("runs", word), Path("runs", "train", word))
-    found = next((place for place in places if place.exists()), None)
-    if found is None and os.sep not in word:
+    folder = next((place for place in places if place.exists()), None)
+    if folder is None and os.sep not in word:
         from zoo.runs.history import Ambiguous, named
 
         try:
-            found = named(Path("runs"), word).folder
+            folder = named(Path("runs"), word).folder
         except Ambiguous:
             raise
         except ZooError:  # whoever asked says that there is none
             return word
-    return str(found or word)
+    return str(folder or word)
 
 
 @no_collection()
@@ -326,7 +326,7 @@ def _measure(words: list[str]) -> int:
     from zoo.cli.measure import MeasureOptions, measure
 
     names = {"--lengths": "lengths", "--rounds": "rounds", "--on": "accelerator", "--to": "to"}
-    settings = {names[name]: found[-1] for name, found in given.items()}
+    settings = {names[name]: values[-1] for name, values in given.items()}
     if "to" in settings:
         settings["to"] = Path(settings["to"])
     contestants = tuple(word for word in rest if " " in word or "=" not in word)
@@ -451,7 +451,7 @@ def _generate(words: list[str]) -> int:
             raise ZooError(f"{name}={given[name][-1]}: expected at least {least} and at most {most}")
     from zoo.models.generate import GenerateOptions, run_generate
 
-    settings = {name.removeprefix("--"): found[-1] for name, found in given.items() if name != "--prompt"}
+    settings = {name.removeprefix("--"): values[-1] for name, values in given.items() if name != "--prompt"}
     if settings.get("beams", 1) > 1 and settings.get("temperature"):
         raise ZooError("--beams and --temperature: a beam search draws nothing; give one of them")
     run_generate(Path(_run(run)), GenerateOptions(given.get("--prompt", []), **settings))
@@ -468,7 +468,7 @@ def _eval(words: list[str]) -> int:
     from zoo.models.evaluate import evaluate
 
     names = {"--batch": "batch_size", "--on": "accelerator"}
-    settings = {names.get(name, name.removeprefix("--")): found[-1] for name, found in given.items()}
+    settings = {names.get(name, name.removeprefix("--")): values[-1] for name, values in given.items()}
     show(evaluate(Path(_run(run)), **{"tasks": "", **settings}))
     return 0
 

@@ -66,14 +66,14 @@ def measure(options: MeasureOptions) -> None:
 
     vocabulary = min(make_task(compose(*each)).facts()["vocab_size"] for each in words.values())
     curves = inference.measure(models, options.lengths, options.rounds, vocabulary, device, progress)
-    found = _plain(curves, chosen.accelerator, options)
-    write_json(options.to, found)
-    _show(curves, found)
+    figures = _plain(curves, chosen.accelerator, options)
+    write_json(options.to, figures)
+    _show(curves, figures)
     lengths = ",".join(map(str, options.lengths))
     typed = [*options.contestants, *options.overrides, "--lengths", lengths, "--rounds", str(options.rounds)]
     command = to_type("zoo", "measure", *typed)
     say(options.to)
-    say(write_page(options.to.with_suffix(".html"), curves, found, command))
+    say(write_page(options.to.with_suffix(".html"), curves, figures, command))
 
 
 def _words(contestant: str) -> list[str]:
@@ -111,7 +111,7 @@ def _plain(curves: list[Any], accelerator: str, options: MeasureOptions) -> dict
     }
 
 
-def _show(curves: list[Any], found: dict[str, Any]) -> None:
+def _show(curves: list[Any], figures: dict[str, Any]) -> None:
     from rich.table import Table
 
     screen = console(highlight=False, markup=False)
@@ -140,7 +140,7 @@ def _show(curves: list[Any], found: dict[str, Any]) -> None:
             cells = [f"{getattr(point, key):,}" for point in curve.points]
             table.add_row(curve.contestant, *cells, f"{curve.parameters:,}")
         screen.print(table)
-    for each in found["crossings"]:
+    for each in figures["crossings"]:
         screen.print(f"{each['what']}: {each['says']}")
 
 

@@ -46,22 +46,22 @@ def runs(words: Sequence[str], failed: bool, yes: bool) -> int:
         return _open(root, names, filters)
     if command == "rm":
         fit = records(root, filters) if filters else []
-        found = [named(root, name) for name in names] + [each for each in fit if each.status != UNREADABLE]
-        status = _remove(list({record.folder: record for record in found}.values()), bool(filters), yes)
+        selection = [named(root, name) for name in names] + [each for each in fit if each.status != UNREADABLE]
+        status = _remove(list({record.folder: record for record in selection}.values()), bool(filters), yes)
         return _say_unreadable(fit) or status
     if len(names) > 1:
         raise ZooError(f"name one comparison or experiment at a time, given {', '.join(names)}")
     within = names[0].rstrip("/").removeprefix(f"{root}/") if names else ""
     if within and not (root / within).is_dir():
         within = named(root, within).name  # which says what there is
-    found = records(root, filters, within)
-    _list(root, [each for each in found if each.status != UNREADABLE], [*names, *filters])
-    return _say_unreadable(found)
+    listing = records(root, filters, within)
+    _list(root, [each for each in listing if each.status != UNREADABLE], [*names, *filters])
+    return _say_unreadable(listing)
 
 
-def _say_unreadable(found: Sequence[Record]) -> int:
+def _say_unreadable(listing: Sequence[Record]) -> int:
     """Name the folders that may not be read, of which nobody knows whether they fit, and return the exit status."""
-    lost = [f"{each.folder}: {each.what}" for each in found if each.status == UNREADABLE]
+    lost = [f"{each.folder}: {each.what}" for each in listing if each.status == UNREADABLE]
     if not lost:
         return 0
     more = [f"and {len(lost) - MOST_NAMED:,} more"] if len(lost) > MOST_NAMED else []
@@ -69,17 +69,17 @@ def _say_unreadable(found: Sequence[Record]) -> int:
     return 1
 
 
-def _list(root: Path, found: Sequence[Record], asked: Sequence[str]) -> None:
+def _list(root: Path, listing: Sequence[Record], asked: Sequence[str]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    if not found:
+    if not listing:
         say(f"{root} holds no run" + (f" with {' '.join(asked)}" if asked else "; make one: zoo train task=parity"))
         return
     names = ("id", "what", "status", "score", "age", "size")
     lines = [
         (each.name, each.what, each.status, each.score, age(each.time), size(each.bytes()))
-        for each in found[:MOST_SHOWN]
+        for each in listing[:MOST_SHOWN]
     ]
     columns = dict(zip(names, zip(*lines, strict=True), strict=True))
     widest = {name: max(map(len, (name, *column))) for name, column in columns.items()}
@@ -103,8 +103,8 @@ def _list(root: Path, found: Sequence[Record], asked: Sequence[str]) -> None:
     for line in zip(*columns.values(), strict=True):
         table.add_row(*map(Text, line))
     console.print(table)
-    if len(found) > MOST_SHOWN:
-        say(f"and {len(found) - MOST_SHOWN:,} more; narrow them by overrides, such as: zoo runs task=parity --failed")
+    if len(listing) > MOST_SHOWN:
+        say(f"and {len(listing) - MOST_SHOWN:,} more; narrow them by overrides, such as: zoo runs task=parity --failed")
 
 
 def _open(root: Path, names: Sequence[str], filters: Sequence[str]) -> int:
@@ -123,15 +123,15 @@ def _open(root: Path, names: Sequence[str], filters: Sequence[str]) -> int:
     return 0
 
 
-def _remove(found: Sequence[Record], filtered: bool, yes: bool) -> int:
-    if not found:
+def _remove(selection: Sequence[Record], filtered: bool, yes: bool) -> int:
+    if not selection:
         if filtered:
             say("there is nothing to remove")
             return 0
         raise ZooError("name what to remove, such as: zoo runs rm ID, or zoo runs rm --failed")
-    for each in found[:MOST_SHOWN]:
+    for each in selection[:MOST_SHOWN]:
         say(f"{each.name}  {each.status}  {age(each.time)} old")
-    asks = f"remove {many(len(found), 'folder')}, {size(sum(each.bytes() for each in found))}?"
+    asks = f"remove {many(len(selection), 'folder')}, {size(sum(each.bytes() for each in selection))}?"
     if not yes:
         if not sys.stdin.isatty():
             raise ZooError(f"{asks} This is no terminal, so add --yes")
@@ -140,12 +140,12 @@ def _remove(found: Sequence[Record], filtered: bool, yes: bool) -> int:
             say("nothing was removed")
             return 0
     problems = []
-    for each in found:
+    for each in selection:
         try:
             each.remove()
         except ZooError as error:
             problems.append(error)
-    say(f"removed {many(len(found) - len(problems), 'folder')}")
+    say(f"removed {many(len(selection) - len(problems), 'folder')}")
     if problems:
         raise RunFailed("\n".join(map(str, problems)))
     return 0

@@ -96,8 +96,8 @@ def _grow(tree: Any, key: str, node: Config, built: dict[int, Any], whole: bool)
 
 def _came_to(value: Any, name: str, built: Any) -> Any:
     """A value of a config, or what a component made of one that was left open."""
-    found = getattr(built, name, None) if value is None else None
-    return found if isinstance(found, bool | int | float | str | list | tuple) else value
+    attribute = getattr(built, name, None) if value is None else None
+    return attribute if isinstance(attribute, bool | int | float | str | list | tuple) else value
 
 
 def _weights(stored: list[Any]) -> dict[str, str]:
@@ -105,13 +105,13 @@ def _weights(stored: list[Any]) -> dict[str, str]:
     low = [part for part in stored if part.low_bit]
     total, count = sum(part.disk_bytes for part in stored), sum(part.weights for part in stored)
     memory = sum(part.memory_bytes for part in stored)
-    found = {"weights": f"{total:,} bytes on disk, {8 * total / count:.3g} bits each; {memory:,} bytes in memory"}
+    facts = {"weights": f"{total:,} bytes on disk, {8 * total / count:.3g} bits each; {memory:,} bytes in memory"}
     if low:
         bits = 8 * sum(part.disk_bytes for part in low) / sum(part.weights for part in low)
         share = sum(part.weights for part in low) / count
-        found["low-bit"] = f"{share:.1%} of the weights, {bits:.3g} bits each, scales included: {_names(low)}"
-        found["full precision"] = _names([part for part in stored if not part.low_bit])
-    return found
+        facts["low-bit"] = f"{share:.1%} of the weights, {bits:.3g} bits each, scales included: {_names(low)}"
+        facts["full precision"] = _names([part for part in stored if not part.low_bit])
+    return facts
 
 
 def _names(parts: list[Any]) -> str:
@@ -147,9 +147,9 @@ def measure(config: Config) -> tuple[dict[str, str], list[tuple[str, int, float,
 
     device = hardware.choose(config["trainer"])
     task = make_task(config)
-    with watched() as found:
+    with watched() as nodes_with_components:
         objective = make_objective(config, task)
-    built = {id(node): made for node, made in found} | {id(config["task"]): task}
+    built = {id(node): made for node, made in nodes_with_components} | {id(config["task"]): task}
     batch = {key: value[:2] for key, value in task.train_batch(0, 0, torch.device("cpu")).items()}
     tokens, whole = task.tokens(batch), task.tokens(task.train_batch(0, 0, torch.device("cpu")))
     counts = flops.by_module(objective.eval(), batch)

@@ -93,7 +93,7 @@ def scores(abilities: Mapping[str, Sequence[str]], standings: Sequence[Standing]
     A task counts where its metric is a share of right answers and it has a rule that needs no learning. At a further
     test the rule is that of the training length.
     """
-    found = []
+    ability_scores = []
     for contestant in dict.fromkeys(standing.contestant for standing in standings):
         by_task = {standing.of: standing for standing in standings if standing.contestant == contestant}
         for ability, words in abilities.items():
@@ -105,8 +105,8 @@ def scores(abilities: Mapping[str, Sequence[str]], standings: Sequence[Standing]
                 # a mean of tasks some of which are at a further test has no verdict of its own
                 verdicts = {_told_apart(s) if at is None else "" for s, at in named if s}
                 verdict = verdicts.pop() if len(verdicts) == 1 else ""
-                found.append(Ability(contestant, ability, estimate(means), verdict))
-    return found
+                ability_scores.append(Ability(contestant, ability, estimate(means), verdict))
+    return ability_scores
 
 
 def _told_apart(standing: Standing) -> str:
@@ -128,7 +128,7 @@ def _by_seed(standing: Standing, at: str | None) -> Iterator[tuple[int, float]]:
         yield row["seed"], 0.0
 
 
-def chart(found: Sequence[Ability]) -> dict[str, Any]:
+def chart(ability_scores: Sequence[Ability]) -> dict[str, Any]:
     """A heat map of contestants by abilities; each cell has its score, and below it the interval."""
     import altair as alt
 
@@ -146,7 +146,7 @@ def chart(found: Sequence[Ability]) -> dict[str, Any]:
             "said": f"{each.score.value:.2f}{ARROWS.get(each.verdict, '')}",
             "spread": "" if each.score.low is None else f"{each.score.low:.2f} to {each.score.high:.2f}",
         }
-        for each in found
+        for each in ability_scores
     ]
     base = alt.Chart(alt.Data(values=values)).encode(
         x=alt.X(

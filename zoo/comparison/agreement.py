@@ -111,11 +111,11 @@ def interval_of(correlation: float, contestants: int) -> tuple[float, float]:
     return -1.0 if correlation < -most else low, 1.0 if correlation > most else high
 
 
-def in_words(found: Sequence[Agreement]) -> list[str]:
+def in_words(rank_correlations: Sequence[Agreement]) -> list[str]:
     """What the report says of these, for each published quality, with the task that predicts it best."""
     said = []
-    for of in dict.fromkeys(each.of for each in found):
-        same = [each for each in found if each.of == of]
+    for of in dict.fromkeys(each.of for each in rank_correlations):
+        same = [each for each in rank_correlations if each.of == of]
         best = max(same, key=lambda each: each.correlation)
         others = "" if len(same) == 1 else ", the task that does best,"
         said.append(

@@ -194,10 +194,10 @@ def _ladder(ledger: Ledger) -> Iterator[str]:
 
 def _equal(ledger: Ledger) -> Iterator[str]:
     """Whether sizes are equal, and why not."""
-    found = sizes(ledger)
-    if not found:
+    span = sizes(ledger)
+    if not span:
         return
-    ratio, low, high, task = found
+    ratio, low, high, task = span
     if ratio <= NEARLY_EQUAL:
         yield f"Contestants have equal numbers of active parameters on each task, within {ratio - 1:.1%}."
     else:
@@ -211,18 +211,20 @@ def sizes(ledger: Ledger) -> tuple[float, float, float, str] | None:
     """The largest ratio of active parameters on a task, the least and the most of them, and the task."""
     spans = []
     for task in ledger.tasks if not (ledger.laws or ledger.ladders) else ():
-        found = [size for s in ledger.on(task) if (size := s.cost("active_parameters"))]
-        if len(found) > 1:
-            spans.append((max(found) / min(found), min(found), max(found), task))
+        active_parameters = [size for s in ledger.on(task) if (size := s.cost("active_parameters"))]
+        if len(active_parameters) > 1:
+            spans.append(
+                (max(active_parameters) / min(active_parameters), min(active_parameters), max(active_parameters), task)
+            )
     return max(spans, default=None)
 
 
 def titled(ledger: Ledger) -> str:
     """The title of contestants by tasks, which says whether they are of equal size."""
-    found = sizes(ledger)
-    if not found:
+    span = sizes(ledger)
+    if not span:
         return "Contestants by tasks"
-    equal = f"equal active parameters, within {found[0] - 1:.1%}" if found[0] <= NEARLY_EQUAL else "unequal sizes"
+    equal = f"equal active parameters, within {span[0] - 1:.1%}" if span[0] <= NEARLY_EQUAL else "unequal sizes"
     return f"Contestants by tasks, at {equal}"
 
 
@@ -274,16 +276,16 @@ def near_best(standing: Standing) -> tuple[int, int]:
 
 def _known(ledger: Ledger) -> Iterator[str]:
     """How it stands beside what is known."""
-    found = beside(ledger)
-    against = [each for each in found if each.outcome.startswith("disagrees")]
-    agreed, partly = (sum(each.outcome == word for each in found) for word in ("agrees", "agrees in part"))
+    findings = beside(ledger)
+    against = [each for each in findings if each.outcome.startswith("disagrees")]
+    agreed, partly = (sum(each.outcome == word for each in findings) for word in ("agrees", "agrees in part"))
     told = [f"agree with {agreed}"] if agreed else []
     told += [f"agree in part with {partly}"] if partly else []
-    unknown = len(found) - agreed - partly - len(against)
+    unknown = len(findings) - agreed - partly - len(against)
     told += [f"leave {unknown} open"] if unknown else []
     if told:
-        applies = "applies" if len(found) == 1 else "apply"
-        yield f"{many(len(found), 'published finding')} {applies} here: these runs {joined(told)}."
+        applies = "applies" if len(findings) == 1 else "apply"
+        yield f"{many(len(findings), 'published finding')} {applies} here: these runs {joined(told)}."
     for each in against:
         how_far = each.outcome.removeprefix("disagrees")  # nothing, or in part
         yield f"These runs disagree{how_far} with this one: {each.says} ({each.source})."

@@ -142,11 +142,11 @@ class Cell:
 
     def run(self, setting: Setting, seed: int) -> Run:
         """The run with this setting and seed, its budgets met; named once, when it is first asked for."""
-        found = self._runs.get((setting, seed))
-        if found is None:
-            found = planned(with_solution(self.at(setting, seed), self.budgets)).with_trainer(**self.trainer)
-            self._runs[setting, seed] = found
-        return found
+        run = self._runs.get((setting, seed))
+        if run is None:
+            run = planned(with_solution(self.at(setting, seed), self.budgets)).with_trainer(**self.trainer)
+            self._runs[setting, seed] = run
+        return run
 
     def use_trainer(self, **settings: Any) -> None:
         """Give every run these settings of the trainer, which change no result and so no name."""
@@ -216,11 +216,11 @@ class Cell:
 def rate_law(cells: Sequence[Cell]) -> RateLaw | None:
     """The law of the best learning rate of a contestant, from what was tried at these rungs; none where all failed."""
     points = {
-        cell.size: found
+        cell.size: points_of_cell
         for cell in cells
         if cell.size is not None
         and (
-            found := points_of(
+            points_of_cell := points_of(
                 [(float(dict(setting)[RATE]), scores) for setting, scores in cell.tried.items()],
                 1 if cell.higher_is_better else -1,
             )

@@ -32,8 +32,8 @@ def charts(ledger: Ledger) -> Iterator[tuple[str, dict[str, Any]]]:
             yield f"ladder{index}-{name}", chart
     if ledger.laws:
         yield "scaling", _scaling(ledger)
-    elif found := ledger.abilities():
-        yield "abilities", abilities.chart(found)
+    elif ability_scores := ledger.abilities():
+        yield "abilities", abilities.chart(ability_scores)
     if not ledger.laws and not ledger.ladders and len(ledger.rows) <= MOST_SEEDS:
         yield from _named("seeds", seeds_chart(ledger))
     for task in ledger.tasks:

@@ -76,13 +76,13 @@ def judge_claims(
             sides.append((claim, word, first, second))
     tested = [(a, b) for _, _, a, b in sides if a and b and a.rows and b.rows and a.metric == b.metric]
     verdicts = {
-        (id(a), id(b)): found
-        for (a, b), found in zip(tested, judge(tested, margin, SIGNIFICANCE / (1 + twice)), strict=True)
+        (id(a), id(b)): verdict
+        for (a, b), verdict in zip(tested, judge(tested, margin, SIGNIFICANCE / (1 + twice)), strict=True)
     }
     findings = []
     for claim, task, first, second in sides:
-        found = verdicts.get((id(first), id(second)))
-        difference = paired_difference(first.by_seed(), second.by_seed()) if found and first and second else None
-        outcome = "not tested" if found is None else WORDS.get(found.word, found.word)
+        verdict = verdicts.get((id(first), id(second)))
+        difference = paired_difference(first.by_seed(), second.by_seed()) if verdict and first and second else None
+        outcome = "not tested" if verdict is None else WORDS.get(verdict.word, verdict.word)
         findings.append(Finding(claim["says"], claim["better"], claim["than"], task, difference, outcome))
     return findings

@@ -171,12 +171,12 @@ def sizes_in_words(plan: Plan) -> tuple[list[str], list[str]]:
             continue
         config = cell.at(cell.grid[0], cell.seeds[0])
         try:
-            found = describe({**config, **size_solution(config)})
+            size = describe({**config, **size_solution(config)})
         except ZooError as error:
             unmet.append(f"{cell.name}: {error}")
         else:
-            met.setdefault(cell.task, []).append(f"{cell.contestant} {found}")
-    return [f"sizes on {task}: {', '.join(found)}" for task, found in met.items()], unmet
+            met.setdefault(cell.task, []).append(f"{cell.contestant} {size}")
+    return [f"sizes on {task}: {', '.join(sizes)}" for task, sizes in met.items()], unmet
 
 
 def _treatment(cell: Cell) -> str:

@@ -36,7 +36,7 @@ def read_curves(
 
     A ``metrics.csv`` that may not be read costs its own curve, and a warning names the first.
     """
-    found: dict[str, dict[str, Curve]] = {}
+    curves_by_metric: dict[str, dict[str, Curve]] = {}
     refused: list[OSError] = []
     for standing in standings:
         for row in standing.rows:
@@ -47,13 +47,13 @@ def read_curves(
             except OSError as error:
                 refused.append(error)
             for name, values in by_name.items():
-                curve = found.setdefault(name, {}).setdefault(standing.contestant, {})
+                curve = curves_by_metric.setdefault(name, {}).setdefault(standing.contestant, {})
                 for step in thin(sorted(values)):
                     curve.setdefault(step, []).append(values[step])
     if refused:
         first = f"{refused[0].filename}: {refused[0].strerror}"
         warnings.warn(f"{many(len(refused), 'curve')} cannot be read: {first}", stacklevel=2)
-    return found
+    return curves_by_metric
 
 
 def summary(curves: dict[str, Curve], charts: int = 1) -> list[dict[str, Any]]:

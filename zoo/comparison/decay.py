@@ -50,7 +50,7 @@ def of_run(counts: Mapping[str, Any]) -> Run:
     error = float(mistakes.sum() / tokens)
     (right_right, right_wrong), (wrong_right, wrong_wrong) = counts["pairs"]
     rates = tuple(wrong / max(1, asked) for wrong, asked in zip(counts["wrong"], counts["asked"], strict=True))
-    found = _independent(
+    scatter = _independent(
         counts["squares"], int(mistakes.sum()), tuple(lengths.tolist()), tuple(answers.tolist()), rates
     )
     return Run(
@@ -59,8 +59,8 @@ def of_run(counts: Mapping[str, Any]) -> Run:
         predicted=float(((1 - error) ** lengths * answers).sum() / answers.sum()),
         after_error=_share(wrong_wrong, wrong_right),
         after_right=_share(right_wrong, right_right),
-        dispersion=found[0] if found else None,
-        independent=found[1] if found else None,
+        dispersion=scatter[0] if scatter else None,
+        independent=scatter[1] if scatter else None,
         even=_even(counts),
     )
 
@@ -157,7 +157,7 @@ class Decay:
 
 def decays(rows: Sequence[Mapping[str, Any]]) -> list[Decay]:
     """One for each test that every row counted mistakes in."""
-    found = []
+    decays_of_tests = []
     for test in (rows[0].get("decay") or {}) if rows else ():
         counts = [row["decay"][test] for row in rows if test in (row.get("decay") or {})]
         if len(counts) < len(rows) or not all(each["lengths"] for each in counts):
@@ -173,5 +173,5 @@ def decays(rows: Sequence[Mapping[str, Any]]) -> list[Decay]:
             {"length": length, "answers": n, "whole": whole / n, "predicted": predicted / n}
             for length, (n, whole, predicted) in sorted(by_length.items())
         ]
-        found.append(Decay(test, runs, lengths))
-    return found
+        decays_of_tests.append(Decay(test, runs, lengths))
+    return decays_of_tests

@@ -33,8 +33,8 @@ def difference(first: Standing, second: Standing) -> tuple[Estimate | None, str]
     hashes = [{row["data_hash"] for row in standing.rows} for standing in (first, second)]
     if hashes[0] != hashes[1]:
         return None, "other data"
-    found = paired_difference(second.by_seed(), first.by_seed())
-    return found, "" if found else "no seed in common"
+    estimate = paired_difference(second.by_seed(), first.by_seed())
+    return estimate, "" if estimate else "no seed in common"
 
 
 def compare(first: Ledger, second: Ledger) -> Table:
@@ -51,13 +51,13 @@ def compare(first: Ledger, second: Ledger) -> Table:
         table.add_column(name, justify="right", no_wrap=not name, min_width=16 if name else 13)
     table.add_column("what differs", overflow="fold")
     both = [(ours, theirs, *difference(ours, theirs)) for ours, theirs in pairs(first, second)]
-    family = [(theirs, ours) for ours, theirs, found, _ in both if found]
+    family = [(theirs, ours) for ours, theirs, estimate, _ in both if estimate]
     verdicts = iter(judge(family, first.margin))
-    for ours, theirs, found, why_not in both:
-        says = str(next(verdicts)) if found else why_not
+    for ours, theirs, estimate, why_not in both:
+        says = str(next(verdicts)) if estimate else why_not
         scores = [figure(s.score()) if s.score() else s.absent() for s in (ours, theirs)]
         apart = what_differs(ours.rows[0], theirs.rows[0]) if ours.rows and theirs.rows else ""
-        table.add_row(ours.task, ours.contestant, *scores, interval(found), says, apart)
+        table.add_row(ours.task, ours.contestant, *scores, interval(estimate), says, apart)
     if not table.row_count:
         raise ZooError(f"{first.folder} and {second.folder} have no contestant on the same task in common")
     return table

@@ -20,20 +20,20 @@ def doubts(standing: Standing, base: Standing, verdict: Verdict, trends: Mapping
     if not verdict.apart:
         return []
     ahead, behind = (standing, base) if verdict.word == "better" else (base, standing)
-    found = []
+    objections = []
     if behind.edge:
-        found.append(f"the best {' and '.join(behind.edge)} of {behind.contestant} is at the edge of its grid")
+        objections.append(f"the best {' and '.join(behind.edge)} of {behind.contestant} is at the edge of its grid")
     next_ahead, next_behind = ahead.next_best(), behind.next_best()
     if next_ahead and next_behind and ahead.sign * (fmean(next_ahead[1]) - fmean(next_behind[1])) < 0:
-        found.append("the next best setting of each says the opposite on the test")
+        objections.append("the next best setting of each says the opposite on the test")
     if _unrepeated(behind):
-        found.append(f"{behind.contestant} reached more with its tuning seeds than with any reported one")
+        objections.append(f"{behind.contestant} reached more with its tuning seeds than with any reported one")
     last, first = trends.get(id(behind)), trends.get(id(ahead))
     if last and first and last.gain > max(ahead.sign * (first.end - last.end), 0):
         times = crossing(last, first, ahead.higher_is_better)
         passes = f"; it passes at {times:.2g} times the steps if both go on so" if times else ""
-        found.append(f"{behind.contestant} still gained more in the last doubling of steps than it lacks{passes}")
-    return found
+        objections.append(f"{behind.contestant} still gained more in the last doubling of steps than it lacks{passes}")
+    return objections
 
 
 def _unrepeated(standing: Standing) -> bool:

@@ -291,7 +291,9 @@ class Execution:
         bases = {id(cell.sized_as): cell.sized_as for cell in sized if cell.sized_as}
         configs = {key: base.at(base.grid[0], base.seeds[0]) for key, base in bases.items()}
         name = self.plan.equal
-        targets = _found(configs, lambda config: known_size(config, name), lambda asked: pool.sizes(asked, name))
+        targets = _known_or_asked(
+            configs, lambda config: known_size(config, name), lambda asked: pool.sizes(asked, name)
+        )
         for cell in sized:
             if target := targets[id(cell.sized_as)]:
                 cell.resize(name, target)
@@ -312,13 +314,13 @@ class Execution:
                 config = cell.at(setting, cell.seeds[0])
                 trainer = {"progress": False, "threads": config["trainer"]["threads"] or self.threads}
                 configs[key_of(config)] = {**config, "trainer": {**config["trainer"], **trainer}}
-        found = _found(configs, known_solution, pool.solutions)
-        self.unmet = {key: reason for key, reason in found.items() if isinstance(reason, str)}
-        if found and len(self.unmet) == len(found):
+        solutions = _known_or_asked(configs, known_solution, pool.solutions)
+        self.unmet = {key: reason for key, reason in solutions.items() if isinstance(reason, str)}
+        if solutions and len(self.unmet) == len(solutions):
             raise ZooError(next(iter(self.unmet.values())))
         for cell in self.plan.cells:
-            cell.budgets.update({key: each for key, each in found.items() if not isinstance(each, str)})
-        if found:
+            cell.budgets.update({key: each for key, each in solutions.items() if not isinstance(each, str)})
+        if solutions:
             for cell in self.plan.cells:
                 cell.forget_runs()
             check_distinct(self.plan.cells)
@@ -349,7 +351,7 @@ class Execution:
         finished = any(self.plan.folder.glob("*/result.json"))
         if finished:
             configs = {_task_key(cell.base): cell.base for cell in self.plan.cells}
-            self.hashes = _found(configs, known_data_hash, pool.fingerprints)
+            self.hashes = _known_or_asked(configs, known_data_hash, pool.fingerprints)
 
     def _land(self, flight: Flight, outcome: dict[str, Any]) -> None:
         self.seconds.setdefault(flight.job.cell.name, []).append(time.monotonic() - flight.started)
@@ -443,14 +445,14 @@ class Execution:
 
     def _growth(self, cells: list[Cell]) -> list[tuple[str, float]]:
         """Values beyond the edges on which some cell's best lies, as far as the grid may still grow there."""
-        found: dict[tuple[str, float], None] = {}
+        candidates: dict[tuple[str, float], None] = {}
         solved = any(wanted(cell.base) for cell in cells)  # budgets were solved for the grid as it was
         for cell in cells:
             for key, value in beyond(cell.grid, cell.chosen) if cell.chosen and cell.stands_alone() else ():
                 if is_plain(key) or not solved:
-                    found[key, value] = None
+                    candidates[key, value] = None
         kept = []
-        for key, value in found:
+        for key, value in candidates:
             side = (cells[0].task, key, value > max(dict(setting)[key] for setting in cells[0].grid))
             if self.grown.get(side, 0) < self.plan.extend:
                 self.grown[side] = self.grown.get(side, 0) + 1
@@ -480,13 +482,13 @@ class Execution:
         return left / self.workers
 
 
-def _found(
+def _known_or_asked(
     configs: Mapping[Any, Config], known: Callable[[Config], Any], ask: Callable[[list[Config]], list[Any]]
 ) -> dict[Any, Any]:
-    """What was found of each config before, and of the others what workers find, so that none start for nothing."""
-    found = {key: each for key, config in configs.items() if (each := known(config)) is not None}
-    asked = [key for key in configs if key not in found]
-    return found | dict(zip(asked, ask([configs[key] for key in asked]), strict=True))
+    """What is known of each config, and what workers answer about the others, so that none start for nothing."""
+    answers = {key: each for key, config in configs.items() if (each := known(config)) is not None}
+    asked = [key for key in configs if key not in answers]
+    return answers | dict(zip(asked, ask([configs[key] for key in asked]), strict=True))
 
 
 def _task_key(config: Config) -> str:

@@ -26,11 +26,11 @@ Line = dict[str, Any]
 
 def lines(ledger: Ledger) -> list[Line]:
     """Every standing as plain values, in the order of the ranks; none where a figure was not measured."""
-    found = []
+    records = []
     for task in ledger.tasks:
         ranks = ledger.ranks(task)
-        found += [_line(order, s, ranks.get(s.contestant)) for order, s in enumerate(ledger.ranked(task), 1)]
-    return found
+        records += [_line(order, s, ranks.get(s.contestant)) for order, s in enumerate(ledger.ranked(task), 1)]
+    return records
 
 
 def _line(order: int, standing: Standing, ranks: tuple[int, int] | None) -> Line:
@@ -107,7 +107,7 @@ def _csv(ledger: Ledger) -> bytes:
 
 def _short(ledger: Ledger) -> list[tuple[str, list[list[str]]]]:
     """For people: by task, titles and then rows: order, who, median and interval, who solved it, seeds, verdict."""
-    found = []
+    tables = []
     for task in ledger.tasks:
         standings = ledger.ranked(task)
         solves = any(standing.solved() for standing in standings)
@@ -120,8 +120,8 @@ def _short(ledger: Ledger) -> list[tuple[str, list[list[str]]]]:
             seeds = f"{len(standing.rows)}" + (f" ({len(standing.failed)} failed)" if standing.failed else "")
             order, verdict = str(rank) if score else "", str(standing.verdict or "")
             rows.append([order, standing.contestant, said, *solved, seeds, verdict])
-        found.append((task, rows))
-    return found
+        tables.append((task, rows))
+    return tables
 
 
 wrap = partial(fill, width=100, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
@@ -170,10 +170,10 @@ def _markdown(ledger: Ledger, picture: Path) -> bytes:
 def _picture(ledger: Ledger) -> bytes:
     """The first chart of the page."""
     try:
-        found = next(charts(ledger), None)
-        if found is None:
+        named_chart = next(charts(ledger), None)
+        if named_chart is None:
             raise ZooError(f"--to FILE.svg: {ledger.folder} has no chart, for no run has finished")
-        return as_svg(found[1])
+        return as_svg(named_chart[1])
     except ImportError as error:
         raise ZooError(f"--to FILE.svg needs altair and vl-convert-python ({error})") from error
     except NoLibrary as error:
@@ -200,8 +200,8 @@ def _latex(ledger: Ledger) -> bytes:
 
 
 def _metric(ledger: Ledger, task: str) -> str:
-    found = next((s.metric for s in ledger.standings if s.task == task and s.rows), "score")
-    return found.replace("_", " ")
+    metric = next((s.metric for s in ledger.standings if s.task == task and s.rows), "score")
+    return metric.replace("_", " ")
 
 
 def _parquet(ledger: Ledger) -> bytes:

@@ -16,14 +16,14 @@ def values_of(grid: Sequence[Setting], key: str) -> list[Any]:
 
 def edges(grid: Sequence[Setting], chosen: Setting) -> list[str]:
     """Keys whose chosen value is the smallest or largest number tried: the best may lie beyond. Words have no order."""
-    found = []
+    edge_keys = []
     for key, value in chosen:
         values = {dict(setting)[key] for setting in grid}
         if any(isinstance(each, str | bool | None) for each in values):
             continue
         if len(values) > 1 and value in (min(values), max(values)):
-            found.append(key)
-    return found
+            edge_keys.append(key)
+    return edge_keys
 
 
 def beyond(grid: Sequence[Setting], chosen: Setting) -> list[tuple[str, float]]:
@@ -32,7 +32,7 @@ def beyond(grid: Sequence[Setting], chosen: Setting) -> list[tuple[str, float]]:
     None for a key whose values are not all positive numbers with a point (what lies beyond 4 heads or ``relu``?), and
     none that reaches one where all values are below it, for many such numbers are shares.
     """
-    found = []
+    further_values = []
     for key in edges(grid, chosen):
         values = values_of(grid, key)
         if not all(isinstance(value, float) and value > 0 for value in values):
@@ -40,11 +40,11 @@ def beyond(grid: Sequence[Setting], chosen: Setting) -> list[tuple[str, float]]:
         edge, neighbour = (values[0], values[1]) if dict(chosen)[key] == values[0] else (values[-1], values[-2])
         value = float(f"{edge * edge / neighbour:.3g}")
         if value not in values and value > 0 and not (values[-1] < 1 <= value):
-            found.append((key, value))
-    return found
+            further_values.append((key, value))
+    return further_values
 
 
 def further(grid: Sequence[Setting], key: str, value: float) -> list[Setting]:
     """The settings that one more value of a key adds."""
-    found = dict.fromkeys(tuple((k, value if k == key else v) for k, v in setting) for setting in grid)
-    return [setting for setting in found if setting not in grid]
+    settings = dict.fromkeys(tuple((k, value if k == key else v) for k, v in setting) for setting in grid)
+    return [setting for setting in settings if setting not in grid]

@@ -50,14 +50,14 @@ def chosen_before(ledger: Ledger) -> list[tuple[str, str, list[str]]]:
 
     ``conf/chosen.yaml`` lists them.
     """
-    found = []
+    choices = []
     for choice in _listed("chosen.yaml"):
         for task in ledger.tasks:
             entered = [s for s in ledger.on(task) if s.about.get("task") in choice["tasks"]]
             whose = [s.contestant for s in entered if _is(s, choice["presets"])]
             if whose:
-                found.append((choice["what"], task, whose))
-    return found
+                choices.append((choice["what"], task, whose))
+    return choices
 
 
 def beside(ledger: Ledger) -> list[Known]:
@@ -74,7 +74,7 @@ def beside(ledger: Ledger) -> list[Known]:
         if pairs:
             asked.append((finding, pairs))
     verdicts = iter(judge([pair for _, pairs in asked for pair in pairs], ledger.margin, ledger.level))
-    found = []
+    known_findings = []
     for finding, pairs in asked:
         judged = [(a.task, a.contestant, b.contestant, next(verdicts)) for a, b in pairs]
         words = [verdict.word for *_, verdict in judged]
@@ -82,8 +82,8 @@ def beside(ledger: Ledger) -> list[Known]:
         outcome = "disagrees" if disagrees else "agrees" if agrees else "cannot tell"
         if outcome != "cannot tell" and max(agrees, disagrees) < len(words):
             outcome += " in part"
-        found.append(Known(finding["says"], finding["source"], outcome, judged))
-    return found
+        known_findings.append(Known(finding["says"], finding["source"], outcome, judged))
+    return known_findings
 
 
 def _is(standing: Standing, presets: list[str]) -> bool:

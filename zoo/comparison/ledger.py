@@ -137,10 +137,10 @@ class Ledger:
         """What belongs below the scores of a task: those of rules without a model, and what it can decide."""
         rows = [row for standing in self.ranked(task) for row in standing.rows]
         rules = ", ".join(f"{name} {value:.4f}" for name, value in (rows[0]["chance"] if rows else {}).items())
-        found = [f"without a model: {rules}"] if rules else []
-        found += ["settings in the order of their validation scores"] if self.swept else []
-        found += [can] if (can := self.can_find(task)) else []
-        return found + ([f"it cannot decide: {why}"] if (why := self.cannot_decide(task)) else [])
+        notes = [f"without a model: {rules}"] if rules else []
+        notes += ["settings in the order of their validation scores"] if self.swept else []
+        notes += [can] if (can := self.can_find(task)) else []
+        return notes + ([f"it cannot decide: {why}"] if (why := self.cannot_decide(task)) else [])
 
     def cannot_decide(self, task: str) -> str:
         """Why the task tells nobody apart, whoever competes; nothing where somebody was told apart."""
@@ -163,7 +163,7 @@ class Ledger:
 
     def unconverged(self, task: str) -> list[tuple[Standing, Trend]]:
         """Those who still improved by more than the margin in the last doubling of steps, the fastest first."""
-        known = [(s, found) for s in self.on(task) if (found := self.trend(s))]
+        known = [(s, own_trend) for s in self.on(task) if (own_trend := self.trend(s))]
         known = [(s, t) for s, t in known if s.state() != "solved" and not s.reaches(t.end)]
         still = [(s, t) for s, t in known if t.gain > margin_of(s, self.margin)]
         return sorted(still, key=lambda each: -each[1].gain)
@@ -366,7 +366,7 @@ def _filled(folder: Path, rules: Any, standings: list[Standing], rows: list[Row]
     trends: dict[int, Trend] = {}
     if rules:
         known = ((id(s), trend(curves(folder, s), s.higher_is_better, s.bar)) for s in standings)
-        trends = {key: found for key, found in known if found}
+        trends = {key: own_trend for key, own_trend in known if own_trend}
     more = list(rules.get("more_seeds") or ()) if rules else []
     rungs = rules.get("ladder", []) if rules else []
     # the sides of valleys and the trial beyond the top rung are no rivals: they would weaken every verdict
@@ -402,12 +402,12 @@ def _published(
     Those of contestants that did not compete are left out.
     """
     whole = {rung["task"]: rung["of"] for rung in rungs}
-    found: dict[tuple[str, str], list[Standing]] = {}
+    competitors: dict[tuple[str, str], list[Standing]] = {}
     for standing in standings:
-        found.setdefault((standing.contestant, whole.get(standing.of, standing.of)), []).append(standing)
+        competitors.setdefault((standing.contestant, whole.get(standing.of, standing.of)), []).append(standing)
     published = []
     for figure in figures:
-        for standing in found.get((figure["contestant"], figure["task"]), ()):
+        for standing in competitors.get((figure["contestant"], figure["task"]), ()):
             at = None if figure.get("at") is None else str(figure["at"])
             published.append(
                 Published(
@@ -420,11 +420,11 @@ def _published(
 
 
 def _from_rules(rules: dict[str, Any], rows: list[Row]) -> tuple[list[Standing], list[Row]]:
-    found = {row["id"]: row for row in rows}
+    rows_by_id = {row["id"]: row for row in rows}
     standings, used = [], []
     for cell in rules["cells"]:
-        reported = [found[name] for name in cell["reporting"] if name in found]
-        used += [found[name] for name in [*cell["tuning"], *cell["reporting"]] if name in found]
+        reported = [rows_by_id[name] for name in cell["reporting"] if name in rows_by_id]
+        used += [rows_by_id[name] for name in [*cell["tuning"], *cell["reporting"]] if name in rows_by_id]
         standings.append(
             Standing(
                 cell["contestant"],
@@ -472,10 +472,14 @@ def _part_by_question(standings: list[Standing]) -> None:
         if standing.rows:
             asked.setdefault(standing.task, set()).add(standing.rows[0].get("asks") or "")
     for standing in standings:
-        found = asked.get(standing.task, {""})
+        questions = asked.get(standing.task, {""})
         # who has no finished run was asked what all others were, if that is one thing
         question = (
-            (standing.rows[0].get("asks") or "") if standing.rows else next(iter(found)) if len(found) == 1 else ""
+            (standing.rows[0].get("asks") or "")
+            if standing.rows
+            else next(iter(questions))
+            if len(questions) == 1
+            else ""
         )
         standing.of, standing.task = (
             standing.task,
@@ -508,8 +512,8 @@ def _compare_to(
     seeds = {row["seed"] for pair in pairs for s in pair for row in [*s.rows, *s.failed]} - set(more_seeds)
     verdicts = judge_twice(pairs, sorted(seeds), margin) if more_seeds else judge(pairs, margin)
     for standing, verdict in zip(family, verdicts, strict=True):
-        found = doubts(standing, bases[standing.task], verdict, trends)
-        standing.verdict = replace(verdict, doubts=tuple(found))
+        objections = doubts(standing, bases[standing.task], verdict, trends)
+        standing.verdict = replace(verdict, doubts=tuple(objections))
 
 
 def _command_words(overrides: list[str]) -> list[str]:

@@ -31,11 +31,11 @@ class Cell:
 def matrix(ledger: Ledger) -> dict[str, dict[str, Cell]]:
     """The cells by contestant and task; a contestant lacks a task that it was not asked."""
     ranks = {task: ledger.ranks(task) for task in ledger.tasks}
-    found: dict[str, dict[str, Cell]] = {}
+    cells_by_contestant: dict[str, dict[str, Cell]] = {}
     for standing in ledger.contestants():
-        row = found.setdefault(standing.contestant, {})
+        row = cells_by_contestant.setdefault(standing.contestant, {})
         row[standing.task] = _cell(standing, ranks[standing.task], bool(ledger.cannot_decide(standing.task)))
-    return found
+    return cells_by_contestant
 
 
 def legend(cells: Mapping[str, Mapping[str, Cell]]) -> str:

@@ -38,10 +38,10 @@ def overall(standings: Sequence[Standing]) -> tuple[list[Overall], list[str]]:
     scores: dict[str, dict[str, list[float]]] = {}
     tasks: dict[str, None] = {}
     for standing in standings:
-        found = [scaled(standing, value) for value in standing.scores()]
-        if found and None not in found:
+        shares = [scaled(standing, value) for value in standing.scores()]
+        if shares and None not in shares:
             tasks[standing.task] = None
-            scores.setdefault(standing.contestant, {})[standing.task] = [each for each in found if each is not None]
+            scores.setdefault(standing.contestant, {})[standing.task] = [each for each in shares if each is not None]
     if len(tasks) < LEAST_TASKS:
         return [], []
     result = []

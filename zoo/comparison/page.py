@@ -112,13 +112,13 @@ def _is_made_of(path: Path, made_of: str) -> bool:
 
 def _glance(ranked: dict[str, list[Standing]]) -> dict[str, dict[str, tuple[int, Standing]]]:
     """By contestant and task, the rank and the standing; who leads somewhere comes first."""
-    found: dict[str, dict[str, tuple[int, Standing]]] = {}
+    standings_by_contestant: dict[str, dict[str, tuple[int, Standing]]] = {}
     for rank, standing, task in sorted(
         ((rank, standing, task) for task, each in ranked.items() for rank, standing in enumerate(each, 1)),
         key=lambda entry: entry[0],
     ):
-        found.setdefault(standing.contestant, {})[task] = (rank, standing)
-    return found
+        standings_by_contestant.setdefault(standing.contestant, {})[task] = (rank, standing)
+    return standings_by_contestant
 
 
 def _hashes(standings: list[Standing]) -> list[str]:
@@ -127,13 +127,13 @@ def _hashes(standings: list[Standing]) -> list[str]:
 
 def _commands(standings: list[Standing], most: int) -> tuple[list[tuple[str, list[tuple[str, str]]]], int]:
     """The id of each reported run and what makes it again, by contestant, as many as are listed; and how many."""
-    found, left = [], most
+    commands, left = [], most
     for standing in standings:
         if left > 0:
             ids = [row["id"] for row in [*standing.rows, *standing.failed]]
-            found.append((standing.contestant, list(zip(ids, standing.commands(left), strict=False))))
-            left -= len(found[-1][1])
-    return found, sum(len(s.rows) + len(s.failed) for s in standings)
+            commands.append((standing.contestant, list(zip(ids, standing.commands(left), strict=False))))
+            left -= len(commands[-1][1])
+    return commands, sum(len(s.rows) + len(s.failed) for s in standings)
 
 
 def _short(value: float | None) -> str:
@@ -142,10 +142,10 @@ def _short(value: float | None) -> str:
 
 def _machines(ledger: Ledger) -> list[dict[str, Any]]:
     """Each combination of hardware and versions that the rows were made on, once, with how many rows."""
-    found: dict[str, dict[str, Any]] = {}
+    machines: dict[str, dict[str, Any]] = {}
     for row in ledger.rows:
         if row["status"] == "finished":
             facts = {**row["hardware"], **row["versions"], "precision": row["precision"]}
-            entry = found.setdefault(json.dumps(facts, sort_keys=True), {"facts": facts, "rows": 0})
+            entry = machines.setdefault(json.dumps(facts, sort_keys=True), {"facts": facts, "rows": 0})
             entry["rows"] += 1
-    return list(found.values())
+    return list(machines.values())

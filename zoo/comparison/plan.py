@@ -278,8 +278,8 @@ def words_of(contestant: str, names: Mapping[str, str]) -> list[str]:
         contestant: as a comparison lists it.
         names: what each name stands for that the comparison gives.
     """
-    found = re.split(r"\s+(?![^\[]*\])", names.get(contestant, contestant).strip())  # a list may have blanks
-    return found if "=" in found[0] else [f"arch={found[0]}", *found[1:]]
+    words = re.split(r"\s+(?![^\[]*\])", names.get(contestant, contestant).strip())  # a list may have blanks
+    return words if "=" in words[0] else [f"arch={words[0]}", *words[1:]]
 
 
 def _budget(rung: Rung) -> list[str]:
@@ -310,15 +310,15 @@ def _climb(cells: Sequence[Cell], rungs: Mapping[str, Rung]) -> None:
 
 def _controls(cells: Sequence[Cell], baseline: str, more_seeds: Sequence[int]) -> list[Cell]:
     """The baseline once more on each task, with its setting and other seeds: the noise of a comparison of equals."""
-    found = []
+    controls = []
     for cell in cells:
         if cell.contestant == baseline:
             first = max(*cell.seeds, *cell.tune_seeds, *more_seeds) + 1
             seeds = list(range(first, first + len(cell.seeds)))
             name = f"{baseline}, other seeds"
             base = {**cell.base, "label": name}
-            found.append(Cell(name, cell.task, base, cell.grid, [], seeds, budgets=cell.budgets, follows=cell))
-    return found
+            controls.append(Cell(name, cell.task, base, cell.grid, [], seeds, budgets=cell.budgets, follows=cell))
+    return controls
 
 
 FIXED = ("task", "seed", "steps", "runs", "experiment", "trainer", "logger", "compare", "budget")

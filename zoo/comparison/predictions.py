@@ -46,22 +46,22 @@ def predictions(ledger: Ledger) -> list[Prediction]:
     return [Prediction(**vars(each), ability=ability, of=of) for (ability, of), each in correlations(pairs).items()]
 
 
-def explained(ledger: Ledger, found: Sequence[Prediction]) -> str:
+def explained(ledger: Ledger, rank_correlations: Sequence[Prediction]) -> str:
     """What the report says of these in words; nothing where it was not asked beside anything that was run."""
     if not ledger.beside or not ledger.tasks_of_abilities:
         return ""
-    if not found:
+    if not rank_correlations:
         return f"Fewer than {LEAST} contestants have a score here and beside it, which says nothing of orders."
-    fewest = min(each.contestants for each in found)
-    enough = next(n for n in range(fewest, 99) if len(found) * 2 / math.factorial(n) <= SIGNIFICANCE)
-    told = [each for each in found if each.told]
+    fewest = min(each.contestants for each in rank_correlations)
+    enough = next(n for n in range(fewest, 99) if len(rank_correlations) * 2 / math.factorial(n) <= SIGNIFICANCE)
+    told = [each for each in rank_correlations if each.told]
     said = (
         f"Spearman's correlation of {many(fewest, 'contestant')} is a hint and no more: its interval is wide, it is of "
         f"contestants like these, and what goes together need not cause each other. "
     )
     if enough > fewest:
         return said + (
-            f"Among {many(len(found), 'correlation')}, not even the same order could be told from chance; "
+            f"Among {many(len(rank_correlations), 'correlation')}, not even the same order could be told from chance; "
             f"{enough} contestants could."
         )
     names = ", ".join(f"{each.ability} ({each.correlation:.2f})" for each in told) or "none"

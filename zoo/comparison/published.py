@@ -33,15 +33,17 @@ def figures_of(entries: Sequence[Mapping[str, Any]], tasks: Sequence[str]) -> li
     Raises:
         ZooError: an entry lacks something, has a key too many or a value of the wrong type, or names no task of it.
     """
-    found = []
+    published_figures = []
     for entry in entries:
         about, figures = _checked(entry)
         named = about.pop("task", tasks)
         for task in [named] if isinstance(named, str) else named:
             if task not in tasks:
                 raise ZooError("compare.published: " + unknown("task in this comparison", task, tasks))
-            found += [{"contestant": name, "value": value, "task": task, **about} for name, value in figures.items()]
-    return found
+            published_figures += [
+                {"contestant": name, "value": value, "task": task, **about} for name, value in figures.items()
+            ]
+    return published_figures
 
 
 def _checked(entry: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, float]]:

@@ -123,8 +123,8 @@ class Standing:
     @property
     def shortcut(self) -> float | None:
         """The score of the best rule that needs no learning, such as guessing a value seen in the context."""
-        found = self.about.get("shortcut", self.about.get("guess"))
-        return None if found is None else float(found)
+        shortcut = self.about.get("shortcut", self.about.get("guess"))
+        return None if shortcut is None else float(shortcut)
 
     def by_seed(self) -> dict[int, float]:
         """The test score of each seed that finished."""
@@ -150,8 +150,8 @@ class Standing:
         """
         if not self.rows or not math.isfinite(self.middle()):
             return None
-        found = estimate(self.scores())
-        return Estimate(found.value, None, None, found.n) if self.failed else found
+        median_score = estimate(self.scores())
+        return Estimate(median_score.value, None, None, median_score.n) if self.failed else median_score
 
     def absent(self) -> str:
         """Why there is no score."""
@@ -245,8 +245,8 @@ class Standing:
     def collapsed(self) -> str:
         """How many runs ended with embeddings that are alike, or fill hardly any dimensions; empty where none did."""
         kinds = [row["embedding"]["collapse"] for row in self.rows if row.get("embedding")]
-        found = sorted({kind for kind in kinds if kind})
-        return f"{sum(map(bool, kinds))}/{len(kinds)} collapsed ({', '.join(found)})" if found else ""
+        distinct_kinds = sorted({kind for kind in kinds if kind})
+        return f"{sum(map(bool, kinds))}/{len(kinds)} collapsed ({', '.join(distinct_kinds)})" if distinct_kinds else ""
 
     def cost(self, key: str) -> float | None:
         """The mean of a cost over the reported runs."""

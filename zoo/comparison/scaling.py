@@ -121,13 +121,13 @@ def fit(parameters: Sequence[float], tokens: Sequence[float], losses: Sequence[f
     low, high = np.percentile(values, [2.5, 97.5], axis=0)
     intervals = {name: (float(a), float(b)) for name, a, b in zip(names, low, high, strict=True)}
     error = np.abs(np.exp(_predict(best, n, d) - y) - 1).max()
-    found = dict(zip(names, map(float, _plain(best)), strict=True))
+    numbers = dict(zip(names, map(float, _plain(best)), strict=True))
     forecast = _forecast(best, n, d, y)
     doubts = _doubts(n, d, intervals, forecast)
-    if not found["floor"]:
+    if not numbers["floor"]:
         doubts = ("no floor shows, so the loss would fall to nothing", *doubts)
     return Law(
-        **found,
+        **numbers,
         intervals=intervals,
         points=len(y),
         worst=float(error),
@@ -161,19 +161,19 @@ def fit_single(of: str, at: float, values: Sequence[float], losses: Sequence[flo
 
 
 def _doubts(n: Floats, d: Floats, intervals: dict[str, tuple[float, float]], forecast: float | None) -> tuple[str, ...]:
-    found = []
+    doubts = []
     if forecast is not None and forecast > WORST_FORECAST:
-        found.append(f"from shorter runs it errs by {forecast:.1%} on the longest")
+        doubts.append(f"from shorter runs it errs by {forecast:.1%} on the longest")
     if len(n) < LEAST_POINTS:
-        found.append(f"{len(n)} points")
+        doubts.append(f"{len(n)} points")
     for name, values in (("parameters", n), ("tokens", d)):
         span = math.exp(float(values.max() - values.min()))
         if span < LEAST_RANGE:
-            found.append(f"{name} range over a factor of {span:.3g} alone")
+            doubts.append(f"{name} range over a factor of {span:.3g} alone")
         low, high = intervals[f"{name}_exponent"]
         if low <= 0 or high / low > MOST_SPREAD:
-            found.append(f"the exponent of {name} is between {low:.2g} and {high:.2g}")
-    return tuple(found)
+            doubts.append(f"the exponent of {name} is between {low:.2g} and {high:.2g}")
+    return tuple(doubts)
 
 
 def _plain(theta: Floats) -> Floats:
@@ -271,7 +271,7 @@ def fits(standings: Sequence[Any], draws: int = 200) -> list[Fitted]:
         standings: of the comparison.
         draws: refits of each law, for intervals.
     """
-    found = []
+    fitted_laws = []
     for name in dict.fromkeys(standing.contestant for standing in standings):
         rows = [row for s in standings if s.contestant == name for row in s.rows]
         rows = [row for row in rows if not row["higher_is_better"] and row["tokens"] > 0 and row["active_parameters"]]
@@ -285,8 +285,8 @@ def fits(standings: Sequence[Any], draws: int = 200) -> list[Fitted]:
         losses = [row["test"][row["metric"]] for row in rows]
         law = _kept(Law, fit, n, d, losses, draws) if len(rows) >= 5 else None
         spans = [(float(min(values)), float(max(values))) for values in (compute, n, d)]
-        found.append(Fitted(name, law, each, spans[0], spans[1], spans[2], len(rows), _singles(n, d, losses)))
-    return found
+        fitted_laws.append(Fitted(name, law, each, spans[0], spans[1], spans[2], len(rows), _singles(n, d, losses)))
+    return fitted_laws
 
 
 def _kept(kind: Any, find: Callable[..., Any], *given: Any) -> Any:
@@ -299,14 +299,14 @@ def _kept(kind: Any, find: Callable[..., Any], *given: Any) -> Any:
 
 def _singles(n: Sequence[float], d: Sequence[float], losses: Sequence[float]) -> list[Single]:
     """The laws of parameters and of tokens, the other being the largest, where five values of each were run."""
-    found = []
+    singles = []
     for of, varied, other in (("parameters", n, d), ("tokens", d, n)):
         # tokens come in whole batches, so equal lengths may differ by one
         chosen = [i for i, value in enumerate(other) if value > 0.97 * max(other)]
         if len({varied[i] for i in chosen}) >= 5:
             values, scores = [varied[i] for i in chosen], [losses[i] for i in chosen]
-            found.append(_kept(Single, fit_single, of, max(other), values, scores))
-    return found
+            singles.append(_kept(Single, fit_single, of, max(other), values, scores))
+    return singles
 
 
 SURE = 0.975
@@ -329,13 +329,13 @@ def overtakes(one: Fitted, other: Fitted) -> str:
     if len(pairs) < LEAST_REFITS:
         return "too few refits"
     grid = np.geomspace(low, high, 60)
-    signs = [found for a, b in pairs if (found := _ahead(a, b, grid))]
-    share = sum(found[-1][1] for found in signs) / len(signs)
+    signs = [leads for a, b in pairs if (leads := _ahead(a, b, grid))]
+    share = sum(leads[-1][1] for leads in signs) / len(signs)
     if max(share, 1 - share) < SURE:
         return f"not told apart at {high:.2g} FLOPs (in {max(share, 1 - share):.0%} of refits the same one is ahead)"
     first = share > 0.5
     last = one.contestant if first else other.contestant
-    starts = sorted(_since(found, first) for found in signs if found[-1][1] == first)
+    starts = sorted(_since(leads, first) for leads in signs if leads[-1][1] == first)
     start = _since(_ahead(one, other, np.geomspace(low, high, 200)), first)
     at, to = np.percentile(starts, [2.5, 97.5])
     if start <= low * 1.001 and to <= low * 1.001:

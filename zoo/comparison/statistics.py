@@ -180,12 +180,12 @@ def _scores_p_value(ours: Sequence[float], theirs: Sequence[float]) -> float:
     n = min(len(ours), len(theirs))
     if math.isclose(_spread(ours) + _spread(theirs), 0, abs_tol=1e-12):
         return 1.0  # runs that agree to the last digit say nothing of how far others would be
-    found = max(_welch(ours, theirs), luck(n))
+    p_value = max(_welch(ours, theirs), luck(n))
     if n >= RANK_TEST_FROM or len(ours) != len(theirs):
         from scipy.stats import mannwhitneyu
 
-        found = max(found, float(mannwhitneyu(ours, theirs).pvalue))
-    return found
+        p_value = max(p_value, float(mannwhitneyu(ours, theirs).pvalue))
+    return p_value
 
 
 def _ranks_p_value(ours: Sequence[float], theirs: Sequence[float]) -> float:
@@ -237,8 +237,8 @@ def boschloo(ours: int, n: int, theirs: int, m: int) -> float:
 
         return min(1.0, float(boschloo_exact([[ours, theirs], [n - ours, m - theirs]], n=NUISANCE_POINTS).pvalue))
 
-    found: float = remembered("boschloo", [ours, n, theirs, m, NUISANCE_POINTS, *installed("scipy")], find)
-    return found
+    p_value: float = remembered("boschloo", [ours, n, theirs, m, NUISANCE_POINTS, *installed("scipy")], find)
+    return p_value
 
 
 def order_p_value(one: Sequence[float], other: Sequence[float]) -> float:
@@ -250,11 +250,11 @@ def order_p_value(one: Sequence[float], other: Sequence[float]) -> float:
     from scipy.stats import permutation_test, rankdata
 
     ranks = np.asarray(rankdata(other)) - (len(other) + 1) / 2
-    found = permutation_test(
+    test = permutation_test(
         (np.asarray(rankdata(one)),), lambda order, axis: (order * ranks).sum(axis), permutation_type="pairings",
         vectorized=True, n_resamples=100_000, rng=np.random.default_rng(0),
     )  # fmt: skip
-    return min(1.0, float(found.pvalue))
+    return min(1.0, float(test.pvalue))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -289,8 +289,8 @@ def smallest_shift(n: int, comparisons: int, power: float = 0.8) -> float | None
     low, high = 0.0, 1000.0
     for _ in range(60):  # bisection
         middle = (low + high) / 2
-        found = 1 - nctdtr(freedom, middle * math.sqrt(n / 2), critical)
-        low, high = (middle, high) if found < power else (low, middle)
+        achieved_power = 1 - nctdtr(freedom, middle * math.sqrt(n / 2), critical)
+        low, high = (middle, high) if achieved_power < power else (low, middle)
     return high
 
 
@@ -331,5 +331,5 @@ def over_tasks(strata: Sequence[Sequence[float]]) -> Estimate:
 
 def spread_of(groups: Sequence[Sequence[float]]) -> float | None:
     """The standard deviation of a run: the root of the mean variance over contestants; none without two runs each."""
-    found = [variance(group) for group in groups if len(group) > 1]
-    return math.sqrt(fmean(found)) if found else None
+    variances = [variance(group) for group in groups if len(group) > 1]
+    return math.sqrt(fmean(variances)) if variances else None

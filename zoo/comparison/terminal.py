@@ -94,28 +94,28 @@ def tables(ledger: Ledger, width: int) -> list[Table]:
         ledger: what is shown.
         width: of the terminal; columns that do not fit are named, and left to the page.
     """
-    found = _matrix(ledger, width) if len(ledger.tasks) > 1 and not ledger.laws and not ledger.ladders else []
-    found += _abilities(ledger, width)
+    ledger_tables = _matrix(ledger, width) if len(ledger.tasks) > 1 and not ledger.laws and not ledger.ladders else []
+    ledger_tables += _abilities(ledger, width)
     for ladder in ledger.ladders:
-        found += [_rungs(ladder), *([_gains(ladder)] if ladder.gains else [])]
-        found += [_valleys(ladder)] if ladder.valleys else []
+        ledger_tables += [_rungs(ladder), *([_gains(ladder)] if ladder.gains else [])]
+        ledger_tables += [_valleys(ladder)] if ladder.valleys else []
     below = {step.task for ladder in ledger.ladders for step in ladder.steps[:-1]}
     below |= {task for ladder in ledger.ladders for task in ladder.asides}
     for task in (task for task in ledger.tasks if task not in below):
-        found.append(_table(ledger, task, width))
-        found += _decays(ledger, task, width)
+        ledger_tables.append(_table(ledger, task, width))
+        ledger_tables += _decays(ledger, task, width)
         if any(each.task == task and not each.of for each in ledger.published):
-            found.append(_published(ledger, task))
+            ledger_tables.append(_published(ledger, task))
     if ledger.laws:
-        found.append(_laws(ledger))
+        ledger_tables.append(_laws(ledger))
     if agreed := agreements(ledger):
-        found.append(_agreements(agreed))
-    found += _overall(ledger)
+        ledger_tables.append(_agreements(agreed))
+    ledger_tables += _overall(ledger)
     if ledger.findings:
-        found.append(_findings(ledger))
+        ledger_tables.append(_findings(ledger))
     if ledger.pairs:
-        found.append(_pairs(ledger))
-    return found
+        ledger_tables.append(_pairs(ledger))
+    return ledger_tables
 
 
 def _rungs(ladder: Ladder) -> Table:
@@ -159,21 +159,23 @@ def _valleys(ladder: Ladder) -> Table:
     for name in ("grows as C to the", "one further rung"):
         table.add_column(name, overflow="fold")
     for each in ladder.valleys:
-        found = list(map(str, each.optima))
+        optima = list(map(str, each.optima))
         growth, grows = each.parameters, ["unknown", ""]
         if growth:
             _, told, low, high = growth.next
             grows = [f"{growth.exponent:.2f} ({growth.low:.2f} to {growth.high:.2f})",
                      f"{quantity(told)} ({quantity(low)} to {quantity(high)})"]  # fmt: skip
-        table.add_row(each.contestant, *found, *grows)
+        table.add_row(each.contestant, *optima, *grows)
     table.caption = "by a parabola through the sizes of a rung, with 95 % intervals"
     return table
 
 
 def _matrix(ledger: Ledger, width: int) -> list[Table]:
-    found = matrix(ledger)
-    rows = {name: {task: str(cell) for task, cell in cells.items()} for name, cells in found.items()}
-    return _side_by_side(f"{titled(ledger)}: median test scores", ledger.tasks, rows, legend(found), width)
+    cells_by_contestant = matrix(ledger)
+    rows = {name: {task: str(cell) for task, cell in cells.items()} for name, cells in cells_by_contestant.items()}
+    return _side_by_side(
+        f"{titled(ledger)}: median test scores", ledger.tasks, rows, legend(cells_by_contestant), width
+    )
 
 
 FIRST = ("place", "contestant", "score")
@@ -187,7 +189,7 @@ def _side_by_side(
 ) -> list[Table]:
     """Contestants by tasks or abilities: one table, or as many below each other as the terminal's width asks for."""
     many = max(1, (width - _named(width) - 4) // (LEAST_WIDE + 3))
-    found = []
+    parts = []
     for first in range(0, len(names), many):
         shown = names[first : first + many]
         table = Table(title=title if not first else f"{title}, continued", title_justify="left", caption_justify="left")
@@ -197,18 +199,18 @@ def _side_by_side(
         for contestant, cells in rows.items():
             if any(name in cells for name in shown):  # whoever was asked none of these has no line
                 table.add_row(contestant, *(cells.get(name, "not asked") for name in shown))
-        found.append(table)
-    found[-1].caption = caption
-    return found
+        parts.append(table)
+    parts[-1].caption = caption
+    return parts
 
 
 def _abilities(ledger: Ledger, width: int) -> list[Table]:
-    found = ledger.abilities()
-    if not found:
+    ability_scores = ledger.abilities()
+    if not ability_scores:
         return []
-    names = [name for name in ledger.tasks_of_abilities if any(each.ability == name for each in found)]
+    names = [name for name in ledger.tasks_of_abilities if any(each.ability == name for each in ability_scores)]
     rows: dict[str, dict[str, str]] = {}
-    for each in found:
+    for each in ability_scores:
         rows.setdefault(each.contestant, {})[each.ability] = str(each)
     shown = _side_by_side("contestants by abilities", names, rows, abilities.EXPLAINED, width)
     return [*shown, *_predictions(ledger)]
@@ -216,15 +218,15 @@ def _abilities(ledger: Ledger, width: int) -> list[Table]:
 
 def _predictions(ledger: Ledger) -> list[Table]:
     """How far the order in each ability is that of another comparison."""
-    found = predictions(ledger)
-    said = explained(ledger, found)
+    rank_correlations = predictions(ledger)
+    said = explained(ledger, rank_correlations)
     if not said:
         return []
     table = Table(title=f"abilities beside {', '.join(ledger.beside)}", title_justify="left", caption=said)
     table.caption_justify = "left"
     for name in ("ability", "beside", "Spearman, with its 95 % interval", "p", "contestants"):
         table.add_column(name, overflow="fold")
-    for each in found:
+    for each in rank_correlations:
         told = f"{each.correlation:.2f} ({each.low:.2f} to {each.high:.2f})"
         table.add_row(each.ability, each.of, told, f"{each.p_value:.2g}", str(each.contestants))
     return [table]
@@ -244,12 +246,12 @@ def _decays(ledger: Ledger, task: str, width: int) -> list[Table]:
     standings = ledger.ranked(task)
     if not any(s.metric == "sequence_accuracy" for s in standings):
         return []
-    found = [(s.contestant, each) for s in standings[: MOST_SHOWN + 1] for each in s.decays()]
-    if not found:
+    decays = [(s.contestant, each) for s in standings[: MOST_SHOWN + 1] for each in s.decays()]
+    if not decays:
         return []
     table = Table(title=f"{task}: whole answers, and what (1 - e)^L predicts of them", title_justify="left")
     lines = []
-    for contestant, each in found[:MOST_SHOWN]:
+    for contestant, each in decays[:MOST_SHOWN]:
         numbers = [each.over(name) for name in ("error", "whole", "predicted")]
         error, whole, predicted = (f"{value.value:.3g}" if value else "" for value in numbers)
         lines.append({
@@ -263,20 +265,20 @@ def _decays(ledger: Ledger, task: str, width: int) -> list[Table]:
                          overflow="fold", min_width=14 if name == "contestant" else None)  # fmt: skip
     for line in lines:
         table.add_row(*(line[name] for name in shown))
-    notes = [and_more(len(found), "lines", ledger.folder), f"on the page: {', '.join(left)}" if left else ""]
+    notes = [and_more(len(decays), "lines", ledger.folder), f"on the page: {', '.join(left)}" if left else ""]
     table.caption, table.caption_justify = "\n".join(filter(None, notes)) or None, "left"
     return [table]
 
 
-def _agreements(found: list[Agreement]) -> Table:
+def _agreements(rank_correlations: list[Agreement]) -> Table:
     """How far our order is the published one."""
     table = Table(title="our order beside the published one, with 95 % intervals", title_justify="left")
     for name in ("task", "published", "Spearman", "contestants", "source"):
         table.add_column(name, overflow="fold")
-    for each in found:
+    for each in rank_correlations:
         told = f"{each.correlation:.2f} ({each.low:.2f} to {each.high:.2f})"
         table.add_row(each.task, each.of, told, str(each.contestants), each.source)
-    table.caption = "\n".join(in_words(found))
+    table.caption = "\n".join(in_words(rank_correlations))
     table.caption_justify = "left"
     return table
 
@@ -410,14 +412,14 @@ def _cells(ledger: Ledger, ranks: dict[str, tuple[int, int]], place: int, standi
     low, high = ranks.get(standing.contestant, (place, place))
     rate = _setting(standing.rows[0]["learning_rate"] if standing.rows else standing.chosen.get("optimizer.lr"))
     total, active = standing.cost("parameters"), standing.cost("active_parameters")
-    found = {
+    cells = {
         "place": "-" if not score else str(low) if low == high else f"{low}-{high}",
         "contestant": standing.contestant,
         "score": f"{figure(score)} {standing.collapsed()}".strip() if score else standing.absent(),
     }
     if ledger.baseline:
-        found[f"vs {ledger.baseline}"] = str(standing.verdict or "")
-    found |= {
+        cells[f"vs {ledger.baseline}"] = str(standing.verdict or "")
+    cells |= {
         "solved": standing.solved(),
         "n": str(len(standing.scores())),
         "failed": str(len(standing.failed)),
@@ -430,11 +432,11 @@ def _cells(ledger: Ledger, ranks: dict[str, tuple[int, int]], place: int, standi
         "B/weight": quantity(standing.cost("bytes_per_weight")),
     }
     if any(s.cost("effective_rank") is not None for s in ledger.on(standing.task)):
-        found["rank of embeddings"] = quantity(standing.cost("effective_rank"))
+        cells["rank of embeddings"] = quantity(standing.cost("effective_rank"))
     runs = [*standing.rows, *standing.failed]
     if len(runs) == 1:
-        found["run"] = runs[0]["id"]
-    return found
+        cells["run"] = runs[0]["id"]
+    return cells
 
 
 def _setting(value: Any) -> str:

@@ -38,7 +38,7 @@ def curves(folder: Path, standing: Standing) -> dict[int, Curve]:
     """The validation score of each reported run by step, by seed, as its ``metrics.csv`` holds it."""
     from zoo.training.loggers import read_points
 
-    found = {}
+    curves_by_seed = {}
     for row in standing.rows:
         name = f"validation/{row['metric']}"
         points: dict[int, float] = {}
@@ -47,14 +47,14 @@ def curves(folder: Path, standing: Standing) -> dict[int, Curve]:
             points = {step: value for step, _, value in read}
         kept = [(step, value) for step, value in sorted(points.items()) if math.isfinite(value)]
         if kept:
-            found[row["seed"]] = kept
-    return found
+            curves_by_seed[row["seed"]] = kept
+    return curves_by_seed
 
 
-def trend(found: dict[int, Curve], higher_is_better: bool, bar: float | None = None) -> Trend | None:
+def trend(curves_by_seed: dict[int, Curve], higher_is_better: bool, bar: float | None = None) -> Trend | None:
     """The trend of these curves; none where nothing was evaluated in the first half of training."""
     halves, ends, gains, sign = [], [], [], 1 if higher_is_better else -1
-    for curve in found.values():
+    for curve in curves_by_seed.values():
         half = at_step(curve, curve[-1][0] / 2)
         if half is not None:
             halves.append(half)
@@ -62,17 +62,21 @@ def trend(found: dict[int, Curve], higher_is_better: bool, bar: float | None = N
             gains.append(sign * (curve[-1][1] - half))
     if not gains:
         return None
-    solved_at = None if bar is None else steps_to(found, bar, higher_is_better)[0]
-    return Trend(max(curve[-1][0] for curve in found.values()), median(halves), median(ends), median(gains), solved_at)
+    solved_at = None if bar is None else steps_to(curves_by_seed, bar, higher_is_better)[0]
+    return Trend(
+        max(curve[-1][0] for curve in curves_by_seed.values()), median(halves), median(ends), median(gains), solved_at
+    )
 
 
-def steps_to(found: dict[int, Curve], bar: float, higher_is_better: bool) -> tuple[float | None, int]:
+def steps_to(curves_by_seed: dict[int, Curve], bar: float, higher_is_better: bool) -> tuple[float | None, int]:
     """The step of the first evaluation at which a run reaches the bar, the median over those that do; and how many do.
 
     None where no run does.
     """
     sign = 1 if higher_is_better else -1
-    firsts = [next((step for step, value in curve if sign * value >= sign * bar), None) for curve in found.values()]
+    firsts = [
+        next((step for step, value in curve if sign * value >= sign * bar), None) for curve in curves_by_seed.values()
+    ]
     reached = [step for step in firsts if step is not None]
     return (float(median(reached)) if reached else None), len(reached)
 

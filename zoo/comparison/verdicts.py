@@ -193,8 +193,8 @@ def can_find(runs: int, comparisons: int, standings: Sequence[Standing] = (), ma
 def _where_some_solve(runs: int, comparisons: int) -> str:
     """What is said besides, before anything has run: by shifts of scores alone it would promise too much."""
     counts = fewest_solved(runs, comparisons)
-    found = "nothing" if counts is None else f"{counts} of {runs} against none"
-    return f"; where some runs solve a task and others do not, {found} is told apart"
+    threshold = "nothing" if counts is None else f"{counts} of {runs} against none"
+    return f"; where some runs solve a task and others do not, {threshold} is told apart"
 
 
 def _some_solve(standings: Sequence[Standing]) -> bool:

@@ -20,13 +20,13 @@ def quantity(value: float | None) -> str:
     return f"{value:.3g}"
 
 
-def figure(found: Estimate | None, digits: str = ".4f") -> str:
+def figure(estimate: Estimate | None, digits: str = ".4f") -> str:
     """A figure and its interval, such as ``2.2710 (2.2550 to 2.3100)``; without one where there are too few runs."""
-    if found is None:
+    if estimate is None:
         return ""
-    if found.low is None or found.high is None or found.low == found.high:
-        return f"{found.value:{digits}}"
-    return f"{found.value:{digits}} ({found.low:{digits}} to {found.high:{digits}})"
+    if estimate.low is None or estimate.high is None or estimate.low == estimate.high:
+        return f"{estimate.value:{digits}}"
+    return f"{estimate.value:{digits}} ({estimate.low:{digits}} to {estimate.high:{digits}})"
 
 
 def interval(difference: Estimate | None) -> str:
@@ -76,5 +76,5 @@ def by_the_clock(sessions: Sequence[Session], rows: Sequence[Mapping[str, Any]])
 
 def _threads(hardware: Mapping[str, Any]) -> int:
     """Of a run; one where its row does not say, or says what cannot be."""
-    found = hardware.get("threads")
-    return found if isinstance(found, int) and 0 < found < 2**20 else 1
+    threads = hardware.get("threads")
+    return threads if isinstance(threads, int) and 0 < threads < 2**20 else 1

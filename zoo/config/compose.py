@@ -94,9 +94,9 @@ def resolve(cfg: Any, choices: Mapping[str, Any], overrides: Sequence[str]) -> C
     return plain
 
 
-def _takes_parts(found: Entry) -> bool:
+def _takes_parts(component: Entry) -> bool:
     """Whether a component is told of the mixers and feed-forwards that the run names."""
-    return any(parameter.name == PARTS for parameter in found.parameters)
+    return any(parameter.name == PARTS for parameter in component.parameters)
 
 
 def _words(pattern: Any) -> list[str]:
@@ -110,10 +110,10 @@ def _patterns(node: Any, path: str) -> dict[str, Any]:
     if node is None or node.get(COMPONENT) is None:
         return {}
     component = entry(*str(node.get(COMPONENT)).split("/", 1))
-    found = {f"{path}.{PATTERN}": node.get(PATTERN)} if _takes_parts(component) else {}
+    patterns = {f"{path}.{PATTERN}": node.get(PATTERN)} if _takes_parts(component) else {}
     for name in component.components():
-        found |= _patterns(node.get(name), f"{path}.{name}")
-    return found
+        patterns |= _patterns(node.get(name), f"{path}.{name}")
+    return patterns
 
 
 def how(base: Composed, cfg: Any, group: str) -> dict[str, Any]:
@@ -190,33 +190,33 @@ def _fill(node: Any, path: str, roots: Mapping[str, Any], above: tuple[str, ...]
         raise ZooError(
             f"{path} is {node!r}, expected a component; choose one with {kind}{where}=NAME (see: zoo list {kind})"
         )
-    found = entry(*node[COMPONENT].split("/", 1))
+    component = entry(*node[COMPONENT].split("/", 1))
     if node[COMPONENT] in above:
         raise ZooError(
             f"{path} would hold {node[COMPONENT].replace('/', '=')} inside itself; choose another for that place: "
-            f"{found.kind}@{path}=NAME"
+            f"{component.kind}@{path}=NAME"
         )
     filled = {COMPONENT: node[COMPONENT]}
-    for name, kind in found.components().items():
+    for name, kind in component.components().items():
         if node[name] is not None:
             child, where = node[name], f"{path}.{name}"
         else:
             where = name if roots.get(name) else kind
             child = copy.deepcopy(roots[where])
         filled[name] = _fill(child, where, roots, (*above, node[COMPONENT]))
-    if _takes_parts(found):
+    if _takes_parts(component):
         named = set(_words(node.get(PATTERN)))
         filled[PARTS] = {
             name: _fill(copy.deepcopy(child), f"{PARTS}.{name}", roots, (*above, node[COMPONENT]))
             for name, child in roots[PARTS].items()
             if name in named
         }
-    _check(found, node, path)
+    _check(component, node, path)
     return filled | {key: value for key, value in node.items() if key not in filled}
 
 
-def _check(found: Entry, node: Config, path: str) -> None:
-    for parameter in found.hyperparameters():
+def _check(component: Entry, node: Config, path: str) -> None:
+    for parameter in component.hyperparameters():
         value = node.get(parameter.name)
         options = parameter.options()
         if isinstance(value, str) and value == "???":

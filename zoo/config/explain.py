@@ -121,9 +121,9 @@ def _not_an_override(text: str) -> str:
 
 
 def _raise(problems: Sequence[str | None]) -> None:
-    found = [problem for problem in problems if problem]
-    if found:
-        raise ZooError("\n".join(found))
+    messages = [problem for problem in problems if problem]
+    if messages:
+        raise ZooError("\n".join(messages))
 
 
 AUTOMATIC = {"task.batch_size=auto": "trainer.batch_size=auto"}
@@ -144,13 +144,13 @@ def _of_parts(words: Sequence[str]) -> list[str]:
     """
     matches = [re.fullmatch(r"[+]?(\w+)@([A-Za-z_]\w*)((?:[.][\w.]+)?=.*)", word, re.DOTALL) for word in words]
     named = {
-        found[2]
-        for found in matches
-        if found and found[1] in PART_KINDS and found[3][0] == "=" and found[2] not in (*ROOT_KEYS, "_global_", PARTS)
+        match[2]
+        for match in matches
+        if match and match[1] in PART_KINDS and match[3][0] == "=" and match[2] not in (*ROOT_KEYS, "_global_", PARTS)
     }
     return [
-        f"{found[1]}@{PARTS}.{found[2]}{found[3]}" if found and found[2] in named else word
-        for word, found in zip(words, matches, strict=True)
+        f"{match[1]}@{PARTS}.{match[2]}{match[3]}" if match and match[2] in named else word
+        for word, match in zip(words, matches, strict=True)
     ]
 
 
@@ -235,12 +235,12 @@ class _Checker:
 
     def _removed(self, choices: Sequence[Any]) -> list[str]:
         """A preset's choices of another kind for a part that is chosen anew, each as Hydra deletes it."""
-        found = [str(item.input_line) for item in choices if item.is_delete() and _is_part(item)]
+        deletions = [str(item.input_line) for item in choices if item.is_delete() and _is_part(item)]
         for item in choices:
             if _is_part(item) and not item.is_delete():
                 others = [f"{kind}@{item.package}" for kind in PART_KINDS if kind != item.key_or_group]
-                found += [f"~{other}" for other in others if other in self.chosen]
-        return list(dict.fromkeys(found))
+                deletions += [f"~{other}" for other in others if other in self.chosen]
+        return list(dict.fromkeys(deletions))
 
     def _at_root(self, choices: Sequence[Any]) -> list[str]:
         """The choices of one option each for places at the root."""
@@ -271,9 +271,9 @@ class _Checker:
         if item.is_delete():
             return []
         if item.is_sweep_override():
-            found = swept(item, self.groups.get(item.key_or_group))
-            if found is not None:
-                return found
+            values = swept(item, self.groups.get(item.key_or_group))
+            if values is not None:
+                return values
             return list(map(str, ends(item, (tree or {}).get(item.key_or_group))))  # a search draws from it
         value = item.value()
         return [str(v) for v in value] if isinstance(value, list) else [str(value)]

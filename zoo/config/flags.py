@@ -26,29 +26,29 @@ def given(flags: Sequence[str]) -> dict[str, str | None]:
     Raises:
         ZooError: a value is missing or unknown, or two options cannot be meant together.
     """
-    found: dict[str, str | None] = {}
+    options: dict[str, str | None] = {}
     rest = iter(flags)
     for word in rest:
         name, sign, value = word.partition("=")
         name = LONG.get(name, name)
-        found[name] = value if sign else next(rest, "") if name in TAKE_VALUES else None
+        options[name] = value if sign else next(rest, "") if name in TAKE_VALUES else None
         if sign and name not in (*TAKE_VALUES, "--info"):
             raise ZooError(f"{word}: {name} takes no value; expected {name} alone")
     for name, choices in CHOICES.items():
-        chosen = found.get(name)
+        chosen = options.get(name)
         if chosen is not None and chosen not in choices:
             raise ZooError(f"{name}={chosen}: expected one of {', '.join(choices)}, such as {name}={choices[0]}")
-    if (found.get("--package") or "").startswith("-") or found.get("--package") == "":
+    if (options.get("--package") or "").startswith("-") or options.get("--package") == "":
         raise ZooError("--package needs a part of the config, such as: zoo train --cfg job --package optimizer")
     for name in NEED_CFG:
-        if name in found and "--cfg" not in found:
+        if name in options and "--cfg" not in options:
             raise ZooError(f"{name} says how a config is shown; add --cfg job, which shows it")
-    looks = [name for name in found if name in ONLY_SHOW]
-    if looks and "--multirun" in found:
+    looks = [name for name in options if name in ONLY_SHOW]
+    if looks and "--multirun" in options:
         raise ZooError(f"--multirun makes runs, and {looks[0]} only shows what one would be; leave one of them out")
     if len(looks) > 1:
         raise ZooError(f"{' and '.join(looks)} show different things; leave one of them out")
-    return found
+    return options
 
 
 def check_package(package: str, shown: str, overrides: Sequence[str]) -> None:

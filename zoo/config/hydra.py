@@ -164,13 +164,13 @@ def _repository(generation: int) -> Any:
 
         def load_config(self, config_path: str) -> Any:
             """The file or node of this path."""
-            found = super().load_config(config_path)
-            if self.copies and found is not None and found.header.get("package") in (None, "", "_global_"):
+            node = super().load_config(config_path)
+            if self.copies and node is not None and node.header.get("package") in (None, "", "_global_"):
                 if config_path not in self.originals:
-                    self.originals[config_path] = Original(found.config)
-                found = copy.copy(found)
-                found.config = self.originals[config_path].copy()
-            return found
+                    self.originals[config_path] = Original(node.config)
+                node = copy.copy(node)
+                node.config = self.originals[config_path].copy()
+            return node
 
     with hydra_ready() as loader:
         return Repository(loader.repository)
@@ -209,18 +209,18 @@ def with_values(base: Composed, values: Sequence[Any]) -> Any:
 def _groups(generation: int) -> Mapping[str, list[str]]:
     from hydra.core.object_type import ObjectType
 
-    found: dict[str, list[str]] = {}
+    options_by_group: dict[str, list[str]] = {}
     with hydra_ready() as loader:
         listed = loader.repository.get_group_options  # the loader's own method copies every config, each time
 
         def walk(parent: str) -> None:
             for group in listed(parent, ObjectType.GROUP):
                 name = f"{parent}/{group}" if parent else group
-                found[name] = listed(name, ObjectType.CONFIG)
+                options_by_group[name] = listed(name, ObjectType.CONFIG)
                 walk(name)
 
         walk("")
-    return {name: options for name, options in found.items() if options}
+    return {name: options for name, options in options_by_group.items() if options}
 
 
 def forget() -> None:

@@ -81,12 +81,12 @@ def check_bounds(config: Mapping[str, Any]) -> None:
 
 def _check_component(node: Config, place: str) -> None:
     """Its hyperparameters, and those of the components within; a default may be what it likes."""
-    found = entry(*node[COMPONENT].split("/", 1))
-    for name in found.components():
+    component = entry(*node[COMPONENT].split("/", 1))
+    for name in component.components():
         _check_component(node[name], name)
     for name, part in node.get(PARTS, {}).items():
         _check_component(part, f"{PARTS}.{name}")
-    for parameter in found.hyperparameters():
+    for parameter in component.hyperparameters():
         value = node[parameter.name]
         default = list(parameter.default) if isinstance(parameter.default, tuple) else parameter.default
         if value != default and any(not _is_usual(part) for part in _parts(value)):

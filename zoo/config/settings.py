@@ -25,17 +25,19 @@ def apply(cfg: Any, given: Collection[str], parts: Collection[str] = (), only: s
     from omegaconf.errors import OmegaConfBaseException
 
     for setting, values in cfg.settings.items():
-        found, places = _read(str(setting), {*cfg[PARTS], *parts})
-        if only is not None and found.kind != only:
+        component_entry, places = _read(str(setting), {*cfg[PARTS], *parts})
+        if only is not None and component_entry.kind != only:
             continue
         if not isinstance(values, Mapping):
-            raise ZooError(f"settings.{setting} is {values!r}; expected hyperparameters, such as {{{_example(found)}}}")
+            raise ZooError(
+                f"settings.{setting} is {values!r}; expected hyperparameters, such as {{{_example(component_entry)}}}"
+            )
         for key in values:
-            _check_key(found, str(setting), key)
+            _check_key(component_entry, str(setting), key)
         named = [f"{PARTS}.{name}" for name in cfg[PARTS]] if "@" not in str(setting) else []
         for root in [*places, *named]:
             node = OmegaConf.select(cfg, root)
-            if node is None or node.get(COMPONENT) != f"{found.kind}/{found.name}":
+            if node is None or node.get(COMPONENT) != f"{component_entry.kind}/{component_entry.name}":
                 continue
             for key, value in values.items():
                 if f"{root}.{key}" in given:
@@ -54,28 +56,28 @@ def _read(setting: str, named: Collection[str] = ()) -> tuple[Entry, list[str]]:
     if kind not in kinds or not name:
         raise ZooError(f"settings.{setting}: expected kind/name, such as mixer/NAME. {unknown('kind', kind, kinds)}")
     try:
-        found = entry(kind, name)
+        component_entry = entry(kind, name)
     except ZooError as error:
         raise ZooError(f"settings.{setting}: {error}") from error
     places = [root for root in ROOT_KEYS if SITES.get(root, root) == kind]
     if "@" in setting and site in named and kind in PART_KINDS:
-        return found, [f"{PARTS}.{site}"]
+        return component_entry, [f"{PARTS}.{site}"]
     if "@" in setting and site not in places:
         raise ZooError(f"settings.{setting}: {unknown(f'place for a {kind}', site, places)}")
-    return found, [site] if site else places
+    return component_entry, [site] if site else places
 
 
-def _check_key(found: Entry, setting: str, key: Any) -> None:
-    kind = found.components().get(str(key))
+def _check_key(component_entry: Entry, setting: str, key: Any) -> None:
+    kind = component_entry.components().get(str(key))
     if kind is not None:
         raise ZooError(
             f"settings.{setting}.{key} holds a component; choose it under defaults or on the command line: "
-            f"{kind}@{found.kind}.{key}=NAME"
+            f"{kind}@{component_entry.kind}.{key}=NAME"
         )
-    names = [parameter.name for parameter in found.hyperparameters()]
+    names = [parameter.name for parameter in component_entry.hyperparameters()]
     if key not in names:
         raise ZooError(f"settings.{setting}: {unknown('hyperparameter', str(key), names)}")
 
 
-def _example(found: Entry) -> str:
-    return ", ".join(f"{p.name}: ..." for p in found.hyperparameters()[:1]) or "name: value"
+def _example(component_entry: Entry) -> str:
+    return ", ".join(f"{p.name}: ..." for p in component_entry.hyperparameters()[:1]) or "name: value"

@@ -36,16 +36,16 @@ def swept(item: Any, options: Sequence[str] | None = None) -> list[str] | None:
                 f"{word}: a pattern chooses among the options of a group, such as arch, and {item.key_or_group} is "
                 f"none; list its values, such as {item.key_or_group}=1,2"
             )
-        found = value.filter(list(options))
-        if not found:
+        matches = value.filter(list(options))
+        if not matches:
             raise ZooError(f"{word}: {unknown(item.key_or_group, ' or '.join(value.include) or '()', options)}")
-        return found
+        return matches
     if isinstance(value, RangeSweep):
         _check_range(value, word)
-    found = list(item.sweep_string_iterator())
-    if not found:
+    values = list(item.sweep_string_iterator())
+    if not values:
         raise ZooError(f"{word}: expected at least one value, such as {item.key_or_group}=1,2")
-    return found
+    return values
 
 
 def _check_range(value: Any, word: str) -> None:
@@ -89,5 +89,5 @@ def how_many(item: Any, options: Sequence[str] | None) -> int:
     Raises:
         ZooError: it has none, or no end of them.
     """
-    found = swept(item, options)
-    return 0 if found is None else len(found)
+    values = swept(item, options)
+    return 0 if values is None else len(values)

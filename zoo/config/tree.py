@@ -68,17 +68,17 @@ def refuse_foreign(node: Any, source: str, path: str = "") -> None:
 
 def components_of(config: Config) -> dict[str, Entry]:
     """Every component that a run uses, by its place in the config."""
-    found: dict[str, Entry] = {}
+    components: dict[str, Entry] = {}
 
     def visit(node: Any, path: str) -> None:
         if isinstance(node, dict):
             if COMPONENT in node:
-                found[path] = entry(*node[COMPONENT].split("/", 1))
+                components[path] = entry(*node[COMPONENT].split("/", 1))
             for key, value in node.items():
                 visit(value, f"{path}.{key}" if path else key)
 
     visit(config, "")
-    return found
+    return components
 
 
 def refuse_repeated(words: Sequence[str]) -> None:

@@ -30,14 +30,14 @@ def specialisation(objective: nn.Module, task: Task, device: torch.device) -> di
         return {}
     objective.eval()  # not the compiled form, which may be for another device
     objective.forward({key: value.to(device) for key, value in batch.items()})
-    found = {}
+    tables = {}
     for name, module in modules:
         part_N = module.choices()
         if part_N is not None and part_N.numel() == tokens_BL.numel():
             part_N = part_N.cpu()
             real_N = part_N >= 0  # without padding
-            found[name] = _table(tokens_BL.flatten()[real_N], part_N[real_N], module.parts(), task)
-    return found
+            tables[name] = _table(tokens_BL.flatten()[real_N], part_N[real_N], module.parts(), task)
+    return tables
 
 
 def _table(token_N: Tensor, part_N: Tensor, parts: int, task: Task) -> dict[str, Any]:

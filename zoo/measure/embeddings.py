@@ -38,7 +38,7 @@ def diagnostics(
     rank = 0.0 if total <= 1e-12 * max(1.0, z_ND.abs().max().item()) else _entropy_rank(values_D / total)
     size = z_ND.square().mean().sqrt().clamp(min=1e-30)
     deviation_D = (centred_ND.square().sum(0) / max(1, len(z_ND) - spare)).sqrt()
-    found = {
+    measures = {
         "effective_rank": rank,
         "relative_deviation": (deviation_D.mean() / size).item(),
         "correlation": _correlation(centred_ND),
@@ -48,19 +48,19 @@ def diagnostics(
     unit_ND = F.normalize(z_ND[:PAIRED], dim=1)
     distance_NN = (2 - 2 * unit_ND @ unit_ND.mT).clamp(min=0)
     other_NN = ~torch.eye(len(unit_ND), dtype=torch.bool, device=z_ND.device)
-    found["uniformity"] = (-2 * distance_NN[other_NN]).exp().mean().log().item()
+    measures["uniformity"] = (-2 * distance_NN[other_NN]).exp().mean().log().item()
     if labels_N is not None:
         same_NN = other_NN & (labels_N[:PAIRED, None] == labels_N[None, :PAIRED])
         if same_NN.any():
-            found["alignment"] = distance_NN[same_NN].mean().item()
-    return found
+            measures["alignment"] = distance_NN[same_NN].mean().item()
+    return measures
 
 
-def collapse(found: dict[str, float], dim: int) -> str:
+def collapse(measures: dict[str, float], dim: int) -> str:
     """``complete`` if all embeddings are nearly one, ``dimensional`` if they fill few dimensions, else empty."""
-    if found["relative_deviation"] < 0.02 or found["cosine"] > 0.999:
+    if measures["relative_deviation"] < 0.02 or measures["cosine"] > 0.999:
         return "complete"
-    return "dimensional" if found["effective_rank"] < max(2.0, 0.05 * dim) else ""
+    return "dimensional" if measures["effective_rank"] < max(2.0, 0.05 * dim) else ""
 
 
 def _centred(z_ND: Tensor, place_N: Tensor) -> tuple[Tensor, int]:

@@ -48,12 +48,12 @@ def state_bytes_by_length(objective: Any, dtype: torch.dtype = torch.float32) ->
     Lengths that the model cannot reach, for instance beyond its learned positions, are left out; so are all where it
     does not decode, or reads a source first.
     """
-    make, found = getattr(objective, "init_state", None), {}
+    make, bytes_by_length = getattr(objective, "init_state", None), {}
     if make is not None and not hasattr(objective, "read"):
         for length in LENGTHS:
             with suppress(ValueError, AttributeError, NotImplementedError):
-                found[str(length)] = state_bytes(make(1, length, torch.device("meta"), dtype))
-    return found
+                bytes_by_length[str(length)] = state_bytes(make(1, length, torch.device("meta"), dtype))
+    return bytes_by_length
 
 
 class Peak:
@@ -84,9 +84,9 @@ class Peak:
         if self.accelerator == "cuda":
             return int(known or torch.cuda.max_memory_allocated()) - self.start
         if sys.platform == "linux":
-            found = max(0, _status("VmHWM") - self.start)
+            peak = max(0, _status("VmHWM") - self.start)
             self._give_back()
-            return found
+            return peak
         return None
 
     def _give_back(self) -> None:

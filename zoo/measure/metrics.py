@@ -47,17 +47,17 @@ def judge(
         if question:
             batch = {**batch, "targets": outputs["targets"]}
         return {_named(question, name): parts for name, parts in task.judge(outputs, batch).items()}
-    found: dict[str, tuple[Tensor, Tensor]] = {}
+    metrics: dict[str, tuple[Tensor, Tensor]] = {}
     # each probe answers in the objective's place
     embeddings_BLD, real_BL = _embedded(objective, batch)
     key = labels_key(objective, task)
     for name, probe in probes.items():
         answered = {**outputs, task.judges[0]: _answer(probe, embeddings_BLD, real_BL, batch, key)}
-        found |= {f"{name}_probe_{metric}": parts for metric, parts in task.judge(answered, batch).items()}
+        metrics |= {f"{name}_probe_{metric}": parts for metric, parts in task.judge(answered, batch).items()}
     # beside probes, the objective's own answers to the task
     if "targets" not in objective.gives and set(task.judges) <= set(objective.gives):
-        found |= task.judge(outputs, batch)
-    return found
+        metrics |= task.judge(outputs, batch)
+    return metrics
 
 
 def asks(objective: Any) -> str:

@@ -95,7 +95,7 @@ def pack_(model: nn.Module, layout: str) -> dict[str, nn.Module]:
     Raises:
         ZooError: there is no such layout.
     """
-    found: dict[str, nn.Module] = {}
+    packed_modules: dict[str, nn.Module] = {}
     made: dict[int, nn.Module | None] = {}
     for name, module in list(model.named_modules(remove_duplicate=False)):
         if isinstance(module, HasLowBitWeight):
@@ -103,7 +103,7 @@ def pack_(model: nn.Module, layout: str) -> dict[str, nn.Module]:
                 made[id(module)] = _pack(module, layout)
             packed = made[id(module)]
             if packed is not None:
-                found[name] = packed.eval()
+                packed_modules[name] = packed.eval()
                 parent, _, child = name.rpartition(".")
                 setattr(model.get_submodule(parent), child, packed)
-    return found
+    return packed_modules

@@ -117,7 +117,7 @@ def attention_maps(objective: nn.Module, batch: Batch) -> list[Map]:
     seen: list[Seen] = []
     with _watching(objective, layers_with_heads(objective), seen):
         objective(batch)
-    rows, found = len(next(iter(batch.values()))), []
+    rows, maps = len(next(iter(batch.values()))), []
     for call in seen:
         weights_BHLM = call.module.attention_map(*call.arguments, **call.named)
         both_ways = len(weights_BHLM) == 2 * rows
@@ -128,8 +128,8 @@ def attention_maps(objective: nn.Module, batch: Batch) -> list[Map]:
         name = call.name + (" (forwards)" if both_ways else "")
         real = None if call.real is None else call.real[:rows]
         keys = _tokens(keys, B, places)
-        found.append(Map(name, weights_BHLM.float(), queries, keys, M - places, real=real))
-    return found
+        maps.append(Map(name, weights_BHLM.float(), queries, keys, M - places, real=real))
+    return maps
 
 
 def receptive_fields(objective: nn.Module, batch: Batch, directions: int = 4, seed: int = 0) -> list[Map]:
@@ -141,7 +141,7 @@ def receptive_fields(objective: nn.Module, batch: Batch, directions: int = 4, se
     seen: list[Seen] = []
     with torch.no_grad(), _watching(objective, mixers_without_heads(objective), seen):
         objective(batch)
-    rows, source, found = len(next(iter(batch.values()))), torch.Generator().manual_seed(seed), []
+    rows, source, maps = len(next(iter(batch.values()))), torch.Generator().manual_seed(seed), []
     for call in seen:
         x_BLD = call.arguments[0][:rows].detach().clone().requires_grad_()
         named = {name: value[:rows] if isinstance(value, Tensor) else value for name, value in call.named.items()}
@@ -157,5 +157,5 @@ def receptive_fields(objective: nn.Module, batch: Batch, directions: int = 4, se
         tokens = _tokens(call.queries, rows, x_BLD.shape[1])
         both_ways = len(call.arguments[0]) == 2 * rows
         name = call.name + (" (forwards)" if both_ways else "")
-        found.append(Map(name, field_BLL.unsqueeze(1), tokens, tokens, 0, False))
-    return found
+        maps.append(Map(name, field_BLL.unsqueeze(1), tokens, tokens, 0, False))
+    return maps

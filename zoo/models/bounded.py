@@ -134,13 +134,13 @@ class _Counter(TorchDispatchMode):
         if makes or _most_elements(func, tree_leaves((args, kwargs))) > self.largest:
             for shape in _predicted(func, args, kwargs):
                 self._refuse_if_large(shape)
-        found = func(*args, **kwargs)
+        result = func(*args, **kwargs)
         if schema.is_mutable:  # it made no tensor
-            return found
-        for tensor in found if isinstance(found, list | tuple) else [found]:
+            return result
+        for tensor in result if isinstance(result, list | tuple) else [result]:
             if isinstance(tensor, Tensor):
                 self._count(tensor.shape)
-        return found
+        return result
 
     def _count(self, size: Any) -> None:
         self._refuse_if_large(size)
@@ -184,10 +184,10 @@ def _predicted(func: Any, args: Any, kwargs: Any) -> list[Any]:
     if any(spec.name == "device" for spec in func._schema.arguments):
         kwargs["device"] = META
     try:
-        found = func(*tree_map(meta, args), **kwargs)
+        prediction = func(*tree_map(meta, args), **kwargs)
     except (NotImplementedError, RuntimeError):  # it has no such form, or is wrong; then it says so itself
         return []
-    return [tensor.shape for tensor in tree_leaves(found) if isinstance(tensor, Tensor)]
+    return [tensor.shape for tensor in tree_leaves(prediction) if isinstance(tensor, Tensor)]
 
 
 def _times(size: Any) -> str:

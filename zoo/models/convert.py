@@ -71,12 +71,12 @@ def to_huggingface(source: Path, folder: Path) -> str:
         try:
             config = family.config(model, about["objective"], about["facts"])
             tensors = family.finish(theirs_of(family.correspondences(config), model.state_dict()), config)
-            found, _ = adopt(config | {"model_type": family.model_type}, tensors, name)
+            adopted_model, _ = adopt(config | {"model_type": family.model_type}, tensors, name)
         except (ZooError, ValueError, AttributeError, KeyError, TypeError, RuntimeError) as error:
             reasons.append(f"{name}: {reason(error)}")
             continue
         batch = _example(about["facts"])
-        if not torch.allclose(_outputs(found, batch), _outputs(model, batch), rtol=1e-4, atol=1e-5):
+        if not torch.allclose(_outputs(adopted_model, batch), _outputs(model, batch), rtol=1e-4, atol=1e-5):
             reasons.append(f"{name}: it would compute something else")
             continue
         full = {**config, "model_type": family.model_type, "architectures": [family.architecture]}
@@ -124,7 +124,7 @@ def adopt(config: dict[str, Any], tensors: Tensors, source: str) -> tuple[nn.Mod
 
 def _renamed(family: Family, tensors: Tensors, wanted: set[str]) -> Tensors:
     """By the names of the table, without what stands for nothing here."""
-    found = {}
+    tensors_by_name = {}
     bare = family.prefix and not any(name.startswith(family.prefix) for name in tensors)
     for name, tensor in tensors.items():
         if bare and name not in wanted:
@@ -132,8 +132,8 @@ def _renamed(family: Family, tensors: Tensors, wanted: set[str]) -> Tensors:
         for pattern, replacement in family.renames:
             name = re.sub(pattern, replacement, name)
         if not any(re.fullmatch(pattern, name) for pattern in family.ignored):
-            found[name] = tensor
-    return found
+            tensors_by_name[name] = tensor
+    return tensors_by_name
 
 
 def _ours(rows: list[Correspondence], family: Family, tensors: Tensors, own: Tensors, source: str) -> Tensors:
@@ -142,7 +142,7 @@ def _ours(rows: list[Correspondence], family: Family, tensors: Tensors, own: Ten
     Raises:
         ZooError: one is missing, of another shape, or none of the family's; the message names the first of them.
     """
-    found: Tensors = {}
+    our_tensors: Tensors = {}
     problems = []
     for row in rows:
         theirs = tensors.get(row.theirs)
@@ -156,7 +156,7 @@ def _ours(rows: list[Correspondence], family: Family, tensors: Tensors, own: Ten
             whole = theirs.t() if row.transposed else theirs
             wide = whole if whole.dtype == torch.float64 else whole.float()
             pieces = wide.reshape(-1, *parts[0].shape[1:]).split([len(part) for part in parts])
-            found |= {name: piece.reshape(own[name].shape) for name, piece in zip(row.ours, pieces, strict=True)}
+            our_tensors |= {name: piece.reshape(own[name].shape) for name, piece in zip(row.ours, pieces, strict=True)}
     used = {row.theirs for row in rows}
     for name in sorted(tensors.keys() - used):
         same = family.tied.get(name)
@@ -166,7 +166,7 @@ def _ours(rows: list[Correspondence], family: Family, tensors: Tensors, own: Ten
             problems.append(f"{name} is not {same}, which its config says it is")
     if problems:
         raise ZooError(f"{source} does not fit: {first_of(problems)}")
-    return found
+    return our_tensors
 
 
 def _shape_of(row: Correspondence, parts: list[Tensor]) -> tuple[int, ...]:
@@ -178,12 +178,12 @@ def _shape_of(row: Correspondence, parts: list[Tensor]) -> tuple[int, ...]:
 
 def theirs_of(rows: list[Correspondence], own: Tensors) -> Tensors:
     """Our tensors under their names."""
-    found = {}
+    their_tensors = {}
     for row in rows:
         whole = torch.cat([own[name] for name in row.ours])
         whole = whole.t() if row.transposed else whole
-        found[row.theirs] = (whole if row.shape is None else whole.reshape(row.shape)).contiguous()
-    return found
+        their_tensors[row.theirs] = (whole if row.shape is None else whole.reshape(row.shape)).contiguous()
+    return their_tensors
 
 
 def _example(facts: dict[str, Any]) -> Batch:

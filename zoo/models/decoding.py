@@ -91,7 +91,7 @@ def unmask(
         raise ValueError(f"{tokens} tokens in {steps} steps; expected at least 1 of both")
     device = next(model.parameters()).device
     source = torch.Generator(device).manual_seed(seed)
-    found: dict[int, list[int]] = {}
+    continuations: dict[int, list[int]] = {}
     for length in sorted({len(prompt) for prompt in prompts}):
         rows = [row for row, prompt in enumerate(prompts) if len(prompt) == length]
         text_BL, left = torch.tensor([prompts[row] for row in rows], dtype=torch.long, device=device), steps
@@ -104,8 +104,8 @@ def unmask(
             passes = max(1, min(many, left * min(many, wanted) // wanted))
             _fill_in(model, text_BL, begin, passes, temperature, source)
             left -= passes
-        found |= dict(zip(rows, text_BL[:, length : length + tokens].tolist(), strict=True))
-    return [found[row] for row in range(len(prompts))]
+        continuations |= dict(zip(rows, text_BL[:, length : length + tokens].tolist(), strict=True))
+    return [continuations[row] for row in range(len(prompts))]
 
 
 def _end_of_block(model: Any, begin: int, end: int) -> int:
@@ -181,7 +181,7 @@ def beam_search(
         logits_NC = logits_NLC[:, -1]
     if end is None or count == tokens:  # what has no end by now is as long as it may be
         _finish(finished, score_BK, written_BKT, _penalty(count, length_penalty))
-    return [sorted(found, key=lambda scored: -scored[1])[:beams] for found in finished]
+    return [sorted(continuations, key=lambda scored: -scored[1])[:beams] for continuations in finished]
 
 
 def _open(model: Any, prompts: list[list[int]], tokens: int, start: int | None) -> tuple[Tensor, Any]:
@@ -213,8 +213,8 @@ def _penalty(count: int, power: float) -> float:
 
 
 def _finish(finished: list[list[Scored]], score_BK: Tensor, written_BKT: Tensor, penalty: float) -> None:
-    for found, scores, rows in zip(finished, (score_BK / penalty).tolist(), written_BKT.tolist(), strict=True):
-        found += [(row, score) for score, row in zip(scores, rows, strict=True) if score > -torch.inf]
+    for continuations, scores, rows in zip(finished, (score_BK / penalty).tolist(), written_BKT.tolist(), strict=True):
+        continuations += [(row, score) for score, row in zip(scores, rows, strict=True) if score > -torch.inf]
 
 
 def _top(every_BN: Tensor, beams: int) -> tuple[Tensor, Tensor]:
@@ -228,7 +228,7 @@ def _top(every_BN: Tensor, beams: int) -> tuple[Tensor, Tensor]:
 def _decided(finished: list[list[Scored]], score_BK: Tensor, beams: int, tokens: int, power: float) -> bool:
     """Whether nothing that goes on can still be among the best: it would have to score at least as it does now."""
     best_possible = (score_BK.amax(1) / _penalty(tokens, power)).tolist()
-    kept = [sorted((score for _, score in found), reverse=True)[:beams] for found in finished]
+    kept = [sorted((score for _, score in continuations), reverse=True)[:beams] for continuations in finished]
     return all(len(k) == beams and k[-1] >= best for k, best in zip(kept, best_possible, strict=True))
 
 

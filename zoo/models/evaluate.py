@@ -79,7 +79,7 @@ def evaluate(
             mock.patch("lm_eval.evaluator.get_git_commit_hash", return_value=None),
             mock.patch("lm_eval.evaluator.add_env_info"),
         ):
-            found = harness.simple_evaluate(
+            evaluation = harness.simple_evaluate(
                 model=adapter,
                 tasks=names,
                 task_manager=manager,
@@ -98,7 +98,7 @@ def evaluate(
         "model": about["label"],
         "context": adapter.max_length,
         "harness": _version(),
-        "tasks": {name: _of_task(name, found, limit) for name in found["results"]},
+        "tasks": {name: _of_task(name, evaluation, limit) for name in evaluation["results"]},
     }
     path = Path(to) if to is not None else _beside(source)
     before = read_json(path) if to is None else None
@@ -149,15 +149,15 @@ def _tokenizer(model: Any, about: dict[str, Any], source: Path) -> Bytes | Saved
             f"{source} keeps no tokenizer: its task ({about['task']}) has no text, or an earlier version made it; "
             f"expected a run on task=text"
         )
-    found = from_json(
+    reader = from_json(
         about["tokenizer"], f"{source}/tokenizer.json" if source.is_dir() else f"the tokenizer in {source}"
     )
-    if found.vocab_size > about["facts"]["vocab_size"]:
+    if reader.vocab_size > about["facts"]["vocab_size"]:
         raise ZooError(
-            f"{source}: its tokenizer has {found.vocab_size} tokens and the model {about['facts']['vocab_size']}, so "
+            f"{source}: its tokenizer has {reader.vocab_size} tokens and the model {about['facts']['vocab_size']}, so "
             f"it was trained with another one; put that back, or make the run again"
         )
-    return found
+    return reader
 
 
 def _manager(names: list[str], include: str | Path | None) -> Any:
@@ -189,10 +189,10 @@ def _manager(names: list[str], include: str | Path | None) -> Any:
     return manager
 
 
-def _of_task(name: str, found: dict[str, Any], limit: int | None) -> dict[str, Any]:
+def _of_task(name: str, evaluation: dict[str, Any], limit: int | None) -> dict[str, Any]:
     """The metrics of one task or group, and the bits of its right answers."""
     metrics: dict[str, dict[str, Any]] = {}
-    for key, value in found["results"][name].items():
+    for key, value in evaluation["results"][name].items():
         label, _, kind = key.partition(",")
         if not kind or not isinstance(value, int | float):
             continue
@@ -201,8 +201,8 @@ def _of_task(name: str, found: dict[str, Any], limit: int | None) -> dict[str, A
             metrics.setdefault(label.removesuffix("_stderr") + kind, {})["stderr"] = value
         else:
             metrics.setdefault(label + kind, {})["value"] = value
-    samples = (found.get("samples") or {}).get(name, [])
-    config = (found.get("configs") or {}).get(name, {})
+    samples = (evaluation.get("samples") or {}).get(name, [])
+    config = (evaluation.get("configs") or {}).get(name, {})
     bits, size = _answers(samples, str(config.get("output_type")))
     if size:
         metrics[ANSWER] = {"value": bits / size, "bytes": size}
@@ -210,8 +210,8 @@ def _of_task(name: str, found: dict[str, Any], limit: int | None) -> dict[str, A
         "metrics": metrics,
         "examples": len({sample["doc_id"] for sample in samples}),
         "limit": limit,
-        "shots": (found.get("n-shot") or {}).get(name),
-        "version": (found.get("versions") or {}).get(name),
+        "shots": (evaluation.get("n-shot") or {}).get(name),
+        "version": (evaluation.get("versions") or {}).get(name),
     }
 
 

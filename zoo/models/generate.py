@@ -143,8 +143,8 @@ def _write(
         return [[(row, 0.0)] for row in filled]
     ends = {"start": task.start, "end": task.end}
     if options.beams > 1:
-        found: list[list[Scored]] = user_error(beam_search, model, prompts, tokens, **ends, beams=options.beams)
-        return found
+        continuations: list[list[Scored]] = user_error(beam_search, model, prompts, tokens, **ends, beams=options.beams)
+        return continuations
     rows = user_error(generate, model, prompts, tokens, **ends, temperature=options.temperature, seed=options.seed)
     return [[(row, 0.0)] for row in rows]
 

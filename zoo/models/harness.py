@@ -45,7 +45,7 @@ class Adapter(TemplateLM):  # type: ignore[misc]
     @torch.no_grad()
     def _loglikelihood_tokens(self, requests: Sequence[Any], **more: Any) -> list[tuple[float, bool]]:
         rows = [(self._fitting(before, after), after) for _, before, after in requests]
-        found: dict[int, tuple[float, bool]] = {}
+        scores_by_index: dict[int, tuple[float, bool]] = {}
         by_length = sorted(range(len(rows)), key=lambda index: -len(rows[index][0]))
         for chosen in _parts(by_length, self.batch_size):
             longest = len(rows[chosen[0]][0])
@@ -53,8 +53,8 @@ class Adapter(TemplateLM):  # type: ignore[misc]
             inputs_BL = torch.tensor(padded, device=self._device)
             logits_BLC = self.inner({"inputs": inputs_BL, "targets": inputs_BL})["logits"].float()
             for row_LC, index in zip(logits_BLC.log_softmax(-1), chosen, strict=True):
-                found[index] = _scored(row_LC, *rows[index])
-        return [found[index] for index in range(len(rows))]
+                scores_by_index[index] = _scored(row_LC, *rows[index])
+        return [scores_by_index[index] for index in range(len(rows))]
 
     def _fitting(self, before: list[int], after: list[int]) -> list[int]:
         """What is read to score ``after``: all but its last token, without the start of what is too long.
@@ -97,7 +97,7 @@ class Adapter(TemplateLM):  # type: ignore[misc]
         ]
         for index, prompt in enumerate(prompts):
             groups[len(prompt), repr(asked[index])].append(index)
-        found: dict[int, str] = {}
+        texts_by_index: dict[int, str] = {}
         for members in groups.values():
             until, many, temperature = asked[members[0]]
             for chosen in _parts(members, self.batch_size):
@@ -110,8 +110,8 @@ class Adapter(TemplateLM):  # type: ignore[misc]
                 )
                 for index, row in zip(chosen, written, strict=True):
                     said = self.text.decode(row)
-                    found[index] = postprocess_generated_text(said, stop=until, think_end_token=None)
-        return [found[index] for index in range(len(requests))]
+                    texts_by_index[index] = postprocess_generated_text(said, stop=until, think_end_token=None)
+        return [texts_by_index[index] for index in range(len(requests))]
 
     def _asked(self, options: dict[str, Any]) -> tuple[list[str], int, float]:
         """Where to stop, the most tokens, and the temperature.

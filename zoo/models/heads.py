@@ -70,23 +70,23 @@ def measure(objective: nn.Module, task: Task, batches: list[Batch], probes: Prob
 
 def one_by_one(objective: nn.Module, task: Task, batches: list[Batch], probes: Probes = None) -> dict[Head, float]:
     """The loss without each head alone."""
-    found = {}
+    losses = {}
     for name, module in layers_with_heads(objective):
         for head in range(module.heads):
             with without(objective, {(name, head)}):
-                found[name, head] = measure(objective, task, batches, probes)[0]
-    return found
+                losses[name, head] = measure(objective, task, batches, probes)[0]
+    return losses
 
 
 def one_after_another(
     objective: nn.Module, task: Task, order: list[Head], batches: list[Batch], probes: Probes = None
 ) -> list[tuple[float, float]]:
     """Loss and metric with none of these heads removed, with the first of them, with the first two, and so on."""
-    found = []
+    curve = []
     for count in range(len(order) + 1):
         with without(objective, set(order[:count])):
-            found.append(measure(objective, task, batches, probes))
-    return found
+            curve.append(measure(objective, task, batches, probes))
+    return curve
 
 
 def previous_token(one: Map) -> Tensor | None:
@@ -123,10 +123,10 @@ def induction(objective: Any, vocab_size: int, length: int, seed: int = 0) -> di
     """
     tokens_BN = torch.randint(0, vocab_size, (32, length), generator=torch.Generator().manual_seed(seed))
     tokens_BL = torch.cat([tokens_BN, tokens_BN], 1)
-    found = {}
+    weights_by_layer = {}
     target_BL = torch.zeros_like(tokens_BL)  # of which every task has one: some have fewer classes than tokens
     for one in attention_maps(objective, {"inputs": tokens_BL, "targets": target_BL}):
         weights_BHLL = one.weights[..., one.extra :]
         if weights_BHLL.shape[2:] == (2 * length, 2 * length):
-            found[one.name] = weights_BHLL.diagonal(1 - length, -2, -1)[..., 1:].mean((0, 2))
-    return found
+            weights_by_layer[one.name] = weights_BHLL.diagonal(1 - length, -2, -1)[..., 1:].mean((0, 2))
+    return weights_by_layer

@@ -52,7 +52,7 @@ def _tensors(folder: Path) -> Tensors:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ZooError(f"{folder / SHARDS} has no weight_map that can be read ({reason(error)})") from error
         files = [folder / Path(name).name for name in sorted(set(names))]
-    found: Tensors = {}
+    all_tensors: Tensors = {}
     for path in files:
         try:
             refuse_odd(path)
@@ -65,8 +65,8 @@ def _tensors(folder: Path) -> Tensors:
             raise ZooError(f"{path} cannot be read: {error}{hint}") from error
         if written is not None and written != digest(tensors):
             raise ZooError(f"{path} is damaged: by the digest that zoo export wrote, these are not its tensors")
-        found |= tensors
-    return found
+        all_tensors |= tensors
+    return all_tensors
 
 
 def _download(name: str) -> Path:

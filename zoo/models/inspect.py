@@ -40,7 +40,7 @@ def inspect(folder: Path, options: InspectOptions) -> Path:
     alone = heads.one_by_one(model, task, tuned, probes)
     order = sorted(alone, key=lambda head: alone[head])
     curve = heads.one_after_another(model, task, order, tested, probes) if order else []
-    found: dict[str, Any] = {
+    inspection: dict[str, Any] = {
         "run": run.row["id"],
         "label": run.row["label"],
         "task": run.row["task"],
@@ -53,9 +53,9 @@ def inspect(folder: Path, options: InspectOptions) -> Path:
         ],
         "judged_by": {name: sum(map(_rows, part)) for name, part in (("validation", tuned), ("test", tested))},
     }
-    write_json(folder / "inspect.json", found)
-    path = write_page(folder / "inspect.html", found, maps, task, options)
-    strongest = max(found["heads"], key=lambda row: row["loss"], default=None)
+    write_json(folder / "inspect.json", inspection)
+    path = write_page(folder / "inspect.html", inspection, maps, task, options)
+    strongest = max(inspection["heads"], key=lambda row: row["loss"], default=None)
     say(f"{len(maps)} maps of {len(options.examples)} examples, {len(order)} heads")
     if strongest:
         say(f"validation loss {whole:.4f} with all of them")
@@ -63,10 +63,10 @@ def inspect(folder: Path, options: InspectOptions) -> Path:
         first = curve[0][1]
         if task.higher_is_better and first <= max(task.chance().values(), default=0.0):
             says = "no better than a rule, so leaving out heads would say nothing"
-            say(f"the test's {found['metric']} is {first:.4f}, {says}")
+            say(f"the test's {inspection['metric']} is {first:.4f}, {says}")
         else:
             many = _removable(curve, task.higher_is_better)
-            say(f"{many} of {len(order)} heads can go before the test's {found['metric']} is 1 % worse")
+            say(f"{many} of {len(order)} heads can go before the test's {inspection['metric']} is 1 % worse")
     say(path)
     return path
 
@@ -86,15 +86,15 @@ def _reports(model: Any, task: Task, maps: list[Map], alone: dict[heads.Head, fl
     repeated: dict[str, torch.Tensor] = {}
     if "vocab_size" in facts and hasattr(model, "step") and not hasattr(model, "read"):
         repeated = heads.induction(model, facts["vocab_size"], max(2, min(32, facts["max_len"] // 2)))
-    found = []
+    reports = []
     for one in (one for one in maps if one.attention):
         layer = one.name.removesuffix(" (forwards)")
         before, spread = heads.previous_token(one), heads.entropy(one)
         complete = repeated.get(one.name)
         for head in range(one.weights.shape[1]):
             loss, even = alone[layer, head], round(spread[head].item(), 4)
-            found.append(heads.Report(layer, head, _at(before, head), _at(complete, head), even, loss))
-    return found
+            reports.append(heads.Report(layer, head, _at(before, head), _at(complete, head), even, loss))
+    return reports
 
 
 def _at(scores_H: torch.Tensor | None, head: int) -> float | None:
@@ -123,10 +123,10 @@ def _examples(task: Task, wanted: tuple[int, ...]) -> Batch:
 
 def _first(batches: list[Batch], count: int) -> list[Batch]:
     """The first examples of these batches."""
-    found = []
+    first_examples = []
     for batch in batches:
         if count <= 0:
             break
-        found.append({key: value[:count] for key, value in batch.items()})
+        first_examples.append({key: value[:count] for key, value in batch.items()})
         count -= _rows(batch)
-    return found
+    return first_examples

@@ -18,12 +18,12 @@ from zoo.models.attention_maps import Map
 TEMPLATE = "inspect.html.j2"
 
 
-def write_page(path: Path, found: dict[str, Any], maps: list[Map], task: Task, options: InspectOptions) -> Path:
+def write_page(path: Path, inspection: dict[str, Any], maps: list[Map], task: Task, options: InspectOptions) -> Path:
     """Write the page: maps that a pointer explores, heads as a table, and the loss as heads are removed."""
     data = {"examples": list(options.examples), "maps": [_plain(one, task, options.length) for one in maps]}
-    data["removed"] = found["removed"]
+    data["removed"] = inspection["removed"]
     filled = {
-        "found": found,
+        "inspection": inspection,
         "length": options.length,
         "time": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "data": script_data(data),

@@ -72,12 +72,12 @@ def task_of(run: Finished) -> Task:
             code as it is now.
     """
     with _as_code_is_now(), within_memory(str(run.folder)):
-        task, found = make_task(run.config), fingerprint(run.config)
-    if found != run.row["data_hash"]:
+        task, data_hash = make_task(run.config), fingerprint(run.config)
+    if data_hash != run.row["data_hash"]:
         source = run.config["task"].get("source")
         where = f"task.source={source}" if source is not None else f"task={run.row['task']}"
         raise ZooError(
-            f"{where} is not the data that {run.folder} was trained on (its hash is {found[:12]}, expected "
+            f"{where} is not the data that {run.folder} was trained on (its hash is {data_hash[:12]}, expected "
             f"{run.row['data_hash'][:12]}); nothing of it is shown. Put the data back, or train on what is there: "
             f"{run.command()}"
         )

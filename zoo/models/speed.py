@@ -146,8 +146,10 @@ def _measure_peaks(model: Any, curve: Curve, vocab_size: int, device: torch.devi
         for point in wanted:
             peak = Peak(device.type)
             _once(model, point, vocab_size, device)
-            found = peak.read()
-            point.peak_bytes = found if point.peak_bytes is None or found is None else min(point.peak_bytes, found)
+            peak_bytes = peak.read()
+            point.peak_bytes = (
+                peak_bytes if point.peak_bytes is None or peak_bytes is None else min(point.peak_bytes, peak_bytes)
+            )
         known = [(point, point.peak_bytes) for point in curve.points if point.peak_bytes is not None]
         wanted = [
             point for place, (point, held) in enumerate(known) if any(held > later for _, later in known[place + 1 :])
@@ -219,7 +221,7 @@ def crossings(curves: Sequence[Curve], what: str) -> list[Crossing]:
     drawn = {id(curve): [_redrawn(curve, what, source) for _ in range(REDRAWS)] for curve in curves}
     fits = {key: [each.fit(what) for each in again] for key, again in drawn.items()}
     medians = {key: [each.medians(what) for each in again] for key, again in drawn.items()}
-    found = []
+    all_crossings = []
     for one, other in combinations(curves, 2):
         low, high = one.points[0].length, one.points[-1].length
         root, first = _meet(one.fit(what), other.fit(what), low, high)
@@ -235,7 +237,7 @@ def crossings(curves: Sequence[Curve], what: str) -> list[Crossing]:
         agreed = sum(ahead == first for _, ahead in draws) / len(draws)
         if agreed < SURE or bounds[-1][0] <= 1 or (faster is one) != first:  # a fit may miss what it was fitted to
             none = Crossing(what, one.contestant, other.contestant, None, "", None, ratio, bounds[-1])
-            found.append(none)
+            all_crossings.append(none)
             continue
         roots = [each or low for each, ahead in draws if ahead == first]
         apart = None
@@ -244,12 +246,12 @@ def crossings(curves: Sequence[Curve], what: str) -> list[Crossing]:
                 break
             apart = point.length
         interval = _middle(roots) if root else None
-        found.append(
+        all_crossings.append(
             Crossing(
                 what, one.contestant, other.contestant, root, faster.contestant, interval, ratio, bounds[-1], apart
             )
         )
-    return found
+    return all_crossings
 
 
 def _middle(values: Sequence[float]) -> tuple[float, float]:

@@ -16,11 +16,11 @@ QUANTITIES = {"prefill": "seconds to read the context", "decode": "seconds to wr
 """What is timed, and how a reader calls it."""
 
 
-def write_page(path: Path, curves: Sequence[Curve], found: dict[str, Any], command: str) -> Path:
+def write_page(path: Path, curves: Sequence[Curve], figures: dict[str, Any], command: str) -> Path:
     """Write the page, with the plotting library inside, and return its path."""
     data = {
         "curves": curves,
-        "found": found,
+        "figures": figures,
         "quantities": QUANTITIES,
         "command": command,
         "time": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),

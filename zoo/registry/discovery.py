@@ -56,24 +56,24 @@ def load_plugins() -> tuple[Plugin, ...]:
     global _loaded
     if find_spec("zoo_conf") is None:
         raise ZooError("the zoo is not installed, so its configs cannot be found; run: pip install -e .")
-    found: list[Plugin] = []
+    plugins: list[Plugin] = []
 
     def read() -> Any:
-        found.extend(_load(*each) for each in _wanted())
-        _check_conf(found)
+        plugins.extend(_load(*each) for each in _wanted())
+        _check_conf(plugins)
         plain = [None if each.provider.startswith("module ") else to_plain(each) for each in entries()]
-        if any(plugin.error for plugin in found) or not all(plain):
+        if any(plugin.error for plugin in plugins) or not all(plain):
             return None  # a warning is said each time, and what only running a module tells is found each time
-        return {"entries": plain, "plugins": [[p.name, p.module, p.provider, str(p.conf or "")] for p in found]}
+        return {"entries": plain, "plugins": [[p.name, p.module, p.provider, str(p.conf or "")] for p in plugins]}
 
     plain = of_state("sources", [], read)
-    if not found:
+    if not plugins:
         for each in plain["entries"]:
             add(from_plain(each), known=True)
         for name, module, provider, conf in plain["plugins"]:
-            found.append(Plugin(name, module, provider, conf=Path(conf) if conf else None))
+            plugins.append(Plugin(name, module, provider, conf=Path(conf) if conf else None))
     _loaded = generation()
-    return tuple(found)
+    return tuple(plugins)
 
 
 _loaded = -1
@@ -88,12 +88,12 @@ def of_state(kind: str, key: Any, find: Callable[[], Any]) -> Any:
         key: plain data, all that the answer depends on besides :func:`state`.
         find: returns plain data.
     """
-    found = known(kind, [state(), key]) if state() else None
-    if found is None:
-        found = find()
-        if found is not None and state() and state.__wrapped__() == state():  # no source was edited meanwhile
-            keep(kind, [state(), key], found)
-    return found
+    answer = known(kind, [state(), key]) if state() else None
+    if answer is None:
+        answer = find()
+        if answer is not None and state() and state.__wrapped__() == state():  # no source was edited meanwhile
+            keep(kind, [state(), key], answer)
+    return answer
 
 
 def repeatable(words: Iterable[str]) -> bool:
@@ -142,13 +142,13 @@ def _files(root: Path) -> list[str]:
     """The sources at or below a place, sorted; of a module in a file of its own, its native code as well."""
     if not root.is_dir():
         return [str(each) for each in map(root.with_suffix, SOURCES) if each.is_file()]
-    found: list[str] = []
+    paths: list[str] = []
     for folder, folders, names in os.walk(root):
         folders[:] = [name for name in folders if name != "__pycache__" and not name.startswith(".")]
-        found += [os.path.join(folder, name) for name in names if name.endswith(SOURCES)]
-        if len(found) > MOST_FILES:
+        paths += [os.path.join(folder, name) for name in names if name.endswith(SOURCES)]
+        if len(paths) > MOST_FILES:
             break
-    return sorted(found)
+    return sorted(paths)
 
 
 @cache
@@ -169,19 +169,19 @@ def _find_points() -> list[list[str]]:
 
 def _distributions() -> list[Any]:
     """What changes when a distribution is installed, removed or replaced: the folders that say what there is."""
-    found: list[Any] = [GROUP, [type(finder).__qualname__ for finder in sys.meta_path]]
+    inventory: list[Any] = [GROUP, [type(finder).__qualname__ for finder in sys.meta_path]]
     for place in sys.path:
         try:
-            found.append(stamp(Path(place or ".").resolve()))
+            inventory.append(stamp(Path(place or ".").resolve()))
             with os.scandir(place or ".") as entries_there:
                 told = [each for each in entries_there if each.name.endswith((".dist-info", ".egg-info"))]
         except OSError:  # an archive, or nothing
             continue
         for each in sorted(told, key=lambda each: each.name):
-            found.append(each.name)
+            inventory.append(each.name)
             with suppress(OSError):  # most distributions have no entry points
-                found.append(stamp(Path(each.path, "entry_points.txt")))
-    return found
+                inventory.append(stamp(Path(each.path, "entry_points.txt")))
+    return inventory
 
 
 def _wanted() -> Iterator[tuple[str, str, str]]:

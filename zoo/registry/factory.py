@@ -21,10 +21,10 @@ _WATCHERS: ContextVar[list[tuple[Mapping[str, Any], Any]] | None] = ContextVar("
 @contextmanager
 def watched() -> Iterator[list[tuple[Mapping[str, Any], Any]]]:
     """Meanwhile, note every component that is built, with the node of the config that it was built from."""
-    found: list[tuple[Mapping[str, Any], Any]] = []
-    token = _WATCHERS.set(found)
+    nodes_with_components: list[tuple[Mapping[str, Any], Any]] = []
+    token = _WATCHERS.set(nodes_with_components)
     try:
-        yield found
+        yield nodes_with_components
     finally:
         _WATCHERS.reset(token)
 
@@ -76,11 +76,11 @@ class Factory:
                 f"{foreign} is not a fact of a {self.kind}; a {self.kind} may be told {sorted(FACTS[self.kind])}"
             )
         here = {**self.facts, **facts}
-        found = entry(self.kind, self.name)
+        component = entry(self.kind, self.name)
         arguments: dict[str, Any] = {}
-        for parameter in found.parameters:
+        for parameter in component.parameters:
             name = parameter.name
-            if name in found.components():
+            if name in component.components():
                 arguments[name] = self._child(self.config[name], here)
             elif name == PARTS and PARTS in FACTS[self.kind]:
                 named = self.config.get(PARTS, {})

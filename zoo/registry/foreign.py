@@ -43,10 +43,10 @@ def refuse_resolvers(node: Any, source: str) -> None:
         ZooError: one does; the message names the source, the key and the resolver.
     """
     for where, text in _texts(node, ""):
-        found = resolver(text)
-        if found is not None:
+        call = resolver(text)
+        if call is not None:
             raise ZooError(
-                f"{source}: {where}: {found} would be looked up on this machine; only the command line may ask for "
+                f"{source}: {where}: {call} would be looked up on this machine; only the command line may ask for "
                 f"that: write the value itself"
             )
 

@@ -38,25 +38,25 @@ Scope = Mapping[str, "str | ast.expr | None"]
 
 def scope_of(tree: ast.Module) -> dict[str, str | ast.expr | None]:
     """What the names of a module mean, as far as its source says it."""
-    found: dict[str, str | ast.expr | None] = {}
+    scope: dict[str, str | ast.expr | None] = {}
     for node in ast.walk(tree):  # imports may stand in a block for type checkers
         if isinstance(node, ast.Import):
-            found |= {name.asname or name.name.split(".")[0]: name.name if name.asname else name.name.split(".")[0]
+            scope |= {name.asname or name.name.split(".")[0]: name.name if name.asname else name.name.split(".")[0]
                       for name in node.names}  # fmt: skip
         elif isinstance(node, ast.ImportFrom):
-            found |= {name.asname or name.name: f"{node.module}.{name.name}" for name in node.names}
+            scope |= {name.asname or name.name: f"{node.module}.{name.name}" for name in node.names}
     for statement in tree.body:
         if isinstance(statement, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            found[statement.name] = None
+            scope[statement.name] = None
         elif isinstance(statement, ast.Assign):
             for target in statement.targets:
                 for part in ast.walk(target):
                     if isinstance(part, ast.Name):
-                        known = isinstance(target, ast.Name) and part.id not in found
-                        found[part.id] = statement.value if known else None
+                        known = isinstance(target, ast.Name) and part.id not in scope
+                        scope[part.id] = statement.value if known else None
         elif isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
-            found[statement.target.id] = statement.value
-    return found
+            scope[statement.target.id] = statement.value
+    return scope
 
 
 def from_text(annotation: str, scope: Scope | None = None) -> Any:
@@ -116,9 +116,9 @@ def _named(node: ast.Name | ast.Attribute, scope: Scope, depth: int) -> Any:
     module, _, name = f"{meant}{dot}{rest}".rpartition(".")
     if module not in LIBRARIES or not hasattr(LIBRARIES[module], name):
         raise Unresolved(f"{module}.{name}")
-    found = getattr(LIBRARIES[module], name)
-    bare = get_origin(found) is not None and not get_args(found)  # typing.List stands for list
-    return get_origin(found) if bare else found
+    hint = getattr(LIBRARIES[module], name)
+    bare = get_origin(hint) is not None and not get_args(hint)  # typing.List stands for list
+    return get_origin(hint) if bare else hint
 
 
 def _bare(hint: Any) -> Any:
@@ -191,8 +191,8 @@ def unsayable(hint: Any) -> str | None:
     if origin is Literal:
         return next((repr(part) for part in parts if part is not None and type(part) not in PLAIN), None)
     if origin is Union:
-        found = [unsayable(part) for part in parts]
-        return found[0] if all(found) else None
+        unsayable_parts = [unsayable(part) for part in parts]
+        return unsayable_parts[0] if all(unsayable_parts) else None
     if origin in LISTS or origin in TABLES:
         return next(filter(None, (unsayable(part) for part in parts)), None)
     return getattr(origin, "__qualname__", None) or str(origin)

@@ -112,9 +112,9 @@ class Entry:
     @property
     def citation(self) -> str:
         """The first paper that the docstring names, as it does: ``Gu and Dao 2023, arXiv:2312.00752``, or nothing."""
-        found = _CITATION.search(" ".join(self.doc.split()))
+        match = _CITATION.search(" ".join(self.doc.split()))
         plainly = re.search(r"arXiv:\d{4}\.\d{4,5}", self.doc)
-        return ", ".join(filter(None, found.groups())) if found else plainly[0] if plainly else ""
+        return ", ".join(filter(None, match.groups())) if match else plainly[0] if plainly else ""
 
     def said_of(self, parameter: str) -> str:
         """What the docstring says of a parameter: its line under ``Args``, or the sentences that name it in quotes."""

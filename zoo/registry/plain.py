@@ -17,17 +17,17 @@ _SCOPE: hints.Scope = {"typing": "typing", "collections": "collections"}
 
 def to_plain(entry: Entry) -> dict[str, Any] | None:
     """The entry as plain data, or nothing where :func:`from_plain` would not make the same entry of it."""
-    found = {
+    plain_entry = {
         **{name: getattr(entry, name) for name in ("kind", "name", "module", "qualname", "doc", "provider")},
         "choices": [list(each) for each in entry.choices],
         "parameters": [_parameter(each) for each in entry.parameters],
     }
-    again = from_plain(found)
+    again = from_plain(plain_entry)
     same = again == entry and all(
         one.hint == other.hint and repr(one.default) == repr(other.default)
         for one, other in zip(again.parameters, entry.parameters, strict=True)
     )
-    return found if same else None
+    return plain_entry if same else None
 
 
 def from_plain(plain: dict[str, Any]) -> Entry:
@@ -69,7 +69,7 @@ def _meaning(text: str | None) -> Any:
     if text is None:
         return UNKNOWN
     try:
-        found = hints.from_text(re.sub(r"\bNoneType\b", "None", text), _SCOPE)
+        meaning = hints.from_text(re.sub(r"\bNoneType\b", "None", text), _SCOPE)
     except hints.Unresolved:
         return UNKNOWN
-    return type(None) if found is None else found
+    return type(None) if meaning is None else meaning

@@ -49,19 +49,19 @@ def register(kind: str, name: str, **choices: str) -> Callable[[T], T]:
     _check_name(kind, name)
 
     def decorate(target: T) -> T:
-        found = from_callable(target, f"{kind}={name}")
+        signature = from_callable(target, f"{kind}={name}")
         known = _entries.get((kind, name))
-        again = known is not None and known.path == found_path(target)
+        again = known is not None and known.path == import_path(target)
         if known and again and not known.provider.startswith("module "):
-            _check_agreement(known, found)
-        elif known is None or not again or known.parameters != found:  # new, or a notebook's cell that is run again
+            _check_agreement(known, signature)
+        elif known is None or not again or known.parameters != signature:  # new, or a notebook's cell that is run again
             add(
                 Entry(
                     kind,
                     name,
                     target.__module__,
                     target.__qualname__,
-                    found,
+                    signature,
                     inspect.getdoc(target) or "",
                     provider=f"module {target.__module__}",
                     choices=tuple(sorted(choices.items())),
@@ -88,9 +88,9 @@ def _check_name(kind: str, name: object) -> None:
         )
 
 
-def _check_agreement(known: Entry, found: tuple[Parameter, ...]) -> None:
+def _check_agreement(known: Entry, signature: tuple[Parameter, ...]) -> None:
     """Configs were composed of what the source said; what Python calls must take the same."""
-    said, live = ([p.name for p in parameters] for parameters in (known.parameters, found))
+    said, live = ([p.name for p in parameters] for parameters in (known.parameters, signature))
     if said != live:
         raise ZooError(
             f"{known.kind}={known.name}: the source of {known.path} says the parameters {', '.join(said) or 'none'}, "
@@ -98,7 +98,7 @@ def _check_agreement(known: Entry, found: tuple[Parameter, ...]) -> None:
         )
 
 
-def found_path(target: Callable[..., Any]) -> str:
+def import_path(target: Callable[..., Any]) -> str:
     """``module.qualname`` of a callable."""
     return f"{target.__module__}.{target.__qualname__}"
 
@@ -165,10 +165,10 @@ def entry(kind: str, name: str) -> Entry:
     Raises:
         ZooError: no such component; the message names close matches and what exists.
     """
-    found = _entries.get((kind, name))
-    if found is None:
+    component = _entries.get((kind, name))
+    if component is None:
         raise ZooError(no_such(kind, name, [e.name for e in entries(kind)], f"{kind}="))
-    return found
+    return component
 
 
 def target(kind: str, name: str) -> Callable[..., Any]:
@@ -177,17 +177,17 @@ def target(kind: str, name: str) -> Callable[..., Any]:
     Raises:
         ZooError: no such component, or its module does not import; the message names the distribution.
     """
-    found = entry(kind, name)
+    component = entry(kind, name)
     if (kind, name) not in _targets:
         try:
-            importlib.import_module(found.module)
+            importlib.import_module(component.module)
         except ZooError:
             raise
         except Exception as error:
             raise ZooError(
-                f"{kind}={name} comes from {found.provider}, whose module {found.module} does not import: "
+                f"{kind}={name} comes from {component.provider}, whose module {component.module} does not import: "
                 f"{type(error).__name__}: {error}"
             ) from error
         if (kind, name) not in _targets:
-            raise ZooError(f"{found.module} was imported, but did not register {kind}={name}")
+            raise ZooError(f"{component.module} was imported, but did not register {kind}={name}")
     return _targets[kind, name]

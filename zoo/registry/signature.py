@@ -72,10 +72,10 @@ class Parameter:
 
 def _hint(annotation: str, scope: hints.Scope) -> Any:
     try:
-        found = hints.from_text(annotation, scope)
+        hint = hints.from_text(annotation, scope)
     except hints.Unresolved:
         return UNKNOWN
-    return type(None) if found is None else found
+    return type(None) if hint is None else hint
 
 
 def _parse(annotation: str) -> ast.expr | None:
@@ -91,7 +91,7 @@ def from_callable(target: Callable[..., Any], what: str) -> tuple[Parameter, ...
     Raises:
         ZooError: ``*args`` or ``**kwargs`` would hide what can be configured.
     """
-    found = []
+    parameters = []
     module = vars(sys.modules[target.__module__]) if target.__module__ in sys.modules else {}
     for p in inspect.signature(target).parameters.values():
         if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD):
@@ -104,8 +104,8 @@ def from_callable(target: Callable[..., Any], what: str) -> tuple[Parameter, ...
             annotation = "Any" if p.annotation is p.empty else inspect.formatannotation(p.annotation)
         meant = Any if p.annotation is p.empty else hints.from_live(p.annotation, module)
         meant = type(None) if meant is None else meant
-        found.append(Parameter(p.name, _tidy(annotation), REQUIRED if p.default is p.empty else p.default, meant))
-    return tuple(found)
+        parameters.append(Parameter(p.name, _tidy(annotation), REQUIRED if p.default is p.empty else p.default, meant))
+    return tuple(parameters)
 
 
 def _tidy(annotation: str) -> str:
@@ -126,7 +126,7 @@ def from_source(node: ast.ClassDef | ast.FunctionDef, scope: hints.Scope) -> tup
     defaults: list[ast.expr | None] = [None] * (len(spec.args) - len(spec.defaults)) + list(spec.defaults)
     pairs = list(zip(spec.args, defaults, strict=True))[skip:]
     pairs += list(zip(spec.kwonlyargs, spec.kw_defaults, strict=True))
-    found = []
+    parameters = []
     for argument, default in pairs:
         if skip and argument.arg.startswith("__"):
             raise NotStatic(f"{argument.arg} has another name outside of {node.name}")
@@ -137,8 +137,8 @@ def from_source(node: ast.ClassDef | ast.FunctionDef, scope: hints.Scope) -> tup
         annotation = "Any" if argument.annotation is None else ast.unparse(argument.annotation)
         if isinstance(argument.annotation, ast.Constant) and isinstance(argument.annotation.value, str):
             annotation = _tidy(argument.annotation.value)
-        found.append(Parameter(argument.arg, annotation, value, _hint(annotation, scope)))
-    return tuple(found)
+        parameters.append(Parameter(argument.arg, annotation, value, _hint(annotation, scope)))
+    return tuple(parameters)
 
 
 _MAKES = {"__new__", "__signature__"}
@@ -159,17 +159,17 @@ def _constructor(node: ast.ClassDef) -> ast.FunctionDef:
 
 def _bound(body: list[ast.stmt]) -> set[str]:
     """Names that these statements bind, without those that functions and classes in them bind for themselves."""
-    found: set[str] = set()
+    names: set[str] = set()
     left: list[ast.AST] = list(body)
     while left:
         part = left.pop()
         if isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            found.add(part.name)
+            names.add(part.name)
             continue
         if isinstance(part, ast.Name) and not isinstance(part.ctx, ast.Load):
-            found.add(part.id)
+            names.add(part.id)
         left += ast.iter_child_nodes(part)
-    return found
+    return names
 
 
 __all__ = ["REQUIRED", "UNKNOWN", "NotStatic", "Parameter", "from_callable", "from_source"]

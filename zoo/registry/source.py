@@ -25,7 +25,7 @@ def scan(path: Path, module: str, provider: str) -> list[Entry]:
         return []
     tree = ast.parse(source, filename=str(path))
     scope = scope_of(tree)
-    found: list[Entry] = []
+    entries: list[Entry] = []
     seen: set[int] = set()
     for node in tree.body:
         if not isinstance(node, ast.ClassDef | ast.FunctionDef):
@@ -35,11 +35,11 @@ def scan(path: Path, module: str, provider: str) -> list[Entry]:
                 if not all(isinstance(each, ast.Call) and _is_register(each.func) for each in node.decorator_list):
                     raise NotStatic(f"line {call.lineno}: another decorator may change what is registered")
                 seen.add(id(call))
-                found.append(_entry(call, node, scope, module, provider))
+                entries.append(_entry(call, node, scope, module, provider))
     for part in ast.walk(tree):
         if isinstance(part, ast.Call) and _is_register(part.func) and id(part) not in seen:
             raise NotStatic(f"line {part.lineno} registers at run time")
-    return found
+    return entries
 
 
 def _is_register(node: ast.expr) -> bool:
@@ -62,7 +62,7 @@ def _entry(call: ast.Call, node: ast.ClassDef | ast.FunctionDef, scope: Scope, m
     kind, name = (*values, arguments.pop("kind", None), arguments.pop("name", None))[:2]
     if kind not in KINDS:
         raise ZooError(f"{module}, line {call.lineno} ({provider}): {unknown('kind', str(kind), KINDS)}")
-    found = Entry(
+    entry = Entry(
         kind,
         name,
         module,
@@ -72,7 +72,7 @@ def _entry(call: ast.Call, node: ast.ClassDef | ast.FunctionDef, scope: Scope, m
         provider,
         tuple(sorted(arguments.items())),
     )
-    for parameter in found.hyperparameters():
+    for parameter in entry.hyperparameters():
         if parameter.hint is UNKNOWN:
             raise NotStatic(f"what {parameter.annotation} means, the type of {parameter.name}")
-    return found
+    return entry

@@ -36,7 +36,7 @@ class Solution(TypedDict):
     steps: NotRequired[Count]
 
 
-class SizeFound(TypedDict):
+class SizeSolution(TypedDict):
     """A run's number of parameters."""
 
     size: Count
@@ -48,7 +48,7 @@ class BatchSolution(TypedDict):
     batch_size: Count
 
 
-FOUND = (Solution, BatchSolution, SizeFound)
+SOLUTIONS = (Solution, BatchSolution, SizeSolution)
 """What ``budgets.json`` may hold by its keys."""
 
 
@@ -69,7 +69,7 @@ def wanted(config: Config) -> dict[str, tuple[float, str]]:
         raise ZooError("budget.of: " + unknown("budget", of, names))
     if (of == "none") != (target is None):
         raise ZooError("a budget needs both, a quantity and a target: budget=flops budget.target=1e12")
-    found: dict[str, tuple[float, str]] = {}
+    budgets: dict[str, tuple[float, str]] = {}
     for name in names:
         if name == of and settings[name] is not None:
             raise ZooError(f"budget={name} and budget.{name} are one; give budget.{name} alone")
@@ -81,19 +81,19 @@ def wanted(config: Config) -> dict[str, tuple[float, str]]:
         variable = "dim" if name in SIZES else "steps"
         if by in ("dim", "layers") and name in (*SIZES, "flops"):
             variable = by
-        found[name] = (float(goal), variable)
-    variables = [variable for _, variable in found.values()]
+        budgets[name] = (float(goal), variable)
+    variables = [variable for _, variable in budgets.values()]
     if len(set(variables)) < len(variables):
         raise ZooError(
-            f"budget has {' and '.join(found)}, which are all to be met by {variables[0]}; give one of the size "
+            f"budget has {' and '.join(budgets)}, which are all to be met by {variables[0]}; give one of the size "
             f"({', '.join(SIZES)}) and one of the length ({', '.join(DURATIONS)})"
         )
     if not 0 <= settings["tolerance"] < 1e6:
         raise ZooError(f"budget.tolerance={settings['tolerance']}: expected at least 0")
-    if found and by not in ("auto", *variables):
-        raise ZooError(f"budget.by={by}: {' and '.join(found)} cannot be met by that; leave it out")
+    if budgets and by not in ("auto", *variables):
+        raise ZooError(f"budget.by={by}: {' and '.join(budgets)} cannot be met by that; leave it out")
     _unspoken(config["overrides"], variables)
-    return found
+    return budgets
 
 
 def turned_off(overrides: Sequence[str]) -> bool:
@@ -141,16 +141,16 @@ def settle(config: Config, keep: bool = True) -> Config:
 def _kept(config: Config, key: str, solve: Callable[[], Config], keep: bool) -> Config:
     """What was found for this key before, or is found now, and kept beside the experiment's runs."""
     path = _kept_in(config)
-    found: Config | None = _known(path).get(key)
-    if found is None:
-        found = solve()
+    answer: Config | None = _known(path).get(key)
+    if answer is None:
+        answer = solve()
         if keep:
             path.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(f"{path}.lock"):
                 known = _known(path)
-                found = known.get(key, found)  # another process was quicker
-                write_json(path, known | {key: found})
-    return found
+                answer = known.get(key, answer)  # another process was quicker
+                write_json(path, known | {key: answer})
+    return answer
 
 
 def _kept_in(config: Config) -> Path:
@@ -162,7 +162,7 @@ def _known(path: Path) -> dict[str, Config]:
     known = read_json(path)
     if flaw(known, dict[str, Any]):
         return {}
-    return {key: each for key, each in known.items() if not all(flaw(each, form) for form in FOUND)}
+    return {key: each for key, each in known.items() if not all(flaw(each, form) for form in SOLUTIONS)}
 
 
 def _with_batch(config: Config, keep: bool) -> Config:
@@ -183,8 +183,8 @@ def _with_batch(config: Config, keep: bool) -> Config:
         return {"batch_size": largest(plain)}
 
     kept = {name: value for name, value in basis(plain).items() if name != "seed"}
-    found = _kept(config, digest(kept | {"machine": platform.node(), "fits": "batch_size"}), solve, keep)
-    return {**plain, "task": {**plain["task"], **found}, "batch_found": found["batch_size"]}
+    largest_batch = _kept(config, digest(kept | {"machine": platform.node(), "fits": "batch_size"}), solve, keep)
+    return {**plain, "task": {**plain["task"], **largest_batch}, "batch_found": largest_batch["batch_size"]}
 
 
 def size(config: Config, name: str) -> int:
@@ -199,14 +199,14 @@ def size(config: Config, name: str) -> int:
 
         return {"size": int(size_of(config, name) or 0)}
 
-    found: int = _kept(config, _size_key(config, name), count, True)["size"]
-    return found
+    parameter_count: int = _kept(config, _size_key(config, name), count, True)["size"]
+    return parameter_count
 
 
 def known_size(config: Config, name: str) -> int | None:
     """What :func:`size` returns, where it was counted before."""
-    found: int | None = _known(_kept_in(config)).get(_size_key(config, name), {}).get("size")
-    return found
+    parameter_count: int | None = _known(_kept_in(config)).get(_size_key(config, name), {}).get("size")
+    return parameter_count
 
 
 def _size_key(config: Config, name: str) -> str:
@@ -222,10 +222,10 @@ def solution(config: Config) -> Config:
 
 def known_solution(config: Config) -> Config | None:
     """What :func:`solution` returns, where it was found before."""
-    found = _known(_kept_in(config)).get(key_of(config)) if config["trainer"]["batch_size"] is None else None
-    if found is None:
+    answer = _known(_kept_in(config)).get(key_of(config)) if config["trainer"]["batch_size"] is None else None
+    if answer is None:
         return None
-    whole = {**config, **found}
+    whole = {**config, **answer}
     return {name: whole[name] for name in ("dim", "layers", "steps", "budget_met")}
 
 
@@ -254,14 +254,14 @@ def describe(config: Config) -> str:
 
 
 def _solve(config: Config, sizes_alone: bool = False) -> Config:
-    found: Config = {"budget_met": {}}
+    answer: Config = {"budget_met": {}}
     order = sorted(wanted(config).items(), key=lambda item: item[1][1] == "steps")  # the size first: steps depend on it
     order = [item for item in order if not (sizes_alone and item[1][1] == "steps")]
     for name, (target, variable) in order:
         if name in DURATIONS and not _trains(config):
             continue  # it takes no step, and costs nothing
         solve = _steps if variable == "steps" else _size
-        value, reached = solve({**config, **found}, name, target, variable)
+        value, reached = solve({**config, **answer}, name, target, variable)
         tolerance, error = config["budget"]["tolerance"], abs(reached / target - 1)
         if error > tolerance:
             raise ZooError(
@@ -269,9 +269,9 @@ def _solve(config: Config, sizes_alone: bool = False) -> Config:
                 f"({100 * error:.3g} % off, and budget.tolerance={tolerance:g} allows {100 * tolerance:g} %); choose "
                 f"another target, or budget.by=dim, layers or steps"
             )
-        found[variable] = value
-        found["budget_met"][name] = {"target": target, "reached": reached, "by": variable, "value": value}
-    return found
+        answer[variable] = value
+        answer["budget_met"][name] = {"target": target, "reached": reached, "by": variable, "value": value}
+    return answer
 
 
 def _trains(config: Config) -> bool:

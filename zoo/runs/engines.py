@@ -161,8 +161,8 @@ class Slurm:
         """The runs whose jobs have ended since this was asked. Without accounts SLURM says it of whole ones alone."""
         done = {number: job for number, job in self.jobs.items() if job.done()}
         self.jobs = {number: job for number, job in self.jobs.items() if number not in done}
-        found = {number: f"its job {job.job_id} ended as {job.state}" for number, job in done.items()}
-        return found | self._cancelled()
+        reasons = {number: f"its job {job.job_id} ended as {job.state}" for number, job in done.items()}
+        return reasons | self._cancelled()
 
     def _cancelled(self) -> dict[int, str]:
         """The runs whose jobs never began and are gone from the queue, which without accounts nothing else tells.
@@ -249,14 +249,14 @@ class Ray:
         if not self.jobs:
             return {}
         done, _ = self.ray.wait(list(self.jobs.values()), num_returns=len(self.jobs), timeout=0)
-        found = {}
+        reasons = {}
         for number in [number for number, job in self.jobs.items() if job in done]:
             try:
                 self.ray.get(self.jobs.pop(number))
-                found[number] = _why(None)
+                reasons[number] = _why(None)
             except self.ray.exceptions.RayError as error:
-                found[number] = _why(error)
-        return found
+                reasons[number] = _why(error)
+        return reasons
 
     def close(self) -> None:
         """Leave the cluster, which ends what it still makes; the same command goes on from their checkpoints."""

@@ -52,14 +52,14 @@ class Record:
 
     def bytes(self) -> int:
         """The size of all files in its folder."""
-        found = 0
+        total = 0
         for folder, _, files in os.walk(self.folder):
             for file in files:
                 try:
-                    found += os.lstat(os.path.join(folder, file)).st_size
+                    total += os.lstat(os.path.join(folder, file)).st_size
                 except OSError:  # it was removed meanwhile
                     continue
-        return found
+        return total
 
     def page(self) -> Path | None:
         """The newest page in its folder, if there is one."""
@@ -113,13 +113,13 @@ def records(runs: Path, filters: Sequence[str] = (), within: str = "") -> list[R
     """
     for word in filters:
         _check_filter(word)
-    found = []
+    listing = []
     for experiment in _folders(runs / within if within else runs):
         try:
-            found += _within(experiment, runs, filters, not within)
+            listing += _within(experiment, runs, filters, not within)
         except OSError as error:
-            found.append(_unreadable(experiment, runs, error))
-    return sorted(found, key=lambda record: (-record.time, record.name))
+            listing.append(_unreadable(experiment, runs, error))
+    return sorted(listing, key=lambda record: (-record.time, record.name))
 
 
 def _within(experiment: Path, runs: Path, filters: Sequence[str], deep: bool) -> list[Record]:
@@ -135,13 +135,13 @@ def _within(experiment: Path, runs: Path, filters: Sequence[str], deep: bool) ->
     rules = read_json(experiment / "comparison.json")
     if rules is not None and not filters:
         return [_comparison(experiment, rules)]
-    found = []
+    run_records = []
     for folder in _entries(experiment):
         try:
-            found += _run(folder, runs, filters)
+            run_records += _run(folder, runs, filters)
         except OSError as error:
-            found.append(_unreadable(folder, runs, error))
-    return found
+            run_records.append(_unreadable(folder, runs, error))
+    return run_records
 
 
 def _unreadable(folder: Path, runs: Path, error: OSError) -> Record:
@@ -165,13 +165,13 @@ def named(runs: Path, name: str) -> Record:
     everything = [*listed, *(r for each in listed if each.comparison for r in records(runs, (), each.name))]
     wanted = name.rstrip("/")
     exact = [r for r in everything if wanted in (r.name, str(r.folder), r.folder.name)]
-    found = exact or [r for r in everything if wanted in r.name]
-    names = list(dict.fromkeys(record.name for record in found))
+    matches = exact or [r for r in everything if wanted in r.name]
+    names = list(dict.fromkeys(record.name for record in matches))
     if len(names) > 1:
         raise Ambiguous(f"'{name}' may mean {', '.join(names[:5])}{' and others' if len(names) > 5 else ''}; type more")
-    if not found:
+    if not matches:
         raise ZooError(unknown(f"run or comparison in {runs}", name, [record.name for record in everything][:20]))
-    return found[0]
+    return matches[0]
 
 
 def _folders(folder: Path) -> list[Path]:
@@ -323,9 +323,9 @@ def _chosen(node: Any, kind: str, place: str) -> Iterator[Mapping[str, Any]]:
     """
     if isinstance(node, Mapping):
         parts = node[PARTS] if place == kind and isinstance(node.get(PARTS), Mapping) else {}
-        for found in (node.get(place), *parts.values()):
-            if isinstance(found, Mapping) and str(found.get(COMPONENT)).startswith(f"{kind}/"):
-                yield found
+        for component in (node.get(place), *parts.values()):
+            if isinstance(component, Mapping) and str(component.get(COMPONENT)).startswith(f"{kind}/"):
+                yield component
         for value in node.values():
             yield from _chosen(value, kind, place)
 

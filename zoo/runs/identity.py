@@ -73,12 +73,12 @@ def _replacing(config: Config, task: str) -> list[str]:
     except ZooError:  # made in Python, and no preset
         return []
     own = {place: entry.name for place, entry in _components(preset).items()}
-    found: dict[str, str] = {}
+    names_by_place: dict[str, str] = {}
     for place, entry in _components(config).items():
-        inside = any(place.startswith(f"{other}.") for other in found)  # what it brings along is not named
+        inside = any(place.startswith(f"{other}.") for other in names_by_place)  # what it brings along is not named
         if own.get(place) != entry.name and not inside:
-            found[place] = entry.name
-    return list(dict.fromkeys(found.values()))[:3]
+            names_by_place[place] = entry.name
+    return list(dict.fromkeys(names_by_place.values()))[:3]
 
 
 def _components(config: Config) -> dict[str, Entry]:
@@ -88,14 +88,14 @@ def _components(config: Config) -> dict[str, Entry]:
 
 def basis(config: Config, code: Mapping[str, str] | None = None) -> dict[str, Any]:
     """All that determines the result of a run."""
-    found = {key: config[key] for key in DETERMINING} | {"task": _with_short_paths(config["task"])}
-    found["trainer"] = {key: config["trainer"][key] for key in TRAINER}
+    determinants = {key: config[key] for key in DETERMINING} | {"task": _with_short_paths(config["task"])}
+    determinants["trainer"] = {key: config["trainer"][key] for key in TRAINER}
     if config["trainer"]["devices"] > 1:  # sums are taken in another order
-        found["trainer"] |= {key: config["trainer"][key] for key in ("devices", "strategy")}
-    found["code"] = code_hashes(config) if code is None else dict(code)
+        determinants["trainer"] |= {key: config["trainer"][key] for key in ("devices", "strategy")}
+    determinants["code"] = code_hashes(config) if code is None else dict(code)
     if config.get("start_from") is not None:
-        found["start_from"] = _started_from(Path(config["start_from"]))
-    return found
+        determinants["start_from"] = _started_from(Path(config["start_from"]))
+    return determinants
 
 
 def _with_short_paths(node: Any) -> Any:
@@ -130,8 +130,8 @@ def code_hashes(config: Mapping[str, Any]) -> dict[str, str]:
     """A hash of the code of every module that can change the run's result: those that its components live in, and the
     core's loop, each with what it imports of its own package or of the core."""
     components = components_of(dict(config)).values()
-    found = _hashes(*sorted({entry.module for entry in components if entry.module != "__main__"}))
-    return found | {entry.path: _of_a_cell(entry) for entry in components if entry.module == "__main__"}
+    hashes = _hashes(*sorted({entry.module for entry in components if entry.module != "__main__"}))
+    return hashes | {entry.path: _of_a_cell(entry) for entry in components if entry.module == "__main__"}
 
 
 @lru_cache(maxsize=1024)
@@ -141,8 +141,8 @@ def _hashes(*components: str) -> dict[str, str]:
     def find() -> dict[str, str]:
         return {module: _module(module)[0] for module in _with_imports(ROOT, *components)}
 
-    found: dict[str, str] = of_state("code", [ROOT, *components], find)
-    return found
+    hashes: dict[str, str] = of_state("code", [ROOT, *components], find)
+    return hashes
 
 
 @lru_cache(maxsize=1024)

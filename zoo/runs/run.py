@@ -112,17 +112,17 @@ def data_hash(config: Config) -> str:
     Raises:
         ZooError: the data cannot be read.
     """
-    found = known_data_hash(config)
-    if found is None:
+    digest = known_data_hash(config)
+    if digest is None:
         from zoo.training.build import fingerprint, make_task
 
         files = make_task(config).reads()
         stamps = None if files is None else [stamp(path) for path in files]
-        found = fingerprint(config)
+        digest = fingerprint(config)
         # a file that changed since this process began may have been read before that or after it
         if stamps is not None and all(max(written, changed) < _BEGAN for _, written, changed, _, _ in stamps):
-            keep("data", _data_key(config), {"hash": found, "files": stamps})
-    return found
+            keep("data", _data_key(config), {"hash": digest, "files": stamps})
+    return digest
 
 
 _BEGAN = time.time_ns() - 2 * 10**9

@@ -30,7 +30,7 @@ from zoo.config.sweep_values import ends, swept
 from zoo.config.tree import key_of
 from zoo.runs.maker import Maker
 from zoo.runs.run import settled
-from zoo.runs.search_page import Found, importance, write_page
+from zoo.runs.search_page import SearchSummary, importance, write_page
 
 SAMPLERS = ("tpe", "random", "gp", "grid")
 PRUNERS = ("none", "median", "halving", "hyperband")
@@ -59,9 +59,9 @@ def search(looked_up: Checked, rules: dict[str, Any], on: dict[str, Any], place:
         RunFailed: a trial failed; all others were made.
     """
     _check(looked_up, rules)
-    found = _Search(looked_up, rules, on, place)
-    found.run()
-    found.report()
+    study = _Search(looked_up, rules, on, place)
+    study.run()
+    study.report()
 
 
 def _check(looked_up: Checked, rules: dict[str, Any]) -> None:
@@ -157,7 +157,7 @@ class _Search:
         Raises:
             ZooError: an interval has none.
         """
-        found: dict[str, list[Any]] = {}
+        values_by_key: dict[str, list[Any]] = {}
         for item in self.looked_up.sweeps:
             values = swept(item, groups().get(item.key_or_group))
             if values is None:
@@ -166,8 +166,8 @@ class _Search:
                 )
             kept = self.space[_word_key(item)]
             numeric = {"IntDistribution": int, "FloatDistribution": float}.get(type(kept).__name__, str)
-            found[_word_key(item)] = [numeric(value) for value in values]
-        return found
+            values_by_key[_word_key(item)] = [numeric(value) for value in values]
+        return values_by_key
 
     def _usual(self) -> int:
         """Trials at a time where nobody says how many."""
@@ -422,8 +422,10 @@ class _Search:
         if mattered:
             shares = ", ".join(f"{key} {share:.2f}" for key, share in mattered.items())
             say(f"importance (share of the scores' variance that each explains, by fANOVA): {shares}")
-        found = Found(self.name, self.study.direction.name.lower(), best.user_attrs[METRIC], best.number, command)
-        say(write_page(self._file("html"), found, trials, mattered))
+        summary = SearchSummary(
+            self.name, self.study.direction.name.lower(), best.user_attrs[METRIC], best.number, command
+        )
+        say(write_page(self._file("html"), summary, trials, mattered))
 
 
 def _line_key(line: str) -> str:

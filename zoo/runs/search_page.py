@@ -17,7 +17,7 @@ STATES = {"COMPLETE": "finished", "PRUNED": "given up early", "FAIL": "failed"}
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchSummary:
     """What a search found.
 
     Attributes:
@@ -53,12 +53,12 @@ def importance(study: Any) -> dict[str, float]:
         return dict(get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=0)))
 
 
-def write_page(path: Path, found: Found, trials: Sequence[Any], mattered: Mapping[str, float]) -> Path:
+def write_page(path: Path, summary: SearchSummary, trials: Sequence[Any], mattered: Mapping[str, float]) -> Path:
     """Write the page, and return its path.
 
     Args:
         path: where.
-        found: what the search found.
+        summary: what the search found.
         trials: every trial that ended, as Optuna keeps it.
         mattered: of :func:`importance`.
     """
@@ -74,29 +74,29 @@ def write_page(path: Path, found: Found, trials: Sequence[Any], mattered: Mappin
         for trial in trials
     ]
     data = {
-        "found": found,
+        "summary": summary,
         "keys": keys,
         "rows": rows,
         "importance": mattered,
         "time": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        **drawings(lambda: _charts(found, rows, mattered), "the same command"),
+        **drawings(lambda: _charts(summary, rows, mattered), "the same command"),
     }
     return write_html(path, "zoo.runs", "search.html.j2", data)
 
 
 def _charts(
-    found: Found, rows: Sequence[Mapping[str, Any]], mattered: Mapping[str, float]
+    summary: SearchSummary, rows: Sequence[Mapping[str, Any]], mattered: Mapping[str, float]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     import altair as alt
 
-    better = max if found.direction == "maximize" else min
+    better = max if summary.direction == "maximize" else min
     points: list[dict[str, Any]] = []
     for row in rows:
         if row["score"] is None:
             continue
         best = better([point["best"] for point in points[-1:]] + [row["score"]])
         points.append({"trial": row["number"], "score": row["score"], "best": best})
-    name = f"validation {found.metric.replace('_', ' ')}"
+    name = f"validation {summary.metric.replace('_', ' ')}"
     base = alt.Chart(inline(points), width=640, height=300)
     x = alt.X("trial:Q", title="trial", axis=alt.Axis(tickMinStep=1, format="d"))
     scale = alt.Scale(zero=False)

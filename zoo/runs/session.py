@@ -138,11 +138,11 @@ class Session:
     def _stored(self) -> Row:
         """What the weights take, as ``zoo export --packed`` would write them and as a decoder here would hold them."""
         device, dtype = decoding_place(self.device.accelerator, self.device.precision)
-        found = weights.stored(self.objective, device, dtype)
-        disk, count = sum(part.disk_bytes for part in found), parameters(self.objective)
+        parts = weights.stored(self.objective, device, dtype)
+        disk, count = sum(part.disk_bytes for part in parts), parameters(self.objective)
         return {
             "weight_bytes": disk,
-            "weight_memory_bytes": sum(part.memory_bytes for part in found),
+            "weight_memory_bytes": sum(part.memory_bytes for part in parts),
             "bytes_per_weight": disk / max(1, count),
         }
 
@@ -223,8 +223,8 @@ class Session:
 
     def _embedding(self) -> Row | None:
         """Measures of the embeddings that the probe judged at the end, and whether they collapsed."""
-        found = self.loop.embeddings
-        return {**found, "collapse": embeddings.collapse(found, self.config["dim"])} if found else None
+        measures = self.loop.embeddings
+        return {**measures, "collapse": embeddings.collapse(measures, self.config["dim"])} if measures else None
 
     def _charged(self, tokens: float, seconds: float) -> Row:
         """What training cost: with that of the run that it started from, and then by itself too."""
@@ -306,7 +306,7 @@ def reached(checkpoint: Path, identity: dict[str, str]) -> int:
         return 0
     try:
         saved = load(checkpoint)
-        step, found = int(saved["global_step"]), keeper_state(saved).get("identity")
+        step, saved_identity = int(saved["global_step"]), keeper_state(saved).get("identity")
     except OSError:
         raise
     except Exception as error:  # damaged, foreign or hostile
@@ -314,4 +314,4 @@ def reached(checkpoint: Path, identity: dict[str, str]) -> int:
         reason = str(error) if isinstance(error, Damaged) else f"{type(error).__name__}: {error}"
         warnings.warn(f"{aside} cannot be read ({reason}); the run starts again", stacklevel=2)
         return 0
-    return step if found == identity else 0
+    return step if saved_identity == identity else 0

@@ -18,7 +18,7 @@ FLAT = 0.5
 
 def shorter(run: Run) -> Row | None:
     """The row of the longest finished run of the same experiment that is this one, but with fewer steps."""
-    found: list[Row] = []
+    rows: list[Row] = []
     begins = run.id.rpartition("-")[0]
     for path in run.folder.parent.glob(f"{begins}-*/result.json"):
         row, config = read_row(path), read_yaml(path.parent / "config.yaml")
@@ -27,8 +27,8 @@ def shorter(run: Run) -> Row | None:
                 same = basis(config, row["code"]) | {"steps": 0} == basis(run.config, run.code) | {"steps": 0}
             except (KeyError, TypeError):  # the config of another version
                 continue
-            found += [row] if same else []
-    return max(found, key=lambda row: row["steps"], default=None)
+            rows += [row] if same else []
+    return max(rows, key=lambda row: row["steps"], default=None)
 
 
 def about_shorter(run: Run) -> str:

@@ -76,8 +76,8 @@ def _plain_run(overrides: Sequence[str]) -> Config | None:
         )
         return composed_of(looked_up) if plain else None
 
-    found: Config | None = of_state("run", list(overrides), find) if repeatable(overrides) else find()
-    return found
+    config: Config | None = of_state("run", list(overrides), find) if repeatable(overrides) else find()
+    return config
 
 
 def _show(options: dict[str, str | None], flags: Sequence[str], looked_up: Checked) -> None:
@@ -96,8 +96,8 @@ def combinations(looked_up: Checked) -> Iterator[list[str]]:
     values = {str(each.input_line): swept(each, groups().get(each.key_or_group)) or [] for each in looked_up.sweeps}
     words = []
     for line in looked_up.lines:
-        key, found = line.partition("=")[0], values.get(line, values.get(line.lstrip("+")))
-        words.append([line] if found is None else [f"{key}={value}" for value in found])
+        key, alternatives = line.partition("=")[0], values.get(line, values.get(line.lstrip("+")))
+        words.append([line] if alternatives is None else [f"{key}={value}" for value in alternatives])
     return map(list, itertools.product(*words))
 
 

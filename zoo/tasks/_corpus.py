@@ -248,20 +248,20 @@ ROWS: dict[str, Callable[[Path, str], Documents]] = {".jsonl": _json_lines, ".pa
 def documents(source: str) -> Documents:
     """The Python files of the standard library or of a folder, by name, in an arbitrary fixed order."""
     inside = partial(_folder, column="text")
-    found = _stdlib() if source == "stdlib" else (d for d in inside(Path(source).expanduser()) if d[0].endswith(".py"))
+    files = _stdlib() if source == "stdlib" else (d for d in inside(Path(source).expanduser()) if d[0].endswith(".py"))
     return iter(
-        sorted(found, key=lambda document: md5(b"order " + document[0].encode(), usedforsecurity=False).digest())
+        sorted(files, key=lambda document: md5(b"order " + document[0].encode(), usedforsecurity=False).digest())
     )
 
 
-def split_documents(found: Documents, max_bytes: int, parts: int = 20) -> Iterator[tuple[str, bytes]]:
+def split_documents(texts: Documents, max_bytes: int, parts: int = 20) -> Iterator[tuple[str, bytes]]:
     """Each document with its split, without duplicates, until there are ``max_bytes``.
 
     A hash of the name decides the split: one part in ``parts`` validates, one tests.
     """
     seen: set[bytes] = set()
     total = 0
-    for name, data in found:
+    for name, data in texts:
         digest = sha256(data).digest()
         if digest in seen:
             continue
@@ -315,10 +315,10 @@ class _Writer:
         return self.data("train")
 
 
-def _from_documents(found: Documents, max_bytes: int) -> Corpus:
+def _from_documents(texts: Documents, max_bytes: int) -> Corpus:
     """Split by document. Where documents are few, cut the whole text into blocks instead."""
     writer = _Writer()
-    for split, data in split_documents(found, max_bytes):
+    for split, data in split_documents(texts, max_bytes):
         writer.add(split, data)
     total = sum(writer.sizes.values())
     if any(size < total / 100 for size in writer.sizes.values()):
@@ -341,51 +341,53 @@ def _from_files(name: str, known: Known, where: Path, column: str, max_bytes: in
     if not where.exists():
         raise ZooError(f"task.files={where}: no such file or folder (looked in {Path.cwd()})")
     inside = list(walk(where)) if where.is_dir() else [where]
-    found = {
+    paths_by_split = {
         split: [path for path in inside if any(path.match(pattern) for pattern in patterns)]
         for split, patterns in known.files.items()
     }
-    missing = [split for split, paths in found.items() if not paths]
+    missing = [split for split, paths in paths_by_split.items() if not paths]
     if missing:
         wanted = " and ".join(" or ".join(known.files[split]) for split in missing)
         raise ZooError(f"task.files={where} has no file of {name} named {wanted}")
-    if sum(map(len, found.values())) == 1 and (path := found["train"][0]).suffix not in ROWS:
+    if sum(map(len, paths_by_split.values())) == 1 and (path := paths_by_split["train"][0]).suffix not in ROWS:
         data = opened(path)
         return _from_blocks(cut(data, 0, min(len(data), max_bytes)), 1)
 
     def texts(split: str) -> Documents:
-        for path in found[split]:
+        for path in paths_by_split[split]:
             if path.suffix in ROWS:
                 yield from ((f"{path.name} {row}", text) for row, text in ROWS[path.suffix](path, column))
             else:
                 yield from ((path.name, piece) for piece in pieces(opened(path)))
 
-    rows = all(path.suffix in ROWS for path in found["train"])
-    return _published({split: texts(split) for split in found}, max_bytes, rows)
+    rows = all(path.suffix in ROWS for path in paths_by_split["train"])
+    return _published({split: texts(split) for split in paths_by_split}, max_bytes, rows)
 
 
-def _published(found: dict[str, Documents], max_bytes: int, rows: bool = True) -> Corpus:
+def _published(documents_by_split: dict[str, Documents], max_bytes: int, rows: bool = True) -> Corpus:
     """A corpus by its own splits. What is held out once is the test; validation is then one part in 20 of training.
 
     Args:
-        found: the documents of each split.
+        documents_by_split: the documents of each split.
         max_bytes: most bytes of each.
         rows: whether a document is whole, so that a hash of its name decides; else the end of the training text
             validates.
     """
-    if found.keys() == {"train"}:
-        return _from_documents(found["train"], max_bytes)
+    if documents_by_split.keys() == {"train"}:
+        return _from_documents(documents_by_split["train"], max_bytes)
     writer = _Writer()
-    if "test" not in found:
-        found = {"train": found["train"], "test": found["validation"]}
-    for split, texts in found.items():
+    if "test" not in documents_by_split:
+        documents_by_split = {"train": documents_by_split["train"], "test": documents_by_split["validation"]}
+    for split, texts in documents_by_split.items():
         for name, data in texts:
-            held = rows and split == "train" and "validation" not in found and _split_of(name) == "validation"
+            held = (
+                rows and split == "train" and "validation" not in documents_by_split and _split_of(name) == "validation"
+            )
             into = "validation" if held else split
             writer.add(into, data[: max_bytes - writer.sizes[into]])
             if writer.sizes[into] >= max_bytes:
                 break
-    if writer.sizes["validation"] >= writer.sizes["train"] / 100 or "validation" in found:
+    if writer.sizes["validation"] >= writer.sizes["train"] / 100 or "validation" in documents_by_split:
         return writer.corpus()
     # too few documents for a hash to choose from
     train, last = writer.data("train"), writer.sizes["train"]

@@ -55,17 +55,17 @@ def encoded(corpus: Corpus, source: str, tokenizer: str, vocab_size: int) -> Enc
     try:
         cache.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_suffix(".lock")):
-            found = _read(folder)
-            if found is None:
+            encoding = _read(folder)
+            if encoding is None:
                 _write(folder, corpus, source, given, vocab_size)
-                found = _read(folder)
+                encoding = _read(folder)
     except OSError as error:
         raise ZooError(
             f"tokens cannot be kept in {cache} ({error.strerror or error}); set XDG_CACHE_HOME to another folder"
         ) from error
-    if found is None:
+    if encoding is None:
         raise ZooError(f"{folder} was changed while it was written; run again")
-    return found
+    return encoding
 
 
 def _given(path: Path) -> Saved:

@@ -148,15 +148,15 @@ class Problems(Generated):
         length = int(split.split("/")[1]) if "/" in split else self.length
         low = self.length + 1 if length > self.length else min(self._shortest(), length)
         source, wanted = generator("cpu", self.stream, split), int(split != "validation")
-        found: dict[tuple[int, ...], None] = {}
+        problems: dict[tuple[int, ...], None] = {}
         for _ in range(DRAWS):
             drawn_NW = self._draw((4096,), low, length, source)
-            found |= dict.fromkeys(map(tuple, drawn_NW[self._part(drawn_NW) == wanted].tolist()))
-            if len(found) >= self.test_size:
+            problems |= dict.fromkeys(map(tuple, drawn_NW[self._part(drawn_NW) == wanted].tolist()))
+            if len(problems) >= self.test_size:
                 break
-        if not found:
+        if not problems:
             raise ZooError(f"there are too few problems of {low} to {length} for a test; expected larger ones")
-        problems_NW = torch.tensor(list(found)[: self.test_size])
+        problems_NW = torch.tensor(list(problems)[: self.test_size])
         return [self._pose(part, length) for part in problems_NW.split(250)]
 
 
@@ -177,18 +177,18 @@ def in_parts(make: Callable[[int], Batch], total: int, size: int, setting: str) 
     Raises:
         ZooError: by its first batch, all would take more than half of this machine's memory.
     """
-    found: list[Batch] = []
+    batches: list[Batch] = []
     for start in range(0, total, size):
-        found.append(make(min(size, total - start)))
+        batches.append(make(min(size, total - start)))
         if not start:
-            expected = sum(tensor.nbytes for tensor in found[0].values()) * total // min(size, total)
+            expected = sum(tensor.nbytes for tensor in batches[0].values()) * total // min(size, total)
             if expected > memory_bytes() // 2:
                 raise ZooError(
                     f"task.{setting}={total}: its data takes {expected / 1e9:,.0f} GB, and this machine has "
                     f"{memory_bytes() / 1e9:,.0f} GB of memory; expected half of that at most, so "
                     f"task.{setting}={total * (memory_bytes() // 2) // expected}"
                 )
-    return found
+    return batches
 
 
 def at_least_one(**sizes: int | list[int]) -> None:

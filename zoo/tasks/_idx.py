@@ -30,14 +30,14 @@ def read_idx(folder: Path, size: int | None) -> tuple[NDArray[np.uint8], NDArray
         partner = path.with_name(path.name.replace("images-idx3", "labels-idx1").replace("images.idx3", "labels.idx1"))
         if partner == path or not partner.exists():
             raise ZooError(f"task.source: {path} has no file of labels beside it (expected {partner.name})")
-        found, marks = _array(path, 3), _array(partner, 1)
-        if not found.size:
+        stack, marks = _array(path, 3), _array(partner, 1)
+        if not stack.size:
             raise ZooError(f"task.source: {path} holds no images")
-        if len(found) != len(marks):
-            raise ZooError(f"task.source: {path} has {len(found)} images, and {partner.name} {len(marks)} labels")
-        images.append(_resized(found, size))
+        if len(stack) != len(marks):
+            raise ZooError(f"task.source: {path} has {len(stack)} images, and {partner.name} {len(marks)} labels")
+        images.append(_resized(stack, size))
         labels.append(marks)
-        names += [f"{path.name} {i}" for i in range(len(found))]
+        names += [f"{path.name} {i}" for i in range(len(stack))]
     sizes = sorted({array.shape[1:] for array in images})
     if len(sizes) > 1 or len(set(sizes[0])) > 1:
         listed = ", ".join(f"{height} x {width}" for height, width in sizes)

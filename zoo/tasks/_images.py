@@ -132,9 +132,9 @@ def _from_folder(folder: Path, size: int | None, channels: int | None) -> Images
     with needed("pillow", f"task.source={folder}, a folder of images,"):
         import PIL  # noqa: F401
 
-    found = [path for path in walk(folder) if path.suffix.lower() in SUFFIXES and path.parent != folder]
-    classes = sorted({path.relative_to(folder).parts[0] for path in found})
-    files = [(path, classes.index(path.relative_to(folder).parts[0])) for path in found]
+    paths = [path for path in walk(folder) if path.suffix.lower() in SUFFIXES and path.parent != folder]
+    classes = sorted({path.relative_to(folder).parts[0] for path in paths})
+    files = [(path, classes.index(path.relative_to(folder).parts[0])) for path in paths]
     if len(classes) < 2 or not files:
         raise ZooError(f"task.source={folder}: expected IDX files, or at least two folders of images, one a class")
     opened = [_opened(path) for path, _ in files]

@@ -28,15 +28,15 @@ def files_of_splits(source: str) -> dict[str, Path]:
             f"task.source={source}: expected a folder with one .tsv file each whose name says train, test and perhaps "
             f"valid (looked in {Path.cwd()})"
         )
-    found: dict[str, Path] = {}
+    paths_by_split: dict[str, Path] = {}
     for split, words in NAMES.items():
         files = [path for path in sorted(folder.glob("*.tsv")) if any(word in path.name.lower() for word in words)]
         if len(files) > 1 or (not files and split != "validation"):
             listed = ", ".join(path.name for path in files) or "none"
             raise ZooError(f"task.source={source}: expected one .tsv file of {split} by its name, found {listed}")
         if files:
-            found[split] = files[0]
-    return found
+            paths_by_split[split] = files[0]
+    return paths_by_split
 
 
 def read_labelled(path: Path, texts: Sequence[str], label: str, header: bool) -> list[Labelled]:
@@ -66,14 +66,14 @@ def read_labelled(path: Path, texts: Sequence[str], label: str, header: bool) ->
                 f"task.texts=[...] and task.label=..."
             )
     places, last = [names.index(column) for column in texts], names.index(label)
-    found = []
+    examples = []
     for number, row in rows:
         if len(row) != len(names):
             raise ZooError(f"task.source: {path}, line {number}: {len(row)} columns; expected {len(names)}")
         if not row[last].strip() or not all(row[place].strip() for place in places):
             raise ZooError(f"task.source: {path}, line {number}: a text or the label is empty")
-        found.append((tuple(row[place] for place in places), row[last].strip()))
-    return found
+        examples.append((tuple(row[place] for place in places), row[last].strip()))
+    return examples
 
 
 def read_splits(source: str, texts: Sequence[str], label: str, header: bool) -> dict[str, list[Labelled]]:
@@ -86,20 +86,20 @@ def read_splits(source: str, texts: Sequence[str], label: str, header: bool) -> 
         ZooError: as :func:`files_of_splits` and :func:`read_labelled`; or a label of a test is not trained on.
     """
     files = files_of_splits(source)
-    found = {split: read_labelled(path, texts, label, header) for split, path in files.items()}
-    if "validation" not in found:
-        draws = [md5("\t".join(row[0]).encode(), usedforsecurity=False).digest()[0] % 10 for row in found["train"]]
-        found["validation"] = [row for row, draw in zip(found["train"], draws, strict=True) if draw == 0]
-        found["train"] = [row for row, draw in zip(found["train"], draws, strict=True) if draw != 0]
-    held = {row[0] for split in ("validation", "test") for row in found[split]}
-    kept = [row for row in found["train"] if row[0] not in held]
-    if left_out := len(found["train"]) - len(kept):
+    splits = {split: read_labelled(path, texts, label, header) for split, path in files.items()}
+    if "validation" not in splits:
+        draws = [md5("\t".join(row[0]).encode(), usedforsecurity=False).digest()[0] % 10 for row in splits["train"]]
+        splits["validation"] = [row for row, draw in zip(splits["train"], draws, strict=True) if draw == 0]
+        splits["train"] = [row for row, draw in zip(splits["train"], draws, strict=True) if draw != 0]
+    held = {row[0] for split in ("validation", "test") for row in splits[split]}
+    kept = [row for row in splits["train"] if row[0] not in held]
+    if left_out := len(splits["train"]) - len(kept):
         warnings.warn(f"{left_out} training texts are also held out, and left out of training", stacklevel=2)
-    found["train"] = kept
+    splits["train"] = kept
     known = {row[1] for row in kept}
-    for split, rows in found.items():
+    for split, rows in splits.items():
         if not rows:
             raise ZooError(f"task.source={source}: no example falls into the {split} split; give more")
         if unseen := sorted({row[1] for row in rows} - known):
             raise ZooError(f"task.source={source}: no training example has the label {unseen[0][:40]!r} of the {split}")
-    return found
+    return splits

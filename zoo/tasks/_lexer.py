@@ -32,14 +32,14 @@ def letter_classes(source: bytes) -> NDArray[np.int64] | None:
         return None
     # the offset of each line, to turn rows and columns into places
     starts = [0, *accumulate(map(len, io.StringIO(text)))]
-    found = np.full(len(source), UNASKED, dtype=np.int64)
+    classes = np.full(len(source), UNASKED, dtype=np.int64)
     for token in tokens:
         kind = _KINDS.get(token.type)
         if token.type == tokenize.NAME:
             kind = 0 if keyword.iskeyword(token.string) else 1
         if kind is not None:
-            found[starts[token.start[0] - 1] + token.start[1] : starts[token.end[0] - 1] + token.end[1]] = kind
+            classes[starts[token.start[0] - 1] + token.start[1] : starts[token.end[0] - 1] + token.end[1]] = kind
     # only lower-case letters are asked
     letters = np.frombuffer(source, dtype=np.uint8)
-    found[(letters < ord("a")) | (letters > ord("z"))] = UNASKED
-    return found
+    classes[(letters < ord("a")) | (letters > ord("z"))] = UNASKED
+    return classes

@@ -28,18 +28,18 @@ def read_pairs(source: str, config: str | None, columns: tuple[str, str], max_by
     """
     path = Path(source).expanduser()
     if path.is_dir():
-        found = list(_from_datasets(str(path), config, columns))
+        all_pairs = list(_from_datasets(str(path), config, columns))
     elif path.exists():
-        found = list(_from_file(path, columns))
+        all_pairs = list(_from_file(path, columns))
     elif source.startswith((".", "/", "~")) or source.endswith((".tsv", ".csv", ".jsonl", ".txt")):
         raise ZooError(f"task.source={source}: no such file (looked in {Path.cwd()})")
     else:
-        found = list(_from_datasets(source, config, columns))
-    fitting = sorted({(_hash(a), a, b) for a, b in found if 0 < len(a) <= max_bytes and 0 < len(b) <= max_bytes})
-    left_out = sum(not (0 < len(a) <= max_bytes and 0 < len(b) <= max_bytes) for a, b in found)
+        all_pairs = list(_from_datasets(source, config, columns))
+    fitting = sorted({(_hash(a), a, b) for a, b in all_pairs if 0 < len(a) <= max_bytes and 0 < len(b) <= max_bytes})
+    left_out = sum(not (0 < len(a) <= max_bytes and 0 < len(b) <= max_bytes) for a, b in all_pairs)
     if left_out:
         warnings.warn(
-            f"{left_out} of {len(found)} pairs are empty or longer than task.max_bytes={max_bytes}, and left out",
+            f"{left_out} of {len(all_pairs)} pairs are empty or longer than task.max_bytes={max_bytes}, and left out",
             stacklevel=2,
         )
     splits: dict[str, list[Pair]] = {split: [] for split in SPLITS}
@@ -83,8 +83,8 @@ def _encoded(value: Any, place: str) -> bytes:
         ZooError: it is not a text.
     """
     if not isinstance(value, str):
-        found = value if value is None or isinstance(value, int | float) else type(value).__name__
-        raise ZooError(f"{place}: expected a text, found {found}")  # data is not quoted: it may be private
+        description = value if value is None or isinstance(value, int | float) else type(value).__name__
+        raise ZooError(f"{place}: expected a text, found {description}")  # data is not quoted: it may be private
     try:
         return value.encode()
     except UnicodeEncodeError as error:

@@ -129,7 +129,7 @@ class Tokens:
 
     def counts(self, most: int) -> NDArray[np.int64]:
         """How often each number below ``most`` occurs."""
-        found = np.zeros(most, np.int64)
+        counts = np.zeros(most, np.int64)
         for piece in pieces(self.data):
-            found += np.bincount(np.frombuffer(piece, self.dtype), minlength=most)
-        return found
+            counts += np.bincount(np.frombuffer(piece, self.dtype), minlength=most)
+        return counts

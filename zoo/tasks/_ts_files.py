@@ -50,10 +50,10 @@ def files_of_problem(source: str) -> tuple[Path, Path]:
             f"task.source={source}: expected a folder with NAME_TRAIN.ts and NAME_TEST.ts (looked in {Path.cwd()}), or "
             f"{known}"
         )
-    found = _both(folder)
-    if found is None:
+    files = _both(folder)
+    if files is None:
         raise ZooError(f"task.source={source}: expected one NAME_TRAIN.ts and one NAME_TEST.ts in {folder}")
-    return found
+    return files
 
 
 def _both(folder: Path) -> tuple[Path, Path] | None:
@@ -128,14 +128,14 @@ def _series(channels: Sequence[str], where: str) -> NDArray[np.float32]:
     if len({len(row) for row in rows}) > 1:
         raise ZooError(f"{where}: its channels differ in length: {', '.join(str(len(row)) for row in rows)} values")
     try:
-        found = [[float(value) for value in row] for row in rows]
+        numbers = [[float(value) for value in row] for row in rows]
     except ValueError as error:
         given = next(value for row in rows for value in row if not _is_number(value))
         missing = "; fill in missing values first" if given.strip() == "?" else ""
         raise ZooError(f"{where}: {given.strip()[:20]!r} is no number{missing}") from error
-    if not all(math.isfinite(value) for row in found for value in row):
+    if not all(math.isfinite(value) for row in numbers for value in row):
         raise ZooError(f"{where}: a value is not finite; fill in missing values first")
-    return np.array(found, np.float32).T
+    return np.array(numbers, np.float32).T
 
 
 def _is_number(text: str) -> bool:

@@ -170,15 +170,15 @@ class Brevo(TokenAnswers):
         Raises:
             ZooError: none was found.
         """
-        *found, fits_B = self._tried(nodes_B, length, source, split)
+        *graphs, fits_B = self._tried(nodes_B, length, source, split)
         if split == "train" and self.names >= FEW_NAMES:  # once in 10^11 none fits, and a GPU is not waited for
-            return tuple(found)
+            return tuple(graphs)
         for _ in range(DRAWS):
             left_L = (~fits_B).nonzero().flatten()
             if not len(left_L):
-                return tuple(found)
+                return tuple(graphs)
             *again, now_L = self._tried(nodes_B[left_L], length, source, split)
-            for old, new in zip(found, again, strict=True):
+            for old, new in zip(graphs, again, strict=True):
                 old[left_L] = new
             fits_B[left_L] = now_L
         raise ZooError(

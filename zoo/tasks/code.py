@@ -91,10 +91,10 @@ class Code(Text):
         """Accuracy over letters, in all and for each class."""
         labels_BL = batch["token_labels"]
         right_BL = outputs["label_logits"].argmax(-1) == labels_BL
-        found = {"accuracy": (right_BL.sum(), (labels_BL >= 0).sum())}
+        ratios = {"accuracy": (right_BL.sum(), (labels_BL >= 0).sum())}
         for index, name in enumerate(CLASSES):
-            found[f"{name}_accuracy"] = (right_BL[labels_BL == index].sum(), (labels_BL == index).sum())
-        return found
+            ratios[f"{name}_accuracy"] = (right_BL[labels_BL == index].sum(), (labels_BL == index).sum())
+        return ratios
 
     def chance(self) -> dict[str, float]:
         """The most common class, and the most common class of each letter, both from the training text."""

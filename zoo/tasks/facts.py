@@ -68,8 +68,8 @@ class Facts(Task):
 
     def judge(self, outputs: Mapping[str, Tensor], batch: Batch) -> Ratios:
         """How many facts are known, and the mean negative log-likelihood in nats."""
-        found = token_accuracy(outputs, batch["targets"])
-        return {name: found[name] for name in ("accuracy", "nats")}
+        ratios = token_accuracy(outputs, batch["targets"])
+        return {name: ratios[name] for name in ("accuracy", "nats")}
 
     def chance(self) -> dict[str, float]:
         """Any value."""

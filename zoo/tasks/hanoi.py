@@ -112,13 +112,13 @@ def _moves(pegs_BM: Tensor, many_B: Tensor, goal_B: Tensor) -> Piece:
         peg_B, there_B = pegs_BM[:, length - 1 - smaller], smaller < many_B
         towers_PPT = _towers(smaller, device)
         tokens_PBT, lengths_PB = torch.stack([t for t, _ in ways]), torch.stack([n for _, n in ways])
-        row_B, found = torch.arange(len(many_B), device=device), []
+        row_B, next_ways = torch.arange(len(many_B), device=device), []
         for goal in range(PEGS):
             # where it must move: the smaller ones to the third peg, its own move, and the tower on top of it
             moves_B = (there_B & (peg_B != goal)).long()
             third_B = torch.where(moves_B == 1, PEGS - peg_B - goal, goal)
             own_B = _move(peg_B, torch.full_like(peg_B, goal))
-            found.append(
+            next_ways.append(
                 joined(
                     [
                         (tokens_PBT[third_B, row_B], lengths_PB[third_B, row_B]),
@@ -127,7 +127,7 @@ def _moves(pegs_BM: Tensor, many_B: Tensor, goal_B: Tensor) -> Piece:
                     ]
                 )
             )
-        ways = found
+        ways = next_ways
     tokens_PBT, lengths_PB = torch.stack([t for t, _ in ways]), torch.stack([n for _, n in ways])
     row_B = torch.arange(len(many_B), device=device)
     return tokens_PBT[goal_B, row_B], lengths_PB[goal_B, row_B]

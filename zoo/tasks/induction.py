@@ -72,8 +72,8 @@ class Induction(Generated):
 
     def judge(self, outputs: Mapping[str, Tensor], batch: Batch) -> Ratios:
         """Accuracy of the one answer, and its negative log-likelihood in nats."""
-        found = token_accuracy(outputs, batch["targets"])
-        return {name: found[name] for name in ("accuracy", "nats")}
+        ratios = token_accuracy(outputs, batch["targets"])
+        return {name: ratios[name] for name in ("accuracy", "nats")}
 
     def chance(self) -> dict[str, float]:
         """Any token; and the one that came most often."""

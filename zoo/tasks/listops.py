@@ -110,8 +110,8 @@ class ListOps(Task):
 
     def judge(self, outputs: Mapping[str, Tensor], batch: Batch) -> Ratios:
         """Accuracy of the value, and its negative log-likelihood in nats."""
-        found = token_accuracy(outputs, batch["targets"])
-        return {name: found[name] for name in ("accuracy", "nats")}
+        ratios = token_accuracy(outputs, batch["targets"])
+        return {name: ratios[name] for name in ("accuracy", "nats")}
 
     def chance(self) -> dict[str, float]:
         """The commonest value of 2000 expressions that are not those of the test, and that of their first operator."""
@@ -141,7 +141,7 @@ class ListOps(Task):
 
     def _make(self, count: int, parts: range, seed: int) -> Batch:
         """This many expressions of the right lengths whose hash is in ``parts``."""
-        source, found = np.random.default_rng(seed), list[tuple[Integers, int]]()
+        source, examples = np.random.default_rng(seed), list[tuple[Integers, int]]()
         missing, tried = count, 0
         while missing > 0:
             # grow many at once, and keep those of the right length and split
@@ -150,17 +150,17 @@ class ListOps(Task):
             wanted = (trees.lengths > self.min_length) & (trees.lengths < self.max_length)
             tokens = trees.tokens(wanted, self.max_length - 1)
             inside = np.isin(tenth_of(torch.from_numpy(tokens)).numpy(), parts)
-            found += zip(tokens[inside], trees.values[wanted][inside], strict=True)
-            missing = count - len(found)
+            examples += zip(tokens[inside], trees.values[wanted][inside], strict=True)
+            missing = count - len(examples)
             # give up where hardly any fit
-            if tried > TRIED and len(found) < LEAST_SHARE * tried:
+            if tried > TRIED and len(examples) < LEAST_SHARE * tried:
                 raise ZooError(
                     f"of {tried:,} expressions with operations {self.depth} deep and up to {self.arguments} arguments "
-                    f"{len(found)} have between {self.min_length} and {self.max_length} tokens and belong to this "
+                    f"{len(examples)} have between {self.min_length} and {self.max_length} tokens and belong to this "
                     f"split; expected task.min_length and task.max_length further apart"
                 )
         # the value is asked at the last token that is not padding
-        inputs_BL = torch.from_numpy(np.stack([tokens for tokens, _ in found[:count]]))
-        values_B1 = torch.tensor([[int(value)] for _, value in found[:count]])
+        inputs_BL = torch.from_numpy(np.stack([tokens for tokens, _ in examples[:count]]))
+        values_B1 = torch.tensor([[int(value)] for _, value in examples[:count]])
         ends_B1 = (inputs_BL != PAD).sum(1, keepdim=True) - 1
         return {"inputs": inputs_BL, "targets": values_B1, "positions": ends_B1}

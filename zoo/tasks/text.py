@@ -88,8 +88,8 @@ class Text(Task):
             self.parts = {split: Tokens(getattr(self.corpus, split)) for split in SPLITS}
             self.bytes = {split: len(tokens) for split, tokens in self.parts.items()}
         else:
-            found = encoded(self.corpus, f"task.source={source}", tokenizer, vocab_size)
-            self.tokenizer, self.parts, self.bytes = found.tokenizer, found.splits, found.sizes
+            encoding = encoded(self.corpus, f"task.source={source}", tokenizer, vocab_size)
+            self.tokenizer, self.parts, self.bytes = encoding.tokenizer, encoding.splits, encoding.sizes
         self.ngram = (6 if tokenizer == "bytes" else 2) if ngram is None else ngram
         bits = (self.tokenizer.vocab_size - 1).bit_length()
         if not 1 <= self.ngram <= 63 // bits:
@@ -113,8 +113,8 @@ class Text(Task):
 
     def reads(self) -> list[Path] | None:
         """The files of the source, and a saved tokenizer."""
-        found = [files_of(name) for name in self._named]
-        return None if None in found else [path for paths in found for path in paths or ()]
+        path_lists = [files_of(name) for name in self._named]
+        return None if None in path_lists else [path for paths in path_lists for path in paths or ()]
 
     def fingerprint(self) -> str:
         """A hash of the text, of its tokenizer, and of how it is cut."""
@@ -147,19 +147,19 @@ class Text(Task):
         if "weights" in outputs:  # of an objective whose likelihood is a weighted sum
             weights_BL = outputs["weights"].double()
             bits_BL, sizes_BL = bits_BL * weights_BL, sizes_BL * weights_BL
-        found = {"bits_per_byte": (bits_BL.sum(), sizes_BL.sum())}
-        found["accuracy"] = token_accuracy(outputs, targets_BL)["accuracy"]
+        ratios = {"bits_per_byte": (bits_BL.sum(), sizes_BL.sum())}
+        ratios["accuracy"] = token_accuracy(outputs, targets_BL)["accuracy"]
         if "targets" in outputs:  # the objective asks something else than the next token
-            return found
+            return ratios
         recurs_BL = recurs(torch.cat([batch["inputs"], targets_BL[:, -1:]], 1), self.ngram)[:, 1:]
         for name, these_BL in (("recurring", recurs_BL), ("new", ~recurs_BL)):
-            found[f"bits_per_byte_{name}"] = ((bits_BL * these_BL).sum(), (sizes_BL * these_BL).sum())
+            ratios[f"bits_per_byte_{name}"] = ((bits_BL * these_BL).sum(), (sizes_BL * these_BL).sum())
         first, last = 0, FIRST_BAND
         while first < self.length:
             band = slice(first, last)
-            found[f"bits_per_byte_from_{first}"] = (bits_BL[:, band].sum(), sizes_BL[:, band].sum())
+            ratios[f"bits_per_byte_from_{first}"] = (bits_BL[:, band].sum(), sizes_BL[:, band].sum())
             first, last = last, 2 * last
-        return found
+        return ratios
 
     def token_name(self, token: int) -> str:
         """The text of a token."""

@@ -44,9 +44,9 @@ def _is_even(permutation: Permutation) -> bool:
 @lru_cache(maxsize=8)
 def table(group: str) -> Tensor:
     """(N, N): the number of the product ``a b``, which applies ``a`` first and then ``b``."""
-    found = elements(group)
-    number = {permutation: index for index, permutation in enumerate(found)}
-    return torch.tensor([[number[tuple(b[i] for i in a)] for b in found] for a in found])
+    permutations = elements(group)
+    number = {permutation: index for index, permutation in enumerate(permutations)}
+    return torch.tensor([[number[tuple(b[i] for i in a)] for b in permutations] for a in permutations])
 
 
 @register("task", "word_problem")
@@ -120,8 +120,8 @@ def _generators(table_NN: Tensor) -> list[int]:
 
 
 def _closure(chosen: tuple[int, ...], product: list[list[int]]) -> set[int]:
-    found, border = set(chosen), set(chosen)
+    closure, border = set(chosen), set(chosen)
     while border:
-        border = {product[a][b] for a in border for b in chosen} - found
-        found |= border
-    return found
+        border = {product[a][b] for a in border for b in chosen} - closure
+        closure |= border
+    return closure

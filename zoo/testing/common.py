@@ -28,8 +28,10 @@ def sized(check: Law) -> Law:
 
 def laws_in(module: ModuleType) -> list[Check]:
     """The checks that a module defines, in its order: its public functions."""
-    found = vars(module).items()
-    return [each for name, each in found if isfunction(each) and each.__module__ == module.__name__ and name[0] != "_"]
+    members = vars(module).items()
+    return [
+        each for name, each in members if isfunction(each) and each.__module__ == module.__name__ and name[0] != "_"
+    ]
 
 
 class BrokenShape(AssertionError):

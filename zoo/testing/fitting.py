@@ -74,8 +74,8 @@ def _holders(kind: str) -> list[str]:
     """The objectives that hold a kind which no backbone and few objectives hold, such as readers of a memory."""
     if any(kind in each.components().values() for each in entries("backbone")):
         return []
-    found = [each.name for each in entries("objective") if kind in each.components().values()]
-    return found if 2 * len(found) < len(entries("objective")) else []
+    holders = [each.name for each in entries("objective") if kind in each.components().values()]
+    return holders if 2 * len(holders) < len(entries("objective")) else []
 
 
 def _of_objectives(names: Sequence[str], kind: str) -> Iterator[list[str]]:

@@ -146,17 +146,17 @@ def _outputs(kind: str, name: str) -> dict[str, Tensor]:
     module, x_BLD = parts.part(kind, name), inputs().requires_grad_()
     y_BLD = call(kind, module, x_BLD)
     y_BLD.square().sum().backward()
-    found = {"the output": y_BLD.detach()}
+    tensors = {"the output": y_BLD.detach()}
     for leaf_name, leaf in [("the input", x_BLD), *module.named_parameters()]:
         if leaf.grad is not None:
-            found[f"the gradient of {leaf_name}"] = leaf.grad
+            tensors[f"the gradient of {leaf_name}"] = leaf.grad
     if kind == "mixer":
         state = module.init_state(x_BLD.shape[0], x_BLD.shape[1], x_BLD.device, x_BLD.dtype)
         with torch.no_grad():
             for piece_BLD in x_BLD.split(5, dim=1):
                 piece_BLD, state = module(piece_BLD, state)
-                found[f"piece {len(found)} of the output"] = piece_BLD
-    return found
+                tensors[f"piece {len(tensors)} of the output"] = piece_BLD
+    return tensors
 
 
 @_law
@@ -218,9 +218,9 @@ def _weights(kind: str, module: nn.Module, x_BLD: Tensor) -> tuple[int, list[str
     """
     with torch.no_grad(), _Meetings(x_BLD, module) as meetings:
         call(kind, module, x_BLD)
-    found = {name: p for name, p in module.named_parameters() if p.ndim >= 2 and name in meetings.met}
+    matrices = {name: p for name, p in module.named_parameters() if p.ndim >= 2 and name in meetings.met}
     inactive = sum(m.inactive_parameters() for m in module.modules() if isinstance(m, HasInactiveParameters))
-    return sum(p.numel() for p in found.values()) - inactive, list(found)
+    return sum(p.numel() for p in matrices.values()) - inactive, list(matrices)
 
 
 class _Meetings(TorchDispatchMode):

@@ -192,16 +192,16 @@ def objective_is_blind_to_padding(name: str) -> str | None:
     for key, real_BL in masks.items():
         real = real_BL.view(*real_BL.shape, *[1] * (batch[key].ndim - 2))
         other[key] = torch.where(real, batch[key], batch[key][:, :1])  # the first token instead of padding
-    found = []
+    passes = []
     for each in (batch, other):
         copied = copy.deepcopy(objective)
         loss = seeded(copied, each)["loss"]
         if loss.requires_grad:
             loss.backward()
         gradients = {key: p.grad for key, p in copied.named_parameters() if p.grad is not None}
-        found.append({"loss": loss.detach()} | gradients)
-    for key, expected in found[0].items():
-        close(found[1][key], expected, 0, f"{key}, when padding holds something else: ")
+        passes.append({"loss": loss.detach()} | gradients)
+    for key, expected in passes[0].items():
+        close(passes[1][key], expected, 0, f"{key}, when padding holds something else: ")
     return None
 
 

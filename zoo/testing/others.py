@@ -153,8 +153,8 @@ def family_gives_back_what_it_was_given(name: str) -> None:
         assert torch.equal(back[key], given[key]), f"{key} came back changed"
     again = family.config(model, about["objective"], about["facts"])
     for made in ("words", "facts"):
-        expected, found = getattr(family, made)(config), getattr(family, made)(again)
-        assert found == expected, f"the {made} of the config that came back: {found}, expected {expected}"
+        expected, actual = getattr(family, made)(config), getattr(family, made)(again)
+        assert actual == expected, f"the {made} of the config that came back: {actual}, expected {expected}"
 
 
 def probe_reads_off_what_is_plain(name: str) -> None:

@@ -92,10 +92,10 @@ def composed(*words: str) -> Config:
 def factory(kind: str, name: str, *overrides: str) -> Factory:
     """The factory of a component, with the run's other choices in place."""
     words = ["task=reverse", "objective=sequence_to_sequence"] if kind == "cross" else []
-    found = _find(_composed((f"{kind}={name}", *words, *_overrides.get(), *overrides), generation()), kind, name)
-    if found is None:
+    node = _find(_composed((f"{kind}={name}", *words, *_overrides.get(), *overrides), generation()), kind, name)
+    if node is None:
         raise LookupError(f"no run uses {kind}={name} in the place of a {kind}")
-    return Factory(copy.deepcopy(found))
+    return Factory(copy.deepcopy(node))
 
 
 @lru_cache(maxsize=1024)
@@ -116,7 +116,7 @@ def _find(node: Any, kind: str, name: str) -> dict[str, Any] | None:
         if node.get(COMPONENT) == f"{kind}/{name}":
             return node
         for value in node.values():
-            found = _find(value, kind, name)
-            if found is not None:
-                return found
+            match = _find(value, kind, name)
+            if match is not None:
+                return match
     return None

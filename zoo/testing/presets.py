@@ -42,11 +42,11 @@ def claims_of(arch: str) -> dict[str, list[str]]:
         ZooError: there is no such preset, or it claims what nothing here can measure.
     """
     claims = check([f"arch={arch}"]).base.tree.get("claims") or {}
-    found = {str(name): list(words) for name, words in claims.items() if words is not None}
-    for name in found:
+    words_by_claim = {str(name): list(words) for name, words in claims.items() if words is not None}
+    for name in words_by_claim:
         if name not in CLAIMS:
             raise ZooError(f"arch={arch}: claims: {unknown('claim', name, CLAIMS)}")
-    return found
+    return words_by_claim
 
 
 def mup_keeps_outputs_as_large_at_every_width(arch: str, words: Sequence[str] = ()) -> str:
@@ -60,10 +60,10 @@ def mup_keeps_outputs_as_large_at_every_width(arch: str, words: Sequence[str] = 
         arch: the preset.
         words: further overrides, such as ``mixer.head_dim=16``.
     """
-    found = exponents([f"arch={arch}", *words, "parametrization=mup"])
-    least = {name: abs(each.value) - each.half for name, each in found.items()}
-    name = max(found, key=lambda each: (least[each] > LARGEST_EXPONENT, abs(found[each].value)))
-    said = f"widths {WIDTHS[0]} to {WIDTHS[-1]}: the output of {name} goes like width^{found[name]}"
+    exponents_by_name = exponents([f"arch={arch}", *words, "parametrization=mup"])
+    least = {name: abs(each.value) - each.half for name, each in exponents_by_name.items()}
+    name = max(exponents_by_name, key=lambda each: (least[each] > LARGEST_EXPONENT, abs(exponents_by_name[each].value)))
+    said = f"widths {WIDTHS[0]} to {WIDTHS[-1]}: the output of {name} goes like width^{exponents_by_name[name]}"
     assert least[name] <= LARGEST_EXPONENT, f"{said}, expected at most {LARGEST_EXPONENT} either way"
     return said
 
@@ -132,32 +132,32 @@ def output_sizes(words: Sequence[str], steps: int = STEPS, learning_rate: float 
     optimizer: Any = user_error(make_optimizer, Factory(config["optimizer"]), objective)
     for group in optimizer.param_groups:
         group["lr"] = learning_rate * group.get("learning_rate_scale", 1.0)
-    found: dict[str, float] = {}
+    sizes: dict[str, float] = {}
     for name, module in _looked_at(objective):
-        module.register_forward_hook(_noting(found, name))
+        module.register_forward_hook(_noting(sizes, name))
     for step in range(steps):
         optimizer.zero_grad()
         objective(task.train_batch(step, config["seed"], torch.device("cpu")))["loss"].backward()
         optimizer.step()
     # what is noted is of the last pass, behind all steps
     objective(task.train_batch(steps, config["seed"], torch.device("cpu")))
-    return found
+    return sizes
 
 
 def _looked_at(objective: nn.Module) -> list[tuple[str, nn.Module]]:
     """The stem, the head, and every layer: what stands in a list of modules that is not within another."""
-    found = [(name, getattr(objective, name)) for name in ("stem", "head") if hasattr(objective, name)]
+    modules = [(name, getattr(objective, name)) for name in ("stem", "head") if hasattr(objective, name)]
     lists = {name: module for name, module in objective.named_modules() if isinstance(module, nn.ModuleList)}
     for name, layers in lists.items():
         if not any(name.startswith(f"{other}.") for other in lists):
-            found += [(f"{name}.{place}", layer) for place, layer in enumerate(layers)]
-    return found
+            modules += [(f"{name}.{place}", layer) for place, layer in enumerate(layers)]
+    return modules
 
 
-def _noting(found: dict[str, float], name: str) -> Callable[..., None]:
+def _noting(sizes: dict[str, float], name: str) -> Callable[..., None]:
     def note(module: nn.Module, given: Any, out: Any) -> None:
         tensor = out[0] if isinstance(out, tuple) else out
         if isinstance(tensor, Tensor) and tensor.is_floating_point():
-            found[name] = float(tensor.detach().float().square().mean().sqrt())
+            sizes[name] = float(tensor.detach().float().square().mean().sqrt())
 
     return note

@@ -20,12 +20,12 @@ def _norm() -> nn.Module:
 def _branches(count: int) -> list[nn.Module]:
     """Maps of each token alone, of a size that keeps their input's."""
     source = torch.Generator().manual_seed(5)
-    found: list[nn.Module] = []
+    branches: list[nn.Module] = []
     for _ in range(count):
         linear = nn.Linear(DIM, DIM, bias=False).to(parts.device(), torch.float64)
         linear.weight.data.copy_(torch.randn(DIM, DIM, generator=source) * DIM**-0.5)
-        found.append(linear.requires_grad_(False))
-    return found
+        branches.append(linear.requires_grad_(False))
+    return branches
 
 
 def _stack(name: str, count: int) -> tuple[nn.ModuleList, Any]:

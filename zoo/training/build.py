@@ -152,11 +152,11 @@ def implementations(objective: nn.Module, accelerator: str, precision: str) -> d
     Raises:
         ZooError: the config names a way that cannot run there.
     """
-    place, found = decoding_place(accelerator, precision), dict[str, str]()
+    place, ways = decoding_place(accelerator, precision), dict[str, str]()
     for module in objective.modules():
         if isinstance(module, HasImplementations):
-            found |= cast(dict[str, str], user_error(module.implementations, *place))
-    return found
+            ways |= cast(dict[str, str], user_error(module.implementations, *place))
+    return ways
 
 
 def parameters(objective: nn.Module) -> int:

@@ -39,10 +39,10 @@ def ceiling(accelerator: str, precision: str, alone: bool | None = None) -> floa
         return float(known[key])
     if not (runs_at_once() == 1 if alone is None else alone):
         return None
-    found = measure(torch.device("cuda"), DTYPES[precision])
+    rate = measure(torch.device("cuda"), DTYPES[precision])
     with suppress(OSError):  # a home that cannot be written to
-        write_json(path, {**known, key: found})
-    return found
+        write_json(path, {**known, key: rate})
+    return rate
 
 
 def measure(

@@ -28,27 +28,27 @@ class Damaged(Exception):
 
 def digest(value: Any) -> str:
     """SHA-256 of tensors (dtype, shape and bytes, wherever they lie) in plain data: tables by key, lists, values."""
-    found = sha256()
+    hasher = sha256()
 
     def add(node: Any) -> None:
         if isinstance(node, torch.Tensor):
-            found.update(f"tensor {node.dtype} {tuple(node.shape)}\n".encode())
-            found.update(node.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+            hasher.update(f"tensor {node.dtype} {tuple(node.shape)}\n".encode())
+            hasher.update(node.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
         elif isinstance(node, Mapping):
-            found.update(f"table {len(node)}\n".encode())
+            hasher.update(f"table {len(node)}\n".encode())
             for key in sorted(node, key=repr):
                 add(key)
                 add(node[key])
         elif isinstance(node, list | tuple):
-            found.update(f"list {len(node)}\n".encode())
+            hasher.update(f"list {len(node)}\n".encode())
             for part in node:
                 add(part)
         else:
             text = repr(node).encode(errors="surrogatepass")
-            found.update(f"value {len(text)}\n".encode() + text)
+            hasher.update(f"value {len(text)}\n".encode() + text)
 
     add(value)
-    return found.hexdigest()
+    return hasher.hexdigest()
 
 
 def sealed(checkpoint: Mapping[str, Any]) -> dict[str, Any]:

@@ -120,12 +120,12 @@ class StepGraph:
         self._shapes = {key: value.shape for key, value in batch.items()}
         other = {key: value.roll(1, 0) for key, value in batch.items()}
         for at, given in ((step, batch), (self.last if step != self.last else 0, other)):
-            found = []
+            outcomes = []
             for passes in (self._passes, self._replay):
                 before.restore()
                 self.begin(at)
-                found.append(_copied(passes(given)))
-            if not agree(*found):
+                outcomes.append(_copied(passes(given)))
+            if not agree(*outcomes):
                 return "a recording of it gives other results"
         if self.must:
             self.said = "one CUDA graph: as named"
@@ -153,9 +153,9 @@ class StepGraph:
         loss = self._forward(batch)
         wanted = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         with torch.autocast(loss.device.type, enabled=False):  # as a step's backward pass is
-            found = torch.autograd.grad(loss, wanted, allow_unused=True)
+            gradients = torch.autograd.grad(loss, wanted, allow_unused=True)
         pairs = [
-            (parameter, gradient) for parameter, gradient in zip(wanted, found, strict=True) if gradient is not None
+            (parameter, gradient) for parameter, gradient in zip(wanted, gradients, strict=True) if gradient is not None
         ]
         self._used = [parameter for parameter, _ in pairs]
         return loss.detach(), [gradient for _, gradient in pairs]

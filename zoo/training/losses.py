@@ -62,8 +62,8 @@ class LossWatch:
 
     def without_targets(self) -> int:
         """How many batches since the last time, of all processes, asked nothing; each had a loss of zero."""
-        found, self._empty = self._empty, None
-        return 0 if found is None else int(sum_over_processes(found))
+        count, self._empty = self._empty, None
+        return 0 if count is None else int(sum_over_processes(count))
 
     def read(self, step: int) -> float | None:
         """The mean loss of the steps that end with ``step`` and were not read yet; none where there are none.

@@ -104,17 +104,17 @@ def parameter_roles(model: nn.Module) -> dict[str, str]:
         places[prefix] = _BY_PLACE.get(getattr(module, KIND_OF, ""), around)
         if isinstance(module, HasParameterRoles):
             said |= {path + name: role for name, role in module.parameter_roles().items()}
-    found = {}
+    roles = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         place = places[name.rpartition(".")[0]]
         vector = place != "position" and parameter.ndim < 2
-        found[name] = said.pop(name, "vector" if vector else place)
+        roles[name] = said.pop(name, "vector" if vector else place)
     if said:
         raise ValueError(f"parameter_roles() names parameters that do not exist: {', '.join(sorted(said))}")
-    wrong = sorted(set(found.values()) - set(ROLES))
+    wrong = sorted(set(roles.values()) - set(ROLES))
     if wrong:
         raise ValueError(f"parameter_roles() says {', '.join(wrong)}; expected {', '.join(ROLES)}")
-    return found
+    return roles
 
 
 def rescale_initial_(model: nn.Module, roles: Mapping[str, Mapping[str, float]]) -> None:

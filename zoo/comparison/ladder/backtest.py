@@ -59,17 +59,17 @@ def backtest(scores: Scores) -> list[Stop]:
     best = max(names, key=top.__getitem__)
     pairs = list(combinations(names, 2))
     told = [pair for pair in pairs if _told_apart(scores, rungs - 1, *pair)]
-    found = []
+    stops = []
     for rung in range(rungs - 1):
         here = {name: middle[name][rung] for name in names}
         agreed = [pair for pair in pairs if _order(here, pair) == _order(top, pair)]
         low, high = pairs_interval(len(agreed), len(names))
         chosen = max(names, key=here.__getitem__)
         regret = 0.0 if chosen == best else top[best] - top[chosen]
-        found.append(
+        stops.append(
             Stop(rung, len(agreed), len(pairs), low, high, len(set(told) & set(agreed)), len(told), chosen, regret)
         )
-    return found
+    return stops
 
 
 def first_right(stops: Sequence[Stop], margin: float) -> int | None:
@@ -79,12 +79,12 @@ def first_right(stops: Sequence[Stop], margin: float) -> int | None:
         stops: of :func:`backtest`, in order.
         margin: the largest regret that does not matter.
     """
-    found = None
+    rung = None
     for stop in reversed(stops):
         if stop.regret > margin:
             break
-        found = stop.rung
-    return found
+        rung = stop.rung
+    return rung
 
 
 def pairs_interval(agreed: float, contestants: int) -> tuple[float, float]:

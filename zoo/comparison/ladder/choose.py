@@ -23,15 +23,15 @@ def costs_of(plan: Plan) -> Costs:
     wanted = {each[i] for each in ends for i in (0, -1)}
     cells = [cell for cell in plan.cells if cell.task in wanted and cell.follows is None]
     execution = Execution(plan)
-    found: dict[tuple[str, str], list[Timing]] = {}
+    timings: dict[tuple[str, str], list[Timing]] = {}
     of = {rung.task: rung.of for rung in plan.rungs}
     for cell, timing in zip(cells, execution.timings(cells), strict=True):
         if isinstance(timing, str):
             raise ZooError(f"{cell.name}: {timing}")
-        found.setdefault((of[cell.task], cell.contestant), []).append(Timing(**timing))
+        timings.setdefault((of[cell.task], cell.contestant), []).append(Timing(**timing))
     first = next(cell for cell in plan.cells if not cell.waits)
     return Costs(
-        list(found.values()), execution.workers, first.tuning_count(), len(first.seeds), plan.ladder["tuned"],
+        list(timings.values()), execution.workers, first.tuning_count(), len(first.seeds), plan.ladder["tuned"],
         plan.ladder["tokens_per_parameter"], plan.ladder["valleys"], plan.ladder["stability"],
     )  # fmt: skip
 

@@ -184,14 +184,14 @@ def _zeros(line: Line, start: float, end: float) -> tuple[float, float]:
         error, freedom = line.error(line.weights(x))
         return abs(line.at(x)) <= student(freedom, 0.975) * error
 
-    found = [x for x in grid if may_be_zero(x)]
+    places = [x for x in grid if may_be_zero(x)]
     at = line.x[0] - line.at(line.x[0]) / line.slope
-    return (min(found), max(found)) if found else (at, at)
+    return (min(places), max(places)) if places else (at, at)
 
 
-def coverage(found: Sequence[Gain]) -> tuple[int, int]:
+def coverage(ladder_gains: Sequence[Gain]) -> tuple[int, int]:
     """How many forecasts of the top rung, made without it, hold what was measured there; and how many there are."""
-    tested = [(gain.tested, gain.gains[-1]) for gain in found if gain.tested is not None]
+    tested = [(gain.tested, gain.gains[-1]) for gain in ladder_gains if gain.tested is not None]
     return sum(forecast.holds(value) for forecast, value in tested), len(tested)
 
 

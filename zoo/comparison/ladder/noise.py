@@ -35,14 +35,14 @@ def deviations(scores: Mapping[str, Sequence[Sequence[float]]]) -> list[Noise | 
     Args:
         scores: of each seed at each rung, by contestant. Rungs of a contestant with a failed run do not count.
     """
-    found: list[Noise | None] = []
+    noise_by_rung: list[Noise | None] = []
     for rung in range(max(map(len, scores.values()), default=0)):
         groups = [rungs[rung] for rungs in scores.values() if rung < len(rungs)]
         groups = [seeds for seeds in groups if len(seeds) > 1 and all(map(math.isfinite, seeds))]
         freedom = sum(len(seeds) - 1 for seeds in groups)
         if not freedom:
-            found.append(found[-1] if found else None)
+            noise_by_rung.append(noise_by_rung[-1] if noise_by_rung else None)
             continue
         pooled = sum((len(seeds) - 1) * variance(seeds) for seeds in groups) / freedom
-        found.append(Noise(math.sqrt(pooled), freedom))
-    return found
+        noise_by_rung.append(Noise(math.sqrt(pooled), freedom))
+    return noise_by_rung

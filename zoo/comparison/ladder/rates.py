@@ -45,8 +45,8 @@ class RateLaw:
         """The 95 % interval of the rate at a size, in the same bounds; none where there is no fit."""
         if not self.draws:
             return None
-        found = [self._within(math.exp(min(50.0, a + b * math.log(size)))) for a, b in self.draws]
-        low, high = np.percentile(found, [2.5, 97.5])
+        rates = [self._within(math.exp(min(50.0, a + b * math.log(size)))) for a, b in self.draws]
+        low, high = np.percentile(rates, [2.5, 97.5])
         return float(low), float(high)
 
     def _within(self, rate: float) -> float:
@@ -139,10 +139,10 @@ def _draws(design: Floats, y: Floats, theta: Floats, free: int, middle: float) -
     variance = float(((y - design @ theta) ** 2).sum()) / free
     spread = np.linalg.inv(design.T @ design) * variance
     root = np.linalg.cholesky(spread + 1e-18 * np.eye(len(theta)))
-    found = []
+    draws = []
     for _ in range(DRAWS):
         scale = math.sqrt(free / source.chisquare(free))
         drawn = theta + scale * (root @ source.normal(size=len(theta)))
         if drawn[-3] < 0:
-            found.append(_vertex(drawn, middle))
-    return tuple(found)
+            draws.append(_vertex(drawn, middle))
+    return tuple(draws)

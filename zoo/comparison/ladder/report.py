@@ -303,7 +303,7 @@ def ladders(
         baseline: with whom gains are compared.
         margin: the difference that matters, in place of each task's own.
     """
-    found = []
+    ladders_of_tasks = []
     for of in dict.fromkeys(rung["of"] for rung in rungs):
         every = [rung for rung in rungs if rung["of"] == of]
         sides, trials = ([rung for rung in every if rung.get("role") == role] for role in ("side", "trial"))
@@ -318,8 +318,8 @@ def ladders(
             if sides:
                 ladder = replace(ladder, **_valleys(ladder, mine[:whole], sides, standings))
             asides = {rung["task"] for rung in (*sides, *trials)}
-            found.append(replace(ladder, asides=asides, trial=_trial(ladder, trials, standings)))
-    return found
+            ladders_of_tasks.append(replace(ladder, asides=asides, trial=_trial(ladder, trials, standings)))
+    return ladders_of_tasks
 
 
 def _valleys(
@@ -336,16 +336,16 @@ def _valleys(
         ]
         for rung in rungs
     ]
-    found, sized = [], []
+    valleys, sized = [], []
     size_of = {rung["task"]: rung["parameters"] for rung in [*rungs, *sides]}
     for name in ladder.scores:
         mine = [[at[name, task] for task in each if at[name, task].scores()] for each in tasks]
         points = [[_point(s, sign, size_of[s.of]) for s in each] for each in mine]
         compute = [step.flops for step in ladder.steps]
         if each := valley(name, compute, points, noise):
-            found.append(each)
+            valleys.append(each)
             sized.append([s for standings in mine for s in standings])
-    return {"valleys": found, "sized": sized}
+    return {"valleys": valleys, "sized": sized}
 
 
 def _trial(ladder: Ladder, trials: Sequence[RungFile], standings: Sequence[Standing]) -> Trial | None:
@@ -430,8 +430,8 @@ def _rates(name: str, rungs: Sequence[RungFile], standings: Sequence[Standing]) 
         return Rates(name, best, law)
     ((size, tried),) = points["checked"].items()
     (predicted,) = rates_around(law, size, 1)
-    found = dict(tried)
-    cost = max(found.values()) - found[predicted] if predicted in found else math.inf  # its run failed
+    scores = dict(tried)
+    cost = max(scores.values()) - scores[predicted] if predicted in scores else math.inf  # its run failed
     return Rates(name, best, law, size, predicted, law.interval(size), cost)
 
 

@@ -274,12 +274,12 @@ def fitting(minutes: float, factor: float, costs: Costs, before: Sequence[int] =
     firsts = [SMALLEST * 2 ** (i / 4) for i in range(round(4 * math.log2(LARGEST_FIRST / SMALLEST)) + 1)]
     tried = [geometric(first, factor, count) for first in firsts for count in range(LEAST_RUNGS, MOST_RUNGS + 1)]
     fits = [sizes for sizes in tried if costs.minutes(sizes) <= minutes]
-    found = max(fits, key=lambda sizes: (sizes[-1], len(sizes)), default=None)
-    if found is None:
+    ladder = max(fits, key=lambda sizes: (sizes[-1], len(sizes)), default=None)
+    if ladder is None:
         least = geometric(SMALLEST, factor, LEAST_RUNGS)
         raise ZooError(
             f"compare.ladder.minutes={minutes:g}: the smallest ladder, of {', '.join(map(quantity, least))} "
             f"parameters, takes about {costs.minutes(least):.2g} minutes here; give as many, or leave contestants out "
             f"with compare.archs=[...]"
         )
-    return found
+    return ladder
