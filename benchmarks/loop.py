@@ -26,7 +26,7 @@ from zoo.training.data import Stream
 from zoo.training.loggers import MetricsFile
 from zoo.training.loop import Loop
 from zoo.training.parameter_groups import parameter_groups
-from zoo.training.trainer import quiet
+from zoo.training.trainer import Unprofiled, quiet
 
 BLOCK = 20
 SETTINGS = {
@@ -77,6 +77,7 @@ def ours(config: dict[str, Any], steps: int, cuda: bool) -> list[float]:
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
+            profiler=Unprofiled(),
         )
         trainer.fit(loop, stream)
         metrics.close()

@@ -86,5 +86,6 @@ _import_slim()
 
 import lightning as L  # noqa: E402
 from lightning.fabric.plugins.io import TorchCheckpointIO  # noqa: E402
+from lightning.pytorch.profilers import Profiler  # noqa: E402
 
-__all__ = ["L", "TorchCheckpointIO"]
+__all__ = ["L", "Profiler", "TorchCheckpointIO"]
