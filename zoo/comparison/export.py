@@ -19,7 +19,7 @@ from zoo.comparison.answer import answer
 from zoo.comparison.charts import charts
 from zoo.comparison.ledger import Ledger
 from zoo.comparison.result import COSTS, Standing
-from zoo.comparison.words import by_the_clock, figure, quantity
+from zoo.comparison.words import between, by_the_clock, figure, quantity
 
 Line = dict[str, Any]
 
@@ -106,20 +106,22 @@ def _csv(ledger: Ledger) -> bytes:
 
 
 def _short(ledger: Ledger) -> list[tuple[str, list[list[str]]]]:
-    """For people: by task, titles and then rows: order, who, median and interval, who solved it, seeds, verdict."""
+    """For people: by task, titles and then rows: rank, who, median and interval, who solved it, seeds, verdict."""
     tables = []
     for task in ledger.tasks:
         standings = ledger.ranked(task)
         solves = any(standing.solved() for standing in standings)
         judged = f"vs {ledger.baseline}" if ledger.baseline else "verdict"
-        rows = [["order", "contestant", "test", *(["solved"] if solves else []), "seeds", judged]]
-        for rank, standing in enumerate(standings, 1):
+        rows = [["rank", "contestant", "test", *(["solved"] if solves else []), "seeds", judged]]
+        ranks = ledger.ranks(task)
+        for place, standing in enumerate(standings, 1):
             score = standing.score()
             said = figure(score) if score else standing.absent()
             solved = [standing.solved() or ""] if solves else []
             seeds = f"{len(standing.rows)}" + (f" ({len(standing.failed)} failed)" if standing.failed else "")
-            order, verdict = str(rank) if score else "", str(standing.verdict or "")
-            rows.append([order, standing.contestant, said, *solved, seeds, verdict])
+            rank = between(*ranks.get(standing.contestant, (place, place))) if score else ""
+            verdict = str(standing.verdict or "")
+            rows.append([rank, standing.contestant, said, *solved, seeds, verdict])
         tables.append((task, rows))
     return tables
 

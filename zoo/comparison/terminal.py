@@ -25,7 +25,7 @@ from zoo.comparison.pool import Pool
 from zoo.comparison.predictions import explained, predictions
 from zoo.comparison.result import Standing
 from zoo.comparison.scaling import overtakes
-from zoo.comparison.words import clock, figure, interval, quantity
+from zoo.comparison.words import between, clock, figure, interval, quantity
 
 MOST_SHOWN = 50
 """Rows of a table on the terminal; the rest is counted."""
@@ -409,11 +409,10 @@ def _fitting(lines: list[dict[str, str]], width: int, first: Sequence[str] = FIR
 def _cells(ledger: Ledger, ranks: dict[str, tuple[int, int]], place: int, standing: Standing) -> dict[str, str]:
     """A line of a task's table: cells by the name of their column, the worthiest first."""
     score, longer = standing.score(), standing.harder()
-    low, high = ranks.get(standing.contestant, (place, place))
     rate = _setting(standing.rows[0]["learning_rate"] if standing.rows else standing.chosen.get("optimizer.lr"))
     total, active = standing.cost("parameters"), standing.cost("active_parameters")
     cells = {
-        "place": "-" if not score else str(low) if low == high else f"{low}-{high}",
+        "place": between(*ranks.get(standing.contestant, (place, place))) if score else "-",
         "contestant": standing.contestant,
         "score": f"{figure(score)} {standing.collapsed()}".strip() if score else standing.absent(),
     }

@@ -34,6 +34,11 @@ def interval(difference: Estimate | None) -> str:
     return figure(difference, "+.4f")
 
 
+def between(low: int, high: int) -> str:
+    """A rank, such as ``2``, or the first and the last that it may be, such as ``2-4``."""
+    return str(low) if low == high else f"{low}-{high}"
+
+
 def joined(names: Sequence[str]) -> str:
     """``a, b and c``."""
     return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]])) if names else ""
