@@ -56,6 +56,11 @@ def test_runs_and_comparisons_are_listed_newest_first(made, zoo_main, monkeypatc
     assert [record.status for record in listing] == ["started", "finished", "failed", "finished"]
     assert listing[2].what == "comparison: lstm on parity"
     assert listing[2].score == "0/1 runs"
+    rules = read_json(made / "runs/mine/comparison.json")
+    rules["cells"][0] |= {"seeds": [0, 1, 2], "tuning": ["lstm-parity-7-abc"]}
+    write_json(made / "runs/mine/comparison.json", rules)
+    (record,) = [each for each in records(made / "runs") if each.comparison]
+    assert record.score == "0/4 runs", "those of which the setting is not chosen yet count too"
     monkeypatch.setenv("COLUMNS", "80")
     status, out, err = zoo_main("runs")
     assert status == 0, err

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from test_statistics import standing
 
-from zoo.comparison.answer import answer, near_best
+from zoo.comparison.answer import _known, answer, near_best
+from zoo.comparison.known import beside as known_findings
 from zoo.comparison.known import chosen_before
 from zoo.comparison.ledger import Ledger, _compare_to
 from zoo.comparison.statistics import difference
@@ -343,3 +344,33 @@ def test_what_is_there_is_found():
     assert found_of(solved, 20, 20) == 1
     assert found_of(shifted, 1) >= 0.90
     assert found_of(shifted, 6) >= 0.72, "0.80, and two standard errors of 150 reports"
+
+
+def recalling(*scores_by_contestant):
+    """The finding on recall, of contestants of these names and scores beside guessing a quarter."""
+    about = {"guess": 0.25, "shortcut": 0.25, "bar": None}
+    standings = [standing(name, "recall", scores, **about) for name, scores in scores_by_contestant]
+    for each in standings:
+        each.about["task"] = "recall"
+    report = ledger(standings, scores_by_contestant[-1][0])
+    (finding,) = known_findings(report)
+    return finding, report
+
+
+def test_a_finding_is_what_verdicts_with_their_doubts_and_above_simple_rules_say():
+    apart, nothing = [0.9, 0.91, 0.9, 0.92, 0.9], [0.26, 0.25, 0.27, 0.26, 0.25]
+    finding, _ = recalling(("transformer", apart), ("lstm", nothing))
+    assert finding.outcome == "agrees"
+    finding, _ = recalling(("lstm", apart), ("transformer", nothing))
+    assert finding.outcome == "disagrees"
+    finding, report = recalling(("transformer", nothing), ("lstm", [0.03, 0.04, 0.03, 0.03, 0.04]))
+    assert finding.outcome == "cannot tell", "nobody recalled a pair"
+    assert str(finding.pairs[0][-1]) == "not above what needs no learning"
+    assert "these runs leave 1 open" in " ".join(_known(report))
+    finding, report = recalling(("transformer", apart), ("lstm", nothing))
+    report.standings[1].edge = ["optimizer.lr"]
+    (finding,) = known_findings(report)
+    assert finding.outcome == "agrees, provisionally"
+    assert "these runs provisionally agree with 1." in " ".join(_known(report))
+    finding, _ = recalling(("transformer", apart), ("lstm", nothing), ("gru", [0.89, 0.92, 0.9, 0.91, 0.91]))
+    assert finding.outcome == "agrees in part"

@@ -153,7 +153,7 @@ def _told_apart(ledger: Ledger, task: str, entered: Sequence[Standing]) -> str:
     parts = []
     for standing in apart:
         assert standing.verdict is not None
-        apart_by = abs(standing.middle() - base.middle())
+        apart_by = abs(standing.difference.value) if standing.difference else math.nan  # as the tables say it, by seed
         by = f" by {apart_by:.3g}" if math.isfinite(apart_by) and not standing.solved_count() else ""
         doubt = f": {'; '.join(standing.verdict.doubts)}" if standing.verdict.doubts else ""
         parts.append(f"{standing.contestant} is {standing.verdict}{by} (p = {standing.verdict.p_value:.2g}{doubt})")
@@ -278,17 +278,21 @@ def _known(ledger: Ledger) -> Iterator[str]:
     """How it stands beside what is known."""
     findings = beside(ledger)
     against = [each for each in findings if each.outcome.startswith("disagrees")]
-    agreed, partly = (sum(each.outcome == word for each in findings) for word in ("agrees", "agrees in part"))
-    told = [f"agree with {agreed}"] if agreed else []
-    told += [f"agree in part with {partly}"] if partly else []
-    unknown = len(findings) - agreed - partly - len(against)
+    told, unknown = [], len(findings) - len(against)
+    for outcome in ("agrees", "agrees, provisionally", "agrees in part", "agrees in part, provisionally"):
+        count = sum(each.outcome == outcome for each in findings)
+        head, _, provisionally = outcome.partition(", ")
+        agree = " ".join(filter(None, [provisionally, head.replace("agrees", "agree")]))
+        told += [f"{agree} with {count}"] if count else []
+        unknown -= count
     told += [f"leave {unknown} open"] if unknown else []
     if told:
         applies = "applies" if len(findings) == 1 else "apply"
         yield f"{many(len(findings), 'published finding')} {applies} here: these runs {joined(told)}."
     for each in against:
-        how_far = each.outcome.removeprefix("disagrees")  # nothing, or in part
-        yield f"These runs disagree{how_far} with this one: {each.says} ({each.source})."
+        how_far, _, provisionally = each.outcome.removeprefix("disagrees").partition(", ")  # nothing, or in part
+        sure = f"{provisionally} " if provisionally else ""
+        yield f"These runs {sure}disagree{how_far} with this one: {each.says} ({each.source})."
 
 
 def _limits(ledger: Ledger) -> Iterator[str]:

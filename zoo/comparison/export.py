@@ -112,7 +112,8 @@ def _short(ledger: Ledger) -> list[tuple[str, list[list[str]]]]:
         standings = ledger.ranked(task)
         solves = any(standing.solved() for standing in standings)
         judged = f"vs {ledger.baseline}" if ledger.baseline else "verdict"
-        rows = [["rank", "contestant", "test", *(["solved"] if solves else []), "seeds", judged]]
+        order = "order" if ledger.swept else "rank"  # settings of a sweep are no rivals
+        rows = [[order, "contestant", "test", *(["solved"] if solves else []), "seeds", judged]]
         ranks = ledger.ranks(task)
         for place, standing in enumerate(standings, 1):
             score = standing.score()

@@ -9,9 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from zoo.base.files import read_yaml
+from zoo.comparison.doubts import doubts
 from zoo.comparison.ledger import Ledger
 from zoo.comparison.result import Row, Standing, Verdict
 from zoo.comparison.verdicts import judge
+
+UNLEARNED = "not above what needs no learning"
+"""In place of a verdict on two of whom the better one is no better than a simple rule."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +26,9 @@ class Known:
         says: the finding.
         source: where it was found.
         outcome: ``agrees`` where every pair is told apart that way, ``agrees in part`` where some are and none the
-            other way; ``disagrees`` and ``disagrees in part`` likewise; else ``cannot tell``.
+            other way; ``disagrees`` and ``disagrees in part`` likewise; else ``cannot tell``. A pair of which nobody is
+            above what needs no learning tells nothing. ``, provisionally`` follows where each pair that tells
+            something has a doubt.
         pairs: who was compared on which task, and the verdict on the one that should be ahead.
     """
 
@@ -76,14 +82,28 @@ def beside(ledger: Ledger) -> list[Known]:
     verdicts = iter(judge([pair for _, pairs in asked for pair in pairs], ledger.margin, ledger.level))
     known_findings = []
     for finding, pairs in asked:
-        judged = [(a.task, a.contestant, b.contestant, next(verdicts)) for a, b in pairs]
-        words = [verdict.word for *_, verdict in judged]
-        agrees, disagrees = words.count("better"), words.count("worse")
-        outcome = "disagrees" if disagrees else "agrees" if agrees else "cannot tell"
-        if outcome != "cannot tell" and max(agrees, disagrees) < len(words):
-            outcome += " in part"
-        known_findings.append(Known(finding["says"], finding["source"], outcome, judged))
+        judged = []
+        for a, b in pairs:
+            verdict = next(verdicts)
+            verdict = replace(verdict, doubts=tuple(doubts(a, b, verdict, ledger.trends)))
+            if verdict.apart and (a if verdict.word == "better" else b).state() in ("shortcut", "no"):
+                verdict = replace(verdict, word=UNLEARNED)
+            judged.append((a.task, a.contestant, b.contestant, verdict))
+        known_findings.append(
+            Known(finding["says"], finding["source"], _outcome([each[-1] for each in judged]), judged)
+        )
     return known_findings
+
+
+def _outcome(verdicts: list[Verdict]) -> str:
+    """What the verdicts of a finding's pairs say of it."""
+    words = [verdict.word for verdict in verdicts]
+    decisive = "worse" if "worse" in words else "better"
+    if decisive not in words:
+        return "cannot tell"
+    part = " in part" if words.count(decisive) < len(words) else ""
+    firm = any(verdict.firm == decisive for verdict in verdicts)
+    return f"{'agrees' if decisive == 'better' else 'disagrees'}{part}{'' if firm else ', provisionally'}"
 
 
 def _is(standing: Standing, presets: list[str]) -> bool:

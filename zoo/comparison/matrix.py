@@ -11,7 +11,8 @@ from zoo.comparison.words import figure
 
 EXPLAINED = (
     "solved: every run reaches the task's bar. partly: some runs do. above: none does, and the median is above every "
-    "rule that needs no learning. shortcut: no better than the best such rule. no: no better than guessing."
+    "rule that needs no learning, by more than the margin. shortcut: above guessing by more than the margin, but not "
+    "above the best such rule. no: not even that."
 )
 RANKS = "Ranks are those that a contestant may have; all ranks of a task are right 95 times in 100."
 

@@ -367,9 +367,10 @@ def _table(ledger: Ledger, task: str, width: int) -> Table:
     table = Table(title=title, title_justify="left", caption_justify="left")
     ranks = ledger.ranks(task)
     lines = [_cells(ledger, ranks, place, s) for place, s in enumerate(standings[:MOST_SHOWN], 1)]
-    shown, left = _fitting(lines, width)
+    titles = {"place": "", "score": metric}
+    shown, left = _fitting(lines, width, titles=titles)
     for name in shown:
-        title = {"place": "", "score": metric}.get(name, name)
+        title = titles.get(name, name)
         if name == "contestant":
             table.add_column(
                 title, overflow="fold", min_width=min(_named(width), max(len(line[name]) for line in lines))
@@ -390,15 +391,18 @@ def _named(width: int) -> int:
     return max(16, width // 4)
 
 
-def _fitting(lines: list[dict[str, str]], width: int, first: Sequence[str] = FIRST) -> tuple[list[str], list[str]]:
+def _fitting(
+    lines: list[dict[str, str]], width: int, first: Sequence[str] = FIRST, titles: Mapping[str, str] | None = None
+) -> tuple[list[str], list[str]]:
     """The columns that fit, in the order in which they are shown, and those that do not.
 
-    A line's cells come in the order of their worth. Whoever needs more of a narrow terminal reads the page.
+    A line's cells come in the order of their worth. Whoever needs more of a narrow terminal reads the page. ``titles``
+    are those of columns that are not shown under their own name.
     """
     names = list(dict.fromkeys([*first, *(name for line in lines for name in line)]))
     used, kept = 1, []
     for name in names:
-        widest = max([len(name), *(len(line.get(name, "")) for line in lines)])
+        widest = max([len((titles or {}).get(name, name)), *(len(line.get(name, "")) for line in lines)])
         needed = (min(_named(width), widest) if name == "contestant" else widest) + 3
         if name in first or used + needed <= width:
             used += needed

@@ -186,7 +186,7 @@ class Crossing:
 
     Attributes:
         what: ``prefill`` or ``decode``.
-        first, second: the contestants.
+        first, second: the contestants; where nobody is named, the one whose median is larger first.
         length: the length at which the fits meet; none where they do not within what was measured, or nobody is named.
         ahead: who is faster at the longest length; empty where rounds drawn anew do not agree on it.
         interval: 95 % of the lengths that rounds drawn anew give.
@@ -236,7 +236,7 @@ def crossings(curves: Sequence[Curve], what: str) -> list[Crossing]:
         draws = [_meet(a, b, low, high) for a, b in zip(fits[id(one)], fits[id(other)], strict=True)]
         agreed = sum(ahead == first for _, ahead in draws) / len(draws)
         if agreed < SURE or bounds[-1][0] <= 1 or (faster is one) != first:  # a fit may miss what it was fitted to
-            none = Crossing(what, one.contestant, other.contestant, None, "", None, ratio, bounds[-1])
+            none = Crossing(what, slower.contestant, faster.contestant, None, "", None, ratio, bounds[-1])
             all_crossings.append(none)
             continue
         roots = [each or low for each, ahead in draws if ahead == first]
@@ -266,8 +266,8 @@ def said(crossing: Crossing, lengths: Sequence[int]) -> str:
     at = f"at {lengths[-1]:,} tokens"
     if not crossing.ahead:
         return (
-            f"{crossing.first} and {crossing.second} are not told apart {at}: the ratio of their times is "
-            f"{crossing.ratio:.3g} ({low:.3g} to {high:.3g})"
+            f"{crossing.first} and {crossing.second} are not told apart {at}: {crossing.first} takes "
+            f"{crossing.ratio:.3g} times ({low:.3g} to {high:.3g}) as long"
         )
     behind = crossing.second if crossing.ahead == crossing.first else crossing.first
     text = f"{crossing.ahead} is {crossing.ratio:.3g} times ({low:.3g} to {high:.3g}) as fast as {behind} {at}"

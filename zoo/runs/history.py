@@ -252,6 +252,7 @@ def _comparison(folder: Path, rules: Any) -> Record:
             there.add(each.name)
     finished = states.count("finished")
     states += ["removed"] * len(_planned(cells) - there)
+    states += ["planned"] * sum(_unnamed(cell) for cell in cells)
     failed = bool({"failed", UNREADABLE} & set(states))
     status = "running" if is_held(folder / "lock") else "failed" if failed else "finished"
     if status == "finished" and finished < len(states):
@@ -264,6 +265,12 @@ def _planned(cells: Sequence[Mapping[str, Any]]) -> set[str]:
     """The ids of the runs of these cells, as far as they are plain."""
     listed = [cell.get(stage) for cell in cells for stage in ("tuning", "reporting")]
     return {each for some in listed if isinstance(some, list) for each in some if isinstance(each, str)}
+
+
+def _unnamed(cell: Mapping[str, Any]) -> int:
+    """How many runs a cell is to report whose ids are not known, since it is not tuned yet."""
+    seeds, reporting = cell.get("seeds"), cell.get("reporting")
+    return max(0, len(seeds) - len(reporting)) if isinstance(seeds, list) and isinstance(reporting, list) else 0
 
 
 def _state(folder: Path) -> tuple[str, float]:
