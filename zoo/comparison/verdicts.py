@@ -211,5 +211,5 @@ def cannot_decide(standings: Sequence[Standing]) -> str:
     if all(s.state() == "solved" for s in entered):
         return "every run solved it: it is too easy to tell these contestants apart"
     if all(s.rows and s.state() in ("no", "shortcut") for s in entered):
-        return "nobody is above the best rule that needs no learning: it is too hard, or training was too short"
+        return "nobody is above the best rule that needs no learning; the task is too hard, or training was too short"
     return ""
