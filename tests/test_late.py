@@ -2,8 +2,10 @@
 
 import importlib
 import itertools
+import pickle
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from conftest import THOROUGH
@@ -72,16 +74,39 @@ def test_a_module_of_it_runs_it_first_and_is_made_once(name, module):
     assert importlib.reload(one) is one
 
 
-def test_one_that_fails_is_imported_again_as_python_does(name, tmp_path):
-    package = install_late(name, {}, {})
+def test_one_that_fails_is_late_again(name, tmp_path):
+    package = install_late(name, {"shout": str.lower}, {})
     init = tmp_path / name / "__init__.py"
     good = init.read_text()
-    init.write_text("raise ImportError('not yet')\n")
+    init.write_text("shout = half = 3\nraise ImportError('not yet')\n")
     with pytest.raises(ImportError, match="not yet"):
         package.whole  # noqa: B018
-    assert name not in sys.modules
+    assert not is_complete(package)
+    assert package.shout("A") == "a"
     init.write_text(good + "# another size, so that no compiled file is taken for it\n")
-    assert importlib.import_module(name).whole
+    assert package.whole
+    assert importlib.import_module(name) is package
+    assert not hasattr(package, "half")
+
+
+def test_threads_that_ask_at_once_wait_for_the_whole(name, tmp_path):
+    init = tmp_path / name / "__init__.py"
+    init.write_text("import time\ntime.sleep(0.2)\n" + init.read_text())
+    package = install_late(name, {}, {})
+    complete_before_submodules(package)
+    with ThreadPoolExecutor(4) as threads:
+        ways = [lambda: package.whole, lambda: importlib.import_module(f"{name}.second").number, lambda: package.number]
+        assert [each.result() for each in [threads.submit(way) for way in ways * 3]] == [True, 2, 2] * 3
+    assert sys.modules[f"{name}.second"].made is sys.modules[f"{name}.first"].made
+
+
+def test_it_is_pickled_by_name_and_gives_all_its_names(name):
+    package = install_late(name, {}, {})
+    assert pickle.loads(pickle.dumps(package)) is package
+    assert not is_complete(package)
+    names = {}
+    exec(f"from {name} import *", names)
+    assert names["whole"]
 
 
 def test_one_that_is_imported_or_is_not_there_stays_as_it_is(name):
@@ -106,6 +131,11 @@ def step(model):
 step(model)
 assert "torch._dynamo.eval_frame" not in sys.modules
 MORE
+wrapped = torch.compiler.disable(torch.nn.Linear(3, 3))
+assert isinstance(wrapped, torch.nn.Module) and len(list(wrapped.parameters())) == 2
+class Kept(torch.nn.Linear):
+    forward = torch.compiler.disable(torch.nn.Linear.forward)
+assert Kept(3, 2)(torch.ones(1, 3)).shape == (1, 2) and isinstance(torch.compiler.disable(Kept), type)
 compiled = torch.compile(model, backend="aot_eager")
 step(compiled)
 from lightning.fabric.wrappers import OptimizedModule as recognized

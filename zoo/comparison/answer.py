@@ -155,7 +155,7 @@ def _told_apart(ledger: Ledger, task: str, entered: Sequence[Standing]) -> str:
         assert standing.verdict is not None
         apart_by = abs(standing.difference.value) if standing.difference else math.nan  # as the tables say it, by seed
         by = f" by {apart_by:.3g}" if math.isfinite(apart_by) and not standing.solved_count() else ""
-        doubt = f": {'; '.join(standing.verdict.doubts)}" if standing.verdict.doubts else ""
+        doubt = f"; {'; '.join(standing.verdict.doubts)}" if standing.verdict.doubts else ""
         parts.append(f"{standing.contestant} is {standing.verdict}{by} (p = {standing.verdict.p_value:.2g}{doubt})")
     rest = len(judged) - len(apart)
     others = f"; the other{f' {rest} are' if rest > 1 else ' is'} not told apart from it" if rest else ""

@@ -17,11 +17,12 @@ import logging
 import sys
 from collections.abc import Callable
 from importlib.metadata import version
+from types import FunctionType
 from typing import Any
 
 import torch  # noqa: F401  (the compiler is a package of it)
 
-from zoo.training.late import complete_before_submodules, install_late, is_complete
+from zoo.training.late import complete, complete_before_submodules, install_late, is_complete
 
 COMPILER = "torch._dynamo"
 NEEDED = {"Metric": "torchmetrics.metric", "MetricCollection": "torchmetrics.collections"}
@@ -32,7 +33,7 @@ class _Compiled(type):
     """Of a class whose instances are the compiled modules. There are none before there is a compiler."""
 
     def __instancecheck__(cls, instance: Any) -> bool:
-        compiler = sys.modules[COMPILER]
+        compiler: Any = sys.modules.get(COMPILER)
         return is_complete(compiler) and isinstance(instance, compiler.OptimizedModule)
 
 
@@ -41,15 +42,23 @@ class _OptimizedModule(metaclass=_Compiled):
 
 
 def _disable(fn: Callable[..., Any] | None = None, recursive: bool = True, **more: Any) -> Any:
-    """``torch._dynamo.disable`` for as long as there is nothing to disable: the function is called as it is."""
+    """``torch._dynamo.disable`` for as long as there is nothing to disable: the function is called as it is.
+
+    So it is for functions of Lightning and torch alone. Others may be part of what is compiled, and modules and classes
+    cannot do without the compiler.
+    """
     if fn is None:
         return functools.partial(_disable, recursive=recursive, **more)
+    if not isinstance(fn, FunctionType) or fn.__module__.partition(".")[0] not in ("torch", "lightning"):
+        compiler: Any = sys.modules[COMPILER]
+        complete(compiler)
+        return compiler.disable(fn, recursive, **more)
     disabled: list[Callable[..., Any]] = []
 
     @functools.wraps(fn)
     def call(*args: Any, **kwargs: Any) -> Any:
         if not disabled:
-            compiler = sys.modules[COMPILER]
+            compiler: Any = sys.modules.get(COMPILER)
             if not is_complete(compiler):
                 return fn(*args, **kwargs)
             disabled.append(compiler.disable(fn, recursive, **more))
@@ -80,6 +89,8 @@ def _import_slim() -> None:
             del sys.modules[name]
         return
     complete_before_submodules(metrics)
+    if compiler is not None and not is_complete(compiler):
+        del compiler.OptimizedModule  # Lightning has it; whoever else asks gets the true one
 
 
 _import_slim()
