@@ -487,10 +487,10 @@ def test_a_row_that_asks_for_more_than_the_weights_are_is_refused_before_it_is_b
     ("task", "key"),
     [
         ("parity", "length"),
-        ("recall", "length"),
-        ("facts", "symbols"),
         ("compression", "vocab_size"),
-        ("clusters", "features"),
+        pytest.param("recall", "length", marks=pytest.mark.thorough),
+        pytest.param("facts", "symbols", marks=pytest.mark.thorough),
+        pytest.param("clusters", "features", marks=pytest.mark.thorough),
     ],
 )
 def test_a_config_that_asks_for_more_data_than_this_machine_holds_is_refused(here, zoo_main, task, key):

@@ -461,11 +461,11 @@ def test_accumulated_gradients_equal_one_large_batch(here, monkeypatch):
 
 
 @pytest.mark.parametrize("parts", first([4, 2]))
-@pytest.mark.parametrize("words", [
-    ["task=sort"], ["task=sort", "arch=vaswani", "objective.label_smoothing=0.1"], ["task=code", "task.length=12"],
-    ["task=sort", "gradient_clip=0.01"], ["task=sort", "objective.z_loss=0.1"],
+@pytest.mark.parametrize("words", first([
+    ["task=sort", "gradient_clip=0.01"], ["task=sort", "arch=vaswani", "objective.label_smoothing=0.1"],
+    ["task=code", "task.length=12"], ["task=sort"], ["task=sort", "objective.z_loss=0.1"],
     ["task=sort", "objective.predict=3"],
-], ids=" ".join)  # fmt: skip
+], 3), ids=" ".join)  # fmt: skip
 def test_accumulation_weighs_by_targets(here, monkeypatch, words, parts):
     """Batches of a step that ask unlike many targets, and one that asks none, are one batch: gradients and loss."""
     small = "task.test_windows=8" if "task=code" in words else "task.test_size=16"

@@ -12,7 +12,7 @@ import subprocess
 import numpy as np
 import pytest
 from browser import BROWSER, assert_fits, looked_at, needs_browser
-from conftest import THOROUGH
+from conftest import THOROUGH, covering
 from test_compare import smoke  # noqa: F401  (a fixture)
 
 
@@ -61,8 +61,7 @@ def test_the_page_renders_in_a_browser_without_errors(smoke, tmp_path):  # noqa:
 
 
 @needs_browser
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize("width", [1400, 420])
+@pytest.mark.parametrize(("width", "dark"), covering([(1400, False), (420, True), (1400, True), (420, False)]))
 def test_nothing_overflows_the_page(smoke, tmp_path, width, dark):  # noqa: F811
     appearance = looked_at(page(smoke).read_text(), width, dark, tmp_path)
     assert appearance["dark"] == dark
