@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import combinations
 
@@ -274,25 +275,30 @@ def near_best(standing: Standing) -> tuple[int, int]:
     return sum(abs(value - best) <= limit for value in known), len(standing.tried)
 
 
+AGREE = {
+    "agrees": "agree",
+    "agrees, provisionally": "provisionally agree",
+    "agrees in part": "agree in part",
+    "agrees in part, provisionally": "provisionally agree in part",
+}
+DISAGREE = {
+    outcome.replace("agree", "disagree"): words.replace("agree", "disagree") for outcome, words in AGREE.items()
+}
+"""What runs do, in the plural, by the outcome of a finding."""
+
+
 def _known(ledger: Ledger) -> Iterator[str]:
     """How it stands beside what is known."""
     findings = beside(ledger)
-    against = [each for each in findings if each.outcome.startswith("disagrees")]
-    told, unknown = [], len(findings) - len(against)
-    for outcome in ("agrees", "agrees, provisionally", "agrees in part", "agrees in part, provisionally"):
-        count = sum(each.outcome == outcome for each in findings)
-        head, _, provisionally = outcome.partition(", ")
-        agree = " ".join(filter(None, [provisionally, head.replace("agrees", "agree")]))
-        told += [f"{agree} with {count}"] if count else []
-        unknown -= count
-    told += [f"leave {unknown} open"] if unknown else []
+    counts = Counter(each.outcome for each in findings)
+    told = [f"{agree} with {counts[outcome]}" for outcome, agree in AGREE.items() if counts[outcome]]
+    told += [f"leave {counts['cannot tell']} open"] if counts["cannot tell"] else []
     if told:
         applies = "applies" if len(findings) == 1 else "apply"
         yield f"{many(len(findings), 'published finding')} {applies} here: these runs {joined(told)}."
-    for each in against:
-        how_far, _, provisionally = each.outcome.removeprefix("disagrees").partition(", ")  # nothing, or in part
-        sure = f"{provisionally} " if provisionally else ""
-        yield f"These runs {sure}disagree{how_far} with this one: {each.says} ({each.source})."
+    for each in findings:
+        if each.outcome in DISAGREE:
+            yield f"These runs {DISAGREE[each.outcome]} with this one: {each.says} ({each.source})."
 
 
 def _limits(ledger: Ledger) -> Iterator[str]:

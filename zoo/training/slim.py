@@ -89,8 +89,6 @@ def _import_slim() -> None:
             del sys.modules[name]
         return
     complete_before_submodules(metrics)
-    if compiler is not None and not is_complete(compiler):
-        del compiler.OptimizedModule  # Lightning has it; whoever else asks gets the true one
 
 
 _import_slim()
@@ -98,5 +96,8 @@ _import_slim()
 import lightning as L  # noqa: E402
 from lightning.fabric.plugins.io import TorchCheckpointIO  # noqa: E402
 from lightning.pytorch.profilers import Profiler  # noqa: E402
+
+if not is_complete(sys.modules[COMPILER]):  # Lightning has this class; whoever else asks gets the true one
+    vars(sys.modules[COMPILER]).pop("OptimizedModule", None)
 
 __all__ = ["L", "Profiler", "TorchCheckpointIO"]
