@@ -7,12 +7,13 @@ import pytest
 from test_statistics import standing
 
 from zoo.comparison.answer import _known, answer, near_best
+from zoo.comparison.claims import judge_claims
 from zoo.comparison.known import beside as known_findings
 from zoo.comparison.known import chosen_before
 from zoo.comparison.ledger import Ledger, _compare_to
 from zoo.comparison.statistics import difference
 from zoo.comparison.trends import Trend, at_step, crossing, steps_to, trend
-from zoo.comparison.verdicts import can_find, cannot_decide, judge, judge_twice, rank_ranges
+from zoo.comparison.verdicts import all_pairs, can_find, cannot_decide, judge, judge_twice, rank_ranges
 
 SOLVED, HALF, NONE = [1.0, 0.995, 1.0, 0.99, 1.0], [1.0, 0.2, 0.99, 0.3, 0.2], [0.2, 0.3, 0.25, 0.31, 0.22]
 
@@ -26,7 +27,8 @@ def test_each_word_asks_for_its_evidence():
     assert one(NONE, [0.7, 0.72, 0.71, 0.7, 0.73]).word == "worse"
     assert one(SOLVED, NONE, solved=0.99).word == "better"
     assert one(SOLVED, HALF, solved=0.99).word == "not separated", "5 of 5 against 2 of 5 is p = 0.09"
-    assert one([2.0, 2.1, 2.05, 2.02, 2.08], [2.5, 2.6, 2.55, 2.52, 2.58], higher_is_better=False).word == "better"
+    losses = {"higher_is_better": False, "guess": 4.0}
+    assert one([2.0, 2.1, 2.05, 2.02, 2.08], [2.5, 2.6, 2.55, 2.52, 2.58], **losses).word == "better"
     assert one([0.5], [0.9]).word == "unknown"
     # sure and small is no difference that matters
     near, nearer = [0.9979, 0.9980, 0.9978, 0.9979, 0.9980], [0.9998, 0.9999, 0.9998, 0.9997, 0.9998]
@@ -48,7 +50,7 @@ def test_failed_runs_count_as_the_worst():
     ours, theirs = standing("a", "t", [], failed=5), standing("b", "t", NONE)
     ours.about = theirs.about
     assert judge([(ours, theirs)])[0].word == "worse"
-    lower = {"higher_is_better": False}
+    lower = {"higher_is_better": False, "guess": 4.0}
     assert judge([(standing("a", "t", [], failed=5, **lower), standing("b", "t", NONE, **lower))])[0].word == "worse"
     mixed = standing("a", "t", [0.9, 0.9], failed=3, solved=0.5)
     assert (mixed.solved(), mixed.score(), mixed.absent()) == ("2/5", None, "half of the runs failed")
@@ -140,6 +142,26 @@ def test_tasks_that_cannot_decide_say_so():
     )
     assert can_find(3, 24).endswith("; where some runs solve a task and others do not, nothing is told apart")
     assert "others do not" not in can_find(5, 20, easy), "it is known then"
+
+
+@pytest.mark.parametrize("shortcut", [0.25, None])
+def test_nobody_is_better_who_is_no_better_than_a_rule_without_learning(shortcut):
+    """Not beside the baseline, and neither in ranks, in pairs nor in claims, whichever is the baseline."""
+    about = {"guess": 0.1 if shortcut else 0.27, **({"shortcut": shortcut} if shortcut else {})}
+    high, low, learned = [0.26, 0.25, 0.27, 0.26, 0.25], [0.03, 0.04, 0.03, 0.03, 0.04], [0.9, 0.91, 0.9, 0.92, 0.9]
+    a, b, c = (standing(*each, **about) for each in (("a", "t", high), ("b", "t", low), ("c", "t", learned)))
+    claims = [{"says": "a is ahead", "better": "a", "than": "b"}, {"says": "c is", "better": "c", "than": "b"}]
+    for base in "ab":
+        report = ledger([a, b], baseline=base)
+        assert [str(s.verdict) for s in (a, b) if s.contestant != base] == ["neither learned it"]
+        assert report.ranks("t") == {"a": (1, 2), "b": (1, 2)}
+        assert "nobody is above the best rule that needs no learning" in report.cannot_decide("t")
+        a.verdict = b.verdict = None
+    words = {(one.contestant, other.contestant): v.word for (one, other), v in all_pairs([[a, b, c]])}
+    assert words == {("a", "b"): "neither learned it", ("a", "c"): "worse", ("b", "c"): "worse"}
+    assert [each.outcome for each in judge_claims(claims, [a, b, c])] == ["neither learned it", "holds"]
+    a.about, b.about = ({**s.about, "guess": None, "shortcut": None} for s in (a, b))
+    assert judge([(a, b)])[0].word == "better", "where no such rule is known"
 
 
 def test_trends_are_gains_per_doubling():
@@ -365,7 +387,7 @@ def test_a_finding_is_what_verdicts_with_their_doubts_and_above_simple_rules_say
     assert finding.outcome == "disagrees"
     finding, report = recalling(("transformer", nothing), ("lstm", [0.03, 0.04, 0.03, 0.03, 0.04]))
     assert finding.outcome == "cannot tell", "nobody recalled a pair"
-    assert str(finding.pairs[0][-1]) == "not above what needs no learning"
+    assert str(finding.pairs[0][-1]) == "neither learned it"
     assert "these runs leave 1 open" in " ".join(_known(report))
     finding, report = recalling(("transformer", apart), ("lstm", nothing))
     report.standings[1].edge = ["optimizer.lr"]

@@ -14,9 +14,6 @@ from zoo.comparison.ledger import Ledger
 from zoo.comparison.result import Row, Standing, Verdict
 from zoo.comparison.verdicts import judge
 
-UNLEARNED = "not above what needs no learning"
-"""In place of a verdict on two of whom the better one is no better than a simple rule."""
-
 
 @dataclass(frozen=True)
 class Known:
@@ -26,9 +23,8 @@ class Known:
         says: the finding.
         source: where it was found.
         outcome: ``agrees`` where every pair is told apart that way, ``agrees in part`` where some are and none the
-            other way; ``disagrees`` and ``disagrees in part`` likewise; else ``cannot tell``. A pair of which nobody is
-            above what needs no learning tells nothing. ``, provisionally`` follows where each pair that tells
-            something has a doubt.
+            other way; ``disagrees`` and ``disagrees in part`` likewise; else ``cannot tell``. ``, provisionally``
+            follows where each pair that tells something has a doubt.
         pairs: who was compared on which task, and the verdict on the one that should be ahead.
     """
 
@@ -86,8 +82,6 @@ def beside(ledger: Ledger) -> list[Known]:
         for a, b in pairs:
             verdict = next(verdicts)
             verdict = replace(verdict, doubts=tuple(doubts(a, b, verdict, ledger.trends)))
-            if verdict.apart and (a if verdict.word == "better" else b).state() in ("shortcut", "no"):
-                verdict = replace(verdict, word=UNLEARNED)
             judged.append((a.task, a.contestant, b.contestant, verdict))
         known_findings.append(
             Known(finding["says"], finding["source"], _outcome([each[-1] for each in judged]), judged)

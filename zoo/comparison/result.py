@@ -31,6 +31,10 @@ COSTS = {
 }
 
 
+UNLEARNED = "neither learned it"
+"""The verdict on two of whom the better one is no better than a rule that needs no learning."""
+
+
 def place(row: Row) -> str:
     """Where a run lies, below the folder of its ledger: single runs may come from several folders."""
     return str(row.get("place", row["id"]))
@@ -41,8 +45,9 @@ class Verdict:
     """What a comparison says of a contestant, beside another on the same task.
 
     Attributes:
-        word: ``better``, ``worse``, ``no difference that matters``, ``not separated``, or ``unknown`` where a side has
-            fewer than two runs.
+        word: ``better``, ``worse``, ``no difference that matters``, ``not separated``, ``neither learned it`` where
+            they differ but the better one is no better than a rule that needs no learning, or ``unknown`` where a side
+            has fewer than two runs.
         p_value: that of no difference, adjusted for all verdicts of its family.
         doubts: why it may change with more tuning or longer training.
     """

@@ -9,7 +9,7 @@ from dataclasses import replace
 from itertools import combinations
 
 from zoo.base.errors import many
-from zoo.comparison.result import Standing, Verdict
+from zoo.comparison.result import UNLEARNED, Standing, Verdict
 from zoo.comparison.statistics import (
     COUNTS_SHARE,
     SIGNIFICANCE,
@@ -29,7 +29,8 @@ def judge(pairs: Sequence[Pair], margin: float | None = None, level: float = SIG
     P-values of :func:`zoo.comparison.statistics.difference` are adjusted by Holm's method. A pair is told apart
     where the adjusted value is at most the level. It is then ``better`` or ``worse``, unless the medians differ by less
     than the margin, or lie in the other order than what was found to differ: the means, the counts of solved or failed
-    runs, or the ranks.
+    runs, or the ranks. Where the one ahead is no better than a rule that needs no learning, they differ in how they
+    fail, and neither is called better.
 
     Args:
         pairs: contestants on one task each, both with at least one finished or failed run.
@@ -97,6 +98,9 @@ def _verdict(ours: _Side, theirs: _Side, p: float, direction: float, margin: flo
         size = max(size, math.copysign(1, direction) * _means_apart(ours, theirs))
     if size < margin_of(ours.standing, margin):
         return Verdict("no difference that matters", p)
+    ahead = ours if direction > 0 else theirs
+    if ahead.standing.state() in ("shortcut", "no"):
+        return Verdict(UNLEARNED, p)
     return Verdict("better" if direction > 0 else "worse", p)
 
 
