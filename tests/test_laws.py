@@ -274,6 +274,28 @@ def test_laws_that_follow_from_a_broken_shape_are_not_asked(zoo_main, here):
     assert lines[2:] == ["1 law is broken"]
 
 
+def test_one_mistake_is_said_once_and_what_is_not_claimed_does_not_hold(zoo_main, here):
+    """Six laws ask for ``init_state``: the first says that it is missing, and the others that they end as that does."""
+    from zoo import register
+
+    @register("mixer", "tests_without_a_state")
+    class WithoutAState(torch.nn.Module):
+        def __init__(self, dim: int, linear):
+            super().__init__()
+            self.out = linear(in_features=dim, out_features=dim)
+
+        def forward(self, x_BLD, state=None):
+            return self.out(x_BLD), state
+
+    status, out, _ = zoo_main("check", "mixer=tests_without_a_state")
+    assert status == 1
+    assert out.count("has no attribute 'init_state'") == 1
+    assert "not run mixer=tests_without_a_state: saves" not in out
+    assert out.count("(it ends as takes no tokens does: AttributeError)") == 5
+    assert "no claim mixer=tests_without_a_state: leaves no trace of padding (it has no takes_mask = True)" in out
+    assert out.endswith("1 law is broken\n")
+
+
 @pytest.mark.parametrize(
     ("word", "name"), [("mixer@local", "NAME"), ("mixer@local=gru", "gru"), ("ffn@wide=mlp", "mlp")]
 )

@@ -40,7 +40,7 @@ LENGTHS = (1, 2, 3, 4, 6, 8, 12, 16)
 class Verdict:
     """What became of one law: it ``holds``, is ``broken``, is ``known`` to fail as the component says itself, was
     ``skipped``, for this machine or this call cannot tell, was ``not run``, for it follows from one that is broken, or
-    is measured with ``no claim``. ``says`` is why, or what else was seen."""
+    has ``no claim``: the component does not say that it keeps it. ``says`` is why, or what else was seen."""
 
     kind: str
     name: str
@@ -129,7 +129,7 @@ def preset_verdicts(name: str, overrides: Sequence[str] = ()) -> Iterator[Verdic
 def verdicts(kind: str, name: str, overrides: Sequence[str] = ()) -> Iterator[Verdict]:
     """Each law of the kind in turn, and last whether a run of two steps with the component ends well."""
     from zoo.testing.checks import known_failures, laws_of
-    from zoo.testing.common import BrokenShape
+    from zoo.testing.common import BrokenShape, Unclaimed
     from zoo.testing.parts import with_overrides
 
     known = known_failures(kind, name)
@@ -138,7 +138,7 @@ def verdicts(kind: str, name: str, overrides: Sequence[str] = ()) -> Iterator[Ve
     if says:
         yield Verdict(kind, name, "builds", "broken", says)
         return
-    laws = laws_of(kind, name)
+    laws, raised_by = laws_of(kind, name), dict[str, str]()
     for place, law in enumerate(laws, 1):
         says, note, ends = "", "", False
         with with_overrides(overrides), warnings.catch_warnings():
@@ -151,9 +151,16 @@ def verdicts(kind: str, name: str, overrides: Sequence[str] = ()) -> Iterator[Ve
                 yield Verdict(kind, name, law.__name__, "skipped", str(error))
                 continue
             except Exception as error:
+                # the same accident in another law, such as a method that is missing, is the same mistake
+                first = raised_by.setdefault(repr(error), law.__name__) if not isinstance(error, AssertionError) else ""
+                if first not in ("", law.__name__) and law.__name__ not in known:
+                    says = f"it ends as {_words(kind, first)} does: {type(error).__name__}"
+                    yield Verdict(kind, name, law.__name__, "not run", says)
+                    continue
                 says = _reason(*_smallest(law, name, error), inspect.getdoc(law) or "")
                 ends = isinstance(error, BrokenShape)
         outcome, says = _outcome(says, known.get(law.__name__))
+        outcome = UNCLAIMED if outcome == "holds" and isinstance(note, Unclaimed) else outcome
         yield Verdict(kind, name, law.__name__, outcome, says or note)
         if ends and outcome == "broken":  # the others would say the same in other words
             left = many(len(laws) - place, "more law")

@@ -54,6 +54,9 @@ def check_numbers(config: Config) -> None:
         _check_component(config[kind], kind)
     for name, node in config["more_probes"].items():
         _check_component(node, f"more_probes.{name}")
+    rate = config["optimizer"].get("lr")
+    if isinstance(rate, int | float) and not rate >= 0:
+        raise ZooError(f"optimizer.lr={rate}: expected at least 0")
 
 
 def check_bounds(config: Mapping[str, Any]) -> None:

@@ -34,6 +34,12 @@ def laws_in(module: ModuleType) -> list[Check]:
     ]
 
 
+class Unclaimed(str):
+    """The remark of a check on a component that does not say that it keeps this law: what it would have to declare."""
+
+    __slots__ = ()
+
+
 class BrokenShape(AssertionError):
     """An output has not the shape of its input, so no other law can be asked."""
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from zoo.nn import select_rows, state_bytes, tensors_of
 from zoo.testing import parts
-from zoo.testing.common import call, close, ends, inputs, same_shape, seeded, sized
+from zoo.testing.common import Unclaimed, call, close, ends, inputs, same_shape, seeded, sized
 from zoo.testing.parts import DIM, LENGTH
 
 
@@ -194,7 +194,7 @@ def mixer_leaves_no_trace_of_padding(name: str) -> str | None:
     """
     mixer = parts.part("mixer", name, dtype=torch.float64)
     if not _claims(mixer, "takes_mask", "mask_BL"):
-        return "it has no takes_mask, so it claims nothing"
+        return Unclaimed("it has no takes_mask = True")
     pads, prompt = (0, 3, 8), LENGTH - 4
     x_BLD = inputs(len(pads), dtype=torch.float64)
     alone = [mixer(x_BLD[row : row + 1, pad:])[0][0] for row, pad in enumerate(pads)]
@@ -222,7 +222,7 @@ def mixer_keeps_to_what_it_may_see(name: str) -> str | None:
     """
     mixer = parts.part("mixer", name, dtype=torch.float64)
     if not _claims(mixer, "takes_seen", "seen_LL"):
-        return "it has no takes_seen, so it claims nothing"
+        return Unclaimed("it has no takes_seen = True")
     x_BLD, other_BLD = (inputs(2, dtype=torch.float64, seed=seed) for seed in (0, 9))
     few_LL = torch.rand(LENGTH, LENGTH, generator=torch.Generator().manual_seed(0)) < 0.4
     few_LL = (few_LL | torch.eye(LENGTH, dtype=torch.bool)).to(parts.device())
