@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from zoo.comparison.ledger import Ledger
 from zoo.comparison.result import Standing
-from zoo.comparison.words import figure
+from zoo.comparison.words import between, figure
 
 EXPLAINED = (
     "solved: every run reaches the task's bar. partly: some runs do. above: none does, and the median is above every "
@@ -49,7 +49,7 @@ def _cell(standing: Standing, ranks: dict[str, tuple[int, int]], undecided: bool
     if standing.score() is None:
         return Cell("no" if standing.failed else "", standing.absent(), "")
     low, high = ranks.get(standing.contestant, (0, 0))
-    said = "" if undecided or len(ranks) < 2 else f"rank {low}" if low == high else f"rank {low} to {high}"
+    said = "" if undecided or len(ranks) < 2 else f"rank {between(low, high)}"
     solved = standing.solved()
-    score = f"{solved}, {standing.middle():.4g}" if solved else figure(standing.score(), ".4g")
+    score = f"{solved}, {standing.middle():.4f}" if solved else figure(standing.score())
     return Cell(standing.state(), score, said)

@@ -27,7 +27,7 @@ from zoo.comparison.predictions import explained, predictions
 from zoo.comparison.result import COSTS, Standing, place
 from zoo.comparison.scaling import overtakes
 from zoo.comparison.terminal import and_more
-from zoo.comparison.words import by_the_clock, figure, interval, quantity
+from zoo.comparison.words import between, by_the_clock, figure, interval, quantity
 from zoo.registry.discovery import state
 
 TEMPLATE = "report.html.j2"
@@ -65,6 +65,7 @@ def write_page(ledger: Ledger, path: Path | None = None) -> Path:
         "matrix": (cells := matrix(ledger)),
         "explained": legend(cells),
         "ranks": {task: ledger.ranks(task) for task in ledger.tasks},
+        "between": between,
         "overall": ledger.overall(),
         "abilities": ledger.abilities(),
         "abilities_explained": abilities.EXPLAINED,

@@ -363,7 +363,7 @@ def _table(ledger: Ledger, task: str, width: int) -> Table:
     finished = [s for s in standings if s.rows]
     metric = finished[0].metric.replace("_", " ") if finished else "score"
     higher = not finished or finished[0].rows[0]["higher_is_better"]
-    title = f"{task}: test {metric} ({'higher' if higher else 'lower'} is better), median (interval)"
+    title = f"{task}: test {metric} ({'higher' if higher else 'lower'} is better), median (interval); costs are means"
     table = Table(title=title, title_justify="left", caption_justify="left")
     ranks = ledger.ranks(task)
     lines = [_cells(ledger, ranks, place, s) for place, s in enumerate(standings[:MOST_SHOWN], 1)]
