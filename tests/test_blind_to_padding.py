@@ -292,7 +292,7 @@ def two_of(task):
 @pytest.mark.parametrize("probe", [entry.name for entry in entries("probe") if entry.name != "none"])
 def test_no_probe_reads_padding(probe, key, monkeypatch):
     monkeypatch.setattr("zoo.measure.metrics.EXAMPLES", 200)
-    monkeypatch.setattr("zoo.measure.metrics.PLACES", 400)
+    monkeypatch.setattr("zoo.measure.metrics.POSITIONS", 400)
     probes = {probe: parts.factory("probe", probe)(classes=5, dim=16)}
     if key == "token_labels" and getattr(probes[probe], "reads_positions", False):
         pytest.skip("a probe of whole inputs")

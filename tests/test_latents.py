@@ -116,7 +116,7 @@ def test_a_run_with_latents_is_judged_by_its_tokens_and_writes(zoo_main):
     ids=str,
 )  # fmt: skip
 def test_letters_are_labelled_by_a_probe_of_any_encoder(words, here, monkeypatch):
-    monkeypatch.setattr("zoo.measure.metrics.PLACES", 512)
+    monkeypatch.setattr("zoo.measure.metrics.POSITIONS", 512)
     row = train(zoo.compose("task=code", "task.length=32", *TINY, "task.test_windows=8", "probe=linear",
                             "more_probes=[logistic,few_labels]", *words))  # fmt: skip
     assert row["metric"] == "linear_probe_accuracy"
@@ -128,7 +128,7 @@ def test_letters_are_labelled_by_a_probe_of_any_encoder(words, here, monkeypatch
 
 
 def test_the_next_token_is_asked_of_models_that_look_back(here, monkeypatch):
-    monkeypatch.setattr("zoo.measure.metrics.PLACES", 512)
+    monkeypatch.setattr("zoo.measure.metrics.POSITIONS", 512)
     row = train(zoo.compose(*TEXT, "task.test_windows=8", "steps=3", *QUIET, "objective=next_latent", "probe=logistic"))
     assert 0 < row["test"]["logistic_probe_bits_per_byte"] < 20
     assert row["metric"] == "logistic_probe_bits_per_byte"
@@ -171,10 +171,10 @@ def test_an_encoder_that_says_only_where_it_is_has_collapsed():
     of_place = torch.randn(10, 16, generator=source)[place]
     assert collapse(diagnostics(of_place), 16) == ""
     assert (
-        collapse(diagnostics(of_place + 1e-4 * torch.randn(500, 16, generator=source), places_N=place), 16)
+        collapse(diagnostics(of_place + 1e-4 * torch.randn(500, 16, generator=source), positions_N=place), 16)
         == "complete"
     )
-    both = diagnostics(of_place + torch.randn(500, 16, generator=source), places_N=place)
+    both = diagnostics(of_place + torch.randn(500, 16, generator=source), positions_N=place)
     assert collapse(both, 16) == ""
     z, labels = torch.randn(60, 4, generator=source).double(), torch.arange(60) % 3
     unit = F.normalize(z, dim=1)

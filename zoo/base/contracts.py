@@ -40,7 +40,7 @@ class Mixer(Protocol):
     zero, so it is always a number. ``takes_position_ids = True`` says that ``forward(..., position_ids_BL=None)`` takes
     position ids: without a state, a few tokens of a longer sequence may come, in rising order, and these are their
     positions there. ``takes_seen = True`` says that ``forward(..., seen_LL=None)`` takes who sees whom: true where the
-    token of the row may see that of the column, itself always. It comes without a state, and with it places come in any
+    token of the row may see that of the column, itself always. It comes without a state, and with it tokens come in any
     order, also twice. It hides more than the mixer hides anyway; what a token may not see leaves no trace in its
     output. ``takes_shared = True`` says that ``forward(..., shared=None)`` takes a dict that all layers of one pass
     share: a layer may leave there what later ones read, under a key of its own, such as the values of the first
@@ -125,7 +125,7 @@ class Position(nn.Module):
     bias_key: Hashable = None
 
     @classmethod
-    def for_place(cls, facts: Mapping[str, Any]) -> Position | None:
+    def stand_in(cls, facts: Mapping[str, Any]) -> Position | None:
         """What stands in for this component where these facts are known; none where it is built itself.
 
         Within a mixer an additive position has nothing left to say, for the backbone has added it.
@@ -184,7 +184,7 @@ class Task:
         margin: the difference of the metric that matters; a smaller one is called none, however sure it is.
         references: names in :meth:`chance` that are no rule to be beaten, such as a compressor of the whole test
             text, or a model that learns.
-        writes: whether a model goes on writing what it was trained on; else it answers at some places alone.
+        writes: whether a model goes on writing what it was trained on; else it answers at some positions alone.
         chained: whether the answers of an example are one whole, which a single mistake spoils: how mistakes add up
             along it is then measured.
         start, end: tokens that start and end what a model writes, where the task has such.
@@ -447,13 +447,13 @@ class HasChoices(Protocol):
 
 @runtime_checkable
 class HasEmbedding(Protocol):
-    """An objective whose encoder makes a vector of each place of an input, which a probe may judge.
+    """An objective whose encoder makes a vector of each position of an input, which a probe may judge.
 
     Optional: ``unidirectional = True`` says that each looks back only, so that the next token may be asked of it.
     """
 
     def embed(self, inputs: Tensor, mask_BL: Tensor | None = None) -> Tensor:
-        """(B, L, D), without what a stem puts before the places; a probe of whole inputs takes their mean.
+        """(B, L, D), without what a stem puts before the input; a probe of whole inputs takes their mean.
 
         ``mask_BL``, false at padding, is given where the task has ``inputs_mask``.
         """
@@ -462,7 +462,7 @@ class HasEmbedding(Protocol):
 
 @runtime_checkable
 class HasAttentionMaps(Protocol):
-    """A layer whose heads take weighted means, which can be looked at, and be left out one by one.
+    """A layer whose heads take weighted means, which can be inspected; heads can be left out one by one.
 
     ``kept_H``, none unless somebody experiments, multiplies what each head gives.
     """
@@ -504,7 +504,7 @@ and low-bit ones included), gains and biases, positions, and what sets the decay
 
 @runtime_checkable
 class HasParameterRoles(Protocol):
-    """A module that says what its own parameters are for, where their shape and place do not."""
+    """A module that says what its own parameters are for, where their shape and the component around them do not."""
 
     def parameter_roles(self) -> dict[str, str]:
         """The role, one of :data:`ROLES`, by name relative to this module."""

@@ -45,9 +45,9 @@ def tenth_of(numbers: torch.Tensor, many: torch.Tensor | None = None) -> torch.T
     import torch
 
     mixed = torch.full_like(numbers[..., 0], 12_345)
-    for place in range(numbers.shape[-1]):
-        further = (mixed * 1_000_003 + numbers[..., place] * 7_919 + 1) % 2_147_483_647
-        mixed = further if many is None else torch.where(place < many, further, mixed)
+    for index in range(numbers.shape[-1]):
+        further = (mixed * 1_000_003 + numbers[..., index] * 7_919 + 1) % 2_147_483_647
+        mixed = further if many is None else torch.where(index < many, further, mixed)
     for multiplier in (48_271, 69_621, 16_807):  # three steps of a multiplicative generator, so near ones part
         mixed = ((mixed >> 15) ^ mixed) * multiplier % 2_147_483_647
     return (mixed >> 8) % 10

@@ -33,7 +33,7 @@ Plain = str | bool | int | float | None
 def flaw(value: Any, kind: Any) -> str:
     """Say what is wrong with plain data of which this type is expected; nothing where it fits.
 
-    The answer names the place, what is there, and what was expected: ``steps is "x", expected a whole number``.
+    The answer says where the flaw is, what is there, and what was expected: ``steps is "x", expected a whole number``.
 
     Args:
         value: what ``json.loads`` or a YAML reader returned.
@@ -43,28 +43,28 @@ def flaw(value: Any, kind: Any) -> str:
         msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
         said, _, where = str(error).replace("`", "").partition(" - at ")
-        place = _place(value, kind, re.findall(r"\[\.\.\.\]|[^.$\[\]]+", where.partition(" in ")[2] or where))
-        named = ".".join(map(str, place))
+        path = _path(value, kind, re.findall(r"\[\.\.\.\]|[^.$\[\]]+", where.partition(" in ")[2] or where))
+        named = ".".join(map(str, path))
         missing = said.partition("missing required field ")[2]
         if missing:
-            return f"{'.'.join([*map(str, place), missing])} is missing"
-        return f"{named or 'it'} is {_brief(_at(value, place))}, expected {_expected(said)}"
+            return f"{'.'.join([*map(str, path), missing])} is missing"
+        return f"{named or 'it'} is {_brief(_at(value, path))}, expected {_expected(said)}"
     except (UnicodeEncodeError, RecursionError) as error:
         return f"{type(error).__name__}: {error}"
     return ""
 
 
-def _place(value: Any, kind: Any, steps: list[str]) -> list[Any]:
+def _path(value: Any, kind: Any, steps: list[str]) -> list[Any]:
     """The keys and indices to a flaw. msgspec names no key of a mapping: the one that is wrong alone is looked for."""
-    place: list[Any] = []
+    path: list[Any] = []
     for step in steps:
-        here = _at(value, place)
+        here = _at(value, path)
         if step != "[...]":
-            place.append(int(step) if isinstance(here, list) and step.isdigit() else step)
+            path.append(int(step) if isinstance(here, list) and step.isdigit() else step)
             continue
-        wrong = (key for key in here if not _fits(_with(value, place, {key: here[key]}), kind))
-        place.append(next(wrong, "?"))
-    return place
+        wrong = (key for key in here if not _fits(_with(value, path, {key: here[key]}), kind))
+        path.append(next(wrong, "?"))
+    return path
 
 
 def _fits(value: Any, kind: Any) -> bool:
@@ -75,17 +75,17 @@ def _fits(value: Any, kind: Any) -> bool:
     return True
 
 
-def _with(value: Any, place: Sequence[Any], new: Any) -> Any:
-    """The value with another one at this place; only what leads there is copied."""
-    if not place:
+def _with(value: Any, path: Sequence[Any], new: Any) -> Any:
+    """The value with another one at the end of this path; only what leads there is copied."""
+    if not path:
         return new
     copy = list(value) if isinstance(value, list) else dict(value)
-    copy[place[0]] = _with(value[place[0]], place[1:], new)
+    copy[path[0]] = _with(value[path[0]], path[1:], new)
     return copy
 
 
-def _at(value: Any, place: Sequence[Any]) -> Any:
-    for step in place:
+def _at(value: Any, path: Sequence[Any]) -> Any:
+    for step in path:
         try:
             value = value[step]
         except (LookupError, TypeError):

@@ -30,7 +30,7 @@ class Tally:
         wrong_BS = (logits_BSC.argmax(-1) != targets_BS).cpu() & asked_BS
         order_BS = (~asked_BS).byte().argsort(dim=1, stable=True)  # what is asked comes first, in its order
         asked_BS, wrong_BS = asked_BS.gather(1, order_BS), wrong_BS.gather(1, order_BS)
-        # length, mistakes and share of mistakes of each answer, summed by place
+        # length, mistakes and share of mistakes of each answer, summed by position
         length_B, mistakes_B = asked_BS.sum(1), wrong_BS.sum(1)
         share_BS = (mistakes_B.double() / length_B.clamp(min=1)).unsqueeze(1) * asked_BS
         for name, counted in (
@@ -57,9 +57,9 @@ class Tally:
         """The counts as plain data.
 
         ``lengths`` has, for each length, the number of answers, of those without a mistake, and of wrong tokens.
-        ``asked`` and ``wrong`` count tokens by place. ``share`` and ``share_squared``, also by place, sum the share of
-        wrong tokens of each answer that reaches there, and its square. ``pairs`` counts neighbours, right or wrong
-        after right or wrong. ``squares`` sums the square of an answer's mistakes over its length.
+        ``asked`` and ``wrong`` count tokens by position. ``share`` and ``share_squared``, also by position, sum the
+        share of wrong tokens of each answer that reaches that position, and its square. ``pairs`` counts neighbours,
+        right or wrong after right or wrong. ``squares`` sums the square of an answer's mistakes over its length.
         """
         return {
             "lengths": [[length, *counts] for length, counts in sorted(self.lengths.items()) if length],

@@ -11,7 +11,7 @@ PAIRED = 2048
 
 
 def diagnostics(
-    embeddings_ND: Tensor, labels_N: Tensor | None = None, places_N: Tensor | None = None
+    embeddings_ND: Tensor, labels_N: Tensor | None = None, positions_N: Tensor | None = None
 ) -> dict[str, float]:
     """Measures of a sample of embeddings.
 
@@ -23,16 +23,16 @@ def diagnostics(
     mean ``|f - f'|^2`` of those with the same label (Wang and Isola 2020, arXiv:2005.10242, whose pairs are two views);
     absent where no two have the same.
 
-    With ``places_N`` an embedding is compared only with others at its own place, because an encoder that encodes only
-    the position and nothing of the content has collapsed. Uniformity and alignment use all.
+    With ``positions_N`` an embedding is compared only with others at its own position, because an encoder that encodes
+    only the position and nothing of the content has collapsed. Uniformity and alignment use all.
     """
-    # compare within each place, where there are enough examples of it
+    # compare within each position, where there are enough examples of it
     z_ND = embeddings_ND.double()
-    place_N = torch.zeros(len(z_ND), dtype=torch.long, device=z_ND.device) if places_N is None else places_N
-    if len(place_N.unique()) > len(z_ND) // 8:
-        place_N = torch.zeros_like(place_N)  # too few at each place to compare
+    position_N = torch.zeros(len(z_ND), dtype=torch.long, device=z_ND.device) if positions_N is None else positions_N
+    if len(position_N.unique()) > len(z_ND) // 8:
+        position_N = torch.zeros_like(position_N)  # too few at each position to compare
     # rank: from the singular values of centred embeddings; size: from all values
-    centred_ND, spare = _centred(z_ND, place_N)
+    centred_ND, spare = _centred(z_ND, position_N)
     values_D = torch.linalg.svdvals(centred_ND)
     total = values_D.sum()
     rank = 0.0 if total <= 1e-12 * max(1.0, z_ND.abs().max().item()) else _entropy_rank(values_D / total)
@@ -42,7 +42,7 @@ def diagnostics(
         "effective_rank": rank,
         "relative_deviation": (deviation_D.mean() / size).item(),
         "correlation": _correlation(centred_ND),
-        "cosine": _cosine(F.normalize(z_ND, dim=1), place_N),
+        "cosine": _cosine(F.normalize(z_ND, dim=1), position_N),
     }
     # pairwise distances of unit vectors, for uniformity and alignment
     unit_ND = F.normalize(z_ND[:PAIRED], dim=1)
@@ -63,16 +63,16 @@ def collapse(measures: dict[str, float], dim: int) -> str:
     return "dimensional" if measures["effective_rank"] < max(2.0, 0.05 * dim) else ""
 
 
-def _centred(z_ND: Tensor, place_N: Tensor) -> tuple[Tensor, int]:
-    """The embeddings minus the mean at their place, and how many such means there are."""
-    _, index_N, count_P = place_N.unique(return_inverse=True, return_counts=True)
+def _centred(z_ND: Tensor, position_N: Tensor) -> tuple[Tensor, int]:
+    """The embeddings minus the mean at their position, and how many such means there are."""
+    _, index_N, count_P = position_N.unique(return_inverse=True, return_counts=True)
     sum_PD = torch.zeros(len(count_P), z_ND.shape[1], dtype=z_ND.dtype, device=z_ND.device).index_add_(0, index_N, z_ND)
     return z_ND - (sum_PD / count_P[:, None])[index_N], len(count_P)
 
 
-def _cosine(unit_ND: Tensor, place_N: Tensor) -> float:
-    """The mean cosine over all pairs at one place, from the length of the sum of their unit vectors."""
-    _, index_N, count_P = place_N.unique(return_inverse=True, return_counts=True)
+def _cosine(unit_ND: Tensor, position_N: Tensor) -> float:
+    """The mean cosine over all pairs at one position, from the length of the sum of their unit vectors."""
+    _, index_N, count_P = position_N.unique(return_inverse=True, return_counts=True)
     sum_PD = torch.zeros(len(count_P), unit_ND.shape[1], dtype=unit_ND.dtype, device=unit_ND.device)
     sum_PD.index_add_(0, index_N, unit_ND)
     own = unit_ND.square().sum()

@@ -11,9 +11,9 @@ from zoo.base.contracts import Batch, Probe, Task
 from zoo.base.errors import ZooError
 from zoo.nn import at_positions, pooled
 
-EXAMPLES, PLACES, SEED = 2048, 16_384, 7_000_001
-"""Number of labelled training examples that a probe is fitted to, or of places where each has a label of its own; and
-the seed of their stream, with which no run trains."""
+EXAMPLES, POSITIONS, SEED = 2048, 16_384, 7_000_001
+"""Number of labelled training examples that a probe is fitted to, or of positions where each has a label of its own;
+and the seed of their stream, with which no run trains."""
 UNLABELLED = 1000
 """Number of batches without one label after which no more are made."""
 
@@ -22,15 +22,15 @@ class Labelled(NamedTuple):
     """Embeddings with their labels, as probes are fitted to them."""
 
     embeddings_NLD: Tensor
-    """The embeddings of every place of an input; where each place has a label, of that place only, (N, 1, D)."""
+    """The embeddings of all positions of an input; where each position has a label, of that one only, (N, 1, D)."""
     labels_N: Tensor
-    places_N: Tensor
+    positions_N: Tensor
     """The position of each in its sequence; zero where an input has one label."""
     real_NL: Tensor | None = None
     """False at padding; ``None`` where nothing is padded."""
 
     def pooled(self) -> Tensor:
-        """The mean over the real places of each input, (N, D)."""
+        """The mean over the real positions of each input, (N, D)."""
         return pooled(self.embeddings_NLD, self.real_NL)
 
 
@@ -75,7 +75,7 @@ def _named(question: str, name: str) -> str:
 
 
 def labels_key(objective: Any, task: Task) -> str | None:
-    """The key of what a probe must predict: a label for the whole input, or for each place; none if there is nothing.
+    """The key of what a probe must predict: a label for the whole input, or for each position; none if there is none.
 
     The next token is such a label only for embeddings that look back; others have seen it.
     """
@@ -86,7 +86,7 @@ def labels_key(objective: Any, task: Task) -> str | None:
 
 
 def _embedded(objective: Any, batch: Batch) -> tuple[Tensor, Tensor | None]:
-    """Embeddings of the places of each input, and which of them are no padding, or none."""
+    """Embeddings of the positions of each input, and which of these are no padding, or none."""
     mask_BL = batch.get("inputs_mask")
     embeddings_BLD = objective.embed(batch["inputs"], **({} if mask_BL is None else {"mask_BL": mask_BL}))
     reads_all = mask_BL is not None and embeddings_BLD.shape[1] == mask_BL.shape[1]
@@ -94,7 +94,7 @@ def _embedded(objective: Any, batch: Batch) -> tuple[Tensor, Tensor | None]:
 
 
 def _answer(probe: Any, embeddings_BLD: Tensor, real_BL: Tensor | None, batch: Batch, key: str | None) -> Tensor:
-    """Logits (B, C), or (B, S, C) where each place has a label."""
+    """Logits (B, C), or (B, S, C) where each position has a label."""
     if key == "labels":
         if getattr(probe, "reads_positions", False):
             return probe(embeddings_BLD, *_told(real_BL))  # type: ignore[no-any-return]
@@ -104,7 +104,7 @@ def _answer(probe: Any, embeddings_BLD: Tensor, real_BL: Tensor | None, batch: B
 
 
 def _told(real: Tensor | None) -> list[Tensor]:
-    """What a probe of places is told besides: which are no padding, where there is padding."""
+    """What a probe that reads positions is told besides: which are no padding, where there is padding."""
     return [] if real is None else [real]
 
 
@@ -117,8 +117,8 @@ def labelled(objective: Any, task: Task, device: torch.device) -> Labelled:
     """
     training, key = objective.training, labels_key(objective, task) or "labels"
     objective.eval()
-    embeddings, known, places, masks = [], [], [], []
-    step, wanted = 0, EXAMPLES if key == "labels" else PLACES
+    embeddings, known, positions, masks = [], [], [], []
+    step, wanted = 0, EXAMPLES if key == "labels" else POSITIONS
     count = 0
     # batches of training data, from a stream that no run trains on
     while count < wanted:
@@ -131,21 +131,21 @@ def labelled(objective: Any, task: Task, device: torch.device) -> Labelled:
         known.append(labels[asked])
         if key == "labels":
             embeddings.append(embeddings_BLD[asked])
-            places.append(torch.zeros_like(known[-1]))
+            positions.append(torch.zeros_like(known[-1]))
             masks += [] if real_BL is None else [real_BL[asked]]
         else:
-            place = batch.get("positions", torch.arange(labels.shape[1], device=device).expand_as(labels))
+            position = batch.get("positions", torch.arange(labels.shape[1], device=device).expand_as(labels))
             embeddings.append(at_positions(embeddings_BLD, batch)[asked].unsqueeze(1))
-            places.append(place[asked])
+            positions.append(position[asked])
         step += 1
     objective.train(training)
     real_NL = torch.cat(masks)[:wanted] if masks else None
-    embeddings_NLD, labels_N, places_N = (torch.cat(parts)[:wanted] for parts in (embeddings, known, places))
-    return Labelled(embeddings_NLD, labels_N, places_N, real_NL)
+    embeddings_NLD, labels_N, positions_N = (torch.cat(parts)[:wanted] for parts in (embeddings, known, positions))
+    return Labelled(embeddings_NLD, labels_N, positions_N, real_NL)
 
 
 def fit(probes: dict[str, Probe], known: Labelled) -> None:
-    """Fit every probe to the same labelled embeddings, to all places or to their mean."""
+    """Fit every probe to the same labelled embeddings, to all positions or to their mean."""
     mean_ND = known.pooled()
     for probe in probes.values():
         if getattr(probe, "reads_positions", False):

@@ -58,13 +58,13 @@ def inspect(folder: Path, options: InspectOptions) -> Path:
     strongest = max(inspection["heads"], key=lambda row: row["loss"], default=None)
     say(f"{len(maps)} maps of {len(options.examples)} examples, {len(order)} heads")
     if strongest:
-        say(f"validation loss {whole:.4f} with all of them")
-        say(f"{strongest['loss']:.4f} without head {strongest['head']} of {strongest['layer']}, the dearest")
         first = curve[0][1]
         if task.higher_is_better and first <= max(task.chance().values(), default=0.0):
-            says = "no better than a rule, so leaving out heads would say nothing"
+            says = "no better than a rule, so no head can be said to matter; train it longer"
             say(f"the test's {inspection['metric']} is {first:.4f}, {says}")
         else:
+            say(f"validation loss {whole:.4f} with all of them")
+            say(f"{strongest['loss']:.4f} without head {strongest['head']} of {strongest['layer']}: it matters most")
             many = _removable(curve, task.higher_is_better)
             say(f"{many} of {len(order)} heads can go before the test's {inspection['metric']} is 1 % worse")
     say(path)

@@ -25,9 +25,9 @@ def spans(
     if count < 1 or span < 1 or span > length:
         raise ValueError(f"{count} positions in spans of {span} do not fit into a sequence of {length} tokens")
     many = min(max(1, round(count / span)), length // span)
-    # shrink each span to a point: draw as many different places of what is left, sort, and stretch them again
-    places = length - many * (span - 1)
-    draw_BP = torch.rand(batch_size, places, device=device, generator=generator)
+    # shrink each span to a point: draw as many different positions of those left, sort, and stretch them again
+    positions = length - many * (span - 1)
+    draw_BP = torch.rand(batch_size, positions, device=device, generator=generator)
     start_BN = draw_BP.topk(many, dim=1).indices.sort(1).values
     start_BN = start_BN + torch.arange(many, device=device) * (span - 1)
     return (start_BN.unsqueeze(-1) + torch.arange(span, device=device)).flatten(1)

@@ -26,7 +26,7 @@ def token_ids(backbone: nn.Module, inputs: Tensor, position_ids_BS: Tensor | Non
     Args:
         backbone: the backbone.
         inputs: what its stem was given.
-        position_ids_BS: the places of the vectors that it gets, where these are a few of them.
+        position_ids_BS: the positions of the vectors that it gets, where it gets only some.
     """
     if not getattr(backbone, "takes_tokens", False) or inputs.ndim != 2 or inputs.is_floating_point():
         return {}

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 UNASKED = -100
-"""The target of a place that nothing is asked of."""
+"""The target at a position where nothing is asked."""
 
 
 def cross_entropy(
@@ -51,7 +51,7 @@ def mean_error(
 
 
 def pooled(x_BLD: Tensor, mask_BL: Tensor | None) -> Tensor:
-    """The mean over the places of each sequence, (B, D), without padding; zero where all of it is padding."""
+    """The mean over the positions of each sequence, (B, D), without padding; zero where all of it is padding."""
     if mask_BL is None:
         return x_BLD.mean(1)
     kept_BLD = x_BLD.masked_fill(~mask_BL.unsqueeze(-1), 0.0)

@@ -96,7 +96,7 @@ class Factory:
             else:
                 arguments[name] = self.config[name]
         watchers = _WATCHERS.get()
-        stand_in = getattr(self.target, "for_place", lambda facts: None)(facts)
+        stand_in = getattr(self.target, "stand_in", lambda facts: None)(facts)
         if stand_in is not None:
             return stand_in
         built = _made(self.kind, self.name, self.target(**arguments))

@@ -19,7 +19,7 @@ class Level(NamedTuple):
     """The nodes of all trees at one depth, children in the order of their parents."""
 
     parents: Integers
-    """The place of each node's parent in the level above; for a root, its own tree."""
+    """The index of each node's parent in the level above; for a root, its own tree."""
     operators: Integers
     """The operator, 0 to 3, or -1 for a digit."""
     digits: Integers
@@ -96,7 +96,7 @@ def grow(count: int, depth: int, arguments: int, most: int, source: np.random.Ge
 
 def _apply(operators: Integers, parents: Integers, values: Integers) -> Integers:
     """The value of each operation, given its arguments' values, which stand together."""
-    # sort the arguments of each operation: then smallest, largest and median stand at known places
+    # sort the arguments of each operation: then smallest, largest and median stand at known indices
     many = np.bincount(parents, minlength=len(operators))
     first = np.cumsum(many) - many
     ordered = values[np.lexsort((values, parents))]

@@ -65,14 +65,14 @@ def read_labelled(path: Path, texts: Sequence[str], label: str, header: bool) ->
                 f"task.source: {path} has the columns {', '.join(names)}, not {column}; name them with "
                 f"task.texts=[...] and task.label=..."
             )
-    places, last = [names.index(column) for column in texts], names.index(label)
+    indices, last = [names.index(column) for column in texts], names.index(label)
     examples = []
     for number, row in rows:
         if len(row) != len(names):
             raise ZooError(f"task.source: {path}, line {number}: {len(row)} columns; expected {len(names)}")
-        if not row[last].strip() or not all(row[place].strip() for place in places):
+        if not row[last].strip() or not all(row[index].strip() for index in indices):
             raise ZooError(f"task.source: {path}, line {number}: a text or the label is empty")
-        examples.append((tuple(row[place] for place in places), row[last].strip()))
+        examples.append((tuple(row[index] for index in indices), row[last].strip()))
     return examples
 
 

@@ -30,7 +30,7 @@ def letter_classes(source: bytes) -> NDArray[np.int64] | None:
         return None
     except tokenize.TokenError:
         return None
-    # the offset of each line, to turn rows and columns into places
+    # the offset of each line, to turn rows and columns into positions
     starts = [0, *accumulate(map(len, io.StringIO(text)))]
     classes = np.full(len(source), UNASKED, dtype=np.int64)
     for token in tokens:

@@ -66,7 +66,7 @@ class MadTask(Task):
         return in_parts(lambda count: self._make(count, False, source), self.test_size, size, "test_size")
 
     def judge(self, outputs: Mapping[str, Tensor], batch: Batch) -> Ratios:
-        """Accuracy over the places that are asked, and the share of sequences without a mistake."""
+        """Accuracy over the positions that are asked, and the share of sequences without a mistake."""
         return token_accuracy(outputs, batch["targets"])
 
     def _training_set(self, device: torch.device) -> Batch:
@@ -76,7 +76,7 @@ class MadTask(Task):
         return {key: torch.cat([part[key] for part in parts]).to(device) for key in parts[0]}
 
     def _order(self, first: int, seed: int) -> Tensor:
-        """Which sequences stand from this place on in the endless stream of a seed, as many as a batch has."""
+        """Which sequences stand from number ``first`` on in the endless stream of a seed, as many as a batch has."""
         assert self.train_size is not None
         index_B = torch.empty(self.batch_size, dtype=torch.long)
         done = 0

@@ -57,8 +57,8 @@ def recurs(tokens_BL: Tensor, ngram: int) -> Tensor:
     bits = 63 // ngram
     whole = L - ngram + 1
     key_BW = torch.zeros(B, whole, dtype=torch.long, device=tokens_BL.device)
-    for place in range(ngram):
-        key_BW = (key_BW << bits) | tokens_BL[:, place : place + whole]
+    for offset in range(ngram):
+        key_BW = (key_BW << bits) | tokens_BL[:, offset : offset + whole]
     # equal n-grams stand beside each other, the earlier first; all but the first of them recur
     sorted_BW, order_BW = key_BW.sort(dim=1, stable=True)
     again_BW = torch.zeros_like(sorted_BW, dtype=torch.bool)

@@ -63,20 +63,20 @@ def _from_file(path: Path, columns: tuple[str, str]) -> Iterator[Pair]:
     except UnicodeDecodeError as error:
         raise ZooError(f"task.source={path}: not a file of text in UTF-8 ({error.reason} at {error.start})") from error
     rows = _csv(text, path) if path.suffix == ".csv" else _lines(text, path)
-    for place, row in rows:
+    for where, row in rows:
         if not isinstance(row, Mapping):
-            yield _encoded(row[0], place), _encoded(row[1], place)
+            yield _encoded(row[0], where), _encoded(row[1], where)
             continue
         for column in columns:
             if column not in row:
                 raise ZooError(
-                    f"{place}: expected texts under {' and '.join(columns)}, found {', '.join(map(str, row))}; "
+                    f"{where}: expected texts under {' and '.join(columns)}, found {', '.join(map(str, row))}; "
                     f"name them with task.columns=[...,...]"
                 )
-        yield _encoded(row[columns[0]], place), _encoded(row[columns[1]], place)
+        yield _encoded(row[columns[0]], where), _encoded(row[columns[1]], where)
 
 
-def _encoded(value: Any, place: str) -> bytes:
+def _encoded(value: Any, where: str) -> bytes:
     """A text's bytes.
 
     Raises:
@@ -84,11 +84,11 @@ def _encoded(value: Any, place: str) -> bytes:
     """
     if not isinstance(value, str):
         description = value if value is None or isinstance(value, int | float) else type(value).__name__
-        raise ZooError(f"{place}: expected a text, found {description}")  # data is not quoted: it may be private
+        raise ZooError(f"{where}: expected a text, found {description}")  # data is not quoted: it may be private
     try:
         return value.encode()
     except UnicodeEncodeError as error:
-        raise ZooError(f"{place}: it is no text that UTF-8 can write ({error.reason})") from error
+        raise ZooError(f"{where}: it is no text that UTF-8 can write ({error.reason})") from error
 
 
 def _csv(text: str, path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -106,22 +106,22 @@ def _lines(text: str, path: Path) -> Iterator[tuple[str, Any]]:
     """Lines of JSON objects, or of texts separated by tabs. Empty lines do not count."""
     for number, line in enumerate(text.split("\n"), 1):  # splitlines() would also cut inside texts
         line = line.removesuffix("\r")
-        place = f"task.source={path}, line {number}"
+        where = f"task.source={path}, line {number}"
         if not line.strip():
             continue
         if path.suffix != ".jsonl":
             parts = line.split("\t")
             if len(parts) < 2:
-                raise ZooError(f"{place}: expected two texts with a tab between; it has no tab")
-            yield place, parts
+                raise ZooError(f"{where}: expected two texts with a tab between; it has no tab")
+            yield where, parts
             continue
         try:
             value = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise ZooError(f"{place}: not JSON ({error})") from error
+            raise ZooError(f"{where}: not JSON ({error})") from error
         if not isinstance(value, dict):
-            raise ZooError(f"{place}: expected an object, got {type(value).__name__}")
-        yield place, value
+            raise ZooError(f"{where}: expected an object, got {type(value).__name__}")
+        yield where, value
 
 
 def _from_datasets(name: str, config: str | None, columns: tuple[str, str]) -> Iterator[Pair]:
@@ -131,5 +131,5 @@ def _from_datasets(name: str, config: str | None, columns: tuple[str, str]) -> I
         if missing:
             raise ZooError(f"task.columns: {name} has the columns {', '.join(part.column_names)}, not {missing[0]}")
         for number, (a, b) in enumerate(zip(part[columns[0]], part[columns[1]], strict=True)):
-            place = f"task.source={name}, row {number}"
-            yield _encoded(a, place), _encoded(b, place)
+            where = f"task.source={name}, row {number}"
+            yield _encoded(a, where), _encoded(b, where)

@@ -21,7 +21,7 @@ class PairTask(Task):
     """Give the target of a source, for encoder-decoders and for decoders alike.
 
     A batch holds each pair twice. ``source`` (B, M) with ``source_mask``, and ``prefix`` (B, S) with ``prefix_mask``,
-    the target shifted by one place, are for a model that reads the source whole. ``inputs`` (B, L) is source, start and
+    the target shifted by one token, are for a model that reads the source whole. ``inputs`` (B, L) is source, start and
     target in one sequence, and ``positions`` (B, S) says where each target token is read off. Masks are false at
     padding, which stands behind. ``targets`` (B, S) end with the end token.
 
@@ -76,44 +76,44 @@ def joined(pieces: Sequence[Piece]) -> Piece:
     tokens_BT = torch.cat([tokens for tokens, _ in pieces], 1)
     B, total = tokens_BT.shape
     # where each token goes: behind the real tokens of the pieces before it
-    place_T, piece_T = _layout(tuple(tokens.shape[1] for tokens, _ in pieces), tokens_BT.device)
-    inside_BT = place_T < lengths_BP[:, piece_T]
-    target_BT = torch.where(inside_BT, start_BP[:, piece_T] + place_T, total)  # the last column is thrown away
+    position_T, piece_T = _layout(tuple(tokens.shape[1] for tokens, _ in pieces), tokens_BT.device)
+    inside_BT = position_T < lengths_BP[:, piece_T]
+    target_BT = torch.where(inside_BT, start_BP[:, piece_T] + position_T, total)  # the last column is thrown away
     result_BT = torch.full((B, total + 1), PAD, dtype=torch.long, device=tokens_BT.device)
     return result_BT.scatter_(1, target_BT, tokens_BT)[:, :total], lengths_BP.sum(1)
 
 
 @lru_cache(maxsize=256)
 def _layout(widths: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor]:
-    """The place of each column within its piece, and which piece it is of, for these widths; kept per device."""
-    place_T = torch.cat([torch.arange(width) for width in widths])
+    """The position of each column within its piece, and the number of its piece, for these widths; kept per device."""
+    position_T = torch.cat([torch.arange(width) for width in widths])
     piece_T = torch.repeat_interleave(torch.tensor(widths))
-    return place_T.to(device), piece_T.to(device)
+    return position_T.to(device), piece_T.to(device)
 
 
 def pair_batch(source_BM: Tensor, source_B: Tensor, target_BT: Tensor, target_B: Tensor) -> Batch:
     """The batch of these sources and targets, given how many tokens of each row count."""
     device, (B, M), T = source_BM.device, source_BM.shape, target_BT.shape[1]
     ls_B1, lt_B1 = source_B.unsqueeze(1), target_B.unsqueeze(1)
-    place_S, place_L = torch.arange(T + 1, device=device), torch.arange(M + 1 + T, device=device)
+    position_S, position_L = torch.arange(T + 1, device=device), torch.arange(M + 1 + T, device=device)
     source_mask_BM = torch.arange(M, device=device) < ls_B1
     source_BM = source_BM.masked_fill(~source_mask_BM, PAD)
-    inside_BT = place_S[:T] < lt_B1
+    inside_BT = position_S[:T] < lt_B1
     target_BT = target_BT.masked_fill(~inside_BT, PAD)
     start_B1 = torch.full((B, 1), START, dtype=torch.long, device=device)
     prefix_BS = torch.cat([start_B1, target_BT], 1)
     targets_BS = torch.cat([target_BT.masked_fill(~inside_BT, -100), torch.full_like(start_B1, -100)], 1)
-    targets_BS = targets_BS.masked_fill(place_S == lt_B1, END)
-    later_BL = torch.cat([source_BM, prefix_BS], 1).gather(1, (place_L - ls_B1 + M).clamp(min=0, max=M + T))
-    inputs_BL = torch.where(place_L < ls_B1, torch.cat([source_BM, prefix_BS], 1), later_BL)
-    inputs_BL = inputs_BL.masked_fill(place_L > ls_B1 + lt_B1, PAD)
+    targets_BS = targets_BS.masked_fill(position_S == lt_B1, END)
+    later_BL = torch.cat([source_BM, prefix_BS], 1).gather(1, (position_L - ls_B1 + M).clamp(min=0, max=M + T))
+    inputs_BL = torch.where(position_L < ls_B1, torch.cat([source_BM, prefix_BS], 1), later_BL)
+    inputs_BL = inputs_BL.masked_fill(position_L > ls_B1 + lt_B1, PAD)
     return {
         "inputs": inputs_BL,
-        "inputs_mask": place_L <= ls_B1 + lt_B1,
+        "inputs_mask": position_L <= ls_B1 + lt_B1,
         "targets": targets_BS,
-        "positions": (place_S + ls_B1).clamp(max=M + T),
+        "positions": (position_S + ls_B1).clamp(max=M + T),
         "source": source_BM,
         "source_mask": source_mask_BM,
         "prefix": prefix_BS,
-        "prefix_mask": place_S <= lt_B1,
+        "prefix_mask": position_S <= lt_B1,
     }

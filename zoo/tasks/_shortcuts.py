@@ -9,7 +9,7 @@ from zoo.base.contracts import Batch
 
 
 def asked(batch: Batch) -> tuple[Tensor, Tensor]:
-    """The places (B, S) where a batch asks, and its targets (B, S), -100 where it asks nothing."""
+    """The positions (B, S) where a batch asks, and its targets (B, S), -100 where it asks nothing."""
     targets_BS = batch["targets"]
     every_S = torch.arange(targets_BS.shape[1], device=targets_BS.device)
     return batch.get("positions", every_S.expand_as(targets_BS)), targets_BS
@@ -21,7 +21,7 @@ def best_rule(seen: Tensor, targets: Tensor, classes: int) -> float:
     The other half measures it. A value that the first half lacks is answered by class 0.
 
     Args:
-        seen: (B, S), what the rule knows at each place, as whole numbers from 0.
+        seen: (B, S), what the rule knows at each position, as whole numbers from 0.
         targets: (B, S), the answers, -100 where nothing is asked.
         classes: number of answers.
     """
@@ -39,8 +39,8 @@ def commonest(batch: Batch, classes: int) -> float:
     return best_rule(torch.zeros_like(positions_BS), targets_BS, classes)
 
 
-def by_place(batch: Batch, classes: int) -> float:
-    """The accuracy of the commonest answer at each place."""
+def by_position(batch: Batch, classes: int) -> float:
+    """The accuracy of the commonest answer at each position."""
     return best_rule(*asked(batch), classes)
 
 

@@ -47,7 +47,7 @@ class Part:
         return Part(self.file, self.first + first, last - first, self.name)
 
     def read(self, first: int, size: int) -> bytes:
-        """So many bytes from a place on.
+        """``size`` bytes from offset ``first`` on.
 
         Raises:
             ZooError: the file was changed after it was opened, or cannot be read.

@@ -68,8 +68,8 @@ def _both(folder: Path) -> tuple[Path, Path] | None:
 def _shipped() -> Path | None:
     """Where the package ``aeon`` keeps the problems that come with it. It is not imported, for it needs numba."""
     package = find_spec("aeon")
-    places = package.submodule_search_locations if package else None
-    return Path(places[0]) / "datasets/data" if places else None
+    folders = package.submodule_search_locations if package else None
+    return Path(folders[0]) / "datasets/data" if folders else None
 
 
 def read_ts(path: Path, classes: Sequence[str] | None = None) -> Series:

@@ -32,7 +32,7 @@ class Arithmetic(Problems, PairTask):
         reverse: write the answer from its last digit on, so that each digit depends only on those already written (Lee
             et al. 2023, arXiv:2307.03381).
         scratchpad: write the working first (Nye et al. 2021, arXiv:2112.00114), then ``=`` and the answer. For a sum:
-            each digit and the carry, from the last place on. For a product: the first number times each digit of the
+            each digit and the carry, from the last digit on. For a product: the first number times each digit of the
             second, from the last one on, with commas between.
         batch_size: number of problems per training batch.
         test_digits: further numbers of digits to test. Where larger than ``digits``, one number of each problem has
@@ -127,14 +127,14 @@ def _digits(number_B: Tensor, width: int) -> Piece:
     """The tokens of the digits, first digit first, (B, width), and how many digits there are. The rest is arbitrary."""
     power_T = 10 ** torch.arange(width, device=number_B.device)
     many_B = (number_B[:, None] >= power_T).sum(1).clamp(min=1)
-    place_BT = (many_B[:, None] - 1 - torch.arange(width, device=number_B.device)).clamp(min=0)
-    return number_B[:, None] // 10**place_BT % 10 + FIRST, many_B
+    exponent_BT = (many_B[:, None] - 1 - torch.arange(width, device=number_B.device)).clamp(min=0)
+    return number_B[:, None] // 10**exponent_BT % 10 + FIRST, many_B
 
 
 def _backwards(piece: Piece) -> Piece:
     tokens_BT, many_B = piece
-    place_T = torch.arange(tokens_BT.shape[1], device=tokens_BT.device)
-    return tokens_BT.gather(1, (many_B[:, None] - 1 - place_T).clamp(min=0)), many_B
+    position_T = torch.arange(tokens_BT.shape[1], device=tokens_BT.device)
+    return tokens_BT.gather(1, (many_B[:, None] - 1 - position_T).clamp(min=0)), many_B
 
 
 def _sign(token: int, like_B: Tensor) -> Piece:
@@ -142,13 +142,13 @@ def _sign(token: int, like_B: Tensor) -> Piece:
 
 
 def _carries(a_B: Tensor, b_B: Tensor, digits: int) -> list[Piece]:
-    """For each place that either number has, from the last on: the digit of the sum, and the carry."""
+    """For each digit of the longer number, from the last on: the digit of the sum, and the carry."""
     many_B = torch.maximum(_digits(a_B, digits)[1], _digits(b_B, digits)[1])
     pieces, carried_B = [], torch.zeros_like(a_B)
-    for place in range(digits):
-        sum_B = a_B // 10**place % 10 + b_B // 10**place % 10 + carried_B
+    for exponent in range(digits):
+        sum_B = a_B // 10**exponent % 10 + b_B // 10**exponent % 10 + carried_B
         carried_B = sum_B // 10
-        pieces.append((torch.stack([sum_B % 10, carried_B], 1) + FIRST, 2 * (place < many_B).long()))
+        pieces.append((torch.stack([sum_B % 10, carried_B], 1) + FIRST, 2 * (exponent < many_B).long()))
     return pieces
 
 
@@ -156,11 +156,11 @@ def _products(a_B: Tensor, b_B: Tensor, digits: int) -> list[Piece]:
     """The first number times each digit of the second, from the last on."""
     many_B = _digits(b_B, digits)[1]
     pieces: list[Piece] = []
-    for place in range(digits):
-        inside_B = (place < many_B).long()
-        if place:
+    for exponent in range(digits):
+        inside_B = (exponent < many_B).long()
+        if exponent:
             comma, one_B = _sign(COMMA, a_B)
             pieces.append((comma, one_B * inside_B))
-        tokens, width_B = _digits(a_B * (b_B // 10**place % 10), digits + 1)
+        tokens, width_B = _digits(a_B * (b_B // 10**exponent % 10), digits + 1)
         pieces.append((tokens, width_B * inside_B))
     return pieces

@@ -145,10 +145,10 @@ class Brevo(TokenAnswers):
         edge_BE = parents_BNN.flatten(1)
         pair_BE2 = torch.stack([name_BN.gather(1, which_BE % length), name_BN.gather(1, which_BE // length)], 2)
         pair_BE2 = pair_BE2.where(edge_BE.gather(1, which_BE).unsqueeze(2), pad)
-        # the nodes by their place in the answer; behind them the end
+        # the nodes by their position in the answer; behind them the end
         step_S = torch.arange(length + 1, device=device)
         answer_BS = torch.full((batch_size, length + 1), pad, device=device)
-        answer_BS = answer_BS.scatter(1, rank_BN, name_BN)  # those that are not needed share the last place
+        answer_BS = answer_BS.scatter(1, rank_BN, name_BN)  # those that are not needed share the last column
         targets_BS = answer_BS.where(step_S < many_B1, -100).masked_fill(step_S == many_B1, end)
         # question and answer begin where the edges end
         start_B1 = 2 * edge_BE.sum(1, keepdim=True)
@@ -214,7 +214,7 @@ class Brevo(TokenAnswers):
         return parents_BNN, rank_BN, which_BE, name_BN, fits_BT.any(1)
 
     def _draw(self, nodes_B: Tensor, length: int, source: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Who is a parent of whom (B, child, parent), and each node's place in the answer (B, N), ``length`` for none.
+        """Who is a parent of whom (B, child, parent), and each node's position in the answer (B, N), else ``length``.
 
         The asked node is the last one, number ``nodes_B - 1``.
         """
@@ -257,7 +257,7 @@ class Brevo(TokenAnswers):
         return parents_BNN, rank_BN
 
     def _latest(self, parents_BNN: Tensor, rank_BN: Tensor) -> Tensor:
-        """The place of each node's last parent in the answer, (B, N), -1 for a node without parents."""
+        """The position of each node's last parent in the answer, (B, N), -1 for a node without parents."""
         return rank_BN.unsqueeze(1).where(parents_BNN, -1).amax(2)
 
     def _allowed(self, parents_BNN: Tensor, rank_BN: Tensor, name_BN: Tensor) -> Tensor:

@@ -86,11 +86,11 @@ class Depo(TokenAnswers):
         node_BN, order_BN = shuffled(self.names, length), shuffled(length, length)
         edge_BN2 = torch.stack([node_BN, node_BN.roll(-1, 1)], 2)
         edge_BN2 = edge_BN2.gather(1, order_BN[..., None].expand(-1, -1, 2))
-        # questions: from which place on, and how many steps
-        place_BQ = torch.randint(0, length, (batch_size, self.queries), generator=source, device=device)
+        # questions: from which node on, and how many steps
+        start_BQ = torch.randint(0, length, (batch_size, self.queries), generator=source, device=device)
         steps_BQ = torch.randint(1, self.hops + 1, (batch_size, self.queries), generator=source, device=device)
-        query_BQ2 = torch.stack([self.names + steps_BQ - 1, node_BN.gather(1, place_BQ)], 2)
+        query_BQ2 = torch.stack([self.names + steps_BQ - 1, node_BN.gather(1, start_BQ)], 2)
         inputs_BL = torch.cat([edge_BN2, query_BQ2], 1).flatten(1)
         asked_BQ = torch.arange(2 * length + 1, inputs_BL.shape[1], 2, device=device).expand(batch_size, -1)
-        answers_BQ = node_BN.gather(1, (place_BQ + steps_BQ) % length)
+        answers_BQ = node_BN.gather(1, (start_BQ + steps_BQ) % length)
         return {"inputs": inputs_BL, "targets": answers_BQ, "positions": asked_BQ}

@@ -22,15 +22,15 @@ TAKEN, LEFT, EQUALS = NUMBERS, NUMBERS + 1, NUMBERS + 2
 class DynamicProgramming(Problems, PairTask):
     """Choose among whole numbers from -5 to 5 so that their sum is largest and no two are neighbours.
 
-    The best sum from place i on is ``s_i = max(s_{i+1}, x_i + s_{i+2}, 0)``. The target is ``+`` (taken) or ``-`` for
-    each number; of several best choices, the one that takes at the first place where they differ. Dziri et al. 2023,
-    arXiv:2305.18654, section 2. No test problem is ever trained on. A sum is one token, so the largest sums of longer
-    problems (one answer in twenty at twice the length) are tokens that training never has. A sequence-to-sequence task,
-    like ``reverse``.
+    The best sum from number i on is ``s_i = max(s_{i+1}, x_i + s_{i+2}, 0)``. The target is ``+`` (taken) or ``-`` for
+    each number; of several best choices, the one that takes the first number on which they differ. Dziri et al.
+    2023, arXiv:2305.18654, section 2. No test problem is ever trained on. A sum is one token, so the largest sums of
+    longer problems (one answer in twenty at twice the length) are tokens that training never has. A
+    sequence-to-sequence task, like ``reverse``.
 
     Args:
         length: most numbers in training. Problems have half as many to this many.
-        scratchpad: write all sums ``s_i`` first, from the last place on, then ``=`` and the choices.
+        scratchpad: write all sums ``s_i`` first, from the last one on, then ``=`` and the choices.
         batch_size: number of problems per training batch.
         test_lengths: further lengths to test; a longer test holds only problems longer than any in training. By default
             1.5 and 2 times ``length``.
@@ -92,7 +92,7 @@ class DynamicProgramming(Problems, PairTask):
     def _pose(self, problems_BW: Tensor, length: int) -> Batch:
         many_B, x_BM = problems_BW[:, 0], problems_BW[:, 1:]
         ones_B = torch.ones_like(many_B)
-        # the best sums, from the last place on
+        # the best sums, from the last one on
         sums_BS = torch.zeros(len(x_BM), length + 2, dtype=torch.long, device=x_BM.device)
         for i in reversed(range(length)):  # numbers beyond the end are 0 and leave the sums 0
             sums_BS[:, i] = torch.stack([sums_BS[:, i + 1], x_BM[:, i] + sums_BS[:, i + 2], 0 * many_B]).amax(0)
@@ -103,10 +103,10 @@ class DynamicProgramming(Problems, PairTask):
             choices.append(torch.where(taken_B, TAKEN, LEFT))
             free_B = ~taken_B
         answer = (torch.stack(choices, 1) + FIRST, many_B)
-        # write the sums before the choices, the last place first
+        # write the sums before the choices, the last one first
         if self.scratchpad:
-            place_M = torch.arange(length, device=x_BM.device)
-            backwards_BM = (many_B[:, None] - 1 - place_M).clamp(min=0)
+            position_M = torch.arange(length, device=x_BM.device)
+            backwards_BM = (many_B[:, None] - 1 - position_M).clamp(min=0)
             work = (sums_BS.gather(1, backwards_BM) + EQUALS + 1 + FIRST, many_B)
             answer = joined([work, ((EQUALS + FIRST) * ones_B[:, None], ones_B), answer])
         return pair_batch(x_BM + LARGEST + FIRST, many_B, *answer)

@@ -12,7 +12,7 @@ from zoo.base.errors import ZooError
 from zoo.base.seeds import generator
 from zoo.registry.registry import register
 from zoo.tasks._generated import TokenAnswers
-from zoo.tasks._shortcuts import by_place, by_window, commonest
+from zoo.tasks._shortcuts import by_position, by_window, commonest
 
 RUNGS: dict[str, tuple[int, list[int], str]] = {  # length, test_lengths, asks
     "small": (32, [64, 128], "always"),
@@ -50,7 +50,7 @@ def even_pairs(draw: Draw, modulus: int, kinds: int, ignore: float) -> Words:
 
 
 def cycle_navigation(draw: Draw, modulus: int, kinds: int, ignore: float) -> Words:
-    """The place on a cycle after the steps so far: 0 stays, 1 goes on, 2 goes back."""
+    """The position on a cycle after the steps so far: 0 stays, 1 goes on, 2 goes back."""
     steps_BL = draw.whole(3)
     return steps_BL, steps_BL.where(steps_BL < 2, -1).cumsum(1) % modulus
 
@@ -68,12 +68,12 @@ def modular_arithmetic(draw: Draw, modulus: int, kinds: int, ignore: float) -> W
     # what the terms before came to, and the term that times may still make larger, with its sign
     total_B, term_B = torch.zeros_like(inputs_BL[:, 0]), inputs_BL[:, 0]
     targets_BL[:, 0] = term_B
-    for place in range(2, draw.length, 2):
-        operator_B, number_B = operators_BN[:, place // 2 - 1], inputs_BL[:, place]
+    for position in range(2, draw.length, 2):
+        operator_B, number_B = operators_BN[:, position // 2 - 1], inputs_BL[:, position]
         times_B = operator_B == 2
         total_B = (total_B + term_B.masked_fill(times_B, 0)) % modulus
         term_B = torch.where(times_B, term_B * number_B, number_B * (1 - 2 * operator_B)) % modulus
-        targets_BL[:, place] = (total_B + term_B) % modulus
+        targets_BL[:, position] = (total_B + term_B) % modulus
     inputs_BL[:, 1::2] = operators_BN + modulus
     return inputs_BL, targets_BL
 
@@ -89,11 +89,11 @@ def modular_brackets(draw: Draw, modulus: int, kinds: int, ignore: float) -> Wor
     order_BN = draw.uniform(many).argsort(1)
     rank_BN = order_BN.argsort(1)
     # of each operation, the first and the last number in its bracket: it ends before an operation of higher rank
-    place_N = torch.arange(many, device=rank_BN.device)
+    index_N = torch.arange(many, device=rank_BN.device)
     later_BNN = rank_BN[:, None, :] > rank_BN[:, :, None]
-    before_NN = place_N < place_N[:, None]
-    left_BN = ((later_BNN & before_NN) * (place_N + 1)).amax(2)
-    right_BN = many - ((later_BNN & before_NN.T) * (many - place_N)).amax(2)
+    before_NN = index_N < index_N[:, None]
+    left_BN = ((later_BNN & before_NN) * (index_N + 1)).amax(2)
+    right_BN = many - ((later_BNN & before_NN.T) * (many - index_N)).amax(2)
     # the values, inner brackets first; what a bracket comes to is kept at its first number
     value_BM, result_BN = numbers_BM.clone(), torch.zeros_like(order_BN)
     for chosen_B1 in order_BN.split(1, 1):
@@ -136,9 +136,11 @@ def dyck(draw: Draw, modulus: int, kinds: int, ignore: float) -> Words:
 
 def _top(symbols_BL: Tensor, push_BL: Tensor, depth_BL: Tensor, empty: int) -> Tensor:
     """The symbol on top of a stack of this depth after each step: what last raised it to there."""
-    place_L = torch.arange(1, depth_BL.shape[1] + 1, device=depth_BL.device)
-    same_BLL = (depth_BL[:, None, :] == depth_BL[:, :, None]) & push_BL[:, None, :] & (place_L <= place_L[:, None])
-    last_BL = (same_BLL * place_L).amax(2)
+    position_L = torch.arange(1, depth_BL.shape[1] + 1, device=depth_BL.device)
+    same_BLL = (
+        (depth_BL[:, None, :] == depth_BL[:, :, None]) & push_BL[:, None, :] & (position_L <= position_L[:, None])
+    )
+    last_BL = (same_BLL * position_L).amax(2)
     return symbols_BL.gather(1, (last_BL - 1).clamp(min=0)).masked_fill(last_BL == 0, empty)
 
 
@@ -188,7 +190,7 @@ class FormalLanguage(TokenAnswers):
     | language | asked | a machine needs |
     |---|---|---|
     | ``even_pairs`` | whether as many ``ab`` as ``ba`` came | two states |
-    | ``cycle_navigation`` | the place on a cycle of ``modulus``, after steps of 0, 1 and -1 | a state |
+    | ``cycle_navigation`` | the position on a cycle of ``modulus``, after steps of 0, 1 and -1 | a state |
     | ``modular_arithmetic`` | the value of numbers joined by ``+ - *``, modulo ``modulus`` | a state |
     | ``flip_flop`` | the bit that was written last, where it is read | two states, kept for long |
     | ``majority`` | whether more ones than zeros came | a counter |
@@ -204,9 +206,9 @@ class FormalLanguage(TokenAnswers):
             once.
         length: tokens per training sequence. By default the rung's.
         test_lengths: further lengths to test, under ``test/LENGTH``. By default the rung's.
-        asks: ``always``, wherever there is an answer; or ``once``, at one such place, drawn anew in each sequence, and
-            the last in tests beyond the training length. By default the rung's.
-        modulus: what numbers are taken modulo, and how many places a cycle has.
+        asks: ``always``, wherever there is an answer; or ``once``, at one such position, drawn anew in each sequence,
+            and the last in tests beyond the training length. By default the rung's.
+        modulus: what numbers are taken modulo, and how many positions a cycle has.
         kinds: kinds of brackets, and of things on a stack.
         ignore: of ``flip_flop``, the share of instructions that ignore their bit; half of the others write.
         batch_size: number of sequences per training batch.
@@ -256,14 +258,14 @@ class FormalLanguage(TokenAnswers):
         return {"vocab_size": vocab_size, "classes": classes, "max_len": self._longest()}
 
     def chance(self) -> dict[str, float]:
-        """Guessing; the commonest answer, in all and at each place; and what the last four tokens tell."""
+        """Guessing; the commonest answer, in all and at each position; and what the last four tokens tell."""
         facts = self.facts()
         vocab_size, classes = facts["vocab_size"], facts["classes"]
         batch = self._make(4000, self.length, generator("cpu", self.stream, "chance"))
         return {
             "guessing": 1 / classes,
             "the commonest answer": commonest(batch, classes),
-            "the commonest answer at each place": by_place(batch, classes),
+            "the commonest answer at each place": by_position(batch, classes),
             f"the last {WINDOW} tokens": by_window(batch, WINDOW, vocab_size, classes),
         }
 
@@ -272,12 +274,12 @@ class FormalLanguage(TokenAnswers):
         inputs_BL, targets_BL = LANGUAGES[self.language].draw(draw, self.modulus, self.kinds, self.ignore)
         if self.asks == "always":
             return {"inputs": inputs_BL, "targets": targets_BL}
-        # one of the places that have an answer, or the last of them
+        # one of the positions that have an answer, or the last of them
         beyond = length > self.length
         order_BL = (
             torch.arange(1, inputs_BL.shape[1] + 1, device=source.device)
             if beyond
             else draw.uniform(inputs_BL.shape[1])
         )
-        place_B1 = (order_BL * (targets_BL >= 0)).argmax(1, keepdim=True)
-        return {"inputs": inputs_BL, "targets": targets_BL.gather(1, place_B1), "positions": place_B1}
+        position_B1 = (order_BL * (targets_BL >= 0)).argmax(1, keepdim=True)
+        return {"inputs": inputs_BL, "targets": targets_BL.gather(1, position_B1), "positions": position_B1}

@@ -102,10 +102,10 @@ class FuzzyRecall(MadTask):
         for j in range(motif):
             for table, index_BS, many_BS, shift in ((keys, key_BS, size_BS, 0), (values, value_BS, wide_BS, size_BS)):
                 there_BS = kept_BS & (j < many_BS)
-                place_BS = torch.where(there_BS, starts_BS + shift + j, longest)  # the last column is thrown away
-                sequence_BL.scatter_(1, place_BS, table[index_BS, j])
+                column_BS = torch.where(there_BS, starts_BS + shift + j, longest)  # the last column is thrown away
+                sequence_BL.scatter_(1, column_BS, table[index_BS, j])
                 if shift is size_BS:
-                    asked_BL.scatter_(1, place_BS, again_BS & there_BS)
+                    asked_BL.scatter_(1, column_BS, again_BS & there_BS)
         sequence_BL, targets_BL = sequence_BL[:, :longest], sequence_BL[:, 1:longest].clone()
         if not training or self.train_on_answers:
             targets_BL[~asked_BL[:, 1:longest]] = -100

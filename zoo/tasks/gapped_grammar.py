@@ -33,7 +33,7 @@ class GappedGrammar(TokenAnswers):
     sequence is a walk from the first state. Behind each symbol of the walk a gap begins with probability
     ``gap_probability``: 1 to ``gap`` symbols that do not belong to the walk. By ``fill`` these are symbols which the
     state before the gap does not allow, so that only the rules tell them from the walk, or ``blank``, a token of their
-    own. At each place the next symbol of the walk is asked, behind a gap too, and an answer is right if the state
+    own. At each position the next symbol of the walk is asked, behind a gap too, and an answer is right if the state
     allows it.
 
     The sizes of ``large`` are those of an example of the authors. They draw whether a state allows a symbol one by one,
@@ -138,11 +138,11 @@ class GappedGrammar(TokenAnswers):
         state_B = torch.zeros(batch_size, dtype=torch.long, device=device)
         left_B, walks_B = torch.zeros_like(state_B), torch.zeros_like(state_B, dtype=torch.bool)
         tokens, states, gaps = [], [], []
-        for place, (begins_B, which_B, size_B) in enumerate(uniform_3BL.unbind(2)):
-            # a gap begins behind a symbol of the walk; the place behind the last one is always of the walk
+        for position, (begins_B, which_B, size_B) in enumerate(uniform_3BL.unbind(2)):
+            # a gap begins behind a symbol of the walk; the extra symbol at the end always belongs to the walk
             new_B = walks_B & (begins_B < self.gap_probability) & (self.gap > 0)
             left_B = torch.where(new_B, 1 + (size_B * self.gap).long(), left_B)
-            gap_B = (left_B > 0) & (place < length)
+            gap_B = (left_B > 0) & (position < length)
             # allowed symbols stand first in the state's order, all others behind them
             many_B = torch.where(gap_B, self.symbols - self.edges, self.edges)
             at_B1 = ((which_B * many_B).long() + torch.where(gap_B, self.edges, 0))[:, None]
@@ -152,9 +152,9 @@ class GappedGrammar(TokenAnswers):
             states.append(state_B)
             gaps.append(gap_B)
         tokens_BL, gap_BL = torch.stack(tokens, 1), torch.stack(gaps, 1)
-        # behind each place, the next one of the walk
-        place_L = torch.arange(length + 1, device=device)
-        next_BL = place_L.where(~gap_BL, length).flip(1).cummin(1).values.flip(1)[:, 1:]
+        # behind each position, the next one of the walk
+        position_L = torch.arange(length + 1, device=device)
+        next_BL = position_L.where(~gap_BL, length).flip(1).cummin(1).values.flip(1)[:, 1:]
         state_BL = torch.stack(states, 1)[:, :-1]
         allowed_NV = torch.zeros_like(order_NV, dtype=torch.bool).scatter_(1, order_NV[:, : self.edges], True)
         inputs_BL = tokens_BL if self.fill == "symbols" else tokens_BL.masked_fill(gap_BL, self.symbols)

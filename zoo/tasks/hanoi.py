@@ -76,10 +76,10 @@ class Hanoi(Problems, PairTask):
         device = source.device
         many = torch.randint(low, high + 1, (*shape, 1), generator=source, device=device)
         pegs = torch.randint(0, PEGS, (*shape, high + 1), generator=source, device=device)
-        place = torch.arange(high, device=device)
-        goal, disks = pegs[..., :1], pegs[..., 1:].where(place < many, 0)
-        there = ((disks == goal) | (place >= many)).all(-1, keepdim=True)
-        disks = torch.where(there & (place == 0), (goal + 1) % PEGS, disks)
+        index = torch.arange(high, device=device)
+        goal, disks = pegs[..., :1], pegs[..., 1:].where(index < many, 0)
+        there = ((disks == goal) | (index >= many)).all(-1, keepdim=True)
+        disks = torch.where(there & (index == 0), (goal + 1) % PEGS, disks)
         return torch.cat([many, goal, disks], -1)
 
     def _identity(self, problems: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -91,10 +91,10 @@ class Hanoi(Problems, PairTask):
 
     def _pose(self, problems_BW: Tensor, length: int) -> Batch:
         many_B, goal_B, pegs_BM = problems_BW[:, 0], problems_BW[:, 1], problems_BW[:, 2:]
-        place_M = torch.arange(length, device=many_B.device)
+        column_M = torch.arange(length, device=many_B.device)
         source = joined([(pegs_BM + FIRST, many_B), (goal_B[:, None] + FIRST, torch.ones_like(many_B))])
         # the smallest disk of each row into the last column
-        pegs_BM = pegs_BM.gather(1, (place_M + many_B[:, None] - length).clamp(min=0))
+        pegs_BM = pegs_BM.gather(1, (column_M + many_B[:, None] - length).clamp(min=0))
         return pair_batch(*source, *_moves(pegs_BM, many_B, goal_B))
 
 

@@ -30,8 +30,8 @@ class InContextLanguage(TokenAnswers):
     Akyürek et al. 2024, "In-context language learning: architectures and algorithms", arXiv:2401.12973 (RegBench). In
     each state ``edges`` symbols may come, equally likely, and each leads to a state of its own. A sequence is strings
     of ``word`` symbols of one automaton, all from its first state, with a separator between them. The next symbol is
-    asked at each place, and an answer is right if the automaton allows it there: an n-gram of the sequence is evidence,
-    the state is better. ``total_variation`` is the distance of the whole prediction from the automaton's.
+    asked at each position, and an answer is right if the automaton allows it there: an n-gram of the sequence is
+    evidence, the state is better. ``total_variation`` is the distance of the whole prediction from the automaton's.
 
     RegBench draws the sizes of each automaton anew, up to 12 states, 18 symbols and 4 edges; here they are the task's.
 
@@ -116,9 +116,9 @@ class InContextLanguage(TokenAnswers):
         choice_BL = torch.randint(0, E, (B, length + 1), generator=source, device=device)
         # the state before each token; strings begin at the first one
         flat_BX, state_B, states = to_BNE.flatten(1), torch.zeros(B, dtype=torch.long, device=device), []
-        for place, choice_B in enumerate(choice_BL.unbind(1)):
+        for position, choice_B in enumerate(choice_BL.unbind(1)):
             states.append(state_B)
-            ends = place % (self.word + 1) == self.word
+            ends = position % (self.word + 1) == self.word
             state_B = torch.zeros_like(state_B) if ends else flat_BX.gather(1, (state_B * E + choice_B)[:, None])[:, 0]
         state_BL = torch.stack(states, 1)
         tokens_BL = symbol_BNE.flatten(1).gather(1, state_BL * E + choice_BL)
@@ -132,7 +132,7 @@ class InContextLanguage(TokenAnswers):
 
 
 def _followers(inputs_BL: Tensor, width: int, symbols: int) -> Tensor:
-    """How often each symbol followed the last ``width`` tokens before each place, (B, L, V)."""
+    """How often each symbol followed the last ``width`` tokens before each position, (B, L, V)."""
     same_BLL = torch.ones_like(inputs_BL[:, :, None] == inputs_BL[:, None, :])
     for back in range(width):
         shifted_BL = torch.cat([torch.full_like(inputs_BL[:, :back], -1), inputs_BL[:, : inputs_BL.shape[1] - back]], 1)

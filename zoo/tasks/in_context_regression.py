@@ -90,15 +90,15 @@ class InContextRegression(Generated):
         batch = self._make(200, self.length, generator("cpu", self.stream, "chance"))
         x_BLF, y_BL = batch["inputs"][:, ::2, :-1], batch["targets"][..., 0]
         nearest_BL, least_BL = torch.zeros_like(y_BL), torch.zeros_like(y_BL)
-        for place in range(1, self.length):
-            seen_BSF, known_BS = x_BLF[:, :place], y_BL[:, :place]
-            distance_BS = (seen_BSF - x_BLF[:, place : place + 1]).square().sum(2)
-            nearest_BL[:, place] = known_BS.gather(1, distance_BS.argmin(1, keepdim=True)).squeeze(1)
+        for position in range(1, self.length):
+            seen_BSF, known_BS = x_BLF[:, :position], y_BL[:, :position]
+            distance_BS = (seen_BSF - x_BLF[:, position : position + 1]).square().sum(2)
+            nearest_BL[:, position] = known_BS.gather(1, distance_BS.argmin(1, keepdim=True)).squeeze(1)
             # with hardly any ridge, these are the shortest weights where examples are too few to settle them
             seen_BFS = seen_BSF.double().mT
             square_BFF = seen_BFS @ seen_BFS.mT + 1e-6 * torch.eye(self.features, dtype=torch.double)
             weight_BF = torch.linalg.solve(square_BFF, (seen_BFS @ known_BS.double()[..., None]).squeeze(2))
-            least_BL[:, place] = (weight_BF * x_BLF[:, place]).sum(1).to(y_BL.dtype)
+            least_BL[:, position] = (weight_BF * x_BLF[:, position]).sum(1).to(y_BL.dtype)
         said = {"the nearest example": nearest_BL} | ({} if self.function == "tree" else {"least squares": least_BL})
         error = {name: float((said_BL - y_BL).square().sum() / y_BL.square().sum()) for name, said_BL in said.items()}
         return {"saying 0": 1.0, **error}

@@ -27,7 +27,7 @@ class Induction(Generated):
     """Recall the token that followed the special token earlier in the sequence (induction heads).
 
     Olsson et al. 2022, arXiv:2209.11895; as a task Dao et al. 2022, arXiv:2212.14052, and Gu and Dao 2023,
-    arXiv:2312.00752, section 4.1.2. A sequence is random tokens with a special token at a random place, and the
+    arXiv:2312.00752, section 4.1.2. A sequence is random tokens with a special token at a random position, and the
     sequence ends with it again. The only target, at the end, is the token that followed it the first time. A model that
     learned the rule goes on to any length.
 

@@ -24,10 +24,10 @@ RUNGS: dict[str, tuple[int, int]] = {  # length, hops
 class KHop(TokenAnswers):
     """Follow k induction heads in a row: the depth that a model needs grows with the logarithm of k.
 
-    ``hop(i) = j + 1`` for the last place ``j < i`` with ``x_j = x_i``, and the target at place i is
+    ``hop(i) = j + 1`` for the last position ``j < i`` with ``x_j = x_i``, and the target at position i is
     ``x_hop(hop(... hop(i)))``, k times (Sanford et al. 2024, "Transformers, parallel computation, and logarithmic
-    depth", arXiv:2402.09268). One hop is induction. It is asked at every place that has an answer. No token comes twice
-    in a row: from such a place no hop would lead away.
+    depth", arXiv:2402.09268). One hop is induction. It is asked at every position that has an answer. No token comes
+    twice in a row: from such a position no hop would lead away.
 
     Args:
         rung: a set of defaults for ``length`` and ``hops``; ``published`` has the longest of Sanford et al.
@@ -83,15 +83,15 @@ class KHop(TokenAnswers):
         return {"inputs": inputs_BL, "targets": self._after(inputs_BL, self.hops)}
 
     def _after(self, inputs_BL: Tensor, hops: int) -> Tensor:
-        """The token that so many hops lead to from each place, -100 where they lead nowhere."""
-        place_L = torch.arange(inputs_BL.shape[1], device=inputs_BL.device)
-        # the last place of each symbol up to each place, and then before it; -1 where it did not come yet
+        """The token that so many hops lead to from each position, -100 where they lead nowhere."""
+        position_L = torch.arange(inputs_BL.shape[1], device=inputs_BL.device)
+        # the last position of each symbol up to each position, and then before it; -1 where it did not come yet
         is_BLV = inputs_BL[..., None] == torch.arange(self.symbols, device=inputs_BL.device)
-        last_BLV = place_L[:, None].where(is_BLV, -1).cummax(1).values
+        last_BLV = position_L[:, None].where(is_BLV, -1).cummax(1).values
         before_BLV = torch.cat([torch.full_like(last_BLV[:, :1], -1), last_BLV[:, :-1]], 1)
         next_BL = before_BLV.gather(2, inputs_BL[..., None]).squeeze(2) + 1
-        # where there was none, the next place is the first, which leads nowhere; its own next is itself
-        lost_BL, at_BL = torch.zeros_like(is_BLV[..., 0]), place_L.expand_as(inputs_BL)
+        # where there was none, the next position is the first, which leads nowhere; its own next is itself
+        lost_BL, at_BL = torch.zeros_like(is_BLV[..., 0]), position_L.expand_as(inputs_BL)
         for _ in range(hops):
             lost_BL = lost_BL | (next_BL.gather(1, at_BL) == 0)
             at_BL = next_BL.gather(1, at_BL)

@@ -63,7 +63,7 @@ class LabelledText(Task):
         splits = read_splits(source, [str(name) for name in texts], str(label), header)
         self.classes = sorted({row[1] for row in splits["train"]})
         words = {word for row in splits["train"] for text in row[0] for word in text.split()}
-        numbers = {word: place for place, word in enumerate(sorted(words), FIRST)} if tokens == "words" else None
+        numbers = {word: token for token, word in enumerate(sorted(words), FIRST)} if tokens == "words" else None
         self.vocab_size = FIRST + (256 if numbers is None else len(numbers))
         # all tokens in one row, and where each example begins and ends
         flat: list[int] = []
@@ -72,8 +72,8 @@ class LabelledText(Task):
         for split, rows in splits.items():
             self.rows[split] = torch.arange(len(labels), len(labels) + len(rows))
             for parts, name in rows:
-                for place, text in enumerate(parts):
-                    flat += ([BETWEEN] if place else []) + self._tokens(text, numbers)
+                for index, text in enumerate(parts):
+                    flat += ([BETWEEN] if index else []) + self._tokens(text, numbers)
                 ends.append(len(flat))
                 labels.append(self.classes.index(name))
         ends_N = torch.tensor(ends)
@@ -129,8 +129,8 @@ class LabelledText(Task):
 
     def _take(self, rows_B: Tensor, device: torch.device) -> Batch:
         flat_T, ends_N, labels_N = self._on(device)
-        place_L = torch.arange(self.longest, device=device)
+        position_L = torch.arange(self.longest, device=device)
         start_B1, end_B1 = ends_N[rows_B, None], ends_N[rows_B + 1, None]
-        mask_BL = place_L < end_B1 - start_B1
-        inputs_BL = flat_T[(start_B1 + place_L).clamp(max=len(flat_T) - 1)].long().where(mask_BL, PAD)
+        mask_BL = position_L < end_B1 - start_B1
+        inputs_BL = flat_T[(start_B1 + position_L).clamp(max=len(flat_T) - 1)].long().where(mask_BL, PAD)
         return {"inputs": inputs_BL, "inputs_mask": mask_BL, "labels": labels_N[rows_B]}

@@ -100,14 +100,15 @@ class Mano(TokenAnswers, Problems):
             count *= size
         many_N1 = torch.randint(low, high + 1, (count, 1), generator=source, device=device)
         # operators and numbers in any order: of all turns of such a row exactly one is an expression, the one that
-        # begins behind the first place where numbers are most ahead of operators (Dvoretzky and Motzkin's cycle lemma)
-        place_W = torch.arange(2 * high + 1, device=device)
-        there_NW = place_W <= 2 * many_N1
+        # begins behind the first position where numbers are most ahead of operators (Dvoretzky and Motzkin's cycle
+        # lemma)
+        position_W = torch.arange(2 * high + 1, device=device)
+        there_NW = position_W <= 2 * many_N1
         order_NW = torch.rand(count, 2 * high + 1, generator=source, device=device).where(there_NW, 2.0).argsort(1)
         operator_NW = order_NW < many_N1
         ahead_NW = torch.where(operator_NW, 1, -1).where(there_NW, 0).cumsum(1)
         begin_N1 = ahead_NW.where(there_NW, 2 * high).argmin(1, keepdim=True) + 1
-        operator_NW = operator_NW.gather(1, (place_W + begin_N1) % (2 * many_N1 + 1))
+        operator_NW = operator_NW.gather(1, (position_W + begin_N1) % (2 * many_N1 + 1))
         # which operator and which number
         number_NW = torch.randint(0, self.modulus, operator_NW.shape, generator=source, device=device)
         which_NW = torch.randint(0, len(OPERATORS), operator_NW.shape, generator=source, device=device)

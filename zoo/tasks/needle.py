@@ -35,7 +35,8 @@ class Needle(TokenAnswers):
     """Answer a question at the end of a long sequence from the few facts that are in it (needles in a haystack).
 
     Forms of Hsieh et al. 2024, "RULER", arXiv:2404.06654. A needle is a key and its value, a string of tokens of the
-    haystack. Needles stand at random places in their order; the question is a mark and a key, and the answer follows.
+    haystack. Needles stand at random positions in their order; the question is a mark and a key, and the answer
+    follows.
 
     | form | in the haystack | asked |
     |---|---|---|
@@ -185,7 +186,7 @@ class Needle(TokenAnswers):
     def _hide(self, hay_BH: Tensor, source: torch.Generator) -> tuple[Tensor, Tensor]:
         """Put needles into the hay, and return the key (B, 1) that is asked and the answer (B, S)."""
         B, G, N, W, device = len(hay_BH), self.groups, self.each, 1 + self.value_length, source.device
-        # places by group in their order: each needle in a slot of its own
+        # positions by group in their order: each needle in a slot of its own
         slot_BM = torch.rand(B, hay_BH.shape[1] // W, generator=source, device=device).topk(G * N, dim=1).indices
         slot_BGN = slot_BM.unflatten(1, (G, N)).sort(2).values
         # a key for each group, or for each variable; values for each needle
@@ -193,13 +194,13 @@ class Needle(TokenAnswers):
         key_BM = torch.rand(B, self.keys, generator=source, device=device).topk(names, dim=1).indices + self.noise
         key_BGN = key_BM.unflatten(1, (G, -1)).expand(-1, -1, N)
         value_BGNV = torch.randint(*self.values, (B, G, N, W - 1), generator=source, device=device)
-        answer_BS = value_BGNV[:, 0].flatten(1)  # which group is asked is chance, for places and keys are
+        answer_BS = value_BGNV[:, 0].flatten(1)  # which group is asked is chance, for positions and keys are
         if self.form == "variables":  # whose later needles name the variable before, with noise behind it
             answer_BS = value_BGNV[:, 0, 0].clone()
             value_BGNV[:, :, 1:, 0] = key_BGN[:, :, :-1]
         needle_BGNW = torch.cat([key_BGN[..., None], value_BGNV], 3)
-        place_BGNW = slot_BGN[..., None] * W + torch.arange(W, device=device)
-        hay_BH.scatter_(1, place_BGNW.flatten(1), needle_BGNW.flatten(1))
+        position_BGNW = slot_BGN[..., None] * W + torch.arange(W, device=device)
+        hay_BH.scatter_(1, position_BGNW.flatten(1), needle_BGNW.flatten(1))
         return key_BGN[:, 0, -1:], answer_BS
 
     def _words(self, hay_BH: Tensor, source: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -207,9 +208,9 @@ class Needle(TokenAnswers):
         (B, H), many, device = hay_BH.shape, self.groups, source.device
         word_BV = torch.rand(B, self.noise, generator=source, device=device).argsort(1)
         times = H // (4 * many)
-        place_H = torch.arange(H, device=device)
-        # the first words come ``times`` each, and the others in turn until the places are filled
-        other_H = many + (place_H - times * many) % (self.noise - many)
-        which_H = torch.where(place_H < times * many, place_H % many, other_H)
+        position_H = torch.arange(H, device=device)
+        # the first words come ``times`` each, and the others in turn until the positions are filled
+        other_H = many + (position_H - times * many) % (self.noise - many)
+        which_H = torch.where(position_H < times * many, position_H % many, other_H)
         order_BH = torch.rand(B, H, generator=source, device=device).argsort(1)
         return word_BV[:, which_H].gather(1, order_BH), word_BV[:, :many].sort(1).values

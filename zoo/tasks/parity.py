@@ -56,7 +56,7 @@ class Parity(Generated):
         return running_accuracy(outputs, batch["targets"])
 
     def chance(self) -> dict[str, float]:
-        """A coin; and what the last four tokens tell, which is all that there is at the first four places."""
+        """A coin; and what the last four tokens tell, which is all that there is at the first four positions."""
         batch = self._make(sample(self.length), self.length, generator("cpu", self.stream, "chance"))
         return {"guessing": 0.5, f"the last {WINDOW} tokens": by_window(batch, WINDOW, 2, 2)}
 

@@ -31,8 +31,8 @@ class Recall(Generated):
     """Remember key-value pairs, and answer each key with its value (MQAR).
 
     Arora et al. 2023, "Zoology", arXiv:2312.04927. A sequence is ``key value`` pairs, then filler in which each key
-    comes once more; at that place the target is its value. Nothing else is asked. Keys come from the lower half of the
-    vocabulary (0 is filler), values from the upper half, both without repetition. The gap before a query follows a
+    comes once more; at that position the target is its value. Nothing else is asked. Keys come from the lower half of
+    the vocabulary (0 is filler), values from the upper half, both without repetition. The gap before a query follows a
     power law: slot s has probability proportional to ``s^(power - 1)``. Training sequences are fresh at each step.
 
     With ``updates`` a key is bound several times, in random order among the others, and its last value counts: a memory
@@ -147,8 +147,8 @@ class Recall(Generated):
         answers_BS, bound_BNK = values_BN, keys_BSK
         if self.updates:
             order_BN = draw(bindings, bindings)
-            place_BUS = order_BN.argsort(1).unflatten(1, (-1, pairs))
-            last_BS = place_BUS.argmax(1) * pairs + torch.arange(pairs, device=device)
+            position_BUS = order_BN.argsort(1).unflatten(1, (-1, pairs))
+            last_BS = position_BUS.argmax(1) * pairs + torch.arange(pairs, device=device)
             answers_BS = values_BN.gather(1, last_BS)
             bound_BNK = keys_BSK.gather(1, (order_BN % pairs)[..., None].expand(-1, -1, self.key_parts))
             values_BN = values_BN.gather(1, order_BN)

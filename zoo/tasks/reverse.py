@@ -37,5 +37,5 @@ class Reverse(SymbolTask):
         super().__init__(length, symbols, batch_size, test_lengths, test_size)
 
     def _target(self, source_BM: Tensor, length_B1: Tensor) -> Tensor:
-        place_M = torch.arange(source_BM.shape[1], device=source_BM.device)
-        return source_BM.gather(1, (length_B1 - 1 - place_M).clamp(min=0))
+        position_M = torch.arange(source_BM.shape[1], device=source_BM.device)
+        return source_BM.gather(1, (length_B1 - 1 - position_M).clamp(min=0))

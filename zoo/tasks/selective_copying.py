@@ -28,9 +28,9 @@ RUNGS: dict[str, tuple[int, int]] = {  # length, data
 class SelectiveCopying(Generated):
     """Repeat in order the tokens that were scattered among noise.
 
-    Gu and Dao 2023, arXiv:2312.00752, section 4.1.1, after Jing et al. 2019. Data tokens stand at random places among
-    noise; then as many markers ask for them in order. Places vary, so a model that does not look at its input cannot
-    know which tokens to keep. Token 0 is noise, the last is the marker, and the others are data.
+    Gu and Dao 2023, arXiv:2312.00752, section 4.1.1, after Jing et al. 2019. Data tokens stand at random positions
+    among noise; then as many markers ask for them in order. Positions vary, so a model that does not look at its input
+    cannot know which tokens to keep. Token 0 is noise, the last is the marker, and the others are data.
 
     Args:
         rung: a set of defaults for ``length`` and ``data``. ``published`` has the sizes of Gu and Dao (their code was

@@ -16,18 +16,18 @@ from zoo.registry.registry import register
 from zoo.tasks._generated import in_parts
 from zoo.tasks._metrics import Ratios, label_accuracy
 
-RADII, PLACES = (3.4, 5.2), (-3.0, 3.0)
+RADII, OFFSETS = (3.4, 5.2), (-3.0, 3.0)
 """Radii of shapes, and offsets of their centres from that of the image, in pixels of an image of 16 x 16."""
 KINDS = ("disk", "ring", "square", "triangle", "plus", "bar", "pole", "dots")
 
 
 @register("task", "shapes", stem="patches", objective="classify")
 class Shapes(Task):
-    """Classify one of eight shapes in a small image, whatever its place, size, brightness and the noise.
+    """Classify one of eight shapes in a small image, whatever its position, size, brightness and the noise.
 
-    The label is disk, ring, square, triangle, plus, lying bar, standing bar or two dots. Place, size, contrast and its
-    sign, brightness and noise are drawn for each image and say nothing about the shape. Images are standardised one by
-    one, fresh at each step, and made on the device. A model that predicts pixels wastes itself on the nuisances.
+    The label is disk, ring, square, triangle, plus, lying bar, standing bar or two dots. Position, size, contrast and
+    its sign, brightness and noise are drawn for each image and say nothing about the shape. Images are standardised one
+    by one, fresh at each step, and made on the device. A model that predicts pixels wastes itself on the nuisances.
 
     Args:
         size: side of the images in pixels, at least 12.
@@ -80,7 +80,8 @@ class Shapes(Task):
     def _make(self, count: int, source: torch.Generator) -> Batch:
         label_B = torch.randint(0, len(KINDS), (count,), generator=source, device=source.device)
         radius, across, down = (
-            uniform(count, source, low * self.size / 16, high * self.size / 16) for low, high in (RADII, PLACES, PLACES)
+            uniform(count, source, low * self.size / 16, high * self.size / 16)
+            for low, high in (RADII, OFFSETS, OFFSETS)
         )
         sign = torch.where(uniform(count, source, 0, 1) < 0.5, -1.0, 1.0)
         return {"inputs": self._draw(label_B, radius, across, down, sign, source), "labels": label_B}
@@ -88,7 +89,7 @@ class Shapes(Task):
     def _draw(
         self, label_B: Tensor, radius: Tensor, across: Tensor, down: Tensor, sign: Tensor, source: torch.Generator
     ) -> Tensor:
-        """Images (B, 1, H, W) of these shapes, light or dark by ``sign``. Sizes and places are (B, 1, 1)."""
+        """Images (B, 1, H, W) of these shapes, light or dark by ``sign``. Sizes and positions are (B, 1, 1)."""
         count, device, size = len(label_B), source.device, self.size
         # signed distance of each pixel to each of the eight shapes; keep that of the label
         axis = torch.arange(size, device=device) - (size - 1) / 2

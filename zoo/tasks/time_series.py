@@ -120,7 +120,7 @@ class TimeSeries(Task):
         }
 
     def tokens(self, batch: Batch) -> int:
-        """Places of the series, without padding."""
+        """Time steps of the series, without padding."""
         mask_BL = batch.get("inputs_mask")
         return int(batch["inputs"].shape[:2].numel() if mask_BL is None else mask_BL.sum())
 
@@ -128,6 +128,6 @@ class TimeSeries(Task):
         series_NLF, lengths_N, labels_N = self._on(device)
         batch = {"inputs": series_NLF[rows_B], "labels": labels_N[rows_B]}
         if self.ragged:
-            place_L = torch.arange(series_NLF.shape[1], device=device)
-            batch["inputs_mask"] = place_L < lengths_N[rows_B, None]
+            step_L = torch.arange(series_NLF.shape[1], device=device)
+            batch["inputs_mask"] = step_L < lengths_N[rows_B, None]
         return batch

@@ -303,7 +303,7 @@ class Loop(L.LightningModule):
         if self.probes:
             known = labelled(self.objective, self.task, self.device)
             fit(self.probes, known)
-            self.embeddings = diagnostics(known.pooled(), known.labels_N, known.places_N)
+            self.embeddings = diagnostics(known.pooled(), known.labels_N, known.positions_N)
             step = self.steps if self.trainer.testing else self.global_step
             self.record(step, {f"embedding/{name}": value for name, value in self.embeddings.items()})
 
