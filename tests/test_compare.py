@@ -235,14 +235,12 @@ def test_what_it_took_is_said():
     grown |= {"hardware": {"threads": "many"}}
     filled = "steps of training filled {} % of the cores' time, waits for a busy core included."
     assert by_the_clock([], rows) == ""
-    assert by_the_clock([one], rows[:3]) == (
-        f"On 2 cores, making these runs took 2 min by the clock; {filled.format(75)}"
-    )
+    assert by_the_clock([one], rows[:3]) == (f"On 2 cores, these runs took 2 min by the clock; {filled.format(75)}")
     assert by_the_clock([one, other], [*rows, grown]) == (
-        "On 2 to 4 cores, making 4 of these runs took 2 min by the clock in 2 sessions."
+        "On 2 to 4 cores, 4 of these runs took 2 min by the clock in 2 sessions."
     )
     assert by_the_clock([one, other], [*rows[:3], grown]) == (
-        f"On 2 to 4 cores, making these runs took 2 min by the clock in 2 sessions; {filled.format(57)}"
+        f"On 2 to 4 cores, these runs took 2 min by the clock in 2 sessions; {filled.format(57)}"
     )
 
 
@@ -374,7 +372,7 @@ def test_a_comparison_is_made_by_one_process_at_a_time(zoo_main, here):
     with FileLock(here / "runs/mine/lock"):
         status, _, err = zoo_main("compare", "smoke", "compare.name=mine")
     assert status == 2
-    assert "another process is making this comparison right now" in err
+    assert "another process is running this comparison right now" in err
     assert not list(here.glob("runs/mine/*/result.json"))
 
 

@@ -406,7 +406,7 @@ def test_a_tied_model_does_not_start_from_one_that_is_not(here, zoo_main, arch):
 
 
 def test_a_run_that_is_being_made_again_is_not_taken_for_the_old_one(here, zoo_main):
-    """Its data changed and the second making was interrupted: the checkpoint is not that of the result."""
+    """Its data changed and the second execution was interrupted: the checkpoint is not that of the result."""
     import torch as t
 
     from zoo.training.callbacks import AtomicCheckpointIO
@@ -422,7 +422,7 @@ def test_a_run_that_is_being_made_again_is_not_taken_for_the_old_one(here, zoo_m
         AtomicCheckpointIO().save_checkpoint(saved | change, path)
         status, _, err = zoo_main("export", str(folder_of(config)), "--packed")
         assert status == 2
-        assert "another making of this run" in err
+        assert "another execution of this run" in err
         t.save(saved, path)
 
 

@@ -198,7 +198,7 @@ def test_a_run_is_made_by_one_process_at_a_time(here):
 
     config = zoo.compose("task=parity", "task.test_size=16", *TINY)
     folder_of(config).mkdir(parents=True)
-    with FileLock(folder_of(config) / "lock"), pytest.raises(RunFailed, match="another process is making this run"):
+    with FileLock(folder_of(config) / "lock"), pytest.raises(RunFailed, match="another process is training this run"):
         train(config)
 
 

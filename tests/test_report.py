@@ -591,13 +591,13 @@ def test_a_table_fits_the_terminal_and_cuts_no_number(smoke, zoo_main, here, mon
 
 
 def test_a_column_is_as_wide_as_the_title_that_is_shown():
-    from zoo.comparison.terminal import _fitting
+    from zoo.comparison.terminal import _columns_that_fit
 
     lines = [{"place": "1", "contestant": "a", "score": "0.5", "n": "5"}]
     title = {"place": "", "score": "masked bits per byte"}
-    assert _fitting(lines, 44)[1] == []
-    assert _fitting(lines, 45, titles=title)[1] == []
-    assert _fitting(lines, 44, titles=title) == (["place", "contestant", "score"], ["n"])
+    assert _columns_that_fit(lines, 44)[1] == []
+    assert _columns_that_fit(lines, 45, titles=title)[1] == []
+    assert _columns_that_fit(lines, 44, titles=title) == (["place", "contestant", "score"], ["n"])
 
 
 @pytest.mark.thorough

@@ -129,7 +129,7 @@ def test_what_is_being_made_is_not_removed(made, zoo_main):
         assert "running" in zoo_main("runs")[1]
         status, _, err = zoo_main("runs", "rm", "gru", "--yes")
         assert status == 1
-        assert "a process is making it right now" in err
+        assert "a process is running it right now" in err
     assert folder.exists()
 
 

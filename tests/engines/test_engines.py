@@ -105,7 +105,7 @@ def test_a_job_that_slurm_cancels_is_launched_again_and_a_second_comparison_is_r
         wait $first; note $?""",
     )
     assert statuses == [2, 0], said
-    assert "another process is making this comparison" in said
+    assert "another process is running this comparison" in said
     ledger = rows(tmp_path)
     assert len(ledger) == 4
     assert [row["resumed_at"] > 0 for row in ledger].count(True) == 1

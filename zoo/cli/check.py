@@ -64,10 +64,10 @@ def check(words: Sequence[str]) -> int:
         raise ZooError("name what to check: zoo check mixer=NAME, or a module or file: zoo check ./my_mixer.py")
     first, *overrides = words
     if named := re.fullmatch(rf"({'|'.join(KINDS)})@([\w.]+)(?:=(.*))?", first):
-        kind, place, name = named.groups()
+        kind, path, name = named.groups()
         again = to_type("zoo", "check", f"{kind}={name or 'NAME'}", f"{kind}.KEY=VALUE")
         raise ZooError(
-            f"{first}: laws hold for a component wherever it stands; check what {place} is, with its values as the "
+            f"{first}: laws hold for a component wherever it stands; check what {path} is, with its values as the "
             f"run's {kind}: {again}"
         )
     for word in overrides:
@@ -139,7 +139,7 @@ def verdicts(kind: str, name: str, overrides: Sequence[str] = ()) -> Iterator[Ve
         yield Verdict(kind, name, "builds", "broken", says)
         return
     laws, raised_by = laws_of(kind, name), dict[str, str]()
-    for place, law in enumerate(laws, 1):
+    for number, law in enumerate(laws, 1):
         says, note, ends = "", "", False
         with with_overrides(overrides), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -163,7 +163,7 @@ def verdicts(kind: str, name: str, overrides: Sequence[str] = ()) -> Iterator[Ve
         outcome = UNCLAIMED if outcome == "holds" and isinstance(note, Unclaimed) else outcome
         yield Verdict(kind, name, law.__name__, outcome, says or note)
         if ends and outcome == "broken":  # the others would say the same in other words
-            left = many(len(laws) - place, "more law")
+            left = many(len(laws) - number, "more law")
             yield Verdict(kind, name, left, "not run", f"not asked, since {_words(kind, law.__name__)} is broken")
             return
     if kind not in OUTSIDE:

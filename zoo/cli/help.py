@@ -134,7 +134,7 @@ zoo runs rm ID ... [--yes]      remove these, after a question
 zoo runs rm --failed            remove all that failed
 
 A few letters of an ID will do, if no other ID has them. The question is left
-out with --yes. What a process is making right now is never removed.
+out with --yes. What a process is running right now is never removed.
 """
 
 MEASURE_HELP = """\

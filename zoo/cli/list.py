@@ -132,7 +132,7 @@ def _lines(rows: list[tuple[str, str, str, str]], width: int) -> Iterator[str]:
     """
     from rich.cells import cell_len, set_cell_size  # a letter may be two cells wide
 
-    names, texts, papers, providers = (max((cell_len(row[place]) for row in rows), default=0) for place in range(4))
+    names, texts, papers, providers = (max((cell_len(row[column]) for row in rows), default=0) for column in range(4))
     left = width - names - providers - GAP * (2 + (papers > 0) + (providers > 0))
     if papers and texts + papers > left:
         papers = min(papers, max(2 * left // 5, left - texts))
@@ -147,7 +147,7 @@ def _lines(rows: list[tuple[str, str, str, str]], width: int) -> Iterator[str]:
     for name, text, paper, provider in rows:
         columns = [[name], _wrapped(text, texts), _wrapped(paper, papers) if paper else [], [provider]]
         for cells in zip_longest(*columns, fillvalue=""):
-            # a column that no row fills takes no place, and no line ends in blanks
+            # a column that no row fills takes no space, and no line ends in blanks
             shown = [set_cell_size(cell, size) for cell, size in zip(cells, sizes, strict=True) if size]
             yield (" " * GAP + (" " * GAP).join(shown)).rstrip()
 

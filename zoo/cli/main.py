@@ -247,8 +247,8 @@ def _run(word: str) -> str:
     Raises:
         ZooError: several ids have that part.
     """
-    places = (Path(word), Path("runs", word), Path("runs", "train", word))
-    folder = next((place for place in places if place.exists()), None)
+    paths = (Path(word), Path("runs", word), Path("runs", "train", word))
+    folder = next((path for path in paths if path.exists()), None)
     if folder is None and os.sep not in word:
         from zoo.runs.history import Ambiguous, named
 

@@ -35,7 +35,7 @@ def measure(options: MeasureOptions) -> None:
     from zoo.models import speed as inference
     from zoo.models.speed_page import write_page
     from zoo.training import hardware
-    from zoo.training.build import decoding_place, make_task
+    from zoo.training.build import decoding_device_and_dtype, make_task
 
     if len(options.lengths) < 2 or min(options.lengths) < 1 or sorted(set(options.lengths)) != list(options.lengths):
         raise ZooError(
@@ -55,7 +55,7 @@ def measure(options: MeasureOptions) -> None:
     chosen = hardware.choose(config["trainer"] | {"accelerator": options.accelerator})
     device = torch.device(chosen.accelerator)
     hardware.set_up(chosen.accelerator, 1)
-    _, dtype = decoding_place(chosen.accelerator, chosen.precision)
+    _, dtype = decoding_device_and_dtype(chosen.accelerator, chosen.precision)
     longest = options.lengths[-1] + inference.DECODED
     models = {name: inference.decoder(each, longest).to(device, dtype) for name, each in words.items()}
     screen = console(stderr=True, highlight=False, markup=False)

@@ -34,8 +34,8 @@ def runs(words: Sequence[str], failed: bool, yes: bool) -> int:
         ZooError: a name means nothing or several things, or a filter cannot be meant.
         RunFailed: one of those to be removed is being made right now.
     """
-    places = [word.removeprefix("runs=") for word in words if word.startswith("runs=")]
-    root = Path(places[-1] if places else "runs")
+    folders = [word.removeprefix("runs=") for word in words if word.startswith("runs=")]
+    root = Path(folders[-1] if folders else "runs")
     words = [word for word in words if not word.startswith("runs=")]
     command, rest = (words[0], words[1:]) if words[:1] in (["open"], ["rm"]) else ("", words)
     if yes and command != "rm":

@@ -115,15 +115,15 @@ def _weights(stored: list[Any]) -> dict[str, str]:
 
 
 def _names(parts: list[Any]) -> str:
-    """Names with a star for the number of a layer, those of one place together."""
-    places: dict[str, list[str]] = {}
+    """Names with a star for the number of a layer, those of one module together."""
+    names_by_path: dict[str, list[str]] = {}
     for part in parts:
-        place, _, name = re.sub(r"\.\d+(?=\.|$)", ".*", part.name).rpartition(".")
-        if name not in places.setdefault(place, []):
-            places[place].append(name)
+        path, _, name = re.sub(r"\.\d+(?=\.|$)", ".*", part.name).rpartition(".")
+        if name not in names_by_path.setdefault(path, []):
+            names_by_path[path].append(name)
     shown = [
-        f"{place}.{names[0]}" if len(names) == 1 else f"{place}.{{{','.join(names)}}}"
-        for place, names in places.items()
+        f"{path}.{names[0]}" if len(names) == 1 else f"{path}.{{{','.join(names)}}}"
+        for path, names in names_by_path.items()
     ]
     return ", ".join(word.removeprefix(".") for word in shown)
 
@@ -138,7 +138,7 @@ def measure(config: Config) -> tuple[dict[str, str], list[tuple[str, int, float,
     from zoo.training import hardware
     from zoo.training.build import (
         active_parameters,
-        decoding_place,
+        decoding_device_and_dtype,
         implementations,
         make_objective,
         make_task,
@@ -154,7 +154,7 @@ def measure(config: Config) -> tuple[dict[str, str], list[tuple[str, int, float,
     tokens, whole = task.tokens(batch), task.tokens(task.train_batch(0, 0, torch.device("cpu")))
     counts = flops.by_module(objective.eval(), batch)
     forward, training = flops.count(objective, batch)
-    stored = weights.stored(objective, *decoding_place(device.accelerator, device.precision))
+    stored = weights.stored(objective, *decoding_device_and_dtype(device.accelerator, device.precision))
     parts = []
     for name, module in objective.named_modules():
         size = sum(p.numel() for p in module.parameters())

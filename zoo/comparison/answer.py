@@ -36,7 +36,7 @@ def answer(ledger: Ledger) -> list[str]:
 def _sentences(ledger: Ledger) -> list[str]:
     if not any(standing.rows for standing in ledger.contestants()):
         return []
-    if ledger.swept:
+    if ledger.is_sweep:
         return [_best_setting(ledger, task) for task in ledger.tasks if any(s.rows for s in ledger.on(task))]
     parts = [*(_task(ledger, task) for task in _asked(ledger))] if not ledger.laws else []
     parts += [_laws(ledger)]

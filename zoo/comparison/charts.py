@@ -26,7 +26,7 @@ MOST_POINTS = 1000
 
 
 def charts(ledger: Ledger) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Vega-Lite specifications by the name of the place on the page where they stand."""
+    """Vega-Lite specifications by the name of the element of the page in which they stand."""
     for index, ladder in enumerate(ledger.ladders):
         for name, chart in ladder_charts(ladder, ledger.standings):
             yield f"ladder{index}-{name}", chart

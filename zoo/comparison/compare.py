@@ -84,9 +84,9 @@ def _processes() -> Iterator[None]:
         ZooError: a script registers components, and new processes would run the whole of it.
     """
     own = [f"{each.kind}={each.name}" for each in entries() if each.module == "__main__"]
-    if own and (place := unguarded()):
+    if own and (script := unguarded()):
         raise ZooError(
-            f"{place}: this script registers {', '.join(own)}, so each new process runs it, and would compare again; "
+            f"{script}: this script registers {', '.join(own)}, so each new process runs it, and would compare again; "
             f'put this line before the call, and indent what follows: if __name__ == "__main__":'
         )
     with nullcontext() if own else without_main():

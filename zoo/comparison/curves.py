@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.base.errors import many
-from zoo.comparison.result import Standing, place
+from zoo.comparison.result import Standing, subfolder
 from zoo.comparison.statistics import estimate
 from zoo.training.loggers import read_points
 
@@ -42,7 +42,7 @@ def read_curves(
         for row in standing.rows:
             by_name: dict[str, dict[int, float]] = {}
             try:
-                for step, name, value in read_points(folder / place(row) / "metrics.csv", wanted):
+                for step, name, value in read_points(folder / subfolder(row) / "metrics.csv", wanted):
                     by_name.setdefault(name, {})[step] = value  # the last step is judged twice, and again with the test
             except OSError as error:
                 refused.append(error)

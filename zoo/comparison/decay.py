@@ -13,7 +13,7 @@ import numpy as np
 from zoo.comparison.statistics import Estimate, estimate
 
 LEAST = 5.0
-"""Mistakes that a place must lead one to expect, to be heard in the test of their evenness."""
+"""Mistakes to be expected at a position for it to count in the test of whether all positions are alike."""
 SIGNIFICANT = 0.01
 DRAWS = 1000
 
@@ -27,10 +27,10 @@ class Run:
         whole: the share of answers without a mistake.
         predicted: the mean of ``(1 - error)^L`` over the answers.
         after_error, after_right: the share of wrong tokens behind a wrong one, and behind a right one.
-        dispersion: the variance of mistakes an answer over that of independent ones, as likely at each place as they
+        dispersion: the variance of mistakes an answer over that of independent ones, as likely at each position as they
             were there; 1 where they are independent.
         independent: the chance that independent mistakes disperse as far from 1.
-        even: the chance that each answer's mistakes, put at random places in it, differ as much between places.
+        even: the chance that each answer's mistakes, put at random positions in it, differ as much between positions.
     """
 
     error: float
@@ -81,8 +81,8 @@ def _independent(
 ) -> tuple[float, float] | None:
     """The scatter of mistakes over that of simulated tests with independent ones, and how rare it is among these.
 
-    Each place keeps its own rate of mistakes, so that it is answers that are told apart and not places. Simulated, for
-    where mistakes are few the distribution is far from that of chi-square.
+    Each position keeps its own rate of mistakes, so that it is answers that are told apart and not positions. The tests
+    are simulated because, where mistakes are few, the distribution is far from that of chi-square.
     """
     tokens = sum(length * many for length, many in zip(lengths, answers, strict=True))
     if not 0 < mistakes < tokens or sum(answers) < 2:
@@ -106,22 +106,22 @@ def _independent(
 
 
 def _even(counts: Mapping[str, Any]) -> float | None:
-    """By chi-square: wrong tokens at each place against each answer's own share of them.
+    """By chi-square: wrong tokens at each position against each answer's own share of them.
 
-    So that answers which are harder, or longer, do not pass for places which are.
+    So a difference between answers, of which some are harder or longer, is not taken for one between positions.
     """
     from scipy.special import chdtrc
 
-    places = [
+    positions = [
         (wrong, share, share - squared)
         for wrong, share, squared in zip(counts["wrong"], counts["share"], counts["share_squared"], strict=True)
         if share >= LEAST and share - squared > 0
     ]
-    if len(places) < 2:
+    if len(positions) < 2:
         return None
-    # the mistakes of an answer are given, so one at a place is one fewer elsewhere
-    statistic = sum((wrong - share) ** 2 / variance for wrong, share, variance in places)
-    return float(chdtrc(len(places) - 1, statistic * (len(places) - 1) / len(places)))
+    # the mistakes of an answer are given, so one at a position is one fewer elsewhere
+    statistic = sum((wrong - share) ** 2 / variance for wrong, share, variance in positions)
+    return float(chdtrc(len(positions) - 1, statistic * (len(positions) - 1) / len(positions)))
 
 
 @dataclass(frozen=True)

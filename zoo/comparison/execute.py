@@ -101,7 +101,7 @@ class Execution:
         """Run everything. Ctrl-C lets the runs in flight save themselves, and passes on.
 
         Raises:
-            ZooError: another process is making this comparison.
+            ZooError: another process is running this comparison.
         """
         with gently(), self._alone(), self._timed(), self._pool() as pool:
             known = read_json(self.plan.folder / "comparison.json")  # before anything is written over it
@@ -238,7 +238,7 @@ class Execution:
             sweep(self.plan.folder)
         except Timeout as error:
             raise ZooError(
-                f"{self.plan.folder}: another process is making this comparison right now; wait for it, or give this "
+                f"{self.plan.folder}: another process is running this comparison right now; wait for it, or give this "
                 f"one another name: compare.name=NAME"
             ) from error
         except OSError as error:
@@ -378,10 +378,10 @@ class Execution:
             cell.higher_is_better = row["higher_is_better"]
         # by seed and not as runs end, so that the same command writes the same again
         seeds = cell.seeds_of.setdefault(job.setting, [])
-        place = bisect(seeds, job.run.config["seed"])
-        seeds.insert(place, job.run.config["seed"])
+        index = bisect(seeds, job.run.config["seed"])
+        seeds.insert(index, job.run.config["seed"])
         for scores, part in ((cell.tried, "validation"), (cell.tested, "test")):
-            scores.setdefault(job.setting, []).insert(place, row[part][row["metric"]] if row else None)
+            scores.setdefault(job.setting, []).insert(index, row[part][row["metric"]] if row else None)
         if self.waiting[id(cell)] > 0:
             return
         cell.choose()

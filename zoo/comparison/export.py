@@ -112,15 +112,15 @@ def _short(ledger: Ledger) -> list[tuple[str, list[list[str]]]]:
         standings = ledger.ranked(task)
         solves = any(standing.solved() for standing in standings)
         judged = f"vs {ledger.baseline}" if ledger.baseline else "verdict"
-        order = "order" if ledger.swept else "rank"  # settings of a sweep are no rivals
+        order = "order" if ledger.is_sweep else "rank"  # settings of a sweep are no rivals
         rows = [[order, "contestant", "test", *(["solved"] if solves else []), "seeds", judged]]
         ranks = ledger.ranks(task)
-        for place, standing in enumerate(standings, 1):
+        for position, standing in enumerate(standings, 1):
             score = standing.score()
             said = figure(score) if score else standing.absent()
             solved = [standing.solved() or ""] if solves else []
             seeds = f"{len(standing.rows)}" + (f" ({len(standing.failed)} failed)" if standing.failed else "")
-            rank = between(*ranks.get(standing.contestant, (place, place))) if score else ""
+            rank = between(*ranks.get(standing.contestant, (position, position))) if score else ""
             verdict = str(standing.verdict or "")
             rows.append([rank, standing.contestant, said, *solved, seeds, verdict])
         tables.append((task, rows))

@@ -69,7 +69,7 @@ class Ledger:
     """The difference that matters, in place of each task's own."""
     pairs: bool = False
     """Whether every pair of contestants is judged too."""
-    swept: bool = False
+    is_sweep: bool = False
     """Whether the runs are those of a sweep, without a comparison's rules."""
     ladders: list[Ladder] = field(default_factory=list)
     """The ladder of each task, where the comparison is one of sizes."""
@@ -82,7 +82,7 @@ class Ledger:
     _ranks: dict[str, dict[str, tuple[int, int]]] = field(default_factory=dict, repr=False)
     _undecided: dict[str, str] = field(default_factory=dict, repr=False)
     sessions: list[Session] = field(default_factory=list)
-    """What making it took, each time that runs of it were made here."""
+    """What its runs took, each time that some of them were made here."""
     said: list[str] | None = field(default=None, repr=False)
     """The sentences of :func:`zoo.comparison.answer.answer`, once they were asked for."""
 
@@ -126,7 +126,7 @@ class Ledger:
     def ranks(self, task: str) -> dict[str, tuple[int, int]]:
         """The ranks that each contestant may have on a task; none of a sweep, whose settings are no rivals."""
         if task not in self._ranks:
-            self._ranks[task] = {} if self.swept else rank_ranges(self.on(task), self.margin, self.level)
+            self._ranks[task] = {} if self.is_sweep else rank_ranges(self.on(task), self.margin, self.level)
         return self._ranks[task]
 
     def all_pairs(self) -> list[tuple[Pair, Verdict]]:
@@ -138,7 +138,7 @@ class Ledger:
         rows = [row for standing in self.ranked(task) for row in standing.rows]
         rules = ", ".join(f"{name} {value:.4f}" for name, value in (rows[0]["chance"] if rows else {}).items())
         notes = [f"without a model: {rules}"] if rules else []
-        notes += ["settings in the order of their validation scores"] if self.swept else []
+        notes += ["settings in the order of their validation scores"] if self.is_sweep else []
         notes += [can] if (can := self.can_find(task)) else []
         return notes + ([f"it cannot decide: {why}"] if (why := self.cannot_decide(task)) else [])
 
@@ -183,7 +183,7 @@ class Ledger:
         def key(standing: Standing) -> tuple[bool, float, float]:
             if not standing.rows:
                 return (True, 0.0, 0.0)
-            if self.swept:
+            if self.is_sweep:
                 return (False, 0.0, -standing.sign * median(row["validation"][row["metric"]] for row in standing.rows))
             return (False, -(standing.solved_count() or 0) / len(standing.scores()), -standing.sign * standing.middle())
 

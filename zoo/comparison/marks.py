@@ -38,7 +38,7 @@ def _of_each(channel: Any, standings: Sequence[Standing], kinds: tuple[Any, ...]
     import altair as alt
 
     names = sorted({s.contestant for s in standings})
-    each = [kinds[place % len(kinds)] for place in range(len(names))]
+    each = [kinds[index % len(kinds)] for index in range(len(names))]
     legend = alt.Legend(orient="bottom", columns=2, symbolOpacity=1)
     return channel("contestant:N", title=None, legend=legend, scale=_scale(names, each))
 

@@ -24,7 +24,7 @@ from zoo.comparison.ladder.gain import said
 from zoo.comparison.ledger import Ledger
 from zoo.comparison.matrix import legend, matrix
 from zoo.comparison.predictions import explained, predictions
-from zoo.comparison.result import COSTS, Standing, place
+from zoo.comparison.result import COSTS, Standing, subfolder
 from zoo.comparison.scaling import overtakes
 from zoo.comparison.terminal import and_more
 from zoo.comparison.words import between, by_the_clock, figure, interval, quantity
@@ -32,7 +32,7 @@ from zoo.registry.discovery import state
 
 TEMPLATE = "report.html.j2"
 MOST_LISTED = 100
-"""Contestants, runs or failures that the page lists at one place; the rest is counted."""
+"""Contestants, runs or failures that the page lists in one place; the rest is counted."""
 MOST_LISTED_IN_ALL, FEWEST_LISTED = 300, 10
 """Those that it lists of all tasks together, and how many of each all the same."""
 
@@ -82,7 +82,9 @@ def write_page(ledger: Ledger, path: Path | None = None) -> Path:
         "predictions_explained": explained(ledger, predicted),
         "machines": _machines(ledger),
         "by_the_clock": by_the_clock(ledger.sessions, ledger.rows),
-        **drawings(lambda: charts(ledger), ledger.command if ledger.swept else to_type("zoo", "report", ledger.folder)),
+        **drawings(
+            lambda: charts(ledger), ledger.command if ledger.is_sweep else to_type("zoo", "report", ledger.folder)
+        ),
     }
     if data["missing"] is not None:
         made_of = None  # what is missing is said each time
@@ -92,7 +94,7 @@ def write_page(ledger: Ledger, path: Path | None = None) -> Path:
 def _made_of(ledger: Ledger) -> str | None:
     """A hash of all that the page is made of; nothing where that cannot be told."""
     try:
-        curves = [stamp(ledger.folder / place(row) / "metrics.csv") for s in ledger.standings for row in s.rows]
+        curves = [stamp(ledger.folder / subfolder(row) / "metrics.csv") for s in ledger.standings for row in s.rows]
     except OSError:
         return None
     kept = Path(html.__file__).with_name("vega.js")

@@ -70,7 +70,7 @@ class Plan:
     beside: str | None = None
     """Another comparison, by name or folder, whose order of contestants that of each ability is set beside."""
     sessions: list[Session] = field(default_factory=list)
-    """What making its runs took, each time."""
+    """What its runs took, each time that some of them were made."""
     says: list[str] = field(default_factory=list)
     """What its ladder will run and take, where that was measured."""
 
@@ -110,15 +110,15 @@ def plan_of(words: Sequence[str]) -> Plan:
 def _to_plain(plan: Plan) -> dict[str, Any]:
     """A plan that nothing has run of, as plain data."""
     whole = [*plan.cells, *plan.trials]
-    places = {id(cell): place for place, cell in enumerate(whole)}
+    index_by_id = {id(cell): index for index, cell in enumerate(whole)}
     cells = [
         {
             **{name: getattr(cell, name) for name in ("contestant", "task", "base", "tune_seeds", "seeds")},
             "grid": [[list(pair) for pair in setting] for setting in cell.grid],
-            "follows": places.get(id(cell.follows)),
-            "sized_as": places.get(id(cell.sized_as)),
+            "follows": index_by_id.get(id(cell.follows)),
+            "sized_as": index_by_id.get(id(cell.sized_as)),
             "size": cell.size,
-            "below": [places[id(each)] for each in cell.below],
+            "below": [index_by_id[id(each)] for each in cell.below],
             "waits": cell.waits,
         }
         for cell in whole
@@ -137,7 +137,7 @@ def _from_plain(plain: Mapping[str, Any]) -> Plan:
         cell.follows, cell.sized_as = (
             None if each[name] is None else cells[each[name]] for name in ("follows", "sized_as")
         )
-        cell.below = [cells[place] for place in each["below"]]
+        cell.below = [cells[index] for index in each["below"]]
         cell.chosen = None if cell.waits else cell.chosen
     count = len(cells) - plain["trials"]
     return Plan(

@@ -119,4 +119,4 @@ class PlanFile(TypedDict):
     """Another comparison, by name or folder, whose order of contestants that of each ability is set beside."""
     workers: NotRequired[Count | None]
     sessions: NotRequired[list[Session]]
-    """What making it took, each time that runs of it were made."""
+    """What its runs took, each time that some of them were made."""

@@ -35,7 +35,7 @@ UNLEARNED = "neither learned it"
 """The verdict on two of whom the better one is no better than a rule that needs no learning."""
 
 
-def place(row: Row) -> str:
+def subfolder(row: Row) -> str:
     """Where a run lies, below the folder of its ledger: single runs may come from several folders."""
     return str(row.get("place", row["id"]))
 

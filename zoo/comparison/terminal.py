@@ -259,7 +259,7 @@ def _decays(ledger: Ledger, task: str, width: int) -> list[Table]:
             "beyond it": interval(each.surplus), "dispersion": figure(each.over("dispersion"), ".3g"),
             "not independent": each.rejected("independent"), "not even": each.rejected("even"),
         })  # fmt: skip
-    shown, left = _fitting(lines, width, ("contestant", "test", "e", "whole"))
+    shown, left = _columns_that_fit(lines, width, ("contestant", "test", "e", "whole"))
     for name in shown:
         table.add_column(name, justify="left" if name == "contestant" else "right", no_wrap=name != "contestant",
                          overflow="fold", min_width=14 if name == "contestant" else None)  # fmt: skip
@@ -366,9 +366,9 @@ def _table(ledger: Ledger, task: str, width: int) -> Table:
     title = f"{task}: test {metric} ({'higher' if higher else 'lower'} is better), median (interval); costs are means"
     table = Table(title=title, title_justify="left", caption_justify="left")
     ranks = ledger.ranks(task)
-    lines = [_cells(ledger, ranks, place, s) for place, s in enumerate(standings[:MOST_SHOWN], 1)]
+    lines = [_cells(ledger, ranks, position, s) for position, s in enumerate(standings[:MOST_SHOWN], 1)]
     titles = {"place": "", "score": metric}
-    shown, left = _fitting(lines, width, titles=titles)
+    shown, left = _columns_that_fit(lines, width, titles=titles)
     for name in shown:
         title = titles.get(name, name)
         if name == "contestant":
@@ -391,7 +391,7 @@ def _named(width: int) -> int:
     return max(16, width // 4)
 
 
-def _fitting(
+def _columns_that_fit(
     lines: list[dict[str, str]], width: int, first: Sequence[str] = FIRST, titles: Mapping[str, str] | None = None
 ) -> tuple[list[str], list[str]]:
     """The columns that fit, in the order in which they are shown, and those that do not.
@@ -410,13 +410,13 @@ def _fitting(
     return kept, [name for name in names if name not in kept]
 
 
-def _cells(ledger: Ledger, ranks: dict[str, tuple[int, int]], place: int, standing: Standing) -> dict[str, str]:
+def _cells(ledger: Ledger, ranks: dict[str, tuple[int, int]], position: int, standing: Standing) -> dict[str, str]:
     """A line of a task's table: cells by the name of their column, the worthiest first."""
     score, longer = standing.score(), standing.harder()
     rate = _setting(standing.rows[0]["learning_rate"] if standing.rows else standing.chosen.get("optimizer.lr"))
     total, active = standing.cost("parameters"), standing.cost("active_parameters")
     cells = {
-        "place": between(*ranks.get(standing.contestant, (place, place))) if score else "-",
+        "place": between(*ranks.get(standing.contestant, (position, position))) if score else "-",
         "contestant": standing.contestant,
         "score": f"{figure(score)} {standing.collapsed()}".strip() if score else standing.absent(),
     }

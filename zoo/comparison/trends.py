@@ -9,7 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
-from zoo.comparison.result import Standing, place
+from zoo.comparison.result import Standing, subfolder
 
 Curve = list[tuple[int, float]]
 """The validation score by step, in rising order of steps."""
@@ -43,7 +43,7 @@ def curves(folder: Path, standing: Standing) -> dict[int, Curve]:
         name = f"validation/{row['metric']}"
         points: dict[int, float] = {}
         with suppress(OSError):  # a page says which curves may not be read
-            read = read_points(folder / place(row) / "metrics.csv", name.__eq__)
+            read = read_points(folder / subfolder(row) / "metrics.csv", name.__eq__)
             points = {step: value for step, _, value in read}
         kept = [(step, value) for step, value in sorted(points.items()) if math.isfinite(value)]
         if kept:

@@ -55,7 +55,7 @@ def clock(seconds: float | None) -> str:
 
 
 def by_the_clock(sessions: Sequence[Session], rows: Sequence[Mapping[str, Any]]) -> str:
-    """What making a comparison's runs took by the clock, and the share of the cores' time in which they trained.
+    """How long a comparison's runs took by the clock, and the share of the cores' time in which they trained.
 
     The share is told where no run was made elsewhere, or before times were written down.
 
@@ -70,7 +70,7 @@ def by_the_clock(sessions: Sequence[Session], rows: Sequence[Mapping[str, Any]])
     what = "these runs" if made >= len(rows) else f"{made} of these runs"
     times = "" if len(sessions) == 1 else f" in {len(sessions)} sessions"
     on = many(cores[0], "core") if len(cores) == 1 else f"{cores[0]} to {cores[-1]} cores"
-    said = f"On {on}, making {what} took {clock(wall)} by the clock{times}"
+    said = f"On {on}, {what} took {clock(wall)} by the clock{times}"
     if made < len(rows):
         return f"{said}."
     ended = [row for row in rows if row["status"] == "finished"]

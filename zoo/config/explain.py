@@ -19,7 +19,7 @@ from zoo.config.hydra import Composed, composed, groups, with_values
 from zoo.config.limits import check_bounds, check_folder
 from zoo.config.messages import EXAMPLES
 from zoo.config.schema import OUTSIDE, ROOT_KEYS, SITES
-from zoo.config.sweep_values import ends, swept
+from zoo.config.sweep_values import ends, values_of_sweep
 from zoo.config.tree import key_of, quoted, refuse_foreign
 from zoo.registry.kinds import KINDS, PART_KINDS, PARTS
 from zoo.registry.nodes import COMPONENT
@@ -52,14 +52,14 @@ def check(overrides: Sequence[str], config_name: str = "config") -> Checked:
 
 
 def check_sweep(checked: Checked, config_name: str = "config") -> None:
-    """Compose a sweep's plain values, and the first sixteen values of each swept key, before any run is made.
+    """Compose a sweep's plain values, and the first sixteen of each key that is swept over, before any run is made.
 
     Raises:
         ZooError: a value is of the wrong type, is of a key that goes with another choice, or would write elsewhere.
     """
-    _check_place(with_values(checked.base, checked.values))
+    _check_folder_and_bounds(with_values(checked.base, checked.values))
     choices = [line for line in checked.lines if key_of(line).lstrip("~").split("@")[0] in groups()]
-    swept = {item.input_line for item in checked.sweeps}
+    lines_of_sweeps = {item.input_line for item in checked.sweeps}
     for item in checked.sweeps:
         tried = _Checker(config_name).values_of(item, checked.base.tree)
         for value in tried if item.key_or_group == "experiment" else tried[:16]:
@@ -67,13 +67,15 @@ def check_sweep(checked: Checked, config_name: str = "config") -> None:
             word = f"{plus}{item.get_key_element().lstrip('+')}={value}"
             base, values = checked.base, checked.values
             if item.key_or_group in groups():
-                base = composed(config_name, [*(line for line in choices if line.lstrip("+") not in swept), word])
+                base = composed(
+                    config_name, [*(line for line in choices if line.lstrip("+") not in lines_of_sweeps), word]
+                )
             else:
                 values = [*values, parsed(word)]
-            _check_place(with_values(base, values))
+            _check_folder_and_bounds(with_values(base, values))
 
 
-def _check_place(cfg: Any) -> None:
+def _check_folder_and_bounds(cfg: Any) -> None:
     """Hydra writes to the folder of a sweep before any run of it is made, so what cannot be meant is refused first."""
     check_folder("experiment", cfg.experiment)
     check_bounds(cfg)
@@ -199,12 +201,12 @@ class _Checker:
             if not nested:
                 raise
             tree = composed(self.config_name, at_root).tree
-            _raise([self._place(item, tree)[1] for item in plain])
+            _raise([self._choice_at_path(item, tree)[1] for item in plain])
             raise
         lines, values, sweeps = [], [], []
         for item in items:
             if self._is_choice(item.key_or_group):
-                line, problem = self._place(item, base.tree)
+                line, problem = self._choice_at_path(item, base.tree)
             else:
                 item = self._inside_part(item, base.tree)
                 line, problem = str(item.input_line), self._key(item, base.tree)
@@ -271,7 +273,7 @@ class _Checker:
         if item.is_delete():
             return []
         if item.is_sweep_override():
-            values = swept(item, self.groups.get(item.key_or_group))
+            values = values_of_sweep(item, self.groups.get(item.key_or_group))
             if values is not None:
                 return values
             return list(map(str, ends(item, (tree or {}).get(item.key_or_group))))  # a search draws from it
@@ -291,7 +293,7 @@ class _Checker:
                 return f"{item.input_line}: " + missing(NOUNS.get(group, group), value, options, prefix=f"{shown}=")
         return None
 
-    def _place(self, item: Any, tree: Mapping[str, Any]) -> tuple[str, str | None]:
+    def _choice_at_path(self, item: Any, tree: Mapping[str, Any]) -> tuple[str, str | None]:
         """A component chosen for one place: ``kind@path=name``."""
         if not item.package or item.package in SITES or item.key_or_group not in KINDS:
             return item.input_line, None
@@ -304,9 +306,9 @@ class _Checker:
         } | SITES
         if _is_part(item) or (isinstance(node, dict) and sites.get(item.package) == item.key_or_group):
             return self._line(item), None
-        places = [path for path, kind in sites.items() if kind == item.key_or_group]
+        paths = [path for path, kind in sites.items() if kind == item.key_or_group]
         return item.input_line, f"{item.input_line}: " + unknown(
-            f"place for a {item.key_or_group}", item.package, places
+            f"place for a {item.key_or_group}", item.package, paths
         )
 
     def _key(self, item: Any, tree: Mapping[str, Any]) -> str | None:

@@ -82,7 +82,7 @@ def check_bounds(config: Mapping[str, Any]) -> None:
                 raise ZooError(f"roles.{role}.{name}={value}: expected a finite number, at least 0")
 
 
-def _check_component(node: Config, place: str) -> None:
+def _check_component(node: Config, path: str) -> None:
     """Its hyperparameters, and those of the components within; a default may be what it likes."""
     component = entry(*node[COMPONENT].split("/", 1))
     for name in component.components():
@@ -93,7 +93,7 @@ def _check_component(node: Config, place: str) -> None:
         value = node[parameter.name]
         default = list(parameter.default) if isinstance(parameter.default, tuple) else parameter.default
         if value != default and any(not _is_usual(part) for part in _parts(value)):
-            raise ZooError(f"{place}.{parameter.name}={value}: expected a finite number of less than 64 bits")
+            raise ZooError(f"{path}.{parameter.name}={value}: expected a finite number of less than 64 bits")
 
 
 def _parts(value: Any) -> list[Any]:

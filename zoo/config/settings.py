@@ -25,7 +25,7 @@ def apply(cfg: Any, given: Collection[str], parts: Collection[str] = (), only: s
     from omegaconf.errors import OmegaConfBaseException
 
     for setting, values in cfg.settings.items():
-        component_entry, places = _read(str(setting), {*cfg[PARTS], *parts})
+        component_entry, sites = _read(str(setting), {*cfg[PARTS], *parts})
         if only is not None and component_entry.kind != only:
             continue
         if not isinstance(values, Mapping):
@@ -35,7 +35,7 @@ def apply(cfg: Any, given: Collection[str], parts: Collection[str] = (), only: s
         for key in values:
             _check_key(component_entry, str(setting), key)
         named = [f"{PARTS}.{name}" for name in cfg[PARTS]] if "@" not in str(setting) else []
-        for root in [*places, *named]:
+        for root in [*sites, *named]:
             node = OmegaConf.select(cfg, root)
             if node is None or node.get(COMPONENT) != f"{component_entry.kind}/{component_entry.name}":
                 continue
@@ -59,12 +59,12 @@ def _read(setting: str, named: Collection[str] = ()) -> tuple[Entry, list[str]]:
         component_entry = entry(kind, name)
     except ZooError as error:
         raise ZooError(f"settings.{setting}: {error}") from error
-    places = [root for root in ROOT_KEYS if SITES.get(root, root) == kind]
+    sites = [root for root in ROOT_KEYS if SITES.get(root, root) == kind]
     if "@" in setting and site in named and kind in PART_KINDS:
         return component_entry, [f"{PARTS}.{site}"]
-    if "@" in setting and site not in places:
-        raise ZooError(f"settings.{setting}: {unknown(f'place for a {kind}', site, places)}")
-    return component_entry, [site] if site else places
+    if "@" in setting and site not in sites:
+        raise ZooError(f"settings.{setting}: {unknown(f'place for a {kind}', site, sites)}")
+    return component_entry, [site] if site else sites
 
 
 def _check_key(component_entry: Entry, setting: str, key: Any) -> None:

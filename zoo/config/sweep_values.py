@@ -16,7 +16,7 @@ MOST = 100_000
 """Values of one word, more than anybody waits for."""
 
 
-def swept(item: Any, options: Sequence[str] | None = None) -> list[str] | None:
+def values_of_sweep(item: Any, options: Sequence[str] | None = None) -> list[str] | None:
     """The values of a parsed override that sweeps; none where only a search can tell, which draws from an interval.
 
     Args:
@@ -89,5 +89,5 @@ def how_many(item: Any, options: Sequence[str] | None) -> int:
     Raises:
         ZooError: it has none, or no end of them.
     """
-    values = swept(item, options)
+    values = values_of_sweep(item, options)
     return 0 if values is None else len(values)

@@ -32,8 +32,8 @@ class Map:
     """Weights of a layer's heads, (B, H, L, M), and the tokens that they stand between, where inputs are tokens.
 
     ``extra`` of the M come first and are no tokens. ``attention`` is false where these are gradients: how much the
-    output at a place moves with the input at another. ``real`` (B, L) is false where a query is padding; ``None`` where
-    nothing is padded.
+    output at one position changes with the input at another. ``real`` (B, L) is false where a query is padding;
+    ``None`` where nothing is padded.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Map:
 
 
 def layers_with_heads(objective: nn.Module) -> list[tuple[str, Any]]:
-    """Every layer whose heads can be looked at, by name, in the order of the model."""
+    """Every layer that has attention maps, by name, in the order of the model."""
     return [(name, module) for name, module in objective.named_modules() if isinstance(module, HasAttentionMaps)]
 
 
@@ -105,7 +105,7 @@ def _watching(objective: nn.Module, layers: list[tuple[str, Any]], into: list[Se
 
 
 def _tokens(inputs: Tensor | None, rows: int, length: int) -> Tensor | None:
-    """The tokens, if they are such and as many as places in the map."""
+    """The tokens, if they are such and as many as positions in the map."""
     if inputs is None or inputs.is_floating_point() or inputs.shape != (rows, length):
         return None
     return inputs
@@ -124,11 +124,11 @@ def attention_maps(objective: nn.Module, batch: Batch) -> list[Map]:
         weights_BHLM = weights_BHLM[:rows]
         B, _, L, M = weights_BHLM.shape
         queries, keys = _tokens(call.queries, B, L), call.keys
-        places = L if not hasattr(call.module, "read") else M
+        positions = L if not hasattr(call.module, "read") else M
         name = call.name + (" (forwards)" if both_ways else "")
         real = None if call.real is None else call.real[:rows]
-        keys = _tokens(keys, B, places)
-        maps.append(Map(name, weights_BHLM.float(), queries, keys, M - places, real=real))
+        keys = _tokens(keys, B, positions)
+        maps.append(Map(name, weights_BHLM.float(), queries, keys, M - positions, real=real))
     return maps
 
 
@@ -136,7 +136,7 @@ def receptive_fields(objective: nn.Module, batch: Batch, directions: int = 4, se
     """How far each mixer without heads really reaches: the size of the gradient from each output to each input.
 
     The effective receptive field (Luo et al. 2016, arXiv:1701.04128): the root of the mean square, over random
-    directions of the output at a place, of the gradient's length at another. Rows sum to 1.
+    directions of the output at one position, of the gradient's length at another. Rows sum to 1.
     """
     seen: list[Seen] = []
     with torch.no_grad(), _watching(objective, mixers_without_heads(objective), seen):
@@ -147,11 +147,13 @@ def receptive_fields(objective: nn.Module, batch: Batch, directions: int = 4, se
         named = {name: value[:rows] if isinstance(value, Tensor) else value for name, value in call.named.items()}
         y_BLD = call.module(x_BLD, **named)[0]
         square_BLL = torch.zeros(rows, y_BLD.shape[1], x_BLD.shape[1])
-        for place in range(y_BLD.shape[1]):
+        for position in range(y_BLD.shape[1]):
             for _ in range(directions):
                 direction_D = torch.randn(y_BLD.shape[2], generator=source).to(y_BLD)
-                (gradient_BLD,) = torch.autograd.grad((y_BLD[:, place] @ direction_D).sum(), x_BLD, retain_graph=True)
-                square_BLL[:, place] += gradient_BLD.float().square().sum(-1)
+                (gradient_BLD,) = torch.autograd.grad(
+                    (y_BLD[:, position] @ direction_D).sum(), x_BLD, retain_graph=True
+                )
+                square_BLL[:, position] += gradient_BLD.float().square().sum(-1)
         field_BLL = square_BLL.sqrt()
         field_BLL = field_BLL / field_BLL.sum(-1, keepdim=True).clamp(min=1e-30)
         tokens = _tokens(call.queries, rows, x_BLD.shape[1])

@@ -43,7 +43,7 @@ class TooLarge(ZooError):
 
 @contextmanager
 def within(tensors: Mapping[str, Tensor], source: str) -> Iterator[None]:
-    """Meanwhile refuse to allocate far more than these tensors hold; sizes are looked at before memory is taken.
+    """Meanwhile refuse to allocate far more than these tensors hold; sizes are checked before memory is taken.
 
     Args:
         tensors: of the weights file; packed ones hold up to eight weights a byte.

@@ -68,22 +68,23 @@ def unmask(
 ) -> list[list[int]]:
     """Continue each prompt by filling in hidden tokens, as a masked diffusion model does.
 
-    All new places start hidden. Each step predicts them all at once. At a temperature, places are shown in a random
-    order, each with a draw of the softmax: with a step for each token that is the reverse process of the diffusion
-    (ancestral sampling; Sahoo et al. 2024, arXiv:2406.07524, section 3.2.2, its order drawn ahead). At temperature 0 it
-    shows the likeliest tokens where the model is surest (Chang et al. 2022, "MaskGIT", arXiv:2202.04200, section 3.2).
+    All new positions start hidden. Each step predicts them all at once. At a temperature, positions are shown in a
+    random order, each with a draw of the softmax: with a step for each token that is the reverse process of the
+    diffusion (ancestral sampling; Sahoo et al. 2024, arXiv:2406.07524, section 3.2.2, its order drawn ahead). At
+    temperature 0 it shows the likeliest tokens where the model is surest (Chang et al. 2022, "MaskGIT",
+    arXiv:2202.04200, section 3.2).
 
     A model of block diffusion writes one block after the other in this way (Arriola et al. 2025, arXiv:2503.09573,
     section 3.3). The last one is written whole, as it was trained, and then cut.
 
     Args:
-        model: an objective with ``mask_token`` and ``predict(inputs_BL)``, logits (B, L, C) at every place. One that
+        model: an objective with ``mask_token`` and ``predict(inputs_BL)``, logits (B, L, C) at every position. One that
             writes in blocks also has their length ``block``, and its longest sequence as ``stem.max_len``.
         prompts: tokens; those of one length are written from together.
         tokens: so many for each.
         temperature: 0 takes the likeliest.
         seed: of the draws.
-        steps: passes of the model, over which the places are spread evenly, at least one for each block; by default
+        steps: passes of the model, over which the positions are spread evenly, at least one for each block; by default
             one for each token.
     """
     steps = tokens if steps is None else min(steps, tokens)
@@ -109,7 +110,7 @@ def unmask(
 
 
 def _end_of_block(model: Any, begin: int, end: int) -> int:
-    """Where the block of this place ends; the end of the text where a model has no blocks, or knows no longer one."""
+    """Where the block of this position ends; the end of the text if a model has no blocks, or knows no longer one."""
     block: int | None = getattr(model, "block", None)
     if block is None:
         return end
@@ -118,7 +119,7 @@ def _end_of_block(model: Any, begin: int, end: int) -> int:
 
 
 def _fill_in(model: Any, text_BL: Tensor, begin: int, steps: int, temperature: float, source: torch.Generator) -> None:
-    """Fill in the hidden tokens from a place on, which are all of them, in so many steps; see :func:`unmask`."""
+    """Fill in the tokens from ``begin`` on, all of them hidden, in so many steps; see :func:`unmask`."""
     many = text_BL.shape[1] - begin
     order_BT = torch.rand(len(text_BL), many, generator=source, device=text_BL.device)
     for step in range(steps):
@@ -130,7 +131,7 @@ def _fill_in(model: Any, text_BL: Tensor, begin: int, steps: int, temperature: f
             rank_BT = order_BT
         else:
             rank_BT, drawn_BT = logits_BTC.softmax(-1).max(-1)
-        # so many of the hidden places, the first by rank
+        # at so many of the hidden positions, the first by rank, the token is shown
         shown = (step + 1) * many // steps - step * many // steps
         show_BS = rank_BT.masked_fill(~hidden_BT, -torch.inf).topk(shown, -1).indices
         text_BL.scatter_(1, show_BS + begin, drawn_BT.gather(1, show_BS))

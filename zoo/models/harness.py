@@ -44,7 +44,7 @@ class Adapter(TemplateLM):  # type: ignore[misc]
 
     @torch.no_grad()
     def _loglikelihood_tokens(self, requests: Sequence[Any], **more: Any) -> list[tuple[float, bool]]:
-        rows = [(self._fitting(before, after), after) for _, before, after in requests]
+        rows = [(self._last_that_fit(before, after), after) for _, before, after in requests]
         scores_by_index: dict[int, tuple[float, bool]] = {}
         by_length = sorted(range(len(rows)), key=lambda index: -len(rows[index][0]))
         for chosen in _parts(by_length, self.batch_size):
@@ -56,7 +56,7 @@ class Adapter(TemplateLM):  # type: ignore[misc]
                 scores_by_index[index] = _scored(row_LC, *rows[index])
         return [scores_by_index[index] for index in range(len(rows))]
 
-    def _fitting(self, before: list[int], after: list[int]) -> list[int]:
+    def _last_that_fit(self, before: list[int], after: list[int]) -> list[int]:
         """What is read to score ``after``: all but its last token, without the start of what is too long.
 
         Raises:

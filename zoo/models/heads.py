@@ -118,8 +118,8 @@ def _mean(value_BHL: Tensor, real_BL: Tensor | None) -> Tensor:
 def induction(objective: Any, vocab_size: int, length: int, seed: int = 0) -> dict[str, Tensor]:
     """The mean weight of each head (H,), by layer, on what came after the same token last time.
 
-    On random tokens that are said twice (Olsson et al. 2022, arXiv:2209.11895): a query in the second half looks at
-    the place after its first saying.
+    The input is random tokens, said twice (Olsson et al. 2022, arXiv:2209.11895): for a query in the second half,
+    that is the position after the same token in the first half.
     """
     tokens_BN = torch.randint(0, vocab_size, (32, length), generator=torch.Generator().manual_seed(seed))
     tokens_BL = torch.cat([tokens_BN, tokens_BN], 1)

@@ -19,7 +19,7 @@ from zoo.models.load import model_of, probes_of, task_of
 from zoo.runs.finished import finished
 
 LONGEST_RECEPTIVE_FIELD = 128
-"""Gradients of longer sequences are not taken: each place costs a pass backwards."""
+"""Gradients of longer sequences are not taken: each position costs a backward pass."""
 
 
 def inspect(folder: Path, options: InspectOptions) -> Path:

@@ -50,7 +50,7 @@ def _plain(one: Map, task: Task, length: int) -> dict[str, Any]:
 
 def _names(tokens_BL: Tensor | None, rows: int, length: int, task: Task) -> list[list[str]]:
     if tokens_BL is None:
-        return [[str(place) for place in range(length)]] * rows
+        return [[str(position) for position in range(length)]] * rows
     return [[task.token_name(token) for token in row[:length]] for row in tokens_BL.tolist()]
 
 

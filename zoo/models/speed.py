@@ -152,7 +152,7 @@ def _measure_peaks(model: Any, curve: Curve, vocab_size: int, device: torch.devi
             )
         known = [(point, point.peak_bytes) for point in curve.points if point.peak_bytes is not None]
         wanted = [
-            point for place, (point, held) in enumerate(known) if any(held > later for _, later in known[place + 1 :])
+            point for index, (point, held) in enumerate(known) if any(held > later for _, later in known[index + 1 :])
         ]
 
 
@@ -231,7 +231,7 @@ def crossings(curves: Sequence[Curve], what: str) -> list[Crossing]:
             [b / a for b, a in zip(them, us, strict=True)]
             for them, us in zip(medians[id(slower)], medians[id(faster)], strict=True)
         ]
-        bounds = [_middle([draw[place] for draw in ratios]) for place in range(len(one.points))]
+        bounds = [_middle([draw[index] for draw in ratios]) for index in range(len(one.points))]
         ratio = slower.medians(what)[-1] / faster.medians(what)[-1]
         draws = [_meet(a, b, low, high) for a, b in zip(fits[id(one)], fits[id(other)], strict=True)]
         agreed = sum(ahead == first for _, ahead in draws) / len(draws)

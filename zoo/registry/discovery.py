@@ -119,8 +119,8 @@ def state() -> str:
     for name, module, provider in (("", "zoo_conf", ""), *_wanted()):
         digest.update(f"{name} {module} {provider}\n".encode())
         for top in (_top(module.split(".")[0]), locate(module)):
-            places = [Path(place) for place in top.submodule_search_locations or ()] if top else []
-            roots |= dict.fromkeys(places or ([Path(top.origin)] if top and top.origin else []))
+            folders = [Path(folder) for folder in top.submodule_search_locations or ()] if top else []
+            roots |= dict.fromkeys(folders or ([Path(top.origin)] if top and top.origin else []))
     files = [each for root in roots for each in _files(root)]
     if len(files) > MOST_FILES:
         return ""
@@ -139,7 +139,7 @@ SOURCES = (".py", ".cpp", ".cu", ".yaml", ".j2")
 
 
 def _files(root: Path) -> list[str]:
-    """The sources at or below a place, sorted; of a module in a file of its own, its native code as well."""
+    """The sources at or below a path, sorted; of a module in a file of its own, its native code as well."""
     if not root.is_dir():
         return [str(each) for each in map(root.with_suffix, SOURCES) if each.is_file()]
     paths: list[str] = []
@@ -170,10 +170,10 @@ def _find_points() -> list[list[str]]:
 def _distributions() -> list[Any]:
     """What changes when a distribution is installed, removed or replaced: the folders that say what there is."""
     inventory: list[Any] = [GROUP, [type(finder).__qualname__ for finder in sys.meta_path]]
-    for place in sys.path:
+    for path in sys.path:
         try:
-            inventory.append(stamp(Path(place or ".").resolve()))
-            with os.scandir(place or ".") as entries_there:
+            inventory.append(stamp(Path(path or ".").resolve()))
+            with os.scandir(path or ".") as entries_there:
                 told = [each for each in entries_there if each.name.endswith((".dist-info", ".egg-info"))]
         except OSError:  # an archive, or nothing
             continue

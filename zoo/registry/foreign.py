@@ -52,7 +52,7 @@ def refuse_resolvers(node: Any, source: str) -> None:
 
 
 def _texts(node: Any, path: str) -> Iterator[tuple[str, str]]:
-    """Every text in plain data, keys as well, with its place."""
+    """Every text in plain data, keys as well, with its path."""
     if isinstance(node, Mapping):
         for key, value in node.items():
             where = f"{path}.{key}" if path else str(key)

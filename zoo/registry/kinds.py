@@ -29,23 +29,23 @@ KINDS: dict[str, str] = {
 RUN_PARTS = ("objective", "task", "probe", "optimizer", "schedule")
 """Kinds of which a run's config holds one component each; all others sit inside the objective."""
 
-_PLACE = frozenset({"dim", "layer", "depth", "causal", "max_len", "grid"})
+_SITE_FACTS = frozenset({"dim", "layer", "depth", "causal", "max_len", "grid"})
 
 
 _DATA = frozenset({"vocab_size", "classes", "label_classes", "image_size", "channels"})
 
 
 FACTS: dict[str, frozenset[str]] = {
-    "mixer": _PLACE | {"vocab_size"},
-    "cross": _PLACE,
-    "ffn": _PLACE,
-    "linear": _PLACE | {"in_features", "out_features", "bias"},
-    "norm": _PLACE,
-    "position": _PLACE | {"heads", "head_dim"},
-    "stem": _PLACE | _DATA,
-    "residual": _PLACE,
-    "backbone": _PLACE | {"vocab_size", "reader", "parts"},
-    "objective": _PLACE | _DATA,
+    "mixer": _SITE_FACTS | {"vocab_size"},
+    "cross": _SITE_FACTS,
+    "ffn": _SITE_FACTS,
+    "linear": _SITE_FACTS | {"in_features", "out_features", "bias"},
+    "norm": _SITE_FACTS,
+    "position": _SITE_FACTS | {"heads", "head_dim"},
+    "stem": _SITE_FACTS | _DATA,
+    "residual": _SITE_FACTS,
+    "backbone": _SITE_FACTS | {"vocab_size", "reader", "parts"},
+    "objective": _SITE_FACTS | _DATA,
     "task": frozenset(),
     "family": frozenset(),
     "probe": frozenset({"classes", "dim"}),

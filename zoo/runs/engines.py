@@ -223,9 +223,9 @@ class Ray:
         self.folder, self.ray = folder, ray
         # without an address Ray would also take one that it remembers, and that may be long gone
         address = settings["address"] or os.environ.get("RAY_ADDRESS") or "local"
-        place = _place_of(address)
-        if place is not None:
-            _check_answers(place, f"on.address={address}")
+        host_and_port = _host_and_port_of(address)
+        if host_and_port is not None:
+            _check_answers(host_and_port, f"on.address={address}")
         try:
             ray.init(**{"address": address, "log_to_driver": True, **settings["options"]})
         except (ConnectionError, RuntimeError, ValueError) as error:
@@ -234,8 +234,8 @@ class Ray:
                 f"on.address={address}: Ray cannot be joined ({why}). Where `ray start` spoke of a token, set "
                 f"RAY_AUTH_MODE=token here too, with the token in ~/.ray/auth_token"
             ) from error
-        if place is not None:  # what Ray is asked waits without an end where the cluster's head is gone
-            Thread(target=_watch, args=(place, f"on.address={address}"), daemon=True).start()
+        if host_and_port is not None:  # what Ray is asked waits without an end where the cluster's head is gone
+            Thread(target=_watch, args=(host_and_port, f"on.address={address}"), daemon=True).start()
         asked = {"num_cpus": settings["cpus"], "num_gpus": settings["gpus"], "max_retries": RETRIES}
         self.task = ray.remote(**asked)(make_ordered)
         self.jobs: dict[int, Any] = {}
@@ -263,20 +263,20 @@ class Ray:
         self.ray.shutdown()
 
 
-def _place_of(address: str) -> tuple[str, int] | None:
+def _host_and_port_of(address: str) -> tuple[str, int] | None:
     """Host and port of a cluster's head; none where Ray finds it itself."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     return (host.strip("[]"), int(port)) if host and port.isdigit() else None
 
 
-def _check_answers(place: tuple[str, int], said: str, seconds: float = ANSWER_SECONDS) -> None:
+def _check_answers(host_and_port: tuple[str, int], said: str, seconds: float = ANSWER_SECONDS) -> None:
     """Refuse an address at which nothing answers.
 
     Raises:
         ZooError: nothing does; the message begins with what was ``said``.
     """
     try:
-        socket.create_connection(place, timeout=seconds).close()
+        socket.create_connection(host_and_port, timeout=seconds).close()
     except OSError as error:
         raise ZooError(
             f"{said}: nothing answers there ({error.strerror or error}). Type `ray start --head` there, or leave the "
@@ -284,13 +284,13 @@ def _check_answers(place: tuple[str, int], said: str, seconds: float = ANSWER_SE
         ) from error
 
 
-def _watch(place: tuple[str, int], said: str) -> None:
+def _watch(host_and_port: tuple[str, int], said: str) -> None:
     """End this process once nothing has answered at an address for a while, with the reason as its last words."""
     heard = time.monotonic()
     while True:
         time.sleep(SILENT_SECONDS / 6)
         try:
-            _check_answers(place, said)
+            _check_answers(host_and_port, said)
             heard = time.monotonic()
         except ZooError as error:
             if time.monotonic() - heard > SILENT_SECONDS:

@@ -79,7 +79,8 @@ class Finished:
             or made.get("precision") != row["precision"]
         ):
             raise ZooError(
-                f"{path} is at step {step} of another making of this run than its result; finish it: {self.command()}"
+                f"{path} is at step {step} of another execution of this run than its result; finish it: "
+                f"{self.command()}"
             )
         return {name.removeprefix("objective."): tensor for name, tensor in saved["state_dict"].items()}
 

@@ -70,12 +70,12 @@ class Record:
 
         Raises:
             ZooError: it is a link, or it cannot be removed.
-            RunFailed: a process is making it right now.
+            RunFailed: a process is running it right now.
         """
         if self.folder.is_symlink():
             raise ZooError(f"{self.folder} is a link to another folder; remove it by hand")
         if is_held(self.folder / "lock"):
-            raise RunFailed(f"{self.name}: a process is making it right now; end that first")
+            raise RunFailed(f"{self.name}: a process is running it right now; end that first")
         try:
             shutil.rmtree(self.folder)
         except OSError as error:
@@ -307,9 +307,9 @@ def _fits(word: str, row: Mapping[str, Any], config: Callable[[], Any]) -> bool:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
         value = text
-    kind, at, place = first.partition("@")
+    kind, at, site = first.partition("@")
     if kind in KINDS:
-        chosen = list(_chosen(config(), kind, place if at else kind))
+        chosen = list(_chosen(config(), kind, site if at else kind))
         if not rest:
             return any(node[COMPONENT] == f"{kind}/{text}" for node in chosen)
         return any(_at(node, rest) in (value, text) for node in chosen)
@@ -323,18 +323,18 @@ def _at(node: Any, path: str) -> Any:
     return node
 
 
-def _chosen(node: Any, kind: str, place: str) -> Iterator[Mapping[str, Any]]:
+def _chosen(node: Any, kind: str, site: str) -> Iterator[Mapping[str, Any]]:
     """The components of a kind in the places of this name; where it is the kind's own name, in those of its parts too.
 
     So the second mixer is left out, which hybrids alone use, and a mixer that a pattern names is not.
     """
     if isinstance(node, Mapping):
-        parts = node[PARTS] if place == kind and isinstance(node.get(PARTS), Mapping) else {}
-        for component in (node.get(place), *parts.values()):
+        parts = node[PARTS] if site == kind and isinstance(node.get(PARTS), Mapping) else {}
+        for component in (node.get(site), *parts.values()):
             if isinstance(component, Mapping) and str(component.get(COMPONENT)).startswith(f"{kind}/"):
                 yield component
         for value in node.values():
-            yield from _chosen(value, kind, place)
+            yield from _chosen(value, kind, site)
 
 
 def age(seconds: float, now: float | None = None) -> str:

@@ -72,17 +72,17 @@ def _replacing(config: Config, task: str) -> list[str]:
         preset = compose(f"arch={config['arch']}", f"task={task}")
     except ZooError:  # made in Python, and no preset
         return []
-    own = {place: entry.name for place, entry in _components(preset).items()}
-    names_by_place: dict[str, str] = {}
-    for place, entry in _components(config).items():
-        inside = any(place.startswith(f"{other}.") for other in names_by_place)  # what it brings along is not named
-        if own.get(place) != entry.name and not inside:
-            names_by_place[place] = entry.name
-    return list(dict.fromkeys(names_by_place.values()))[:3]
+    own = {path: entry.name for path, entry in _components(preset).items()}
+    names_by_path: dict[str, str] = {}
+    for path, entry in _components(config).items():
+        inside = any(path.startswith(f"{other}.") for other in names_by_path)  # what it brings along is not named
+        if own.get(path) != entry.name and not inside:
+            names_by_path[path] = entry.name
+    return list(dict.fromkeys(names_by_path.values()))[:3]
 
 
 def _components(config: Config) -> dict[str, Entry]:
-    """Those that an id may name, by their place, the outer first."""
+    """Those that an id may name, by their path, the outer first."""
     return components_of({kind: config[kind] for kind in ("objective", "optimizer", "schedule", "probe")})
 
 

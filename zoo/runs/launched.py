@@ -46,11 +46,11 @@ class Launched:
 
     Args:
         on: the engine's settings, with its ``name`` (:data:`zoo.config.schema.HOW`).
-        place: the folder of the experiment, which every worker must see.
+        experiment_folder: the folder of the experiment, which every worker must see.
     """
 
     on: Mapping[str, Any]
-    place: Path
+    experiment_folder: Path
     orders: dict[int, Order] = field(default_factory=dict)
     """What is under way, by the number of the file that orders it."""
     added: int = 0
@@ -59,7 +59,7 @@ class Launched:
     listener: Listener = field(default_factory=Listener)
 
     def __post_init__(self) -> None:
-        self.folder = (self.place / ".launched" / uuid.uuid4().hex).absolute()
+        self.folder = (self.experiment_folder / ".launched" / uuid.uuid4().hex).absolute()
 
     def add(self, order: Mapping[str, Any]) -> int:
         """Have a run made, and return its key.
@@ -79,7 +79,7 @@ class Launched:
         self.written += 1
 
     def _start(self) -> None:
-        write_json(self.folder / "engine.json", {**self.on, "logs": str(self.place.absolute())})
+        write_json(self.folder / "engine.json", {**self.on, "logs": str(self.experiment_folder.absolute())})
         (self.folder / READY).unlink(missing_ok=True)
         command = [sys.executable, "-m", "zoo", "_launch", str(self.folder), str(self.written)]
         with (self.folder / "engine.log").open("ab") as log:

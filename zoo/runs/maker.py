@@ -25,10 +25,10 @@ class Maker:
 
     Args:
         on: the engine and its settings.
-        place: the folder of the experiment.
+        experiment_folder: the folder of the experiment.
     """
 
-    def __init__(self, on: dict[str, Any], place: Path) -> None:
+    def __init__(self, on: dict[str, Any], experiment_folder: Path) -> None:
         self.waiting: list[tuple[int, Config, Any]] = []
         self.under_way: dict[int, tuple[int, Config]] = {}
         self.launched: Any = None
@@ -38,7 +38,7 @@ class Maker:
             from zoo.runs.launched import Launched
 
             check_installed(on["name"])
-            self.launched = Launched(on, place)
+            self.launched = Launched(on, experiment_folder)
 
     def __enter__(self) -> Maker:
         if self.launched:

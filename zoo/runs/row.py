@@ -217,12 +217,12 @@ def _unranked(row: Row) -> str:
 def _impossible(row: Row) -> str:
     """Counts of mistakes must be those of one evaluation, for statistics are drawn from them by chance."""
     for split, counts in row["decay"].items():
-        places = len(counts["asked"])
-        if any(len(counts[key]) != places for key in ("wrong", "share", "share_squared")):
-            return f"decay.{split} has places in one list that are not in another"
+        positions = len(counts["asked"])
+        if any(len(counts[key]) != positions for key in ("wrong", "share", "share_squared")):
+            return f"decay.{split} has positions in one list that are not in another"
         if any(wrong > asked for wrong, asked in zip(counts["wrong"], counts["asked"], strict=True)):
-            return f"decay.{split} has more wrong tokens at a place than were asked"
+            return f"decay.{split} has more wrong tokens at a position than were asked"
         for length, answers, unbroken, mistakes in counts["lengths"]:
-            if not 1 <= length <= places or not answers >= 1 or unbroken > answers or mistakes > length * answers:
+            if not 1 <= length <= positions or not answers >= 1 or unbroken > answers or mistakes > length * answers:
                 return f"decay.{split}.lengths has {[length, answers, unbroken, mistakes]}, which cannot be"
     return ""

@@ -26,7 +26,7 @@ from zoo.base.terminal import say
 from zoo.config.compose import composed_of, without_how
 from zoo.config.explain import Checked, check
 from zoo.config.hydra import groups
-from zoo.config.sweep_values import ends, swept
+from zoo.config.sweep_values import ends, values_of_sweep
 from zoo.config.tree import key_of
 from zoo.runs.maker import Maker
 from zoo.runs.run import settled
@@ -45,21 +45,21 @@ NOT_THE_STUDY = ("runs", "experiment", "logger", "trainer")
 """Words that make no other study."""
 
 
-def search(looked_up: Checked, rules: dict[str, Any], on: dict[str, Any], place: Path) -> None:
+def search(looked_up: Checked, rules: dict[str, Any], on: dict[str, Any], experiment_folder: Path) -> None:
     """Make the trials of a study, and say which was the best, how to train it, and which hyperparameters mattered.
 
     Args:
         looked_up: the words; those that sweep are what is searched.
         rules: of the search (:class:`zoo.config.schema.OptunaConfig`).
         on: the engine and its settings.
-        place: the folder of the experiment, in which the study is kept.
+        experiment_folder: the folder of the experiment, in which the study is kept.
 
     Raises:
         ZooError: a rule or the space cannot be meant, or no trial could begin.
         RunFailed: a trial failed; all others were made.
     """
     _check(looked_up, rules)
-    study = _Search(looked_up, rules, on, place)
+    study = _Search(looked_up, rules, on, experiment_folder)
     study.run()
     study.report()
 
@@ -108,7 +108,7 @@ def distribution(item: Any, tree: Any) -> Any:
             if isinstance(low, int) and isinstance(high, int):
                 return IntDistribution(low, high, log=log)
             return FloatDistribution(low, high, log=log)
-        values = swept(item, groups().get(item.key_or_group)) or []
+        values = values_of_sweep(item, groups().get(item.key_or_group)) or []
         if isinstance(value, RangeSweep) and value.step > 0 and not value.shuffle:
             whole = isinstance(value.start, int) and isinstance(value.step, int)
             if whole and not (log and value.step != 1):
@@ -123,8 +123,8 @@ def distribution(item: Any, tree: Any) -> Any:
 
 
 class _Search:
-    def __init__(self, looked_up: Checked, rules: dict[str, Any], on: dict[str, Any], place: Path) -> None:
-        self.looked_up, self.rules, self.on, self.place = looked_up, rules, on, place
+    def __init__(self, looked_up: Checked, rules: dict[str, Any], on: dict[str, Any], experiment_folder: Path) -> None:
+        self.looked_up, self.rules, self.on, self.experiment_folder = looked_up, rules, on, experiment_folder
         self.space = {_word_key(item): distribution(item, looked_up.base.tree) for item in looked_up.sweeps}
         self.fixed = [line for line in looked_up.lines if _line_key(line) not in self.space]
         self.name = rules["study"] or f"search-{self._digest()}"
@@ -159,7 +159,7 @@ class _Search:
         """
         values_by_key: dict[str, list[Any]] = {}
         for item in self.looked_up.sweeps:
-            values = swept(item, groups().get(item.key_or_group))
+            values = values_of_sweep(item, groups().get(item.key_or_group))
             if values is None:
                 raise ZooError(
                     f"{item.input_line}: a grid has no intervals; list the values, or choose search.sampler=tpe"
@@ -181,14 +181,14 @@ class _Search:
 
     def run(self) -> None:
         """Make trials until the study has all that it is to have."""
-        self.place.mkdir(parents=True, exist_ok=True)
+        self.experiment_folder.mkdir(parents=True, exist_ok=True)
         self.owner = self._alive(uuid.uuid4().hex)
         with FileLock(self._file("lock")):  # commands on one study begin, and ask, one after another
             self.study = self._opened()
             self._adopt()
         self.owner.acquire()
         try:
-            with Maker(self.on, self.place) as maker:
+            with Maker(self.on, self.experiment_folder) as maker:
                 while self._fill(maker) or maker.busy():
                     for number, outcome in maker.landed():
                         self._tell(number, outcome)
@@ -200,7 +200,7 @@ class _Search:
             Path(self.owner.lock_file).unlink(missing_ok=True)
 
     def _file(self, ending: str) -> Path:
-        return self.place / f"{self.name}.{ending}"
+        return self.experiment_folder / f"{self.name}.{ending}"
 
     def _alive(self, owner: str) -> FileLock:
         """The lock that a command holds as long as it lives."""
@@ -363,8 +363,8 @@ class _Search:
 
     def _ranks(self, name: str) -> bool:
         """Whether a curve of this name is of the metric that ranks; an objective puts its own question before it."""
-        place, _, what = name.partition("/")
-        return place == "validation" and (what == self.task.metric or what.endswith(f"_{self.task.metric}"))
+        split, _, what = name.partition("/")
+        return split == "validation" and (what == self.task.metric or what.endswith(f"_{self.task.metric}"))
 
     def _tell(self, number: int, outcome: dict[str, Any]) -> None:
         """Tell the study what became of a trial."""

@@ -24,7 +24,7 @@ from zoo.training import hardware
 from zoo.training.build import (
     active_parameters,
     chance,
-    decoding_place,
+    decoding_device_and_dtype,
     facts_of,
     implementations,
     make_objective,
@@ -74,8 +74,9 @@ class Session:
         self.implementations = implementations(self.objective, self.device.accelerator, self.device.precision)
         self.stored = self._stored()
         self.model_facts = facts_of(config, self.task)
-        place = torch.device(self.device.accelerator if count() == 1 else "cpu")  # of several, each has another one
-        self.forward_flops, self.training_flops = per_token(self.objective.to(place), self.task, place)
+        # of several, each has another one
+        counted_on = torch.device(self.device.accelerator if count() == 1 else "cpu")
+        self.forward_flops, self.training_flops = per_token(self.objective.to(counted_on), self.task, counted_on)
         batch = self.task.train_batch(0, 0, torch.device("cpu"))
         self.step_tokens = self.task.tokens(batch) * settings["accumulate"]
         self.checkpoint = folder / "checkpoints" / "last.ckpt"
@@ -137,7 +138,7 @@ class Session:
 
     def _stored(self) -> Row:
         """What the weights take, as ``zoo export --packed`` would write them and as a decoder here would hold them."""
-        device, dtype = decoding_place(self.device.accelerator, self.device.precision)
+        device, dtype = decoding_device_and_dtype(self.device.accelerator, self.device.precision)
         parts = weights.stored(self.objective, device, dtype)
         disk, count = sum(part.disk_bytes for part in parts), parameters(self.objective)
         return {

@@ -16,7 +16,7 @@ from zoo.config.explain import Checked, check, check_sweep
 from zoo.config.flags import ONLY_SHOW, check_package, given
 from zoo.config.hydra import groups, with_values
 from zoo.config.messages import explained
-from zoo.config.sweep_values import how_many, swept
+from zoo.config.sweep_values import how_many, values_of_sweep
 from zoo.config.tree import Config, refuse_repeated
 from zoo.registry.discovery import of_state, repeatable
 from zoo.runs.maker import Maker, one_run
@@ -45,7 +45,7 @@ def sweep(flags: Sequence[str], overrides: Sequence[str]) -> None:
     with explained(looked_up.lines):
         check_sweep(looked_up)
         cfg = with_values(looked_up.base, looked_up.values)
-        place = Path(str(cfg.runs), str(cfg.experiment))
+        experiment_folder = Path(str(cfg.runs), str(cfg.experiment))
     if shows:
         _show(options, flags, looked_up)
         return
@@ -61,9 +61,9 @@ def sweep(flags: Sequence[str], overrides: Sequence[str]) -> None:
     if searched["name"] != "none":
         from zoo.runs.search import search
 
-        search(looked_up, searched, on, place)
+        search(looked_up, searched, on, experiment_folder)
         return
-    _say(_made(looked_up, on, place), math.prod(counts.values()))
+    _say(_made(looked_up, on, experiment_folder), math.prod(counts.values()))
 
 
 def _plain_run(overrides: Sequence[str]) -> Config | None:
@@ -93,7 +93,9 @@ def _show(options: dict[str, str | None], flags: Sequence[str], looked_up: Check
 
 def combinations(looked_up: Checked) -> Iterator[list[str]]:
     """The words of each run of a sweep, in the order in which they were typed; the last key varies fastest."""
-    values = {str(each.input_line): swept(each, groups().get(each.key_or_group)) or [] for each in looked_up.sweeps}
+    values = {
+        str(each.input_line): values_of_sweep(each, groups().get(each.key_or_group)) or [] for each in looked_up.sweeps
+    }
     words = []
     for line in looked_up.lines:
         key, alternatives = line.partition("=")[0], values.get(line, values.get(line.lstrip("+")))
@@ -101,10 +103,10 @@ def combinations(looked_up: Checked) -> Iterator[list[str]]:
     return map(list, itertools.product(*words))
 
 
-def _made(looked_up: Checked, on: dict[str, Any], place: Path) -> list[dict[str, Any]]:
+def _made(looked_up: Checked, on: dict[str, Any], experiment_folder: Path) -> list[dict[str, Any]]:
     """Make every run of a sweep, and return what became of each, with the ``experiment`` that it is of."""
     outcomes: list[dict[str, Any]] = []
-    with Maker(on, place) as maker:
+    with Maker(on, experiment_folder) as maker:
         waiting, more = combinations(looked_up), True
         while more or maker.busy():
             while more and maker.free():

@@ -32,7 +32,7 @@ def train(config: Config, beat: Callable[[int], object] | None = None, wait: boo
     Args:
         config: from :func:`zoo.compose`.
         beat: told the step about once a second; it returns whether the run is to save itself and to stop.
-        wait: for another process that is making the same run, whose row is returned then; else that is refused.
+        wait: for another process that is training the same run, whose row is returned then; else that is refused.
 
     Returns:
         The run's row (:mod:`zoo.runs.row`) as a dict, with its ``folder``; a notebook shows its scores and its curve.
@@ -53,7 +53,7 @@ def make(run: Run, beat: Callable[[int], object] | None = None, wait: bool = Fal
     Args:
         run: what to make.
         beat: told the step about once a second; it returns whether the run is to save itself and to stop.
-        wait: for another process that is making the same run.
+        wait: for another process that is training the same run.
         keep_refused: write the row of a run that was refused too, as a comparison does, where it stays visible.
     """
     folder, fresh = run.folder, False
@@ -67,7 +67,7 @@ def make(run: Run, beat: Callable[[int], object] | None = None, wait: bool = Fal
             sweep(own_folder(folder / "checkpoints"))
             write_yaml(folder / "config.yaml", run.config)
     except Timeout as error:
-        raise RunFailed(f"{run.id}: another process is making this run right now") from error
+        raise RunFailed(f"{run.id}: another process is training this run right now") from error
     except OSError as error:
         where = error.filename or folder
         raise ZooError(f"runs={run.config['runs']}: cannot write to {where}: {error.strerror}") from error

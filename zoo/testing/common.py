@@ -96,7 +96,7 @@ def call(kind: str, module: Any, x_BLD: Tensor, first: int = 0) -> Tensor:
 
     A mixer that shares with other layers of a pass is called behind itself, on the input with its channels moved.
 
-    ``first`` is the place of the first example in a larger batch, which determines the sequence that it reads.
+    ``first`` is the index of the first example in a larger batch, which determines the sequence that it reads.
     """
     if kind == "cross":
         read: Tensor = module(x_BLD, module.read(_MEMORY[first : first + x_BLD.shape[0]].to(x_BLD)))
@@ -111,7 +111,7 @@ def call(kind: str, module: Any, x_BLD: Tensor, first: int = 0) -> Tensor:
 
 
 def ends(length: int) -> list[int]:
-    """The first, the middle and the last of this many places."""
+    """The first, the middle and the last of this many positions."""
     return sorted({0, length // 2, length - 1})
 
 
@@ -123,14 +123,14 @@ def coupled(module: Any) -> str:
 def each_token_alone(module: Any, x_BLD: Tensor) -> str | None:
     """A token's output is the same alone and beside other, larger tokens, in evaluation and in training."""
     length = x_BLD.shape[1]
-    for place in ends(length):
-        alone = module(x_BLD[:, place : place + 1])
-        close(module(x_BLD)[:, place : place + 1], alone, 1e-10, f"token {place} of {length}, and alone: ")
+    for position in ends(length):
+        alone = module(x_BLD[:, position : position + 1])
+        close(module(x_BLD)[:, position : position + 1], alone, 1e-10, f"token {position} of {length}, and alone: ")
         changed = 50 * inputs(dtype=x_BLD.dtype, seed=9)
-        changed[:, place] = x_BLD[:, place]
+        changed[:, position] = x_BLD[:, position]
         for mode in ("evaluation",) if coupled(module) else ("evaluation", "training"):
             module.train(mode == "training")
-            one, other = (seeded(module, each)[:, place] for each in (changed, x_BLD))
-            close(one, other, 1e-10, f"in {mode}, token {place} of {length}, when the others are others: ")
+            one, other = (seeded(module, each)[:, position] for each in (changed, x_BLD))
+            close(one, other, 1e-10, f"in {mode}, token {position} of {length}, when the others are others: ")
         module.eval()
     return f"in evaluation; in training, {coupled(module)}" if coupled(module) else None

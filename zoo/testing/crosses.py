@@ -31,13 +31,13 @@ def cross_treats_each_token_alone(name: str) -> None:
         pieces = [cross(piece, state) for piece in x_BLD[row : row + 1].split([1, 5, LENGTH - 6], 1)]
         close(torch.cat(pieces, 1)[0], whole[row], 1e-10, f"example {row} alone, in pieces: ")
     cross.train()
-    for place in ends(LENGTH):
+    for position in ends(LENGTH):
         changed = 3 * inputs(3, dtype=torch.float64, seed=9)
-        changed[:, place] = x_BLD[:, place]
+        changed[:, position] = x_BLD[:, position]
         one, other = (
-            seeded(lambda x: cross(x, cross.read(memory_BMD, mask_BM)), each)[:, place] for each in (changed, x_BLD)
+            seeded(lambda x: cross(x, cross.read(memory_BMD, mask_BM)), each)[:, position] for each in (changed, x_BLD)
         )
-        close(one, other, 1e-10, f"in training, token {place}, when the others are others: ")
+        close(one, other, 1e-10, f"in training, token {position}, when the others are others: ")
 
 
 def cross_leaves_no_trace_of_padding(name: str) -> None:

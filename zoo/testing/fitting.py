@@ -84,7 +84,7 @@ def _of_objectives(names: Sequence[str], kind: str) -> Iterator[list[str]]:
 
     for objective in names:
         try:
-            config = objectives._fitting(objective, _in_force(), generation())
+            config = objectives._config_that_fits(objective, _in_force(), generation())
         except (ZooError, SkipTest):
             continue
         chosen = config["overrides"][len(objectives.SIZE) : -len(_in_force())]

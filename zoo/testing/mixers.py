@@ -20,8 +20,8 @@ def _cuts(length: int, rng: random.Random) -> list[int]:
     """Lengths of the pieces of a randomly cut sequence, sometimes single tokens."""
     if rng.random() < 0.25 or length < 3:
         return [1] * length
-    places = sorted(rng.sample(range(1, length), rng.randint(1, min(4, length - 1))))
-    return [b - a for a, b in zip([0, *places], [*places, length], strict=True)]
+    positions = sorted(rng.sample(range(1, length), rng.randint(1, min(4, length - 1))))
+    return [b - a for a, b in zip([0, *positions], [*positions, length], strict=True)]
 
 
 def _decoded(mixer: Any, x_BLD: Tensor, cuts: list[int], state: Any = None) -> Tensor:
@@ -231,9 +231,9 @@ def mixer_keeps_to_what_it_may_see(name: str) -> str | None:
         where = f"causal={causal}, "
         close(mixer(x_BLD, seen_LL=torch.ones_like(few_LL))[0], mixer(x_BLD)[0], 1e-10, f"{where}all may be seen: ")
         told_BLD, _ = mixer(x_BLD, seen_LL=few_LL)
-        for place in ends(LENGTH):
-            changed_BLD = torch.where(few_LL[place].unsqueeze(-1), x_BLD, other_BLD)
+        for position in ends(LENGTH):
+            changed_BLD = torch.where(few_LL[position].unsqueeze(-1), x_BLD, other_BLD)
             changed, _ = mixer(changed_BLD, seen_LL=few_LL)
-            message = f"{where}token {place} of {LENGTH}, when what it may not see is other: "
-            close(changed[:, place], told_BLD[:, place], 1e-10, message)
+            message = f"{where}token {position} of {LENGTH}, when what it may not see is other: "
+            close(changed[:, position], told_BLD[:, position], 1e-10, message)
     return None

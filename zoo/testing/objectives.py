@@ -31,7 +31,7 @@ SIZE = ("dim=32", "layers=2")
 
 
 @lru_cache(maxsize=16)
-def _fitting(name: str, words: tuple[str, ...], generation: int, tasks: tuple[str, ...] = TASKS) -> Config:
+def _config_that_fits(name: str, words: tuple[str, ...], generation: int, tasks: tuple[str, ...] = TASKS) -> Config:
     """The config of a run with this objective, on the first task that fits it."""
     reasons = ["none gives what it needs"]
     needs = set(getattr(target("objective", name), "needs", ()))  # some know it only once built
@@ -52,7 +52,7 @@ def _fitting(name: str, words: tuple[str, ...], generation: int, tasks: tuple[st
 
 def _objective(name: str, tasks: tuple[str, ...] = TASKS) -> tuple[Any, Batch]:
     """The objective in training mode, from a fixed seed, and a batch of four."""
-    config = _fitting(name, parts.overrides(), generation(), tasks)
+    config = _config_that_fits(name, parts.overrides(), generation(), tasks)
     task = make_task(config)
     objective = make_objective(config, task).to(parts.device()).train()
     return objective, _rows(task.train_batch(0, 0, parts.device()), slice(0, 4))

@@ -37,8 +37,8 @@ def norm_keeps_shape(name: str) -> None:
     norm = parts.part("norm", name, dtype=torch.float64)
     x_BLD = inputs(dtype=torch.float64)
     same_shape(norm(x_BLD), x_BLD)
-    for place in ends(x_BLD.shape[1]):
-        close(norm(x_BLD[:, place]), norm(x_BLD)[:, place], 1e-10, f"token {place} as (B, D): ")
+    for position in ends(x_BLD.shape[1]):
+        close(norm(x_BLD[:, position]), norm(x_BLD)[:, position], 1e-10, f"token {position} as (B, D): ")
     each_token_alone(norm, x_BLD)
 
 
@@ -52,11 +52,11 @@ def position_goes_on_at_an_offset(name: str) -> None:
         position.rotate(q_BHLK, q_BHLK), position.rotate(q_BHLK[:, :, 10:], q_BHLK[:, :, 10:], 10), strict=True
     ):
         torch.testing.assert_close(whole[:, :, 10:], later)
-    places_L = torch.arange(LENGTH, device=parts.device())
-    bias = position.bias(places_L, places_L)
+    index_L = torch.arange(LENGTH, device=parts.device())
+    bias = position.bias(index_L, index_L)
     if bias is not None:
         assert bias.shape == (2, LENGTH, LENGTH)
-        later = position.bias(places_L[10:], places_L)
+        later = position.bias(index_L[10:], index_L)
         close(later, bias[:, 10:], 1e-10, "the bias of queries from 10 on: ")
 
 
@@ -70,19 +70,19 @@ def position_goes_on_beyond_its_tables(name: str) -> None:
         for start in (10, 16_384 - 5, 20_000 - LENGTH, 20_000):
             x_BLD = inputs(dtype=dtype)
             q_BHLK = x_BLD.view(2, LENGTH, 2, 16).transpose(1, 2)
-            place_L = start + torch.arange(LENGTH, device=x_BLD.device)
-            place_BL = place_L.expand(2, -1)
+            index_L = start + torch.arange(LENGTH, device=x_BLD.device)
+            index_BL = index_L.expand(2, -1)
             try:
                 expected = [position.add(x_BLD, start), *position.rotate(q_BHLK, q_BHLK, start)]
-                given = [position.add(x_BLD, place_BL), *position.rotate(q_BHLK, q_BHLK, place_BL)]
+                given = [position.add(x_BLD, index_BL), *position.rotate(q_BHLK, q_BHLK, index_BL)]
             except ValueError as error:
                 refused = str(error)
                 assert str(start + LENGTH) in refused, f"a refusal that does not name {start + LENGTH}: {refused}"
                 continue
-            bias = position.bias(place_L, place_L)
+            bias = position.bias(index_L, index_L)
             if bias is not None:
                 expected.append(bias.expand(2, -1, -1, -1))
-                given.append(position.bias(place_BL, place_BL))
+                given.append(position.bias(index_BL, index_BL))
             for one, other in zip(given, expected, strict=True):
                 assert one.shape == other.shape, (
                     f"of positions (B, L) {tuple(one.shape)}, expected {tuple(other.shape)}"
@@ -93,8 +93,8 @@ def position_goes_on_beyond_its_tables(name: str) -> None:
 def _made(position: Any) -> list[Tensor]:
     """Everything that a position makes of fixed inputs: what is added, what is rotated, and the bias."""
     x_BLD = inputs()
-    q_BHLK, places_L = x_BLD.view(2, LENGTH, 2, 16).transpose(1, 2), torch.arange(LENGTH, device=x_BLD.device)
-    made = [position.add(x_BLD), *position.rotate(q_BHLK, q_BHLK), position.bias(places_L, places_L)]
+    q_BHLK, index_L = x_BLD.view(2, LENGTH, 2, 16).transpose(1, 2), torch.arange(LENGTH, device=x_BLD.device)
+    made = [position.add(x_BLD), *position.rotate(q_BHLK, q_BHLK), position.bias(index_L, index_L)]
     return [each for each in made if each is not None]
 
 
@@ -166,7 +166,7 @@ def probe_reads_off_what_is_plain(name: str) -> None:
     labels_N = torch.randint(0, 3, (300,), generator=source)
     noise = torch.randn(300, 8, generator=source)
     heaps = noise + 20 * torch.nn.functional.one_hot(labels_N, 8)
-    if getattr(probe, "reads_positions", False):  # the class shows at the second of four places
+    if getattr(probe, "reads_positions", False):  # the class shows at the second of four positions
         around_NLD = torch.randn(300, 4, 8, generator=source)
         heaps, noise = around_NLD.index_copy(1, torch.tensor([1]), heaps.unsqueeze(1)), around_NLD
     for embeddings, low, high in ((heaps, 0.99, 1.0), (noise, 0.15, 0.55)):

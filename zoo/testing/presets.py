@@ -97,7 +97,7 @@ def exponents(
         words: overrides of the run; its width is set here.
         widths: values of ``dim``; the smallest is ``base_dim`` too.
         seeds: of initial weights and of batches.
-        steps: of the optimizer before the outputs are looked at.
+        steps: of the optimizer before the outputs are measured.
         learning_rate: before it is scaled by the width.
 
     Raises:
@@ -133,7 +133,7 @@ def output_sizes(words: Sequence[str], steps: int = STEPS, learning_rate: float 
     for group in optimizer.param_groups:
         group["lr"] = learning_rate * group.get("learning_rate_scale", 1.0)
     sizes: dict[str, float] = {}
-    for name, module in _looked_at(objective):
+    for name, module in _modules_to_measure(objective):
         module.register_forward_hook(_noting(sizes, name))
     for step in range(steps):
         optimizer.zero_grad()
@@ -144,13 +144,13 @@ def output_sizes(words: Sequence[str], steps: int = STEPS, learning_rate: float 
     return sizes
 
 
-def _looked_at(objective: nn.Module) -> list[tuple[str, nn.Module]]:
+def _modules_to_measure(objective: nn.Module) -> list[tuple[str, nn.Module]]:
     """The stem, the head, and every layer: what stands in a list of modules that is not within another."""
     modules = [(name, getattr(objective, name)) for name in ("stem", "head") if hasattr(objective, name)]
     lists = {name: module for name, module in objective.named_modules() if isinstance(module, nn.ModuleList)}
     for name, layers in lists.items():
         if not any(name.startswith(f"{other}.") for other in lists):
-            modules += [(f"{name}.{place}", layer) for place, layer in enumerate(layers)]
+            modules += [(f"{name}.{index}", layer) for index, layer in enumerate(layers)]
     return modules
 
 

@@ -111,8 +111,8 @@ def make_probes(config: Config, objective: Any, task: Task) -> dict[str, Probe]:
         for name, probe in probes.items():
             if getattr(probe, "reads_positions", False):
                 raise ZooError(
-                    f"probe={name} reads all places of an input to label the whole, and task="
-                    f"{_name(config, 'task')} labels each place; choose another, such as probe=linear"
+                    f"probe={name} reads all positions of an input to label the whole, and task="
+                    f"{_name(config, 'task')} labels each position; choose another, such as probe=linear"
                 )
     objective.asks = f"{ranks}_probe"  # type: ignore[attr-defined]
     return probes
@@ -152,10 +152,10 @@ def implementations(objective: nn.Module, accelerator: str, precision: str) -> d
     Raises:
         ZooError: the config names a way that cannot run there.
     """
-    place, ways = decoding_place(accelerator, precision), dict[str, str]()
+    device_and_dtype, ways = decoding_device_and_dtype(accelerator, precision), dict[str, str]()
     for module in objective.modules():
         if isinstance(module, HasImplementations):
-            ways |= cast(dict[str, str], user_error(module.implementations, *place))
+            ways |= cast(dict[str, str], user_error(module.implementations, *device_and_dtype))
     return ways
 
 
@@ -177,7 +177,7 @@ def active_parameters(objective: nn.Module) -> int:
     return parameters(objective) - inactive
 
 
-def decoding_place(accelerator: str, precision: str) -> tuple[torch.device, torch.dtype]:
+def decoding_device_and_dtype(accelerator: str, precision: str) -> tuple[torch.device, torch.dtype]:
     """Where and in which dtype a model that was trained in this precision multiplies its weights."""
     dtypes = {"bf16": torch.bfloat16, "16": torch.float16, "64": torch.float64}
     return torch.device(accelerator), dtypes.get(precision.split("-")[0], torch.float32)
@@ -194,11 +194,11 @@ def _uses_what_was_typed(config: Config, objective: nn.Module) -> None:
         if isinstance(module, UsesParts):
             uses |= {name: used or uses.get(name, False) for name, used in module.uses().items()}
     for word in config["overrides"]:
-        place = key_of(word).rpartition("@")[2].split(".")[0]
-        if not uses.get(place, True):
+        site = key_of(word).rpartition("@")[2].split(".")[0]
+        if not uses.get(site, True):
             others = ", ".join(name for name, used in uses.items() if used)
             raise ZooError(
-                f"{word}: no layer is made of {place}, so this would change nothing; leave it out, or name {place} in "
+                f"{word}: no layer is made of {site}, so this would change nothing; leave it out, or name {site} in "
                 f"backbone.pattern. Layers are made of {others}"
             )
 

@@ -145,7 +145,7 @@ def make_logger(config: Config, folder: Path, name: str) -> Any | None:
     if settings["name"] == "tensorboard":
         from lightning.pytorch.loggers import TensorBoardLogger
 
-        _check_place(folder / "tensorboard")
+        _check_folder(folder / "tensorboard")
         with needed("tensorboardX", "logger=tensorboard"):
             return TensorBoardLogger(folder, name="tensorboard", version="")
     if settings["name"] == "wandb":
@@ -153,7 +153,7 @@ def make_logger(config: Config, folder: Path, name: str) -> Any | None:
     raise ZooError(unknown("logger", settings["name"], ("csv", "tensorboard", "wandb"), prefix="logger="))
 
 
-def _check_place(folder: Path) -> None:
+def _check_folder(folder: Path) -> None:
     """Refuse a link where a logger makes its folder, for it would follow it."""
     try:
         refuse_link(folder)
@@ -194,7 +194,7 @@ def start_wandb(settings: Config, folder: Path, tags: list[str], **more: Any) ->
     with needed("wandb", "logger=wandb"):
         import wandb
     os.environ.setdefault("WANDB_SILENT", "true")
-    _check_place(folder / "wandb")
+    _check_folder(folder / "wandb")
     with wandb_refusals():
         mode: Any = None if os.environ.get("WANDB_MODE") or _has_account(wandb.setup().settings.base_url) else "offline"
         return wandb.init(

@@ -12,7 +12,7 @@ from torch import nn
 from zoo.base.contracts import ROLES, HasLearningRateScales, HasNoWeightDecay, HasParameterRoles
 from zoo.registry.factory import KIND_OF
 
-_BY_PLACE = {"stem": "embedding", "position": "position", "backbone": "hidden", "objective": "head"}
+_ROLE_BY_KIND = {"stem": "embedding", "position": "position", "backbone": "hidden", "objective": "head"}
 """The role of a matrix by the innermost component of one of these kinds that holds it."""
 
 
@@ -96,19 +96,19 @@ def parameter_roles(model: nn.Module) -> dict[str, str]:
     Raises:
         ValueError: a module says a role that there is not, or names a parameter that it does not have.
     """
-    places: dict[str, str] = {}
+    role_by_path: dict[str, str] = {}
     said: dict[str, str] = {}
     for path, module in _with_paths(model):
         prefix = path.removesuffix(".")
-        around = places[prefix.rpartition(".")[0]] if prefix else "hidden"
-        places[prefix] = _BY_PLACE.get(getattr(module, KIND_OF, ""), around)
+        around = role_by_path[prefix.rpartition(".")[0]] if prefix else "hidden"
+        role_by_path[prefix] = _ROLE_BY_KIND.get(getattr(module, KIND_OF, ""), around)
         if isinstance(module, HasParameterRoles):
             said |= {path + name: role for name, role in module.parameter_roles().items()}
     roles = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
-        place = places[name.rpartition(".")[0]]
-        vector = place != "position" and parameter.ndim < 2
-        roles[name] = said.pop(name, "vector" if vector else place)
+        inherited = role_by_path[name.rpartition(".")[0]]
+        vector = inherited != "position" and parameter.ndim < 2
+        roles[name] = said.pop(name, "vector" if vector else inherited)
     if said:
         raise ValueError(f"parameter_roles() names parameters that do not exist: {', '.join(sorted(said))}")
     wrong = sorted(set(roles.values()) - set(ROLES))

@@ -176,7 +176,7 @@ def _crossing(line: Line, further: float) -> Crossing | None:
 
 
 def _zeros(line: Line, start: float, end: float) -> tuple[float, float]:
-    """Between which places zero is in the interval of the line (Fieller 1954), to a hundredth of the way."""
+    """Between which points zero is in the interval of the line (Fieller 1954), to a hundredth of the way."""
     steps = 100
     grid = [start + (end - start) * i / steps for i in range(steps + 1)]
 
@@ -184,9 +184,9 @@ def _zeros(line: Line, start: float, end: float) -> tuple[float, float]:
         error, freedom = line.error(line.weights(x))
         return abs(line.at(x)) <= student(freedom, 0.975) * error
 
-    places = [x for x in grid if may_be_zero(x)]
+    points = [x for x in grid if may_be_zero(x)]
     at = line.x[0] - line.at(line.x[0]) / line.slope
-    return (min(places), max(places)) if places else (at, at)
+    return (min(points), max(points)) if points else (at, at)
 
 
 def coverage(ladder_gains: Sequence[Gain]) -> tuple[int, int]:

@@ -192,7 +192,7 @@ def _optimum(compute: float, points: Sequence[Point], noise: Noise | None) -> Op
 
 
 def _zeros(linear: float, bend: float, covariance: np.ndarray, quantile: float) -> tuple[float, float]:
-    """Between which places the slope of the parabola may be zero."""
+    """Between which points the slope of the parabola may be zero."""
     squared = quantile**2
     a = 4 * (bend**2 - squared * covariance[2, 2])
     b = 4 * (linear * bend - squared * covariance[1, 2])
