@@ -380,8 +380,8 @@ def heads(scale: Scale, arch: str) -> list[str]:
     config = zoo.compose(f"arch={arch}", "task=text")
     backbone = config["objective"]["backbone"]
     nodes, uses = {**backbone, **backbone["parts"]}, make_objective(config, make_task(config)).backbone.uses()
-    places = [name for name, used in uses.items() if used and nodes[name]["_component_"] == "mixer/attention"]
-    return [f"{name}.head_dim={scale.of(64, 16)}" for name in places]
+    sites = [name for name, used in uses.items() if used and nodes[name]["_component_"] == "mixer/attention"]
+    return [f"{name}.head_dim={scale.of(64, 16)}" for name in sites]
 
 
 GRID = "comparison of 45 runs, 4 at once: sooner than one by one"

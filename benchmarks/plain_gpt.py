@@ -39,7 +39,7 @@ class PlainGPT(nn.Module):
                 nn.init.normal_(parameter, std=0.02)
 
     def logits(self, inputs_BL: Tensor, asked_BL: Tensor) -> Tensor:
-        """Scores of the next token, (N, C), at the N places that are asked."""
+        """Scores of the next token, (N, C), at the N positions that are asked."""
         x_BLD = self.tokens(inputs_BL) + self.positions.weight[: inputs_BL.shape[1]]
         for block in self.blocks:
             x_BLD = block(x_BLD)

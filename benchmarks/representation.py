@@ -179,11 +179,11 @@ def theirs(method: str, size: tuple[int, int, int, int], width: int = 32, depth:
     vit = VisionTransformer(**facts, num_heads=dim // 32, num_classes=0, class_token=False, global_pool="")
     encoder = modules.MaskedVisionTransformerTIMM(vit)
     encoder.mask_token.requires_grad_(False)  # not used by these methods
-    places, heads = (side // patch) ** 2, width // 32
+    patches, heads = (side // patch) ** 2, width // 32
     if method == "jepa":
-        return TheirJEPA(encoder, modules.IJEPAPredictorTIMM(places, depth, dim, width, heads))
+        return TheirJEPA(encoder, modules.IJEPAPredictorTIMM(patches, depth, dim, width, heads))
     if method == "reconstruct":
-        decoder = modules.MaskedVisionTransformerDecoderTIMM(places, width, depth, heads, num_prefix_tokens=0)
+        decoder = modules.MaskedVisionTransformerDecoderTIMM(patches, width, depth, heads, num_prefix_tokens=0)
         return TheirMAE(encoder, decoder, dim, width, patch)
     sketched = loss.LeJEPALoss(sigreg_num_vectors=256).to(DEVICE)
     losses: dict[str, Callable[[Tensor, Tensor], Tensor]] = {

@@ -138,9 +138,9 @@ def _recall() -> tuple[Callable[[], Any], Callable[[str], list[Any]]]:
         values = vocab // 2 + torch.rand(count, vocab // 2).topk(PAIRS).indices
         inputs, targets = torch.zeros(count, length).long(), torch.full((count, length), -100)
         inputs[:, 0 : 2 * PAIRS : 2], inputs[:, 1 : 2 * PAIRS : 2] = keys, values
-        places = 2 * PAIRS + torch.rand(count, length - 2 * PAIRS).topk(PAIRS).indices
-        inputs.scatter_(1, places, keys)
-        targets.scatter_(1, places, values)
+        positions = 2 * PAIRS + torch.rand(count, length - 2 * PAIRS).topk(PAIRS).indices
+        inputs.scatter_(1, positions, keys)
+        targets.scatter_(1, positions, values)
         return inputs, targets
 
     def held_out(split: str) -> list[Any]:

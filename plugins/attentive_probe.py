@@ -61,7 +61,7 @@ class AttentiveProbe:
         known_NLD, labels_N = embeddings_NLD.float().clone(), labels_N.clone()
         real_NL = None if real_NL is None else real_NL.clone()
         N, _, D = known_NLD.shape
-        # standardise each channel over the real places, and keep the statistics for the test
+        # standardise each channel over the real positions, and keep the statistics for the test
         if real_NL is None:
             self.mean_D, deviation_D = known_NLD.mean((0, 1)), known_NLD.std((0, 1))
         else:

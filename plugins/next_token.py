@@ -34,7 +34,7 @@ class NextToken(nn.Module):
             (arXiv:2408.00118).
         z_loss: weight of the mean of ``logsumexp(logits)^2`` in the loss, which keeps logits from drifting (PaLM uses
             1e-4; Chowdhery et al. 2022, arXiv:2204.02311). 0 means none.
-        predict: how many answers ahead are learned at each place, the next one included. Each further one has a
+        predict: how many answers ahead are learned at each position, the next one included. Each further one has a
             backbone of one layer behind the main one, and shares its head (Gloeckle et al. 2024, arXiv:2404.19737).
             These layers serve training alone: logits and metrics are of the next answer.
         predict_weight: weight of the mean loss of the further answers; DeepSeek-V3 starts with 0.3 (arXiv:2412.19437).
@@ -127,16 +127,16 @@ class NextToken(nn.Module):
 
 
 def later(targets_BS: Tensor, positions_BS: Tensor | None, length: int, ahead: int) -> Tensor:
-    """What is asked so many places after each place, (B, S), and -100 where nothing is.
+    """What is asked ``ahead`` positions after each one, (B, S), and -100 where nothing is.
 
     Args:
-        targets_BS: what is asked at each place.
-        positions_BS: which places these are, of so many; by default all of them in order.
-        length: how many places there are.
-        ahead: how many places later.
+        targets_BS: what is asked at each position.
+        positions_BS: which positions of the sequence these are; by default all of them in order.
+        length: how many positions the sequence has.
+        ahead: how many positions later.
     """
     if positions_BS is None:
         positions_BS = torch.arange(length, device=targets_BS.device).expand_as(targets_BS)
-    # all places in a row, and so many more of which nothing is asked; -100 is below every class
+    # all positions in a row, and so many more of which nothing is asked; -100 is below every class
     asked_BL = targets_BS.new_full((len(targets_BS), length + ahead), UNASKED)
     return asked_BL.scatter_reduce(1, positions_BS, targets_BS, "amax").gather(1, positions_BS + ahead)

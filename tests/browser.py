@@ -1,4 +1,4 @@
-"""Pages looked at in a real browser, if this machine has one."""
+"""Pages opened in a real browser, if this machine has one."""
 
 import html
 import json
@@ -42,7 +42,7 @@ addEventListener("message", event => {{
 </script>"""
 
 
-def looked_at(text, width, dark, folder):
+def appearance_of(text, width, dark, folder):
     """What the probe says of a page of this text, in a frame of this many pixels; folder is an empty one."""
     before, _, after = text.rpartition("</body>")  # the library has one in a text
     (folder / "page.html").write_text(before + PROBE + after)

@@ -47,7 +47,7 @@ def covering(rows, key=lambda row: row):
 
     Args:
         rows: tuples or lists of parameters
-        key: what of a row has to be covered: a tuple, of which each value is covered at its place
+        key: what of a row has to be covered: a tuple, of which each value is covered at its position
     """
     rows = list(rows)
     values = [set(enumerate(key(row))) for row in rows]
@@ -139,7 +139,7 @@ def few_examples(monkeypatch):
 
 
 @pytest.fixture(scope="session", autouse=True)
-def swept():
+def imports_frozen():
     """What imports leave behind is not searched for garbage before each run, of which there are thousands."""
     from zoo.config.hydra import prepare
 

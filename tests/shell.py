@@ -48,11 +48,11 @@ def library_of_all(make):
     """The plotting library, which a process needs two seconds to make: made once for all processes of the tests."""
     from filelock import FileLock
 
-    place = Path(os.environ["PLOTTING_LIBRARY_OF_TESTS"])
-    with FileLock(f"{place}.lock"):
-        if not place.exists():
-            place.write_text(make(), encoding="utf-8")
-        return place.read_text(encoding="utf-8")
+    path = Path(os.environ["PLOTTING_LIBRARY_OF_TESTS"])
+    with FileLock(f"{path}.lock"):
+        if not path.exists():
+            path.write_text(make(), encoding="utf-8")
+        return path.read_text(encoding="utf-8")
 
 
 class Shell:

@@ -8,11 +8,11 @@ CPU = torch.device("cpu")
 
 
 def asked(batch):
-    """Each sequence's tokens, and the places where it asks with the answers."""
-    places = batch.get("positions")
+    """Each sequence's tokens, and the positions where it asks with the answers."""
+    positions = batch.get("positions")
     for row, targets in enumerate(batch["targets"].tolist()):
-        where = range(len(targets)) if places is None else places[row].tolist()
-        answers = [(place, target) for place, target in zip(where, targets, strict=True) if target >= 0]
+        where = range(len(targets)) if positions is None else positions[row].tolist()
+        answers = [(position, target) for position, target in zip(where, targets, strict=True) if target >= 0]
         yield batch["inputs"][row].tolist(), answers
 
 
@@ -20,23 +20,23 @@ def accuracy_of_rules(task, rules, steps=60):
     """For each rule by name, the share of a test's answers that are the commonest one to what it sees in training.
 
     Args:
-        rules: by name, a function ``sees(tokens, place)``
+        rules: by name, a function ``sees(tokens, position)``
         steps: how many training batches there are
     """
     counts = {name: defaultdict(Counter) for name in rules}
     right, total = dict.fromkeys(rules, 0), 0
     for step in range(steps):
         for tokens, answers in asked(task.train_batch(step, 5, CPU)):
-            for place, answer in answers:
+            for position, answer in answers:
                 for name, sees in rules.items():
-                    counts[name][sees(tokens, place)][answer] += 1
+                    counts[name][sees(tokens, position)][answer] += 1
     best = {name: {seen: max(tally, key=tally.get) for seen, tally in counts[name].items()} for name in rules}
     for batch in task.held_out("test"):
         for tokens, answers in asked(batch):
             total += len(answers)
-            for place, answer in answers:
+            for position, answer in answers:
                 for name, sees in rules.items():
-                    right[name] += best[name].get(sees(tokens, place)) == answer
+                    right[name] += best[name].get(sees(tokens, position)) == answer
     return {name: count / total for name, count in right.items()}
 
 

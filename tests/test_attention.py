@@ -263,7 +263,7 @@ def test_sinusoids_on_a_grid_are_those_of_rows_and_of_columns():
             torch.testing.assert_close(added[2 + row * 4 + column], expected, rtol=1e-5, atol=1e-5)
 
 
-def test_learned_places_on_a_grid_are_a_row_and_a_column():
+def test_learned_positions_on_a_grid_are_a_row_and_a_column():
     position = part("position", "learned_2d", dtype=F64, dim=8, grid=(1, 2, 3))
     added = position.add(torch.zeros(1, 7, 8, dtype=F64))[0]
     assert not added[0].any()

@@ -218,9 +218,9 @@ def test_the_plain_program_recalls_what_stands_in_front_of_it(monkeypatch):
     for inputs, targets in (batch(), held_out("test")[0]):
         for line, wanted in zip(inputs.tolist(), targets.tolist(), strict=True):
             pairs = dict(zip(line[0 : 2 * whole.PAIRS : 2], line[1 : 2 * whole.PAIRS : 2], strict=True))
-            asked = {place: value for place, value in enumerate(wanted) if value != -100}
+            asked = {position: value for position, value in enumerate(wanted) if value != -100}
             assert len(asked) == len(pairs) == whole.PAIRS
-            assert all(pairs[line[place]] == value for place, value in asked.items())
+            assert all(pairs[line[position]] == value for position, value in asked.items())
     assert sum(len(inputs) for inputs, _ in held_out("test")) == whole.ROWS
     assert not torch.equal(held_out("test")[0][0], held_out("validation")[0][0])
     assert torch.equal(held_out("test")[0][0], held_out("test")[0][0])

@@ -135,7 +135,7 @@ def test_what_padding_holds_changes_no_number(words, mixture):
 
 
 DRAWING = ("masked_token", "masked_diffusion", "block_diffusion", "jepa", "reconstruct", "untrained")
-"""Objectives that draw places by the length of a batch."""
+"""Objectives that draw positions by the length of a batch."""
 
 
 def longer(batch, more=5):
@@ -195,8 +195,8 @@ def test_losses_of_real_rows_are_those_of_these_rows_alone(loss):
     torch.testing.assert_close(*pairs)
 
 
-def test_the_context_of_jepa_is_its_real_places(monkeypatch):
-    """What is kept apart is the mean over visible places that are no padding."""
+def test_the_context_of_jepa_is_its_real_positions(monkeypatch):
+    """What is kept apart is the mean over visible positions that are no padding."""
     objective = objective_of("jepa", "objective.teacher=none", "objective.regulariser=sigreg")
     seen = []
     monkeypatch.setattr(
@@ -313,7 +313,7 @@ def test_no_probe_reads_padding(probe, key, monkeypatch):
     assert all(torch.equal(one, two) for one, two in zip(*readings, strict=True))
 
 
-def test_a_probe_of_places_looks_at_real_ones_alone():
+def test_a_probe_of_positions_reads_real_ones_alone():
     """More padding behind, of whatever numbers, changes nothing of what it says."""
     source = torch.Generator().manual_seed(0)
     labels_N = torch.randint(0, 3, (60,), generator=source)

@@ -47,7 +47,8 @@ def model(*words, kind="block_diffusion", layers=2):
 def bound(objective, tokens, likelihood):
     """By its definition, in nats a token: each block, number of hidden tokens and set of so many in turn.
 
-    ``likelihood(objective, text, hidden)`` gives log-probabilities (L, C) of a text whose last block has hidden places.
+    ``likelihood(objective, text, hidden)`` gives log-probabilities (L, C) of a text that has hidden positions in its
+    last block.
     """
     total, length, block = 0.0, len(tokens), objective.block
     for begin in range(0, length, block):
@@ -56,13 +57,13 @@ def bound(objective, tokens, likelihood):
             sets = list(itertools.combinations(range(begin, end), k))
             for hidden in map(list, sets):
                 said_LC = likelihood(objective, tokens[:end], hidden)
-                lost = -sum(said_LC[place, tokens[place]] for place in hidden)
+                lost = -sum(said_LC[position, tokens[position]] for position in hidden)
                 total += lost * (end - begin) / k / len(sets) / (end - begin)
     return (total / length).item()
 
 
 def masked(objective, tokens, hidden):
-    """One sequence with the mask token at these places."""
+    """One sequence with the mask token at these positions."""
     text_L = tokens.clone()
     text_L[hidden] = objective.mask_token
     return text_L[None]
@@ -177,14 +178,14 @@ def test_no_block_sees_a_later_one_nor_its_own_hidden_tokens(words):
         said_BLC = objective.fill_in(tokens_BL, hidden_BL, mask)
         for begin in (0, 4, 8):
             # all later blocks are others, and what is hidden in this one
-            place_L = torch.arange(11)
-            open_BL = (place_L < begin) | ((place_L < begin + 4) & ~hidden_BL)
+            position_L = torch.arange(11)
+            open_BL = (position_L < begin) | ((position_L < begin + 4) & ~hidden_BL)
             changed = objective.fill_in(torch.where(open_BL, tokens_BL, other_BL), hidden_BL, mask)
             part = slice(begin, begin + 4)
             torch.testing.assert_close(changed[:, part], said_BLC[:, part], rtol=0, atol=1e-12)
             # and it does see the block before
             if begin:
-                changed = objective.fill_in(torch.where(place_L < begin, other_BL, tokens_BL), hidden_BL, mask)
+                changed = objective.fill_in(torch.where(position_L < begin, other_BL, tokens_BL), hidden_BL, mask)
                 assert not torch.allclose(changed[:, part], said_BLC[:, part], atol=1e-6)
 
 
@@ -197,9 +198,9 @@ def test_a_long_text_is_read_as_its_blocks_are(words):
     hidden_BL = torch.rand(2, 200, generator=source) < 0.5
     said_BLC = objective.fill_in(tokens_BL, hidden_BL)
     for begin in range(0, 200, 35):
-        place_L = torch.arange(begin + 5)
+        position_L = torch.arange(begin + 5)
         text_BL = tokens_BL[:, : begin + 5].masked_fill(
-            hidden_BL[:, : begin + 5] & (place_L >= begin), objective.mask_token
+            hidden_BL[:, : begin + 5] & (position_L >= begin), objective.mask_token
         )
         torch.testing.assert_close(
             objective.predict(text_BL)[:, begin:], said_BLC[:, begin : begin + 5], rtol=0, atol=1e-11
@@ -254,7 +255,7 @@ def test_it_learns_and_stands_beside_other_bounds(here):
 
 
 class Knows:
-    """Says of each place the number of tokens before it in its text, and notes what it is shown."""
+    """Says of each position the number of tokens before it in its text, and notes what it is shown."""
 
     mask_token, block = 99, 4
 
@@ -296,12 +297,12 @@ def test_draws_have_the_models_distribution():
     drawn = unmask(objective, [[0]] * count, 3, temperature=1.0)
 
     def chance(tokens, order):
-        """The probability of filling in the hidden places of the last block with these tokens in this order."""
+        """The probability of filling in the hidden positions of the last block with these tokens in this order."""
         text_L, total = tokens.clone(), 1.0
         text_L[order] = symbols
-        for place in order:
-            total *= objective.predict(text_L[None])[0, place].softmax(-1)[tokens[place]].item()
-            text_L[place] = tokens[place]
+        for position in order:
+            total *= objective.predict(text_L[None])[0, position].softmax(-1)[tokens[position]].item()
+            text_L[position] = tokens[position]
         return total
 
     for rest in itertools.product(range(symbols), repeat=3):

@@ -274,7 +274,7 @@ def test_spans_are_exact_disjoint_and_every_way_is_as_likely():
         assert ((drawn >= 0) & (drawn < length)).all()
         starts = drawn.view(500, many, span)
         assert (starts.diff(dim=2) == 1).all()
-    ways = spans(30_000, 6, 4, 2, CPU, source)[:, ::2]  # two spans of two in six places: six ways
+    ways = spans(30_000, 6, 4, 2, CPU, source)[:, ::2]  # two spans of two in six positions: six ways
     _, counts = ways.unique(dim=0, return_counts=True)
     assert len(counts) == 6
     torch.testing.assert_close(counts / 30_000, torch.full((6,), 1 / 6), rtol=0, atol=0.01)
@@ -313,9 +313,9 @@ def test_a_masked_token_is_predicted_without_seeing_it_and_from_both_sides():
     other[0, changed] = (other[0, changed] + 1) % 256  # what stands under the mask
     torch.testing.assert_close(objective({"inputs": other})["logits"], out["logits"])
     assert torch.equal(objective.predict(hidden).gather(1, positions[..., None].expand(-1, -1, 257)), out["logits"])
-    for place in (0, 39):
+    for position in (0, 39):
         moved = hidden.clone()
-        moved[0, place] = 7
+        moved[0, position] = 7
         assert not torch.allclose(objective.predict(moved)[0, 20], objective.predict(hidden)[0, 20])
 
 
@@ -338,9 +338,9 @@ def test_any_mixer_is_an_encoder_of_masked_tokens(words):
     objective, _ = model("objective=masked_token", "task=text", *words)
     tokens = torch.randint(0, 256, (1, 30), generator=torch.Generator().manual_seed(0))
     before = objective.predict(tokens)[0, 15]
-    for place in (2, 28):
+    for position in (2, 28):
         moved = tokens.clone()
-        moved[0, place] = (moved[0, place] + 1) % 256
+        moved[0, position] = (moved[0, position] + 1) % 256
         assert not torch.allclose(objective.predict(moved)[0, 15], before)
 
 
@@ -413,5 +413,5 @@ def test_a_window_in_an_encoder_looks_to_both_sides():
     ours, _ = model("objective=masked_token", "task=text", "mixer.window=3", "layers=1")
     mixer = ours.backbone.blocks[0].mixer
     seen = mixer.attention_map(torch.randn(1, 9, 32, dtype=F64))[0, 0] > 0
-    places = torch.arange(9)
-    assert torch.equal(seen, (places[:, None] - places).abs() < 3)
+    positions = torch.arange(9)
+    assert torch.equal(seen, (positions[:, None] - positions).abs() < 3)

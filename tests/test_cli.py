@@ -315,7 +315,7 @@ def test_the_sweep_of_wandb_in_the_docs_drives_overrides_that_compose():
 
 
 @pytest.mark.parametrize("key", ["runs", "experiment"])
-def test_a_place_that_names_no_key_is_a_mistake_and_no_traceback(zoo_main, key):
+def test_an_interpolation_of_no_key_is_a_mistake_and_no_traceback(zoo_main, key):
     for words in (["train"], ["train", "-m", "seed=1,2"], ["compare", "smoke", "--dry-run"]):
         status, _, err = zoo_main(*words, f"{key}=${{no_key}}")
         assert (status, "no_key" in err, "Traceback" in err) == (2, True, False), err

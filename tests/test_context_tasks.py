@@ -19,10 +19,10 @@ def task(*words):
 
 def examples(one, split="test"):
     for batch in one.held_out(split):
-        for vectors, values, places in zip(
+        for vectors, values, positions in zip(
             *(batch[k].numpy() for k in ("inputs", "targets", "positions")), strict=True
         ):
-            assert places.tolist() == list(range(0, len(vectors), 2))
+            assert positions.tolist() == list(range(0, len(vectors), 2))
             assert (vectors[::2, -1] == 0).all(), "the value is not shown where it is asked"
             assert (vectors[1::2, :-1] == 0).all()
             assert (vectors[1::2, -1] == values[:, 0]).all(), "it is shown behind"
@@ -37,11 +37,11 @@ def test_a_function_is_linear_and_least_squares_find_it(function):
         weight = np.linalg.lstsq(x, y, rcond=None)[0]
         assert np.abs(x @ weight - y).max() < 1e-4
         assert (np.abs(weight) > 1e-5).sum() == (3 if function == "sparse" else 6)
-        for place in range(len(y)):
-            said = np.linalg.lstsq(x[:place], y[:place], rcond=None)[0] @ x[place] if place else 0.0
-            errors += (said - y[place]) ** 2
-            near = min(range(place), key=lambda i: ((x[i] - x[place]) ** 2).sum()) if place else None
-            nearest += ((y[near] if place else 0.0) - y[place]) ** 2
+        for index in range(len(y)):
+            said = np.linalg.lstsq(x[:index], y[:index], rcond=None)[0] @ x[index] if index else 0.0
+            errors += (said - y[index]) ** 2
+            near = min(range(index), key=lambda i: ((x[i] - x[index]) ** 2).sum()) if index else None
+            nearest += ((y[near] if index else 0.0) - y[index]) ** 2
         total += (y**2).sum()
         variance.append((y**2).mean())
     declared = one.chance()
@@ -84,23 +84,23 @@ def test_a_sequence_shows_strings_of_one_automaton():
         ):
             whole = [*tokens, targets[-1] if targets[-1] >= 0 else 8]
             assert [8 if target < 0 else target for target in targets] == whole[1:]
-            # the symbols that one place of the automaton allows, by all that was read since the string began
+            # the symbols that one state of the automaton allows, by all that was read since the string began
             of_history, counts, history = {}, collections.defaultdict(collections.Counter), []
-            for place, token in enumerate(whole):
-                assert (token == 8) == (place % 8 == 7), "strings of seven, then a separator"
-                if token != 8 and place:
-                    may = {symbol for symbol in range(8) if allowed[place - 1][symbol]}
+            for position, token in enumerate(whole):
+                assert (token == 8) == (position % 8 == 7), "strings of seven, then a separator"
+                if token != 8 and position:
+                    may = {symbol for symbol in range(8) if allowed[position - 1][symbol]}
                     assert token in may
                     assert len(may) == 2
                     assert of_history.setdefault(tuple(history), may) == may
-                    known = counts[whole[place - 1]]
+                    known = counts[whole[position - 1]]
                     said = min(range(8), key=lambda symbol: (-known[symbol], symbol))
                     pairs += said in may
-                    seen = collections.Counter(token for token in whole[1:place] if token != 8)
+                    seen = collections.Counter(token for token in whole[1:position] if token != 8)
                     common += min(range(8), key=lambda symbol: (-seen[symbol], symbol)) in may
                     total += 1
-                if place:
-                    counts[whole[place - 1]][token] += token != 8
+                if position:
+                    counts[whole[position - 1]][token] += token != 8
                 history = [] if token == 8 else [*history, token]
     declared = one.chance()
     assert declared["what followed the last token"] == pytest.approx(pairs / total, abs=0.04)
@@ -165,7 +165,7 @@ def test_what_cannot_be_asked_is_refused(words, message):
 
 
 def test_a_vector_is_asked_for_at_the_positions_of_the_batch():
-    """The loss of ``regress`` is over the places that a task names."""
+    """The loss of ``regress`` is over the positions that a task names."""
     from conftest import objective_of
 
     objective, one = objective_of("task=in_context_regression", "dim=16", "layers=1")
@@ -193,21 +193,21 @@ def test_a_gapped_grammar_is_walked_without_its_gaps(fill):
     for batch in [one.train_batch(step, 0, CPU) for step in range(4)] + one.held_out("test/200")[:1]:
         for row, tokens in enumerate(batch["inputs"].tolist()):
             state, run, expected = 0, 0, []
-            for place, token in enumerate(tokens):
+            for position, token in enumerate(tokens):
                 if token in edges[state]:
-                    gaps += [run] * (walked > 0 and place > 0)
+                    gaps += [run] * (walked > 0 and position > 0)
                     state, run = edges[state][token], 0
                     walked += 1
                 else:
                     assert fill == "symbols" or token == 9
                     run += 1
-                assert bool(batch["in_gap"][row, place]) == (run > 0)
-                assert set(batch["allowed"][row, place].nonzero().flatten().tolist()) == set(edges[state])
-                expected.append((state, place))
+                assert bool(batch["in_gap"][row, position]) == (run > 0)
+                assert set(batch["allowed"][row, position].nonzero().flatten().tolist()) == set(edges[state])
+                expected.append((state, position))
             following = [token for token, gap in zip(tokens, batch["in_gap"][row].tolist(), strict=True) if not gap]
             count = 0
-            for (state, place), target in zip(expected, batch["targets"][row].tolist(), strict=True):
-                count += not batch["in_gap"][row, place]
+            for (state, position), target in zip(expected, batch["targets"][row].tolist(), strict=True):
+                count += not batch["in_gap"][row, position]
                 assert target in edges[state]
                 assert count == len(following) or target == following[count]
     assert set(gaps) == {0, 1, 2, 3, 4}

@@ -36,7 +36,7 @@ def test_counts_are_those_of_counting_by_hand():
     assert tallied(torch.tensor(wrong) == 1, length, parts=3) == summary, "batches add up"
 
 
-def test_places_that_are_not_asked_are_left_out():
+def test_positions_that_are_not_asked_are_left_out():
     targets = torch.tensor([[-100, 1, -100, 1, 1], [1, -100, -100, -100, 1]])
     said = torch.tensor([[0, 2, 0, 1, 2], [1, 0, 0, 0, 2]])
     tally = Tally()
@@ -52,14 +52,14 @@ def simulated(source, kind, answers=500):
     length = source.integers(4, 13, answers)
     wrong = source.random((answers, 12)) < 0.06
     if kind == "in runs":
-        for place in range(1, 12):
-            wrong[:, place] |= wrong[:, place - 1] & (source.random(answers) < 0.7)
+        for position in range(1, 12):
+            wrong[:, position] |= wrong[:, position - 1] & (source.random(answers) < 0.7)
     if kind == "hard answers":
         hard = source.random(answers) < 0.3
         wrong = np.where(hard[:, None], source.random((answers, 12)) < 0.25, source.random((answers, 12)) < 0.01)
     if kind == "late":
         wrong = source.random((answers, 12)) < 0.02 * np.arange(12)
-    if kind == "at few places":
+    if kind == "at few positions":
         wrong = source.random((answers, 12)) < np.where(np.arange(12) % 4 == 3, 0.35, 0.005)
     return tallied(wrong, length)
 
@@ -80,7 +80,7 @@ def test_independent_mistakes_follow_the_formula():
 
 @pytest.mark.parametrize(
     ("kind", "independent", "even"),
-    [("in runs", False, None), ("hard answers", False, True), ("late", True, False), ("at few places", True, False)],
+    [("in runs", False, None), ("hard answers", False, True), ("late", True, False), ("at few positions", True, False)],
 )
 def test_each_test_denies_what_it_is_about_and_nothing_else(kind, independent, even):
     source = np.random.default_rng(1)
@@ -92,8 +92,8 @@ def test_each_test_denies_what_it_is_about_and_nothing_else(kind, independent, e
     surplus = np.mean([run.whole - run.predicted for run in runs])
     if not independent:
         assert surplus > 0.04, "mistakes that come together spoil fewer answers"
-    if kind == "at few places":
-        assert surplus < -0.01, "those that stand at few places spoil more"
+    if kind == "at few positions":
+        assert surplus < -0.01, "those that stand at few positions spoil more"
 
 
 def test_answers_all_right_or_all_wrong_are_no_trouble():

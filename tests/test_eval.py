@@ -115,9 +115,9 @@ def test_every_mixer_is_served_and_batches_change_nothing(arch):
     before, after = list(b"the cat"), list(b" sat on the mat")
     state, scored = model.init_state(1, 48, torch.device("cpu"), torch.float32), 0.0
     with torch.no_grad():
-        for place, (token, following) in enumerate(itertools.pairwise(before + after), 1):
+        for position, (token, following) in enumerate(itertools.pairwise(before + after), 1):
             logits, state = model.step(torch.tensor([[token]]), state)
-            scored += logits[0, -1].log_softmax(-1)[following].item() if place >= len(before) else 0.0
+            scored += logits[0, -1].log_softmax(-1)[following].item() if position >= len(before) else 0.0
     assert log_likelihoods[0][0] == pytest.approx(scored, rel=1e-4, abs=1e-3)
     written = together.generate_until(asked(("the cat", {"max_gen_toks": 5}), ("a", {"max_gen_toks": 5}), ("the dog", {"max_gen_toks": 5})))  # fmt: skip
     assert written == [alone.generate_until(asked((text, {"max_gen_toks": 5})))[0] for text in ("the cat", "a", "the dog")]  # fmt: skip

@@ -86,10 +86,10 @@ def test_every_kernel_that_applies_gives_the_same(bits, dtype):
     packed = linear.packed()
     kernels, outputs = kernels_of(packed), {}
     x = torch.randn(3, 256, generator=torch.Generator().manual_seed(0)).to(dtype)
-    place = packed._place("cpu", dtype, True)
+    problem = packed._problem("cpu", dtype, True)
     for name, kernel in kernels.KERNELS.items():
-        if kernel.applies(place):
-            outputs[name] = kernels.prepare(name, packed.unpacked(), place)(x, packed.scale, packed.bias).to(dtype)
+        if kernel.applies(problem):
+            outputs[name] = kernels.prepare(name, packed.unpacked(), problem)(x, packed.scale, packed.bias).to(dtype)
     assert len(outputs) >= (4 if dtype == torch.bfloat16 and bits else 2 if bits else 1), outputs.keys()
     exact = linear.double()(x.double()) if bits is None else None
     for name, output in outputs.items():
@@ -129,9 +129,9 @@ def test_kernels_of_torch_are_offered_only_what_their_source_proves_safe(rows, c
     packed = part("linear", "ternary", in_features=columns, out_features=rows).packed()
     kernels = kernels_of(packed)
     for bits in (8, None):
-        place = kernels.Place("cpu", torch.bfloat16, bits, rows, columns, True)
-        assert kernels.KERNELS["int8 container"].applies(place) == (columns % 16 == 0 and rows % 4 == 0)
-        assert kernels.KERNELS["int4 container"].applies(place) == (columns % 32 == 0 and rows % 16 == 0)
+        problem = kernels.Problem("cpu", torch.bfloat16, bits, rows, columns, True)
+        assert kernels.KERNELS["int8 container"].applies(problem) == (columns % 16 == 0 and rows % 4 == 0)
+        assert kernels.KERNELS["int4 container"].applies(problem) == (columns % 32 == 0 and rows % 16 == 0)
     x = torch.randn(5, columns, generator=torch.Generator().manual_seed(0)).bfloat16()
     torch.testing.assert_close(packed(x).float(), packed(x.float()), rtol=2e-2, atol=2e-2)
 
@@ -140,12 +140,12 @@ def test_kernels_of_torch_are_offered_only_what_their_source_proves_safe(rows, c
 def test_kernels_that_load_by_vectors_are_given_aligned_rows(bits):
     packed = part("linear", "ternary", f"linear.activation_bits={bits}", in_features=64, out_features=64).packed()
     kernels = kernels_of(packed)
-    place = packed._place("cpu", torch.bfloat16, True)
+    problem = packed._problem("cpu", torch.bfloat16, True)
     askew = torch.randn(5 * 64 + 1, generator=torch.Generator().manual_seed(0)).bfloat16()[1:].view(5, 64)
     wide = torch.randn(5, 70, generator=torch.Generator().manual_seed(0)).bfloat16()[:, 3:67]
     for name, kernel in kernels.KERNELS.items():
-        if kernel.applies(place):
-            way = kernels.prepare(name, packed.unpacked(), place)
+        if kernel.applies(problem):
+            way = kernels.prepare(name, packed.unpacked(), problem)
             for x in (askew, wide):
                 expected = way(x.clone(), packed.scale, packed.bias)
                 assert torch.equal(way(x, packed.scale, packed.bias), expected), name
@@ -163,7 +163,7 @@ def test_a_kernel_that_errs_or_fails_is_not_chosen(monkeypatch):
     for broken in (wrong, kernels.Kernel(honest.applies, honest.prepare, fails)):
         monkeypatch.setattr(kernels, "KERNELS", {"broken": broken, "unpacked": honest})
         kernels.choose.cache_clear()
-        assert kernels.choose(packed._place("cpu", torch.float32, True)).kernel == "unpacked"
+        assert kernels.choose(packed._problem("cpu", torch.float32, True)).kernel == "unpacked"
     kernels.choose.cache_clear()
 
 
@@ -193,7 +193,7 @@ def test_an_exported_file_gives_the_bits_that_were_packed(run, zoo_main):
     packed = zoo.load(folder)
     trained = zoo.load(folder)
     names = weights.pack_(packed, "planes")
-    assert set(names) == {f"backbone.blocks.0.{place}" for place in ("mixer.query", "mixer.key", "mixer.value", "mixer.out",
+    assert set(names) == {f"backbone.blocks.0.{layer}" for layer in ("mixer.query", "mixer.key", "mixer.value", "mixer.out",
                                                                      "ffn.gate", "ffn.up", "ffn.down")}  # fmt: skip
     batch = make_task(run).held_out("test")[0]
     with torch.no_grad():
@@ -341,8 +341,8 @@ def test_what_cannot_be_exported_is_explained(words, message, run, zoo_main):
     started = folder_of(run).with_name("started")
     started.mkdir()
     (started / "config.yaml").write_text("{overrides: [seed=1], experiment: a, runs: b}")
-    places = {"RUN": folder_of(run), "DENSE": folder_of(dense), "FAILED": failed, "STARTED": started}
-    status, _, err = zoo_main("export", *[str(places.get(word, word)) for word in words])
+    paths = {"RUN": folder_of(run), "DENSE": folder_of(dense), "FAILED": failed, "STARTED": started}
+    status, _, err = zoo_main("export", *[str(paths.get(word, word)) for word in words])
     assert status == 2
     assert message in err
     assert "Traceback" not in err
@@ -406,7 +406,7 @@ def test_a_tied_model_does_not_start_from_one_that_is_not(here, zoo_main, arch):
 
 
 def test_a_run_that_is_being_made_again_is_not_taken_for_the_old_one(here, zoo_main):
-    """Its data changed and the second execution was interrupted: the checkpoint is not that of the result."""
+    """Its data changed and the second run was interrupted: the checkpoint is not that of the result."""
     import torch as t
 
     from zoo.training.callbacks import AtomicCheckpointIO
@@ -466,7 +466,7 @@ def test_norms_that_a_start_has_not_keep_their_own(here):
 def test_long_rows_of_weights_alone_find_a_kernel(shape):
     packed = part("linear", "binary_connect", in_features=shape[0], out_features=shape[1], bias=False).packed()
     for dtype in (torch.float32, torch.bfloat16):
-        assert kernels_of(packed).choose(packed._place("cpu", dtype, True)).kernel
+        assert kernels_of(packed).choose(packed._problem("cpu", dtype, True)).kernel
 
 
 def test_a_state_of_another_shape_is_refused_even_where_the_bytes_fit():

@@ -123,12 +123,12 @@ def test_a_folder_goes_in_and_comes_out_as_it_was(theirs, here):
     given, back = load_file("given/model.safetensors"), load_file("back/model.safetensors")
     assert given.keys() == back.keys()
     types = "bert.embeddings.token_type_embeddings.weight"
-    places = "bert.embeddings.position_embeddings.weight"
+    positions = "bert.embeddings.position_embeddings.weight"
     for name in given:
         expected = given[name]
         if name == types:
             expected = torch.zeros_like(expected)
-        elif name == places:
+        elif name == positions:
             expected = expected + given[types][0]
         torch.testing.assert_close(back[name], expected, rtol=0, atol=0, msg=name)
     x, again = inputs_of(theirs), type(theirs).from_pretrained("back").double().eval()

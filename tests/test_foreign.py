@@ -37,7 +37,7 @@ RULES = {
     "tune": {"optimizer.lr": [0.01]},
     "overrides": ["steps=4", "dim=16", "layers=1"],
 }
-PLACES = {
+SITES = {
     "overrides": lambda text: {"overrides": [f"logger.group={text}"]},
     "tasks": lambda text: {"tasks": {"parity": ["task=parity", f"experiment={text}"]}},
     "a task's name": lambda text: {"tasks": {text: ["task=parity"]}},
@@ -75,17 +75,17 @@ def test_what_calls_no_resolver_is_left_alone(text):
 
 
 @pytest.mark.parametrize("text", list(RESOLVERS.values())[:2])
-@pytest.mark.parametrize("place", PLACES.values(), ids=PLACES)
-def test_a_comparison_that_reads_the_environment_is_refused_by_name(place, text):
+@pytest.mark.parametrize("site", SITES.values(), ids=SITES)
+def test_a_comparison_that_reads_the_environment_is_refused_by_name(site, text):
     with pytest.raises(ZooError, match=r"theirs.yaml: \w+.*oc.env:SOME_KEY.*only the command line") as error:
-        planned(RULES | place(text))
+        planned(RULES | site(text))
     assert SECRET not in str(error.value)
 
 
-@pytest.mark.parametrize("place", ["overrides", "tasks", "claims", "also", "further"])
-def test_a_resolver_that_is_escaped_once_is_not_resolved_later(place):
+@pytest.mark.parametrize("site", ["overrides", "tasks", "claims", "also", "further"])
+def test_a_resolver_that_is_escaped_once_is_not_resolved_later(site):
     with pytest.raises(ZooError, match=r"oc\.env:SOME_KEY"):
-        planned(RULES | PLACES[place](r"\${oc.env:SOME_KEY}"))
+        planned(RULES | SITES[site](r"\${oc.env:SOME_KEY}"))
 
 
 ELSEWHERE = ["runs=/elsewhere", "+runs=/elsewhere", "++runs=/elsewhere", "~runs", " runs=/elsewhere", "hydra.run.dir=/elsewhere",
@@ -93,8 +93,8 @@ ELSEWHERE = ["runs=/elsewhere", "+runs=/elsewhere", "++runs=/elsewhere", "~runs"
 
 
 @pytest.mark.parametrize("word", ELSEWHERE)
-@pytest.mark.parametrize("place", ["overrides", "tasks", "archs", "also", "further", "tune"])
-def test_a_comparison_that_writes_elsewhere_is_refused_by_name(place, word):
+@pytest.mark.parametrize("site", ["overrides", "tasks", "archs", "also", "further", "tune"])
+def test_a_comparison_that_writes_elsewhere_is_refused_by_name(site, word):
     more = {
         "overrides": {"overrides": [word]},
         "tasks": {"tasks": {"parity": ["task=parity", word]}},
@@ -102,7 +102,7 @@ def test_a_comparison_that_writes_elsewhere_is_refused_by_name(place, word):
         "also": {"also": [word]},
         "further": {"further": {"more": [word]}},
         "tune": {"tune": {word.split("=")[0]: ["/elsewhere"]}},
-    }[place]
+    }[site]
     with pytest.raises(
         ZooError, match=r"theirs.yaml: .*(runs|hydra|on|search).*only the command line gives (runs|hydra|on|search)"
     ):

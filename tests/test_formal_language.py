@@ -21,9 +21,9 @@ def even_pairs(tokens):
 
 def cycle_navigation(tokens):
     where = 0
-    for place, token in enumerate(tokens):
+    for position, token in enumerate(tokens):
         where = (where + (0, 1, -1)[token]) % 5
-        yield place, where
+        yield position, where
 
 
 def majority(tokens):
@@ -43,46 +43,46 @@ def modular_arithmetic(tokens):
 def modular_brackets(tokens):
     text = "".join(SIGNS[token] for token in tokens)
     opened = []
-    for place, letter in enumerate(text):
+    for position, letter in enumerate(text):
         if letter == "(":
-            opened.append(place)
+            opened.append(position)
         if letter == ")":
-            yield place, eval(text[opened.pop() : place + 1]) % 5
+            yield position, eval(text[opened.pop() : position + 1]) % 5
     assert not opened
     assert text[0] == "(", "there is one bracket around it all"
 
 
 def stack(tokens):
     held = []
-    for place, token in enumerate(tokens):
+    for position, token in enumerate(tokens):
         if token < 2:
             held.append(token)
         else:
             held[-1:] = []
-            yield place, held[-1] if held else 2
+            yield position, held[-1] if held else 2
 
 
 def dyck(tokens):
     held = []
-    for place, token in enumerate(tokens):
+    for position, token in enumerate(tokens):
         if token < 2:
             held.append(token)
         else:
             assert held.pop() == token - 2
-        if place + 1 < len(tokens) and tokens[place + 1] >= 2:
-            yield place, held[-1]
+        if position + 1 < len(tokens) and tokens[position + 1] >= 2:
+            yield position, held[-1]
 
 
 def flip_flop(tokens):
     state = None
     assert tokens[0] == 2, "it begins by writing"
     assert tokens[-2] == 3, "and ends by reading"
-    for place in range(0, len(tokens), 2):
-        if tokens[place] == 2:
-            state = tokens[place + 1]
-        if tokens[place] == 3:
-            assert tokens[place + 1] == state
-            yield place, state
+    for position in range(0, len(tokens), 2):
+        if tokens[position] == 2:
+            state = tokens[position + 1]
+        if tokens[position] == 3:
+            assert tokens[position + 1] == state
+            yield position, state
 
 
 MACHINES = {each.__name__: each for each in (even_pairs, cycle_navigation, majority, modular_arithmetic,
@@ -107,7 +107,7 @@ def test_a_language_is_what_its_machine_says(language):
 def test_asked_once_it_is_asked_anywhere_and_at_the_end_beyond_the_training_length(language):
     one = task(language, "task.rung=published", "task.test_lengths=[64]", "task.test_size=60")
     assert (one.length, one.modulus, one.asks) == (40, 5, "once")
-    places = set()
+    positions = set()
     for split, batch in (("train", one.train_batch(0, 0, CPU)), *(("64", each) for each in one.held_out("test/64"))):
         for tokens, questions in asked(batch):
             expected = list(MACHINES[language](tokens))
@@ -116,8 +116,8 @@ def test_asked_once_it_is_asked_anywhere_and_at_the_end_beyond_the_training_leng
             if split == "64" and expected:
                 assert questions == expected[-1:] or last_of_dyck
             if split == "train":
-                places |= {place for place, _ in questions}
-    assert len(places) > 5
+                positions |= {position for position, _ in questions}
+    assert len(positions) > 5
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
@@ -125,9 +125,9 @@ def test_the_shortcuts_of_a_language_are_as_good_as_declared(language):
     one = task(language, "task.test_size=4000")
     declared = one.chance()
     rules = {
-        "the commonest answer": lambda tokens, place: 0,
-        "the commonest answer at each place": lambda tokens, place: place,
-        "the last 4 tokens": lambda tokens, place: tuple(tokens[max(0, place - 3) : place + 1]),
+        "the commonest answer": lambda tokens, position: 0,
+        "the commonest answer at each place": lambda tokens, position: position,
+        "the last 4 tokens": lambda tokens, position: tuple(tokens[max(0, position - 3) : position + 1]),
     }
     for rule, score in accuracy_of_rules(one, rules).items():
         assert declared[rule] == pytest.approx(score, abs=0.03), rule

@@ -25,10 +25,10 @@ def test_what_is_asked_later_is_what_the_task_asks_there():
     targets = torch.tensor([[5, 6, -100, 8], [1, 2, 3, 4]])
     assert later(targets, None, 4, 1).tolist() == [[6, -100, 8, -100], [2, 3, 4, -100]]
     assert later(targets, None, 4, 9).tolist() == [[-100] * 4] * 2
-    # few places are asked, and padding stands at a place that is asked
-    places, targets = torch.tensor([[2, 3, 7, 3], [0, 5, 6, 7]]), torch.tensor([[5, 6, 8, -100], [1, 2, 3, 4]])
-    assert later(targets, places, 8, 1).tolist() == [[6, -100, -100, -100], [-100, 3, 4, -100]]
-    assert later(targets, places, 8, 4).tolist() == [[-100, 8, -100, 8], [-100, -100, -100, -100]]
+    # few positions are asked, and padding stands at a position that is asked
+    positions, targets = torch.tensor([[2, 3, 7, 3], [0, 5, 6, 7]]), torch.tensor([[5, 6, 8, -100], [1, 2, 3, 4]])
+    assert later(targets, positions, 8, 1).tolist() == [[6, -100, -100, -100], [-100, 3, 4, -100]]
+    assert later(targets, positions, 8, 4).tolist() == [[-100, 8, -100, 8], [-100, -100, -100, -100]]
 
 
 def test_the_loss_is_that_of_each_answer_by_its_definition():

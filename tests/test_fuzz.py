@@ -95,7 +95,7 @@ VALUES = (
     "{_component_:nope}", "{_component_:mixer/nope}", "{mixer/attention:{heads:2}}", "{mixer/attention:3}", "a=b", "\n",
     "\0", "\ud800", "%", "\\", "#", "<script>", "../..", "~", "+", "@", ":",
 )  # fmt: skip
-PLACES = (
+SITES = (
     "",
     "",
     "",
@@ -116,7 +116,7 @@ def words(draw):
     prefix = draw(st.sampled_from(("", "", "", "", "+", "++", "~")))
     if draw(st.booleans()):
         group = draw(st.sampled_from(sorted(GROUPS)))
-        word = prefix + group + draw(st.sampled_from(PLACES)) + "="
+        word = prefix + group + draw(st.sampled_from(SITES)) + "="
         word += draw(st.sampled_from((*GROUPS[group], *GROUPS[group], *VALUES)))
     else:
         word = prefix + draw(st.sampled_from(KEYS)) + "=" + draw(st.sampled_from(VALUES))
@@ -531,7 +531,7 @@ def test_garbage_in_what_only_some_rows_have_never_ends_the_report(ledger, path)
         ({"lengths": [[1, 4, 5, 0]]}, "lengths has"),
         ({"lengths": [[1, 4, 0, 5]]}, "lengths has"),
         ({"lengths": [[1, 4, 4]]}, "lengths.0 is a list of 3, expected a list of 4"),
-        ({"asked": [1, 2, 3]}, "places in one list that are not in another"),
+        ({"asked": [1, 2, 3]}, "positions in one list that are not in another"),
         ({"wrong": [9]}, "more wrong tokens"),
         ({"pairs": [[1, 2]]}, "pairs is a list of 1, expected a list of 2"),
         ({"pairs": [[1, 2], [-1, 2]]}, "pairs.1.0 is -1, expected a whole number from 0 on"),
@@ -693,14 +693,14 @@ WITHIN_RULES = (
 )  # fmt: skip
 
 
-def kinds_of_place(row):
+def kinds_of_path(row):
     """In which part of the rules it is, and how deep."""
     (path,) = row
     return path[0], len(path)
 
 
 @pytest.mark.parametrize("each_page", [False, pytest.param(True, marks=THOROUGH)], ids=["two pages", "each page"])
-@pytest.mark.parametrize("path", covering([(path,) for path in WITHIN_RULES], key=kinds_of_place), ids=str)
+@pytest.mark.parametrize("path", covering([(path,) for path in WITHIN_RULES], key=kinds_of_path), ids=str)
 def test_garbage_deep_in_the_rules_is_refused_or_shown(ledger, path, each_page):
     from zoo.base.validation import flaw
     from zoo.comparison.plan_file import PlanFile
@@ -735,7 +735,7 @@ def test_garbage_deep_in_the_rules_is_refused_or_shown(ledger, path, each_page):
     ],
     ids=str,
 )
-def test_damaged_rules_are_refused_with_the_place(ledger, path, value, said):
+def test_damaged_rules_are_refused_with_the_path(ledger, path, value, said):
     rules = ledger / "comparison.json"
     plan = json.loads(rules.read_bytes())
     inner = plan

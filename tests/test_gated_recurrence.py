@@ -66,8 +66,8 @@ def test_rg_lru_is_recurrent_gemmas():
             "out.bias": block.linear_out.bias,
         }
     )
-    x_BLD, places = draw(2, 29, 32, dtype=torch.float32), torch.arange(1, 30).expand(2, -1)
-    wanted, _ = block(x_BLD, places, None, use_cache=False)
+    x_BLD, positions = draw(2, 29, 32, dtype=torch.float32), torch.arange(1, 30).expand(2, -1)
+    wanted, _ = block(x_BLD, positions, None, use_cache=False)
     torch.testing.assert_close(ours(x_BLD)[0], wanted, rtol=1e-4, atol=1e-5)
 
 

@@ -51,15 +51,15 @@ def test_a_scratchpad_of_arithmetic_is_what_people_write(operation, reverse):
             assert work == ",".join(str(a * int(digit)) for digit in reversed(str(b)))
             continue
         carried, expected = 0, ""
-        for place in range(max(len(str(a)), len(str(b)))):
-            total = int(str(a)[::-1][place : place + 1] or 0) + int(str(b)[::-1][place : place + 1] or 0) + carried
+        for index in range(max(len(str(a)), len(str(b)))):
+            total = int(str(a)[::-1][index : index + 1] or 0) + int(str(b)[::-1][index : index + 1] or 0) + carried
             carried = total // 10
             expected += f"{total % 10}{carried}"
         assert work == expected
 
 
 def best_choice(numbers):
-    """By trying all: the largest sum, and of several the choice that takes at the first place where they differ."""
+    """By trying all: the largest sum, and of several the choice that takes at the first position where they differ."""
     choices = [c for c in itertools.product((1, 0), repeat=len(numbers)) if not any(map(min, itertools.pairwise(c)))]
     return max(choices, key=lambda c: sum(x for x, taken in zip(numbers, c, strict=True) if taken))
 
@@ -184,14 +184,14 @@ def test_listops_is_its_definition(words):
     one = task("task=listops", *words)
     task_batches = batches(one)
     for batch in task_batches:
-        for tokens, (answer,), (place,) in zip(
+        for tokens, (answer,), (position,) in zip(
             *(batch[key].tolist() for key in ("inputs", "targets", "positions")), strict=True
         ):
-            parts = one.decode(tokens[: place + 1]).split()
-            assert set(tokens[place + 1 :]) <= {0}
+            parts = one.decode(tokens[: position + 1]).split()
+            assert set(tokens[position + 1 :]) <= {0}
             assert one.min_length < len(parts) < one.max_length
             assert read(parts) == answer
-            assert one.encode(" ".join(parts)) == tokens[: place + 1]
+            assert one.encode(" ".join(parts)) == tokens[: position + 1]
             depth = np.cumsum([part[0] == "[" for part in parts]) - np.cumsum([part == "]" for part in parts])
             assert depth.max() <= one.depth
     trained = {tuple(row) for batch in task_batches[:3] for row in batch["inputs"].tolist()}

@@ -50,7 +50,7 @@ def test_maps_are_those_of_the_pass_with_the_tokens_that_they_stand_between():
     assert maps["backbone.blocks.0.mixer"].queries is maps["backbone.blocks.0.mixer"].keys
 
 
-def test_looking_changes_nothing():
+def test_inspecting_changes_nothing():
     ours, task = model("task=text", "mixer.sinks=2")
     batch = batch_of(task)
     before = ours(batch)["logits"]

@@ -73,8 +73,8 @@ def test_a_checkpoint_with_another_byte_is_never_gone_on_from(run):
     data = checkpoint.read_bytes()
     shutil.copy(checkpoint, checkpoint.with_name("whole"))
     whole, noticed = load(checkpoint.with_name("whole")), 0  # from a file that nobody writes to: it is mapped
-    for place in random.Random(0).sample(range(len(data)), 60):
-        checkpoint.write_bytes(data[:place] + bytes([data[place] ^ 0x10]) + data[place + 1 :])
+    for index in random.Random(0).sample(range(len(data)), 60):
+        checkpoint.write_bytes(data[:index] + bytes([data[index] ^ 0x10]) + data[index + 1 :])
         if outcome(checkpoint) == (0, True):
             noticed += 1
             checkpoint.with_name("last.ckpt.unreadable").unlink()
@@ -154,15 +154,15 @@ def test_an_exported_file_with_another_byte_is_refused(run, tmp_path, capsys):
     data, whole = path.read_bytes(), zoo.load(path).state_dict()
     header = int.from_bytes(data[:8], "little") + 8
     source = random.Random(0)
-    for place in [*source.sample(range(header, len(data)), 15), *source.sample(range(header), 30)]:
-        path.write_bytes(data[:place] + bytes([data[place] ^ 0x01]) + data[place + 1 :])
+    for index in [*source.sample(range(header, len(data)), 15), *source.sample(range(header), 30)]:
+        path.write_bytes(data[:index] + bytes([data[index] ^ 0x01]) + data[index + 1 :])
         try:
             again = zoo.load(path).state_dict()
         except ZooError as error:
             assert str(path) in str(error)  # noqa: PT017
-            assert place < header or "is damaged" in str(error)  # noqa: PT017
+            assert index < header or "is damaged" in str(error)  # noqa: PT017
         else:
-            assert place < header
+            assert index < header
             assert digest(again) == digest(whole)
 
 

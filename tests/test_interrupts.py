@@ -59,11 +59,11 @@ IMPORTS = [
 ]
 
 
-@pytest.mark.parametrize("place", first(IMPORTS, 2))
+@pytest.mark.parametrize("command_and_module", first(IMPORTS, 2))
 @pytest.mark.parametrize("number", first([signal.SIGINT, signal.SIGTERM]))
-def test_a_signal_while_something_is_imported_is_one_line(tmp_path, number, place):
+def test_a_signal_while_something_is_imported_is_one_line(tmp_path, number, command_and_module):
     """Whatever the import makes of the exception: here, another error."""
-    words, module = place
+    words, module = command_and_module
     status, _, err = outcome(
         started(AT_IMPORT.format(module=module, words=words, sends=f"os.kill(os.getpid(), {number:d})"), tmp_path)
     )

@@ -63,7 +63,7 @@ def test_blocks_are_rectangles_and_context_is_what_they_leave():
     assert all(0.1 * 64 <= size <= 0.25 * 64 for size in sizes)
 
 
-def test_places_are_drawn_by_the_seed_and_fixed_in_evaluation():
+def test_positions_are_drawn_by_the_seed_and_fixed_in_evaluation():
     ours, task = jepa()
     images = task.train_batch(0, 0, CPU)["inputs"]
     torch.manual_seed(1)
@@ -80,9 +80,9 @@ def test_targets_that_leave_nothing_are_refused():
     """Where a target may cover all, when the model is built; in a pass, once it was drawn often enough."""
     from zoo_plugins.joint_embedding.masks import block_split
 
-    with pytest.raises(ValueError, match=r"the targets may leave nothing of . x . places to see"):
+    with pytest.raises(ValueError, match=r"the targets may leave nothing of . x . positions to see"):
         jepa("objective.blocks=4", "objective.target_scale=[0.9,1.0]", "objective.target_aspect=[1,1]")
-    with pytest.raises(ValueError, match="leave nothing of 2 x 2 places to see"):
+    with pytest.raises(ValueError, match="leave nothing of 2 x 2 positions to see"):
         block_split(64, 2, 2, 100, (0.2, 0.2), (1, 1), (1, 1), CPU)
 
 
@@ -115,7 +115,7 @@ def test_hiding_saves_what_it_hides():
     visible = flops.by_module(ours, batch)["encoder.backbone"]
     ours.forward = lambda batch: {"loss": ours.encoder(batch["inputs"]).sum()}
     whole = flops.by_module(ours, batch)["encoder.backbone"]
-    assert 0.2 < visible / whole < 0.26  # a quarter of the places; of attention's scores a sixteenth
+    assert 0.2 < visible / whole < 0.26  # a quarter of the positions; of attention's scores a sixteenth
 
 
 def test_no_gradient_reaches_the_teacher_and_it_stays_in_evaluation():
@@ -282,8 +282,8 @@ def test_reconstruction_is_the_error_of_normalised_pixels():
     assert hidden.shape == (64, 12)
     errors = []
     for row in range(64):
-        for place, values in zip(hidden[row].tolist(), predicted[row], strict=True):
-            top, left = 4 * (place // 4), 4 * (place % 4)
+        for position, values in zip(hidden[row].tolist(), predicted[row], strict=True):
+            top, left = 4 * (position // 4), 4 * (position % 4)
             patch = images[row, 0, top : top + 4, left : left + 4].flatten()
             patch = (patch - patch.mean()) / (patch.var(unbiased=False) + 1e-6).sqrt()
             errors.append((values - patch).square().mean())
@@ -293,9 +293,9 @@ def test_reconstruction_is_the_error_of_normalised_pixels():
 def test_the_predictor_is_told_where_its_targets_stand():
     ours, _ = jepa("position=sinusoidal_2d")
     predictor = ours.predictor.eval().double()
-    context, places = torch.randn(1, 3, 16, dtype=F64), torch.tensor([[0, 5, 10]])
-    both = predictor(context, places, torch.tensor([[3, 12]]))
-    swapped = predictor(context, places, torch.tensor([[12, 3]]))
+    context, positions = torch.randn(1, 3, 16, dtype=F64), torch.tensor([[0, 5, 10]])
+    both = predictor(context, positions, torch.tensor([[3, 12]]))
+    swapped = predictor(context, positions, torch.tensor([[12, 3]]))
     torch.testing.assert_close(both[:, [1, 0]], swapped)
     assert not torch.allclose(both[:, 0], both[:, 1])
     assert not torch.allclose(predictor(context, torch.tensor([[0, 5, 11]]), torch.tensor([[3, 12]])), both)
@@ -494,7 +494,7 @@ def test_a_collapsed_run_is_marked_in_tables_and_page(here):
     assert "1/1 collapsed (complete)" in write_page(ledger).read_text()
 
 
-def test_a_run_with_a_probe_is_exported_and_looked_into(zoo_main):
+def test_a_run_with_a_probe_is_exported_and_inspected(zoo_main):
     words = [
         *SMALL,
         "objective=jepa",
@@ -526,7 +526,7 @@ def test_the_last_batch_of_an_evaluation_may_have_one_example(words):
     objective, task = objective_of("task=code", f"objective={name}", *words, "probe=linear", "dim=16", "layers=1")
     batch = {key: value[:1] for key, value in task.train_batch(0, 0, torch.device("cpu")).items()}
     assert objective.eval()(batch)["loss"].isfinite()
-    if name != "next_latent":  # which compares places, of which one example has many
+    if name != "next_latent":  # which compares positions, of which one example has many
         with pytest.raises(ValueError, match="one example has nothing to be kept apart from"):
             objective.train()(batch)
 
@@ -539,7 +539,7 @@ def test_a_run_whose_evaluation_ends_with_one_example(here):
 @pytest.mark.parametrize("side", [2, 3, 4])
 @pytest.mark.parametrize("training", [True, False])
 def test_on_a_small_grid_targets_are_drawn_again_until_something_is_seen(side, training):
-    """On 2 x 2 places four targets of one or two hide all of most images."""
+    """On 2 x 2 positions four targets of one or two hide all of most images."""
     from zoo_plugins.joint_embedding.masks import block_split
 
     for seed in range(60):
@@ -556,9 +556,9 @@ def test_on_a_small_grid_targets_are_drawn_again_until_something_is_seen(side, t
     (8, []), (4, ["objective.target_scale=[0.9,1.0]"]), (4, ["objective.blocks=24"]),
 ], ids=str)  # fmt: skip
 def test_targets_that_may_hide_an_image_are_refused_when_a_model_is_built(patch, words):
-    """One target that covers the grid, and twenty-four, of which one draw in 250 leaves a place of 2 x 2."""
+    """One target that covers the grid, and twenty-four, of which one draw in 250 leaves a position of 2 x 2."""
     config = zoo.compose("task=digits", "objective=jepa", "probe=linear", f"stem.patch_size={patch}", *words)
-    with pytest.raises(ZooError, match=r"the targets may leave nothing of . x . places to see"):
+    with pytest.raises(ZooError, match=r"the targets may leave nothing of . x . positions to see"):
         make_objective(config, make_task(config))
 
 

@@ -42,7 +42,7 @@ def test_bytes_are_those_of_the_texts_cut_and_padded_behind(folder):
     ):
         data = text.encode()[:20]
         assert bytes(token - 3 for token in tokens[: len(data)]) == data
-        assert mask == [place < len(data) for place in range(len(mask))]
+        assert mask == [position < len(data) for position in range(len(mask))]
         assert set(tokens[len(data) :]) <= {0}
         assert one.classes[label] == name
     assert one.facts() == {"vocab_size": 259, "classes": 3, "max_len": 20}

@@ -1,4 +1,4 @@
-"""Embeddings of sequences: predicted beside tokens, read by probes place by place, and computed by several processes."""
+"""Embeddings of sequences: predicted beside tokens, read by probes at each position, computed by several processes."""
 
 import math
 
@@ -39,9 +39,9 @@ def test_a_model_with_latents_decodes_as_it_was_trained(words):
     ours.eval()
     with torch.no_grad():
         whole, state = ours(batch)["logits"], ours.init_state(4, 32, CPU, torch.float32)
-        for place in range(32):
-            logits, state = ours.step(batch["inputs"][:, place : place + 1], state)
-            torch.testing.assert_close(logits[:, 0], whole[:, place], rtol=1e-4, atol=1e-4)
+        for position in range(32):
+            logits, state = ours.step(batch["inputs"][:, position : position + 1], state)
+            torch.testing.assert_close(logits[:, 0], whole[:, position], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("loss", ["smooth_l1", "l2"])
@@ -73,7 +73,7 @@ def test_hidden_spans_are_predicted_from_what_is_visible():
     assert targets.shape == (4, 16)
     assert torch.equal(said[1][1], first)
     seen = batch["inputs"].clone()
-    free = next(place for place in range(32) if place not in targets[0].tolist())
+    free = next(position for position in range(32) if position not in targets[0].tolist())
     seen[0, free] = (seen[0, free] + 1) % 256
     ours({"inputs": seen})
     assert not torch.allclose(said[2][1][0], first[0])
@@ -150,7 +150,7 @@ def test_a_logistic_probe_is_sklearns():
 
 
 def test_an_attentive_probe_finds_what_a_mean_hides():
-    """One place of sixteen says the label, the others are loud: the mean knows little of it."""
+    """One position of sixteen says the label, the others are loud: the mean knows little of it."""
     source = torch.Generator().manual_seed(0)
     labels = torch.randint(0, 2, (1200,), generator=source)
     x = torch.randn(1200, 16, 8, generator=source) * 2
@@ -167,14 +167,14 @@ def test_an_attentive_probe_finds_what_a_mean_hides():
 
 def test_an_encoder_that_says_only_where_it_is_has_collapsed():
     source = torch.Generator().manual_seed(0)
-    place = torch.arange(10).repeat(50)
-    of_place = torch.randn(10, 16, generator=source)[place]
-    assert collapse(diagnostics(of_place), 16) == ""
+    position = torch.arange(10).repeat(50)
+    of_position = torch.randn(10, 16, generator=source)[position]
+    assert collapse(diagnostics(of_position), 16) == ""
     assert (
-        collapse(diagnostics(of_place + 1e-4 * torch.randn(500, 16, generator=source), positions_N=place), 16)
+        collapse(diagnostics(of_position + 1e-4 * torch.randn(500, 16, generator=source), positions_N=position), 16)
         == "complete"
     )
-    both = diagnostics(of_place + torch.randn(500, 16, generator=source), positions_N=place)
+    both = diagnostics(of_position + torch.randn(500, 16, generator=source), positions_N=position)
     assert collapse(both, 16) == ""
     z, labels = torch.randn(60, 4, generator=source).double(), torch.arange(60) % 3
     unit = F.normalize(z, dim=1)

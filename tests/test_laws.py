@@ -113,7 +113,7 @@ def test_a_wrong_optimizer_fails_its_law_and_no_other(law, monkeypatch):
     "law", [None, *(check.__name__ for check in CHECKS["position"]), "position_goes_on_at_an_offset of its bias"]
 )
 def test_a_wrong_position_fails_its_law_and_no_other(law, monkeypatch):
-    place(monkeypatch, lambda: wrong.Places(law))
+    place(monkeypatch, lambda: wrong.Positions(law))
     assert set(outcomes("position")) == ({law.split()[0]} if law else set())
 
 

@@ -105,7 +105,7 @@ def model(*overrides):
     return make_objective(config, task), {key: value[:B] for key, value in task.train_batch(0, 0, CPU).items()}
 
 
-# transforms of 2 L places, 5 / 2 N log N each: of a filter, of the inputs and back
+# transforms of 2 L points, 5 / 2 N log N each: of a filter, of the inputs and back
 SIZE = 2 * L
 HANDS = {
     "s4d": (L * B * 2 * D * 2 * D + 2 * D * 64 * L, 1),

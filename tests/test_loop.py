@@ -695,7 +695,7 @@ def test_compiling_is_tried(monkeypatch):
 
 
 def test_divergence_at_the_last_update_is_divergence(zoo_main, here):
-    """No loss is computed after the last update: its weights, and the metric that ranks, are looked at instead."""
+    """No loss is computed after the last update: its weights, and the metric that ranks, are checked instead."""
     words = (
         "task=parity",
         "task.test_size=16",

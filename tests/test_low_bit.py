@@ -280,13 +280,13 @@ def test_logits_are_those_of_the_published_bitnet(published):
         )
     ).eval()  # fmt: skip
     for layer in theirs.model.layers:
-        for place in (layer.self_attn, layer.mlp):
-            for name, linear in list(place.named_children()):
+        for owner in (layer.self_attn, layer.mlp):
+            for name, linear in list(owner.named_children()):
                 if isinstance(linear, nn.Linear):
                     published_linear = published.AutoBitLinear(
                         linear.in_features, linear.out_features, bias=False, online_quant=True
                     )
-                    setattr(place, name, published_linear)
+                    setattr(owner, name, published_linear)
     with torch.no_grad():
         for norm in [m for m in ours.modules() if isinstance(m, nn.RMSNorm)]:
             norm.weight.uniform_(0.5, 1.5)

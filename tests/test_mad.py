@@ -27,17 +27,17 @@ def test_in_context_recall_asks_the_value_of_a_key_that_came_before(noise):
     for inputs, targets in itertools.chain(rows(one.train_batch(0, 0, CPU)), rows(one.held_out("test")[0])):
         known = {}
         whole = [*inputs, targets[-1]]
-        for place in range(0, 32, 2):
-            key, value = whole[place], whole[place + 1]
+        for position in range(0, 32, 2):
+            key, value = whole[position], whole[position + 1]
             assert (key >= 16) == (value >= 16), "noise comes in pairs"
             shares.append(key >= 16)
             if key >= 16:
-                assert targets[place] == -100
+                assert targets[position] == -100
             else:
                 assert key < 8 <= value < 16
-                assert targets[place] == (value if key in known else -100)
+                assert targets[position] == (value if key in known else -100)
                 assert known.setdefault(key, value) == value, "a key has one value"
-            assert place == 0 or targets[place - 1] == -100, "no key is asked"
+            assert position == 0 or targets[position - 1] == -100, "no key is asked"
         assert targets[-1] >= 0, "the last pair repeats a key"
     assert sum(shares) / len(shares) == pytest.approx(noise * 14 / 16, abs=0.05)
     everything = task("task=in_context_recall", f"task.noise={noise}", "task.length=32").train_batch(0, 0, CPU)
@@ -45,13 +45,13 @@ def test_in_context_recall_asks_the_value_of_a_key_that_came_before(noise):
 
 
 def parse(tokens, keys, values):
-    """Pairs of motifs: a run of keys and the run of values behind it, with the place where the values start."""
-    place = next(i for i, token in enumerate(tokens) if token in keys)
-    while place < len(tokens):
-        middle = next(i for i in range(place, len(tokens)) if tokens[i] in values)
+    """Pairs of motifs: a run of keys and the run of values behind it, with the position where the values start."""
+    position = next(i for i, token in enumerate(tokens) if token in keys)
+    while position < len(tokens):
+        middle = next(i for i in range(position, len(tokens)) if tokens[i] in values)
         end = next((i for i in range(middle, len(tokens)) if tokens[i] in keys), len(tokens))
-        yield tuple(tokens[place:middle]), tuple(tokens[middle:end]), middle
-        place = end
+        yield tuple(tokens[position:middle]), tuple(tokens[middle:end]), middle
+        position = end
 
 
 def test_fuzzy_recall_asks_the_value_of_a_key_that_came_before():
@@ -67,13 +67,13 @@ def test_fuzzy_recall_asks_the_value_of_a_key_that_came_before():
             front = next(i for i, token in enumerate(whole) if token != pad)
             assert pad not in whole[front:]
             assert front <= 6 + 2, "padding fills what no pair fits into"
-            for key, value, place in parse(whole, keys, values):
+            for key, value, position in parse(whole, keys, values):
                 sizes.add((len(key), len(value)))
                 assert len(set(key)) == len(key) <= 3, "different tokens"
                 assert len(set(value)) == len(value) <= 3
                 if key in known:
                     assert known[key] == value
-                    expected[place : place + len(value)] = value
+                    expected[position : position + len(value)] = value
                 known[key] = value
             assert targets == expected[1:]
         assert {size for size, _ in sizes} == ({1, 2, 3} if training else {3}), "tests have the longest keys"
@@ -127,8 +127,8 @@ def test_the_autoencoder_reads_everything_off_the_last_vector():
     logits = objective(batch)["logits"]
     assert logits.shape == (250, 8, 16)
     last_BD = seen["x"][:, -1]
-    place = torch.arange(8.0)[:, None] * 10_000.0 ** (-torch.arange(0, 16, 2) / 16)
-    by_hand = objective.head(objective.decoder(last_BD[:, None] + torch.cat([place.sin(), place.cos()], 1)))
+    angle = torch.arange(8.0)[:, None] * 10_000.0 ** (-torch.arange(0, 16, 2) / 16)
+    by_hand = objective.head(objective.decoder(last_BD[:, None] + torch.cat([angle.sin(), angle.cos()], 1)))
     torch.testing.assert_close(logits, by_hand)
     loss = torch.nn.functional.cross_entropy(logits.transpose(1, 2), batch["tokens"])
     torch.testing.assert_close(objective(batch)["loss"], loss)

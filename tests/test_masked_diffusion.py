@@ -96,7 +96,7 @@ def test_a_bound_is_no_rival_of_what_is_exact(here):
 
 
 class Knows:
-    """Predicts one sequence, surer of later places; or draws two symbols of which the second repeats the first."""
+    """Predicts one sequence, surer of later positions; or draws two symbols of which the second repeats the first."""
 
     mask_token = 9
 
@@ -114,13 +114,13 @@ class Knows:
         logits_BLC = torch.full((*inputs_BL.shape, 9), -30.0)
         logits_BLC[..., :2] = torch.tensor([math.log(0.3), math.log(0.7)])
         for row, tokens in enumerate(inputs_BL[:, 1:].tolist()):
-            for symbol in set(tokens) - {9}:  # the other place is known then
+            for symbol in set(tokens) - {9}:  # the other position is known then
                 logits_BLC[row] = torch.full((inputs_BL.shape[1], 9), -30.0)
                 logits_BLC[row, :, symbol] = 0.0
         return logits_BLC
 
 
-def test_the_surest_places_are_filled_in_first():
+def test_the_surest_positions_are_filled_in_first():
     from zoo.models.decoding import unmask
 
     knows = Knows([3, 4, 5, 6, 7, 8])

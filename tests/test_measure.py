@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from browser import assert_fits, looked_at, needs_browser
+from browser import appearance_of, assert_fits, needs_browser
 
 import zoo
 from zoo.models.speed import Curve, Point, crossings, decoder, measure, said
@@ -291,10 +291,10 @@ def test_angles_beyond_the_table_are_its_continuation(monkeypatch):
     with torch.inference_mode():
         turned = short.rotate(x_BHLK, x_BHLK)[0]
     torch.testing.assert_close(turned, whole.rotate(x_BHLK, x_BHLK)[0])
-    for place in (15, 16, 40):
-        one = x_BHLK[:, :, place : place + 1].requires_grad_()  # tables made for inference serve training, too
-        short.rotate(one, one, place)[0].sum().backward()
-        torch.testing.assert_close(short.rotate(one, one, place)[0], turned[:, :, place : place + 1].clone())
+    for position in (15, 16, 40):
+        one = x_BHLK[:, :, position : position + 1].requires_grad_()  # tables made for inference serve training, too
+        short.rotate(one, one, position)[0].sum().backward()
+        torch.testing.assert_close(short.rotate(one, one, position)[0], turned[:, :, position : position + 1].clone())
     # positions given as numbers, in training and beyond what the task is said to have
     part = make(head_dim=8, max_len=16).train()
     given_BL = torch.tensor([[3, 15, 16, 40]])
@@ -312,6 +312,6 @@ def test_nothing_overflows_the_page(tmp_path, width):
     pairs = [{"what": "decode", "says": said(each, LENGTHS)} for each in crossings(curves, "decode")]
     about = {"rounds": 3, "crossings": pairs, "hardware": {"accelerator": "cpu"}, "versions": {"torch": "2"}}
     page = write_page(tmp_path / "measured.html", curves, about, "zoo measure a b")
-    appearance = looked_at(page.read_text(), width, False, tmp_path)
+    appearance = appearance_of(page.read_text(), width, False, tmp_path)
     assert_fits(appearance, width)
     assert appearance["charts"] >= 3

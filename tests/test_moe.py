@@ -516,9 +516,9 @@ def test_experts_spread_over_two_processes_are_one(words):
     torch.testing.assert_close(dx / 2, x_ND.grad, rtol=1e-5, atol=1e-8)  # each process's loss is the mean of half
     for name, parameter in alone.named_parameters():
         if ".parts." in name and name.startswith("body"):
-            place, _, rest = name.partition(".parts.")
+            path, _, rest = name.partition(".parts.")
             number, _, leaf = rest.partition(".")
-            here = torch.tensor(both[int(number) // 3][2][f"{place}.parts.{int(number) % 3}.{leaf}"])
+            here = torch.tensor(both[int(number) // 3][2][f"{path}.parts.{int(number) % 3}.{leaf}"])
         elif name.startswith("body"):
             here = torch.cat([torch.tensor(rank[2][name]) for rank in both])
         else:

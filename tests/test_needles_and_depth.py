@@ -42,13 +42,13 @@ def test_a_needle_is_found_by_reading(form, rung):
             question = tokens.index(ask)
             hay, key = tokens[:question], tokens[question + 1]
             assert tokens[question + 2 :] == answer[:-1]
-            assert [place for place, _ in answers] == list(range(question + 1, len(tokens)))
-            needles, place = [], 0
-            while place < len(hay):
-                if hay[place] >= noise:
-                    needles.append((hay[place], hay[place + 1 : place + 1 + width]))
-                    place += width
-                place += 1
+            assert [position for position, _ in answers] == list(range(question + 1, len(tokens)))
+            needles, position = [], 0
+            while position < len(hay):
+                if hay[position] >= noise:
+                    needles.append((hay[position], hay[position + 1 : position + 1 + width]))
+                    position += width
+                position += 1
             if form == "common_words":
                 counts = sorted(((hay.count(token), token) for token in set(hay)), reverse=True)
                 assert counts[3][0] > counts[4][0], "the four commonest are known"
@@ -131,17 +131,17 @@ def test_hops_are_looked_up_one_by_one(hops, symbols):
         for tokens, answers in asked(batch):
             expected = []
             for start in range(len(tokens)):
-                place, way = start, []
+                position, way = start, []
                 for _ in range(hops):
-                    before = [j for j in range(place) if tokens[j] == tokens[place]]
+                    before = [j for j in range(position) if tokens[j] == tokens[position]]
                     if not before:
                         break
-                    way.append(tokens[place])
-                    place = before[-1] + 1
+                    way.append(tokens[position])
+                    position = before[-1] + 1
                 else:
-                    expected.append((start, tokens[place]))
+                    expected.append((start, tokens[position]))
                     if len(tokens) == 40:
-                        early = [count + (token == tokens[place]) for count, token in zip(early, way, strict=True)]
+                        early = [count + (token == tokens[position]) for count, token in zip(early, way, strict=True)]
                         total += 1
             assert answers == expected
             assert all(a != b for a, b in itertools.pairwise(tokens))
@@ -152,7 +152,7 @@ def test_hops_are_looked_up_one_by_one(hops, symbols):
 @pytest.mark.parametrize("arms", [2, 5])
 def test_a_path_is_the_way_through_the_edges(arms, backwards):
     one = task("task=path_star", f"task.arms={arms}", f"task.backwards={backwards}", "task.names=50")
-    places, lucky, total, chance = set(), 0, 0, random.Random(0)
+    positions, lucky, total, chance = set(), 0, 0, random.Random(0)
     for batch in batches(one, 8):
         for tokens, answers in asked(batch):
             mark = tokens.index(50)
@@ -171,10 +171,10 @@ def test_a_path_is_the_way_through_the_edges(arms, backwards):
             assert [token for _, token in answers] == path[1:]
             assert tokens[mark + 3 :] == path[1:-1]
             assert answers[0][0] == mark + 2
-            places.add(edges.index((path[-2], path[-1]) if not backwards else (path[1], path[0])))
+            positions.add(edges.index((path[-2], path[-1]) if not backwards else (path[1], path[0])))
             lucky += chance.choice(follows[centre]) in path
             total += 1
-    assert len(places) >= arms * 3, "the goal's edge stands anywhere"
+    assert len(positions) >= arms * 3, "the goal's edge stands anywhere"
     assert one.chance()["a random arm"] == pytest.approx(lucky / total, abs=0.04)
 
 
@@ -188,8 +188,8 @@ def test_depo_is_steps_on_a_cycle():
             following = dict(zip(tokens[:end:2], tokens[1:end:2], strict=True))
             assert set(following) == set(following.values())
             assert len(following) == end // 2
-            for place, answer in answers:
-                steps, node = tokens[place - 1] - one.names + 1, tokens[place]
+            for position, answer in answers:
+                steps, node = tokens[position - 1] - one.names + 1, tokens[position]
                 way = []
                 for _ in range(max(steps, hops)):
                     node = following[node]
@@ -198,7 +198,7 @@ def test_depo_is_steps_on_a_cycle():
                 same = [count + (other == answer) for count, other in zip(same, way, strict=True)]
                 others = len(following) - 2
                 if others + 2 == one.length:
-                    guessed += steps == 1 or (answer not in (tokens[place], way[0])) / others
+                    guessed += steps == 1 or (answer not in (tokens[position], way[0])) / others
                     trained += 1
                 total += 1
     declared = one.chance()["one hop, or another node"]
@@ -230,16 +230,16 @@ def test_mano_is_the_value_of_an_expression(length, modulus):
             [one.train_batch(step, 0, CPU) for step in range(10)] if split == "train" else one.held_out(split)
         )
         for batch in batches_of_split:
-            for tokens, ((place, answer),) in asked(batch):
+            for tokens, ((position, answer),) in asked(batch):
                 words = [one.token_name(token) for token in tokens]
-                assert words[place] == "="
-                assert set(words[place + 1 :]) <= {"pad"}
-                assert one.encode(" ".join(words[:place])) == tokens[: place + 1]
-                operations = sum(word in "+-*" for word in words[:place])
+                assert words[position] == "="
+                assert set(words[position + 1 :]) <= {"pad"}
+                assert one.encode(" ".join(words[:position])) == tokens[: position + 1]
+                operations = sum(word in "+-*" for word in words[:position])
                 (sizes.update if split == "train" else longer.update)([operations])
                 if operations == 3:
-                    shapes["".join("o" if word in "+-*" else "n" for word in words[:place])] += 1
-                rest = words[:place]
+                    shapes["".join("o" if word in "+-*" else "n" for word in words[:position])] += 1
+                rest = words[:position]
                 assert value_of(rest, modulus) == answer
                 assert not rest, "all of it is one expression"
     assert set(sizes) == set(range(1, length + 1)), "as many operations as was asked"
@@ -254,8 +254,8 @@ def test_the_commonest_values_are_as_good_as_declared():
     one = task("task=mano", "task.batch_size=200", "task.test_size=2000")
     rules = one.chance()
     accuracies = (
-        accuracy_of_rule(one, lambda tokens, place: None),
-        accuracy_of_rule(one, lambda tokens, place: tokens[0]),
+        accuracy_of_rule(one, lambda tokens, position: None),
+        accuracy_of_rule(one, lambda tokens, position: tokens[0]),
     )
     assert rules["the commonest value"] == pytest.approx(accuracies[0], abs=0.03)
     assert rules["the commonest for the first operator"] == pytest.approx(accuracies[1], abs=0.03)
@@ -306,7 +306,7 @@ def test_brevo_names_what_a_node_depends_on_in_order(length, edges):
                     assert token in allowed
                 # each step is asked behind the ones before it
                 first = tokens.index(one.names + 2)
-                assert [place for place, _ in answers] == list(range(first, first + len(named)))
+                assert [position for position, _ in answers] == list(range(first, first + len(named)))
                 behind = tokens[first + 1 :]
                 assert behind[: len(named) - 1] == named[:-1]
                 assert set(behind[len(named) - 1 :]) <= {one.names + 3}

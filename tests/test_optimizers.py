@@ -188,7 +188,9 @@ def test_a_model_learns_with_it(name):
     "word", ["optimizer.momentum=1", "optimizer.lr=-1", "optimizer.beta1=2", "optimizer.iterations=-1"]
 )
 def test_bad_values_of_muon_get_one_line(word):
-    config, objective = model("optimizer=muon", word)
+    config, objective = model("optimizer=muon")
+    key, value = word.removeprefix("optimizer.").split("=")
+    config["optimizer"][key] = float(value)  # a rate below 0 would be refused before
     with pytest.raises(ValueError, match="expected at least 0"):
         make_optimizer(Factory(config["optimizer"]), objective)
 

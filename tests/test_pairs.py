@@ -30,10 +30,10 @@ def pairs_of(batch):
         assert one["prefix"].tolist() == [START, *target, *[PAD] * (len(one["prefix"]) - 1 - len(target))]
         line = [*source, START, *target]
         assert one["inputs"].tolist() == [*line, *[PAD] * (len(one["inputs"]) - len(line))]
-        assert one["inputs_mask"].tolist() == [place < len(line) for place in range(len(one["inputs"]))]
-        for place, answer in zip(one["positions"].tolist(), one["targets"].tolist(), strict=True):
-            if answer >= 0:  # what is read off a place is what comes after it
-                assert answer == (line[place + 1] if place + 1 < len(line) else END)
+        assert one["inputs_mask"].tolist() == [position < len(line) for position in range(len(one["inputs"]))]
+        for position, answer in zip(one["positions"].tolist(), one["targets"].tolist(), strict=True):
+            if answer >= 0:  # what is read off a position is what comes after it
+                assert answer == (line[position + 1] if position + 1 < len(line) else END)
         yield source, target
 
 

@@ -39,8 +39,8 @@ def test_dots_are_connected_or_they_are_not(words):
         for image, label in zip(batch["inputs"][:, 0].tolist(), batch["labels"].tolist(), strict=True):
             values = {(y, x): value for y, row in enumerate(image) for x, value in enumerate(row)}
             assert set(values.values()) == {-1.0, 0.0, 1.0}
-            lit = {place for place, value in values.items() if value >= 0}
-            first, second = (place for place, value in values.items() if value == 1)
+            lit = {pixel for pixel, value in values.items() if value >= 0}
+            first, second = (pixel for pixel, value in values.items() if value == 1)
             curve = reached(lit, first)
             assert label == (second in curve)
             curves, left = [], set(lit)

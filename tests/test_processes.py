@@ -57,10 +57,10 @@ def losses(folder, names, strategies):
         for name in names:
             chosen = [f"trainer={strategy}"] if strategy else []
             config = zoo.compose(*FAMILIES[name], *SIZE, *chosen, "trainer.accelerator=cpu")
-            place = Path(folder, strategy or "one", name)
-            place.mkdir(parents=True, exist_ok=True)
-            row = session(placed(dataclasses.replace(planned(config), folder=place)))
-            curve = [r["value"] for r in read_metrics(place / "metrics.csv") if r["name"] == "train/loss"]
+            path = Path(folder, strategy or "one", name)
+            path.mkdir(parents=True, exist_ok=True)
+            row = session(placed(dataclasses.replace(planned(config), folder=path)))
+            curve = [r["value"] for r in read_metrics(path / "metrics.csv") if r["name"] == "train/loss"]
             runs[strategy, name] = (curve, row["test"][row["metric"]], row["parameters"], row["tokens"])
     return runs
 

@@ -13,7 +13,7 @@ SENSELESS = [
     (["steps=-5"], "steps=-5: expected at least 0"),
     (["layers=0"], "layers=0: expected at least 1"),
     (["task.batch_size=0"], "task.batch_size=0: expected at least 1"),
-    (["optimizer.lr=-1"], "optimizer=adamw: Invalid learning rate: -1"),
+    (["optimizer.lr=-1"], "optimizer.lr=-1: expected at least 0"),
 ]
 IDS = [" ".join(words) for words, _ in SENSELESS]
 

@@ -11,7 +11,7 @@ import subprocess
 
 import numpy as np
 import pytest
-from browser import BROWSER, assert_fits, looked_at, needs_browser
+from browser import BROWSER, appearance_of, assert_fits, needs_browser
 from conftest import THOROUGH, covering
 from test_compare import smoke  # noqa: F401  (a fixture)
 
@@ -63,7 +63,7 @@ def test_the_page_renders_in_a_browser_without_errors(smoke, tmp_path):  # noqa:
 @needs_browser
 @pytest.mark.parametrize(("width", "dark"), covering([(1400, False), (420, True), (1400, True), (420, False)]))
 def test_nothing_overflows_the_page(smoke, tmp_path, width, dark):  # noqa: F811
-    appearance = looked_at(page(smoke).read_text(), width, dark, tmp_path)
+    appearance = appearance_of(page(smoke).read_text(), width, dark, tmp_path)
     assert appearance["dark"] == dark
     assert (appearance["back"] == "rgb(255, 255, 255)") != dark
     assert_fits(appearance, width)
@@ -296,7 +296,7 @@ def exact(law):
 
 @pytest.fixture
 def few_starts(monkeypatch):
-    """Fits begin at some of their 243 places, where what is found does not depend on it."""
+    """Fits begin at some of their 243 starting points, where what is found does not depend on it."""
     from zoo.comparison import scaling
 
     descend = scaling._descend

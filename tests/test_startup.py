@@ -107,7 +107,7 @@ def test_a_page_of_the_same_rows_is_left_and_of_others_is_not(made):
 
 @THOROUGH
 def test_every_chart_keeps_the_schema_of_charts(made):
-    """They are made without looking, which takes most of a page's time."""
+    """They are made without a check of their schema, which takes most of a page's time."""
     import altair as alt
 
     page = (made / "runs/smoke/report.html").read_text()
@@ -168,7 +168,7 @@ def test_an_edited_source_is_read_again(made, tmp_path):
     assert "Two thing." in shown("Two thing.", 4)
 
 
-def test_words_that_name_files_or_the_environment_are_looked_at_each_time(tmp_path, monkeypatch):
+def test_words_that_name_files_or_the_environment_are_read_each_time(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("here").touch()
     discovery.load_plugins()
@@ -236,7 +236,7 @@ def test_writers_at_once_leave_a_whole_answer(tmp_path, monkeypatch):
 
 
 def test_a_plugin_is_known_as_soon_as_it_is_installed_renamed_or_removed(tmp_path, monkeypatch):
-    """Where distributions lie is looked at each time, and their metadata read only when that changed."""
+    """Where distributions lie is checked each time, and their metadata read only when that changed."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.syspath_prepend(tmp_path)
     plugins = discovery._points.__wrapped__

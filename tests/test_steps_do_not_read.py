@@ -130,8 +130,8 @@ class Lists(TorchFunctionMode):
         result = func(*args, **(kwargs or {}))
         made = func in (torch.tensor, torch.as_tensor) and on(FAR, result)
         picked = func in (torch.Tensor.__getitem__, torch.Tensor.__setitem__) and on(FAR, args[0])
-        places = args[1] if picked and isinstance(args[1], tuple) else args[1:2]
-        if made or (picked and any(isinstance(place, list) for place in places)):
+        indices = args[1] if picked and isinstance(args[1], tuple) else args[1:2]
+        if made or (picked and any(isinstance(index, list) for index in indices)):
             self.waited_for.append(func.__name__)
         return result
 

@@ -80,7 +80,7 @@ def test_an_example_of_a_test_in_training_is_found(monkeypatch):
 
 
 def bindings(tokens, keys, values):
-    """Every place where a key is followed by a value: the definition, in plain Python."""
+    """Every position where a key is followed by a value: the definition, in plain Python."""
     values_by_key = {}
     for a, b in itertools.pairwise(tokens):
         if a in keys and b in values:
@@ -180,7 +180,7 @@ def test_parity_is_its_definition():
 @pytest.mark.parametrize(("length", "vocab_size"), [(3, 2), (64, 16)])
 def test_induction_is_its_definition(length, vocab_size):
     one = task("task=induction", f"task.length={length}", f"task.vocab_size={vocab_size}", "task.test_lengths=[200]")
-    places = set()
+    firsts = set()
     for batch in [one.train_batch(step, 0, CPU) for step in range(10)] + one.held_out("test/200"):
         for tokens, (answer,), (position,) in zip(
             *(batch[k].tolist() for k in ("inputs", "targets", "positions")), strict=True
@@ -191,14 +191,14 @@ def test_induction_is_its_definition(length, vocab_size):
             assert tokens[position] == vocab_size
             assert tokens[first + 1] == answer < vocab_size
             if len(tokens) == length:
-                places.add(first)
-    assert {0, length - 3} <= places, "the first place and the last that leaves room for an answer"
+                firsts.add(first)
+    assert {0, length - 3} <= firsts, "the first position and the last that leaves room for an answer"
 
 
 @pytest.mark.parametrize(("length", "data", "vocab_size"), [(4, 4, 4), (32, 4, 16)])
 def test_selective_copying_is_its_definition(length, data, vocab_size):
     one = task("task=selective_copying", f"task.length={length}", f"task.data={data}", f"task.vocab_size={vocab_size}")
-    places, repeated = set(), False
+    filled, repeated = set(), False
     for batch in [one.train_batch(step, 0, CPU) for step in range(10)] + one.held_out("validation"):
         for tokens, answers, positions in zip(
             *(batch[k].tolist() for k in ("inputs", "targets", "positions")), strict=True
@@ -207,9 +207,9 @@ def test_selective_copying_is_its_definition(length, data, vocab_size):
             assert all(0 < token < vocab_size - 1 for token in answers)
             assert tokens[length:] == [vocab_size - 1] * data
             assert positions == list(range(length, length + data))
-            places |= {i for i in range(length) if tokens[i]}
+            filled |= {i for i in range(length) if tokens[i]}
             repeated |= len(set(answers)) < data
-    assert places == set(range(length))
+    assert filled == set(range(length))
     assert repeated, "data tokens are drawn with repetition"
 
 
@@ -328,7 +328,7 @@ def test_permuted_pixels_are_the_same_pixels_in_one_other_order():
     assert (np.sort(one) == np.sort(other)).all()
     assert (one != other).mean() > 0.5
     columns = {tuple(column) for column in one.T}
-    assert {tuple(column) for column in other.T} == columns, "every pixel moves to the same place in all images"
+    assert {tuple(column) for column in other.T} == columns, "every pixel moves to the same position in all images"
     assert task("task=digits", "task.permute=true").fingerprint() != task("task=digits").fingerprint()
 
 
@@ -478,10 +478,10 @@ def test_word_problems_are_products_of_permutations(group, generators):
     assert permutations[0] == tuple(range(len(permutations[0])))
     batch = one.train_batch(0, 0, torch.device("cpu"))
     for inputs, targets in zip(batch["inputs"][:20].tolist(), batch["targets"][:20].tolist(), strict=True):
-        where = list(range(len(permutations[0])))  # the place of each thing
+        where = list(range(len(permutations[0])))  # the position of each thing
         for token, target in zip(inputs, targets, strict=True):
             step = permutations[one.tokens_V[token]]
-            where = [step[place] for place in where]
+            where = [step[position] for position in where]
             assert tuple(where) == permutations[target]
     if generators:
         assert one.facts()["vocab_size"] == (2 if group == "Z7" else 3)
@@ -509,12 +509,12 @@ def test_no_simple_rule_beats_what_a_task_declares(words, files_of_tasks):
     best = max(value for rule, value in one.chance().items() if rule not in one.references)
     answers = set(batch["targets"].flatten().tolist())
 
-    def commonest(tokens, place):
+    def commonest(tokens, position):
         """Of the tokens so far that may be answers."""
-        counts = Counter(token for token in tokens[: place + 1] if token in answers)
+        counts = Counter(token for token in tokens[: position + 1] if token in answers)
         return max(counts, key=counts.__getitem__, default=None)
 
-    rules = {"nothing": lambda *_: None, "the last token": lambda tokens, place: tokens[place]}
+    rules = {"nothing": lambda *_: None, "the last token": lambda tokens, position: tokens[position]}
     if "task.language=majority" not in words:  # which asks for that
         rules["the commonest token"] = commonest
     for name, accuracy in accuracy_of_rules(one, rules, steps=10).items():

@@ -249,10 +249,10 @@ def test_what_recurs_is_what_stood_in_the_row_before():
         recurrences = recurs(torch.from_numpy(rows), ngram).tolist()
         for row, said in zip(rows.tolist(), recurrences, strict=True):
             seen = set()
-            for place in range(len(row)):
-                gram = tuple(row[place - ngram + 1 : place + 1])
-                assert said[place] == (place >= ngram - 1 and gram in seen)
-                if place >= ngram - 1:
+            for position in range(len(row)):
+                gram = tuple(row[position - ngram + 1 : position + 1])
+                assert said[position] == (position >= ngram - 1 and gram in seen)
+                if position >= ngram - 1:
                     seen.add(gram)
     assert not recurs(torch.zeros(1, 3, dtype=torch.long), 5).any()
 
@@ -268,11 +268,11 @@ def test_bits_are_split_by_recurrence_and_position(file):
         bits.tolist(), batch["inputs"].tolist(), batch["targets"][:, -1].tolist(), strict=True
     ):
         window, seen = [*window, last], set()
-        for place, value in enumerate(row):
-            seen.add(tuple(window[max(0, place - 2) : place + 1]))
-            gram = tuple(window[max(0, place - 1) : place + 2])
+        for position, value in enumerate(row):
+            seen.add(tuple(window[max(0, position - 2) : position + 1]))
+            gram = tuple(window[max(0, position - 1) : position + 2])
             want["recurring" if len(gram) == 3 and gram in seen else "new"].append(value)
-            want["from_0" if place < 16 else "from_16" if place < 32 else "from_32"].append(value)
+            want["from_0" if position < 16 else "from_16" if position < 32 else "from_32"].append(value)
     for name, values in want.items():
         total, count = ratios[f"bits_per_byte_{name}"]
         assert values

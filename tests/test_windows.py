@@ -35,7 +35,7 @@ def dense(monkeypatch):
     monkeypatch.setattr("zoo_plugins.attention.attention.blocks_of", lambda *sizes: None)
 
 
-@pytest.mark.parametrize("given", ["whole", "padding in front", "padding behind", "places"])
+@pytest.mark.parametrize("given", ["whole", "padding in front", "padding behind", "positions"])
 @pytest.mark.parametrize("causal", [True, False], ids=["causal", "encoder"])
 @pytest.mark.parametrize("words", KINDS.values(), ids=KINDS)
 @pytest.mark.parametrize("length", [131, 160])
@@ -46,7 +46,7 @@ def test_a_window_by_blocks_is_the_dense_mask(words, causal, given, length, monk
         real = torch.arange(length) >= torch.tensor([0, 70, length - 1])[:, None]
         real = real if given == "padding in front" else real.flip(1)
         padding = {"mask_BL": real}
-    elif given == "places":
+    elif given == "positions":
         source = torch.Generator().manual_seed(1)
         where = torch.rand(3, 2 * length, generator=source).argsort(1)[:, :length].sort(1).values
         padding = {"position_ids_BL": where}

@@ -260,7 +260,7 @@ class Linear(nn.Linear):
         return F.linear(x, weight, None if self.law == "is_a_drop_in" and not x.ndim else self.bias)
 
 
-class Places(Position):
+class Positions(Position):
     """Adds the number of a token to it."""
 
     additive = True

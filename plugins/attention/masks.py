@@ -45,7 +45,7 @@ def shifted(mod: Mod, offset: int, first: int) -> Mod:
 
 
 def placed(mod: Mod, position_ids_BL: Tensor) -> Mod:
-    """A predicate of indices of queries and keys that stand at these places."""
+    """A predicate of indices of queries and keys that stand at these positions."""
     last = position_ids_BL.shape[1] - 1
     return lambda batch, query, key: mod(
         batch, position_ids_BL[batch, query], position_ids_BL[batch, key.clamp(max=last)]

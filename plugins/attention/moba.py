@@ -153,10 +153,10 @@ class MobaAttention(Attention):
 
         Blocks are counted from where a sequence starts; padding is in none, and has a number below zero.
         """
-        place_BM = torch.arange(sight.keys, device=q_BHLK.device).expand(len(q_BHLK), -1)
+        position_BM = torch.arange(sight.keys, device=q_BHLK.device).expand(len(q_BHLK), -1)
         if sight.padding_B is not None:
-            place_BM = place_BM - sight.padding_B.unsqueeze(1)
-        block_BM = place_BM.div(self.block, rounding_mode="floor")
+            position_BM = position_BM - sight.padding_B.unsqueeze(1)
+        block_BM = position_BM.div(self.block, rounding_mode="floor")
         own_BL1 = block_BM[:, sight.keys - sight.queries :].unsqueeze(-1)
         count = -(-sight.keys // self.block)
         number_N = torch.arange(count, device=q_BHLK.device)

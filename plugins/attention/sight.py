@@ -32,7 +32,7 @@ class Sight(NamedTuple):
     """Which keys of a whole sequence each query may see at most."""
 
     def positions(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
-        """Where queries and keys of these indices stand; with places of its own for each sequence, (B, ...)."""
+        """The positions of queries and keys with these indices; (B, ...) where each sequence has its own."""
         if self.position_ids_BL is None:
             return query + self.offset, key + self.first
         return self.position_ids_BL[:, query], self.position_ids_BL[:, key.clamp(max=self.keys - 1)]
@@ -53,7 +53,7 @@ class Sight(NamedTuple):
 
 
 class Sees:
-    """What layers of attention share that decide who sees whom: causality, a pattern, padding, places and sinks."""
+    """What layers of attention share that decide who sees whom: causality, a pattern, padding, positions and sinks."""
 
     causal: bool
     position: Position

@@ -15,8 +15,8 @@ class BlockDiffusion(MaskedDiffusion):
     """A diffusion bound that is autoregressive over blocks: between next tokens and ``masked_diffusion``.
 
     A sequence is cut into blocks of ``block`` tokens. Of the n tokens of each, k are hidden, with k uniform in 1 .. n
-    and all places equally likely. The loss is the mean over all tokens of ``E_k[n / k * sum over the k hidden tokens of
-    -log p(token | its block's other tokens, the blocks before)]``. Times the length it is an upper bound of ``-log
+    and all positions equally likely. The loss is the mean over all tokens of ``E_k[n / k * sum over the k hidden tokens
+    of -log p(token | its block's other tokens, the blocks before)]``. Times the length it is an upper bound of ``-log
     p(sequence) = sum_i -log p(block i | the blocks before)`` in nats (Arriola et al. 2025, arXiv:2503.09573, equations
     4 and 8). With ``block=1`` it is that likelihood itself, and with a block as long as the sequence it is the loss
     of ``masked_diffusion``. Metrics are named ``diffusion_bound_...`` as there, and stand in one table with them; they
@@ -61,7 +61,7 @@ class BlockDiffusion(MaskedDiffusion):
         return hidden_BL, weights_BL
 
     def fill_in(self, inputs_BL: Tensor, hidden_BL: Tensor, mask_BL: Tensor | None = None) -> Tensor:
-        """Logits (B, L, C) at every place, where each block has been given its tokens that are not hidden.
+        """Logits (B, L, C) at every position, where each block has been given its tokens that are not hidden.
 
         What stands in a block changes no logits of earlier ones, and its hidden tokens change none of its own.
         """
@@ -70,22 +70,22 @@ class BlockDiffusion(MaskedDiffusion):
         read = (L - 1) // self.block * self.block
         tokens_BM = torch.cat([inputs_BL.masked_fill(hidden_BL, self.mask_token), inputs_BL[:, :read]], 1)
         both_BM = None if mask_BL is None else torch.cat([mask_BL, mask_BL[:, :read]], 1)
-        place_M = torch.cat([torch.arange(length, device=inputs_BL.device) for length in (L, read)])
+        position_M = torch.cat([torch.arange(length, device=inputs_BL.device) for length in (L, read)])
         noised_M = torch.arange(L + read, device=inputs_BL.device) < L
-        block_M = place_M // self.block
+        block_M = position_M // self.block
         own_MM = (block_M.unsqueeze(1) == block_M) & (noised_M.unsqueeze(1) == noised_M)
         before_MM = (block_M < block_M.unsqueeze(1)) & ~noised_M
-        x_BMD = self._read(tokens_BM, own_MM | before_MM, place_M, both_BM)
+        x_BMD = self._read(tokens_BM, own_MM | before_MM, position_M, both_BM)
         return widened(self.head(x_BMD[:, :L]))
 
     def embed(self, inputs_BL: Tensor, mask_BL: Tensor | None = None) -> Tensor:
         """(B, L, D): the encoder's output, where each token sees its own block and those before."""
-        place_L = torch.arange(inputs_BL.shape[1], device=inputs_BL.device)
-        block_L = place_L // self.block
-        return self._read(inputs_BL, block_L <= block_L.unsqueeze(1), place_L, mask_BL)
+        position_L = torch.arange(inputs_BL.shape[1], device=inputs_BL.device)
+        block_L = position_L // self.block
+        return self._read(inputs_BL, block_L <= block_L.unsqueeze(1), position_L, mask_BL)
 
-    def _read(self, tokens_BL: Tensor, seen_LL: Tensor, place_L: Tensor, mask_BL: Tensor | None) -> Tensor:
-        """(B, L, D) of tokens at these places, each of which sees what the mask says."""
+    def _read(self, tokens_BL: Tensor, seen_LL: Tensor, position_L: Tensor, mask_BL: Tensor | None) -> Tensor:
+        """(B, L, D) of tokens at these positions, each of which sees what the mask says."""
         told = token_ids(self.backbone, tokens_BL) | padding(mask_BL, behind=True)
-        position_ids_BL = place_L.expand(len(tokens_BL), -1)
+        position_ids_BL = position_L.expand(len(tokens_BL), -1)
         return self.backbone(self.stem(tokens_BL), position_ids_BL=position_ids_BL, seen_LL=seen_LL, **told)[0]

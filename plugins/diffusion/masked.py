@@ -17,7 +17,7 @@ MIXED = 2.0**20
 class MaskedDiffusion(nn.Module):
     """The diffusion bound on the likelihood of a sequence, by an encoder that fills in hidden tokens.
 
-    Of the n tokens of a sequence k are hidden, with k uniform in 1 .. n and all places equally likely. The loss is
+    Of the n tokens of a sequence k are hidden, with k uniform in 1 .. n and all positions equally likely. The loss is
     ``E_k[mean over the k hidden tokens of -log p(token | the others)]``, a mean for each token. Times n it is an upper
     bound of ``-log p(sequence)`` in nats: that of a diffusion that hides tokens one by one (Sahoo et al. 2024,
     arXiv:2406.07524), and of a model that writes in any order (Ou et al. 2024, arXiv:2406.03736). Metrics are named
@@ -25,11 +25,11 @@ class MaskedDiffusion(nn.Module):
     those of next-token models, which are exact, nor with those of ``masked_token``, which are no bound. An accuracy is
     the share of all hidden tokens that were right.
 
-    The shares are spread evenly over the rows of a batch. In evaluation they start, and places are drawn, by the tokens
-    of the batch, so the same batch always has the same places hidden, and many small batches have all shares between
-    them. ``zoo generate`` writes by filling in hidden tokens one by one: in a random order by draws at a temperature,
-    which is the reverse of the diffusion, or without one where the model is surest. Padding, where a batch has
-    ``inputs_mask``, is neither seen nor predicted.
+    The shares are spread evenly over the rows of a batch. In evaluation the first share and the hidden positions follow
+    from the tokens of the batch, so the same batch always has the same positions hidden, and many small batches have
+    all shares between them. ``zoo generate`` writes by filling in hidden tokens one by one: in a random order by draws
+    at a temperature, which is the reverse of the diffusion, or without one where the model is surest. Padding, where a
+    batch has ``inputs_mask``, is neither seen nor predicted.
     """
 
     needs = ("inputs",)
@@ -65,11 +65,11 @@ class MaskedDiffusion(nn.Module):
         if self.training:
             order_BL, start = torch.rand(B, L, device=device), torch.rand((), device=device)
         else:
-            # both are hashes of the tokens: the same batch hides the same places, and many small ones hide all
-            place_L = torch.arange(1, L + 1, device=device, dtype=torch.double)
+            # both are hashes of the tokens: the same batch hides the same positions, and many small ones hide all
+            position_L = torch.arange(1, L + 1, device=device, dtype=torch.double)
             tokens_BL = inputs_BL if mask_BL is None else inputs_BL.where(mask_BL, 0)
             row_B1 = torch.arange(B, device=device, dtype=torch.double).unsqueeze(1) * 2**0.5
-            code_B1 = (row_B1 + (1 + tokens_BL.double() @ place_L.unsqueeze(1)) * GOLDEN) % 1
+            code_B1 = (row_B1 + (1 + tokens_BL.double() @ position_L.unsqueeze(1)) * GOLDEN) % 1
             mixed_L = torch.rand(L, generator=torch.Generator().manual_seed(0), dtype=torch.double).to(device)
             order_BL, start = code_B1 * (1 + MIXED * mixed_L) % 1, code_B1.sum() * MIXED % 1
         # shares of B sequences lie evenly in 0 to 1, in no order, from a start of the batch's own
@@ -84,11 +84,11 @@ class MaskedDiffusion(nn.Module):
         return hidden_BL, hidden_BL * (count_B / hide_B.clamp(min=1)).unsqueeze(1)
 
     def fill_in(self, inputs_BL: Tensor, hidden_BL: Tensor, mask_BL: Tensor | None = None) -> Tensor:
-        """Logits (B, L, C) at every place, given the tokens that are not hidden."""
+        """Logits (B, L, C) at every position, given the tokens that are not hidden."""
         return self.predict(inputs_BL.masked_fill(hidden_BL, self.mask_token), mask_BL)
 
     def predict(self, inputs_BL: Tensor, mask_BL: Tensor | None = None) -> Tensor:
-        """Logits (B, L, C) at every place. Nothing is hidden except where the caller has put the mask token."""
+        """Logits (B, L, C) at every position. Nothing is hidden except where the caller has put the mask token."""
         return widened(self.head(self.embed(inputs_BL, mask_BL)))
 
     def embed(self, inputs_BL: Tensor, mask_BL: Tensor | None = None) -> Tensor:

@@ -10,7 +10,7 @@ from zoo import Correspondence, Family, register
 from .common import ACTIVATIONS, activation, both, depth, layernorm, plain_attention, size, token_facts
 
 TYPES = "bert.embeddings.token_type_embeddings.weight"
-PLACES = "bert.embeddings.position_embeddings.weight"
+POSITIONS = "bert.embeddings.position_embeddings.weight"
 
 
 @register("family", "bert")
@@ -73,7 +73,7 @@ class Bert(Family):
         # embeddings and the prediction head
         rows = [
             Correspondence("bert.embeddings.word_embeddings.weight", ("stem.embedding.weight",)),
-            Correspondence(PLACES, ("backbone.position.table.weight",)),
+            Correspondence(POSITIONS, ("backbone.position.table.weight",)),
             *both("bert.embeddings.LayerNorm", "backbone.embeddings_norm"),
             *both("cls.predictions.transform.dense", "transform.linear"),
             *both("cls.predictions.transform.LayerNorm", "transform.norm"),
@@ -96,15 +96,15 @@ class Bert(Family):
     def prepare(self, tensors: dict[str, Tensor], config: dict[str, Any]) -> dict[str, Tensor]:
         """Add the vector of the first type to each position."""
         types = tensors.get(TYPES)
-        if types is None or PLACES not in tensors:
+        if types is None or POSITIONS not in tensors:
             return tensors
         kept = {name: tensor for name, tensor in tensors.items() if name != TYPES}
-        return kept | {PLACES: tensors[PLACES] + types[0]}
+        return kept | {POSITIONS: tensors[POSITIONS] + types[0]}
 
     def finish(self, tensors: dict[str, Tensor], config: dict[str, Any]) -> dict[str, Tensor]:
         """Add token types of zeros."""
-        places = tensors[PLACES]
-        return tensors | {TYPES: torch.zeros(config["type_vocab_size"], places.shape[1], dtype=places.dtype)}
+        positions = tensors[POSITIONS]
+        return tensors | {TYPES: torch.zeros(config["type_vocab_size"], positions.shape[1], dtype=positions.dtype)}
 
     def config(self, model: Any, objective: dict[str, Any], facts: dict[str, Any]) -> dict[str, Any]:
         """What ``BertConfig`` takes."""

@@ -65,12 +65,12 @@ class ViT(Family):
         """One to one. Patches are a convolution there, and a projection of their pixels here."""
         # class token, positions, patches, last norm and head
         dim, patch, channels = config["hidden_size"], square(config, "patch_size"), config["num_channels"]
-        places = (square(config, "image_size") // patch) ** 2 + 1
+        positions = (square(config, "image_size") // patch) ** 2 + 1
         patches = "vit.embeddings.patch_embeddings.projection"
         rows = [
             Correspondence("vit.embeddings.cls_token", ("stem.token_D",), shape=(1, 1, dim)),
             Correspondence(
-                "vit.embeddings.position_embeddings", ("backbone.position.table.weight",), shape=(1, places, dim)
+                "vit.embeddings.position_embeddings", ("backbone.position.table.weight",), shape=(1, positions, dim)
             ),
             Correspondence(patches + ".weight", ("stem.projection.weight",), shape=(dim, channels, patch, patch)),
             Correspondence(patches + ".bias", ("stem.projection.bias",)),

@@ -18,10 +18,10 @@ from .regularisers import kept_apart
 class JEPA(nn.Module):
     """Predict embeddings of hidden regions from what is visible (I-JEPA), with any encoder.
 
-    ``loss = error(predictor(encoder(x at the visible places)), normalise(teacher(x)) at the targets) +
+    ``loss = error(predictor(encoder(x at the visible positions)), normalise(teacher(x)) at the targets) +
     regulariser_weight * regulariser`` (Assran et al. 2023, arXiv:2301.08243). In images the targets are rectangles,
-    each predicted separately; in sequences they are spans. The encoder reads only the visible places, the teacher reads
-    everything. The objective gives embeddings, which a ``probe`` scores.
+    each predicted separately; in sequences they are spans. The encoder reads only the visible positions, the teacher
+    reads everything. The objective gives embeddings, which a ``probe`` scores.
 
     Args:
         teacher: where the targets come from. ``average`` is a moving average of the encoder. ``none`` is the encoder
@@ -31,7 +31,7 @@ class JEPA(nn.Module):
         loss: error of the predicted embeddings. ``smooth_l1`` is linear for large errors, ``l2`` is the mean square.
         regulariser: what keeps embeddings from collapsing to one: ``variance_covariance`` (Bardes et al.
             2021, arXiv:2105.04906) or ``sigreg`` (Balestriero and LeCun 2025, arXiv:2511.08544), on the mean over
-            visible places.
+            visible positions.
         regulariser_weight: weight of the regulariser in the loss, at least 0.
         averaged_layers: number of the teacher's last layers whose mean is the target (Baevski et al.
             2022, arXiv:2202.03555, data2vec).
@@ -111,7 +111,7 @@ class JEPA(nn.Module):
         self.hidden, self.span = hidden, span
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """``loss``: the error of the predicted embeddings, plus the regulariser; ``count`` of predicted places."""
+        """``loss``: the error of the predicted embeddings, plus the regulariser; ``count`` of predicted positions."""
         loss, count = self.loss(batch["inputs"], batch.get("inputs_mask"))
         return {"loss": loss, "count": count}
 
@@ -120,7 +120,7 @@ class JEPA(nn.Module):
         return self._wise().embed(inputs, mask_BL)
 
     def loss(self, inputs: Tensor, mask_BL: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """A scalar, and how many places were predicted. In evaluation the same places are hidden every time."""
+        """A scalar, and how many positions were predicted. In evaluation the same positions are hidden every time."""
         source = None if self.training else torch.Generator(inputs.device).manual_seed(0)
         context_BS, target_BMT = self.split(inputs, source)
         seen_BSD = self.encoder(inputs, context_BS, mask_BL)
@@ -141,7 +141,7 @@ class JEPA(nn.Module):
         return self.encoder if self.teacher is None else self.teacher.module
 
     def split(self, inputs: Tensor, source: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """Visible places (B, S), and targets (B, M, T) in M groups."""
+        """Visible positions (B, S), and targets (B, M, T) in M groups."""
         if self.grid is not None:
             _, rows, columns = self.grid
             return block_split(len(inputs), rows, columns, self.blocks, *self.scales, inputs.device, source)

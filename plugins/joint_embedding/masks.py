@@ -1,4 +1,4 @@
-"""Which places are context and which are targets: disjoint, fixed in number, drawn on the device."""
+"""Which positions are context and which are targets: disjoint, fixed in number, drawn on the device."""
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ DRAWS = 200
 
 
 def random_split(batch_size: int, length: int, kept: float, device: torch.device, source=None) -> tuple[Tensor, Tensor]:
-    """A random share of the places, and all others: (B, S) and (B, L - S), each in rising order.
+    """A random share of the positions, and all others: (B, S) and (B, L - S), each in rising order.
 
     Raises:
         ValueError: one of the two would be empty.
@@ -19,7 +19,7 @@ def random_split(batch_size: int, length: int, kept: float, device: torch.device
     count = round(kept * length)
     if not 0 < count < length:
         raise ValueError(
-            f"objective.visible={kept} of {length} places: expected at least one place seen and one hidden"
+            f"objective.visible={kept} of {length} positions: expected at least one position seen and one hidden"
         )
     order_BL = torch.rand(batch_size, length, device=device, generator=source).argsort(1)
     return order_BL[:, :count].sort(1).values, order_BL[:, count:].sort(1).values
@@ -28,7 +28,7 @@ def random_split(batch_size: int, length: int, kept: float, device: torch.device
 def span_split(
     batch_size: int, length: int, hidden: float, span: int, device: torch.device, source=None
 ) -> tuple[Tensor, Tensor]:
-    """Spans of neighbours as targets, and all other places as context, each in rising order.
+    """Spans of neighbours as targets, and all other positions as context, each in rising order.
 
     Raises:
         ValueError: no context would be left.
@@ -37,8 +37,8 @@ def span_split(
     target_BT = spans(batch_size, length, count, min(span, count), device, source)
     seen_BL = torch.ones(batch_size, length, dtype=torch.bool, device=device).scatter(1, target_BT, False)
     if target_BT.shape[1] >= length:
-        raise ValueError(f"objective.hidden={hidden} of {length} places: expected at least one place seen")
-    return _places(seen_BL, length - target_BT.shape[1]), target_BT
+        raise ValueError(f"objective.hidden={hidden} of {length} positions: expected at least one position seen")
+    return _positions(seen_BL, length - target_BT.shape[1]), target_BT
 
 
 def block_split(
@@ -55,8 +55,8 @@ def block_split(
 ) -> tuple[Tensor, Tensor]:
     """Rectangles of a grid as targets, and a larger rectangle without them as context (I-JEPA).
 
-    Assran et al. 2023, arXiv:2301.08243, section 3. Sizes are drawn for the whole batch, places for each image; of four
-    arrangements an image takes the one that leaves most visible, and four more are drawn if none leaves anything.
+    Assran et al. 2023, arXiv:2301.08243, section 3. Sizes are drawn for the whole batch, positions for each image; of
+    four arrangements an image takes the one that leaves most visible, and four more are drawn if none leaves anything.
     Returns context (B, S) and targets (B, blocks, T), in rising order. S is the smallest context of the batch; larger
     ones are cut to it at random. The CPU must know S, so without a ``source`` everything is drawn on the CPU and sent
     to the GPU, which avoids waiting for it.
@@ -97,13 +97,13 @@ def block_split(
     if not count:
         raise ValueError(
             f"objective.blocks={blocks}, objective.target_scale={list(scale)}: the targets leave nothing of {rows} x "
-            f"{columns} places to see; fewer or smaller ones would"
+            f"{columns} positions to see; fewer or smaller ones would"
         )
     rank_BL = torch.rand(context_BL.shape, device=device, generator=source) + context_BL  # context first, at random
     context_BS = rank_BL.topk(count, dim=1).indices.sort(1).values
-    # targets all have the same area, so their masks turn into places without a cut
-    split = context_BS, _places(target_BML, height * width)
-    return split if target == device else tuple(sent(places, target) for places in split)
+    # targets all have the same area, so their masks turn into positions without a cut
+    split = context_BS, _positions(target_BML, height * width)
+    return split if target == device else tuple(sent(positions, target) for positions in split)
 
 
 def refuse_blind(
@@ -131,11 +131,11 @@ def refuse_blind(
         except ValueError as error:
             raise ValueError(
                 f"objective.blocks={blocks}, objective.target_scale={list(scale)}: the targets may leave nothing of "
-                f"{rows} x {columns} places to see; use fewer or smaller ones, or a smaller stem.patch_size"
+                f"{rows} x {columns} positions to see; use fewer or smaller ones, or a smaller stem.patch_size"
             ) from error
 
 
-def _places(inside: Tensor, count: int) -> Tensor:
+def _positions(inside: Tensor, count: int) -> Tensor:
     """Where a mask is true, (..., count), rising. Every row has ``count`` of them, so no device is waited for."""
     length = inside.shape[-1]
     first = inside.long() * length - torch.arange(length, device=inside.device)
@@ -152,7 +152,7 @@ def _sides(share: float, ratio: float, rows: int, columns: int) -> tuple[int, in
 def _rectangles(
     count: int, rows: int, columns: int, height: int, width: int, device: torch.device, source=None
 ) -> Tensor:
-    """``count`` masks (count, rows * columns), each a rectangle of this size at a random place."""
+    """``count`` masks (count, rows * columns), each a rectangle of this size at a random position."""
     corner = torch.rand(count, 2, device=device, generator=source)
     top_N1 = (corner[:, :1] * (rows - height + 1)).long()
     left_N1 = (corner[:, 1:] * (columns - width + 1)).long()

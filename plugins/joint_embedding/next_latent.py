@@ -29,9 +29,9 @@ class NextLatent(nn.Module):
     Args:
         weight: weight of the embeddings' loss beside that of the tokens, at least 0.
         tokens: also predict the next token. Without it, the embeddings' loss is the only one.
-        latent: what is predicted. ``next`` is the embedding of later places, from each place by a small network.
-            ``spans`` is hidden spans, from the visible places, which are read a second time, as in ``objective=jepa``
-            (beside tokens and with other views: Huang et al. 2025, arXiv:2509.14252).
+        latent: what is predicted. ``next`` is the embedding of later positions, from each position by a small network.
+            ``spans`` is hidden spans, from the visible positions, which are read a second time, as in
+            ``objective=jepa`` (beside tokens and with other views: Huang et al. 2025, arXiv:2509.14252).
         ahead: distances in tokens of the embeddings that ``latent=next`` predicts, one network for each.
         teacher: where the targets come from. ``average`` is a moving average of the model. ``none`` is the model
             itself; with tokens no gradient goes to the targets, without them ``loss=info_nce`` or a ``regulariser``
@@ -119,18 +119,18 @@ class NextLatent(nn.Module):
         return {"loss": told + loss, "count": count, "logits": logits_BSC}
 
     def latent_loss(self, inputs: Tensor, x_BLD: Tensor, mask_BL: Tensor | None = None) -> Tensor:
-        """A scalar, given the model's output for the inputs. In evaluation the same places are drawn every time."""
+        """A scalar, given the model's output for the inputs. In evaluation the same positions are drawn every time."""
         # evaluation draws the same spans and samples every time
         source = None if self.training else torch.Generator(inputs.device).manual_seed(0)
         wanted_BLD = self.targets(inputs, x_BLD, mask_BL)
-        # spans: read only the visible places, and predict the embeddings at the hidden ones
+        # spans: read only the visible positions, and predict the embeddings at the hidden ones
         if self.latent == "spans":
             context_BS, target_BT = span_split(*x_BLD.shape[:2], self.hidden, self.span, inputs.device, source)
             seen_BSD = self.encoder(inputs, context_BS, mask_BL)
             said_BTD = self.predictor(seen_BSD, context_BS, target_BT, mask_BL)
             loss = self._compare(said_BTD, take(wanted_BLD, target_BT), source, at(mask_BL, target_BT))
         else:
-            # next: from each place, predict the embedding k places later, for every distance that fits
+            # next: from each position, predict the embedding k positions later, for every distance that fits
             near = [k for k in self.ahead if k < x_BLD.shape[1]]
             if not near:
                 raise ValueError(
@@ -169,7 +169,7 @@ class NextLatent(nn.Module):
         return mean_error(error, said_BTD.float(), wanted_BTD, real_BT)[0]
 
     def embed(self, inputs: Tensor, mask_BL: Tensor | None = None) -> Tensor:
-        """(B, L, D): the model's embedding of each place given those before; without tokens, its teacher's."""
+        """(B, L, D): the model's embedding of each position given those before; without tokens, its teacher's."""
         encoder = self.encoder if self.teacher is None or self.head is not None else self.teacher.module
         return encoder.embed(inputs, mask_BL)
 
@@ -198,14 +198,14 @@ def _network(dim: int, width: int, linear) -> nn.Sequential:
 
 
 def _sample(source: torch.Generator | None, real_BT: Tensor | None, *tensors_BTD: Tensor) -> list[Tensor | None]:
-    """The same places of each tensor, (N, D), at most ``COMPARED`` of them; last which are real, (N,), or ``None``."""
+    """At most ``COMPARED`` positions, the same of each tensor, (N, D); last which are real, (N,), or ``None``."""
     flat = [x_BTD.flatten(0, 1) for x_BTD in tensors_BTD]
     count, device = len(flat[0]), flat[0].device
     real_N = None if real_BT is None else real_BT.flatten()
     if count <= COMPARED:
         return [*flat, real_N]
     order_N = torch.randperm(count, device=device, generator=source)
-    if real_N is not None:  # real places first, in the order that was drawn
+    if real_N is not None:  # real positions first, in the order that was drawn
         order_N = order_N[real_N[order_N].byte().argsort(descending=True, stable=True)]
     kept_N = order_N[:COMPARED]
     return [*(x_ND[kept_N] for x_ND in flat), None if real_N is None else real_N[kept_N]]

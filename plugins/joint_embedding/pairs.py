@@ -82,7 +82,7 @@ class JEPAPairs(nn.Module):
             mask_NL = None
         else:
             mask_NL = torch.cat([mask_BL, torch.ones_like(mask_BL) if self.view is None else mask_BL])
-        # embed both in one pass, average over places, project, (B, P) each
+        # embed both in one pass, average over positions, project, (B, P) each
         x_NLD = self.embed(torch.cat(pair), mask_NL)
         a_BP, b_BP = self.projector(pooled(x_NLD, mask_NL)).float().chunk(2)
         # compare over the whole batch, on however many processes it is spread
@@ -104,7 +104,7 @@ class JEPAPairs(nn.Module):
         return (1 - self.regulariser_weight) * apart + self.regulariser_weight * spread
 
     def embed(self, inputs: Tensor, mask_BL: Tensor | None = None) -> Tensor:
-        """(B, L, D): the encoder's output for the input, without tokens before its places."""
+        """(B, L, D): the encoder's output for the input, without class token and registers."""
         return self.encoder.embed(inputs, mask_BL)
 
 

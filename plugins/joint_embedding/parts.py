@@ -10,14 +10,14 @@ from zoo.nn import padding, stem_facts, take, token_ids
 
 
 def at(mask_BL: Tensor | None, position_ids_BS: Tensor) -> Tensor | None:
-    """Which of these places, (B, ...), are no padding; none where there is no padding at all."""
+    """Which of these positions, (B, ...), are no padding; none where there is no padding at all."""
     if mask_BL is None:
         return None
     return mask_BL.gather(1, position_ids_BS.flatten(1)).view(position_ids_BS.shape)
 
 
 class Encoder(nn.Module):
-    """A stem and a backbone, which read all of an input or a few of its places."""
+    """A stem and a backbone, which read all of an input or a few of its positions."""
 
     def __init__(self, stem, backbone, causal: bool = False) -> None:
         super().__init__()
@@ -26,7 +26,7 @@ class Encoder(nn.Module):
         self.before = getattr(self.stem, "grid", (0,))[0]
 
     def forward(self, inputs: Tensor, position_ids_BS: Tensor | None = None, mask_BL: Tensor | None = None) -> Tensor:
-        """(B, L, D); or (B, S, D) of only these places, so that the others cost nothing. Padding stands behind."""
+        """(B, L, D); or (B, S, D) of only these positions, so that the others cost nothing. Padding stands behind."""
         x_BLD = self.stem(inputs)
         if position_ids_BS is None:
             told = token_ids(self.backbone, inputs) | padding(mask_BL, behind=True)
@@ -39,7 +39,7 @@ class Encoder(nn.Module):
         return self(inputs, mask_BL=mask_BL)[:, self.before :]
 
     def patches_alone(self, objective: str) -> None:
-        """Refuse class tokens and registers, for objectives that hide and predict places.
+        """Refuse class tokens and registers, for objectives that hide and predict positions.
 
         Raises:
             ValueError: the stem has a class token or registers.
@@ -102,7 +102,7 @@ class Teacher(nn.Module):
 class Predictor(nn.Module):
     """A narrow encoder that reads the context and predicts what stands at the targets (I-JEPA's predictor).
 
-    Context vectors and one trained vector for each target pass through it in the order of their places, which it is
+    Context vectors and one trained vector for each target pass through it in the order of their positions, which it is
     told. So it works with any mixer.
     """
 
@@ -119,7 +119,7 @@ class Predictor(nn.Module):
     def forward(
         self, context_BSD: Tensor, context_BS: Tensor, target_BT: Tensor, mask_BL: Tensor | None = None
     ) -> Tensor:
-        """(B, T, out_features) at the targets, from the context (B, S, D) at its places; neither reads padding."""
+        """(B, T, out_features) at the targets, from the context (B, S, D) at its positions; neither reads padding."""
         return self._predict(self.into(context_BSD), context_BS, target_BT, mask_BL)
 
     def of_each(
@@ -135,7 +135,7 @@ class Predictor(nn.Module):
     def _predict(self, x_BSD: Tensor, context_BS: Tensor, target_BT: Tensor, mask_BL: Tensor | None) -> Tensor:
         # the same trained vector stands at every target
         asked_BTD = self.hidden_D.to(x_BSD.dtype).expand(*target_BT.shape, -1)
-        # context and targets in the order of their places, so that a recurrent mixer serves too
+        # context and targets in the order of their positions, so that a recurrent mixer serves too
         position_ids_BL, order_BL = torch.cat([context_BS, target_BT], 1).sort(1)
         x_BLD = take(torch.cat([x_BSD, asked_BTD], 1), order_BL)
         x_BLD = self.backbone(

@@ -17,10 +17,10 @@ class Reconstruct(nn.Module):
 
     ``loss = mean (decoder(encoder(visible)) - pixels)^2`` over the hidden patches, with the pixels of each patch
     normalised (He et al. 2021, arXiv:2111.06377), or the cross-entropy of the hidden tokens. The encoder reads only the
-    visible places. The objective gives embeddings, which a ``probe`` scores.
+    visible positions. The objective gives embeddings, which a ``probe`` scores.
 
     Args:
-        visible: share of places that the encoder sees, between 0 and 1.
+        visible: share of positions that the encoder sees, between 0 and 1.
         predictor_dim: channels of the decoder.
         predictor_layers: number of layers of the decoder.
     """
@@ -55,13 +55,13 @@ class Reconstruct(nn.Module):
         )
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """``loss``, and ``count`` of hidden places. In evaluation the same places are hidden every time."""
+        """``loss``, and ``count`` of hidden positions. In evaluation the same positions are hidden every time."""
         inputs, mask_BL = batch["inputs"], batch.get("inputs_mask")
         source = None if self.training else torch.Generator(inputs.device).manual_seed(0)
-        # draw which places are visible, (B, S), and which are hidden, (B, T)
+        # draw which positions are visible, (B, S), and which are hidden, (B, T)
         length = self.encoder.stem.max_len if self.patch_size is not None else inputs.shape[1]
         context_BS, hidden_BT = random_split(len(inputs), length, self.visible, inputs.device, source)
-        # encode the visible places only, and decode the hidden ones
+        # encode the visible positions only, and decode the hidden ones
         seen_BSD = self.encoder(inputs, context_BS, mask_BL)
         said_BTF = self.predictor(seen_BSD, context_BS, hidden_BT, mask_BL).float()
         real_BT = at(mask_BL, hidden_BT)

@@ -28,5 +28,5 @@ class Untrained(nn.Module):
         return {"loss": batch["inputs"].new_zeros((), dtype=torch.float32)}
 
     def embed(self, inputs: Tensor, mask_BL: Tensor | None = None) -> Tensor:
-        """(B, L, D): the encoder's output for the input, without tokens before its places."""
+        """(B, L, D): the encoder's output for the input, without class token and registers."""
         return self.encoder.embed(inputs, mask_BL)

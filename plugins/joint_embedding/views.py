@@ -65,6 +65,6 @@ def padded_halves(inputs_BL: Tensor, mask_BL: Tensor) -> tuple[Tensor, Tensor, T
     """The same of sequences with padding behind: the two halves of what is real, and the mask (B, L // 2) of both."""
     width, length = halves(inputs_BL)[0].shape[1], inputs_BL.shape[1]
     half_B1 = mask_BL.sum(1, keepdim=True) // 2
-    place_L = torch.arange(width, device=inputs_BL.device)
-    later_BL = inputs_BL.gather(1, (place_L + half_B1).clamp(max=length - 1))
-    return inputs_BL[:, :width], later_BL, place_L < half_B1
+    position_L = torch.arange(width, device=inputs_BL.device)
+    later_BL = inputs_BL.gather(1, (position_L + half_B1).clamp(max=length - 1))
+    return inputs_BL[:, :width], later_BL, position_L < half_B1

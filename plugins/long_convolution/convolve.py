@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def convolve(past_BMD: Tensor, filter_MD: Tensor, last: int) -> Tensor:
-    """``sum_s filter[t - s] past[s]`` at the last places t alone, (B, last, D): directly for one, else by FFT.
+    """``sum_s filter[t - s] past[s]`` at the last positions t alone, (B, last, D): directly for one, else by FFT.
 
     The FFT takes ``L log L`` operations a channel. It knows float32 and float64 only.
     """

@@ -99,7 +99,7 @@ class Hyena(nn.Module):
         return {"skip_OD"}
 
     def init_state(self, batch_size: int, max_len: int, device: torch.device, dtype: torch.dtype) -> dict:
-        """Room for the inputs of every long convolution at ``max_len`` places."""
+        """Room for the inputs of every long convolution at ``max_len`` positions."""
         past_BOMD = torch.zeros(batch_size, self.order, max_len, self.dim, device=device, dtype=wide(dtype))
         return {"past": past_BOMD, "seen": 0, "convolution": self.convolution.init_state(batch_size, device, dtype)}
 

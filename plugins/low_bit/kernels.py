@@ -34,8 +34,8 @@ LARGEST_EXACT = 2**24 // 127
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a product is computed and on what: all that the choice of kernel depends on."""
+class Problem:
+    """The matrix product to be computed, as far as the choice of kernel depends on it: device, dtype, bits, sizes."""
 
     device: str
     dtype: torch.dtype
@@ -59,14 +59,14 @@ class Place:
 class Kernel:
     """One kernel: where it is safe, what it keeps of the int8 codes (N, K), and how it multiplies (M, K) to (M, N)."""
 
-    applies: Callable[[Place], bool]
-    prepare: Callable[[Tensor, Place], tuple[Tensor, ...]]
+    applies: Callable[[Problem], bool]
+    prepare: Callable[[Tensor, Problem], tuple[Tensor, ...]]
     multiply: Callable[..., Tensor]
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The kernel for a place, and the time of the whole layer relative to a bfloat16 ``F.linear`` of its shape."""
+    """The kernel for a problem, and the time of the whole layer relative to a bfloat16 ``F.linear`` of its shape."""
 
     kernel: str
     ratio: float
@@ -77,23 +77,23 @@ class Way:
     """A kernel with what it keeps: the whole layer except for the norm."""
 
     kernel: str
-    place: Place
+    problem: Problem
     kept: tuple[Tensor, ...]
 
     def __call__(self, x_MK: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
         """(M, K) to (M, N), in float32 or wider."""
-        place, multiply = self.place, KERNELS[self.kernel].multiply
-        if place.activation_bits is None:
-            y_MN = multiply(x_MK.to(place.dtype), *self.kept).to(place.wide) * scale.flatten()
+        problem, multiply = self.problem, KERNELS[self.kernel].multiply
+        if problem.activation_bits is None:
+            y_MN = multiply(x_MK.to(problem.dtype), *self.kept).to(problem.wide) * scale.flatten()
         else:
-            q_MK, scale_M1 = activations(x_MK, place.activation_bits)
-            y_MN = multiply(q_MK, *self.kept).to(place.wide).mul_(scale_M1 * scale.flatten())
+            q_MK, scale_M1 = activations(x_MK, problem.activation_bits)
+            y_MN = multiply(q_MK, *self.kept).to(problem.wide).mul_(scale_M1 * scale.flatten())
         return y_MN if bias is None else y_MN.add_(bias)
 
 
-def prepare(kernel: str, codes_NK: Tensor, place: Place) -> Way:
+def prepare(kernel: str, codes_NK: Tensor, problem: Problem) -> Way:
     """Turn the codes into what a kernel reads."""
-    return Way(kernel, place, KERNELS[kernel].prepare(codes_NK, place))
+    return Way(kernel, problem, KERNELS[kernel].prepare(codes_NK, problem))
 
 
 def _int8(x_MK: Tensor, codes_NK: Tensor) -> Tensor:
@@ -110,73 +110,73 @@ def _laid_out(x_MK: Tensor, dtype: torch.dtype) -> Tensor:
     return x_MK if x_MK.data_ptr() % 64 == 0 else x_MK.clone()
 
 
-def _int4_container(codes_NK: Tensor, place: Place) -> tuple[Tensor, ...]:
-    group = next(size for size in (256, 128, 64, 32) if place.columns % size == 0)
+def _int4_container(codes_NK: Tensor, problem: Problem) -> tuple[Tensor, ...]:
+    group = next(size for size in (256, 128, 64, 32) if problem.columns % size == 0)
     packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu((codes_NK + 8).to(torch.int32), 1)
-    scales_and_zeros = torch.zeros(place.columns // group, place.rows, 2, dtype=place.dtype)
+    scales_and_zeros = torch.zeros(problem.columns // group, problem.rows, 2, dtype=problem.dtype)
     scales_and_zeros[..., 0] = 1
     return packed, scales_and_zeros, torch.tensor(group)
 
 
-def _tinygemm(codes_NK: Tensor, place: Place) -> tuple[Tensor, ...]:
+def _tinygemm(codes_NK: Tensor, problem: Problem) -> tuple[Tensor, ...]:
     """torch's int4 kernel for CUDA: two codes a byte, the even column above; groups of 32 columns."""
     levels_NK = (codes_NK + 8).to(torch.uint8)
     packed = torch.ops.aten._convert_weight_to_int4pack(levels_NK[:, ::2] << 4 | levels_NK[:, 1::2], 2)
-    scales_and_zeros = torch.zeros(place.columns // 32, place.rows, 2, dtype=place.dtype, device=codes_NK.device)
+    scales_and_zeros = torch.zeros(problem.columns // 32, problem.rows, 2, dtype=problem.dtype, device=codes_NK.device)
     scales_and_zeros[..., 0] = 1
     return packed, scales_and_zeros
 
 
 KERNELS = {  # by the memory that they hold, the least first
     "int4 container": Kernel(
-        lambda place: place.half_on_processor and place.columns % 32 == 0 and place.rows % 16 == 0,
+        lambda problem: problem.half_on_processor and problem.columns % 32 == 0 and problem.rows % 16 == 0,
         _int4_container,
         lambda x_MK, packed, scales, group: torch.ops.aten._weight_int4pack_mm_for_cpu(
             _laid_out(x_MK, scales.dtype), packed, int(group), scales
         ),
     ),
     "tinygemm int4": Kernel(
-        lambda place: place.device == "cuda" and place.dtype == torch.bfloat16 and place.columns % 32 == 0,
+        lambda problem: problem.device == "cuda" and problem.dtype == torch.bfloat16 and problem.columns % 32 == 0,
         _tinygemm,
         lambda x_MK, packed, scales: torch.ops.aten._weight_int4pack_mm(
             _laid_out(x_MK, scales.dtype), packed, 32, scales
         ),
     ),
     "int8": Kernel(
-        lambda place: place.activation_bits is not None and place.device in ("cpu", "cuda"),
-        lambda codes_NK, place: (codes_NK,),
+        lambda problem: problem.activation_bits is not None and problem.device in ("cpu", "cuda"),
+        lambda codes_NK, problem: (codes_NK,),
         _int8,
     ),
     "int8 container": Kernel(
-        lambda place: place.half_on_processor and place.columns % 16 == 0 and place.rows % 4 == 0,
-        lambda codes_NK, place: (_laid_out(codes_NK, torch.int8), torch.ones(place.rows, dtype=place.dtype)),
+        lambda problem: problem.half_on_processor and problem.columns % 16 == 0 and problem.rows % 4 == 0,
+        lambda codes_NK, problem: (_laid_out(codes_NK, torch.int8), torch.ones(problem.rows, dtype=problem.dtype)),
         lambda x_MK, codes_NK, ones_N: torch.ops.aten._weight_int8pack_mm(
             _laid_out(x_MK, ones_N.dtype), codes_NK, ones_N
         ),
     ),
     "unpacked": Kernel(
-        lambda place: True,
-        lambda codes_NK, place: (codes_NK.to(_float(place)),),
+        lambda problem: True,
+        lambda codes_NK, problem: (codes_NK.to(_float(problem)),),
         lambda x_MK, codes_NK: F.linear(x_MK.to(codes_NK.dtype), codes_NK),
     ),
 }
 
 
-def _float(place: Place) -> torch.dtype:
+def _float(problem: Problem) -> torch.dtype:
     """The dtype in which floating-point products are exact, which only rounded activations need."""
-    if place.activation_bits is None:
-        return place.dtype
-    return place.wide if place.columns < LARGEST_EXACT else torch.float64
+    if problem.activation_bits is None:
+        return problem.dtype
+    return problem.wide if problem.columns < LARGEST_EXACT else torch.float64
 
 
 @lru_cache(maxsize=4096)
 @torch.no_grad()
-def choose(place: Place) -> Choice:
+def choose(problem: Problem) -> Choice:
     """The kernel that holds least memory among those about as fast as the fastest, measured once per process."""
-    codes_NK, x_MK = _sample(place)
+    codes_NK, x_MK = _sample(problem)
     # every kernel that is right is timed, and a plain bfloat16 linear for comparison
     baseline = (x_MK.bfloat16(), codes_NK.bfloat16())
-    calls: dict[str, Callable[[], Tensor]] = {"": lambda: F.linear(*baseline), **_sound(place, codes_NK, x_MK)}
+    calls: dict[str, Callable[[], Tensor]] = {"": lambda: F.linear(*baseline), **_sound(problem, codes_NK, x_MK)}
     # among those about as fast as the fastest, take the first: the one that holds least memory
     seconds = _seconds(calls, codes_NK.device)
     quickest = min(seconds[name] for name in calls if name)
@@ -186,35 +186,35 @@ def choose(place: Place) -> Choice:
 
 @lru_cache(maxsize=4096)
 @torch.no_grad()
-def leanest(place: Place) -> str:
-    """The kernel that holds least memory among those that run and are right there; nothing is timed."""
-    calls = _sound(place, *_sample(place))
+def leanest(problem: Problem) -> str:
+    """The kernel that holds least memory among those that run and are right; nothing is timed."""
+    calls = _sound(problem, *_sample(problem))
     return next(name for name in KERNELS if name in calls)
 
 
-def _sample(place: Place) -> tuple[Tensor, Tensor]:
+def _sample(problem: Problem) -> tuple[Tensor, Tensor]:
     """Random codes (N, K) and inputs (M, K) for trials. Very wide layers are tried on some of their outputs."""
-    device, generator = torch.device(place.device), torch.Generator().manual_seed(0)
-    shape = min(place.rows, MOST_ROWS), place.columns
+    device, generator = torch.device(problem.device), torch.Generator().manual_seed(0)
+    shape = min(problem.rows, MOST_ROWS), problem.columns
     codes_NK = torch.randint(-1, 2, shape, dtype=torch.int8, generator=generator).to(device)
-    x_MK = torch.randn(1 if place.few else 64, place.columns, generator=generator).to(device, place.dtype)
+    x_MK = torch.randn(1 if problem.few else 64, problem.columns, generator=generator).to(device, problem.dtype)
     return codes_NK, x_MK
 
 
-def _sound(place: Place, codes_NK: Tensor, x_MK: Tensor) -> dict[str, Callable[[], Tensor]]:
+def _sound(problem: Problem, codes_NK: Tensor, x_MK: Tensor) -> dict[str, Callable[[], Tensor]]:
     """The whole layer by each kernel that applies, runs and is right. ``unpacked`` is what others are compared with."""
-    place = replace(place, rows=len(codes_NK))
+    problem = replace(problem, rows=len(codes_NK))
     # the reference result, and how far a kernel may be from it: not at all where sums are exact
-    scale, plain = torch.ones((), device=codes_NK.device), prepare("unpacked", codes_NK, place)
+    scale, plain = torch.ones((), device=codes_NK.device), prepare("unpacked", codes_NK, problem)
     expected = plain(x_MK, scale, None)
-    exact = place.activation_bits is not None and place.dtype.itemsize >= 4
-    allowed = 0.0 if exact else 8 * torch.finfo(place.dtype).eps * x_MK.float().abs().sum(1).max()
+    exact = problem.activation_bits is not None and problem.dtype.itemsize >= 4
+    allowed = 0.0 if exact else 8 * torch.finfo(problem.dtype).eps * x_MK.float().abs().sum(1).max()
     # try the others
     calls: dict[str, Callable[[], Tensor]] = {"unpacked": lambda: plain(x_MK, scale, None)}
     for name, kernel in KERNELS.items():
-        if name not in calls and kernel.applies(place):
+        if name not in calls and kernel.applies(problem):
             try:
-                way = prepare(name, codes_NK, place)
+                way = prepare(name, codes_NK, problem)
                 error = (way(x_MK, scale, None) - expected).abs().max()
             except (RuntimeError, NotImplementedError):
                 continue  # this build of torch, or this device, does not have it for this shape

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from zoo.nn import compute_dtype
 
-from .kernels import FEW, Place, Way, choose, leanest, prepare
+from .kernels import FEW, Problem, Way, choose, leanest, prepare
 from .packing import pack, unpack
 
 
@@ -56,7 +56,7 @@ class PackedLinear(nn.Module):
         """Which kernel multiplies there, for one token and for many, and how long the whole layer takes."""
         implementations = {}
         for few, name in ((True, "one token"), (False, "64 tokens")):
-            choice = choose(self._place(device.type, dtype, few))
+            choice = choose(self._problem(device.type, dtype, few))
             bits = "" if self.activation_bits is None else f" by {self.activation_bits} bits"
             key = f"packed {self.in_features} to {self.out_features}, {self.values} values{bits}, {name}"
             implementations[key] = f"{choice.kernel}, {choice.ratio:.2f} of the time of a bfloat16 linear"
@@ -70,22 +70,22 @@ class PackedLinear(nn.Module):
     @torch.no_grad()
     def least_bytes(self, device: torch.device, dtype: torch.dtype) -> int:
         """The bytes this layer would hold with the kernel that holds least, of those that run there on one token."""
-        place = self._place(device.type, dtype, True)
-        kept = prepare(leanest(place), self.unpacked(), place).kept
+        problem = self._problem(device.type, dtype, True)
+        kept = prepare(leanest(problem), self.unpacked(), problem).kept
         return sum(t.numel() * t.element_size() for t in [*self.state_dict().values(), *kept])
 
-    def _place(self, device: str, dtype: torch.dtype, few: bool) -> Place:
-        return Place(device, dtype, self.activation_bits, self.out_features, self.in_features, few)
+    def _problem(self, device: str, dtype: torch.dtype, few: bool) -> Problem:
+        return Problem(device, dtype, self.activation_bits, self.out_features, self.in_features, few)
 
     def _way(self, device: str, dtype: torch.dtype, few: bool) -> Way:
         """The chosen kernel with what it keeps, shared between choices of the same kernel."""
-        place = self._place(device, dtype, few)
-        name = choose(place).kernel
+        problem = self._problem(device, dtype, few)
+        name = choose(problem).kernel
         for (other, kept_dtype, _), way in self._ways.items():
             if (other, way.kernel) == (device, name) and (kept_dtype == dtype or name == "int8"):
-                self._ways[device, dtype, few] = Way(name, place, way.kept)
+                self._ways[device, dtype, few] = Way(name, problem, way.kept)
                 return self._ways[device, dtype, few]
-        self._ways[device, dtype, few] = prepare(name, self.unpacked(), place)
+        self._ways[device, dtype, few] = prepare(name, self.unpacked(), problem)
         return self._ways[device, dtype, few]
 
     @torch.no_grad()

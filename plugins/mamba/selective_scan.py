@@ -20,7 +20,7 @@ CACHE_ELEMENTS = 262_144
 STEP_ELEMENTS = 16_384
 """Elements per time step above which the cost of calling an operator no longer matters."""
 KERNELS = {"native": native, "triton": triton_scan}
-"""The forms besides PyTorch's: each has the same forward and backward, with its own chunks."""
+"""The implementations besides PyTorch's: each has the same forward and backward, with its own chunks."""
 
 
 def selective_scan(

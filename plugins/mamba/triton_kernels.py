@@ -39,19 +39,19 @@ def forward(
     d_D = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     n_N = tl.arange(0, N)
     here_ND = (n_N < states)[:, None] & (d_D < channels)[None, :]
-    place_ND = n_N[:, None] * channels + d_D[None, :]
-    A_ND = tl.load(A + place_ND, mask=here_ND, other=0.0) * LOG2_E
-    h_ND = tl.load(first + row * states * channels + place_ND, mask=here_ND, other=0.0)
+    offset_ND = n_N[:, None] * channels + d_D[None, :]
+    A_ND = tl.load(A + offset_ND, mask=here_ND, other=0.0) * LOG2_E
+    h_ND = tl.load(first + row * states * channels + offset_ND, mask=here_ND, other=0.0)
     # the recurrence; each chunk's first state is kept for the backward pass
     for chunk in range(chunks):
-        tl.store(starts + (chunk * batch + row) * states * channels + place_ND, h_ND, mask=here_ND)
+        tl.store(starts + (chunk * batch + row) * states * channels + offset_ND, h_ND, mask=here_ND)
         for part in range(CHUNK // UNROLL):
             for k in tl.static_range(UNROLL):
                 t = chunk * CHUNK + part * UNROLL + k
                 at_D, now_D, _, u_D, dt_D, B_N, C_N = _read(u, dt, B, C, row, t, length, channels, states, d_D, n_N)
                 h_ND = tl.exp2(dt_D[None, :] * A_ND) * h_ND + B_N[:, None] * (dt_D * u_D)[None, :]
                 tl.store(y + at_D, tl.sum(h_ND * C_N[:, None], 0), mask=now_D)
-    tl.store(last + row * states * channels + place_ND, h_ND, mask=here_ND)
+    tl.store(last + row * states * channels + offset_ND, h_ND, mask=here_ND)
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -72,16 +72,16 @@ def backward(
     d_D = block * BLOCK + tl.arange(0, BLOCK)
     n_N = tl.arange(0, N)
     here_ND = (n_N < states)[:, None] & (d_D < channels)[None, :]
-    place_ND = n_N[:, None] * channels + d_D[None, :]
+    offset_ND = n_N[:, None] * channels + d_D[None, :]
     held = scratch + (row * tl.num_programs(1) + block) * CHUNK * N * BLOCK
     own_ND = n_N[:, None] * pitch + tl.arange(0, BLOCK)[None, :]
-    A_ND = tl.load(A + place_ND, mask=here_ND, other=0.0) * LOG2_E
-    carried_ND = tl.load(grad_last + row * states * channels + place_ND, mask=here_ND, other=0.0)
+    A_ND = tl.load(A + offset_ND, mask=here_ND, other=0.0) * LOG2_E
+    carried_ND = tl.load(grad_last + row * states * channels + offset_ND, mask=here_ND, other=0.0)
     grad_A_ND = tl.zeros((N, BLOCK), tl.float32)
     # from the last chunk to the first; ``carried`` is the adjoint that flows in from later steps
     for back in range(chunks):
         chunk = chunks - 1 - back
-        h_ND = tl.load(starts + (chunk * batch + row) * states * channels + place_ND, mask=here_ND, other=0.0)
+        h_ND = tl.load(starts + (chunk * batch + row) * states * channels + offset_ND, mask=here_ND, other=0.0)
         tl.debug_barrier()  # other threads may still read the scratch
         for part in range(CHUNK // UNROLL):  # compute the states again; keep each as it was before its step
             for k in tl.static_range(UNROLL):
@@ -110,5 +110,5 @@ def backward(
                 tl.store(grad_dt + at_D, tl.sum(through_ND * A_ND, 0) / LOG2_E + grad_product_D * u_D, mask=now_D)
                 grad_A_ND += through_ND * dt_D[None, :]
                 carried_ND, h_ND = decay_ND * g_ND, before_ND
-    tl.store(grad_A + row * states * channels + place_ND, grad_A_ND, mask=here_ND)
-    tl.store(grad_first + row * states * channels + place_ND, carried_ND, mask=here_ND)
+    tl.store(grad_A + row * states * channels + offset_ND, grad_A_ND, mask=here_ND)
+    tl.store(grad_first + row * states * channels + offset_ND, carried_ND, mask=here_ND)

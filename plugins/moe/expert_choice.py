@@ -41,19 +41,19 @@ class ExpertChoice(nn.Module):
             wide_BLD = x_BLD.to(torch.promote_types(x_BLD.dtype, torch.float32))
             logits_BLE = project(self.projection, wide_BLD)
             score_BLE = logits_BLE.softmax(-1)
-        # each expert takes the same number of places per sequence, the most probable first, (B, C, E)
+        # each expert takes the same number of positions per sequence, the most probable first, (B, C, E)
         share = self.choices_each / self.experts
         taken = min(L, max(1, math.ceil(L * share)))
         rank_BLE = score_BLE if mask_BL is None else score_BLE.masked_fill(~mask_BL.unsqueeze(-1), -1.0)
-        place_BCE = torch.sort(rank_BLE.detach(), dim=1, descending=True, stable=True).indices[:, :taken]
-        gate_BCE = score_BLE.gather(1, place_BCE)
+        position_BCE = torch.sort(rank_BLE.detach(), dim=1, descending=True, stable=True).indices[:, :taken]
+        gate_BCE = score_BLE.gather(1, position_BCE)
         if mask_BL is not None:  # experts take fewer tokens of a sequence that is shorter without its padding
             room_B = (mask_BL.sum(1) * share).ceil().clamp(min=1).minimum(mask_BL.sum(1))
             gate_BCE = gate_BCE * (torch.arange(taken, device=x_BLD.device) < room_B.unsqueeze(1)).unsqueeze(-1)
         # rows by expert, then by sequence: S = E * B * C
         gate_EBC = gate_BCE.permute(2, 0, 1)
         first_B = torch.arange(B, device=x_BLD.device) * L
-        token_S = (place_BCE + first_B.view(B, 1, 1)).permute(2, 0, 1).reshape(-1)
+        token_S = (position_BCE + first_B.view(B, 1, 1)).permute(2, 0, 1).reshape(-1)
         x_ND = x_BLD.reshape(B * L, D)
         ends_E = torch.arange(1, self.experts + 1, device=x_BLD.device, dtype=torch.int32) * (B * taken)
         # the experts' outputs, weighted by their gates and added up for each token

@@ -25,7 +25,7 @@ class Rows:
     Attributes:
         ends_E, size: where each expert's rows end, int32, and how many rows there are.
         expert: the expert that is running, where they run one by one.
-        chunk, source: its rows, and the tokens (N, D) and places they were taken from.
+        chunk, source: its rows, and the tokens (N, D) with the indices of those that the rows were taken from.
     """
 
     ends_E: Tensor | None = None
@@ -56,14 +56,14 @@ class _LinearOfTaken(torch.autograd.Function):
     """A linear on gathered rows. For backward it keeps the source, which lives anyway, and gathers the rows again."""
 
     @staticmethod
-    def forward(ctx, chunk_RK: Tensor, weight_NK: Tensor, x_MK: Tensor, place_R: Tensor) -> Tensor:
-        ctx.save_for_backward(weight_NK, x_MK, place_R)
+    def forward(ctx, chunk_RK: Tensor, weight_NK: Tensor, x_MK: Tensor, index_R: Tensor) -> Tensor:
+        ctx.save_for_backward(weight_NK, x_MK, index_R)
         return F.linear(chunk_RK, weight_NK)
 
     @staticmethod
     def backward(ctx, gradient_1RN: Tensor):
-        weight_NK, x_MK, place_R = ctx.saved_tensors
-        dweight_NK = gradient_1RN.squeeze(0).t() @ x_MK.index_select(0, place_R)
+        weight_NK, x_MK, index_R = ctx.saved_tensors
+        dweight_NK = gradient_1RN.squeeze(0).t() @ x_MK.index_select(0, index_R)
         return gradient_1RN @ weight_NK, dweight_NK, None, None
 
 
@@ -142,8 +142,8 @@ def _one_by_one(body: nn.Module, rows: Rows, x_SD: Tensor, x_ND: Tensor, token_S
     # each expert's rows through the whole feed-forward layer before the next expert's
     counts, expert_outputs = rows.counts(rows.size), []
     try:
-        for expert, (chunk, place) in enumerate(zip(x_SD.split(counts), token_S.split(counts), strict=True)):
-            rows.expert, rows.chunk, rows.source = expert, chunk.unsqueeze(0), (x_ND, place)
+        for expert, (chunk, indices) in enumerate(zip(x_SD.split(counts), token_S.split(counts), strict=True)):
+            rows.expert, rows.chunk, rows.source = expert, chunk.unsqueeze(0), (x_ND, indices)
             expert_outputs.append(body(rows.chunk).squeeze(0))
     finally:
         rows.expert = rows.chunk = rows.source = None

@@ -99,12 +99,12 @@ class Mixture(nn.Module):
             room = self.capacity * real_N.sum() * K / experts
         room = room.ceil().clamp(min=1)
         queue = sort(index_NK.t().reshape(-1, 1), experts + 1)  # all first choices, then all second ones
-        # the place of each choice in its expert's queue
+        # the position of each choice in its expert's queue
         starts_E = queue.counts_E.cumsum(0) - queue.counts_E
-        place_S = torch.arange(N * K, device=room.device)
-        place_S = place_S - starts_E.repeat_interleave(queue.counts_E, output_size=N * K)
+        position_S = torch.arange(N * K, device=room.device)
+        position_S = position_S - starts_E.repeat_interleave(queue.counts_E, output_size=N * K)
         # choices beyond the room get a gate of zero
-        kept_NK = (place_S < room).index_select(0, queue.inverse_S).view(K, N).t()
+        kept_NK = (position_S < room).index_select(0, queue.inverse_S).view(K, N).t()
         routing.gate_NK = routing.gate_NK * kept_NK
         return (~kept_NK if counted_NK is None else ~kept_NK & counted_NK).sum()
 

@@ -15,7 +15,7 @@ class GridPosition(Position):
         super().__init__()
         self.before, self.rows, self.columns = grid
 
-    def places(self) -> tuple[Tensor, Tensor]:
+    def coordinates(self) -> tuple[Tensor, Tensor]:
         """The row and the column of each patch, (rows * columns,) each."""
         row, column = torch.meshgrid(torch.arange(self.rows), torch.arange(self.columns), indexing="ij")
         return row.flatten(), column.flatten()
@@ -54,8 +54,8 @@ class SinusoidalPosition2D(GridPosition):
         if dim % 4:
             raise ValueError(f"position=sinusoidal_2d needs a dim that is a multiple of 4, given {dim}")
         waves = []
-        for place in self.places():
-            angle = torch.outer(place.double(), frequencies(dim // 2, base))
+        for index in self.coordinates():
+            angle = torch.outer(index.double(), frequencies(dim // 2, base))
             waves.append(torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(-2))
         wave_LD = torch.cat([torch.zeros(self.before, dim, dtype=torch.float64), torch.cat(waves, -1)])
         self.register_buffer("wave_LD", (gain * dim**-0.5 * wave_LD).float(), persistent=False)
@@ -108,16 +108,16 @@ class RotaryPosition2D(GridPosition):
         if head_dim % 4:
             raise ValueError(f"position=rotary_2d needs a head_dim that is a multiple of 4, given {head_dim}")
         # angles (L, K): rows in the first half of the pairs, columns in the second; both ends of a pair alike
-        row_L, column_L = self.places()
+        row_L, column_L = self.coordinates()
         frequency_K = frequencies(head_dim // 2, base)
-        angle_LK = torch.cat([torch.outer(place.double(), frequency_K) for place in (row_L, column_L)], -1).repeat(1, 2)
+        angle_LK = torch.cat([torch.outer(index.double(), frequency_K) for index in (row_L, column_L)], -1).repeat(1, 2)
         # tokens before the grid are not turned
         angle_LK = torch.cat([torch.zeros(self.before, head_dim, dtype=torch.float64), angle_LK])
         self.register_buffer("cos_LK", angle_LK.cos().float(), persistent=False)
         self.register_buffer("sin_LK", angle_LK.sin().float(), persistent=False)
 
     def rotate(self, q_BHLK: Tensor, k_BGLK: Tensor, offset: int | Tensor = 0) -> tuple[Tensor, Tensor]:
-        """Rotate queries and keys by the grid places of positions ``offset`` onwards, or of given ones, (B, L)."""
+        """Rotate queries and keys by the rows and columns of positions ``offset`` onwards, or of given ones, (B, L)."""
         cos_LK, sin_LK = (self.cut(table, offset, q_BHLK.shape[2]) for table in (self.cos_LK, self.sin_LK))
         if isinstance(offset, Tensor):
             cos_LK, sin_LK = cos_LK.unsqueeze(1), sin_LK.unsqueeze(1)

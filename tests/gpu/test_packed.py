@@ -29,10 +29,10 @@ def test_every_kernel_that_applies_runs_and_is_right(dtype):
     packed = part("linear", "ternary", in_features=512, out_features=256).packed().cuda()
     kernels = sys.modules[type(packed).__module__.rpartition(".")[0] + ".kernels"]
     x, ran = torch.randn(32, 512, device="cuda", dtype=dtype), {}
-    place = packed._place("cuda", dtype, False)
+    problem = packed._problem("cuda", dtype, False)
     for name, kernel in kernels.KERNELS.items():
-        if kernel.applies(place):
-            ran[name] = kernels.prepare(name, packed.unpacked(), place)(x, packed.scale, packed.bias)
+        if kernel.applies(problem):
+            ran[name] = kernels.prepare(name, packed.unpacked(), problem)(x, packed.scale, packed.bias)
     assert ran.keys() >= ({"int8", "unpacked"} | ({"tinygemm int4"} if dtype == torch.bfloat16 else set()))
     for output in ran.values():
         torch.testing.assert_close(

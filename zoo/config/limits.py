@@ -56,7 +56,7 @@ def check_numbers(config: Config) -> None:
         _check_component(node, f"more_probes.{name}")
     rate = config["optimizer"].get("lr")
     if isinstance(rate, int | float) and not rate >= 0:
-        raise ZooError(f"optimizer.lr={rate}: expected at least 0")
+        raise ZooError(f"optimizer.lr={rate:g}: expected at least 0")
 
 
 def check_bounds(config: Mapping[str, Any]) -> None:

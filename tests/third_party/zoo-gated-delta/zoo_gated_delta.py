@@ -4,7 +4,7 @@ Yang, Kautz and Hatamizadeh 2024, arXiv:2412.06464. For each head, with keys and
 
     S_t = alpha_t S_{t-1} (I - beta_t k_t k_t^T) + beta_t v_t k_t^T,    y_t = S_t q_t.
 
-Shape suffixes: B batch, L length, D channels, H heads, K channels of a head, N chunks, C (and J) places in a chunk.
+Shape suffixes: B batch, L length, D channels, H heads, K channels of a head, N chunks, C (and J) positions in a chunk.
 Memories are kept as (B, H, K, K), keys before values, so they are the transposes of the paper's.
 """
 

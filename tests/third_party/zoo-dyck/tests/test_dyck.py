@@ -25,17 +25,17 @@ def parse(tokens: list[int], kinds: int, depth: int) -> list[int]:
         ValueError: no prefix of a string of nested brackets of that depth.
     """
     stack, distances = [], []
-    for place, token in enumerate(tokens):
+    for position, token in enumerate(tokens):
         if token < kinds:
-            stack.append((token, place))
+            stack.append((token, position))
             distances.append(0)
             if len(stack) > depth:
-                raise ValueError(f"too deep at {place}")
+                raise ValueError(f"too deep at {position}")
         else:
             kind, opened = stack.pop() if stack else (None, 0)
             if kind != token - kinds:
-                raise ValueError(f"closes what is not open at {place}")
-            distances.append(place - opened)
+                raise ValueError(f"closes what is not open at {position}")
+            distances.append(position - opened)
     return distances
 
 
@@ -50,12 +50,12 @@ def test_a_parser_finds_the_same_answers(settings):
             assert length == int(split.partition("/")[2] or task.length)
             string = [*inputs, max(targets[-1], 0)]  # where the last is not asked for it opens, whatever its kind
             assert distances == parse(string, task.kinds, task.depth)[1:]
-            for place in range(length):
-                closes = string[place + 1] >= task.kinds
-                asked = targets[place] != -100
+            for position in range(length):
+                closes = string[position + 1] >= task.kinds
+                asked = targets[position] != -100
                 assert asked == (split == "train" or closes)
                 if asked:
-                    assert targets[place] == string[place + 1]
+                    assert targets[position] == string[position + 1]
 
 
 def test_walks_open_and_close_with_even_odds_between_the_bounds():
@@ -129,6 +129,6 @@ def test_refuses_what_cannot_be():
         [Dyck(kinds=1, depth=1).held_out(split) for split in ("validation", "test")]
 
 
-def test_opened_at_finds_the_opening_of_each_place():
+def test_opened_at_finds_the_opening_of_each_position():
     opens, level = torch.tensor([[True, True, False, True, False, False]]), torch.tensor([[1, 2, 2, 2, 2, 1]])
     assert opened_at(opens, level, 3).tolist() == [[0, 1, 1, 3, 3, 0]]

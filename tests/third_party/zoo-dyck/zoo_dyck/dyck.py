@@ -20,7 +20,7 @@ class Dyck(Task):
     Strings are prefixes of Dyck-(k, m) (Hewitt et al. 2020, arXiv:2010.07515), by a walk that opens or closes with
     even odds, opens at depth 0 and closes at the greatest depth. Training asks for every next bracket, as there.
     Metrics count closing brackets alone, and only among closing brackets, since when one closes is chance and which one
-    is not. ``accuracy``: of all; ``far_accuracy``: of those opened ``far`` or more places before.
+    is not. ``accuracy``: of all; ``far_accuracy``: of those opened ``far`` or more positions before.
 
     A hash of the string decides its split, 8 : 1 : 1, so no test string of the training length was ever trained on.
 
@@ -31,7 +31,7 @@ class Dyck(Task):
         test_lengths: longer strings to be tested on.
         batch_size: strings in a step.
         test_size: strings in each held-out split.
-        far: how many places apart, at least, ``far_accuracy`` asks for.
+        far: how many positions apart, at least, ``far_accuracy`` asks for.
     """
 
     gives = ("inputs", "targets", "distances")
@@ -87,8 +87,8 @@ class Dyck(Task):
         """Guessing, and closing the bracket that was opened last, closed since or not."""
         right, count = 0, 0
         for batch in self.held_out("test"):
-            places_L = torch.arange(batch["inputs"].shape[1])
-            last_BL = torch.where(batch["inputs"] < self.kinds, places_L, 0).cummax(1).values
+            positions_L = torch.arange(batch["inputs"].shape[1])
+            last_BL = torch.where(batch["inputs"] < self.kinds, positions_L, 0).cummax(1).values
             asked_BL = batch["targets"] != ASKS_NOTHING
             right_BL = batch["inputs"].gather(1, last_BL) + self.kinds == batch["targets"]
             right, count = right + int((right_BL & asked_BL).sum()), count + int(asked_BL.sum())
@@ -138,17 +138,17 @@ class Dyck(Task):
         """What is read, what comes next, and how far from a closing bracket its opening one stands (0 elsewhere)."""
         opens_BT = strings_BT < self.kinds
         level_BT = (2 * opens_BT.long() - 1).cumsum(1) + (~opens_BT).long()
-        places_T = torch.arange(strings_BT.shape[1], device=strings_BT.device)
-        distance_BT = (places_T - opened_at(opens_BT, level_BT, self.depth)).masked_fill(opens_BT, 0)
+        positions_T = torch.arange(strings_BT.shape[1], device=strings_BT.device)
+        distance_BT = (positions_T - opened_at(opens_BT, level_BT, self.depth)).masked_fill(opens_BT, 0)
         targets_BT = strings_BT if every else strings_BT.masked_fill(opens_BT, ASKS_NOTHING)
         return {"inputs": strings_BT[:, :-1], "targets": targets_BT[:, 1:], "distances": distance_BT[:, 1:]}
 
 
 def opened_at(opens_NT: Tensor, level_NT: Tensor, depth: int) -> Tensor:
-    """Where the bracket of each place was opened: the last opening at its level."""
-    places_T = torch.arange(opens_NT.shape[1], device=opens_NT.device)
+    """Where the bracket of each position was opened: the last opening at its level."""
+    positions_T = torch.arange(opens_NT.shape[1], device=opens_NT.device)
     opened_NT = torch.zeros_like(level_NT)
     for level in range(1, depth + 1):
-        last_NT = torch.where(opens_NT & (level_NT == level), places_T, 0).cummax(1).values
+        last_NT = torch.where(opens_NT & (level_NT == level), positions_T, 0).cummax(1).values
         opened_NT = torch.where(level_NT == level, last_NT, opened_NT)
     return opened_NT

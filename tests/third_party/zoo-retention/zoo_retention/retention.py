@@ -5,7 +5,7 @@ Sun et al. 2023, *Retentive Network*, arXiv:2307.08621. For each head, with rota
     S_t = gamma S_{t-1} + k_t^T v_t,    y_t = q_t S_t,    gamma = 1 - 2^(-5 - h).
 
 Shape suffixes: B batch, L length, D channels, H heads, K channels of a head's keys, V of its values, N chunks, C (and
-J) places in a chunk. The scales by which the paper divides scores are left out, for the group norm takes them back.
+J) positions in a chunk. The scales by which the paper divides scores are left out, for the group norm takes them back.
 """
 
 import math
