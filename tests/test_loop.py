@@ -57,6 +57,41 @@ def test_a_row_has_all_that_it_promises(here):
     assert zoo.compose(*config["overrides"]) == config
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["task=recall", "task.rung=tiny"],
+        ["task=recall", "task.rung=tiny", "optimizer=schedule_free", "schedule=constant"],
+        ["task=shapes", "objective=jepa", "stem.patch_size=4", "probe=linear"],
+    ],
+    ids=["plain", "averaged weights", "a probe"],
+)
+def test_what_was_evaluated_with_the_last_weights_is_not_evaluated_again(words, here, monkeypatch):
+    """The scores are those of a second evaluation, and each stands once in the curves."""
+    asked: list[tuple[str, ...]] = []
+    evaluate = Session._evaluate
+
+    def listening(self):
+        evaluate(self)
+        asked.append(self.loop.splits)
+
+    def forgetting(self):
+        self.loop.evaluated_at = -1
+        listening(self)
+
+    common = [*words, "task.test_size=16", *TINY, "steps=4", "evaluate_every=2"]
+    monkeypatch.setattr(Session, "_evaluate", listening)
+    once = train(zoo.compose(*common))
+    monkeypatch.setattr(Session, "_evaluate", forgetting)
+    again = train(zoo.compose(*common, "experiment=again"))
+    assert asked[1] == ("validation", *asked[0])
+    for key in ("validation", "test", "test_harder", "embedding"):
+        assert once[key] == again[key]
+    points = [(p["step"], p["name"]) for p in read_metrics(folder_of(zoo.compose(*common)) / "metrics.csv")]
+    assert len(points) == len(set(points))
+    assert {step for step, name in points if name == f"validation/{once['metric']}"} == {2, 4}
+
+
 def test_the_same_seed_gives_the_same_bits_and_another_does_not(here):
     words = [
         "arch=hybrid",

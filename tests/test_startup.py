@@ -314,3 +314,19 @@ def test_without_the_modules_that_it_expects_lightning_is_imported_as_it_is():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_what_is_imported_for_a_run_stays_in_a_process_of_ours_and_is_left_alone_in_others(ours, tmp_path):
+    """Only a command and a worker may keep all that exists so far; the collector is on again in both."""
+    code = (
+        "import gc, sys\nfrom zoo.base.collector import own_process\n"
+        f"own_process() if {ours} else None\n"
+        "import zoo\n"
+        "zoo.train(zoo.compose('task=recall', 'task.rung=tiny', 'task.test_size=8', 'steps=1', 'dim=16', 'layers=1'))\n"
+        "assert gc.isenabled()\nprint(gc.get_freeze_count())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    kept = int(done.stdout.splitlines()[-1])
+    assert kept > 100_000 if ours else kept == 0

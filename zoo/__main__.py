@@ -2,9 +2,11 @@
 
 import sys
 
+from zoo.base.collector import own_process
 from zoo.base.interrupts import listen
 
 listen()
+own_process()
 
 from zoo.cli.main import main  # noqa: E402
 

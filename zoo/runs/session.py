@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 import warnings
@@ -14,6 +15,7 @@ import torch
 from zoo.base.contracts import Task
 from zoo.base.errors import Diverged
 from zoo.base.files import atomic
+from zoo.config.tree import Config
 from zoo.measure import choices, embeddings, memory, weights
 from zoo.measure.flops import per_token
 from zoo.measure.metrics import asks, metric
@@ -76,7 +78,9 @@ class Session:
         self.model_facts = facts_of(config, self.task)
         # of several, each has another one
         counted_on = torch.device(self.device.accelerator if count() == 1 else "cpu")
-        self.forward_flops, self.training_flops = per_token(self.objective.to(counted_on), self.task, counted_on)
+        self.forward_flops, self.training_flops = per_token(
+            self.objective.to(counted_on), self.task, counted_on, _cell(config)
+        )
         batch = self.task.train_batch(0, 0, torch.device("cpu"))
         self.step_tokens = self.task.tokens(batch) * settings["accumulate"]
         self.checkpoint = folder / "checkpoints" / "last.ckpt"
@@ -158,6 +162,8 @@ class Session:
 
     def _evaluate(self) -> None:
         self.loop.splits = self.task.splits()
+        if self.loop.evaluated_at == self.steps:  # with these weights, when training ended
+            self.loop.splits = tuple(split for split in self.loop.splits if split != "validation")
         loaders = [Held(self.task.held_out(split)) for split in self.loop.splits]
         self.signals.in_loops = True
         self.trainer.test(self.loop, loaders, verbose=False)
@@ -286,6 +292,11 @@ class Session:
             "data_hash": self.planned.data_hash,
             "facts": self.model_facts,
         }
+
+
+def _cell(config: Config) -> str:
+    """What names the model and its task, whatever the seed and however it is trained."""
+    return json.dumps({key: value for key, value in config.items() if key not in ("seed", "optimizer", "schedule")})
 
 
 def _strongest(without_learning: dict[str, float], task: Task) -> float | None:

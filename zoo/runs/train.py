@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import sys
 import traceback
 import warnings
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from zoo.base.collector import without_collecting
 from zoo.base.errors import Diverged, RunFailed, ZooError
 from zoo.base.files import atomic, own_folder, sweep, write_json, write_yaml
 from zoo.config.hydra import prepare
@@ -106,9 +108,7 @@ def _make_locked(run: Run, beat: Callable[[int], object] | None, drops: bool) ->
     try:
         if old is not None and finished and is_current(old, placed(run)):  # which needs no torch, if all is known
             return {**old, "skipped": True}
-        from zoo.training.trainer import quiet  # Lightning sets its loggers' levels when imported
-
-        quiet()
+        _import_what_a_run_needs()
         run = placed(run)
         finished = False  # from here on the old result does not hold
         devices = run.config["trainer"]["devices"]
@@ -150,12 +150,20 @@ def _complete(run: Run) -> None:
         )
 
 
-def session(run: Run, beat: Callable[[int], object] | None = None) -> Row:
-    """The run itself, in this process or in each of several."""
-    prepare()
+def _import_what_a_run_needs() -> None:
+    """Import torch and Lightning, which then says nothing: it sets its loggers' levels when imported."""
+    if "zoo.runs.session" not in sys.modules:
+        with without_collecting():
+            import zoo.runs.session  # noqa: F401
     from zoo.training.trainer import quiet
 
     quiet()
+
+
+def session(run: Run, beat: Callable[[int], object] | None = None) -> Row:
+    """The run itself, in this process or in each of several."""
+    prepare()
+    _import_what_a_run_needs()
     from zoo.runs.session import Session
 
     return Session(run, beat).run()

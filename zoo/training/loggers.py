@@ -81,17 +81,8 @@ class MetricsFile:
 
 
 def _before_last_evaluation(rows: list[dict[str, Any]], step: int) -> list[dict[str, Any]]:
-    """Rows without those of the evaluation after training: each name's second at the last step, and all of tests."""
-    kept: list[dict[str, Any]] = []
-    seen: set[str] = set()
-    for row in rows:
-        if row["step"] == step:
-            again = row["name"].startswith("test/") or row["name"] in seen
-            seen.add(row["name"])
-            if again:
-                continue
-        kept.append(row)
-    return kept
+    """Rows without those of the evaluations at the last step."""
+    return [row for row in rows if row["step"] != step or row["name"].startswith("train/")]
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

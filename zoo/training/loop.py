@@ -70,6 +70,7 @@ class Loop(L.LightningModule):
         self.seed, self.log_every, self.record = seed, log_every, record
         self.splits: tuple[str, ...] = ("validation",)
         self.results: dict[str, dict[str, float]] = {}
+        self.evaluated_at = -1  # the step of these results
         self.probes = probes or {}
         self.embeddings: dict[str, float] = {}
         modules = list(dict.fromkeys(trained_modules(objective)))
@@ -305,7 +306,8 @@ class Loop(L.LightningModule):
             fit(self.probes, known)
             self.embeddings = diagnostics(known.pooled(), known.labels_N, known.positions_N)
             step = self.steps if self.trainer.testing else self.global_step
-            self.record(step, {f"embedding/{name}": value for name, value in self.embeddings.items()})
+            if step != self.evaluated_at:  # then they are written already
+                self.record(step, {f"embedding/{name}": value for name, value in self.embeddings.items()})
 
     on_test_epoch_start = on_validation_epoch_start
 
@@ -336,7 +338,7 @@ class Loop(L.LightningModule):
                 name: (total.double() / count).item() for name, (total, count) in metrics.items() if count
             }
             self.record(step, {f"{split}/{name}": value for name, value in self.results[split].items()})
-        self._totals = {}
+        self._totals, self.evaluated_at = {}, step
         self.mistakes = {self.splits[index]: tally.summary() for index, tally in self._tallies.items()}
         self._tallies = {}
 

@@ -51,7 +51,7 @@ def warm() -> None:
         from multiprocessing import forkserver, resource_tracker
 
         for_children()
-        forkserver.set_forkserver_preload(["zoo.base.server", "zoo.runs.session"])
+        forkserver.set_forkserver_preload(["zoo.base.server", "zoo.runs.preload"])
         resource_tracker.ensure_running()  # which holds signals back for itself, and lets them through again
         with held_back():
             forkserver.ensure_running()
