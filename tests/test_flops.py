@@ -5,6 +5,7 @@ import torch
 
 import zoo
 from zoo.measure import flops, memory
+from zoo.runs.session import _cell
 from zoo.training.build import make_objective, make_task
 
 B, L, D, V, DEPTH = 2, 32, 32, 64, 2
@@ -141,3 +142,11 @@ def test_a_cell_whose_two_examples_are_representative_is_counted_once_more_and_n
     flops.per_token(make_objective(config, task), task, cell="b")
     flops.per_token(make_objective(config, task), task)
     assert passes[4:] == [2, 2, 4] * 3
+
+
+def test_runs_of_a_cell_have_one_name_whatever_their_seed_and_optimizer():
+    words = ["task=recall", "task.rung=tiny"]
+    known = _cell(zoo.compose(*words))
+    assert _cell(zoo.compose(*words, "seed=3", "optimizer.lr=0.1", "optimizer.weight_decay=0")) == known
+    for other in ("dim=32", "arch=lstm", "task.length=32", "parametrization=mup", "linear=ternary"):
+        assert _cell(zoo.compose(*words, other)) != known, other

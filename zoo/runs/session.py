@@ -296,7 +296,8 @@ class Session:
 
 def _cell(config: Config) -> str:
     """What names the model and its task, whatever the seed and however it is trained."""
-    return json.dumps({key: value for key, value in config.items() if key not in ("seed", "optimizer", "schedule")})
+    others = ("seed", "optimizer", "schedule", "overrides")
+    return json.dumps({key: value for key, value in config.items() if key not in others})
 
 
 def _strongest(without_learning: dict[str, float], task: Task) -> float | None:
