@@ -1,5 +1,6 @@
 """Shared by all tests: one thread, no network, no account, and the command line as a user has it."""
 
+import atexit
 import copy
 import functools
 import gc
@@ -151,8 +152,7 @@ def imports_frozen():
     prepare()
     gc.collect()
     gc.freeze()
-    yield
-    gc.unfreeze()
+    atexit.register(gc.unfreeze)  # later than the last test, after which there is another freeze
 
 
 FINISHED = itertools.count(1)

@@ -1,21 +1,22 @@
 """Floating-point operations, counted from the operations that really run (2 for a multiply and add).
 
-torch's counter knows matrix multiplies and, on CUDA, attention. On the CPU it counts ``scaled_dot_product_attention``,
-LSTM and grouped matrix multiplies as nothing, which would rank an LSTM at half its cost. Their formulas are added here.
+torch's counter knows matrix multiplies and, on CUDA, attention; before torch 2.12 only where each head has a key of its
+own. On the CPU it counts ``scaled_dot_product_attention``, LSTM and grouped matrix multiplies as nothing, which would
+rank an LSTM at half its cost. Their formulas are added here.
 Element-wise operations count as nothing, in every architecture alike. A scan's recurrence is not element-wise, and its
 plugin registers what it costs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from math import log2, prod
 from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode, register_flop_formula, sdpa_flop_count
+from torch.utils.flop_counter import FlopCounterMode, flop_registry, register_flop_formula
 
 from zoo.base.contracts import Batch, Task
 from zoo.measure import flops
@@ -30,12 +31,12 @@ def register_formulas() -> None:
     aten = torch.ops.aten
 
     def attention(q: Shape, k: Shape, v: Shape, *rest: Any, out_shape: Any = None, **more: Any) -> int:
-        return int(sdpa_flop_count(q, k, v))
+        return 2 * prod(q[:-1]) * k[-2] * (q[-1] + v[-1])  # the scores, and their product with the values
 
     def attention_backward(
         grad: Shape, q: Shape, k: Shape, v: Shape, *rest: Any, out_shape: Any = None, **more: Any
     ) -> int:
-        return int(sdpa_flop_count(q, k, v)) * 5 // 2  # the scores again, then dV, dP, dQ, dK
+        return 2 * prod(q[:-1]) * k[-2] * (3 * q[-1] + 2 * v[-1])  # the scores again, then dQ, dK, and dV, dP
 
     def lstm(x: Shape, weight: Shape, recurrent: Shape, *rest: Any, out_shape: Any = None, **more: Any) -> int:
         steps, batch, inputs = x
@@ -59,9 +60,11 @@ def register_formulas() -> None:
         signal = max(prod(shape[dim] for dim in dims) for shape in (x, out_shape))
         return int(2.5 * max(prod(x), prod(out_shape)) * log2(max(signal, 2)))
 
+    kernels = ("flash_attention_for_cpu", "flash_attention", "efficient_attention", "cudnn_attention")
+    attentions: dict[str, Callable[..., int]] = {f"_scaled_dot_product_{name}": attention for name in kernels}
+    attentions |= {f"_scaled_dot_product_{name}_backward": attention_backward for name in kernels}
     formulas = {
-        "_scaled_dot_product_flash_attention_for_cpu": attention,
-        "_scaled_dot_product_flash_attention_for_cpu_backward": attention_backward,
+        **attentions,
         "mkldnn_rnn_layer": lstm,
         "mkldnn_rnn_layer_backward": lstm_backward,
         "_grouped_mm": grouped,
@@ -72,10 +75,10 @@ def register_formulas() -> None:
         "_fft_c2c": lambda x, dims, *rest, out_shape=None, **more: 2 * real_fft(x, dims, out_shape=out_shape),
         "_int_mm": lambda a, b, *rest, out_shape=None, **more: 2 * a[0] * a[1] * b[1],
     }
-    from torch.utils.flop_counter import flop_registry
-
     for name, formula in formulas.items():
         operation = getattr(aten, name, None)
+        if name in attentions:
+            flop_registry.pop(operation, None)
         if operation is not None and operation not in flop_registry:
             register_flop_formula(operation)(formula)  # type: ignore[arg-type]
 
