@@ -80,7 +80,7 @@ def register_formulas() -> None:
         if name in attentions:
             flop_registry.pop(operation, None)
         if operation is not None and operation not in flop_registry:
-            register_flop_formula(operation)(formula)  # type: ignore[arg-type]
+            register_flop_formula(operation)(formula)
 
 
 def count(objective: nn.Module, batch: Batch) -> tuple[int, int]:
