@@ -5,7 +5,6 @@ import torch
 
 import zoo
 from zoo.measure import flops, memory
-from zoo.runs.session import _cell
 from zoo.training.build import make_objective, make_task
 
 B, L, D, V, DEPTH = 2, 32, 32, 64, 2
@@ -118,35 +117,3 @@ def test_peak_memory_sees_what_was_held():
     if read is None:
         pytest.skip("this system does not tell")
     assert 60 * 2**20 < read < 200 * 2**20
-
-
-def test_a_cell_whose_two_examples_are_representative_is_counted_once_more_and_no_further(monkeypatch):
-    """Of other weights one count is enough, if it is the same again; of another cell, or another count, it is not."""
-    passes = []
-    count = flops.count
-
-    def listening(objective, batch):
-        passes.append(len(batch["inputs"]))
-        return count(objective, batch)
-
-    monkeypatch.setattr(flops, "count", listening)
-    monkeypatch.setattr(flops, "_representative", {})
-    config = zoo.compose("task=recall", "task.rung=tiny", "task.test_lengths=[]", f"dim={D}")
-    task = make_task(config)
-    first = flops.per_token(make_objective(config, task), task, cell="a")
-    assert passes == [2, 2, 4]
-    assert flops.per_token(make_objective(config, task), task, cell="a") == first
-    assert passes[3:] == [2]
-    wider = zoo.compose("task=recall", "task.rung=tiny", "task.test_lengths=[]", f"dim={2 * D}")
-    assert flops.per_token(make_objective(wider, task), task, cell="a") != first
-    flops.per_token(make_objective(config, task), task, cell="b")
-    flops.per_token(make_objective(config, task), task)
-    assert passes[4:] == [2, 2, 4] * 3
-
-
-def test_runs_of_a_cell_have_one_name_whatever_their_seed_and_optimizer():
-    words = ["task=recall", "task.rung=tiny"]
-    known = _cell(zoo.compose(*words))
-    assert _cell(zoo.compose(*words, "seed=3", "optimizer.lr=0.1", "optimizer.weight_decay=0")) == known
-    for other in ("dim=32", "arch=lstm", "task.length=32", "parametrization=mup", "linear=ternary"):
-        assert _cell(zoo.compose(*words, other)) != known, other

@@ -92,6 +92,32 @@ def test_what_was_evaluated_with_the_last_weights_is_not_evaluated_again(words, 
     assert {step for step, name in points if name == f"validation/{once['metric']}"} == {2, 4}
 
 
+def test_what_an_evaluation_draws_is_the_same_wherever_the_run_was_cut(here, monkeypatch):
+    """An objective of somebody else's may draw from torch's own generator while it is judged."""
+    from zoo_plugins.next_token import NextToken
+
+    forward = NextToken.forward
+
+    def noisy(self, batch):
+        outputs = forward(self, batch)
+        return (
+            outputs if self.training else {**outputs, "logits": outputs["logits"] + torch.randn_like(outputs["logits"])}
+        )
+
+    monkeypatch.setattr(NextToken, "forward", noisy)
+    words = ["task=recall", "task.rung=tiny", "task.test_size=64", *TINY, "evaluate_every=2"]
+    once = train(zoo.compose(*words))
+    evaluate = Session._evaluate
+    monkeypatch.setattr(Session, "_evaluate", lambda self: (_ for _ in ()).throw(Interrupted(2)))
+    with pytest.raises(Interrupted):
+        train(zoo.compose(*words, "experiment=cut"))
+    monkeypatch.setattr(Session, "_evaluate", evaluate)
+    cut = train(zoo.compose(*words, "experiment=cut"))
+    assert cut["resumed_at"] == 4
+    for key in ("validation", "test", "test_harder"):
+        assert once[key] == cut[key]
+
+
 def test_the_same_seed_gives_the_same_bits_and_another_does_not(here):
     words = [
         "arch=hybrid",

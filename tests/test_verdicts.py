@@ -89,7 +89,7 @@ def test_a_report_of_failures_is_answered():
     report = ledger([whole, some, lost], baseline="a")
     answer_of_control(report)
     said = "\n".join(answer(report))
-    assert "Half of the runs of c failed, or more." in said
+    assert "Every run of c failed." in said
     assert "On t, b has the best median accuracy, 0.9 of 5 runs" in said
     assert answer(ledger([standing("a", "t", [], failed=2)], baseline="a")) == []
 
@@ -155,13 +155,57 @@ def test_nobody_is_better_who_is_no_better_than_a_rule_without_learning(shortcut
         report = ledger([a, b], baseline=base)
         assert [str(s.verdict) for s in (a, b) if s.contestant != base] == ["neither learned it"]
         assert report.ranks("t") == {"a": (1, 2), "b": (1, 2)}
-        assert "nobody is above the best rule that needs no learning" in report.cannot_decide("t")
+        assert "no median run is above the best rule that needs no learning" in report.cannot_decide("t")
         a.verdict = b.verdict = None
     words = {(one.contestant, other.contestant): v.word for (one, other), v in all_pairs([[a, b, c]])}
     assert words == {("a", "b"): "neither learned it", ("a", "c"): "worse", ("b", "c"): "worse"}
     assert [each.outcome for each in judge_claims(claims, [a, b, c])] == ["neither learned it", "holds"]
+    assert judge([(a, b)], rivals=False)[0].word == "better", "one contestant twice, such as in two folders"
+    assert judge_twice([(a, b), (c, b)], [0, 1, 2, 3])[0].word == "neither learned it", "nor by a second look"
     a.about, b.about = ({**s.about, "guess": None, "shortcut": None} for s in (a, b))
     assert judge([(a, b)])[0].word == "better", "where no such rule is known"
+
+
+def test_whoever_learned_in_some_runs_or_by_the_comparisons_margin_or_at_a_further_test_is_told_apart():
+    """The median run is not all: neither of runs, nor of what counts as a difference, nor of the tests."""
+    about = {"guess": 0.5, "shortcut": 0.627, "solved": 0.99}
+    some, none = [0.975, 0.98, 0.97, 0.976, *[0.61] * 6], [0.5, 0.51, 0.49, 0.5, 0.51, 0.5, 0.49, 0.5, 0.51, 0.5]
+    assert standing("a", "t", some, **about).state() == "shortcut"
+    assert one(some, none, **about).word == "better"
+    assert one(none, some, **about).word == "worse"
+    lucky = [0.66, 0.61, 0.612, 0.611, 0.609]
+    assert one(lucky, none[:5], **about).word == "neither learned it", "one run of five may be luck"
+    many = standing("a", "t", [0.95] * 10, failed=11, **about | {"solved": None})
+    lost = standing("b", "t", [], failed=21, **about | {"solved": None})
+    assert judge([(many, lost)])[0].word == "better"
+    # by a smaller margin it is above the rule
+    near, below = [0.638, 0.639, 0.6385, 0.6381, 0.6392], [0.626, 0.6262, 0.6258, 0.6261, 0.626]
+    report = ledger([standing("a", "t", near, **about), standing("b", "t", below, **about)], margin=0.005)
+    assert str(report.standings[0].verdict) == "better"
+    assert report.cannot_decide("t") == ""
+    # of a further test the strongest rule is not known, and guessing is
+    longer, chance = [0.57, 0.571, 0.569, 0.57, 0.572], [0.5, 0.501, 0.499, 0.5, 0.502]
+    a, b = standing("a", "t", [0.6] * 5, **about), standing("b", "t", [0.5] * 5, **about)
+    for each, scores in ((a, longer), (b, chance)):
+        for row, score in zip(each.rows, scores, strict=True):
+            row["test_harder"] = {"256": {"accuracy": score}}
+    claims = [{"says": "a goes on", "better": "a", "than": "b", "tasks": ["t at 256"]}]
+    assert [each.outcome for each in judge_claims(claims, [a, b])] == ["holds"]
+
+
+def test_the_order_of_a_pair_is_no_matter_where_runs_of_both_failed():
+    solved, lost = standing("a", "t", [0.95] * 10, failed=11, solved=0.9), standing("b", "t", [], failed=21, solved=0.9)
+    assert [judge([pair])[0].word for pair in ((solved, lost), (lost, solved))] == ["better", "worse"]
+
+
+def test_a_contestant_of_which_all_runs_failed_changes_no_word_about_the_others():
+    about = {"guess": 0.5, "shortcut": 0.75}
+    entered = [standing(name, "t", [0.6, 0.61, 0.6], **about) for name in "ab"]
+    lost = standing("c", "t", [], failed=3, **about)
+    report = ledger([*entered, lost])
+    answer_of_control(report)
+    assert report.cannot_decide("t") == ledger(entered).cannot_decide("t") != ""
+    assert "Every run of c failed." in " ".join(answer(report))
 
 
 def test_trends_are_gains_per_doubling():
@@ -182,9 +226,11 @@ def test_trends_are_gains_per_doubling():
     assert crossing(Trend(800, 9.0, 5.0, 0.2), ahead, False) is None, "no curve predicts that far"
 
 
-def ledger(standings, baseline="b", trends=None):
-    _compare_to(standings, baseline, trends or {}, None)
-    return Ledger("name", None, baseline, standings, [], [], "zoo compare name", trends=trends or {})
+def ledger(standings, baseline="b", trends=None, margin=None):
+    for each in standings if margin is not None else ():
+        each.about = {**each.about, "margin": margin}
+    _compare_to(standings, baseline, trends or {}, margin)
+    return Ledger("name", None, baseline, standings, [], [], "zoo compare name", trends=trends or {}, margin=margin)
 
 
 def test_verdicts_that_may_change_are_provisional():
@@ -245,12 +291,10 @@ def test_the_answer_is_made_of_the_numbers():
     a.tried = [{"setting": {"lr": rate}, "validation": [score]} for rate, score in ((1, 0.1), (2, 0.9), (3, 0.2))]
     assert near_best(a) == (1, 3)
     said = "\n".join(answer(ledger([a, b])))
-    assert (
-        "On t, a solved it in all of 5 runs (48 to 100 % of all seeds would), b in none (their best median 0.25" in said
-    )
+    assert "On t, a solved it in all of 5 runs (48 to 100 % of all seeds would), b in none (its median 0.25" in said
     assert "a is better (p = 0.0024)" in said
     assert "equal numbers of active parameters" in said
-    assert "Sensitive to tuning, with one good setting among those tried: a on t." in said
+    assert "none but the best came within 5% of its validation score: a on t." in said
     assert "Nothing larger was tested than 1k parameters and 2M tokens" in said
 
 

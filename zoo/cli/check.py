@@ -47,6 +47,8 @@ class Verdict:
     law: str
     outcome: str
     says: str = ""
+    laws: int = 1
+    """How many laws it speaks of."""
 
 
 def check(words: Sequence[str]) -> int:
@@ -91,10 +93,12 @@ def _say_all(law_verdicts: Iterable[Verdict]) -> int:
     counts: Counter[str] = Counter()
     for verdict in law_verdicts:
         say(_line(verdict))
-        counts[verdict.outcome] += 1
-    broken, skipped = counts["broken"], counts["skipped"]
+        counts[verdict.outcome] += verdict.laws
+    broken, skipped, unasked = counts["broken"], counts["skipped"], counts["not run"]
     if skipped:
         say(f"{many(skipped, 'law')} could not be checked here")
+    if unasked:
+        say(f"{many(unasked, 'law')} not run: mend what is broken, and check again")
     holds = "every law holds" + (" but those that are known not to" if counts["known"] else "")
     say(holds if not broken else f"{broken} laws are broken" if broken > 1 else "1 law is broken")
     return int(bool(broken))
@@ -138,9 +142,12 @@ def verdicts(kind: str, name: str, overrides: Sequence[str] = ()) -> Iterator[Ve
     if says:
         yield Verdict(kind, name, "builds", "broken", says)
         return
-    laws, raised_by = laws_of(kind, name), dict[str, str]()
+    laws, raised_by, broken = laws_of(kind, name), dict[str, str](), set[str]()
     for number, law in enumerate(laws, 1):
         says, note, ends = "", "", False
+        if (other := getattr(law, "follows", None)) in broken:
+            yield Verdict(kind, name, law.__name__, "not run", f"not asked, since {_words(kind, other)} is broken")
+            continue
         with with_overrides(overrides), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
@@ -151,20 +158,24 @@ def verdicts(kind: str, name: str, overrides: Sequence[str] = ()) -> Iterator[Ve
                 yield Verdict(kind, name, law.__name__, "skipped", str(error))
                 continue
             except Exception as error:
+                error, smallest = _smallest(law, name, error)
                 # the same accident in another law, such as a method that is missing, is the same mistake
-                first = raised_by.setdefault(repr(error), law.__name__) if not isinstance(error, AssertionError) else ""
-                if first not in ("", law.__name__) and law.__name__ not in known:
-                    says = f"it ends as {_words(kind, first)} does: {type(error).__name__}"
-                    yield Verdict(kind, name, law.__name__, "not run", says)
-                    continue
-                says = _reason(*_smallest(law, name, error), inspect.getdoc(law) or "")
+                if not isinstance(error, AssertionError) and law.__name__ not in known:
+                    first = raised_by.setdefault(_accident(error), law.__name__)
+                    if first != law.__name__:
+                        says = f"the same {type(error).__name__} as in: {_words(kind, first)}"
+                        yield Verdict(kind, name, law.__name__, "not run", says)
+                        continue
+                says = _reason(error, smallest, inspect.getdoc(law) or "")
                 ends = isinstance(error, BrokenShape)
         outcome, says = _outcome(says, known.get(law.__name__))
         outcome = UNCLAIMED if outcome == "holds" and isinstance(note, Unclaimed) else outcome
         yield Verdict(kind, name, law.__name__, outcome, says or note)
+        if outcome == "broken":
+            broken.add(law.__name__)
         if ends and outcome == "broken":  # the others would say the same in other words
-            left = many(len(laws) - number, "more law")
-            yield Verdict(kind, name, left, "not run", f"not asked, since {_words(kind, law.__name__)} is broken")
+            left, why = len(laws) - number, f"not asked, since {_words(kind, law.__name__)} is broken"
+            yield Verdict(kind, name, many(left, "more law"), "not run", why, left)
             return
     if kind not in OUTSIDE:
         yield _run(kind, name, overrides)
@@ -189,6 +200,12 @@ def _builds(kind: str, name: str, overrides: Sequence[str]) -> str:
     except Exception as error:
         return _where(error)
     return ""
+
+
+def _accident(error: Exception) -> str:
+    """What was raised, and where, unless that is in a law, which asks the same of a component as others do."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return repr(error) if f"{os.sep}testing{os.sep}" in last.filename else _where(error)
 
 
 def _where(error: Exception) -> str:
@@ -224,8 +241,8 @@ def _reason(error: Exception, smallest: str, law: str) -> str:
     said = "\n".join(line for line in str(error).splitlines() if line.strip())
     where = f"\nthe smallest input that breaks it: {smallest}" if smallest else ""
     to_do = [line.removeprefix("Mend: ") for line in _lines(law) if line.startswith("Mend: ")]
-    mend = "".join(f"\nto mend it: {line}" for line in to_do)
-    return f"{kind}{said or 'no message'}{where}\nthe law: {law.splitlines()[0]}{mend}"
+    mend = "".join(f"\nto mend it: {line}" for line in to_do if not kind)  # an accident is mended where it happened
+    return f"{kind}{said or 'no message'}{where}\nthe law: {_lines(law)[0]}{mend}"
 
 
 def _lines(docstring: str) -> list[str]:

@@ -116,10 +116,11 @@ def _show(curves: list[Any], figures: dict[str, Any]) -> None:
 
     screen = console(highlight=False, markup=False)
     lengths = [point.length for point in curves[0].points]
-    titles = {"prefill": "reading the context: milliseconds", "decode": "writing one token: milliseconds"}
+    titles = {"prefill": "reading the context", "decode": "writing one token"}
     for what, title in titles.items():
-        table = Table(title=f"{title}, median ± half the interquartile range", title_justify="left")
-        for name in ("contestant", *map(str, lengths), "exponent", "tokens/s"):
+        spread = f"milliseconds by length, median of {figures['rounds']} rounds ± half the interquartile range"
+        table = Table(title=f"{title}: {spread}", title_justify="left")
+        for name in ("contestant", *map(str, lengths), "exponent", f"tokens/s at {lengths[-1]}"):
             table.add_column(name, justify="left" if name == "contestant" else "right")
         for curve in curves:
             cells = [_spread(getattr(point, what)) for point in curve.points]
@@ -129,7 +130,7 @@ def _show(curves: list[Any], figures: dict[str, Any]) -> None:
         screen.print(table)
     for key, title in (
         ("state_bytes", "state: bytes after the context"),
-        ("peak_bytes", "memory: peak bytes meanwhile"),
+        ("peak_bytes", "memory: peak bytes of reading and writing, above the weights"),
     ):
         if any(getattr(point, key) is None for curve in curves for point in curve.points):
             continue
@@ -141,7 +142,7 @@ def _show(curves: list[Any], figures: dict[str, Any]) -> None:
             table.add_row(curve.contestant, *cells, f"{curve.parameters:,}")
         screen.print(table)
     for each in figures["crossings"]:
-        screen.print(f"{each['what']}: {each['says']}")
+        screen.print(f"{titles[each['what']]}: {each['says']}")
 
 
 def _spread(seconds: list[float]) -> str:

@@ -12,7 +12,7 @@ from zoo.base.errors import many
 from zoo.comparison.known import beside, chosen_before
 from zoo.comparison.ladder.rungs import geometric
 from zoo.comparison.ledger import Ledger
-from zoo.comparison.result import Standing
+from zoo.comparison.result import UNLEARNED, Standing
 from zoo.comparison.scaling import Law, overtakes
 from zoo.comparison.words import figure, joined, quantity
 from zoo.config.tree import key_of
@@ -81,9 +81,11 @@ def _asked(ledger: Ledger) -> list[str]:
 def _best_setting(ledger: Ledger, task: str) -> str:
     """Of a sweep, the setting that validation picks."""
     best = ledger.ranked(task)[0]
+    why = ledger.cannot_decide(task)
     return (
         f"On {task}, {best.contestant} has the best validation score; its median test "
-        f"{best.metric.replace('_', ' ')} over {_runs(len(best.scores()))} is {figure(best.score(), '.4g')}."
+        f"{best.metric.replace('_', ' ')} over {_runs(len(best.scores()))} is {figure(best.score(), '.4g')}"
+        f"{f'. That decides nothing: {why}' if why else ''}."
     )
 
 
@@ -105,8 +107,12 @@ def _task(ledger: Ledger, task: str) -> Iterator[str]:
             f"On {task}, {best.contestant} has the best median {metric}, {figure(best.score(), '.4g')} of "
             f"{_runs(len(best.scores()))}{sure if len(entered) > 1 else ''}."
         )
-    if lost:
-        yield f"Half of the runs of {joined(lost)} failed, or more."
+    whole = [s.contestant for s in entered if not s.rows]
+    half = [name for name in lost if name not in whole]
+    if whole:
+        yield f"Every run of {joined(whole)} failed."
+    if half:
+        yield f"At least half of the runs of {joined(half)} failed."
     if ledger.baseline and len(entered) > 1:
         yield _told_apart(ledger, task, entered)
     if len(entered) > 1 and not ledger.cannot_decide(task):
@@ -136,7 +142,7 @@ def _solved(entered: Sequence[Standing]) -> str:
         shortcut = "" if best.shortcut is None else f"; what needs no learning scores {best.shortcut:.3g}"
         alone = len(groups["none"]) == len(entered)
         who = "nobody solved it" if alone else f"{joined([s.contestant for s in groups['none']])} in none"
-        whose = "best median" if alone else "their best median"
+        whose = "best median" if alone else "their best median" if len(groups["none"]) > 1 else "its median"
         parts.append(f"{who} ({whose} {figure(best.score(), '.3g')}{shortcut})")
     return ", ".join(parts)
 
@@ -155,12 +161,17 @@ def _told_apart(ledger: Ledger, task: str, entered: Sequence[Standing]) -> str:
     for standing in apart:
         assert standing.verdict is not None
         apart_by = abs(standing.difference.value) if standing.difference else math.nan  # as the tables say it, by seed
-        by = f" by {apart_by:.3g}" if math.isfinite(apart_by) and not standing.solved_count() else ""
+        unit = f" of {standing.metric.replace('_', ' ')}" if standing.metric else ""
+        by = f" by {apart_by:.3g}{unit}" if math.isfinite(apart_by) and not standing.solved_count() else ""
         doubt = f"; {'; '.join(standing.verdict.doubts)}" if standing.verdict.doubts else ""
         parts.append(f"{standing.contestant} is {standing.verdict}{by} (p = {standing.verdict.p_value:.2g}{doubt})")
-    rest = len(judged) - len(apart)
+    unlearned = [s.contestant for s in judged if s.verdict and s.verdict.word == UNLEARNED]
+    if unlearned:
+        parts.append(f"{joined([*unlearned, base.contestant])} did not learn it")
+    rest = len(judged) - len(apart) - len(unlearned)
     others = f"; the other{f' {rest} are' if rest > 1 else ' is'} not told apart from it" if rest else ""
-    return f"Beside {ledger.baseline}, {'; '.join(parts)}{others}."
+    paired = ", seed by seed" if any(" by " in part.partition(" (p = ")[0] for part in parts) else ""
+    return f"Beside {ledger.baseline}{paired}, {'; '.join(parts)}{others}."
 
 
 def _cheapest(ledger: Ledger, task: str, entered: Sequence[Standing]) -> Iterator[str]:
@@ -246,12 +257,11 @@ def _state(ledger: Ledger) -> Iterator[str]:
         sizes = joined([f"{quantity(kept[name][n])}B" for n in lengths])
         yield (
             f"When it generates, {name} keeps {sizes} after {joined(lengths)} tokens, and each token reads all of it. "
-            f"FLOPs here count that at the length of training."
+            f"FLOPs here count that reading at the length of training."
         )
     if fixed:
-        low, high = (pick(kept[name][lengths[0]] for name in fixed) for pick in (min, max))
-        size = f"{quantity(low)}B" if low == high else f"{quantity(low)}B to {quantity(high)}B"
-        yield f"{joined(fixed)} keep{'s' if len(fixed) == 1 else ''} {size} at any length."
+        each = joined([f"{name} {quantity(kept[name][lengths[0]])}B" for name in fixed])
+        yield f"Whatever the length, these keep the same: {each}."
 
 
 def _fragile(ledger: Ledger) -> Iterator[str]:
@@ -262,7 +272,10 @@ def _fragile(ledger: Ledger) -> Iterator[str]:
         if tried >= 3 and near == 1 and standing.state() in ("solved", "partly", "above"):
             fragile.append(f"{standing.contestant} on {standing.task}")
     if fragile:
-        yield f"Sensitive to tuning, with one good setting among those tried: {joined(fragile)}."
+        yield (
+            f"Sensitive to tuning, for of three settings or more none but the best came within "
+            f"{NEAR_BEST:.0%} of its validation score: {joined(fragile)}."
+        )
 
 
 def near_best(standing: Standing) -> tuple[int, int]:
@@ -281,6 +294,10 @@ AGREE = {
     "agrees in part": "agree in part",
     "agrees in part, provisionally": "provisionally agree in part",
 }
+FEW_FINDINGS = 3
+"""So many are told in words; the page lists them all."""
+EXTENDED = 4
+"""How many values a grid may grow by at each end, in the command that is offered where it ended at an edge."""
 DISAGREE = {
     outcome.replace("agree", "disagree"): words.replace("agree", "disagree") for outcome, words in AGREE.items()
 }
@@ -296,6 +313,10 @@ def _known(ledger: Ledger) -> Iterator[str]:
     if told:
         applies = "applies" if len(findings) == 1 else "apply"
         yield f"{many(len(findings), 'published finding')} {applies} here: these runs {joined(told)}."
+        listed = [f"{each.says} ({each.outcome})" for each in findings if each.outcome not in DISAGREE]
+        if len(listed) <= FEW_FINDINGS:
+            said = "; ".join(listed)
+            yield f"{said[:1].upper()}{said[1:]}."
     for each in findings:
         if each.outcome in DISAGREE:
             yield f"These runs {DISAGREE[each.outcome]} with this one: {each.says} ({each.source})."
@@ -354,18 +375,28 @@ def _next(ledger: Ledger) -> Iterator[str]:
         yield f"To add a rung: {_with(ledger.command, words)}"
         return
     hard = [task for task in ledger.tasks if not ledger.cannot_decide(task)]
+    if "compare.extend" not in ledger.command and any(_at_an_edge(ledger, task) for task in hard):
+        yield f"To let grids of what is tuned grow: {_with(ledger.command, [f'compare.extend={EXTENDED}'])}"
+        return
     falling = [task for task in hard if ledger.unconverged(task)]
     if falling:
         task = falling[0]
         steps = max(int(row["steps"]) for s in ledger.on(task) for row in s.rows)
         only = next(s.of for s in ledger.on(task))
         words = [f"compare.only=[{only}]", f"steps={4 * steps}", f"compare.name={ledger.name}_longer"]
-        yield f"To see who leads later: {_with(ledger.command, words)}"
+        yield f"To see who leads on {task} later: {_with(ledger.command, words)}"
     elif any(s.verdict and s.verdict.word == "not separated" for task in hard for s in ledger.on(task)):
         most = max(len(s.scores()) for s in ledger.contestants())
         seeds = ",".join(map(str, range(2 * most)))
         words = [f"compare.seeds=[{seeds}]", "compare.more_seeds=[]"]
         yield f"To tell more of them apart: {_with(ledger.command, words if ledger.looks_twice else words[:1])}"
+
+
+def _at_an_edge(ledger: Ledger, task: str) -> bool:
+    """Whether a verdict is provisional and the best setting of one of the two is the smallest or largest tried."""
+    base = next((s for s in ledger.on(task) if s.contestant == ledger.baseline), None)
+    doubted = [s for s in ledger.on(task) if s.verdict and s.verdict.apart and s.verdict.doubts]
+    return any(s.edge or (base and base.edge) for s in doubted)
 
 
 def _with(command: str, words: Sequence[str]) -> str:

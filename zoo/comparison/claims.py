@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from zoo.base.errors import ZooError
@@ -47,12 +47,8 @@ def check_claims(claims: Sequence[Mapping[str, Any]]) -> None:
             )
 
 
-def further(standing: Standing, at: str | None) -> Standing:
-    """A standing with the scores of a further test in place of the test's; runs that have none are left out."""
-    if at is None:
-        return standing
-    rows = [{**row, "test": row["test_harder"][at]} for row in standing.rows if at in row["test_harder"]]
-    return replace(standing, rows=rows)
+def _at(standing: Standing, further: str | None) -> Standing:
+    return standing if further is None else standing.at_further(further)
 
 
 def judge_claims(
@@ -70,7 +66,7 @@ def judge_claims(
         for word in claim.get("tasks") or dict.fromkeys(standing.of for standing in standings):
             task, at = split(word)
             first, second = (
-                next((further(s, at) for s in standings if s.of == task and s.contestant == claim[key]), None)
+                next((_at(s, at) for s in standings if s.of == task and s.contestant == claim[key]), None)
                 for key in ("better", "than")
             )
             sides.append((claim, word, first, second))

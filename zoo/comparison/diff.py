@@ -47,12 +47,12 @@ def compare(first: Ledger, second: Ledger) -> Table:
     table = Table(title=title, title_justify="left")
     for name in ("task", "contestant"):
         table.add_column(name, overflow="fold")
-    for name in (str(first.folder), str(second.folder), "difference", ""):
-        table.add_column(name, justify="right", no_wrap=not name, min_width=16 if name else 13)
+    for name in (str(first.folder), str(second.folder), "difference", "the second is"):
+        table.add_column(name, justify="right", overflow="fold", min_width=16 if name != "the second is" else 13)
     table.add_column("what differs", overflow="fold")
     both = [(ours, theirs, *difference(ours, theirs)) for ours, theirs in pairs(first, second)]
     family = [(theirs, ours) for ours, theirs, estimate, _ in both if estimate]
-    verdicts = iter(judge(family, first.margin))
+    verdicts = iter(judge(family, first.margin, rivals=False))
     for ours, theirs, estimate, why_not in both:
         says = str(next(verdicts)) if estimate else why_not
         scores = [figure(s.score()) if s.score() else s.absent() for s in (ours, theirs)]

@@ -11,7 +11,7 @@ from typing import Any
 from zoo.base.files import read_yaml
 from zoo.comparison.doubts import doubts
 from zoo.comparison.ledger import Ledger
-from zoo.comparison.result import Row, Standing, Verdict
+from zoo.comparison.result import Standing, Verdict
 from zoo.comparison.verdicts import judge
 
 
@@ -121,11 +121,4 @@ def _side(standing: Standing, finding: dict[str, Any]) -> Standing | None:
     if not finding.get("harder"):
         return standing
     names = list(standing.harder())
-    if not names:
-        return None
-
-    def harder(row: Row) -> Row:
-        return {**row, "test": row["test_harder"][names[-1]]}
-
-    rows = [harder(row) for row in standing.rows]
-    return replace(standing, task=f"{standing.task} at {names[-1]}", rows=rows, about=rows[0])
+    return standing.at_further(names[-1]) if names else None

@@ -363,6 +363,9 @@ def _filled(folder: Path, rules: Any, standings: list[Standing], rows: list[Row]
         if not standing.about:
             standing.about = next((s.rows[0] for s in standings if s.task == standing.task and s.rows), {})
     margin = rules.get("margin") if rules else None
+    if margin is not None:
+        for standing in standings:
+            standing.about = {**standing.about, "margin": margin}
     trends: dict[int, Trend] = {}
     if rules:
         known = ((id(s), trend(curves(folder, s), s.higher_is_better, s.bar)) for s in standings)

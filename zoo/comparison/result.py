@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Any
 
@@ -131,6 +131,12 @@ class Standing:
         shortcut = self.about.get("shortcut", self.about.get("guess"))
         return None if shortcut is None else float(shortcut)
 
+    def at_further(self, name: str) -> Standing:
+        """The standing on a further test, of whose rules guessing alone is known; runs that lack it are left out."""
+        rows = [{**row, "test": row["test_harder"][name]} for row in self.rows if name in row["test_harder"]]
+        about = {**self.about, "shortcut": self.about.get("guess")}
+        return replace(self, task=f"{self.task} at {name}", rows=rows, about=about)
+
     def by_seed(self) -> dict[int, float]:
         """The test score of each seed that finished."""
         return {row["seed"]: row["test"][row["metric"]] for row in self.rows}
@@ -189,7 +195,11 @@ class Standing:
         """How many runs are not above what needs no learning by the margin, or failed; empty where no rule is known."""
         if self.shortcut is None or not self.scores():
             return ""
-        return f"{sum(not self._above(value) for value in self.scores())}/{len(self.scores())}"
+        return f"{len(self.scores()) - self.runs_above()}/{len(self.scores())}"
+
+    def runs_above(self) -> int:
+        """How many runs are above what needs no learning by the margin; none where no rule is known."""
+        return 0 if self.shortcut is None else sum(map(self._above, self.scores()))
 
     def _above(self, value: float) -> bool:
         """Whether a score is above the best rule that needs no learning, by the margin or half of what is left."""

@@ -13,6 +13,7 @@ from zoo.comparison.result import UNLEARNED, Standing, Verdict
 from zoo.comparison.statistics import (
     COUNTS_SHARE,
     SIGNIFICANCE,
+    boschloo,
     difference,
     fewest_solved,
     holm,
@@ -23,19 +24,24 @@ from zoo.comparison.statistics import (
 Pair = tuple[Standing, Standing]
 
 
-def judge(pairs: Sequence[Pair], margin: float | None = None, level: float = SIGNIFICANCE) -> list[Verdict]:
+def judge(
+    pairs: Sequence[Pair], margin: float | None = None, level: float = SIGNIFICANCE, rivals: bool = True
+) -> list[Verdict]:
     """What each pair of standings says of the first, all pairs being one family.
 
     P-values of :func:`zoo.comparison.statistics.difference` are adjusted by Holm's method. A pair is told apart
     where the adjusted value is at most the level. It is then ``better`` or ``worse``, unless the medians differ by less
     than the margin, or lie in the other order than what was found to differ: the means, the counts of solved or failed
-    runs, or the ranks. Where the one ahead is no better than a rule that needs no learning, they differ in how they
-    fail, and neither is called better.
+    runs, or the ranks. Where the one ahead did not learn the task either, they differ in how they fail, and neither is
+    called better: its median run is no better than a rule that needs no learning, and how many of its runs are better
+    than that is not told apart from how many of the other's are, by Boschloo's test at 0.05.
 
     Args:
         pairs: contestants on one task each, both with at least one finished or failed run.
         margin: the difference that matters, in place of each task's own.
         level: the chance that any verdict of the family is false.
+        rivals: whether these are rivals. Of one contestant twice, such as before and after a change, what falls below a
+            rule has become worse all the same.
     """
     standings = {id(standing): standing for pair in pairs for standing in pair}  # each is in many pairs
     sides = {key: _Side(standing) for key, standing in standings.items()}
@@ -43,7 +49,7 @@ def judge(pairs: Sequence[Pair], margin: float | None = None, level: float = SIG
     tested = [_difference(*pair) for pair in known]
     adjusted = holm([p for p, _ in tested])
     return [
-        _verdict(*pair, p, direction, margin, level)
+        _verdict(*pair, p, direction, margin, level, rivals)
         for pair, p, (_, direction) in zip(known, adjusted, tested, strict=True)
     ]
 
@@ -59,7 +65,7 @@ class _Side:
 
 
 def judge_twice(pairs: Sequence[Pair], first: Sequence[int], margin: float | None = None) -> list[Verdict]:
-    """The verdicts of two looks: with the first seeds, and with all of them for those whom these did not tell apart.
+    """The verdicts of two looks: with the first seeds, and with all of them for those whom these leave undecided.
 
     Each look is a family of its own at half of the level, so that both together are wrong at most as often as one
     look at the whole level, whatever decides who gets more seeds (Bonferroni).
@@ -71,7 +77,7 @@ def judge_twice(pairs: Sequence[Pair], first: Sequence[int], margin: float | Non
     """
     early = judge([(_only(a, first), _only(b, first)) for a, b in pairs], margin, SIGNIFICANCE / 2)
     late = judge(pairs, margin, SIGNIFICANCE / 2)
-    return [one if one.apart else other for one, other in zip(early, late, strict=True)]
+    return [one if one.apart or one.word == UNLEARNED else other for one, other in zip(early, late, strict=True)]
 
 
 def _only(standing: Standing, seeds: Sequence[int]) -> Standing:
@@ -83,7 +89,9 @@ def _difference(ours: _Side, theirs: _Side) -> tuple[float, float]:
     return difference(ours.scores, theirs.scores, ours.bar, ours.higher_is_better)
 
 
-def _verdict(ours: _Side, theirs: _Side, p: float, direction: float, margin: float | None, level: float) -> Verdict:
+def _verdict(
+    ours: _Side, theirs: _Side, p: float, direction: float, margin: float | None, level: float, rivals: bool
+) -> Verdict:
     """The word for a pair whose adjusted p-value and direction are known."""
     if min(len(ours.scores), len(theirs.scores)) < 2:
         return Verdict("unknown", p)
@@ -95,11 +103,10 @@ def _verdict(ours: _Side, theirs: _Side, p: float, direction: float, margin: flo
     # whether it matters
     size = abs(medians)
     if _counts_decide(ours, theirs):
-        size = max(size, math.copysign(1, direction) * _means_apart(ours, theirs))
+        size = max(size, _means_apart(ours, theirs, direction))
     if size < margin_of(ours.standing, margin):
         return Verdict("no difference that matters", p)
-    ahead = ours if direction > 0 else theirs
-    if ahead.standing.state() in ("shortcut", "no"):
+    if rivals and not _learned(*((ours, theirs) if direction > 0 else (theirs, ours))):
         return Verdict(UNLEARNED, p)
     return Verdict("better" if direction > 0 else "worse", p)
 
@@ -109,11 +116,20 @@ def _medians_apart(ours: _Side, theirs: _Side) -> float:
     return 0.0 if ours.middle == theirs.middle else ours.sign * (ours.middle - theirs.middle)
 
 
-def _means_apart(ours: _Side, theirs: _Side) -> float:
-    """The difference of the means, counted likewise; of either sign and infinite where runs of both sides failed."""
+def _means_apart(ours: _Side, theirs: _Side, direction: float) -> float:
+    """The difference of the means in this direction; infinite where runs of both sides failed."""
     if math.isinf(ours.mean) and math.isinf(theirs.mean):
         return math.inf
-    return ours.sign * (ours.mean - theirs.mean)
+    return math.copysign(1, direction) * ours.sign * (ours.mean - theirs.mean)
+
+
+def _learned(ahead: _Side, behind: _Side) -> bool:
+    """Whether the one ahead learned the task: its median run did, or more of its runs than of the other's."""
+    if ahead.standing.state() not in ("shortcut", "no"):
+        return True
+    counts = [(side.standing.runs_above(), len(side.scores)) for side in (ahead, behind)]
+    (ours, n), (theirs, m) = counts
+    return ours * m > theirs * n and boschloo(ours, n, theirs, m) <= SIGNIFICANCE
 
 
 def _counts_decide(ours: _Side, theirs: _Side) -> bool:
@@ -214,6 +230,6 @@ def cannot_decide(standings: Sequence[Standing]) -> str:
         return ""
     if all(s.state() == "solved" for s in entered):
         return "every run solved it: it is too easy to tell these contestants apart"
-    if all(s.rows and s.state() in ("no", "shortcut") for s in entered):
-        return "nobody is above the best rule that needs no learning; the task is too hard, or training was too short"
+    if all(s.state() in ("no", "shortcut") for s in entered):
+        return "no median run is above the best rule that needs no learning; it is too hard, or training was too short"
     return ""

@@ -76,7 +76,9 @@ def by_the_clock(sessions: Sequence[Session], rows: Sequence[Mapping[str, Any]])
     ended = [row for row in rows if row["status"] == "finished"]
     trained = sum(row.get("own", row)["training_seconds"] * _threads(row["hardware"]) for row in ended)
     share = trained / sum(each["wall_seconds"] * each["cores"] for each in sessions)
-    return f"{said}; steps of training filled {100 * share:.0f} % of the cores' time, waits for a busy core included."
+    return (
+        f"{said}; {100 * share:.0f} % of that, on all cores, went into training steps, waits for a busy core included."
+    )
 
 
 def _threads(hardware: Mapping[str, Any]) -> int:

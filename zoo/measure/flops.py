@@ -116,13 +116,9 @@ def by_module(objective: nn.Module, batch: Batch) -> dict[str, int]:
 
 
 DRAWS = 16
-_representative: dict[str, tuple[float, float]] = {}
-"""What two examples cost, by the model and the task of which they were found to be representative in this process."""
 
 
-def per_token(
-    objective: nn.Module, task: Task, device: torch.device | None = None, cell: str = ""
-) -> tuple[float, float]:
+def per_token(objective: nn.Module, task: Task, device: torch.device | None = None) -> tuple[float, float]:
     """FLOPs per token, forward and in training, counted on two examples if these are representative.
 
     Masks of varying size and comparisons within a batch make the cost vary. So if another seed or twice as many
@@ -132,8 +128,6 @@ def per_token(
         objective: the model.
         task: whose batches are counted.
         device: the model's; large models take seconds on a CPU.
-        cell: what names both, whatever the seed of the weights. Where two examples were found to be representative of
-            a cell, and cost the same again, no others are counted.
     """
     device = device or torch.device("cpu")
     batch = task.train_batch(0, 0, device)
@@ -145,12 +139,8 @@ def per_token(
             forward, training = flops.count(objective, part)
         return forward / task.tokens(part), training / task.tokens(part)
 
-    first = count(2, 0)
-    if cell and _representative.get(cell) == first:
-        return first
-    other, more = count(2, 1), count(4, 0)
+    first, other, more = count(2, 0), count(2, 1), count(4, 0)
     if first == other == more:
-        _representative[cell] = first
         return first
     counts = [count(None, seed) for seed in range(DRAWS if first != other else 1)]
     forward, training = (sum(part) / len(counts) for part in zip(*counts, strict=True))

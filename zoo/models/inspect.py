@@ -61,7 +61,8 @@ def inspect(folder: Path, options: InspectOptions) -> Path:
         first = curve[0][1]
         if task.higher_is_better and first <= max(task.chance().values(), default=0.0):
             says = "no better than a rule, so no head can be said to matter; train it longer"
-            say(f"the test's {inspection['metric']} is {first:.4f}, {says}")
+            of = f"of {inspection['judged_by']['test']} examples"
+            say(f"the test's {inspection['metric']} {of} is {first:.4f}, {says}")
         else:
             say(f"validation loss {whole:.4f} with all of them")
             say(f"{strongest['loss']:.4f} without head {strongest['head']} of {strongest['layer']}: it matters most")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 import warnings
@@ -15,7 +14,6 @@ import torch
 from zoo.base.contracts import Task
 from zoo.base.errors import Diverged
 from zoo.base.files import atomic
-from zoo.config.tree import Config
 from zoo.measure import choices, embeddings, memory, weights
 from zoo.measure.flops import per_token
 from zoo.measure.metrics import asks, metric
@@ -78,9 +76,7 @@ class Session:
         self.model_facts = facts_of(config, self.task)
         # of several, each has another one
         counted_on = torch.device(self.device.accelerator if count() == 1 else "cpu")
-        self.forward_flops, self.training_flops = per_token(
-            self.objective.to(counted_on), self.task, counted_on, _cell(config)
-        )
+        self.forward_flops, self.training_flops = per_token(self.objective.to(counted_on), self.task, counted_on)
         batch = self.task.train_batch(0, 0, torch.device("cpu"))
         self.step_tokens = self.task.tokens(batch) * settings["accumulate"]
         self.checkpoint = folder / "checkpoints" / "last.ckpt"
@@ -292,12 +288,6 @@ class Session:
             "data_hash": self.planned.data_hash,
             "facts": self.model_facts,
         }
-
-
-def _cell(config: Config) -> str:
-    """What names the model and its task, whatever the seed and however it is trained."""
-    others = ("seed", "optimizer", "schedule", "overrides")
-    return json.dumps({key: value for key, value in config.items() if key not in others})
 
 
 def _strongest(without_learning: dict[str, float], task: Task) -> float | None:

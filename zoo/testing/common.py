@@ -26,6 +26,16 @@ def sized(check: Law) -> Law:
     return check
 
 
+def follows(other: Callable[..., Any]) -> Callable[[Law], Law]:
+    """Mark a check that says nothing new of a component which breaks another one."""
+
+    def marked(check: Law) -> Law:
+        check.follows = other.__name__  # type: ignore[attr-defined]
+        return check
+
+    return marked
+
+
 def laws_in(module: ModuleType) -> list[Check]:
     """The checks that a module defines, in its order: its public functions."""
     members = vars(module).items()

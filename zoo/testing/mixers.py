@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from zoo.nn import select_rows, state_bytes, tensors_of
 from zoo.testing import parts
-from zoo.testing.common import Unclaimed, call, close, ends, inputs, same_shape, seeded, sized
+from zoo.testing.common import Unclaimed, call, close, ends, follows, inputs, same_shape, seeded, sized
 from zoo.testing.parts import DIM, LENGTH
 
 
@@ -45,7 +45,7 @@ def mixer_keeps_shape(name: str) -> None:
 
 
 def mixer_takes_no_tokens(name: str) -> None:
-    """A piece without tokens gives none, and leaves the state as it was.
+    """A piece without tokens gives no outputs, and leaves the state as it was.
 
     Mend: take the last of the state and the piece together, for a piece may be empty.
     """
@@ -117,6 +117,7 @@ def mixer_does_not_see_the_future(name: str) -> None:
 
 
 @sized
+@follows(mixer_does_not_see_the_future)
 def mixer_goes_on_beyond_its_length(name: str) -> None:
     """A sequence longer than ``max_len`` has the same outputs at its beginning, or is refused with a clear message.
 

@@ -312,7 +312,9 @@ class Loop(L.LightningModule):
     on_test_epoch_start = on_validation_epoch_start
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Add this batch to the sums of its split."""
+        """Add this batch to the sums of its split. Whatever is drawn is drawn alike in each evaluation of a split."""
+        if batch_idx == 0:
+            reseed(self.device, self.seed, "evaluation", self.splits[dataloader_idx])
         outputs = self.objective(batch)
         for name, (total, count) in judge(self.objective, self.task, outputs, batch, self.probes).items():
             sums = self._totals.setdefault(dataloader_idx, {}).setdefault(
