@@ -9,10 +9,14 @@ import wrong
 from conftest import THOROUGH
 from torch.nn import functional as F
 
+import zoo
+from zoo.base.files import read_json
 from zoo.cli.check import _smallest
+from zoo.measure.causality import looks_ahead
 from zoo.testing import CHECKS, parts
 from zoo.testing import objectives as objective_laws
 from zoo.testing import tasks as task_laws
+from zoo.training.build import make_objective, make_task
 
 MODULES = {
     "mixer": wrong.Mixer,
@@ -351,3 +355,53 @@ def test_a_part_is_checked_as_what_it_is(word, name, zoo_main):
     kind = word.partition("@")[0]
     assert status != 0
     assert f"zoo check {kind}={name} {kind}.KEY=VALUE" in err
+
+
+class Peeking(torch.nn.Module):
+    """The mean of all tokens, through a gate."""
+
+    gate = 1.0
+
+    def __init__(self, dim: int, linear):
+        super().__init__()
+        self.out = linear(in_features=dim, out_features=dim)
+        self.open = torch.nn.Parameter(torch.full((dim,), self.gate))
+
+    def init_state(self, batch_size, max_len, device, dtype):
+        return None
+
+    def forward(self, x_BLD, state=None):
+        return self.open * self.out(x_BLD.mean(1, keepdim=True).expand_as(x_BLD)), state
+
+
+class Learning(Peeking):
+    """The same, of a gate that is closed before it has learned anything."""
+
+    gate = 0.0
+
+
+@pytest.mark.parametrize(("name", "mixer"), [("tests_sees_ahead", Peeking), ("tests_learns_to_see_ahead", Learning)])
+def test_a_model_that_is_given_the_answers_has_no_score(name, mixer, zoo_main, here):
+    """Alone it is refused, or fails once it has learned to look ahead; in a comparison it fails, and others go on."""
+    from zoo import register
+
+    register("mixer", name)(mixer)
+    words = ["task=recall", "task.rung=tiny", "task.test_size=16", "trainer.accelerator=cpu", "trainer.progress=false"]
+    small = ["dim=16", "layers=1", "steps=8", "task.batch_size=4", "optimizer.lr=0.1"]
+    status, _, err = zoo_main("train", f"mixer={name}", *words, *small)
+    assert status != 0
+    assert "depends on later tokens, which hold the answers" in err
+    rows = [read_json(path) for path in here.glob("runs/train/*/result.json")]
+    assert [row["status"] for row in rows] == ([] if mixer is Peeking else ["failed"])
+    assert zoo_main("train", "mixer=lstm", *words, *small)[0] == 0
+
+
+@pytest.mark.parametrize("words", [["task=text"], ["task=recall"], ["task=reverse"], ["task=code"]], ids=str)
+def test_what_looks_back_is_not_taken_for_what_looks_ahead(words):
+    """Padding, positions that are asked alone, and bytes; halves of odd lengths too."""
+    config = zoo.compose(*words, "dim=16", "layers=1", "task.batch_size=2")
+    task = make_task(config)
+    batch = task.train_batch(0, 0, torch.device("cpu"))
+    assert not looks_ahead(make_objective(config, task), batch)
+    part = {key: value[:1] for key, value in batch.items()}
+    assert not looks_ahead(make_objective(config, task), part), "of one example nothing can be told"

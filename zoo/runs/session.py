@@ -12,9 +12,10 @@ from typing import Any
 import torch
 
 from zoo.base.contracts import Task
-from zoo.base.errors import Diverged
+from zoo.base.errors import Diverged, ZooError
 from zoo.base.files import atomic
 from zoo.measure import choices, embeddings, memory, weights
+from zoo.measure.causality import looks_ahead
 from zoo.measure.flops import per_token
 from zoo.measure.metrics import asks, metric
 from zoo.runs.finished import TOKENIZER, finished, start
@@ -77,6 +78,7 @@ class Session:
         # of several, each has another one
         counted_on = torch.device(self.device.accelerator if count() == 1 else "cpu")
         self.forward_flops, self.training_flops = per_token(self.objective.to(counted_on), self.task, counted_on)
+        self._refuse_looking_ahead(counted_on)
         batch = self.task.train_batch(0, 0, torch.device("cpu"))
         self.step_tokens = self.task.tokens(batch) * settings["accumulate"]
         self.checkpoint = folder / "checkpoints" / "last.ckpt"
@@ -126,6 +128,8 @@ class Session:
             with self.signals:
                 peak = self._fit()
                 self._refuse_divergence()
+                if self.processes == 1:
+                    self._refuse_looking_ahead(self.loop.device)
                 self._evaluate()
                 self._refuse_unranked()
             row = self._row(dict(self.loop.results), peak)
@@ -164,6 +168,20 @@ class Session:
         self.signals.in_loops = True
         self.trainer.test(self.loop, loaders, verbose=False)
         self.signals.in_loops = False
+
+    def _refuse_looking_ahead(self, device: torch.device) -> None:
+        """Stop where the model says that it looks back only, and does not: it is given the answers.
+
+        It is asked before training and after it, for a part may look ahead only once it has learned to.
+
+        Raises:
+            ZooError: it looks ahead.
+        """
+        if looks_ahead(self.objective, self.task.train_batch(0, 0, device)):
+            raise ZooError(
+                f"{self.config['label']}: what it predicts at a token depends on later tokens, which hold the answers, "
+                f"so its scores would mean nothing; zoo check mixer=NAME (or ffn, norm ...) says which part looks ahead"
+            )
 
     def _refuse_divergence(self) -> None:
         """Stop where the last update, which no loss was computed after, left weights that are not finite.
