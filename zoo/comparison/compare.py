@@ -118,9 +118,11 @@ def carried_out(
     except ZooError as error:
         failed = [f"failed: {reason}" for reason in grouped(execution.failures)]
         raise ZooError("\n".join([*failed, str(error)])) from error
-    if show is not None:
-        show(ledger, execution)
-    page = write_page(ledger)
+    try:
+        if show is not None:
+            show(ledger, execution)
+    finally:  # also where nobody reads on, as in zoo compare ... | head
+        page = write_page(ledger)
     share(ledger, plan.cells[0].base["logger"])
     return ledger, page, execution
 
