@@ -294,7 +294,7 @@ def test_the_answer_is_made_of_the_numbers():
     assert "On t, a solved it in all of 5 runs (48 to 100 % of all seeds would), b in none (its median 0.25" in said
     assert "a is better (p = 0.0024)" in said
     assert "equal numbers of active parameters" in said
-    assert "none but the best came within 5% of its validation score: a on t." in said
+    assert "only the best of the settings tried is within 5 % of the best validation score: a on t." in said
     assert "Nothing larger was tested than 1k parameters and 2M tokens" in said
 
 

@@ -261,7 +261,7 @@ def _state(ledger: Ledger) -> Iterator[str]:
         )
     if fixed:
         each = joined([f"{name} {quantity(kept[name][lengths[0]])}B" for name in fixed])
-        yield f"Whatever the length, these keep the same: {each}."
+        yield f"Kept at any length: {each}."
 
 
 def _fragile(ledger: Ledger) -> Iterator[str]:
@@ -272,10 +272,8 @@ def _fragile(ledger: Ledger) -> Iterator[str]:
         if tried >= 3 and near == 1 and standing.state() in ("solved", "partly", "above"):
             fragile.append(f"{standing.contestant} on {standing.task}")
     if fragile:
-        yield (
-            f"Sensitive to tuning, for of three settings or more none but the best came within "
-            f"{NEAR_BEST:.0%} of its validation score: {joined(fragile)}."
-        )
+        near = f"within {100 * NEAR_BEST:.0f} % of the best validation score"
+        yield f"Sensitive to tuning, as only the best of the settings tried is {near}: {joined(fragile)}."
 
 
 def near_best(standing: Standing) -> tuple[int, int]:
