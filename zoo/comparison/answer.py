@@ -272,8 +272,8 @@ def _fragile(ledger: Ledger) -> Iterator[str]:
         if tried >= 3 and near == 1 and standing.state() in ("solved", "partly", "above"):
             fragile.append(f"{standing.contestant} on {standing.task}")
     if fragile:
-        near = f"within {100 * NEAR_BEST:.0f} % of the best validation score"
-        yield f"Sensitive to tuning, as only the best of the settings tried is {near}: {joined(fragile)}."
+        within = f"within {100 * NEAR_BEST:.0f} % of the best validation score"
+        yield f"Sensitive to tuning, as only the best of the settings tried is {within}: {joined(fragile)}."
 
 
 def near_best(standing: Standing) -> tuple[int, int]:
