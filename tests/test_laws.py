@@ -278,19 +278,22 @@ def test_laws_that_follow_from_a_broken_shape_are_not_asked(zoo_main, here):
     assert lines[2:] == ["11 laws not run: mend what is broken, and check again", "1 law is broken"]
 
 
+class WithoutAState(torch.nn.Module):
+    """Six laws ask for what it lacks: ``init_state``."""
+
+    def __init__(self, dim: int, linear):
+        super().__init__()
+        self.out = linear(in_features=dim, out_features=dim)
+
+    def forward(self, x_BLD, state=None):
+        return self.out(x_BLD), state
+
+
 def test_one_mistake_is_said_once_and_what_is_not_claimed_does_not_hold(zoo_main, here):
-    """Six laws ask for ``init_state``: the first says that it is missing, and the others that they end as that does."""
+    """The first law says what is missing, and the others that they end as that does."""
     from zoo import register
 
-    @register("mixer", "tests_without_a_state")
-    class WithoutAState(torch.nn.Module):
-        def __init__(self, dim: int, linear):
-            super().__init__()
-            self.out = linear(in_features=dim, out_features=dim)
-
-        def forward(self, x_BLD, state=None):
-            return self.out(x_BLD), state
-
+    register("mixer", "tests_without_a_state")(WithoutAState)
     status, out, _ = zoo_main("check", "mixer=tests_without_a_state")
     assert status == 1
     assert out.count("has no attribute 'init_state'") == 1
@@ -330,15 +333,8 @@ def test_a_law_that_is_known_to_fail_excuses_no_other(zoo_main, here):
     from zoo import register
 
     @register("mixer", "tests_without_a_state_and_known")
-    class WithoutAState(torch.nn.Module):
+    class Known(WithoutAState):
         known_failures = {"mixer_takes_no_tokens": "it has no state yet"}
-
-        def __init__(self, dim: int, linear):
-            super().__init__()
-            self.out = linear(in_features=dim, out_features=dim)
-
-        def forward(self, x_BLD, state=None):
-            return self.out(x_BLD), state
 
     status, out, _ = zoo_main("check", "mixer=tests_without_a_state_and_known")
     assert status == 1

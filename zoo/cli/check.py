@@ -207,8 +207,10 @@ def _builds(kind: str, name: str, overrides: Sequence[str]) -> str:
 
 def _accident(error: Exception) -> str:
     """What was raised, and where, unless that is in a law, which asks the same of a component as others do."""
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    return repr(error) if f"{os.sep}testing{os.sep}" in last.filename else _where(error)
+    import zoo.testing
+
+    last = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
+    return repr(error) if last.is_relative_to(Path(zoo.testing.__file__).parent) else _where(error)
 
 
 def _where(error: Exception) -> str:

@@ -157,12 +157,13 @@ def _told_apart(ledger: Ledger, task: str, entered: Sequence[Standing]) -> str:
     if not apart:
         why = ledger.cannot_decide(task)
         return f"Nobody is told apart from {ledger.baseline}{': ' + why if why else ''}."
-    parts = []
+    parts, paired = [], ""
     for standing in apart:
         assert standing.verdict is not None
         apart_by = abs(standing.difference.value) if standing.difference else math.nan  # as the tables say it, by seed
         unit = f" of {standing.metric.replace('_', ' ')}" if standing.metric else ""
         by = f" by {apart_by:.3g}{unit}" if math.isfinite(apart_by) and not standing.solved_count() else ""
+        paired = ", seed by seed" if by else paired
         doubt = f"; {'; '.join(standing.verdict.doubts)}" if standing.verdict.doubts else ""
         parts.append(f"{standing.contestant} is {standing.verdict}{by} (p = {standing.verdict.p_value:.2g}{doubt})")
     unlearned = [s.contestant for s in judged if s.verdict and s.verdict.word == UNLEARNED]
@@ -170,14 +171,13 @@ def _told_apart(ledger: Ledger, task: str, entered: Sequence[Standing]) -> str:
         parts.append(f"{joined([*unlearned, base.contestant])} did not learn it")
     rest = len(judged) - len(apart) - len(unlearned)
     others = f"; the other{f' {rest} are' if rest > 1 else ' is'} not told apart from it" if rest else ""
-    paired = ", seed by seed" if any(" by " in part.partition(" (p = ")[0] for part in parts) else ""
     return f"Beside {ledger.baseline}{paired}, {'; '.join(parts)}{others}."
 
 
 def _cheapest(ledger: Ledger, task: str, entered: Sequence[Standing]) -> Iterator[str]:
     """Of those that learned the task and may be first, who trains with the fewest FLOPs."""
     ranks = ledger.ranks(task)
-    learned = [s for s in entered if s.state() not in ("no", "shortcut") and s.cost("training_flops")]
+    learned = [s for s in entered if s.learned() and s.cost("training_flops")]
     first = [s for s in learned if ranks.get(s.contestant, (9, 9))[0] == 1]
     if len(first) > 1:
         costs = {s.contestant: s.cost("training_flops") or 0.0 for s in first}

@@ -227,6 +227,10 @@ class Standing:
         guess = self.about.get("guess")
         return "shortcut" if guess is not None and self.sign * (self.middle() - guess) > self.margin else "no"
 
+    def learned(self) -> bool:
+        """Whether the median run is above every rule that needs no learning, as far as one is known."""
+        return self.state() not in ("shortcut", "no")
+
     def tuned(self) -> list[tuple[dict[str, Any], float]]:
         """The settings that were tried without a failed run, each with its mean validation score."""
         scores = [(trial["setting"], trial["validation"]) for trial in self.tried]

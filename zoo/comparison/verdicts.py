@@ -125,7 +125,7 @@ def _means_apart(ours: _Side, theirs: _Side, direction: float) -> float:
 
 def _learned(ahead: _Side, behind: _Side) -> bool:
     """Whether the one ahead learned the task: its median run did, or more of its runs than of the other's."""
-    if ahead.standing.state() not in ("shortcut", "no"):
+    if ahead.standing.learned():
         return True
     counts = [(side.standing.runs_above(), len(side.scores)) for side in (ahead, behind)]
     (ours, n), (theirs, m) = counts
@@ -230,6 +230,6 @@ def cannot_decide(standings: Sequence[Standing]) -> str:
         return ""
     if all(s.state() == "solved" for s in entered):
         return "every run solved it: it is too easy to tell these contestants apart"
-    if all(s.state() in ("no", "shortcut") for s in entered):
+    if not any(s.learned() for s in entered):
         return "no median run is above the best rule that needs no learning; it is too hard, or training was too short"
     return ""

@@ -78,8 +78,9 @@ class Session:
         # of several, each has another one
         counted_on = torch.device(self.device.accelerator if count() == 1 else "cpu")
         self.forward_flops, self.training_flops = per_token(self.objective.to(counted_on), self.task, counted_on)
-        self._refuse_looking_ahead(counted_on)
         batch = self.task.train_batch(0, 0, torch.device("cpu"))
+        self.examples = {key: value[:2] for key, value in batch.items()}
+        self._refuse_looking_ahead(counted_on)
         self.step_tokens = self.task.tokens(batch) * settings["accumulate"]
         self.checkpoint = folder / "checkpoints" / "last.ckpt"
         identity = {"data_hash": str(run.data_hash), **self.device.identity()}
@@ -177,7 +178,7 @@ class Session:
         Raises:
             ZooError: it looks ahead.
         """
-        if looks_ahead(self.objective, self.task.train_batch(0, 0, device)):
+        if looks_ahead(self.objective, {key: value.to(device) for key, value in self.examples.items()}):
             raise ZooError(
                 f"{self.config['label']}: what it predicts at a token depends on later tokens, which hold the answers, "
                 f"so its scores would mean nothing; zoo check mixer=NAME (or ffn, norm ...) says which part looks ahead"
