@@ -53,7 +53,7 @@ def test_runs_and_comparisons_are_listed_newest_first(made, zoo_main, monkeypatc
             os.utime(file, (1e9 - old, 1e9 - old))
     listing = records(made / "runs")
     assert [record.name.split("-")[0] for record in listing] == ["gru", "transformer", "mine", "lstm"]
-    assert [record.status for record in listing] == ["started", "finished", "failed", "finished"]
+    assert [record.status for record in listing] == ["unfinished", "finished", "failed", "finished"]
     assert listing[2].what == "comparison: lstm on parity"
     assert listing[2].score == "0/1 runs"
     rules = read_json(made / "runs/mine/comparison.json")
@@ -68,6 +68,9 @@ def test_runs_and_comparisons_are_listed_newest_first(made, zoo_main, monkeypatc
     for record in listing:
         assert record.name in out, "an id can be copied as it stands"
     assert "steps=4" in out
+    assert (out.count(" old, "), out.count("unfinished")) == (4, 1), "nothing that stands there at 160 columns is left out"
+    monkeypatch.setenv("COLUMNS", "120")
+    assert " old, " not in zoo_main("runs")[1], "a table, where its last column is wide enough"
 
 
 def test_overrides_filter_by_what_was_typed_and_by_what_presets_set(made):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from zoo.base.errors import RunFailed, ZooError, many, to_type
 from zoo.base.terminal import say
@@ -16,10 +17,8 @@ MOST_SHOWN = 100
 """Lines that are listed; the rest is counted."""
 MOST_NAMED = 10
 """Folders that cannot be read and are named."""
-WIDEST = 36
-"""Letters of an id that stand in one line, however narrow the terminal is."""
-BESIDE = 44
-"""Columns that the rest of a line has at least, where an id is longer."""
+LEAST = 36
+"""Columns of the description that a table has at least; where there are fewer, each run stands in lines of its own."""
 
 
 def runs(words: Sequence[str], failed: bool, yes: bool) -> int:
@@ -70,41 +69,53 @@ def _say_unreadable(listing: Sequence[Record]) -> int:
 
 
 def _list(root: Path, listing: Sequence[Record], asked: Sequence[str]) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
+    """Print a table of these; where no column can be as wide as its figures, print lines of each in its place."""
     if not listing:
         say(f"{root} holds no run" + (f" with {' '.join(asked)}" if asked else "; make one: zoo train task=parity"))
         return
-    names = ("id", "what", "status", "score", "age", "size")
+    names = ("id", "status", "score", "age", "size", "what")
     lines = [
-        (each.name, each.what, each.status, each.score, age(each.time), size(each.bytes()))
+        (each.name, each.status, each.score, age(each.time), size(each.bytes()), each.what)
         for each in listing[:MOST_SHOWN]
     ]
-    columns = dict(zip(names, zip(*lines, strict=True), strict=True))
-    widest = {name: max(map(len, (name, *column))) for name, column in columns.items()}
+    widest = {name: max(map(len, (name, *column))) for name, column in zip(names, zip(*lines, strict=True), strict=True)}
     console = screen()
-    widest["id"] = min(widest["id"], max(WIDEST, console.width - BESIDE))  # folded only where a terminal is narrow
-
-    def left() -> int:
-        """What is left for ``what`` beside the others, each with a space behind."""
-        return int(console.width) - sum(widest[name] + 1 for name in columns if name != "what") - 1
-
-    # where words would be cut within, the last columns give way
-    longest = max((len(word) for what in columns["what"] for word in what.split()), default=0)
-    for name in ("size", "age"):
-        if left() < longest:
-            del columns[name]
-    widest["what"] = max(8, min(widest["what"], left()))
-    table = Table(box=None, padding=(0, 1, 0, 0))
-    for name in columns:
-        numbers = name in ("score", "age", "size")
-        table.add_column(name, overflow="fold", width=widest[name], justify="right" if numbers else "left")
-    for line in zip(*columns.values(), strict=True):
-        table.add_row(*map(Text, line))
-    console.print(table)
+    left = console.width - sum(widest[name] + 1 for name in names[:-1])
+    longest = max((len(word) for line in lines for word in line[-1].split()), default=0)
+    if left >= min(widest["what"], max(LEAST, longest)):  # an id is copied, so it stays in one line
+        console.print(_table(names, lines, widest))
+    else:
+        _print_each(console, listing[:MOST_SHOWN])
     if len(listing) > MOST_SHOWN:
         say(f"and {len(listing) - MOST_SHOWN:,} more; narrow them by overrides, such as: zoo runs task=parity --failed")
+
+
+def _table(names: Sequence[str], lines: Sequence[Sequence[str]], widest: Mapping[str, int]) -> Any:
+    """A line for each; the last column takes what is left."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, padding=(0, 1, 0, 0))
+    for name in names[:-1]:
+        right = name in ("score", "age", "size")
+        table.add_column(name, no_wrap=True, width=widest[name], justify="right" if right else "left")
+    table.add_column(names[-1], overflow="fold")
+    for line in lines:
+        table.add_row(*map(Text, line))
+    return table
+
+
+def _print_each(console: Any, listing: Sequence[Record]) -> None:
+    """The id in a line, then what became of it, then what it is."""
+    from rich.padding import Padding
+    from rich.text import Text
+
+    for each in listing:
+        score = each.score if each.comparison or not each.score else f"score {each.score}"
+        became = ", ".join(filter(None, (each.status, score, f"{age(each.time)} old", size(each.bytes()))))
+        console.print(Text(each.name), soft_wrap=True)
+        for text in filter(None, (became, each.what)):
+            console.print(Padding(Text(text, overflow="fold"), (0, 0, 0, 2), expand=False))
 
 
 def _open(root: Path, names: Sequence[str], filters: Sequence[str]) -> int:

@@ -24,6 +24,8 @@ from zoo.runs.row import UNREADABLE, read_row
 
 USUAL = "train"
 """The experiment whose name is left out of a run's name, as it is where nobody names one."""
+UNFINISHED = "unfinished"
+"""The status of what began and did not end, where no process is at it now."""
 NOT_WHAT = ("arch", "task", "seed", "runs", "experiment", "trainer", "logger")
 """Overrides that the name of a run says already, or that say where and how it was made."""
 
@@ -36,7 +38,8 @@ class Record:
         name: what to type to mean it: its folder below the folder of all runs, without ``train/``.
         folder: where it lies.
         what: the overrides of a run that its name does not say; a comparison's contestants and tasks.
-        status: ``finished``, ``failed``, ``started``, ``running`` where a process is at it now, or ``unreadable``.
+        status: ``finished``, ``failed``, ``running`` where a process is at it now, ``unfinished`` where none is, or
+            ``unreadable``.
         score: of its test; of a comparison how many of its runs are finished.
         time: when it was last written, in seconds since 1970.
         comparison: whether it is one.
@@ -212,7 +215,7 @@ def _run(folder: Path, runs: Path, filters: Sequence[str]) -> list[Record]:
         return []
     row = read_row(folder / "result.json") or {}
     held = is_held(folder / "lock")
-    status = "running" if held else str(row.get("status", "started"))
+    status = "running" if held else _status(row)
     read: list[Any] = []
 
     def config() -> Any:
@@ -227,6 +230,11 @@ def _run(folder: Path, runs: Path, filters: Sequence[str]) -> list[Record]:
     score = f"{row['test'][row['metric']]:.4f}" if row.get("status") == "finished" else ""
     changed = _written(folder / "result.json", folder / "config.yaml")
     return [Record(_name(folder, runs), folder, what, status, score, changed)]
+
+
+def _status(row: Mapping[str, Any]) -> str:
+    """What became of a run that no process is at, of which this row tells."""
+    return str(row["status"]) if row.get("status") in ("finished", "failed") else UNFINISHED
 
 
 def _name(folder: Path, runs: Path) -> str:
@@ -256,7 +264,7 @@ def _comparison(folder: Path, rules: Any) -> Record:
     failed = bool({"failed", UNREADABLE} & set(states))
     status = "running" if is_held(folder / "lock") else "failed" if failed else "finished"
     if status == "finished" and finished < len(states):
-        status = "started"
+        status = UNFINISHED
     what = f"comparison: {', '.join(who)} on {', '.join(tasks)}"
     return Record(folder.name, folder, what, status, f"{finished}/{len(states)} runs", max(changed), True)
 
@@ -279,7 +287,7 @@ def _state(folder: Path) -> tuple[str, float]:
         if not _is_run(folder):
             return "", 0.0
         row = read_row(folder / "result.json") or {}
-        return str(row.get("status", "started")), _written(folder / "result.json")
+        return _status(row), _written(folder / "result.json")
     except PermissionError:
         return UNREADABLE, 0.0
 
