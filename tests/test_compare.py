@@ -379,7 +379,7 @@ def test_a_comparison_is_made_by_one_process_at_a_time(zoo_main, here):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["smok"], "There is no compare called 'smok'. Did you mean compare=smoke?"),
+        (["smok"], "There is no comparison called 'smok'. Did you mean compare=smoke?"),
         (["smoke", "compare.archs=[transformr]"], "Did you mean arch=transformer?"),
         (["smoke", "seed=3"], "a comparison varies that itself"),
         (["smoke", "compare.only=[text]"], "There is no task in this comparison called 'text'"),

@@ -165,7 +165,9 @@ def test_what_cannot_be_written_is_said(smoke, zoo_main, tmp_path, monkeypatch):
     for words, says in (
         (["runs/smoke", "--to", "figures.xls"], "expected a file that ends in .csv, .md, .tex, .parquet, .svg"),
         ([], "name one folder of runs"),
-        (["runs/smoke", "nowhere"], "there is no folder nowhere"),
+        (["runs/smoke", "nowhere"], "there is no folder nowhere; run zoo compare first"),
+        (["runs/smok"], "there is no folder runs/smok. Did you mean runs/smoke?"),
+        (["somoke"], "there is no folder somoke. Did you mean runs/smoke?"),
     ):
         status, _, err = zoo_main("report", *words)
         assert status == 2

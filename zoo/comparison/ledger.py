@@ -12,7 +12,7 @@ from statistics import median
 from typing import Any
 
 from zoo.base import validation
-from zoo.base.errors import ZooError, many, to_type
+from zoo.base.errors import ZooError, close, many, to_type
 from zoo.base.files import read_json
 from zoo.comparison.abilities import Ability, folder_of_other, scores
 from zoo.comparison.claims import Finding, judge_claims
@@ -190,6 +190,16 @@ class Ledger:
         return sorted(self.on(task), key=key)
 
 
+def _no_folder(folder: Path) -> str:
+    """What to say of a folder that is not there: those like it, beside it and where comparisons usually lie."""
+    beside = [each for parent in dict.fromkeys([folder.parent, Path("runs")]) for each in sorted(parent.glob("*/"))]
+    near = close(folder.name, (each.name for each in beside))
+    if near:
+        likely = [str(each) for name in near for each in beside if each.name == name]
+        return f"there is no folder {folder}. Did you mean {' or '.join(likely)}?"
+    return f"there is no folder {folder}; run zoo compare first, or name one that holds runs"
+
+
 def read_ledger(folder: Path, alone: bool = False) -> Ledger:
     """Read a folder of runs; of a comparison, also its rules.
 
@@ -202,7 +212,7 @@ def read_ledger(folder: Path, alone: bool = False) -> Ledger:
         OSError: the folder itself, or its rules, may not be read.
     """
     if not folder.is_dir():
-        raise ZooError(f"there is no folder {folder}; run zoo compare first, or name one that holds runs")
+        raise ZooError(_no_folder(folder))
     shared: dict[Any, Any] = {}
     rows = [
         _sharing(row, shared)

@@ -135,7 +135,7 @@ TABLES = ("tasks", "tune", "names", "further", "abilities")
 """Keys of a comparison that hold a table of the user's own keys."""
 FREE = ("settings", *(f"compare.{name}" for name in TABLES), "on.options")
 """Mappings of the user's own keys, where there are such: ours, and what goes to a cluster as it is."""
-NOUNS = {"on": "place to make runs"}
+NOUNS = {"on": "place to make runs", "compare": "comparison"}
 """What an option of a group is called, where the group's own name does not say it."""
 
 
