@@ -595,11 +595,11 @@ def test_a_table_fits_the_terminal_and_cuts_no_number(smoke, zoo_main, here, mon
 def test_a_column_is_as_wide_as_the_title_that_is_shown():
     from zoo.comparison.terminal import _columns_that_fit
 
-    lines = [{"place": "1", "contestant": "a", "score": "0.5", "n": "5"}]
-    title = {"place": "", "score": "masked bits per byte"}
-    assert _columns_that_fit(lines, 44)[1] == []
-    assert _columns_that_fit(lines, 45, titles=title)[1] == []
-    assert _columns_that_fit(lines, 44, titles=title) == (["place", "contestant", "score"], ["n"])
+    lines = [{"rank": "1", "contestant": "a", "score": "0.5", "n": "5"}]
+    title = {"rank": "rank", "score": "masked bits per byte"}
+    assert _columns_that_fit(lines, 47)[1] == []
+    assert _columns_that_fit(lines, 48, titles=title)[1] == []
+    assert _columns_that_fit(lines, 47, titles=title) == (["rank", "contestant", "score"], ["n"])
 
 
 @pytest.mark.thorough

@@ -68,7 +68,9 @@ def test_runs_and_comparisons_are_listed_newest_first(made, zoo_main, monkeypatc
     for record in listing:
         assert record.name in out, "an id can be copied as it stands"
     assert "steps=4" in out
-    assert (out.count(" old, "), out.count("unfinished")) == (4, 1), "nothing that stands there at 160 columns is left out"
+    assert (out.count(" old, "), out.count("unfinished")) == (4, 1), (
+        "nothing that stands there at 160 columns is left out"
+    )
     monkeypatch.setenv("COLUMNS", "120")
     assert " old, " not in zoo_main("runs")[1], "a table, where its last column is wide enough"
 

@@ -78,7 +78,8 @@ def _list(root: Path, listing: Sequence[Record], asked: Sequence[str]) -> None:
         (each.name, each.status, each.score, age(each.time), size(each.bytes()), each.what)
         for each in listing[:MOST_SHOWN]
     ]
-    widest = {name: max(map(len, (name, *column))) for name, column in zip(names, zip(*lines, strict=True), strict=True)}
+    columns = zip(names, zip(*lines, strict=True), strict=True)
+    widest = {name: max(map(len, (name, *cells))) for name, cells in columns}
     console = screen()
     left = console.width - sum(widest[name] + 1 for name in names[:-1])
     longest = max((len(word) for line in lines for word in line[-1].split()), default=0)

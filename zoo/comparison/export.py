@@ -19,7 +19,7 @@ from zoo.comparison.answer import answer
 from zoo.comparison.charts import charts
 from zoo.comparison.ledger import Ledger
 from zoo.comparison.result import COSTS, Standing
-from zoo.comparison.words import between, by_the_clock, figure, quantity
+from zoo.comparison.words import by_the_clock, figure, quantity
 
 Line = dict[str, Any]
 
@@ -106,23 +106,20 @@ def _csv(ledger: Ledger) -> bytes:
 
 
 def _short(ledger: Ledger) -> list[tuple[str, list[list[str]]]]:
-    """For people: by task, titles and then rows: rank, who, median and interval, who solved it, seeds, verdict."""
+    """For people: by task, titles and then rows: rank, who, median and interval, who solved it, n, verdict."""
     tables = []
     for task in ledger.tasks:
         standings = ledger.ranked(task)
         solves = any(standing.solved() for standing in standings)
         judged = f"vs {ledger.baseline}" if ledger.baseline else "verdict"
-        order = "order" if ledger.is_sweep else "rank"  # settings of a sweep are no rivals
-        rows = [[order, "contestant", "test", *(["solved"] if solves else []), "seeds", judged]]
-        ranks = ledger.ranks(task)
+        rows = [[ledger.order, "contestant", ledger.metric(task), *(["solved"] if solves else []), "n", judged]]
         for position, standing in enumerate(standings, 1):
             score = standing.score()
             said = figure(score) if score else standing.absent()
             solved = [standing.solved() or ""] if solves else []
-            seeds = f"{len(standing.rows)}" + (f" ({len(standing.failed)} failed)" if standing.failed else "")
-            rank = between(*ranks.get(standing.contestant, (position, position))) if score else ""
+            n = f"{len(standing.scores())}" + (f" ({len(standing.failed)} failed)" if standing.failed else "")
             verdict = str(standing.verdict or "")
-            rows.append([rank, standing.contestant, said, *solved, seeds, verdict])
+            rows.append([ledger.rank(standing, position), standing.contestant, said, *solved, n, verdict])
         tables.append((task, rows))
     return tables
 
@@ -159,7 +156,7 @@ def _markdown(ledger: Ledger, picture: Path) -> bytes:
         parts += [f"![{plain(ledger.folder.name)}: its first chart]({quote(picture.name)})", ""]
     for task, (titles, *rows) in _short(ledger):
         parts += [
-            f"## {plain(task)}: test {_metric(ledger, task)}",
+            f"## {plain(ledger.heading(task))}",
             "",
             row(titles),
             "|" + "---|" * len(titles),
@@ -195,16 +192,11 @@ def _latex(ledger: Ledger) -> bytes:
 
     parts = []
     for task, (titles, *rows) in _short(ledger):
-        title = row([f"{task}: test {_metric(ledger, task)}"]).removesuffix(r" \\")
+        title = row([ledger.heading(task)]).removesuffix(r" \\")
         columns = f"rl{'r' * (len(titles) - 3)}l"
         parts += [f"% {title}", rf"\begin{{tabular}}{{{columns}}}", r"\toprule", row(titles), r"\midrule"]
         parts += [*map(row, rows), r"\bottomrule", r"\end{tabular}", ""]
     return "\n".join(parts).encode()
-
-
-def _metric(ledger: Ledger, task: str) -> str:
-    metric = next((s.metric for s in ledger.standings if s.task == task and s.rows), "score")
-    return metric.replace("_", " ")
 
 
 def _parquet(ledger: Ledger) -> bytes:

@@ -25,7 +25,7 @@ from zoo.comparison.scaling import Fitted, fits
 from zoo.comparison.statistics import SIGNIFICANCE, Estimate, paired_difference
 from zoo.comparison.trends import Trend, curves, trend
 from zoo.comparison.verdicts import Pair, all_pairs, can_find, cannot_decide, judge, judge_twice, margin_of, rank_ranges
-from zoo.comparison.words import joined, quantity
+from zoo.comparison.words import between, joined, quantity
 from zoo.config.tree import key_of
 from zoo.runs.row import SCHEMA, UNREADABLE, flaw, read_row
 
@@ -148,6 +148,31 @@ class Ledger:
             apart = any(s.verdict is not None and s.verdict.apart for s in self.on(task))
             self._undecided[task] = "" if apart else cannot_decide(self.on(task))
         return self._undecided[task]
+
+    def metric(self, task: str) -> str:
+        """The metric of a task's scores, in words; ``score`` where no run has ended."""
+        return next((s.metric.replace("_", " ") for s in self.on(task) if s.rows), "score")
+
+    def heading(self, task: str) -> str:
+        """What a table of a task's scores says above them."""
+        higher = next((s.rows[0]["higher_is_better"] for s in self.on(task) if s.rows), True)
+        return f"{task}: test {self.metric(task)} ({'higher' if higher else 'lower'} is better), median (interval)"
+
+    @property
+    def order(self) -> str:
+        """What the numbers before contestants are called: settings of a sweep are no rivals, and have no ranks."""
+        return "order" if self.is_sweep else "rank"
+
+    def rank(self, standing: Standing, position: int) -> str:
+        """The ranks that a contestant may have, such as ``2-4``; where none are told, its position in the order.
+
+        Args:
+            standing: of the contestant on a task.
+            position: of the standing in :meth:`ranked`, from 1.
+        """
+        if not standing.score():
+            return ""
+        return between(*self.ranks(standing.task).get(standing.contestant, (position, position)))
 
     def can_find(self, task: str) -> str:
         """The smallest difference that this comparison finds on a task."""

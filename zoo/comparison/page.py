@@ -27,7 +27,7 @@ from zoo.comparison.predictions import explained, predictions
 from zoo.comparison.result import COSTS, Standing, subfolder
 from zoo.comparison.scaling import overtakes
 from zoo.comparison.terminal import and_more
-from zoo.comparison.words import between, by_the_clock, figure, interval, quantity
+from zoo.comparison.words import by_the_clock, figure, interval, quantity
 from zoo.registry.discovery import state
 
 TEMPLATE = "report.html.j2"
@@ -64,8 +64,6 @@ def write_page(ledger: Ledger, path: Path | None = None) -> Path:
         "title": titled(ledger),
         "matrix": (cells := matrix(ledger)),
         "explained": legend(cells),
-        "ranks": {task: ledger.ranks(task) for task in ledger.tasks},
-        "between": between,
         "overall": ledger.overall(),
         "abilities": ledger.abilities(),
         "abilities_explained": abilities.EXPLAINED,

@@ -25,7 +25,7 @@ from zoo.comparison.pool import Pool
 from zoo.comparison.predictions import explained, predictions
 from zoo.comparison.result import Standing
 from zoo.comparison.scaling import overtakes
-from zoo.comparison.words import between, clock, figure, interval, quantity
+from zoo.comparison.words import clock, figure, interval, quantity
 
 MOST_SHOWN = 50
 """Rows of a table on the terminal; the rest is counted."""
@@ -178,7 +178,7 @@ def _matrix(ledger: Ledger, width: int) -> list[Table]:
     )
 
 
-FIRST = ("place", "contestant", "score")
+FIRST = ("rank", "contestant", "score")
 """Columns that are always shown; of the others the first ones, as many as fit."""
 LEAST_WIDE = 15
 """Columns of text that a task or an ability gets at least, beside the names of contestants."""
@@ -360,14 +360,10 @@ def _published(ledger: Ledger, task: str) -> Table:
 
 def _table(ledger: Ledger, task: str, width: int) -> Table:
     standings = ledger.ranked(task)
-    finished = [s for s in standings if s.rows]
-    metric = finished[0].metric.replace("_", " ") if finished else "score"
-    higher = not finished or finished[0].rows[0]["higher_is_better"]
-    title = f"{task}: test {metric} ({'higher' if higher else 'lower'} is better), median (interval); costs are means"
+    title = f"{ledger.heading(task)}; costs are means"
     table = Table(title=title, title_justify="left", caption_justify="left")
-    ranks = ledger.ranks(task)
-    lines = [_cells(ledger, ranks, position, s) for position, s in enumerate(standings[:MOST_SHOWN], 1)]
-    titles = {"place": "", "score": metric}
+    lines = [_cells(ledger, position, s) for position, s in enumerate(standings[:MOST_SHOWN], 1)]
+    titles = {"rank": ledger.order, "score": ledger.metric(task)}
     shown, left = _columns_that_fit(lines, width, titles=titles)
     for name in shown:
         title = titles.get(name, name)
@@ -376,7 +372,7 @@ def _table(ledger: Ledger, task: str, width: int) -> Table:
                 title, overflow="fold", min_width=min(_named(width), max(len(line[name]) for line in lines))
             )
         else:
-            table.add_column(title, justify="left" if name == "place" else "right", no_wrap=True)
+            table.add_column(title, justify="left" if name == "rank" else "right", no_wrap=True)
     for line in lines:
         table.add_row(*(line.get(name, "") for name in shown))
     notes = [and_more(len(standings), "contestants", ledger.folder)]
@@ -410,13 +406,13 @@ def _columns_that_fit(
     return kept, [name for name in names if name not in kept]
 
 
-def _cells(ledger: Ledger, ranks: dict[str, tuple[int, int]], position: int, standing: Standing) -> dict[str, str]:
+def _cells(ledger: Ledger, position: int, standing: Standing) -> dict[str, str]:
     """A line of a task's table: cells by the name of their column, the worthiest first."""
     score, longer = standing.score(), standing.harder()
     rate = _setting(standing.rows[0]["learning_rate"] if standing.rows else standing.chosen.get("optimizer.lr"))
     total, active = standing.cost("parameters"), standing.cost("active_parameters")
     cells = {
-        "place": between(*ranks.get(standing.contestant, (position, position))) if score else "-",
+        "rank": ledger.rank(standing, position) or "-",
         "contestant": standing.contestant,
         "score": f"{figure(score)} {standing.collapsed()}".strip() if score else standing.absent(),
     }
