@@ -17,6 +17,7 @@ class Regress(nn.Module):
 
     needs = ("inputs", "targets")
     gives = ("predictions",)
+    reads_in_order = "inputs"
 
     def __init__(self, dim: int, classes: int, stem, backbone, precise_linear) -> None:
         super().__init__()

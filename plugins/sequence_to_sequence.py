@@ -23,6 +23,7 @@ class SequenceToSequence(nn.Module):
 
     needs = ("source", "source_mask", "prefix", "targets")
     gives = ("logits",)
+    reads_in_order = "prefix"
 
     def __init__(
         self,

@@ -384,6 +384,7 @@ def test_a_comparison_is_made_by_one_process_at_a_time(zoo_main, here):
         (["smoke", "seed=3"], "a comparison varies that itself"),
         (["smoke", "compare.only=[text]"], "There is no task in this comparison called 'text'"),
         (["smoke", "optimizer.lr=1e-2"], "compare.tune={optimizer.lr:[...]}"),
+        (["smoke", "compare.tune={optimizer.lr:[0.1,-1]}"], "on 'recall': optimizer.lr=-1: expected at least 0"),
         (["smoke", "compare.tune={optimizer.lrr:[1,2]}"], "Did you mean optimizer.lr"),
         (["smoke", "compare.archs=[transformer,'transformer seed=4']"], "the same for every contestant"),
         (["smoke", "compare.archs=[transformer,'transformer optimizer.lr=1']"], "or tuned for each"),

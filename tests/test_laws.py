@@ -356,6 +356,7 @@ def test_a_part_is_checked_as_what_it_is(word, name, zoo_main):
 class Peeking(torch.nn.Module):
     """The mean of all tokens, through a gate."""
 
+    takes_mask = True
     gate = 1.0
 
     def __init__(self, dim: int, linear):
@@ -366,7 +367,7 @@ class Peeking(torch.nn.Module):
     def init_state(self, batch_size, max_len, device, dtype):
         return None
 
-    def forward(self, x_BLD, state=None):
+    def forward(self, x_BLD, state=None, mask_BL=None):
         return self.open * self.out(x_BLD.mean(1, keepdim=True).expand_as(x_BLD)), state
 
 
@@ -392,7 +393,27 @@ def test_a_model_that_is_given_the_answers_has_no_score(name, mixer, zoo_main, h
     assert zoo_main("train", "mixer=lstm", *words, *small)[0] == 0
 
 
-@pytest.mark.parametrize("words", [["task=text"], ["task=recall"], ["task=reverse"], ["task=code"]], ids=str)
+@pytest.mark.parametrize("words", [["task=in_context_regression"], ["task=reverse", "objective=sequence_to_sequence"]])
+def test_answers_that_depend_on_what_stands_behind_them_are_noticed(words):
+    """Of objectives without embeddings too: a vector at each position, and a target that is written token by token."""
+    from zoo import register
+
+    register("mixer", "tests_sees_ahead")(Peeking)
+    config = zoo.compose(*words, "mixer=tests_sees_ahead", "dim=16", "layers=1", "task.batch_size=4")
+    task = make_task(config)
+    batch = task.train_batch(0, 0, torch.device("cpu"))
+    objective = make_objective(config, task).train()
+    assert looks_ahead(objective, batch)
+    assert objective.training
+
+
+LOOKING_BACK = [
+    ["task=text"], ["task=recall"], ["task=reverse"], ["task=code"], ["task=in_context_regression"], ["task=clusters"],
+    ["task=reverse", "objective=sequence_to_sequence"], ["task=sort", "objective=sequence_to_sequence", "mixer=mamba2"],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("words", LOOKING_BACK, ids=str)
 def test_what_looks_back_is_not_taken_for_what_looks_ahead(words):
     """Padding, positions that are asked alone, and bytes; halves of odd lengths too."""
     config = zoo.compose(*words, "dim=16", "layers=1", "task.batch_size=2")

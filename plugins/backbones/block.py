@@ -152,8 +152,8 @@ def check_padding(blocks: Sequence[Block]) -> None:
         inner = mixer.forwards if isinstance(mixer, Bidirectional) else mixer
         if not getattr(inner, "takes_mask", False):
             raise ValueError(
-                f"{type(inner).__name__} knows no padding: its forward takes no mask_BL; "
-                f"use sequences of one length, or another mixer"
+                f"{type(inner).__name__} knows no padding: its class lacks takes_mask = True, which says that its "
+                f"forward takes mask_BL; use sequences of one length, or another mixer"
             )
 
 

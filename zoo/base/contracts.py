@@ -158,6 +158,8 @@ class Objective(Protocol):
     it with ``frozen = True`` is a copy that the loop leaves alone: a teacher. ``asks = "masked"`` says that the
     question is its own and not the task's: its output then has ``targets`` (B, S), and its metrics are named
     ``masked_...``. ``weights`` (B, S) beside these weigh each target's likelihood in a task's ``nats``.
+    ``reads_in_order = "inputs"``, or another key of its batches, says that no answer, which it gives under its first
+    key, depends on an entry of that sequence behind it: a run of a model of which that is not so is refused.
     """
 
     needs: ClassVar[tuple[str, ...]]

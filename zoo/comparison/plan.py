@@ -21,6 +21,7 @@ from zoo.comparison.rules import check_rules, stored
 from zoo.config.compose import composed_of, how, without_how
 from zoo.config.explain import Checked, check
 from zoo.config.hydra import hydra_ready, with_values
+from zoo.config.limits import check_numbers
 from zoo.config.messages import explained
 from zoo.config.tree import Config, chooses, key_of, refuse_repeated
 from zoo.registry.discovery import of_state, repeatable
@@ -368,12 +369,15 @@ def _cell(
             f"{key}={value}" for key, values in rules["tune"].items() for value in (values if first else values[:1])
         ]
         _check_tuned(looked_up, [*words, *chosen], tuned, known)
+        base |= {"experiment": rules["name"], "label": contestant}
+        grid = [tuple(zip(rules["tune"], values, strict=True)) for values in itertools.product(*rules["tune"].values())]
+        cell = Cell(contestant, task, base, grid, list(rules["tune_seeds"]), list(rules["seeds"]), budgets=budgets)
+        for setting in grid if first else ():
+            check_numbers(cell.at(setting, cell.seeds[0]))
     except ZooError as error:
         raise ZooError(f"{where}: {error}") from error
-    base |= {"experiment": rules["name"], "label": contestant}
-    grid = [tuple(zip(rules["tune"], values, strict=True)) for values in itertools.product(*rules["tune"].values())]
     wanted(base)  # refuses what cannot be
-    return Cell(contestant, task, base, grid, list(rules["tune_seeds"]), list(rules["seeds"]), budgets=budgets)
+    return cell
 
 
 def _check_tuned(

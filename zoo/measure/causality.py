@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from zoo.base.contracts import Batch, HasEmbedding
 
@@ -12,26 +14,43 @@ TOLERANCE = 1e-3
 
 
 def looks_ahead(objective: nn.Module, batch: Batch) -> bool:
-    """Whether embeddings of first halves change when two examples swap their second halves.
+    """Whether what a model says of first halves changes when two examples swap their second halves.
 
-    It is asked of objectives whose ``unidirectional`` says that each embedding depends on no later input; of others,
-    and of a batch of one example or of single tokens, the answer is no. Modes and random numbers stay as they are.
+    It is asked of objectives whose ``unidirectional`` says that each embedding depends on no later input, and of those
+    whose ``reads_in_order`` names a sequence of which no answer depends on a later entry. Of others, and of a batch of
+    one example or of single tokens, the answer is no. Modes and random numbers stay as they are.
 
     Args:
         objective: the model.
         batch: of the task, on the model's device.
     """
-    if not (isinstance(objective, HasEmbedding) and getattr(objective, "unidirectional", False)):
+    embeds = isinstance(objective, HasEmbedding) and getattr(objective, "unidirectional", False)
+    key = "inputs" if embeds else getattr(objective, "reads_in_order", None)
+    if key is None:
         return False
-    inputs, mask_BL = batch["inputs"][:2], batch.get("inputs_mask")
-    if len(inputs) < 2 or inputs.ndim < 2 or inputs.shape[1] < 2:
+    two = {name: value[:2] for name, value in batch.items()}
+    read = two[key]
+    if len(read) < 2 or read.ndim < 2 or read.shape[1] < 2:
         return False
-    half = inputs.shape[1] // 2
-    swapped = torch.cat([inputs[:, :half], inputs[:, half:].flip(0)], 1)
-    mask_BL = None if mask_BL is None else mask_BL[:2]
+    half = read.shape[1] // 2
+    swapped = torch.cat([read[:, :half], read[:, half:].flip(0)], 1)
+    said = _embeddings if embeds else _answers
     training = objective.training
-    with torch.no_grad(), torch.random.fork_rng(devices=[inputs.device] if inputs.is_cuda else []):
+    with torch.no_grad(), torch.random.fork_rng(devices=[read.device] if read.is_cuda else []):
         objective.eval()
-        one_BLD, other_BLD = (objective.embed(each, mask_BL)[:, :half] for each in (inputs, swapped))
+        one, other = (said(objective, {**two, key: each}, half) for each in (read, swapped))
     objective.train(training)
-    return bool((one_BLD - other_BLD).abs().max() > TOLERANCE * one_BLD.abs().max())
+    return bool(one.numel()) and bool((one - other).abs().max() > TOLERANCE * one.abs().max())
+
+
+def _embeddings(objective: Any, batch: Batch, half: int) -> Tensor:
+    """Those of the first positions, (2, half, D)."""
+    return objective.embed(batch["inputs"], batch.get("inputs_mask"))[:, :half]  # type: ignore[no-any-return]
+
+
+def _answers(objective: Any, batch: Batch, half: int) -> Tensor:
+    """Those that are read off before position ``half``, (N, C); it gives them under its first key."""
+    answers_BSC: Tensor = objective(batch)[objective.gives[0]]
+    if objective.reads_in_order == "inputs" and "positions" in batch:  # which are positions of the inputs
+        return answers_BSC[batch["positions"] < half]
+    return answers_BSC[:, :half].flatten(0, 1)
