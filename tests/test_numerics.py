@@ -4,9 +4,11 @@ import math
 
 import pytest
 import torch
+from scans import draw
 from torch.nn import functional as F
 
 from zoo.testing.parts import part
+from zoo_plugins.positions.rotary import turn
 
 DIM, LENGTH = 32, 24
 F64 = torch.float64
@@ -75,6 +77,22 @@ def test_alibi_slopes_equal_those_of_transformers(heads):
     torch.testing.assert_close(
         ours, bias - bias[:, -1:], rtol=1e-5, atol=1e-5
     )  # a constant along keys cancels in the softmax
+
+
+def test_turning_is_the_formula_and_has_both_derivatives():
+    x, cos, sin = (
+        draw(2, 2, 5, 8).requires_grad_(),
+        draw(5, 8, seed=1),
+        draw(5, 8, seed=2),
+    )  # halves of other angles too
+    first, second = x.chunk(2, -1)
+    written = torch.cat([first * cos[:, :4] - second * sin[:, :4], second * cos[:, 4:] + first * sin[:, 4:]], -1)
+    torch.testing.assert_close(turn(x, cos, sin), written)
+    assert torch.autograd.gradcheck(turn, (x, cos, sin))
+    assert torch.autograd.gradgradcheck(turn, (x, cos, sin))
+    torch.testing.assert_close(torch.func.vmap(turn, (0, None, None))(x, cos, sin), written)
+    torch.testing.assert_close(torch.func.grad(lambda each: turn(each, cos, sin).square().sum())(x.detach()),
+                               torch.autograd.grad(written.square().sum(), x)[0])  # fmt: skip
 
 
 def test_rotary_scores_depend_on_distance_alone():

@@ -1,5 +1,7 @@
 """A sliding window by blocks is the dense mask, and costs as much as its window; masks are made once a pass."""
 
+from functools import partial
+
 import pytest
 import torch
 from scans import F64, draw
@@ -10,6 +12,7 @@ from zoo.measure import flops
 from zoo.nn import counting, once_a_pass, one_pass
 from zoo.testing.parts import part
 from zoo.training.build import make_objective, make_task
+from zoo_plugins.attention.blocks import _Stretches, blocks_of
 
 CPU = torch.device("cpu")
 KINDS = {
@@ -78,6 +81,36 @@ def test_decoding_in_long_pieces_is_the_dense_mask(words, padded, monkeypatch):
             pieces.append(y)
         outputs.append(torch.cat(pieces, 1)[real])
     torch.testing.assert_close(*outputs, rtol=1e-10, atol=1e-11)
+
+
+@pytest.mark.parametrize("window", [64, 65, 70, 97])
+@pytest.mark.parametrize("causal", [True, False], ids=["causal", "encoder"])
+def test_a_window_longer_than_a_block_reaches_over_several(window, causal, monkeypatch):
+    monkeypatch.setattr("zoo_plugins.attention.blocks.LARGEST", 32)
+    mixer = part("mixer", "attention", "mixer.heads=2", f"mixer.window={window}", dtype=F64, causal=causal, max_len=400)
+    x, weight = draw(2, 301, 32).requires_grad_(), draw(2, 301, 32, seed=2)
+    reach = blocks_of(window, causal, 301, 301).reach
+    assert reach < 301, "blocks are used"
+    outputs_and_gradients = []
+    for by_blocks in (True, False):
+        if not by_blocks:
+            dense(monkeypatch)
+        y, _ = mixer(x)
+        outputs_and_gradients.append([y, *torch.autograd.grad((y * weight).sum(), [x, *mixer.parameters()])])
+    for one, other in zip(*outputs_and_gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-11)
+
+
+def test_stretches_that_overlap_are_a_view_with_both_derivatives():
+    stretches = partial(_Stretches.apply, size=3, reach=9)
+    x = draw(2, 2, 15, 4).requires_grad_()
+    y = stretches(x)
+    assert y.untyped_storage().data_ptr() == x.untyped_storage().data_ptr()
+    torch.testing.assert_close(y[:, 1], x[:, :, 3:12])
+    assert y.shape[1] == 3
+    assert torch.autograd.gradcheck(stretches, x)
+    assert torch.autograd.gradgradcheck(stretches, x)
+    torch.testing.assert_close(torch.func.vmap(stretches)(x.detach().unsqueeze(1)).squeeze(1), y.squeeze(1))
 
 
 class Largest(TorchDispatchMode):

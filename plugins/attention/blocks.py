@@ -1,28 +1,31 @@
 """A sliding window by blocks: each block of queries meets the keys in its reach alone."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from . import masks
 
 SMALLEST = 32
 """Queries of a block, at the least: products of smaller matrices take as long."""
+LARGEST = 128
+"""Queries of a block, at the most: the fewer, the fewer keys it meets that none of them sees."""
 
 
 @dataclass(frozen=True)
 class Blocks:
-    """A sequence cut into blocks as long as the window, or ``SMALLEST``.
+    """A sequence cut into blocks as long as the window, or ``SMALLEST``, or ``LARGEST``.
 
-    Queries of a block see keys of their own block and of the one before it, with ``forward`` also of the one after it.
-    B sequences, N blocks, C queries of a block, S keys in its reach.
+    Queries of a block see keys of their own block and of those ``behind`` it, with ``forward`` also of as many after
+    it. B sequences, N blocks, C queries of a block, S keys in its reach.
     """
 
     size: int
     queries: int
     keys: int
+    behind: int
     forward: bool
 
     @property
@@ -33,25 +36,25 @@ class Blocks:
     @property
     def reach(self) -> int:
         """S, keys that a block meets."""
-        return self.size * (3 if self.forward else 2)
+        return self.size * (1 + self.behind * (2 if self.forward else 1))
 
     @property
     def ahead(self) -> int:
-        """How many keys stand before the first query: those of a cache, at most C."""
+        """How many keys stand before the first query: those of a cache, no more than stand behind a block."""
         return self.keys - self.queries
 
     def of_queries(self, x_BHLK: Tensor) -> Tensor:
         """(B, H, L, K) to (B, N, H, C, K)."""
-        x_BHLK = pad(x_BHLK, (0, 0, 0, self.count * self.size - self.queries))
+        x_BHLK = _filled_up(x_BHLK, 0, self.count * self.size - self.queries)
         return x_BHLK.unflatten(2, (self.count, self.size)).transpose(1, 2)
 
     def of_keys(self, x_BGMK: Tensor) -> Tensor:
         """(B, G, M, K) to (B, N, G, S, K)."""
         blocks = self.count + self.reach // self.size - 1
-        front = self.size - self.ahead
-        x_BGMK = pad(x_BGMK, (0, 0, front, blocks * self.size - self.keys - front))
-        x_BnGCK = x_BGMK.unflatten(2, (blocks, self.size)).transpose(1, 2)
-        return torch.cat([x_BnGCK[:, start : start + self.count] for start in range(self.reach // self.size)], 3)
+        front = self.behind * self.size - self.ahead
+        x_BGMK = _filled_up(x_BGMK, front, blocks * self.size - self.keys - front)
+        y_BNGSK: Tensor = _Stretches.apply(x_BGMK, self.size, self.reach)
+        return y_BNGSK if y_BNGSK.device.type == "cpu" else y_BNGSK.contiguous()  # whose kernels read no view of views
 
     def joined(self, y_BNHCK: Tensor) -> Tensor:
         """(B, N, H, C, K) back to (B, H, L, K)."""
@@ -61,7 +64,7 @@ class Blocks:
         """Of each query (N, C) and of each key (N, S); what fills up is the last query again, and no key: ``keys``."""
         start_N1 = torch.arange(self.count, device=device).unsqueeze(1) * self.size
         query_NC = (start_N1 + torch.arange(self.size, device=device)).clamp(max=self.queries - 1)
-        key_NS = start_N1 + self.ahead - self.size + torch.arange(self.reach, device=device)
+        key_NS = start_N1 + self.ahead - self.behind * self.size + torch.arange(self.reach, device=device)
         return query_NC, key_NS.masked_fill((key_NS < 0) | (key_NS >= self.keys), self.keys)
 
     def mask(self, mod: masks.Mod, sequences: int, sinks: int, device: torch.device) -> Tensor:
@@ -76,7 +79,46 @@ class Blocks:
         return seen if seen.ndim == 4 else seen.unsqueeze(0)
 
 
+def _filled_up(x_BHLK: Tensor, before: int, after: int) -> Tensor:
+    """With so many zeros before the sequence and after it; sooner than by ``pad``, which fills all and then copies."""
+    *many, _, K = x_BHLK.shape
+    ends = [x_BHLK.new_zeros(*many, length, K) for length in (before, after)]
+    parts = [part for part in (ends[0], x_BHLK, ends[1]) if part.shape[-2]]
+    return torch.cat(parts, -2) if len(parts) > 1 else x_BHLK
+
+
+class _Stretches(torch.autograd.Function):
+    """Stretches of a sequence that overlap, as a view.
+
+    What differentiation by itself writes down in full for each block of a stretch, is added to one gradient here.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x_BGMK: Tensor, size: int, reach: int) -> Tensor:
+        """(B, G, M, K) to (B, N, G, S, K): of each block of ``size`` the ``reach`` entries from its first one on."""
+        return x_BGMK.unfold(2, reach, size).permute(0, 2, 1, 4, 3)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, int, int], output: Tensor) -> None:
+        """Keep the sizes."""
+        ctx.size, ctx.length = inputs[1], inputs[0].shape[2]
+
+    @staticmethod
+    def backward(ctx: Any, given_BNGSK: Tensor) -> tuple[Tensor, None, None]:
+        """The sum of what each entry was given in all stretches that have it."""
+        given_BGNSK = given_BNGSK.transpose(1, 2)
+        B, G, N, S, K = given_BGNSK.shape
+        sum_BGnCK = given_BGNSK.new_zeros(B, G, ctx.length // ctx.size, ctx.size, K)
+        for first in range(S // ctx.size):
+            part = given_BGNSK[..., first * ctx.size : (first + 1) * ctx.size, :]
+            sum_BGnCK[:, :, first : first + N] += part
+        return sum_BGnCK.flatten(2, 3), None, None
+
+
 def blocks_of(window: int, causal: bool, queries: int, keys: int) -> Blocks | None:
     """How a sequence is cut for a window; none where blocks would meet as many keys as there are."""
-    blocks = Blocks(max(window, SMALLEST), queries, keys, forward=not causal)
+    size = max(SMALLEST, min(window, LARGEST))
+    blocks = Blocks(size, queries, keys, behind=-(-(window - 1) // size), forward=not causal)
     return blocks if keys > blocks.reach else None
