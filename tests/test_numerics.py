@@ -86,8 +86,9 @@ def test_turning_is_the_formula_and_has_both_derivatives():
         draw(5, 8, seed=2),
     )  # halves of other angles too
     first, second = x.chunk(2, -1)
-    written = torch.cat([first * cos[:, :4] - second * sin[:, :4], second * cos[:, 4:] + first * sin[:, 4:]], -1)
+    written = torch.cat([first * cos[:, :4] + second * sin[:, :4], second * cos[:, 4:] + first * sin[:, 4:]], -1)
     torch.testing.assert_close(turn(x, cos, sin), written)
+    torch.testing.assert_close(turn(x.detach(), cos, sin), written)
     assert torch.autograd.gradcheck(turn, (x, cos, sin))
     assert torch.autograd.gradgradcheck(turn, (x, cos, sin))
     torch.testing.assert_close(torch.func.vmap(turn, (0, None, None))(x, cos, sin), written)

@@ -1,7 +1,5 @@
 """A sliding window by blocks is the dense mask, and costs as much as its window; masks are made once a pass."""
 
-from functools import partial
-
 import pytest
 import torch
 from scans import F64, draw
@@ -12,7 +10,7 @@ from zoo.measure import flops
 from zoo.nn import counting, once_a_pass, one_pass
 from zoo.testing.parts import part
 from zoo.training.build import make_objective, make_task
-from zoo_plugins.attention.blocks import _Stretches, blocks_of
+from zoo_plugins.attention.blocks import _Stretches, blocks_of, stretches
 
 CPU = torch.device("cpu")
 KINDS = {
@@ -102,15 +100,26 @@ def test_a_window_longer_than_a_block_reaches_over_several(window, causal, monke
 
 
 def test_stretches_that_overlap_are_a_view_with_both_derivatives():
-    stretches = partial(_Stretches.apply, size=3, reach=9)
+    def own(x):
+        return _Stretches.apply(x, 3, 9)
+
     x = draw(2, 2, 15, 4).requires_grad_()
-    y = stretches(x)
+    y = own(x)
     assert y.untyped_storage().data_ptr() == x.untyped_storage().data_ptr()
     torch.testing.assert_close(y[:, 1], x[:, :, 3:12])
     assert y.shape[1] == 3
-    assert torch.autograd.gradcheck(stretches, x)
-    assert torch.autograd.gradgradcheck(stretches, x)
-    torch.testing.assert_close(torch.func.vmap(stretches)(x.detach().unsqueeze(1)).squeeze(1), y.squeeze(1))
+    assert torch.autograd.gradcheck(own, x)
+    assert torch.autograd.gradgradcheck(own, x)
+    torch.testing.assert_close(y, stretches(x, 3, 9))
+
+
+def test_torch_func_differentiates_a_window():
+    mixer, x = windowed([], True), draw(2, 160, 32).requires_grad_()
+
+    def loss(x):
+        return mixer(x)[0].square().sum()
+
+    torch.testing.assert_close(torch.func.grad(loss)(x.detach()), torch.autograd.grad(loss(x), x)[0])
 
 
 class Largest(TorchDispatchMode):

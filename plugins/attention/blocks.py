@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zoo.nn import may_own_derivative
+
 from . import masks
 
 SMALLEST = 32
@@ -53,7 +55,10 @@ class Blocks:
         blocks = self.count + self.reach // self.size - 1
         front = self.behind * self.size - self.ahead
         x_BGMK = _filled_up(x_BGMK, front, blocks * self.size - self.keys - front)
-        y_BNGSK: Tensor = _Stretches.apply(x_BGMK, self.size, self.reach)
+        if may_own_derivative(x_BGMK):
+            y_BNGSK: Tensor = _Stretches.apply(x_BGMK, self.size, self.reach)
+        else:
+            y_BNGSK = stretches(x_BGMK, self.size, self.reach)
         return y_BNGSK if y_BNGSK.device.type == "cpu" else y_BNGSK.contiguous()  # whose kernels read no view of views
 
     def joined(self, y_BNHCK: Tensor) -> Tensor:
@@ -87,27 +92,21 @@ def _filled_up(x_BHLK: Tensor, before: int, after: int) -> Tensor:
     return torch.cat(parts, -2) if len(parts) > 1 else x_BHLK
 
 
+def stretches(x_BGMK: Tensor, size: int, reach: int) -> Tensor:
+    """The ``reach`` entries from the first one of each block of ``size`` on, (B, N, G, S, K), as a view."""
+    return x_BGMK.unfold(2, reach, size).permute(0, 2, 1, 4, 3)
+
+
 class _Stretches(torch.autograd.Function):
-    """Stretches of a sequence that overlap, as a view.
-
-    What differentiation by itself writes down in full for each block of a stretch, is added to one gradient here.
-    """
-
-    generate_vmap_rule = True
+    """The same with a derivative that adds what each stretch was given to one sum, and not entry by entry."""
 
     @staticmethod
-    def forward(x_BGMK: Tensor, size: int, reach: int) -> Tensor:
-        """(B, G, M, K) to (B, N, G, S, K): of each block of ``size`` the ``reach`` entries from its first one on."""
-        return x_BGMK.unfold(2, reach, size).permute(0, 2, 1, 4, 3)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, int, int], output: Tensor) -> None:
-        """Keep the sizes."""
-        ctx.size, ctx.length = inputs[1], inputs[0].shape[2]
+    def forward(ctx: Any, x_BGMK: Tensor, size: int, reach: int) -> Tensor:
+        ctx.size, ctx.length = size, x_BGMK.shape[2]
+        return stretches(x_BGMK, size, reach)
 
     @staticmethod
     def backward(ctx: Any, given_BNGSK: Tensor) -> tuple[Tensor, None, None]:
-        """The sum of what each entry was given in all stretches that have it."""
         given_BGNSK = given_BNGSK.transpose(1, 2)
         B, G, N, S, K = given_BGNSK.shape
         sum_BGnCK = given_BGNSK.new_zeros(B, G, ctx.length // ctx.size, ctx.size, K)

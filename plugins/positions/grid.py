@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from zoo import Position, register
 
-from .rotary import frequencies, turn
+from .rotary import frequencies, tables, turn
 
 
 class GridPosition(Position):
@@ -107,14 +107,14 @@ class RotaryPosition2D(GridPosition):
             raise ValueError(f"position.base={base}: expected more than 1")
         if head_dim % 4:
             raise ValueError(f"position=rotary_2d needs a head_dim that is a multiple of 4, given {head_dim}")
-        # angles (L, K): rows in the first half of the pairs, columns in the second; both ends of a pair alike
+        # angles (L, K / 2): rows in the first half of the pairs, columns in the second
         row_L, column_L = self.coordinates()
         frequency_K = frequencies(head_dim // 2, base)
-        angle_LK = torch.cat([torch.outer(index.double(), frequency_K) for index in (row_L, column_L)], -1).repeat(1, 2)
+        angle_Lk = torch.cat([torch.outer(index.double(), frequency_K) for index in (row_L, column_L)], -1)
         # tokens before the grid are not turned
-        angle_LK = torch.cat([torch.zeros(self.before, head_dim, dtype=torch.float64), angle_LK])
-        self.register_buffer("cos_LK", angle_LK.cos().float(), persistent=False)
-        self.register_buffer("sin_LK", angle_LK.sin().float(), persistent=False)
+        angle_Lk = torch.cat([torch.zeros(self.before, head_dim // 2, dtype=torch.float64), angle_Lk])
+        for name, table_LK in zip(("cos_LK", "sin_LK"), tables(angle_Lk), strict=True):
+            self.register_buffer(name, table_LK.float(), persistent=False)
 
     def rotate(self, q_BHLK: Tensor, k_BGLK: Tensor, offset: int | Tensor = 0) -> tuple[Tensor, Tensor]:
         """Rotate queries and keys by the rows and columns of positions ``offset`` onwards, or of given ones, (B, L)."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from zoo import Position, register
-from zoo.nn import once_a_pass
+from zoo.nn import may_own_derivative, once_a_pass
 
 LONGEST_TABLE = 16_384
 """Number of positions whose angles each layer keeps from the start."""
@@ -114,8 +114,7 @@ class RotaryPosition(Position):
 
     def _computed(self, position_BL: Tensor) -> tuple[Tensor, Tensor]:
         """Cosines and sines of these positions, (B, L, K), in float64 and without a table."""
-        angle_BLK = (position_BL.double().unsqueeze(-1) * self.frequency_K.to(position_BL.device)).repeat(1, 1, 2)
-        return angle_BLK.cos() * self.gain, angle_BLK.sin() * self.gain
+        return tables(position_BL.double().unsqueeze(-1) * self.frequency_K.to(position_BL.device), self.gain)
 
     def _longer(self, end: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """Cosines and sines of at least ``end`` positions, from a table that doubles when it is too short."""
@@ -131,8 +130,7 @@ class RotaryPosition(Position):
         return table
 
     def _angles(self, start: int, end: int) -> tuple[Tensor, Tensor]:
-        angle_LK = torch.outer(torch.arange(start, end, dtype=torch.float64), self.frequency_K).repeat(1, 2)
-        return angle_LK.cos() * self.gain, angle_LK.sin() * self.gain
+        return tables(torch.outer(torch.arange(start, end, dtype=torch.float64), self.frequency_K), self.gain)
 
 
 def frequencies(
@@ -161,6 +159,17 @@ def frequencies(
     return plain_K
 
 
+def tables(angle_Lk: Tensor, gain: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Cosines and sines, (..., K), of the angles of each pair of channels; sines are negative in the first half.
+
+    Args:
+        angle_Lk: in radians, (..., K / 2).
+        gain: what both are multiplied by.
+    """
+    cos_Lk, sin_Lk = angle_Lk.cos() * gain, angle_Lk.sin() * gain
+    return torch.cat([cos_Lk, cos_Lk], -1), torch.cat([-sin_Lk, sin_Lk], -1)
+
+
 def _turned(q_BHLK: Tensor, k_BGLK: Tensor, cos_LK: Tensor, sin_LK: Tensor) -> tuple[Tensor, Tensor]:
     """Queries and keys, rotated. Those of a single token are rotated together, in half as many calls."""
     if q_BHLK.shape[2] != 1:
@@ -171,43 +180,41 @@ def _turned(q_BHLK: Tensor, k_BGLK: Tensor, cos_LK: Tensor, sin_LK: Tensor) -> t
 
 
 def turn(x_BHLK: Tensor, cos_LK: Tensor, sin_LK: Tensor) -> Tensor:
-    """Rotate each pair of channels, of the first that there are angles for; the others stay as they are."""
+    """Rotate each pair of channels, of the first that there are angles for; the others stay as they are.
+
+    Args:
+        x_BHLK: queries or keys.
+        cos_LK, sin_LK: as :func:`tables` makes them.
+    """
     cos_LK, sin_LK = cos_LK.to(x_BHLK.dtype), sin_LK.to(x_BHLK.dtype)
     turned = cos_LK.shape[-1]
     if turned < x_BHLK.shape[-1]:
         return torch.cat([turn(x_BHLK[..., :turned], cos_LK, sin_LK), x_BHLK[..., turned:]], -1)
-    if x_BHLK.device.type == "cpu" and not torch.compiler.is_compiling() and not cos_LK.requires_grad:
+    if may_own_derivative(x_BHLK):
         y_BHLK: Tensor = _Turn.apply(x_BHLK, cos_LK, sin_LK)
         return y_BHLK
     first, second = x_BHLK.chunk(2, dim=-1)
-    return x_BHLK * cos_LK + torch.cat([-second, first], dim=-1) * sin_LK
+    return torch.addcmul(x_BHLK * cos_LK, torch.cat([second, first], dim=-1), sin_LK)
 
 
 class _Turn(torch.autograd.Function):
-    """The same on a processor, where each pass over memory counts: in three for each direction, and not in five."""
-
-    generate_vmap_rule = True
+    """The same in three passes over memory in each direction, where written out it takes four and six."""
 
     @staticmethod
-    def forward(x_BHLK: Tensor, cos_LK: Tensor, sin_LK: Tensor) -> Tensor:
-        """``(first cos - second sin, second cos + first sin)`` of the halves of the channels."""
-        first_BHLk, second_BHLk = x_BHLK.chunk(2, -1)
-        sin_first_Lk, sin_second_Lk = sin_LK.chunk(2, -1)
-        y_BHLK = x_BHLK * cos_LK
-        one_BHLk, other_BHLk = y_BHLK.chunk(2, -1)
-        one_BHLk.addcmul_(second_BHLk, sin_first_Lk, value=-1)
-        other_BHLk.addcmul_(first_BHLk, sin_second_Lk)
-        return y_BHLK
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
-        """Keep the angles."""
-        ctx.save_for_backward(*inputs[1:])
+    def forward(ctx: Any, x_BHLK: Tensor, cos_LK: Tensor, sin_LK: Tensor) -> Tensor:
+        ctx.save_for_backward(cos_LK, sin_LK)
+        return _halves_turned(x_BHLK, cos_LK, *sin_LK.chunk(2, -1))
 
     @staticmethod
     def backward(ctx: Any, given_BHLK: Tensor) -> tuple[Tensor, None, None]:
-        """Turn back what was given."""
         cos_LK, sin_LK = ctx.saved_tensors
-        back_LK = torch.cat(sin_LK.chunk(2, -1)[::-1], -1).neg_()
-        turned_BHLK: Tensor = _Turn.apply(given_BHLK, cos_LK, back_LK)
-        return turned_BHLK, None, None
+        return _halves_turned(given_BHLK, cos_LK, *reversed(sin_LK.chunk(2, -1))), None, None
+
+
+def _halves_turned(x_BHLK: Tensor, cos_LK: Tensor, of_second: Tensor, of_first: Tensor) -> Tensor:
+    """``(first cos + second of_second, second cos + first of_first)`` of the halves of the channels."""
+    half = x_BHLK.shape[-1] // 2
+    y_BHLK = x_BHLK * cos_LK
+    y_BHLK[..., :half].addcmul_(x_BHLK[..., half:], of_second)
+    y_BHLK[..., half:].addcmul_(x_BHLK[..., :half], of_first)
+    return y_BHLK

@@ -8,6 +8,7 @@ from zoo.nn.convolution import ShortConvolution as ShortConvolution
 from zoo.nn.counting import counting as counting
 from zoo.nn.counting import is_counting as is_counting
 from zoo.nn.counting import is_recomputing as is_recomputing
+from zoo.nn.derivatives import may_own_derivative as may_own_derivative
 from zoo.nn.dropout import make_dropout as make_dropout
 from zoo.nn.init import rescale_ as rescale_
 from zoo.nn.init import scale_residual_ as scale_residual_
@@ -63,6 +64,7 @@ __all__ = [
     "is_sharded",
     "last_real",
     "make_dropout",
+    "may_own_derivative",
     "mean_error",
     "no_tokens",
     "once_a_pass",
