@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo import register
+from zoo.nn import rms_norm
 
 Branch = Callable[[Tensor], Tensor]
 
@@ -105,7 +106,7 @@ class HyperConnections(nn.Module):
         if self.weight is None or self.scale is None:
             return tuple(base)
         flat_BLF = x_BLND.flatten(2).to(wide)
-        flat_BLF = F.rms_norm(flat_BLF, flat_BLF.shape[-1:], eps=1e-6)
+        flat_BLF = rms_norm(flat_BLF)
         parts = F.linear(flat_BLF, self.weight.to(wide)).split(self.sizes, dim=-1)
         return tuple(part * scale + start for part, scale, start in zip(parts, self.scale.to(wide), base, strict=True))
 

@@ -3,6 +3,7 @@
 from torch import nn
 
 from zoo import register
+from zoo.nn import RMSNorm
 
 
 def _checked(eps: float) -> float:
@@ -25,7 +26,7 @@ def layernorm(dim: int, eps: float = 1e-5, bias: bool = True) -> nn.LayerNorm:
 
 
 @register("norm", "rmsnorm")
-def rmsnorm(dim: int, eps: float = 1e-6) -> nn.RMSNorm:
+def rmsnorm(dim: int, eps: float = 1e-6) -> RMSNorm:
     """Scale each token's channels to unit root mean square, without centring.
 
     ``y = x / sqrt(mean(x^2) + eps) * weight`` (Zhang and Sennrich 2019, arXiv:1910.07467).
@@ -33,4 +34,4 @@ def rmsnorm(dim: int, eps: float = 1e-6) -> nn.RMSNorm:
     Args:
         eps: added to the mean square, so that a vector of zeros does not divide by zero.
     """
-    return nn.RMSNorm(dim, eps=_checked(eps))
+    return RMSNorm(dim, eps=_checked(eps))

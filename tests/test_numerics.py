@@ -7,6 +7,7 @@ import torch
 from scans import draw
 from torch.nn import functional as F
 
+from zoo.nn import rms_norm
 from zoo.testing.parts import part
 from zoo_plugins.positions.rotary import turn
 
@@ -292,3 +293,27 @@ def test_patches_are_cut_row_by_row():
     stem.projection.weight.data, stem.projection.bias.data = torch.eye(4), torch.zeros(4)
     image = torch.arange(16.0).view(1, 1, 4, 4)
     assert stem(image)[0].tolist() == [[0, 1, 4, 5], [2, 3, 6, 7], [8, 9, 12, 13], [10, 11, 14, 15]]
+
+
+@pytest.mark.parametrize("weighted", [True, False])
+def test_our_norm_is_torchs_with_all_derivatives(weighted):
+    x, given = draw(3, 2, 5, 8).requires_grad_(), draw(3, 5, 2, 8, seed=3).transpose(1, 2)
+    inputs = [x, *([draw(8, seed=1).requires_grad_()] if weighted else [])]
+    ours, theirs = rms_norm(*inputs, eps=1e-3), F.rms_norm(x, (8,), *inputs[1:], eps=1e-3)
+    torch.testing.assert_close(ours, theirs)
+    for one, other in zip(*(torch.autograd.grad(y, inputs, given) for y in (ours, theirs)), strict=True):
+        torch.testing.assert_close(one, other)
+    assert torch.autograd.gradcheck(rms_norm, inputs)
+    assert torch.autograd.gradgradcheck(rms_norm, inputs)
+    by_func = torch.func.grad(lambda x: rms_norm(x).square().sum())(x.detach())
+    torch.testing.assert_close(by_func, torch.autograd.grad(rms_norm(x).square().sum(), x)[0])
+
+
+def test_our_norm_is_torchs_in_bfloat16_and_of_frozen_weights():
+    x, weight = draw(4, 8).float().requires_grad_(), torch.ones(8)
+    gradient = torch.autograd.grad(rms_norm(x, weight).sum(), x)[0]
+    torch.testing.assert_close(gradient, torch.autograd.grad(F.rms_norm(x, (8,), weight, 1e-6).sum(), x)[0])
+    with torch.autocast("cpu", torch.bfloat16):
+        assert rms_norm(x, weight).dtype == F.rms_norm(x, (8,), weight, 1e-6).dtype
+    narrow = x.bfloat16()
+    torch.testing.assert_close(rms_norm(narrow, weight.bfloat16()), F.rms_norm(narrow, (8,), weight.bfloat16(), 1e-6))

@@ -5,10 +5,10 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad, rms_norm
+from torch.nn.functional import pad
 
 from zoo import register
-from zoo.nn import widened
+from zoo.nn import rms_norm, widened
 
 from .blocks import Blocks, blocks_of
 from .heads import Heads, normed
@@ -366,4 +366,4 @@ class Attention(Sees, Heads):
 
 def _unit(x_BHLK: Tensor) -> Tensor:
     """Divided by the root mean square of the channels, in float32 or wider."""
-    return rms_norm(widened(x_BHLK), x_BHLK.shape[-1:], eps=1e-6).to(x_BHLK.dtype)
+    return rms_norm(widened(x_BHLK)).to(x_BHLK.dtype)

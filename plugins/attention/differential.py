@@ -4,9 +4,9 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import rms_norm
 
 from zoo import register
+from zoo.nn import rms_norm
 
 from .attention import Attention
 
@@ -96,7 +96,7 @@ class DifferentialAttention(Attention):
         # the difference of each pair, normalised
         first, second = y_BHLV.chunk(2, dim=1)
         y_BHLV = first - self.share().to(first.dtype) * second
-        y_BHLV = (1 - self.least) * rms_norm(y_BHLV, y_BHLV.shape[-1:], eps=EPSILON)
+        y_BHLV = (1 - self.least) * rms_norm(y_BHLV, eps=EPSILON)
         return self.out(y_BHLV.transpose(1, 2).flatten(2)), state
 
     def share(self) -> Tensor:

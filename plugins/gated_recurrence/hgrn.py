@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo import register
-from zoo.nn import at_least_one, at_least_zero_below_one, no_tokens, project, scale_residual_, wide
+from zoo.nn import at_least_one, at_least_zero_below_one, no_tokens, project, rms_norm, scale_residual_, wide
 
 from .scan import scan
 
@@ -72,7 +72,7 @@ class HGRN(nn.Module):
             keep_BLE = 1 - enter_BLE
             write_BLE = enter_BLE * F.silu(candidates_BLE.to(dtype))
             h_BLE = scan(keep_BLE, write_BLE, None if state is None else state["memory"], mask_BL)
-            read_BLE = F.rms_norm(h_BLE, (self.width,), self.norm_weight.to(dtype), eps=1e-5)
+            read_BLE = rms_norm(h_BLE, self.norm_weight.to(dtype), eps=1e-5)
         # gate, and project back into the stream
         y_BLD = self.out(read_BLE.to(x_BLD.dtype) * F.silu(gate_BLE))
         return y_BLD, None if state is None else {"memory": h_BLE[:, -1].clone()}

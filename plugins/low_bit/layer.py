@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zoo.nn import compute_dtype, straight_through
+from zoo.nn import RMSNorm, compute_dtype, straight_through
 
 from .packed import PackedLinear
 from .quantizers import activations
@@ -44,7 +44,7 @@ class LowBitLinear(nn.Linear):
         if not 0 <= warmup <= 1:
             raise ValueError(f"linear.warmup={warmup}: expected a share of training, from 0 to 1")
         self.activation_bits, self.warmup = activation_bits, warmup
-        self.norm = nn.RMSNorm(in_features, eps=1e-6) if subln else None
+        self.norm = RMSNorm(in_features) if subln else None
         # a tensor, so that a compiled graph does not freeze its value; not saved, because the step determines it
         self.register_buffer("mix", torch.ones(()) if warmup else None, persistent=False)
 

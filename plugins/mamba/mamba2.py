@@ -13,6 +13,7 @@ from zoo.nn import (
     at_least_one,
     no_tokens,
     project,
+    rms_norm,
     scale_residual_,
     time_step_bias,
     wide,
@@ -197,5 +198,5 @@ class Mamba2(nn.Module):
         y = y_BLE.to(dtype)
         if z_BLE is not None:
             y = y * F.silu(z_BLE.to(dtype))
-        y = F.rms_norm(y.unflatten(-1, (self.groups, width)), (width,), eps=1e-5).flatten(-2)
+        y = rms_norm(y.unflatten(-1, (self.groups, width)), eps=1e-5).flatten(-2)
         return y * self.norm_weight.to(dtype)

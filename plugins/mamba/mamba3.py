@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo import register
-from zoo.nn import at_least_one, no_tokens, project, scale_residual_, time_step_bias, wide, without_padding
+from zoo.nn import at_least_one, no_tokens, project, rms_norm, scale_residual_, time_step_bias, wide, without_padding
 
 from .common import heads_of
 from .ssd import ssd
@@ -158,7 +158,7 @@ class Mamba3(nn.Module):
     def _project(self, both: Tensor, weight_N: Tensor, bias_HN: Tensor) -> Tensor:
         """B or C of each head, (B, L, H, N): normalised, shared within a group, plus each head's bias."""
         grouped = both.unflatten(-1, (self.groups, self.state_size))
-        grouped = F.rms_norm(grouped, (self.state_size,), weight_N.to(both.dtype), 1e-5)
+        grouped = rms_norm(grouped, weight_N.to(both.dtype), 1e-5)
         return grouped.repeat_interleave(self.heads // self.groups, -2) + bias_HN.to(both.dtype)
 
     def _turn(self, rate_BLR: Tensor, dt_BLH: Tensor, state: dict | None) -> Tensor:

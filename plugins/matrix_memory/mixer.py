@@ -14,6 +14,7 @@ from zoo.nn import (
     at_least_zero_below_one,
     no_tokens,
     project,
+    rms_norm,
     scale_residual_,
     time_step_bias,
     wide,
@@ -309,7 +310,7 @@ class MatrixMemory(nn.Module):
             return y_BLHV[..., :-1] / (y_BLHV[..., -1:] + 1e-6)
         if self.norm_weight is None:
             return y_BLHV
-        return F.rms_norm(y_BLHV, (self.value_size,), self.norm_weight.to(y_BLHV.dtype), eps=1e-5)
+        return rms_norm(y_BLHV, self.norm_weight.to(y_BLHV.dtype), eps=1e-5)
 
 
 def _unit(x: Tensor) -> Tensor:

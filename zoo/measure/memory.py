@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from zoo.base.memory import return_freed_memory
 from zoo.nn import state_bytes
 
 
@@ -112,7 +113,7 @@ def _trim(libc: Any) -> list[int]:
     show in the high-water mark. So blocks are asked for, and those that the system holds in memory already, though
     nobody has written to them, are kept until the peak is read.
     """
-    libc.malloc_trim(0)
+    return_freed_memory()
     libc.malloc.restype, libc.free.argtypes, page = ctypes.c_void_p, [ctypes.c_void_p], mmap.PAGESIZE
     taken: list[int] = []
     for size in BLOCKS:

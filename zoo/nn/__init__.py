@@ -29,6 +29,8 @@ from zoo.nn.processes import is_sharded as is_sharded
 from zoo.nn.processes import processes as processes
 from zoo.nn.processes import sum_over_processes as sum_over_processes
 from zoo.nn.projection import project as project
+from zoo.nn.rms_norm import RMSNorm as RMSNorm
+from zoo.nn.rms_norm import rms_norm as rms_norm
 from zoo.nn.sending import held as held
 from zoo.nn.sending import sent as sent
 from zoo.nn.state import check_state as check_state
@@ -49,6 +51,7 @@ __all__ = [
     "UNASKED",
     "Bidirectional",
     "Convolved",
+    "RMSNorm",
     "ShortConvolution",
     "at_least_one",
     "at_least_zero_below_one",
@@ -74,6 +77,7 @@ __all__ = [
     "processes",
     "project",
     "rescale_",
+    "rms_norm",
     "scale_residual_",
     "select_rows",
     "sent",

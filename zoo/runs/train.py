@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 from zoo.base.collector import without_collecting
 from zoo.base.errors import Diverged, RunFailed, ZooError
 from zoo.base.files import atomic, own_folder, sweep, write_json, write_yaml
+from zoo.base.memory import return_freed_memory
 from zoo.config.hydra import prepare
 from zoo.config.tree import Config
 from zoo.runs.row import Row, read_row
@@ -166,7 +167,9 @@ def session(run: Run, beat: Callable[[int], object] | None = None) -> Row:
     _import_what_a_run_needs()
     from zoo.runs.session import Session
 
-    return Session(run, beat).run()
+    row = Session(run, beat).run()
+    return_freed_memory()
+    return row
 
 
 def is_current(row: Row, run: Run) -> bool:

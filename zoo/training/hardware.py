@@ -12,6 +12,7 @@ from typing import Any, Literal, cast
 
 from zoo.base.errors import ZooError, unknown
 from zoo.base.kept import installed, keep, known
+from zoo.base.memory import keep_freed_memory
 from zoo.config.tree import Config
 from zoo.training.processes import STRATEGIES, count
 
@@ -156,11 +157,12 @@ def _check_processes(trainer: Config, cuda: bool) -> None:
 
 
 def set_up(accelerator: str, threads: int | None) -> None:
-    """Threads of the processor; fast float32 matrix multiplies on a GPU."""
+    """Threads of the processor, and memory that it keeps from step to step; fast float32 products on a GPU."""
     import torch
 
     if threads is not None:
         torch.set_num_threads(threads)
+    keep_freed_memory()
     if accelerator == "cuda":
         torch.set_float32_matmul_precision("high")
 
