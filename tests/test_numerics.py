@@ -7,7 +7,7 @@ import torch
 from scans import draw
 from torch.nn import functional as F
 
-from zoo.nn import rms_norm
+from zoo.nn import ShortConvolution, rms_norm
 from zoo.testing.parts import part
 from zoo_plugins.positions.rotary import turn
 
@@ -317,3 +317,28 @@ def test_our_norm_is_torchs_in_bfloat16_and_of_frozen_weights():
         assert rms_norm(x, weight).dtype == F.rms_norm(x, (8,), weight, 1e-6).dtype
     narrow = x.bfloat16()
     torch.testing.assert_close(rms_norm(narrow, weight.bfloat16()), F.rms_norm(narrow, (8,), weight.bfloat16(), 1e-6))
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 9])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_short_convolution_is_torchs_with_all_derivatives(bias, length):
+    made = ShortConvolution(4, 3, bias, identity=False).double()
+    x = draw(2, length, 4).requires_grad_()
+
+    def written():
+        return F.conv1d(F.pad(x.mT, (2, 0)), made.weight.unsqueeze(1), made.bias, groups=4).mT
+
+    torch.testing.assert_close(made(x)[0], written())
+    inputs = [x, *made.parameters()]
+    given = draw(2, length, 4, seed=5)
+    for one, other in zip(*(torch.autograd.grad(y, inputs, given) for y in (made(x)[0], written())), strict=True):
+        torch.testing.assert_close(one, other)
+
+    def convolved(x, *parameters):
+        return torch.func.functional_call(made, dict(zip(["weight", "bias"], parameters, strict=False)), (x,))[0]
+
+    assert torch.autograd.gradcheck(convolved, inputs)
+    assert torch.autograd.gradgradcheck(convolved, inputs)
+    made.weight.requires_grad_(False)
+    of_frozen, of_written = (torch.autograd.grad(y, x, given)[0] for y in (made(x)[0], written()))
+    torch.testing.assert_close(of_frozen, of_written)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo.nn.counting import is_counting
+from zoo.nn.derivatives import may_own_derivative
 
 
 class ShortConvolution(nn.Module):
@@ -48,6 +49,9 @@ class ShortConvolution(nn.Module):
 
     def forward(self, x_BLD: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Convolve. With a state, continue from it and return the next one."""
+        if state is None and may_own_derivative(x_BLD) and x_BLD.dtype == self.weight.dtype and not is_counting():
+            y_BLD = _Shifted.apply(x_BLD, self.weight, self.bias)
+            return y_BLD, None
         # put what came before in front: zeros, or the inputs in the state
         if state is None:
             padded_BMD = F.pad(x_BLD, (0, 0, self.width - 1, 0))
@@ -65,6 +69,48 @@ class ShortConvolution(nn.Module):
         for w in range(1, self.width):
             y_BLD = torch.addcmul(y_BLD, padded_BMD[:, w : w + length], self.weight[:, w])
         return y_BLD, None if state is None else padded_BMD[:, length:].clone()  # a view would keep all inputs alive
+
+
+def shifted(x_BLD: Tensor, weight_DW: Tensor, bias_D: Tensor | None) -> Tensor:
+    """The convolution of sequences that nothing came before: ``x`` times each tap, moved as far back as that looks.
+
+    Nothing is padded: what would meet the zeros before the start is left out.
+    """
+    length, width = x_BLD.shape[1], weight_DW.shape[1]
+    taps_WD = weight_DW.t().contiguous()
+    y_BLD = x_BLD * taps_WD[-1] if bias_D is None else torch.addcmul(bias_D, x_BLD, taps_WD[-1])
+    for back in range(1, min(width, length)):
+        y_BLD[:, back:].addcmul_(x_BLD[:, :-back], taps_WD[-1 - back])
+    return y_BLD
+
+
+class _Shifted(torch.autograd.Function):
+    """:func:`shifted` with a derivative that adds all taps to one gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x_BLD: Tensor, weight_DW: Tensor, bias_D: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x_BLD, weight_DW, bias_D)
+        return shifted(x_BLD, weight_DW, bias_D)
+
+    @staticmethod
+    def backward(ctx: Any, given_BLD: Tensor) -> tuple[Tensor | None, ...]:
+        x_BLD, weight_DW, bias_D = ctx.saved_tensors
+        if torch.is_grad_enabled():  # somebody differentiates what comes out once more
+            inputs = [each for each in (x_BLD, weight_DW, bias_D) if each is not None and each.requires_grad]
+            y_BLD = shifted(x_BLD, weight_DW, bias_D)
+            gradients = iter(torch.autograd.grad(y_BLD, inputs, given_BLD, create_graph=True))
+            return tuple(next(gradients) if need else None for need in ctx.needs_input_grad)
+        taps_WD = weight_DW.t().contiguous()
+        of_x_BLD, of_taps_WD = given_BLD * taps_WD[-1], torch.zeros_like(taps_WD)
+        product_BLD = torch.empty_like(of_x_BLD)
+        for back in range(min(len(taps_WD), x_BLD.shape[1])):
+            later_BLD, earlier_BLD = given_BLD[:, back:], x_BLD[:, : x_BLD.shape[1] - back]
+            if back:
+                of_x_BLD[:, :-back].addcmul_(later_BLD, taps_WD[-1 - back])
+                product_BLD[:, back - 1] = 0  # so that one sum goes over whole rows, which is many times as fast
+            torch.mul(later_BLD, earlier_BLD, out=product_BLD[:, back:])
+            of_taps_WD[-1 - back] = product_BLD.flatten(0, 1).sum(0)
+        return of_x_BLD, of_taps_WD.t(), None if bias_D is None else given_BLD.flatten(0, 1).sum(0)
 
 
 class Convolved(nn.Module):
