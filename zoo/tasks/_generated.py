@@ -157,7 +157,7 @@ class Problems(Generated):
         if not problems:
             raise ZooError(f"there are too few problems of {low} to {length} for a test; expected larger ones")
         problems_NW = torch.tensor(list(problems)[: self.test_size])
-        return [self._pose(part, length) for part in problems_NW.split(250)]
+        return [self._pose(part, length) for part in problems_NW.split(self._held_out_batch_size(length))]
 
 
 def of_rung(rung: Sequence[Value], *given: Value | None) -> Iterator[Value]:
