@@ -18,8 +18,8 @@ from zoo.comparison.verdicts import all_pairs, can_find, cannot_decide, judge, j
 SOLVED, HALF, NONE = [1.0, 0.995, 1.0, 0.99, 1.0], [1.0, 0.2, 0.99, 0.3, 0.2], [0.2, 0.3, 0.25, 0.31, 0.22]
 
 
-def one(ours, theirs, margin=None, **about):
-    return judge([(standing("a", "t", ours, **about), standing("b", "t", theirs, **about))], margin)[0]
+def one(ours, theirs, **about):
+    return judge([(standing("a", "t", ours, **about), standing("b", "t", theirs, **about))])[0]
 
 
 def test_each_word_asks_for_its_evidence():
@@ -75,8 +75,8 @@ def test_equals_with_unequal_numbers_of_runs_are_seldom_told_apart(law, sizes):
     source, wrong = np.random.default_rng(0), 0
     for _ in range(150):
         scores, _ = draw(law, 2, max(sizes), source)
-        pair = (standing("a", "t", scores[0, : sizes[0]].tolist()), standing("b", "t", scores[1, : sizes[1]].tolist()))
-        wrong += judge([pair], margin=0.0)[0].word in ("better", "worse")
+        pair = tuple(standing(name, "t", scores[i, : sizes[i]].tolist(), margin=0.0) for i, name in enumerate("ab"))
+        wrong += judge([pair])[0].word in ("better", "worse")
     assert wrong / 150 <= 0.086, "0.05, and two standard errors of 150 pairs"
 
 
@@ -229,8 +229,8 @@ def test_trends_are_gains_per_doubling():
 def ledger(standings, baseline="b", trends=None, margin=None):
     for each in standings if margin is not None else ():
         each.about = {**each.about, "margin": margin}
-    _compare_to(standings, baseline, trends or {}, margin)
-    return Ledger("name", None, baseline, standings, [], [], "zoo compare name", trends=trends or {}, margin=margin)
+    _compare_to(standings, baseline, trends or {})
+    return Ledger("name", None, baseline, standings, [], [], "zoo compare name", trends=trends or {})
 
 
 def test_verdicts_that_may_change_are_provisional():
@@ -349,9 +349,10 @@ def false_reports(law, n, contestants, reports, tasks=4):
         pairs = []
         for task in range(tasks):
             scores, bar = draw(law, contestants, n, source)
-            first, *others = (standing(str(i), str(task), each.tolist(), solved=bar) for i, each in enumerate(scores))
+            about = {"solved": bar, "margin": 0.0}
+            first, *others = (standing(str(i), str(task), each.tolist(), **about) for i, each in enumerate(scores))
             pairs += [(other, first) for other in others]
-        wrong += any(verdict.word in ("better", "worse") for verdict in judge(pairs, margin=0.0))
+        wrong += any(verdict.word in ("better", "worse") for verdict in judge(pairs))
     return wrong / reports
 
 
@@ -371,8 +372,9 @@ def test_two_looks_keep_the_error_rate_of_one(law):
     source, wrong = np.random.default_rng(1), 0
     for _ in range(60):
         scores, bar = draw(law, 7, 10, source)
-        first, *others = (standing(str(i), "t", each.tolist(), solved=bar) for i, each in enumerate(scores))
-        verdicts = judge_twice([(other, first) for other in others], range(5), margin=0.0)
+        about = {"solved": bar, "margin": 0.0}
+        first, *others = (standing(str(i), "t", each.tolist(), **about) for i, each in enumerate(scores))
+        verdicts = judge_twice([(other, first) for other in others], range(5))
         wrong += any(verdict.word in ("better", "worse") for verdict in verdicts)
     assert wrong / 60 <= 0.10, "0.05, and two standard errors of 60 reports"
 
@@ -394,7 +396,7 @@ def found_of(make, comparisons, reports=150):
     for _ in range(reports):
         equals = [(standing("a", "t", source.normal(size=5).tolist()), standing("b", "t", source.normal(size=5).tolist()))
                   for _ in range(comparisons - 1)]  # fmt: skip
-        hits += judge([make(source), *equals], margin=0.0)[0].word == "better"
+        hits += judge([make(source), *equals])[0].word == "better"
     return hits / reports
 
 

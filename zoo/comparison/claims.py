@@ -54,7 +54,6 @@ def _at(standing: Standing, further: str | None) -> Standing:
 def judge_claims(
     claims: Sequence[Mapping[str, Any]],
     standings: Sequence[Standing],
-    margin: float | None = None,
     twice: bool = False,
 ) -> list[Finding]:
     """Each claim on each task that both sides were tested on; all of them are one family of comparisons.
@@ -73,7 +72,7 @@ def judge_claims(
     tested = [(a, b) for _, _, a, b in sides if a and b and a.rows and b.rows and a.metric == b.metric]
     verdicts = {
         (id(a), id(b)): verdict
-        for (a, b), verdict in zip(tested, judge(tested, margin, SIGNIFICANCE / (1 + twice)), strict=True)
+        for (a, b), verdict in zip(tested, judge(tested, SIGNIFICANCE / (1 + twice)), strict=True)
     }
     findings = []
     for claim, task, first, second in sides:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from rich.table import Table
@@ -51,8 +52,13 @@ def compare(first: Ledger, second: Ledger) -> Table:
         table.add_column(name, justify="right", overflow="fold", min_width=16 if name != "the second is" else 13)
     table.add_column("what differs", overflow="fold")
     both = [(ours, theirs, *difference(ours, theirs)) for ours, theirs in pairs(first, second)]
-    family = [(theirs, ours) for ours, theirs, estimate, _ in both if estimate]
-    verdicts = iter(judge(family, first.margin, rivals=False))
+    # the difference that matters is that of the first
+    family = [
+        (replace(theirs, about={**theirs.about, "margin": ours.margin}), ours)
+        for ours, theirs, estimate, _ in both
+        if estimate
+    ]
+    verdicts = iter(judge(family, rivals=False))
     for ours, theirs, estimate, why_not in both:
         says = str(next(verdicts)) if estimate else why_not
         scores = [figure(s.score()) if s.score() else s.absent() for s in (ours, theirs)]

@@ -75,7 +75,7 @@ def beside(ledger: Ledger) -> list[Known]:
             pairs += [(a, b) for a in ahead for b in behind if a is not None and b is not None and _may(a, b, finding)]
         if pairs:
             asked.append((finding, pairs))
-    verdicts = iter(judge([pair for _, pairs in asked for pair in pairs], ledger.margin, ledger.level))
+    verdicts = iter(judge([pair for _, pairs in asked for pair in pairs], ledger.level))
     known_findings = []
     for finding, pairs in asked:
         judged = []

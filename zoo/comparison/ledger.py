@@ -24,7 +24,7 @@ from zoo.comparison.result import Row, Standing, Verdict
 from zoo.comparison.scaling import Fitted, fits
 from zoo.comparison.statistics import SIGNIFICANCE, Estimate, paired_difference
 from zoo.comparison.trends import Trend, curves, trend
-from zoo.comparison.verdicts import Pair, all_pairs, can_find, cannot_decide, judge, judge_twice, margin_of, rank_ranges
+from zoo.comparison.verdicts import Pair, all_pairs, can_find, cannot_decide, judge, judge_twice, rank_ranges
 from zoo.comparison.words import between, joined, quantity
 from zoo.config.tree import key_of
 from zoo.runs.row import SCHEMA, UNREADABLE, flaw, read_row
@@ -65,8 +65,6 @@ class Ledger:
     """Runs of its rules that have no result: not made yet, or lost."""
     trends: dict[int, Trend] = field(default_factory=dict)
     """How each standing of a comparison learned, by its :func:`id`, where its curves are there."""
-    margin: float | None = None
-    """The difference that matters, in place of each task's own."""
     pairs: bool = False
     """Whether every pair of contestants is judged too."""
     is_sweep: bool = False
@@ -126,12 +124,12 @@ class Ledger:
     def ranks(self, task: str) -> dict[str, tuple[int, int]]:
         """The ranks that each contestant may have on a task; none of a sweep, whose settings are no rivals."""
         if task not in self._ranks:
-            self._ranks[task] = {} if self.is_sweep else rank_ranges(self.on(task), self.margin, self.level)
+            self._ranks[task] = {} if self.is_sweep else rank_ranges(self.on(task), self.level)
         return self._ranks[task]
 
     def all_pairs(self) -> list[tuple[Pair, Verdict]]:
         """Every pair on every task, where the comparison asks for them."""
-        return all_pairs([self.on(task) for task in self.tasks], self.margin, self.level) if self.pairs else []
+        return all_pairs([self.on(task) for task in self.tasks], self.level) if self.pairs else []
 
     def notes(self, task: str) -> list[str]:
         """What belongs below the scores of a task: those of rules without a model, and what it can decide."""
@@ -180,7 +178,7 @@ class Ledger:
         if len(entered) < 2 or not self.comparisons():
             return ""
         looks = 2 if self.looks_twice else 1
-        return can_find(min(len(s.scores()) for s in entered), looks * self.comparisons(), entered, self.margin)
+        return can_find(min(len(s.scores()) for s in entered), looks * self.comparisons(), entered)
 
     def trend(self, standing: Standing) -> Trend | None:
         """How a standing learned."""
@@ -190,7 +188,7 @@ class Ledger:
         """Those who still improved by more than the margin in the last doubling of steps, the fastest first."""
         known = [(s, own_trend) for s in self.on(task) if (own_trend := self.trend(s))]
         known = [(s, t) for s, t in known if s.state() != "solved" and not s.reaches(t.end)]
-        still = [(s, t) for s, t in known if t.gain > margin_of(s, self.margin)]
+        still = [(s, t) for s, t in known if t.gain > s.margin]
         return sorted(still, key=lambda each: -each[1].gain)
 
     @property
@@ -410,17 +408,17 @@ def _filled(folder: Path, rules: Any, standings: list[Standing], rows: list[Row]
     # the sides of valleys and the trial beyond the top rung are no rivals: they would weaken every verdict
     asides = {rung["task"] for rung in rungs if rung.get("role", "rung") != "rung"}
     judged = [standing for standing in standings if standing.of not in asides]
-    _compare_to(judged, baseline, trends, margin, more)
+    _compare_to(judged, baseline, trends, more)
     failures = [row for row in rows if row["status"] != "finished"]
     published = _published(rules.get("published", []), judged, rungs) if rules else []
-    findings = judge_claims(rules.get("claims", []), judged, margin, bool(more)) if rules else []
+    findings = judge_claims(rules.get("claims", []), judged, bool(more)) if rules else []
     laws = fits(standings) if rules and rules.get("scaling") else []
-    climbed = ladders(rungs, standings, baseline, margin) if baseline else []
+    climbed = ladders(rungs, standings, baseline) if baseline else []
     missing = _missing(rules["cells"], rows) if rules else 0
     pairs = bool(rules and rules.get("pairs"))
     return Ledger(
         folder.name, folder, baseline, standings, rows, failures, words, published, findings, laws, missing, trends,
-        margin, pairs, not rules, climbed, bool(more), dict(rules.get("abilities") or {}) if rules else {},
+        pairs, not rules, climbed, bool(more), dict(rules.get("abilities") or {}) if rules else {},
         sessions=rules.get("sessions", []) if rules else [],
     )  # fmt: skip
 
@@ -529,7 +527,6 @@ def _compare_to(
     standings: list[Standing],
     baseline: str | None,
     trends: dict[int, Trend],
-    margin: float | None,
     more_seeds: Sequence[int] = (),
 ) -> None:
     """Judge everybody beside the baseline, on all tasks together: one family of comparisons.
@@ -548,7 +545,7 @@ def _compare_to(
     family = [s for s in rivals if s.scores() and bases[s.task].scores() and (s.rows or bases[s.task].rows)]
     pairs = [(s, bases[s.task]) for s in family]
     seeds = {row["seed"] for pair in pairs for s in pair for row in [*s.rows, *s.failed]} - set(more_seeds)
-    verdicts = judge_twice(pairs, sorted(seeds), margin) if more_seeds else judge(pairs, margin)
+    verdicts = judge_twice(pairs, sorted(seeds)) if more_seeds else judge(pairs)
     for standing, verdict in zip(family, verdicts, strict=True):
         objections = doubts(standing, bases[standing.task], verdict, trends)
         standing.verdict = replace(verdict, doubts=tuple(objections))

@@ -24,9 +24,7 @@ from zoo.comparison.statistics import (
 Pair = tuple[Standing, Standing]
 
 
-def judge(
-    pairs: Sequence[Pair], margin: float | None = None, level: float = SIGNIFICANCE, rivals: bool = True
-) -> list[Verdict]:
+def judge(pairs: Sequence[Pair], level: float = SIGNIFICANCE, rivals: bool = True) -> list[Verdict]:
     """What each pair of standings says of the first, all pairs being one family.
 
     P-values of :func:`zoo.comparison.statistics.difference` are adjusted by Holm's method. A pair is told apart
@@ -38,7 +36,6 @@ def judge(
 
     Args:
         pairs: contestants on one task each, both with at least one finished or failed run.
-        margin: the difference that matters, in place of each task's own.
         level: the chance that any verdict of the family is false.
         rivals: whether these are rivals. Of one contestant twice, such as before and after a change, what falls below a
             rule has become worse all the same.
@@ -49,7 +46,7 @@ def judge(
     tested = [_difference(*pair) for pair in known]
     adjusted = holm([p for p, _ in tested])
     return [
-        _verdict(*pair, p, direction, margin, level, rivals)
+        _verdict(*pair, p, direction, level, rivals)
         for pair, p, (_, direction) in zip(known, adjusted, tested, strict=True)
     ]
 
@@ -64,7 +61,7 @@ class _Side:
         self.mean = sum(self.scores) / len(self.scores) if self.scores else math.nan
 
 
-def judge_twice(pairs: Sequence[Pair], first: Sequence[int], margin: float | None = None) -> list[Verdict]:
+def judge_twice(pairs: Sequence[Pair], first: Sequence[int]) -> list[Verdict]:
     """The verdicts of two looks: with the first seeds, and with all of them for those whom these leave undecided.
 
     Each look is a family of its own at half of the level, so that both together are wrong at most as often as one
@@ -73,10 +70,9 @@ def judge_twice(pairs: Sequence[Pair], first: Sequence[int], margin: float | Non
     Args:
         pairs: contestants on one task each.
         first: the seeds of the first look.
-        margin: the difference that matters, in place of each task's own.
     """
-    early = judge([(_only(a, first), _only(b, first)) for a, b in pairs], margin, SIGNIFICANCE / 2)
-    late = judge(pairs, margin, SIGNIFICANCE / 2)
+    early = judge([(_only(a, first), _only(b, first)) for a, b in pairs], SIGNIFICANCE / 2)
+    late = judge(pairs, SIGNIFICANCE / 2)
     return [one if one.apart or one.word == UNLEARNED else other for one, other in zip(early, late, strict=True)]
 
 
@@ -89,9 +85,7 @@ def _difference(ours: _Side, theirs: _Side) -> tuple[float, float]:
     return difference(ours.scores, theirs.scores, ours.bar, ours.higher_is_better)
 
 
-def _verdict(
-    ours: _Side, theirs: _Side, p: float, direction: float, margin: float | None, level: float, rivals: bool
-) -> Verdict:
+def _verdict(ours: _Side, theirs: _Side, p: float, direction: float, level: float, rivals: bool) -> Verdict:
     """The word for a pair whose adjusted p-value and direction are known."""
     if min(len(ours.scores), len(theirs.scores)) < 2:
         return Verdict("unknown", p)
@@ -104,7 +98,7 @@ def _verdict(
     size = abs(medians)
     if _counts_decide(ours, theirs):
         size = max(size, _means_apart(ours, theirs, direction))
-    if size < margin_of(ours.standing, margin):
+    if size < ours.standing.margin:
         return Verdict("no difference that matters", p)
     if rivals and not _learned(*((ours, theirs) if direction > 0 else (theirs, ours))):
         return Verdict(UNLEARNED, p)
@@ -140,14 +134,7 @@ def _counts_decide(ours: _Side, theirs: _Side) -> bool:
     return first is not None and second is not None and 0 < first + second < len(ours.scores) + len(theirs.scores)
 
 
-def margin_of(standing: Standing, margin: float | None = None) -> float:
-    """The difference that matters: the comparison's, or that of the task."""
-    return standing.margin if margin is None else margin
-
-
-def rank_ranges(
-    standings: Sequence[Standing], margin: float | None = None, level: float = SIGNIFICANCE
-) -> dict[str, tuple[int, int]]:
+def rank_ranges(standings: Sequence[Standing], level: float = SIGNIFICANCE) -> dict[str, tuple[int, int]]:
     """The ranks that each contestant may have on one task, all at once right 95 times in 100.
 
     Of k contestants all pairs are judged, corrected by Holm's method. Whoever is worse than a and better than b others
@@ -157,7 +144,7 @@ def rank_ranges(
     pairs = list(combinations(entered, 2))
     better: Counter[int] = Counter()
     worse: Counter[int] = Counter()
-    for (one, other), verdict in zip(pairs, judge(pairs, margin, level), strict=True):
+    for (one, other), verdict in zip(pairs, judge(pairs, level), strict=True):
         if verdict.word in ("better", "worse"):
             ahead, behind = (one, other) if verdict.word == "better" else (other, one)
             better[id(ahead)] += 1
@@ -165,15 +152,13 @@ def rank_ranges(
     return {s.contestant: (1 + worse[id(s)], len(entered) - better[id(s)]) for s in entered}
 
 
-def all_pairs(
-    groups: Iterable[Sequence[Standing]], margin: float | None = None, level: float = SIGNIFICANCE
-) -> list[tuple[Pair, Verdict]]:
+def all_pairs(groups: Iterable[Sequence[Standing]], level: float = SIGNIFICANCE) -> list[tuple[Pair, Verdict]]:
     """Every pair of contestants on every task, as one family of their own."""
     pairs = [pair for standings in groups for pair in combinations([s for s in standings if s.scores()], 2)]
-    return list(zip(pairs, judge(pairs, margin, level), strict=True))
+    return list(zip(pairs, judge(pairs, level), strict=True))
 
 
-def can_find(runs: int, comparisons: int, standings: Sequence[Standing] = (), margin: float | None = None) -> str:
+def can_find(runs: int, comparisons: int, standings: Sequence[Standing] = ()) -> str:
     """What a comparison of so many runs a contestant can tell apart on a task, in words.
 
     Where some runs solve the task and others do not, scores are tested at a fifth of the level, as in
@@ -184,7 +169,6 @@ def can_find(runs: int, comparisons: int, standings: Sequence[Standing] = (), ma
         comparisons: how many verdicts the report holds; twice as many where it looks twice.
         standings: those of the task, once they have scores; a shift is then given in the metric's unit, by the root of
             the mean variance of their runs.
-        margin: the difference that matters, in place of the task's own.
     """
     scored = [s for s in standings if len(s.by_seed()) > 1]
     among = f"among {many(comparisons, 'verdict')}"
@@ -201,7 +185,7 @@ def can_find(runs: int, comparisons: int, standings: Sequence[Standing] = (), ma
     spread = spread_of([list(s.by_seed().values()) for s in scored])
     size = f"{shift:.2g} standard deviations of a run"
     if spread:
-        least = max(shift * spread, margin_of(scored[0], margin))
+        least = max(shift * spread, scored[0].margin)
         size = f"{least:.2g} of {scored[0].metric.replace('_', ' ')} ({size}, and no less than the margin)"
     half = next(n for n in range(runs + 1, 40 * runs) if (smallest_shift(n, tests) or shift) <= shift / 2)
     return (

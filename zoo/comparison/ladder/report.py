@@ -292,16 +292,13 @@ def _further(steps: Sequence[Step]) -> float:
     return steps[-1].flops ** 2 / steps[-2].flops
 
 
-def ladders(
-    rungs: Sequence[RungFile], standings: Sequence[Standing], baseline: str, margin: float | None = None
-) -> list[Ladder]:
+def ladders(rungs: Sequence[RungFile], standings: Sequence[Standing], baseline: str) -> list[Ladder]:
     """The ladder of each task, over the rungs that every contestant has finished.
 
     Args:
         rungs: of the comparison.
         standings: of the comparison; the control is no contestant.
         baseline: with whom gains are compared.
-        margin: the difference that matters, in place of each task's own.
     """
     ladders_of_tasks = []
     for of in dict.fromkeys(rung["of"] for rung in rungs):
@@ -314,7 +311,7 @@ def ladders(
         while whole < len(mine) and by_rung[whole] and all(s.complete() for s in by_rung[whole]):
             whole += 1
         if whole >= 2 and any(s.rows for s in by_rung[0]):
-            ladder = _ladder(of, mine[:whole], by_rung[:whole], len(mine) - whole, baseline, margin)
+            ladder = _ladder(of, mine[:whole], by_rung[:whole], len(mine) - whole, baseline)
             if sides:
                 ladder = replace(ladder, **_valleys(ladder, mine[:whole], sides, standings))
             asides = {rung["task"] for rung in (*sides, *trials)}
@@ -377,11 +374,9 @@ def _point(standing: Standing, sign: int, size: float) -> Point:
 
 
 def _ladder(
-    of: str, rungs: Sequence[RungFile], standings: Sequence[Sequence[Standing]], missing: int, baseline: str,
-    margin: float | None,
-) -> Ladder:  # fmt: skip
+    of: str, rungs: Sequence[RungFile], standings: Sequence[Sequence[Standing]], missing: int, baseline: str
+) -> Ladder:
     first = next(s for s in standings[0] if s.rows)
-    margin = first.margin if margin is None else margin
     sign = first.sign
     names = [s.contestant for s in standings[0]]
     at = [{s.contestant: s for s in each} for each in standings]
@@ -389,8 +384,8 @@ def _ladder(
     steps = [_step(rung, each) for rung, each in zip(rungs, standings, strict=True)]
     compute = [step.flops for step in steps]
     return Ladder(
-        of, first.metric, first.higher_is_better, baseline, margin, steps, missing, scores, backtest(scores),
-        gains(scores, compute, baseline, margin) if baseline in scores and len(scores) > 1 else [],
+        of, first.metric, first.higher_is_better, baseline, first.margin, steps, missing, scores, backtest(scores),
+        gains(scores, compute, baseline, first.margin) if baseline in scores and len(scores) > 1 else [],
         [rates for name in names if (rates := _rates(name, rungs, [each[name] for each in at])) is not None],
         [law for name in names if (law := compute_law(name, compute, scores[name], sign)) is not None],
     )  # fmt: skip
