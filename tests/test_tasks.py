@@ -17,6 +17,7 @@ import zoo
 from zoo.base.errors import ZooError
 from zoo.registry.discovery import load_plugins
 from zoo.tasks._corpus import read_corpus
+from zoo.tasks._metrics import token_nats
 from zoo.testing import CHECKS, parts
 from zoo.training.build import make_task
 
@@ -519,3 +520,15 @@ def test_no_simple_rule_beats_what_a_task_declares(words, files_of_tasks):
         rules["the commonest token"] = commonest
     for name, accuracy in accuracy_of_rules(one, rules, steps=10).items():
         assert accuracy <= best + 0.06, name
+
+
+def test_likelihoods_are_those_of_float64_where_a_model_is_nearly_sure_too():
+    source = torch.Generator().manual_seed(0)
+    logits = 12 * torch.randn(2000, 7, generator=source)  # likelihoods of 1e-1 to 1e-20
+    targets = torch.randint(-1, 7, (2000,), generator=source)
+    exact = torch.nn.functional.cross_entropy(logits.double(), targets, reduction="none", ignore_index=-1)
+    assert exact[targets >= 0].min() < 1e-12
+    torch.testing.assert_close(token_nats(logits, targets), exact, rtol=2e-6, atol=1e-15)
+    assert token_nats(logits, torch.full((2000,), -100)).count_nonzero() == 0
+    assert token_nats(torch.tensor([[0.0, -torch.inf]]), torch.tensor([1])).item() == torch.inf
+    assert token_nats(torch.tensor([[torch.nan, 0.0]]), torch.tensor([1])).isnan().item()
