@@ -84,11 +84,10 @@ def test_decoding_in_long_pieces_is_the_dense_mask(words, padded, monkeypatch):
 @pytest.mark.parametrize("window", [64, 65, 70, 97])
 @pytest.mark.parametrize("causal", [True, False], ids=["causal", "encoder"])
 def test_a_window_longer_than_a_block_reaches_over_several(window, causal, monkeypatch):
-    monkeypatch.setattr("zoo_plugins.attention.blocks.LARGEST", 32)
     mixer = part("mixer", "attention", "mixer.heads=2", f"mixer.window={window}", dtype=F64, causal=causal, max_len=400)
     x, weight = draw(2, 301, 32).requires_grad_(), draw(2, 301, 32, seed=2)
-    reach = blocks_of(window, causal, 301, 301).reach
-    assert reach < 301, "blocks are used"
+    blocks = blocks_of(window, causal, 301, 301, CPU)
+    assert (blocks.behind, blocks_of(window, causal, 301, 301, torch.device("meta")).behind) == (2, 1)
     outputs_and_gradients = []
     for by_blocks in (True, False):
         if not by_blocks:

@@ -179,7 +179,7 @@ class Attention(Sees, Heads):
     ) -> Tensor:
         """What heads make of the sequence, (B, H, L, K): in blocks where a window is short, else over all keys."""
         cuts = self.window is not None and sight.seen_LL is None
-        blocks = blocks_of(self.window, self.causal, sight.queries, sight.keys) if cuts else None
+        blocks = blocks_of(self.window, self.causal, sight.queries, sight.keys, x_BLD.device) if cuts else None
         if blocks is not None:
             y_BHLK = self._in_blocks(blocks, sight, q_BHLK, k_BGMK, v_BGMK, plain_BHLK, x_BLD.dtype)
         else:
