@@ -7,7 +7,7 @@ import torch
 from scans import draw
 from torch.nn import functional as F
 
-from zoo.nn import ShortConvolution, rms_norm
+from zoo.nn import RMSNorm, ShortConvolution, rms_norm
 from zoo.testing.parts import part
 from zoo_plugins.positions.rotary import turn
 
@@ -342,3 +342,11 @@ def test_a_short_convolution_is_torchs_with_all_derivatives(bias, length):
     made.weight.requires_grad_(False)
     of_frozen, of_written = (torch.autograd.grad(y, x, given)[0] for y in (made(x)[0], written()))
     torch.testing.assert_close(of_frozen, of_written)
+
+
+def test_derivatives_of_our_own_stand_aside_where_they_do_not_serve():
+    norm, x = RMSNorm(4).double(), draw(2, 3, 4).requires_grad_()
+    forwards = torch.autograd.functional.jacobian(norm, x, strategy="forward-mode", vectorize=True)
+    torch.testing.assert_close(forwards, torch.autograd.functional.jacobian(norm, x))
+    torch.testing.assert_close(torch.autograd.functional.jacobian(norm, x, vectorize=True), forwards)
+    torch.testing.assert_close(torch.jit.trace(norm, x)(x), norm(x))

@@ -532,3 +532,23 @@ def test_likelihoods_are_those_of_float64_where_a_model_is_nearly_sure_too():
     assert token_nats(logits, torch.full((2000,), -100)).count_nonzero() == 0
     assert token_nats(torch.tensor([[0.0, -torch.inf]]), torch.tensor([1])).item() == torch.inf
     assert token_nats(torch.tensor([[torch.nan, 0.0]]), torch.tensor([1])).isnan().item()
+
+
+def test_likelihoods_of_narrow_logits_are_of_what_they_say_and_may_be_differentiated():
+    logits = torch.randn(50, 300, generator=torch.Generator().manual_seed(1)).bfloat16()
+    targets = torch.arange(50)
+    exact = torch.nn.functional.cross_entropy(logits.double(), targets, reduction="none")
+    torch.testing.assert_close(token_nats(logits, targets), exact, rtol=1e-6, atol=0)
+    wide = logits.double().requires_grad_()
+    written = torch.nn.functional.cross_entropy(wide, targets, reduction="sum")
+    for one, other in zip(
+        *(torch.autograd.grad(y, wide) for y in (token_nats(wide, targets).sum(), written)), strict=True
+    ):
+        torch.testing.assert_close(one, other)
+
+
+def test_tests_of_long_problems_come_in_batches_of_16_000_tokens():
+    task = make_task(zoo.compose("task=hanoi", "task.disks=7"))
+    batches = task.held_out("test/9")
+    assert sum(len(batch["inputs"]) for batch in batches) > 200
+    assert max(batch["inputs"].numel() for batch in batches) <= 16_384

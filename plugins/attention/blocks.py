@@ -5,8 +5,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
-from zoo.nn import may_own_derivative
+from zoo.nn import derives_further, may_own_derivative
 
 from . import masks
 
@@ -107,10 +108,15 @@ class _Stretches(torch.autograd.Function):
     def backward(ctx: Any, given_BNGSK: Tensor) -> tuple[Tensor, None, None]:
         given_BGNSK = given_BNGSK.transpose(1, 2)
         B, G, N, S, K = given_BGNSK.shape
-        sum_BGnCK = given_BGNSK.new_zeros(B, G, ctx.length // ctx.size, ctx.size, K)
+        # of each block of a stretch, what it was given stands as many blocks further on
+        blocks = ctx.length // ctx.size
+        sum_BGnCK = given_BGNSK.new_zeros(B, G, blocks, ctx.size, K)
         for first in range(S // ctx.size):
             part = given_BGNSK[..., first * ctx.size : (first + 1) * ctx.size, :]
-            sum_BGnCK[:, :, first : first + N] += part
+            if derives_further():
+                sum_BGnCK = sum_BGnCK + pad(part, (0, 0, 0, 0, first, blocks - N - first))
+            else:
+                sum_BGnCK[:, :, first : first + N] += part
         return sum_BGnCK.flatten(2, 3), None, None
 
 

@@ -8,6 +8,7 @@ from zoo.nn.convolution import ShortConvolution as ShortConvolution
 from zoo.nn.counting import counting as counting
 from zoo.nn.counting import is_counting as is_counting
 from zoo.nn.counting import is_recomputing as is_recomputing
+from zoo.nn.derivatives import derives_further as derives_further
 from zoo.nn.derivatives import may_own_derivative as may_own_derivative
 from zoo.nn.dropout import make_dropout as make_dropout
 from zoo.nn.init import rescale_ as rescale_
@@ -60,6 +61,7 @@ __all__ = [
     "compute_dtype",
     "counting",
     "cross_entropy",
+    "derives_further",
     "gather_over_processes",
     "held",
     "is_counting",

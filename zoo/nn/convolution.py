@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo.nn.counting import is_counting
-from zoo.nn.derivatives import may_own_derivative
+from zoo.nn.derivatives import derives_further, may_own_derivative
 
 
 class ShortConvolution(nn.Module):
@@ -62,13 +62,20 @@ class ShortConvolution(nn.Module):
             y_BLD = torch.einsum("bldw,dw->bld", padded_BMD.unfold(1, self.width, 1), self.weight)
             y_BLD = y_BLD if self.bias is None else y_BLD + self.bias
             return y_BLD, None if state is None else padded_BMD[:, length:].clone()
-        # shifted multiplies and adds: no transposes, and faster on a CPU than a depthwise conv1d
-        y_BLD = padded_BMD[:, :length] * self.weight[:, 0]
-        if self.bias is not None:
-            y_BLD = y_BLD + self.bias
-        for w in range(1, self.width):
-            y_BLD = torch.addcmul(y_BLD, padded_BMD[:, w : w + length], self.weight[:, w])
+        y_BLD = written(padded_BMD, self.weight, self.bias)
         return y_BLD, None if state is None else padded_BMD[:, length:].clone()  # a view would keep all inputs alive
+
+
+def written(padded_BMD: Tensor, weight_DW: Tensor, bias_D: Tensor | None) -> Tensor:
+    """The convolution of sequences behind ``width - 1`` others: without transposes, and sooner than a depthwise one."""
+    width = weight_DW.shape[1]
+    length = padded_BMD.shape[1] - width + 1
+    y_BLD = padded_BMD[:, :length] * weight_DW[:, 0]
+    if bias_D is not None:
+        y_BLD = y_BLD + bias_D
+    for w in range(1, width):
+        y_BLD = torch.addcmul(y_BLD, padded_BMD[:, w : w + length], weight_DW[:, w])
+    return y_BLD
 
 
 def shifted(x_BLD: Tensor, weight_DW: Tensor, bias_D: Tensor | None) -> Tensor:
@@ -95,9 +102,10 @@ class _Shifted(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, given_BLD: Tensor) -> tuple[Tensor | None, ...]:
         x_BLD, weight_DW, bias_D = ctx.saved_tensors
-        if torch.is_grad_enabled():  # somebody differentiates what comes out once more
+        if derives_further():
             inputs = [each for each in (x_BLD, weight_DW, bias_D) if each is not None and each.requires_grad]
-            y_BLD = shifted(x_BLD, weight_DW, bias_D)
+            with torch.enable_grad():
+                y_BLD = written(F.pad(x_BLD, (0, 0, weight_DW.shape[1] - 1, 0)), weight_DW, bias_D)
             gradients = iter(torch.autograd.grad(y_BLD, inputs, given_BLD, create_graph=True))
             return tuple(next(gradients) if need else None for need in ctx.needs_input_grad)
         taps_WD = weight_DW.t().contiguous()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zoo.nn.derivatives import may_own_derivative
+from zoo.nn.derivatives import derives_further, may_own_derivative
 
 
 def rms_norm(x: Tensor, weight_D: Tensor | None = None, eps: float = 1e-6) -> Tensor:
@@ -62,8 +62,9 @@ class _RMSNorm(torch.autograd.Function):
     def backward(ctx: Any, given: Tensor) -> tuple[Tensor, Tensor | None, None]:
         x, weight_D, inverse = ctx.saved_tensors
         by_weight = weight_D is not None and ctx.needs_input_grad[1]
-        if torch.is_grad_enabled():  # somebody differentiates what comes out once more
-            y = F.rms_norm(x, x.shape[-1:], weight_D, ctx.eps)
+        if derives_further():
+            with torch.enable_grad():
+                y = F.rms_norm(x, x.shape[-1:], weight_D, ctx.eps)
             gradients = torch.autograd.grad(y, [x, weight_D] if by_weight else [x], given, create_graph=True)
             return gradients[0], gradients[1] if by_weight else None, None
         product = given * x

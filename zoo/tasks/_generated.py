@@ -82,7 +82,7 @@ class Generated(Task):
         return self._make(batch_size, length, source)
 
     def _held_out_batch_size(self, length: int) -> int:
-        """About 16,000 tokens per batch."""
+        """About 16,000 tokens per batch of examples of ``length`` tokens."""
         return max(1, min(250, 16_384 // length))
 
 
@@ -157,7 +157,8 @@ class Problems(Generated):
         if not problems:
             raise ZooError(f"there are too few problems of {low} to {length} for a test; expected larger ones")
         problems_NW = torch.tensor(list(problems)[: self.test_size])
-        return [self._pose(part, length) for part in problems_NW.split(self._held_out_batch_size(length))]
+        tokens = self._pose(problems_NW[:1], length)["inputs"].shape[1]
+        return [self._pose(part, length) for part in problems_NW.split(self._held_out_batch_size(tokens))]
 
 
 def of_rung(rung: Sequence[Value], *given: Value | None) -> Iterator[Value]:

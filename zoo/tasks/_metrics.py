@@ -7,6 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from zoo.nn import widened
+
 Ratios = dict[str, tuple[Tensor, Tensor]]
 
 
@@ -55,7 +57,8 @@ def token_nats(logits: Tensor, targets: Tensor, largest: tuple[Tensor, Tensor] |
         largest: what ``logits.max(-1, keepdim=True)`` gives, where it is known.
     """
     value, index = logits.max(-1, keepdim=True) if largest is None else largest
-    others = (logits - value).exp_().scatter_(-1, index, 0.0).sum(-1)
+    logits, value = widened(logits), widened(value)
+    others = (logits - value).scatter_(-1, index, -torch.inf).exp_().sum(-1)
     right = logits.gather(-1, targets.clamp(min=0).unsqueeze(-1))
     of_targets = (value - right).squeeze(-1).double() + others.double().log1p()
     return of_targets.masked_fill(targets < 0, 0.0)
