@@ -200,7 +200,7 @@ def test_a_contestant_that_cannot_meet_its_budget_fails_and_others_go_on(zoo_mai
     assert status == 1
     assert "cannot be met" in err
     assert "every run failed" in out
-    assert out.count("│ 1-2 │ lstm") == 1
+    assert out.count("│ 1-2  │ lstm") == 1
 
 
 @pytest.mark.parametrize("damage", [[], {}, {"dim": "x", "budget_met": {}}, {"budget_met": {"parameters": 3}}], ids=str)

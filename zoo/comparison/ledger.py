@@ -153,8 +153,11 @@ class Ledger:
 
     def heading(self, task: str) -> str:
         """What a table of a task's scores says above them."""
-        higher = next((s.rows[0]["higher_is_better"] for s in self.on(task) if s.rows), True)
-        return f"{task}: test {self.metric(task)} ({'higher' if higher else 'lower'} is better), median (interval)"
+        first = next((s.rows[0] for s in self.on(task) if s.rows), None)
+        if first is None:
+            return f"{task}: test score"
+        better = "higher" if first["higher_is_better"] else "lower"
+        return f"{task}: test {self.metric(task)} ({better} is better), median (interval)"
 
     @property
     def order(self) -> str:

@@ -15,7 +15,7 @@ from zoo.base.contracts import Task
 from zoo.base.errors import Diverged, ZooError
 from zoo.base.files import atomic
 from zoo.measure import choices, embeddings, memory, weights
-from zoo.measure.causality import looks_ahead
+from zoo.measure.causality import EXAMPLES, looks_ahead
 from zoo.measure.flops import per_token
 from zoo.measure.metrics import asks, metric
 from zoo.runs.finished import TOKENIZER, finished, start
@@ -79,7 +79,7 @@ class Session:
         counted_on = torch.device(self.device.accelerator if count() == 1 else "cpu")
         self.forward_flops, self.training_flops = per_token(self.objective.to(counted_on), self.task, counted_on)
         batch = self.task.train_batch(0, 0, torch.device("cpu"))
-        self.examples = {key: value[:2] for key, value in batch.items()}
+        self.examples = {key: value[:EXAMPLES] for key, value in batch.items()}
         self._refuse_looking_ahead(counted_on)
         self.step_tokens = self.task.tokens(batch) * settings["accumulate"]
         self.checkpoint = folder / "checkpoints" / "last.ckpt"
