@@ -3,6 +3,7 @@
 import errno
 import functools
 import io
+import json
 import os
 import re
 import shutil
@@ -172,6 +173,23 @@ def test_what_cannot_be_written_is_said(smoke, zoo_main, tmp_path, monkeypatch):
         status, _, err = zoo_main("report", *words)
         assert status == 2
         assert says in err
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_two_folders_are_set_side_by_side_within_the_terminal(width, smoke, zoo_main, monkeypatch, tmp_path):  # noqa: F811
+    shutil.copytree(smoke / "runs/smoke", tmp_path / "half")
+    rules = json.loads((tmp_path / "half/comparison.json").read_text())
+    rules["cells"] = [cell for cell in rules["cells"] if cell["contestant"] != "lstm"]
+    (tmp_path / "half/comparison.json").write_text(json.dumps(rules))
+    for run in tmp_path.glob("half/lstm*"):
+        shutil.rmtree(run)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", str(width))
+    status, out, err = zoo_main("report", "half", str(smoke / "runs/smoke"))
+    assert status == 0, err
+    table = out[out.index("┏") :]
+    assert max(map(len, table.splitlines())) <= width
+    assert "alone: lstm on recall, lstm on parity" in " ".join(table.split()), "nobody is left out without a word"
 
 
 def test_a_command_in_markdown_stands_as_it_is_typed():

@@ -123,6 +123,9 @@ def test_runs_are_named_by_a_few_letters_that_are_theirs_alone(made, zoo_main):
     assert named(made / "runs", "def").name == "gru-parity-0-def"
     assert zoo_main("runs", "rm", "def", "--yes")[0] == 0
     assert not (made / "runs/train/gru-parity-0-def").exists()
+    for word in ("mine/lstm-parity-7-abc", "7-abc", "runs/mine/lstm-parity-7-abc"):
+        status, out, err = zoo_main("runs", word)
+        assert (status, out.count("parity"), out.count("lstm-parity-7-abc")) == (0, 1, 1), err
     status, _, err = zoo_main("runs", "rm", "nothing", "--yes")
     assert (status, "There is no run or comparison" in err) == (2, True)
 

@@ -246,6 +246,13 @@ def test_verdicts_that_may_change_are_provisional():
     assert str(a.verdict) == "provisionally better"
     assert "optimizer.lr of b is at the edge" in a.verdict.doubts[0]
     a, b = pair()
+    b.tried = [{"setting": {"optimizer.lr": rate}, "validation": [None]} for rate in (0.1, 0.2)]
+    for each in (a, b):
+        each.rows = [{**row, "parameters": 9, "active_parameters": 9, "tokens": 9} for row in each.rows]
+    report = ledger([a, b])
+    assert a.verdict.doubts == ("every tuning run of b failed",)
+    assert "Every tuning run of b failed, so its reported setting was not chosen" in " ".join(answer(report))
+    a, b = pair()
     a.edge = ["optimizer.lr"]
     ledger([a, b])
     assert str(a.verdict) == "better", "more tuning could only help the one ahead"

@@ -120,7 +120,7 @@ RUNS_HELP = """\
 zoo runs [NAME] [OVERRIDE ...] [--failed]: list what was made before
 
 It lists runs and comparisons, the newest first: id, what, status, score, age
-and size. A comparison is one line. NAME lists the runs of one comparison or
+and size. A comparison is one entry. NAME lists the runs of one comparison or
 experiment.
 
   zoo runs                      everything in runs/

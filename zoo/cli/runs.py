@@ -52,7 +52,7 @@ def runs(words: Sequence[str], failed: bool, yes: bool) -> int:
         raise ZooError(f"name one comparison or experiment at a time, given {', '.join(names)}")
     within = names[0].rstrip("/").removeprefix(f"{root}/") if names else ""
     if within and not (root / within).is_dir():
-        within = named(root, within).name  # which says what there is
+        within = str(named(root, within).folder.relative_to(root))  # which says what there is
     listing = records(root, filters, within)
     _list(root, [each for each in listing if each.status != UNREADABLE], [*names, *filters])
     return _say_unreadable(listing)

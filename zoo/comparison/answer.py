@@ -113,6 +113,9 @@ def _task(ledger: Ledger, task: str) -> Iterator[str]:
         yield f"Every run of {joined(whole)} failed."
     if half:
         yield f"At least half of the runs of {joined(half)} failed."
+    untuned = [s.contestant for s in entered if s.rows and s.untuned()]
+    if untuned:
+        yield f"Every tuning run of {joined(untuned)} failed, so its reported setting was not chosen by any score."
     if ledger.baseline and len(entered) > 1:
         yield _told_apart(ledger, task, entered)
     if len(entered) > 1 and not ledger.cannot_decide(task):

@@ -44,13 +44,13 @@ def compare(first: Ledger, second: Ledger) -> Table:
     Raises:
         ZooError: they have none in common.
     """
-    title = f"{second.folder} against {first.folder}: medians, and differences paired by seed"
-    table = Table(title=title, title_justify="left")
+    title = f"{first.folder}, the first, and {second.folder}: medians, and differences paired by seed"
+    table = Table(title=title, title_justify="left", caption_justify="left")
     for name in ("task", "contestant"):
         table.add_column(name, overflow="fold")
-    for name in (str(first.folder), str(second.folder), "difference", "the second is"):
-        table.add_column(name, justify="right", overflow="fold", min_width=16 if name != "the second is" else 13)
-    table.add_column("what differs", overflow="fold")
+    for name in ("first", "second", "difference", "second is"):
+        table.add_column(name, justify="right", overflow="fold")
+    notes = [_alone(first, second), _alone(second, first)]
     both = [(ours, theirs, *difference(ours, theirs)) for ours, theirs in pairs(first, second)]
     # the difference that matters is that of the first
     family = [
@@ -63,10 +63,19 @@ def compare(first: Ledger, second: Ledger) -> Table:
         says = str(next(verdicts)) if estimate else why_not
         scores = [figure(s.score()) if s.score() else s.absent() for s in (ours, theirs)]
         apart = what_differs(ours.rows[0], theirs.rows[0]) if ours.rows and theirs.rows else ""
-        table.add_row(ours.task, ours.contestant, *scores, interval(estimate), says, apart)
+        table.add_row(ours.task, ours.contestant, *scores, interval(estimate), says)
+        notes += [f"{ours.contestant} on {ours.task}: {apart}"] if apart else []
     if not table.row_count:
         raise ZooError(f"{first.folder} and {second.folder} have no contestant on the same task in common")
+    table.caption = "\n".join(filter(None, notes)) or None
     return table
+
+
+def _alone(these: Ledger, others: Ledger) -> str:
+    """Who stands in the first of two folders and not in the other, on the same task."""
+    there = {(standing.contestant, standing.task) for standing in others.standings}
+    lines = [f"{s.contestant} on {s.task}" for s in these.standings if (s.contestant, s.task) not in there]
+    return f"in {these.folder} alone: {', '.join(lines)}" if lines else ""
 
 
 def what_differs(a: dict[str, Any], b: dict[str, Any]) -> str:

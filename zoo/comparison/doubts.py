@@ -21,6 +21,8 @@ def doubts(standing: Standing, base: Standing, verdict: Verdict, trends: Mapping
         return []
     ahead, behind = (standing, base) if verdict.word == "better" else (base, standing)
     objections = []
+    if behind.untuned():
+        objections.append(f"every tuning run of {behind.contestant} failed")
     if behind.edge:
         objections.append(f"the best {' and '.join(behind.edge)} of {behind.contestant} is at the edge of its grid")
     next_ahead, next_behind = ahead.next_best(), behind.next_best()

@@ -47,7 +47,7 @@ def legend(cells: Mapping[str, Mapping[str, Cell]]) -> str:
 
 def _cell(standing: Standing, ranks: dict[str, tuple[int, int]], undecided: bool) -> Cell:
     if standing.score() is None:
-        return Cell("no" if standing.failed else "", standing.absent(), "")
+        return Cell("no", f"({standing.absent()})", "") if standing.failed else Cell("", standing.absent(), "")
     low, high = ranks.get(standing.contestant, (0, 0))
     said = "" if undecided or len(ranks) < 2 else f"rank {between(low, high)}"
     solved = standing.solved()

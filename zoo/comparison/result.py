@@ -231,6 +231,11 @@ class Standing:
         """Whether the median run is above every rule that needs no learning, as far as one is known."""
         return self.state() not in ("shortcut", "no")
 
+    def untuned(self) -> bool:
+        """Whether settings were tried and all of these runs failed: the one that is reported was then not chosen."""
+        scores = [value for trial in self.tried for value in trial["validation"]]
+        return bool(scores) and all(value is None for value in scores)
+
     def tuned(self) -> list[tuple[dict[str, Any], float]]:
         """The settings that were tried without a failed run, each with its mean validation score."""
         scores = [(trial["setting"], trial["validation"]) for trial in self.tried]

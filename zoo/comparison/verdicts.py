@@ -178,7 +178,8 @@ def can_find(runs: int, comparisons: int, standings: Sequence[Standing] = ()) ->
     shift = smallest_shift(runs, tests)
     foreseen = "" if standings else _where_some_solve(runs, comparisons)
     if shift is None and solved:
-        return f"{runs} runs each find {solved} {among}, and no smaller difference"
+        less = ", and no smaller difference" if comparisons < 2 else "; a smaller one only where others are found too"
+        return f"{runs} runs each find {solved} {among}{less}"
     if shift is None:
         enough = next(n for n in range(runs + 1, 200) if smallest_shift(n, tests) is not None)
         return f"{many(runs, 'run')} each can tell nobody apart {among}; {enough} runs each can{foreseen}"

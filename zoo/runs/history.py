@@ -109,7 +109,8 @@ def records(runs: Path, filters: Sequence[str] = (), within: str = "") -> list[R
         runs: the folder of all runs.
         filters: overrides, such as ``mixer=mamba`` or ``dim=64``. They are looked up in what was typed and in the
             run's config, where presets have set what was not typed. ``status=failed`` works too.
-        within: the name of an experiment or a comparison; then its runs are the records.
+        within: a folder below ``runs``, of an experiment or a comparison, whose runs then are the records; or of a
+            run, which is the record then.
 
     Raises:
         ZooError: a filter has no ``=``, or names nothing that a run has.
@@ -117,7 +118,11 @@ def records(runs: Path, filters: Sequence[str] = (), within: str = "") -> list[R
     for word in filters:
         _check_filter(word)
     listing = []
-    for experiment in _folders(runs / within if within else runs):
+    top = runs / within if within else runs
+    with suppress(OSError):  # what may not be read is said below
+        if within and _is_run(top):
+            return _run(top, runs, filters)
+    for experiment in _folders(top):
         try:
             listing += _within(experiment, runs, filters, not within)
         except OSError as error:
