@@ -110,14 +110,12 @@ class _Shifted(torch.autograd.Function):
             return tuple(next(gradients) if need else None for need in ctx.needs_input_grad)
         taps_WD = weight_DW.t().contiguous()
         of_x_BLD, of_taps_WD = given_BLD * taps_WD[-1], torch.zeros_like(taps_WD)
-        product_BLD = torch.empty_like(of_x_BLD)
         for back in range(min(len(taps_WD), x_BLD.shape[1])):
             later_BLD, earlier_BLD = given_BLD[:, back:], x_BLD[:, : x_BLD.shape[1] - back]
             if back:
                 of_x_BLD[:, :-back].addcmul_(later_BLD, taps_WD[-1 - back])
-                product_BLD[:, back - 1] = 0  # so that one sum goes over whole rows, which is many times as fast
-            torch.mul(later_BLD, earlier_BLD, out=product_BLD[:, back:])
-            of_taps_WD[-1 - back] = product_BLD.flatten(0, 1).sum(0)
+            # one sum over the rows of a whole product: over two dimensions of a part it takes many times as long
+            of_taps_WD[-1 - back] = (later_BLD * earlier_BLD).flatten(0, 1).sum(0)
         return of_x_BLD, of_taps_WD.t(), None if bias_D is None else given_BLD.flatten(0, 1).sum(0)
 
 
