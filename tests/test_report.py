@@ -132,10 +132,14 @@ def test_figures_are_written_as_they_are_shown(smoke, tmp_path):  # noqa: F811
     assert all(f"- {plain(said)} " in " ".join(text.split()) + " " for said in answer(ledger))
     assert "![smoke: its first chart](figures.svg)" in text
     assert (expected[0]["rank_low"], expected[0]["rank_high"]) == (1, 2), "two seeds tell nobody apart"
+    assert "| transformer | no 0/2, " in text, "contestants by tasks come first"
+    assert text.index("## Contestants by tasks") < text.index("## recall: test accuracy")
     assert f"| 1-2 | {expected[0]['contestant']} | {expected[0]['median']:.4f} | {expected[0]['solved']} | 2 |" in text
     write(ledger, tmp_path / "figures.tex")
     text = (tmp_path / "figures.tex").read_text()
-    assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 2
+    assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 3, "contestants by tasks, and both tasks"
+    assert r"\par{\footnotesize without a model: any value 0.0312" in text, "what a table's page says below it"
+    assert "{rlrrrl}" in text
 
 
 def test_curves_have_one_point_a_seed_and_step(smoke):  # noqa: F811

@@ -14,7 +14,8 @@ from filelock import FileLock
 import zoo
 from zoo.base.errors import ZooError
 from zoo.base.files import read_json, write_json, write_yaml
-from zoo.runs.history import age, is_held, named, records, size
+from zoo.base.terminal import byte_size
+from zoo.runs.history import age, is_held, named, records
 
 WORDS = ("task=parity", "task.test_size=16", *TINY)
 
@@ -214,9 +215,17 @@ def test_nothing_was_made_yet(zoo_main, here):
     assert zoo_main("runs", "rm", "--yes")[0] == 2
 
 
+def test_a_folder_that_is_not_there_is_said_and_one_like_it_named(made, zoo_main):
+    (made / "kept").mkdir()
+    status, _, err = zoo_main("runs", "runs=kepd")
+    assert (status, err.strip()) == (2, "error: there is no folder kepd. Did you mean kept?")
+    assert zoo_main("runs", "runs=kept")[0] == 0
+    assert zoo_main("runs", "runs=kepd", "rm", "--failed", "--yes")[0] == 2
+
+
 def test_ages_and_sizes_are_said_in_one_unit():
     assert [age(0, now) for now in (3, 61, 7200, 200_000)] == ["3 s", "1 min", "2 h", "2 d"]
-    assert [size(n) for n in (0, 999, 1000, 1_234_567, 5e12)] == ["0 B", "999 B", "1 kB", "1.23 MB", "5 TB"]
+    assert [byte_size(n) for n in (0, 999, 1000, 1_234_567, 5e12)] == ["0 B", "999 B", "1 kB", "1.23 MB", "5 TB"]
 
 
 def test_single_runs_are_set_beside_each_other_with_their_curves(made, zoo_main):

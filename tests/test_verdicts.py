@@ -155,7 +155,7 @@ def test_nobody_is_better_who_is_no_better_than_a_rule_without_learning(shortcut
         report = ledger([a, b], baseline=base)
         assert [str(s.verdict) for s in (a, b) if s.contestant != base] == ["neither learned it"]
         assert report.ranks("t") == {"a": (1, 2), "b": (1, 2)}
-        assert "no median run is above the best rule that needs no learning" in report.cannot_decide("t")
+        assert "no median run is better than the best rule that needs no learning" in report.cannot_decide("t")
         a.verdict = b.verdict = None
     words = {(one.contestant, other.contestant): v.word for (one, other), v in all_pairs([[a, b, c]])}
     assert words == {("a", "b"): "neither learned it", ("a", "c"): "worse", ("b", "c"): "worse"}

@@ -7,6 +7,7 @@ import signal
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
+from pathlib import Path
 
 
 class ZooError(Exception):
@@ -68,6 +69,21 @@ def unknown(what: str, given: str, options: Iterable[str], prefix: str = "") -> 
     hint = f" Did you mean {' or '.join(prefix + name for name in near)}?" if near else ""
     exists = ", ".join(pool) if pool else "nothing"
     return f"There is no {what} called '{given}'.{hint} There is: {exists}."
+
+
+def no_folder(folder: Path, instead: str) -> str:
+    """What to say of a folder that is not there: those like it, beside it and where runs usually lie.
+
+    Args:
+        folder: what was typed.
+        instead: what to do where there is none like it.
+    """
+    beside = [each for parent in dict.fromkeys([folder.parent, Path("runs")]) for each in sorted(parent.glob("*/"))]
+    near = close(folder.name, (each.name for each in beside))
+    if near:
+        likely = [str(each) for name in near for each in beside if each.name == name]
+        return f"there is no folder {folder}. Did you mean {' or '.join(likely)}?"
+    return f"there is no folder {folder}; {instead}"
 
 
 def to_type(*words: object) -> str:

@@ -23,6 +23,15 @@ def visible(text: object) -> str:
     return _COMMANDS.sub(lambda match: ascii(match[0])[1:-1], str(text))
 
 
+def byte_size(number: float) -> str:
+    """Bytes in a unit that leaves at most three digits before the point: ``1.2 MB``."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if number < 1000:
+            return f"{number:.3g} {unit}"
+        number /= 1000
+    return f"{number:.3g} TB"
+
+
 def say(*texts: object, end: str = "\n", error: bool = False) -> None:
     """Print texts, as :func:`print` does, made :func:`visible`, and at once.
 

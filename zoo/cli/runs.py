@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from zoo.base.errors import RunFailed, ZooError, many, to_type
-from zoo.base.terminal import say
+from zoo.base.errors import RunFailed, ZooError, many, no_folder, to_type
+from zoo.base.terminal import byte_size, say
 from zoo.cli.list import screen
-from zoo.runs.history import Record, age, named, records, size
+from zoo.runs.history import Record, age, named, records
 from zoo.runs.row import UNREADABLE
 
 MOST_SHOWN = 100
@@ -30,11 +30,13 @@ def runs(words: Sequence[str], failed: bool, yes: bool) -> int:
         yes: remove without a question.
 
     Raises:
-        ZooError: a name means nothing or several things, or a filter cannot be meant.
+        ZooError: a name means nothing or several things, a filter cannot be meant, or there is no such folder.
         RunFailed: one of those to be removed is being made right now.
     """
     folders = [word.removeprefix("runs=") for word in words if word.startswith("runs=")]
     root = Path(folders[-1] if folders else "runs")
+    if folders and not root.is_dir():
+        raise ZooError(no_folder(root, "name one that holds runs"))
     words = [word for word in words if not word.startswith("runs=")]
     command, rest = (words[0], words[1:]) if words[:1] in (["open"], ["rm"]) else ("", words)
     if yes and command != "rm":
@@ -75,7 +77,7 @@ def _list(root: Path, listing: Sequence[Record], asked: Sequence[str]) -> None:
         return
     names = ("id", "status", "score", "age", "size", "what")
     lines = [
-        (each.name, each.status, each.score, age(each.time), size(each.bytes()), each.what)
+        (each.name, each.status, each.score, age(each.time), byte_size(each.bytes()), each.what)
         for each in listing[:MOST_SHOWN]
     ]
     columns = zip(names, zip(*lines, strict=True), strict=True)
@@ -113,7 +115,7 @@ def _print_each(console: Any, listing: Sequence[Record]) -> None:
 
     for each in listing:
         score = each.score if each.comparison or not each.score else f"score {each.score}"
-        became = ", ".join(filter(None, (each.status, score, f"{age(each.time)} old", size(each.bytes()))))
+        became = ", ".join(filter(None, (each.status, score, f"{age(each.time)} old", byte_size(each.bytes()))))
         console.print(Text(each.name), soft_wrap=True)
         for text in filter(None, (became, each.what)):
             console.print(Padding(Text(text, overflow="fold"), (0, 0, 0, 2), expand=False))
@@ -143,7 +145,7 @@ def _remove(selection: Sequence[Record], filtered: bool, yes: bool) -> int:
         raise ZooError("name what to remove, such as: zoo runs rm ID, or zoo runs rm --failed")
     for each in selection[:MOST_SHOWN]:
         say(f"{each.name}  {each.status}  {age(each.time)} old")
-    asks = f"remove {many(len(selection), 'folder')}, {size(sum(each.bytes() for each in selection))}?"
+    asks = f"remove {many(len(selection), 'folder')}, {byte_size(sum(each.bytes() for each in selection))}?"
     if not yes:
         if not sys.stdin.isatty():
             raise ZooError(f"{asks} This is no terminal, so add --yes")

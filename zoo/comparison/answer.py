@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from itertools import combinations
 
 from zoo.base.errors import many
+from zoo.base.terminal import byte_size
 from zoo.comparison.known import beside, chosen_before
 from zoo.comparison.ladder.rungs import geometric
 from zoo.comparison.ledger import Ledger
@@ -84,7 +85,7 @@ def _best_setting(ledger: Ledger, task: str) -> str:
     why = ledger.cannot_decide(task)
     return (
         f"On {task}, {best.contestant} has the best validation score; its median test "
-        f"{best.metric.replace('_', ' ')} over {_runs(len(best.scores()))} is {figure(best.score(), '.4g')}"
+        f"{best.unit} over {_runs(len(best.scores()))} is {figure(best.score(), '.4g')}"
         f"{f'. That decides nothing: {why}' if why else ''}."
     )
 
@@ -101,10 +102,9 @@ def _task(ledger: Ledger, task: str) -> Iterator[str]:
     else:
         best = next(s for s in entered if s.score())
         ranks = ledger.ranks(task).get(best.contestant)
-        metric = best.metric.replace("_", " ")
         sure = f"; its rank is 1 to {ranks[1]}" if ranks and ranks[1] > 1 else ", ahead of everybody else"
         yield (
-            f"On {task}, {best.contestant} has the best median {metric}, {figure(best.score(), '.4g')} of "
+            f"On {task}, {best.contestant} has the best median {best.unit}, {figure(best.score(), '.4g')} of "
             f"{_runs(len(best.scores()))}{sure if len(entered) > 1 else ''}."
         )
     whole = [s.contestant for s in entered if not s.rows]
@@ -164,7 +164,7 @@ def _told_apart(ledger: Ledger, task: str, entered: Sequence[Standing]) -> str:
     for standing in apart:
         assert standing.verdict is not None
         apart_by = abs(standing.difference.value) if standing.difference else math.nan  # as the tables say it, by seed
-        unit = f" of {standing.metric.replace('_', ' ')}" if standing.metric else ""
+        unit = f" of {standing.unit}" if standing.unit else ""
         by = f" by {apart_by:.3g}{unit}" if math.isfinite(apart_by) and not standing.solved_count() else ""
         paired = ", seed by seed" if by else paired
         doubt = f"; {'; '.join(standing.verdict.doubts)}" if standing.verdict.doubts else ""
@@ -225,7 +225,7 @@ def _equal(ledger: Ledger) -> Iterator[str]:
 def sizes(ledger: Ledger) -> tuple[float, float, float, str] | None:
     """The largest ratio of active parameters on a task, the least and the most of them, and the task."""
     spans = []
-    for task in ledger.tasks if not (ledger.laws or ledger.ladders) else ():
+    for task in ledger.tasks if not ledger.of_sizes else ():
         active_parameters = [size for s in ledger.on(task) if (size := s.cost("active_parameters"))]
         if len(active_parameters) > 1:
             spans.append(
@@ -257,13 +257,13 @@ def _state(ledger: Ledger) -> Iterator[str]:
     grows = [name for name in kept if name not in fixed]
     if grows:
         name = max(grows, key=lambda each: kept[each][lengths[-1]])
-        sizes = joined([f"{quantity(kept[name][n])}B" for n in lengths])
+        sizes = joined([byte_size(kept[name][n]) for n in lengths])
         yield (
             f"When it generates, {name} keeps {sizes} after {joined(lengths)} tokens, and each token reads all of it. "
             f"FLOPs here count that reading at the length of training."
         )
     if fixed:
-        each = joined([f"{name} {quantity(kept[name][lengths[0]])}B" for name in fixed])
+        each = joined([f"{name} {byte_size(kept[name][lengths[0]])}" for name in fixed])
         yield f"Kept at any length: {each}."
 
 
@@ -332,7 +332,7 @@ def _limits(ledger: Ledger) -> Iterator[str]:
         f"Nothing larger was tested than {quantity(largest)} parameters and {quantity(longest)} tokens of training "
         f"a run."
     )
-    if ledger.laws or ledger.ladders or not ledger.comparisons():
+    if ledger.of_sizes or not ledger.comparisons():
         return
     chosen = [f"{what} on {task} ({joined(whose)})" for what, task, whose in chosen_before(ledger)]
     if chosen:

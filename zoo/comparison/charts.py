@@ -34,7 +34,7 @@ def charts(ledger: Ledger) -> Iterator[tuple[str, dict[str, Any]]]:
         yield "scaling", _scaling(ledger)
     elif ability_scores := ledger.abilities():
         yield "abilities", abilities.chart(ability_scores)
-    if not ledger.laws and not ledger.ladders and len(ledger.rows) <= MOST_SEEDS:
+    if not ledger.of_sizes and len(ledger.rows) <= MOST_SEEDS:
         yield from _named("seeds", seeds_chart(ledger))
     for task in ledger.tasks:
         standings = drawn(ledger, task)
@@ -106,7 +106,6 @@ def _quality(standings: list[Standing]) -> dict[str, Any]:
     """Score against a cost that the reader picks."""
     import altair as alt
 
-    metric = standings[0].metric
     values = []
     for standing in standings:
         score = standing.score()
@@ -134,7 +133,7 @@ def _quality(standings: list[Standing]) -> dict[str, Any]:
     tooltips = tips(["contestant:N", "score:Q", "low:Q", "high:Q", "n:Q", "cost_value:Q"])
     points = base.mark_point(filled=True, size=90).encode(
         x=x,
-        y=alt.Y("score:Q", title=metric.replace("_", " "), scale=alt.Scale(zero=False)),
+        y=alt.Y("score:Q", title=standings[0].unit, scale=alt.Scale(zero=False)),
         color=color(standings),
         shape=shape(standings),
         opacity=shade,
@@ -164,7 +163,7 @@ def _curves(
         return None
     chosen, colour = _legend(), color(standings)
     x = alt.X("step:Q", title="step")
-    name = name or f"validation {standings[0].metric.replace('_', ' ')}"
+    name = name or f"validation {standings[0].unit}"
     y = alt.Y("score:Q", title=name, scale=alt.Scale(zero=False))
     base = alt.Chart(inline(points))
     lines = base.mark_line(strokeWidth=2, point=len(points) < 200).encode(
@@ -310,7 +309,7 @@ def _harder(standings: list[Standing]) -> dict[str, Any]:
         .mark_line(point=True)
         .encode(
             x=alt.X("test:N", sort=order, title="length of the test", axis=alt.Axis(labelAngle=0)),
-            y=alt.Y("score:Q", title=standings[0].metric.replace("_", " "), scale=alt.Scale(zero=False)),
+            y=alt.Y("score:Q", title=standings[0].unit, scale=alt.Scale(zero=False)),
             color=color(standings),
             strokeDash=dash(standings),
             opacity=shaded(chosen, 1, 0.1),

@@ -28,7 +28,7 @@ def seeds_chart(ledger: Ledger) -> dict[str, Any] | None:
             for seed, score in s.by_seed().items()
         ]
         base = alt.Chart(inline(values))
-        x = alt.X("score:Q", title=standings[0].metric.replace("_", " "), scale=alt.Scale(zero=False))
+        x = alt.X("score:Q", title=standings[0].unit, scale=alt.Scale(zero=False))
         y = alt.Y("contestant:N", sort=order, title=None, axis=alt.Axis(labelLimit=150))
         points = base.mark_point(filled=True, opacity=0.6, size=45).encode(
             x=x, y=y, tooltip=tips(["contestant:N", "seed:Q", "score:Q"])

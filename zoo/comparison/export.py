@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from textwrap import fill
@@ -15,9 +16,10 @@ from urllib.parse import quote
 from zoo.base.errors import ZooError, many
 from zoo.base.files import atomic
 from zoo.base.html import NoLibrary, as_svg
-from zoo.comparison.answer import answer
+from zoo.comparison.answer import answer, titled
 from zoo.comparison.charts import charts
 from zoo.comparison.ledger import Ledger
+from zoo.comparison.matrix import legend, matrix
 from zoo.comparison.result import COSTS, Standing
 from zoo.comparison.words import by_the_clock, figure, quantity
 
@@ -105,23 +107,53 @@ def _csv(ledger: Ledger) -> bytes:
     return text.getvalue().encode()
 
 
-def _short(ledger: Ledger) -> list[tuple[str, list[list[str]]]]:
-    """For people: by task, titles and then rows: rank, who, median and interval, who solved it, n, verdict."""
-    tables = []
-    for task in ledger.tasks:
-        standings = ledger.ranked(task)
-        solves = any(standing.solved() for standing in standings)
-        judged = f"vs {ledger.baseline}" if ledger.baseline else "verdict"
-        rows = [[ledger.order, "contestant", ledger.metric(task), *(["solved"] if solves else []), "n", judged]]
-        for position, standing in enumerate(standings, 1):
-            score = standing.score()
-            said = figure(score) if score else standing.absent()
-            solved = [standing.solved() or ""] if solves else []
-            n = f"{len(standing.scores())}" + (f" ({len(standing.failed)} failed)" if standing.failed else "")
-            verdict = str(standing.verdict or "")
-            rows.append([ledger.rank(standing, position), standing.contestant, said, *solved, n, verdict])
-        tables.append((task, rows))
-    return tables
+@dataclass(frozen=True)
+class Block:
+    """A table for people.
+
+    Attributes:
+        heading: what stands above it.
+        titles: of its columns.
+        rows: its cells, in words.
+        notes: what stands below it.
+        texts: which columns are texts, and not numbers.
+    """
+
+    heading: str
+    titles: list[str]
+    rows: list[list[str]]
+    notes: list[str]
+    texts: tuple[int, ...]
+
+
+def _blocks(ledger: Ledger) -> Iterator[Block]:
+    """Contestants by tasks where there are several, then of each task the ranked contestants."""
+    if len(ledger.tasks) > 1 and not ledger.of_sizes:
+        cells = matrix(ledger)
+        rows = [
+            [name, *(str(asked[task]) if task in asked else "not asked" for task in ledger.tasks)]
+            for name, asked in cells.items()
+        ]
+        heading = f"{titled(ledger)}: median test scores"
+        yield Block(heading, ["contestant", *ledger.tasks], rows, [legend(cells)], tuple(range(len(ledger.tasks) + 1)))
+    yield from (_ranked(ledger, task) for task in ledger.tasks)
+
+
+def _ranked(ledger: Ledger, task: str) -> Block:
+    """Rank, who, median and interval, who solved it, n, verdict."""
+    standings = ledger.ranked(task)
+    solves = any(standing.solved() for standing in standings)
+    judged = f"vs {ledger.baseline}" if ledger.baseline else "verdict"
+    titles = [ledger.order, "contestant", ledger.metric(task), *(["solved"] if solves else []), "n", judged]
+    rows = []
+    for position, standing in enumerate(standings, 1):
+        score = standing.score()
+        said = figure(score) if score else standing.absent()
+        solved = [standing.solved() or ""] if solves else []
+        n = f"{len(standing.scores())}" + (f" ({len(standing.failed)} failed)" if standing.failed else "")
+        verdict = str(standing.verdict or "")
+        rows.append([ledger.rank(standing, position), standing.contestant, said, *solved, n, verdict])
+    return Block(ledger.heading(task), titles, rows, ledger.notes(task), (1, len(titles) - 1))
 
 
 wrap = partial(fill, width=100, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
@@ -154,15 +186,15 @@ def _markdown(ledger: Ledger, picture: Path) -> bytes:
     parts += [*map(_item, answer(ledger)), ""]
     if picture.exists():
         parts += [f"![{plain(ledger.folder.name)}: its first chart]({quote(picture.name)})", ""]
-    for task, (titles, *rows) in _short(ledger):
+    for block in _blocks(ledger):
         parts += [
-            f"## {plain(ledger.heading(task))}",
+            f"## {plain(block.heading)}",
             "",
-            row(titles),
-            "|" + "---|" * len(titles),
-            *map(row, rows),
+            row(block.titles),
+            "|" + "---|" * len(block.titles),
+            *map(row, block.rows),
             "",
-            *(line for note in ledger.notes(task) for line in (wrap(plain(note)) + ".", "")),
+            *(line for note in block.notes for line in (wrap(f"{plain(note).rstrip('.')}."), "")),
         ]
     return "\n".join(parts).encode()
 
@@ -185,17 +217,20 @@ LATEX = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\
 
 
 def _latex(ledger: Ledger) -> bytes:
-    """A ``tabular`` for each task, with the rules of the package booktabs."""
+    """A ``tabular`` for each table, with the rules of the package booktabs, and its notes below it."""
+
+    def text(words: str) -> str:
+        return "".join(LATEX.get(letter, letter) for letter in words)
 
     def row(cells: Sequence[str]) -> str:
-        return " & ".join("".join(LATEX.get(letter, letter) for letter in cell) for cell in cells) + r" \\"
+        return " & ".join(map(text, cells)) + r" \\"
 
     parts = []
-    for task, (titles, *rows) in _short(ledger):
-        title = row([ledger.heading(task)]).removesuffix(r" \\")
-        columns = f"rl{'r' * (len(titles) - 3)}l"
-        parts += [f"% {title}", rf"\begin{{tabular}}{{{columns}}}", r"\toprule", row(titles), r"\midrule"]
-        parts += [*map(row, rows), r"\bottomrule", r"\end{tabular}", ""]
+    for block in _blocks(ledger):
+        columns = "".join("l" if index in block.texts else "r" for index in range(len(block.titles)))
+        parts += [f"% {text(block.heading)}", rf"\begin{{tabular}}{{{columns}}}", r"\toprule", row(block.titles)]
+        parts += [r"\midrule", *map(row, block.rows), r"\bottomrule", r"\end{tabular}"]
+        parts += [rf"\par{{\footnotesize {text(note.rstrip('.'))}.}}" for note in block.notes] + [""]
     return "\n".join(parts).encode()
 
 

@@ -12,7 +12,7 @@ from statistics import median
 from typing import Any
 
 from zoo.base import validation
-from zoo.base.errors import ZooError, close, many, to_type
+from zoo.base.errors import ZooError, many, no_folder, to_type
 from zoo.base.files import read_json
 from zoo.comparison.abilities import Ability, folder_of_other, scores
 from zoo.comparison.claims import Finding, judge_claims
@@ -94,12 +94,17 @@ class Ledger:
         """The chance that a family of verdicts holds a false one."""
         return SIGNIFICANCE / 2 if self.looks_twice else SIGNIFICANCE
 
+    @property
+    def of_sizes(self) -> bool:
+        """Whether its tasks are one at several sizes, for a scaling law or a ladder."""
+        return bool(self.laws or self.ladders)
+
     def overall(self) -> tuple[list[Overall], list[str]]:
         """Everybody over a suite of ten tasks or more, and which these are; nobody where there are fewer.
 
         Nor where the tasks are one at several sizes.
         """
-        return ([], []) if self.laws or self.ladders else overall(self.contestants())
+        return ([], []) if self.of_sizes else overall(self.contestants())
 
     def abilities(self) -> list[Ability]:
         """What each contestant can do, where the comparison says which tasks show it."""
@@ -149,7 +154,7 @@ class Ledger:
 
     def metric(self, task: str) -> str:
         """The metric of a task's scores, in words; ``score`` where no run has ended."""
-        return next((s.metric.replace("_", " ") for s in self.on(task) if s.rows), "score")
+        return next((s.unit for s in self.on(task) if s.rows), "score")
 
     def heading(self, task: str) -> str:
         """What a table of a task's scores says above them."""
@@ -216,16 +221,6 @@ class Ledger:
         return sorted(self.on(task), key=key)
 
 
-def _no_folder(folder: Path) -> str:
-    """What to say of a folder that is not there: those like it, beside it and where comparisons usually lie."""
-    beside = [each for parent in dict.fromkeys([folder.parent, Path("runs")]) for each in sorted(parent.glob("*/"))]
-    near = close(folder.name, (each.name for each in beside))
-    if near:
-        likely = [str(each) for name in near for each in beside if each.name == name]
-        return f"there is no folder {folder}. Did you mean {' or '.join(likely)}?"
-    return f"there is no folder {folder}; run zoo compare first, or name one that holds runs"
-
-
 def read_ledger(folder: Path, alone: bool = False) -> Ledger:
     """Read a folder of runs; of a comparison, also its rules.
 
@@ -238,7 +233,7 @@ def read_ledger(folder: Path, alone: bool = False) -> Ledger:
         OSError: the folder itself, or its rules, may not be read.
     """
     if not folder.is_dir():
-        raise ZooError(_no_folder(folder))
+        raise ZooError(no_folder(folder, "run zoo compare first, or name one that holds runs"))
     shared: dict[Any, Any] = {}
     rows = [
         _sharing(row, shared)

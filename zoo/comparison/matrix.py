@@ -10,9 +10,9 @@ from zoo.comparison.result import Standing
 from zoo.comparison.words import between, figure
 
 EXPLAINED = (
-    "solved: every run reaches the task's bar. partly: some runs do. above: none does, and the median is above every "
-    "rule that needs no learning, by more than the margin. shortcut: above guessing by more than the margin, but not "
-    "above the best such rule. no: not even that."
+    "solved: every run reaches the task's bar. partly: some runs do. above: none does, and the median is better than "
+    "every rule that needs no learning, by more than the margin. shortcut: better than guessing by more than the "
+    "margin, but not than the best such rule. no: not even that."
 )
 RANKS = "Ranks are those that a contestant may have; all ranks of a task are right 95 times in 100."
 

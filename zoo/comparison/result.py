@@ -106,6 +106,11 @@ class Standing:
         return str(self.rows[0]["metric"]) if self.rows else ""
 
     @property
+    def unit(self) -> str:
+        """The metric in words; empty where no run has ended."""
+        return self.metric.replace("_", " ")
+
+    @property
     def higher_is_better(self) -> bool:
         """The direction of the metric."""
         return bool(self.about.get("higher_is_better", True))

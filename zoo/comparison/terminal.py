@@ -94,7 +94,7 @@ def tables(ledger: Ledger, width: int) -> list[Table]:
         ledger: what is shown.
         width: of the terminal; columns that do not fit are named, and left to the page.
     """
-    ledger_tables = _matrix(ledger, width) if len(ledger.tasks) > 1 and not ledger.laws and not ledger.ladders else []
+    ledger_tables = _matrix(ledger, width) if len(ledger.tasks) > 1 and not ledger.of_sizes else []
     ledger_tables += _abilities(ledger, width)
     for ladder in ledger.ladders:
         ledger_tables += [_rungs(ladder), *([_gains(ladder)] if ladder.gains else [])]

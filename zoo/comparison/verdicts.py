@@ -187,7 +187,7 @@ def can_find(runs: int, comparisons: int, standings: Sequence[Standing] = ()) ->
     size = f"{shift:.2g} standard deviations of a run"
     if spread:
         least = max(shift * spread, scored[0].margin)
-        size = f"{least:.2g} of {scored[0].metric.replace('_', ' ')} ({size}, and no less than the margin)"
+        size = f"{least:.2g} of {scored[0].unit} ({size}, and no less than the margin)"
     half = next(n for n in range(runs + 1, 40 * runs) if (smallest_shift(n, tests) or shift) <= shift / 2)
     return (
         f"{runs} runs each find a difference of {size} 80 times in 100 {among}"
@@ -216,5 +216,8 @@ def cannot_decide(standings: Sequence[Standing]) -> str:
     if all(s.state() == "solved" for s in entered):
         return "every run solved it: it is too easy to tell these contestants apart"
     if not any(s.learned() for s in entered):
-        return "no median run is above the best rule that needs no learning; it is too hard, or training was too short"
+        return (
+            "no median run is better than the best rule that needs no learning; it is too hard, or training was too "
+            "short"
+        )
     return ""

@@ -39,17 +39,19 @@ def looks_ahead(objective: nn.Module, batch: Batch) -> bool:
     if not embeds and key == "inputs" and "positions" in few:
         asked_BS = few["positions"]
     training, said = objective.training, _embeddings if embeds else _answers
-    with torch.no_grad(), torch.random.fork_rng(devices=[read.device] if read.is_cuda else []):
-        objective.eval()
-        usual_BSC = said(objective, few)
-        found = False
-        for cut in _cuts(asked_BS, read.shape[1]):
-            exchanged = torch.cat([read[:, :cut], read[:, cut:].roll(1, 0)], 1)
-            before_BS = asked_BS < cut
-            one_NC, other_NC = usual_BSC[before_BS], said(objective, {**few, key: exchanged})[before_BS]
-            found = found or bool((one_NC - other_NC).abs().max() > TOLERANCE * one_NC.abs().max())
-    objective.train(training)
-    return found
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[read.device] if read.is_cuda else []):
+            objective.eval()
+            usual_BSC = said(objective, few)
+            for cut in _cuts(asked_BS, read.shape[1]):
+                exchanged = torch.cat([read[:, :cut], read[:, cut:].roll(1, 0)], 1)
+                before_BS = asked_BS < cut
+                one_NC, other_NC = usual_BSC[before_BS], said(objective, {**few, key: exchanged})[before_BS]
+                if (one_NC - other_NC).abs().max() > TOLERANCE * one_NC.abs().max():
+                    return True
+    finally:
+        objective.train(training)
+    return False
 
 
 def _cuts(asked_BS: Tensor, length: int) -> list[int]:

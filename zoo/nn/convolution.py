@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo.nn.counting import is_counting
-from zoo.nn.derivatives import derives_further, may_own_derivative
+from zoo.nn.derivatives import derivative_of, derives_further, may_own_derivative
 
 
 class ShortConvolution(nn.Module):
@@ -78,6 +78,11 @@ def written(padded_BMD: Tensor, weight_DW: Tensor, bias_D: Tensor | None) -> Ten
     return y_BLD
 
 
+def from_the_start(x_BLD: Tensor, weight_DW: Tensor, bias_D: Tensor | None) -> Tensor:
+    """:func:`written` of sequences that nothing came before."""
+    return written(F.pad(x_BLD, (0, 0, weight_DW.shape[1] - 1, 0)), weight_DW, bias_D)
+
+
 def shifted(x_BLD: Tensor, weight_DW: Tensor, bias_D: Tensor | None) -> Tensor:
     """The convolution of sequences that nothing came before: ``x`` times each tap, moved as far back as that looks.
 
@@ -103,11 +108,7 @@ class _Shifted(torch.autograd.Function):
     def backward(ctx: Any, given_BLD: Tensor) -> tuple[Tensor | None, ...]:
         x_BLD, weight_DW, bias_D = ctx.saved_tensors
         if derives_further():
-            inputs = [each for each in (x_BLD, weight_DW, bias_D) if each is not None and each.requires_grad]
-            with torch.enable_grad():
-                y_BLD = written(F.pad(x_BLD, (0, 0, weight_DW.shape[1] - 1, 0)), weight_DW, bias_D)
-            gradients = iter(torch.autograd.grad(y_BLD, inputs, given_BLD, create_graph=True))
-            return tuple(next(gradients) if need else None for need in ctx.needs_input_grad)
+            return derivative_of(from_the_start, (x_BLD, weight_DW, bias_D), ctx.needs_input_grad, given_BLD)
         taps_WD = weight_DW.t().contiguous()
         of_x_BLD, of_taps_WD = given_BLD * taps_WD[-1], torch.zeros_like(taps_WD)
         for back in range(min(len(taps_WD), x_BLD.shape[1])):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
@@ -30,6 +32,26 @@ def may_own_derivative(x: Tensor) -> bool:
 def derives_further() -> bool:
     """Within a derivative of one's own: whether it is differentiated too, or computed for many gradients at once."""
     return torch.is_grad_enabled() or torch._C._are_functorch_transforms_active()
+
+
+def derivative_of(
+    written: Callable[..., Tensor], inputs: Sequence[Tensor | None], needed: Sequence[bool], given: Tensor
+) -> tuple[Tensor | None, ...]:
+    """The gradients of what is written out, recorded so that they can be differentiated too.
+
+    Within a derivative of one's own, this is what to return where :func:`derives_further`.
+
+    Args:
+        written: computes the same from the inputs, by operations that torch differentiates.
+        inputs: tensors, or none where an argument was left out.
+        needed: of each input, whether a gradient is asked for, as ``ctx.needs_input_grad`` says.
+        given: the gradient of the output.
+    """
+    asked = [x for x, need in zip(inputs, needed, strict=True) if x is not None and need]
+    with torch.enable_grad():
+        y = written(*inputs)
+    gradients = iter(torch.autograd.grad(y, asked, given, create_graph=True))
+    return tuple(next(gradients) if need and x is not None else None for x, need in zip(inputs, needed, strict=True))
 
 
 def _forwards() -> bool:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zoo.nn.derivatives import derives_further, may_own_derivative
+from zoo.nn.derivatives import derivative_of, derives_further, may_own_derivative
 
 
 def rms_norm(x: Tensor, weight_D: Tensor | None = None, eps: float = 1e-6) -> Tensor:
@@ -59,14 +59,15 @@ class _RMSNorm(torch.autograd.Function):
         return y if weight_D is None else y.mul_(weight_D)
 
     @staticmethod
-    def backward(ctx: Any, given: Tensor) -> tuple[Tensor, Tensor | None, None]:
+    def backward(ctx: Any, given: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         x, weight_D, inverse = ctx.saved_tensors
         by_weight = weight_D is not None and ctx.needs_input_grad[1]
         if derives_further():
-            with torch.enable_grad():
-                y = F.rms_norm(x, x.shape[-1:], weight_D, ctx.eps)
-            gradients = torch.autograd.grad(y, [x, weight_D] if by_weight else [x], given, create_graph=True)
-            return gradients[0], gradients[1] if by_weight else None, None
+            of_x, of_weight = derivative_of(
+                lambda x, weight_D: F.rms_norm(x, x.shape[-1:], weight_D, ctx.eps),
+                (x, weight_D), ctx.needs_input_grad[:2], given,
+            )  # fmt: skip
+            return of_x, of_weight, None
         product = given * x
         dots = product.sum(-1) if weight_D is None else product @ weight_D
         share = dots.unsqueeze(-1).mul_(inverse).mul_(inverse).div_(-x.shape[-1])

@@ -357,12 +357,3 @@ def age(seconds: float, now: float | None = None) -> str:
         if passed >= length:
             return f"{passed // length:.0f} {unit}"
     return f"{passed:.0f} s"
-
-
-def size(number: float) -> str:
-    """Bytes in a unit that leaves at most three digits before the point: ``1.2 MB``."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if number < 1000:
-            return f"{number:.3g} {unit}"
-        number /= 1000
-    return f"{number:.3g} TB"

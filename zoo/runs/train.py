@@ -167,9 +167,10 @@ def session(run: Run, beat: Callable[[int], object] | None = None) -> Row:
     _import_what_a_run_needs()
     from zoo.runs.session import Session
 
-    row = Session(run, beat).run()
-    return_freed_memory()
-    return row
+    try:
+        return Session(run, beat).run()
+    finally:
+        return_freed_memory()
 
 
 def is_current(row: Row, run: Run) -> bool:
