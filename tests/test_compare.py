@@ -201,7 +201,7 @@ def test_a_comparison_runs_reports_and_is_not_run_twice(smoke, zoo_command):
     for task in ("recall", "parity"):
         hashes = {row["data_hash"] for row in ledger.rows if row["task"] == task}
         assert len(hashes) == 1, "one data set for every contestant"
-    assert "median (interval)" in (smoke / "stdout").read_text()
+    assert "(higher is better), median; costs" in (smoke / "stdout").read_text(), "two runs have no interval"
     before = {path: path.stat().st_mtime for path in smoke.glob("runs/smoke/*/result.json")}
     sessions = ledger.sessions
     assert [each["runs"] for each in sessions] == [16]

@@ -344,6 +344,32 @@ def test_a_short_convolution_is_torchs_with_all_derivatives(bias, length):
     torch.testing.assert_close(of_frozen, of_written)
 
 
+@pytest.mark.parametrize("length", [1, 2, 6])
+def test_a_gru_is_torchs_with_all_derivatives(length):
+    made = part("mixer", "gru", dim=3).double()
+    x, held = draw(2, length, 3).requires_grad_(), draw(2, 3, seed=4).requires_grad_()
+    inputs = [x, held, *made.cell.parameters()]
+
+    def ours(x, held, *parameters):
+        names = [f"cell.{name}" for name, _ in made.cell.named_parameters()]
+        y, (last,) = torch.func.functional_call(made, dict(zip(names, parameters, strict=True)), (x, (held,)))
+        return y, last
+
+    y, last = made.cell(x, held.unsqueeze(0))
+    results = (ours(*inputs), (y, last[0]))
+    torch.testing.assert_close(*results)
+    given = [draw(2, length, 3, seed=5), draw(2, 3, seed=6)]
+    for one, other in zip(*(torch.autograd.grad(each, inputs, given) for each in results), strict=True):
+        torch.testing.assert_close(one, other)
+    torch.testing.assert_close(made(x)[0], made.cell(x)[0], msg="without a state it starts from zeros")
+    assert made(x)[0].grad_fn.name() == "GRUStepsBackward", "this was ours"
+    assert torch.autograd.gradcheck(ours, inputs)
+    assert torch.autograd.gradgradcheck(ours, inputs)
+    made.requires_grad_(False)
+    of_frozen, of_torchs = (torch.autograd.grad(each, x, given[0])[0] for each in (made(x)[0], made.cell(x)[0]))
+    torch.testing.assert_close(of_frozen, of_torchs)
+
+
 def test_derivatives_of_our_own_stand_aside_where_they_do_not_serve():
     norm, x = RMSNorm(4).double(), draw(2, 3, 4).requires_grad_()
     forwards = torch.autograd.functional.jacobian(norm, x, strategy="forward-mode", vectorize=True)

@@ -52,7 +52,7 @@ def test_a_registered_class_is_a_choice_at_once():
 def test_a_taken_name_names_both_owners():
     load_plugins()
     with pytest.raises(
-        NameTaken, match=r"mixer=lstm is claimed twice: by zoo_plugins.recurrent.LSTM \(seqzoo .*\) and by .*Mine"
+        NameTaken, match=r"mixer=lstm is claimed twice: by zoo_plugins.recurrent.cells.LSTM \(seqzoo .*\) and by .*Mine"
     ):
 
         @register("mixer", "lstm")

@@ -16,6 +16,7 @@ from zoo.base.errors import ZooError
 from zoo.base.files import read_json, write_json, write_yaml
 from zoo.base.terminal import byte_size
 from zoo.runs.history import age, is_held, named, records
+from zoo.runs.identity import run_id
 
 WORDS = ("task=parity", "task.test_size=16", *TINY)
 
@@ -221,6 +222,18 @@ def test_a_folder_that_is_not_there_is_said_and_one_like_it_named(made, zoo_main
     assert (status, err.strip()) == (2, "error: there is no folder kepd. Did you mean kept?")
     assert zoo_main("runs", "runs=kept")[0] == 0
     assert zoo_main("runs", "runs=kepd", "rm", "--failed", "--yes")[0] == 2
+
+
+def test_an_id_names_what_was_chosen_also_within_what_was_chosen():
+    def names(*words):
+        return run_id(zoo.compose("arch=transformer", *words)).split("-")[0]
+
+    assert names("task=reverse", "objective=sequence_to_sequence") == "transformer+sequence_to_sequence"
+    within = "transformer+sequence_to_sequence+lstm"
+    assert names("task=reverse", "objective=sequence_to_sequence", "mixer=lstm") == within, (
+        "its attention was not chosen"
+    )
+    assert names("task=parity", "mixer=lstm") == "transformer+lstm"
 
 
 def test_ages_and_sizes_are_said_in_one_unit():

@@ -162,7 +162,9 @@ class Ledger:
         if first is None:
             return f"{task}: test score"
         better = "higher" if first["higher_is_better"] else "lower"
-        return f"{task}: test {self.metric(task)} ({better} is better), median (interval)"
+        scores = filter(None, (standing.score() for standing in self.on(task)))
+        interval = " (interval)" if any(score.low is not None for score in scores) else ""
+        return f"{task}: test {self.metric(task)} ({better} is better), median{interval}"
 
     @property
     def order(self) -> str:

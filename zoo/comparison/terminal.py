@@ -69,9 +69,9 @@ class Board:
         took = clock(time.monotonic() - self.started)
         head = ", ".join([f"{execution.done} of {execution.total} runs{failed}", took, *says])
         if self.live or self.cell:
-            flights = [
-                f"  {flight.job.stage:6} {flight.job.cell.name}, seed {flight.job.run.config['seed']}, "
-                f"{' '.join(f'{k}={v}' for k, v in flight.job.setting)}  {flight.fraction():.0%}"
+            flights = [  # what may be cut stands last
+                f"{flight.fraction():5.0%} {flight.job.stage:6} {flight.job.cell.name}, seed "
+                f"{flight.job.run.config['seed']}, {' '.join(f'{k}={v}' for k, v in flight.job.setting)}"
                 for flight in (pool.flights.values() if pool else ())
             ]
             width = max(10, min(40, self.console.width - len(head) - 1))

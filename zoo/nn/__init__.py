@@ -8,6 +8,7 @@ from zoo.nn.convolution import ShortConvolution as ShortConvolution
 from zoo.nn.counting import counting as counting
 from zoo.nn.counting import is_counting as is_counting
 from zoo.nn.counting import is_recomputing as is_recomputing
+from zoo.nn.derivatives import derivative_of as derivative_of
 from zoo.nn.derivatives import derives_further as derives_further
 from zoo.nn.derivatives import may_own_derivative as may_own_derivative
 from zoo.nn.dropout import make_dropout as make_dropout
@@ -61,6 +62,7 @@ __all__ = [
     "compute_dtype",
     "counting",
     "cross_entropy",
+    "derivative_of",
     "derives_further",
     "gather_over_processes",
     "held",

@@ -65,20 +65,22 @@ def run_id(config: Config, code: Mapping[str, str] | None = None) -> str:
 
 def _replacing(config: Config, task: str) -> list[str]:
     """The components of a run that its preset does not have in their place on this task, by name; at most three."""
-    chosen = {key_of(word).lstrip("+~").split("@")[0] for word in config["overrides"]}
-    if not chosen & set(KINDS) - {"task"}:
+    chosen = {(key_of(word).lstrip("+~").split("@")[0], word.partition("=")[2]) for word in config["overrides"]}
+    if not {kind for kind, _ in chosen} & set(KINDS) - {"task"}:
         return []  # nothing was chosen instead, so the preset is not composed again
     try:
         preset = compose(f"arch={config['arch']}", f"task={task}")
     except ZooError:  # made in Python, and no preset
         return []
     own = {path: entry.name for path, entry in _components(preset).items()}
-    names_by_path: dict[str, str] = {}
+    replacing: dict[str, Entry] = {}
     for path, entry in _components(config).items():
-        inside = any(path.startswith(f"{other}.") for other in names_by_path)  # what it brings along is not named
-        if own.get(path) != entry.name and not inside:
-            names_by_path[path] = entry.name
-    return list(dict.fromkeys(names_by_path.values()))[:3]
+        # what another brings along is not named, unless it was chosen too
+        around = [other.kind for place, other in replacing.items() if path.startswith(f"{place}.")]
+        brought = bool(around) and (entry.kind in around or (entry.kind, entry.name) not in chosen)
+        if own.get(path) != entry.name and not brought:
+            replacing[path] = entry
+    return list(dict.fromkeys(entry.name for entry in replacing.values()))[:3]
 
 
 def _components(config: Config) -> dict[str, Entry]:

@@ -1,10 +1,13 @@
-"""Gated recurrent networks, the sequence models before attention."""
+"""LSTM and GRU by torch's cells."""
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from zoo import register
+from zoo.nn import is_counting, may_own_derivative
+
+from .steps import GRUSteps
 
 
 class Recurrent(nn.Module):
@@ -45,11 +48,15 @@ class Recurrent(nn.Module):
         # run the cell in its own dtype, which is float32 or wider
         with torch.autocast(x_BLD.device.type, enabled=False):
             x_wide = x_BLD.to(self.cell.weight_ih_l0.dtype)
-            y_BLD, last = self.cell(x_wide, past) if mask_BL is None else self._padded(x_wide, past, mask_BL)
+            y_BLD, last = self._whole(x_wide, past) if mask_BL is None else self._padded(x_wide, past, mask_BL)
         # give the state back without the layer axis
         if state is not None:
             state = tuple(held.squeeze(0) for held in (last if self.states > 1 else (last,)))
         return y_BLD.to(x_BLD.dtype), state
+
+    def _whole(self, x_BLD: Tensor, past) -> tuple[Tensor, object]:
+        """Run all tokens."""
+        return self.cell(x_BLD, past)
 
     def _padded(self, x_BLD: Tensor, past, mask_BL: Tensor) -> tuple[Tensor, object]:
         """Run only the real tokens of each sequence. A sequence of nothing but padding keeps its state."""
@@ -98,10 +105,18 @@ class GRU(Recurrent):
     """Gated recurrent unit.
 
     ``h_t = z_t h_{t-1} + (1 - z_t) tanh(W x_t + b + r_t (U h_{t-1} + c))``, where the gates r and z are sigmoids of
-    ``x_t`` and ``h_{t-1}`` (Cho et al. 2014, arXiv:1406.1078). By ``torch.nn.GRU``. The state is h, (B, D).
+    ``x_t`` and ``h_{t-1}`` (Cho et al. 2014, arXiv:1406.1078). By ``torch.nn.GRU``, in training on a processor with a
+    derivative of our own. The state is h, (B, D).
     """
 
     states = 1
 
     def __init__(self, dim: int) -> None:
         super().__init__(nn.GRU(dim, dim, batch_first=True))
+
+    def _whole(self, x_BLD: Tensor, past: Tensor | None) -> tuple[Tensor, Tensor]:
+        if not may_own_derivative(x_BLD) or is_counting():
+            return self.cell(x_BLD, past)
+        first_BD = x_BLD.new_zeros(x_BLD.shape[0], self.cell.hidden_size) if past is None else past[0]
+        y_BLD = GRUSteps.apply(x_BLD, first_BD, *self.cell.all_weights[0])
+        return y_BLD, y_BLD[:, -1].unsqueeze(0)

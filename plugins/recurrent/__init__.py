@@ -1,0 +1,1 @@
+"""Gated recurrent networks, the sequence models before attention."""
