@@ -356,6 +356,22 @@ def test_a_report_says_what_stopping_early_would_have_cost(folder):
     assert "On text, 16k parameters" not in said, "of lower rungs the backtest speaks"
 
 
+def test_a_gain_of_two_that_learned_nothing_is_none(folder, tmp_path):
+    from zoo.comparison.ladder.gain import said
+    from zoo.comparison.ledger import read_ledger
+
+    part = shutil.copytree(folder, tmp_path / "part")
+    for path in part.glob("*-rung-16000-*/result.json"):
+        row = json.loads(path.read_text())
+        row["shortcut"] = 0.5  # bits per byte, of which all have more
+        path.write_text(json.dumps(row))
+    (ladder,) = read_ledger(part).ladders
+    assert [(gain.slope, gain.unlearned) for gain in ladder.gains] == [(None, 1), (None, 1)]
+    assert said(ladder.gains[0]) == "unknown: neither learned it at 1 rung"
+    told = "The gain of lstm over transformer is unknown: at 1 of 4 rungs neither of them is better than a rule that needs"
+    assert next(ladder.trends()).startswith(told)
+
+
 def test_another_comparison_is_set_beside_the_largest_rung(folder, tmp_path):
     from zoo.comparison.ledger import read_ledger
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from zoo.base.errors import many
 from zoo.comparison.ladder.backtest import Scores
 from zoo.comparison.ladder.line import Line
 from zoo.comparison.ladder.noise import Noise, deviations, student
@@ -58,6 +59,8 @@ class Gain:
         next: what it will be one rung beyond the top.
         tested: what was predicted of the top rung without it; none where three rungs or fewer are below it.
         crossing: where it changes sign, within the ladder and one further rung; none where that is not sure.
+        unlearned: rungs at which neither it nor the baseline is better than a rule that needs no learning. A gain
+            between two such scores is no gain, so then there is neither a slope nor what follows from it.
     """
 
     contestant: str
@@ -70,6 +73,11 @@ class Gain:
     next: Forecast | None = None
     tested: Forecast | None = None
     crossing: Crossing | None = None
+    unlearned: int = 0
+
+    def without_trend(self, unlearned: int) -> Gain:
+        """The same gains, of which so many are of two that learned nothing."""
+        return Gain(self.contestant, self.gains, self.errors, unlearned=unlearned)
 
 
 def gains(scores: Scores, compute: Sequence[float], baseline: str, margin: float) -> list[Gain]:
@@ -198,6 +206,8 @@ def coverage(ladder_gains: Sequence[Gain]) -> tuple[int, int]:
 def said(gain: Gain) -> str:
     """A verdict in words that say who is ahead: a gain below zero that grows is a lag that shrinks."""
     word, crossing = gain.word, gain.crossing
+    if gain.unlearned:
+        return f"unknown: neither learned it at {many(gain.unlearned, 'rung')}"
     if word in ("unknown", "holds"):
         return word
     # a change of sign is said where it is named, and who is behind where it is sure

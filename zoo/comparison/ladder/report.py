@@ -202,6 +202,12 @@ class Ladder:
             yield f"{many(len(self.steps), 'rung')} have no slope; {LEAST_RUNGS} would."
             return
         for gain in self.gains:
+            if gain.unlearned:
+                yield (
+                    f"The gain of {gain.contestant} over {self.baseline} is unknown: at {gain.unlearned} of "
+                    f"{many(len(self.steps), 'rung')} neither of them is better than a rule that needs no learning."
+                )
+                continue
             if gain.slope is None:
                 yield f"The gain of {gain.contestant} is unknown: a run failed, or no rung has two seeds."
                 continue
@@ -385,10 +391,19 @@ def _ladder(
     compute = [step.flops for step in steps]
     return Ladder(
         of, first.metric, first.higher_is_better, baseline, first.margin, steps, missing, scores, backtest(scores),
-        gains(scores, compute, baseline, first.margin) if baseline in scores and len(scores) > 1 else [],
+        list(_gains(scores, compute, baseline, first.margin, at)) if baseline in scores and len(scores) > 1 else [],
         [rates for name in names if (rates := _rates(name, rungs, [each[name] for each in at])) is not None],
         [law for name in names if (law := compute_law(name, compute, scores[name], sign)) is not None],
     )  # fmt: skip
+
+
+def _gains(
+    scores: Scores, compute: Sequence[float], baseline: str, margin: float, at: Sequence[Mapping[str, Standing]]
+) -> Iterator[Gain]:
+    """Gains over scale; without a trend where at a rung neither side is better than a rule that needs no learning."""
+    for gain in gains(scores, compute, baseline, margin):
+        unlearned = sum(not (each[gain.contestant].learned() or each[baseline].learned()) for each in at)
+        yield gain.without_trend(unlearned) if unlearned else gain
 
 
 def _step(rung: RungFile, standings: Sequence[Standing]) -> Step:
