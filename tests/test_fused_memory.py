@@ -13,7 +13,7 @@ from zoo.testing.parts import part
 from zoo.training.build import implementations, make_objective, make_task
 from zoo_plugins.matrix_memory import fused, rwkv7
 from zoo_plugins.matrix_memory import mixer as memories
-from zoo_plugins.matrix_memory.rule import remember
+from zoo_plugins.matrix_memory.rule import remember, rewrite
 
 CPU, HALF = torch.device("cpu"), torch.bfloat16
 
@@ -41,9 +41,7 @@ def right(q=None, k=None, v=None, g=None, beta=None, r=None, w=None, a=None, b=N
         beta = None if beta is None else beta.unsqueeze(2)
         y, last = remember(q, k.unsqueeze(2), v.unsqueeze(2), g, beta, more["initial_state"])
     else:
-        zeros, erase = torch.zeros_like(v), torch.stack([-a * (-w).exp(), torch.zeros_like(a)], 2)
-        writes = torch.stack([b, k], 2), torch.stack([zeros, v], 2)
-        y, last = remember(q, *writes, w, None, more["initial_state"], erase_BLRHK=erase)
+        y, last = rewrite(q, k, v, w, (-a, b), more["initial_state"])
     return y.to(dtype), last
 
 

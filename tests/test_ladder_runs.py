@@ -368,7 +368,9 @@ def test_a_gain_of_two_that_learned_nothing_is_none(folder, tmp_path):
     (ladder,) = read_ledger(part).ladders
     assert [(gain.slope, gain.unlearned) for gain in ladder.gains] == [(None, 1), (None, 1)]
     assert said(ladder.gains[0]) == "unknown: neither learned it at 1 rung"
-    told = "The gain of lstm over transformer is unknown: at 1 of 4 rungs neither of them is better than a rule that needs"
+    told = (
+        "The gain of lstm over transformer is unknown: at 1 of 4 rungs neither of them is better than a rule that needs"
+    )
     assert next(ladder.trends()).startswith(told)
 
 

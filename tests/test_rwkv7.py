@@ -9,7 +9,7 @@ import zoo
 from zoo.measure import flops, memory
 from zoo.testing.parts import part
 from zoo.training.build import make_objective, make_task
-from zoo_plugins.matrix_memory.rule import remember
+from zoo_plugins.matrix_memory.rule import rewrite
 
 CPU = torch.device("cpu")
 
@@ -26,9 +26,7 @@ def by_hand(r, w, k, v, p, a, memory):
 
 
 def by_chunks(r, w, k, v, p, a, memory, chunk):
-    zeros = torch.zeros_like(v)
-    keys, erase = torch.stack([p * a, k], 2), torch.stack([p * (-w).exp(), torch.zeros_like(p)], 2)
-    return remember(r, keys, torch.stack([zeros, v], 2), w, None, memory, chunk, erase_BLRHK=erase)
+    return rewrite(r, k, v, w, (p, p * a), memory, chunk)
 
 
 @pytest.mark.parametrize(("length", "chunk"), [(1, 32), (37, 32), (40, 16), (21, 2), (37, 128)])
@@ -130,11 +128,11 @@ def model(*overrides):
 
 def test_costs_are_those_counted_by_hand():
     objective, batch = model(f"mixer.chunk={C}")
-    pairs, block, rows = 2 * C, 8, 3 * 8
-    # scores of a query and two keys with pairs of its block, and of all blocks; the solve; what is read of the chunk;
-    # of two chunks one leaves a memory of two pairs a token, and one corrects by it and reads it
-    rule = 2 * K * rows * (2 * block + pairs) // block + pairs * pairs * 2 * K // C + 2 * pairs * K
-    rule += (2 + 2 + 1) * 2 * K * K // 2
+    pairs, block, rows = 2 * C, 8, 2 * 8
+    # scores of a query and of p with pairs of its block, and of all blocks; what p finds of the values, and the solve;
+    # what is read of the chunk; of two chunks one leaves a memory of two pairs a token, and one is read by p and q
+    rule = 2 * K * rows * (2 * block + pairs) // block + 2 * C * K + C * 2 * K + 2 * pairs * K
+    rule += (2 + 1 + 1) * 2 * K * K // 2
     layers = DEPTH * (4 * 2 * D * D + 3 * 4 * D * 32 + H * rule) + 4 * D * 32  # the second has a share of first values
     assert flops.count(objective, batch)[0] == B * L * layers + batch["targets"].numel() * 2 * D * V
     for length in (16, 64):

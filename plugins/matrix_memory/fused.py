@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from zoo.nn import is_counting
 
-from .rule import remember
+from .rule import remember, rewrite
 
 INSTALL = 'pip install "flash-linear-attention>=0.6" (docs/kernels.md)'
 LARGEST = 256
@@ -153,9 +153,7 @@ def _tried(rule: Rule) -> tuple[list[Tensor], list[Tensor]]:
         beta = None if beta is None else beta.unsqueeze(2)
         if p is None:
             return remember(q, k.unsqueeze(2), v.unsqueeze(2), decay, beta, memory, 32)
-        zeros = torch.zeros_like(v)
-        keys, erase = torch.stack([b, k], 2), torch.stack([p * (-decay).exp(), zeros], 2)
-        return remember(q, keys, torch.stack([zeros, v], 2), decay, None, memory, 32, erase_BLRHK=erase)
+        return rewrite(q, k, v, decay, (p, b), memory, 32)
 
     def by_kernel(q, k, v, memory, decay=None, beta=None, p=None, b=None) -> tuple[Tensor, Tensor]:
         return fused(rule, torch.bfloat16, q, k, v, decay, beta, memory, None if p is None else (p, b))

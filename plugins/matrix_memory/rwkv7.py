@@ -11,7 +11,7 @@ from zoo import register
 from zoo.nn import at_least_one, no_tokens, project, rescale_, scale_residual_, wide, without_padding
 
 from .fused import backend_of, decide, fused
-from .rule import remember
+from .rule import rewrite
 
 SLOWEST = math.exp(-0.5)
 """The largest decay rate of a token: no decay is below ``exp(-SLOWEST)``, which is 0.545."""
@@ -207,23 +207,12 @@ class RWKV7(nn.Module):
         if mask_BL is not None:  # at padding nothing is forgotten, erased or written; there the token is zero
             log_BLD, p_BLHK = without_padding(log_BLD, mask_BL), p_BLHK * mask_BL[..., None, None]
         r_BLHK, log_BLHK, k_BLHK, v_BLHK, rate_BLHK = map(self._heads, (r_BLD, log_BLD, k_BLD, v_BLD, rate_BLD))
-        before = None if state is None else state["memory"]
+        before, erase = None if state is None else state["memory"], (p_BLHK, p_BLHK * rate_BLHK)
         if half is not None:
-            erase = p_BLHK, p_BLHK * rate_BLHK
             y_BLHK, memory_BHKV = fused(self.rule, half, r_BLHK, k_BLHK, v_BLHK, log_BLHK, None, before, erase)
         else:
-            # two writes: one at p a of what p held before the decay, one of the value
-            zeros = torch.zeros_like(v_BLHK)
-            y_BLHK, memory_BHKV = remember(
-                r_BLHK,
-                torch.stack([p_BLHK * rate_BLHK, k_BLHK], 2),
-                torch.stack([zeros, v_BLHK], 2),
-                log_BLHK,
-                None,
-                before,
-                2 * self.chunk,
-                last=state is not None,
-                erase_BLRHK=torch.stack([p_BLHK * (-log_BLHK).exp(), zeros], 2),
+            y_BLHK, memory_BHKV = rewrite(
+                r_BLHK, k_BLHK, v_BLHK, log_BLHK, erase, before, self.chunk, last=state is not None
             )
         # a norm of each head, and the token's own value
         y_BLHK = F.layer_norm(y_BLHK, y_BLHK.shape[-1:], eps=EPSILON)
