@@ -10,7 +10,8 @@ from zoo.measure import flops, memory
 from zoo.testing.parts import part
 from zoo.training.build import make_objective, make_task
 from zoo_plugins.xlstm.mlstm import mlstm
-from zoo_plugins.xlstm.slstm import _empty, slstm
+from zoo_plugins.xlstm.slstm import _empty, _outputs, slstm
+from zoo_plugins.xlstm.steps import SLSTMSteps
 
 CPU = torch.device("cpu")
 
@@ -122,6 +123,38 @@ def test_an_slstm_is_its_recurrence():
     torch.testing.assert_close(last[:, 1] * last[:, 3].exp(), c, rtol=1e-9, atol=1e-9)
     strong, _ = slstm((200 * gates).float(), recurrent.float(), _empty(2, 6, CPU, torch.float32))
     assert strong.isfinite().all()
+
+
+@pytest.mark.parametrize(("rows", "length", "heads"), [(1, 1, 1), (1, 3, 2), (2, 1, 2), (3, 5, 1), (2, 6, 2)])
+def test_an_slstms_own_derivative_is_that_of_what_is_written(rows, length, heads):
+    def own(gates, recurrent):
+        return SLSTMSteps.apply(gates, recurrent, _outputs)
+
+    gates, recurrent = draw(rows, length, 4, 3 * heads).requires_grad_(), draw(heads, 3, 12, seed=1).requires_grad_()
+    before, results = gates.detach().clone(), [each(gates, recurrent) for each in (own, _outputs)]
+    torch.testing.assert_close(*results)
+    given = draw(rows, length, 3 * heads, seed=2)
+    for one, other in zip(*(torch.autograd.grad(y, (gates, recurrent), given) for y in results), strict=True):
+        torch.testing.assert_close(one, other)
+    assert torch.equal(gates, before), "what it was given stays as it is"
+    assert torch.autograd.gradcheck(own, (gates, recurrent))
+    assert torch.autograd.gradgradcheck(own, (gates, recurrent))
+    strong = (200 * gates.detach()).float().requires_grad_(), recurrent.detach().float().requires_grad_()
+    for one, other in zip(*(torch.autograd.grad(f(*strong).sum(), strong) for f in (own, _outputs)), strict=True):
+        assert one.isfinite().all()
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
+
+
+def test_an_slstm_trains_by_its_own_derivative():
+    mixer, x_BLD = part("mixer", "slstm", dim=8, max_len=8).train(), draw(2, 5, 8).float().requires_grad_()
+    y_BLD = mixer(x_BLD)[0]
+    names, left = set(), [y_BLD.grad_fn]
+    while left:
+        node = left.pop()
+        names.add(node.name())
+        left += [parent for parent, _ in node.next_functions if parent is not None]
+    assert "SLSTMStepsBackward" in names
+    torch.testing.assert_close(y_BLD, mixer(x_BLD, mixer.init_state(2, 8, CPU, torch.float32))[0])
 
 
 B, L, D, V, DEPTH = 2, 32, 32, 64, 2

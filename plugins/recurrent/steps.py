@@ -27,7 +27,7 @@ class GRUSteps(torch.autograd.Function):
         x_ND = x_BLD.transpose(0, 1).reshape(L * B, -1)
         bias_G = torch.cat([b_G[: 2 * D] + c_G[: 2 * D], b_G[2 * D :]])
         gates_LBG = torch.addmm(bias_G, x_ND, W_GD.t()).view(L, B, 3 * D)
-        n_LBD = gates_LBG[..., 2 * D :].contiguous()
+        n_LBD = gates_LBG[..., 2 * D :].clone()
         gates_LBG[..., 2 * D :] = c_G[2 * D :]
         # the steps, each written where all of them are kept; a view of each part is made once
         h_MBD = x_BLD.new_empty(L + 1, B, D)
@@ -40,7 +40,8 @@ class GRUSteps(torch.autograd.Function):
             n.addcmul_(r, u).tanh_()
             torch.lerp(n, states[t], z, out=states[t + 1])
         ctx.save_for_backward(x_BLD, first_BD, W_GD, U_GD, b_G, c_G, gates_LBG, n_LBD, h_MBD)
-        return h_MBD[1:].transpose(0, 1)
+        # a copy, for a view could be written to
+        return h_MBD[1:].transpose(0, 1).clone(memory_format=torch.contiguous_format)
 
     @staticmethod
     def backward(ctx: Any, given_BLD: Tensor) -> tuple[Tensor | None, ...]:

@@ -5,9 +5,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo import register
-from zoo.nn import ShortConvolution, at_least_one, no_tokens, project, wide, without_padding
+from zoo.nn import (
+    ShortConvolution,
+    at_least_one,
+    is_counting,
+    may_own_derivative,
+    no_tokens,
+    project,
+    wide,
+    without_padding,
+)
 
-GATES = 4  # input, forget, candidate, output
+from .steps import GATES, NONE, SLSTMSteps
 
 
 @register("mixer", "slstm")
@@ -19,9 +28,10 @@ class ScalarLSTM(nn.Module):
     2024, arXiv:2405.04517, equations 8 to 17, with the sigmoid for f). c and n are kept divided by ``exp(m_t)`` with
     ``m_t = max(log f_t + m_{t-1}, log i_t)``. The gates i and f see the token through a short convolution and SiLU.
 
-    Since each step needs the step before, it is a loop over time in Python: about half a millisecond for each token of
-    a batch and layer, forward and backward. Use short lengths, or ``mlstm``. ``precise_linear`` reaches W. All
-    of it is float32 or wider. The state is h, c, n and m, (B, D) each, and the inputs in the convolution's window.
+    Since each step needs the step before, it is a loop over time in Python: on a processor between 0.2 and 0.5
+    milliseconds for each token of a batch and layer, forward and backward. Use short lengths, or ``mlstm``.
+    ``precise_linear`` reaches W. All of it is float32 or wider. The state is h, c, n and m, (B, D) each, and the
+    inputs in the convolution's window.
 
     Args:
         heads: number of heads, which must divide ``dim``. By default one per 64 channels.
@@ -82,8 +92,12 @@ class ScalarLSTM(nn.Module):
             gates_BLE = torch.cat([project(self.decide, seen_BLD), project(self.inputs, wide_BLD)], -1)
             gates_BLGD = (gates_BLE + self.gate_bias.to(dtype)).unflatten(-1, (GATES, self.dim))
             # the loop over time, from the state or from none
-            start = _empty(len(x_BLD), self.dim, x_BLD.device, dtype) if state is None else state["memory"]
-            h_BLD, memory = slstm(gates_BLGD, self.recurrent_HKG.to(dtype), start, mask_BL)
+            R_HKG, memory = self.recurrent_HKG.to(dtype), None
+            if state is None and mask_BL is None and may_own_derivative(gates_BLGD) and not is_counting():
+                h_BLD = SLSTMSteps.apply(gates_BLGD, R_HKG, _outputs)
+            else:
+                start = _empty(len(x_BLD), self.dim, x_BLD.device, dtype) if state is None else state["memory"]
+                h_BLD, memory = slstm(gates_BLGD, R_HKG, start, mask_BL)
             # a layer norm of each head
             h_BLHK = h_BLD.unflatten(-1, (self.heads, -1))
             h_BLHK = F.layer_norm(h_BLHK, h_BLHK.shape[-1:], eps=1e-6)
@@ -93,9 +107,15 @@ class ScalarLSTM(nn.Module):
 
 
 def _empty(batch_size: int, dim: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """h, c and n of zero, and a scale m so low that the first token sets it."""
-    m_BD = torch.full((batch_size, dim), -1e30, device=device, dtype=dtype)
+    """h, c and n of zero, and a scale m of nothing."""
+    m_BD = torch.full((batch_size, dim), NONE, device=device, dtype=dtype)
     return torch.stack([*torch.zeros(3, batch_size, dim, device=device, dtype=dtype), m_BD], 1)
+
+
+def _outputs(gates_BLGD: Tensor, R_HKG: Tensor) -> Tensor:
+    """``h`` from an empty state."""
+    start = _empty(len(gates_BLGD), gates_BLGD.shape[-1], gates_BLGD.device, gates_BLGD.dtype)
+    return slstm(gates_BLGD, R_HKG, start)[0]
 
 
 def slstm(
