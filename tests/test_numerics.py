@@ -370,6 +370,26 @@ def test_a_gru_is_torchs_with_all_derivatives(rows, length):
     torch.testing.assert_close(of_frozen, of_torchs)
 
 
+def test_derivatives_of_our_own_take_many_gradients_at_once():
+    for made in (part("mixer", "gru", dim=4), part("mixer", "slstm", dim=4), ShortConvolution(4, 3), RMSNorm(4)):
+        x, many = draw(2, 5, 4).float().requires_grad_(), draw(3, 2, 5, 4, seed=1).float()
+        y = made(x)[0] if not isinstance(made, RMSNorm) else made(x)
+        (ours,) = torch.autograd.grad(y, [x], many, is_grads_batched=True, retain_graph=True)
+        wanted = torch.stack([torch.autograd.grad(y, [x], one, retain_graph=True)[0] for one in many])
+        torch.testing.assert_close(ours, wanted)
+
+
+def test_a_grus_state_is_its_own():
+    gru, x = part("mixer", "gru", dim=4), draw(2, 5, 4).float().requires_grad_()
+    y, (last,) = gru(x, gru.init_state(2, 5, x.device, x.dtype))
+    before = y.detach().clone()
+    last.detach().zero_()
+    assert torch.equal(y, before)
+    y.mul_(2).sum().backward()
+    with pytest.raises((RuntimeError, ValueError)):
+        gru(x, (torch.zeros(2, 1),))
+
+
 def test_derivatives_of_our_own_stand_aside_where_they_do_not_serve():
     norm, x = RMSNorm(4).double(), draw(2, 3, 4).requires_grad_()
     forwards = torch.autograd.functional.jacobian(norm, x, strategy="forward-mode", vectorize=True)

@@ -140,6 +140,19 @@ def test_figures_are_written_as_they_are_shown(smoke, tmp_path):  # noqa: F811
     assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 3, "contestants by tasks, and both tasks"
     assert r"\par{\footnotesize without a model: any value 0.0312" in text, "what a table's page says below it"
     assert "{rlrrrl}" in text
+    assert "1--2 & " in text
+
+
+def test_a_name_cannot_change_what_latex_reads(smoke, tmp_path):  # noqa: F811
+    from zoo.comparison.export import write
+
+    ledger = ledger_of(smoke)
+    for standing in ledger.standings:
+        standing.contestant = {"transformer": "[2em] a<b|c", "lstm": "*50% & ~^"}[standing.contestant]
+    write(ledger, tmp_path / "figures.tex")
+    text = (tmp_path / "figures.tex").read_text()
+    assert r"{}[2em] a\textless{}b\textbar{}c & " in text, "after a line's end a bracket would be a length"
+    assert r"{}*50\% \& \textasciitilde{}\textasciicircum{} & " in text
 
 
 def test_curves_have_one_point_a_seed_and_step(smoke):  # noqa: F811
@@ -212,7 +225,7 @@ def test_names_do_not_break_out_of_a_table(smoke, tmp_path):  # noqa: F811
     ledger = ledger_of(smoke)
     ledger.standings[0].contestant = "a_b|50% of {x} & \\y"
     write(ledger, tmp_path / "f.tex")
-    assert r"a\_b|50\% of \{x\} \& \textbackslash{}y" in (tmp_path / "f.tex").read_text()
+    assert r"a\_b\textbar{}50\% of \{x\} \& \textbackslash{}y" in (tmp_path / "f.tex").read_text()
     write(ledger, tmp_path / "f.md")
     assert "a_b\\|50% of" in (tmp_path / "f.md").read_text()
 

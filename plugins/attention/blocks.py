@@ -113,11 +113,11 @@ class _Stretches(torch.autograd.Function):
         sum_BGnCK = given_BGNSK.new_zeros(B, G, blocks, ctx.size, K)
         for first in range(S // ctx.size):
             part = given_BGNSK[..., first * ctx.size : (first + 1) * ctx.size, :]
-            if derives_further():
+            if derives_further(given_BNGSK):
                 sum_BGnCK = sum_BGnCK + pad(part, (0, 0, 0, 0, first, blocks - N - first))
             else:
                 sum_BGnCK[:, :, first : first + N] += part
-        return sum_BGnCK.flatten(2, 3), None, None
+        return sum_BGnCK.view(B, G, -1, K), None, None
 
 
 def blocks_of(window: int, causal: bool, queries: int, keys: int, device: torch.device) -> Blocks | None:

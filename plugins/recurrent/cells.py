@@ -115,8 +115,10 @@ class GRU(Recurrent):
         super().__init__(nn.GRU(dim, dim, batch_first=True))
 
     def _whole(self, x_BLD: Tensor, past: Tensor | None) -> tuple[Tensor, Tensor]:
-        if not may_own_derivative(x_BLD) or is_counting():
+        first_1BD = x_BLD.new_zeros(1, x_BLD.shape[0], self.cell.hidden_size) if past is None else past
+        usual = first_1BD.dtype == x_BLD.dtype and first_1BD.shape[1:] == (x_BLD.shape[0], self.cell.hidden_size)
+        if not usual or not may_own_derivative(x_BLD) or is_counting():
             return self.cell(x_BLD, past)
-        first_BD = x_BLD.new_zeros(x_BLD.shape[0], self.cell.hidden_size) if past is None else past[0]
-        y_BLD = GRUSteps.apply(x_BLD, first_BD, *self.cell.all_weights[0])
-        return y_BLD, y_BLD[:, -1].unsqueeze(0)
+        y_BLD = GRUSteps.apply(x_BLD, first_1BD[0], *self.cell.all_weights[0])
+        last_BD = y_BLD[:, -1]
+        return y_BLD, (last_BD if past is None else last_BD.clone()).unsqueeze(0)

@@ -46,7 +46,7 @@ class GRUSteps(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, given_BLD: Tensor) -> tuple[Tensor | None, ...]:
         *inputs, gates_LBG, n_LBD, h_MBD = ctx.saved_tensors
-        if derives_further():
+        if derives_further(given_BLD):
             return derivative_of(written, inputs, ctx.needs_input_grad, given_BLD)
         x_BLD, _, W_GD, U_GD, *_ = inputs
         L, B, D = n_LBD.shape

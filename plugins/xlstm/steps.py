@@ -58,7 +58,7 @@ class SLSTMSteps(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, given_BLD: Tensor) -> tuple[Tensor | None, ...]:
         gates_BLGD, R_HKG, gates, open_f, held = ctx.saved_tensors
-        if derives_further():
+        if derives_further(given_BLD):
             inputs = (gates_BLGD, R_HKG)
             return *derivative_of(ctx.written, inputs, ctx.needs_input_grad[:2], given_BLD), None
         L, H, B, _, K = gates.shape

@@ -152,7 +152,7 @@ def _ranked(ledger: Ledger, task: str) -> Block:
         solved = [standing.solved() or ""] if solves else []
         n = f"{len(standing.scores())}" + (f" ({len(standing.failed)} failed)" if standing.failed else "")
         verdict = str(standing.verdict or "")
-        rows.append([ledger.rank(standing, position), standing.contestant, said, *solved, n, verdict])
+        rows.append([ledger.rank(standing, position) or "-", standing.contestant, said, *solved, n, verdict])
     return Block(ledger.heading(task), titles, rows, ledger.notes(task), (1, len(titles) - 1))
 
 
@@ -212,20 +212,24 @@ def _picture(ledger: Ledger) -> bytes:
         raise ZooError(f"--to FILE.svg: {error}") from error
 
 
-LATEX = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-         "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$"}  # fmt: skip
+LATEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "<": r"\textless{}", ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+}  # fmt: skip
 
 
 def _latex(ledger: Ledger) -> bytes:
     """A ``tabular`` for each table, with the rules of the package booktabs, and its notes below it."""
 
     def text(words: str) -> str:
-        return "".join(LATEX.get(letter, letter) for letter in words)
+        return re.sub(r"(?<=\d)-(?=\d)", "--", "".join(LATEX.get(letter, letter) for letter in words))
 
     def row(cells: Sequence[str]) -> str:
-        return " & ".join(map(text, cells)) + r" \\"
+        line = " & ".join(map(text, cells)) + r" \\"
+        return f"{{}}{line}" if line.startswith(("[", "*")) else line  # which would belong to the row before
 
-    parts = []
+    parts = [r"% \usepackage{booktabs}", ""]
     for block in _blocks(ledger):
         columns = "".join("l" if index in block.texts else "r" for index in range(len(block.titles)))
         parts += [f"% {text(block.heading)}", rf"\begin{{tabular}}{{{columns}}}", r"\toprule", row(block.titles)]

@@ -38,7 +38,7 @@ def looks_ahead(objective: nn.Module, batch: Batch) -> bool:
     asked_BS = torch.arange(read.shape[1], device=read.device).expand(len(read), -1)
     if not embeds and key == "inputs" and "positions" in few:
         asked_BS = few["positions"]
-    training, said = objective.training, _embeddings if embeds else _answers
+    modes, said = {module: module.training for module in objective.modules()}, _embeddings if embeds else _answers
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[read.device] if read.is_cuda else []):
             objective.eval()
@@ -50,7 +50,8 @@ def looks_ahead(objective: nn.Module, batch: Batch) -> bool:
                 if (one_NC - other_NC).abs().max() > TOLERANCE * one_NC.abs().max():
                     return True
     finally:
-        objective.train(training)
+        for module, training in modes.items():
+            module.training = training
     return False
 
 

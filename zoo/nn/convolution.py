@@ -107,7 +107,7 @@ class _Shifted(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, given_BLD: Tensor) -> tuple[Tensor | None, ...]:
         x_BLD, weight_DW, bias_D = ctx.saved_tensors
-        if derives_further():
+        if derives_further(given_BLD):
             return derivative_of(from_the_start, (x_BLD, weight_DW, bias_D), ctx.needs_input_grad, given_BLD)
         taps_WD = weight_DW.t().contiguous()
         of_x_BLD, of_taps_WD = given_BLD * taps_WD[-1], torch.zeros_like(taps_WD)

@@ -29,9 +29,14 @@ def may_own_derivative(x: Tensor) -> bool:
     )
 
 
-def derives_further() -> bool:
-    """Within a derivative of one's own: whether it is differentiated too, or computed for many gradients at once."""
-    return torch.is_grad_enabled() or torch._C._are_functorch_transforms_active()
+def derives_further(given: Tensor) -> bool:
+    """Within a derivative of one's own: whether it is differentiated too, or computed for many gradients at once.
+
+    Args:
+        given: the gradient of the output.
+    """
+    many = torch._C._are_functorch_transforms_active() or torch._C._functorch.is_legacy_batchedtensor(given)
+    return torch.is_grad_enabled() or many
 
 
 def derivative_of(

@@ -62,7 +62,7 @@ class _RMSNorm(torch.autograd.Function):
     def backward(ctx: Any, given: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         x, weight_D, inverse = ctx.saved_tensors
         by_weight = weight_D is not None and ctx.needs_input_grad[1]
-        if derives_further():
+        if derives_further(given):
             of_x, of_weight = derivative_of(
                 lambda x, weight_D: F.rms_norm(x, x.shape[-1:], weight_D, ctx.eps),
                 (x, weight_D), ctx.needs_input_grad[:2], given,

@@ -65,22 +65,32 @@ def run_id(config: Config, code: Mapping[str, str] | None = None) -> str:
 
 def _replacing(config: Config, task: str) -> list[str]:
     """The components of a run that its preset does not have in their place on this task, by name; at most three."""
-    chosen = {(key_of(word).lstrip("+~").split("@")[0], word.partition("=")[2]) for word in config["overrides"]}
-    if not {kind for kind, _ in chosen} & set(KINDS) - {"task"}:
+    chosen = {key_of(word).lstrip("+~").split("@")[0] for word in config["overrides"]}
+    if not chosen & set(KINDS) - {"task"}:
         return []  # nothing was chosen instead, so the preset is not composed again
-    try:
-        preset = compose(f"arch={config['arch']}", f"task={task}")
-    except ZooError:  # made in Python, and no preset
+    components, words = _components(config), [f"arch={config['arch']}", f"task={task}"]
+    own = _composed(words)
+    if own is None:
         return []
-    own = {path: entry.name for path, entry in _components(preset).items()}
-    replacing: dict[str, Entry] = {}
-    for path, entry in _components(config).items():
-        # what another brings along is not named, unless it was chosen too
-        around = [other.kind for place, other in replacing.items() if path.startswith(f"{place}.")]
-        brought = bool(around) and (entry.kind in around or (entry.kind, entry.name) not in chosen)
-        if own.get(path) != entry.name and not brought:
-            replacing[path] = entry
-    return list(dict.fromkeys(entry.name for entry in replacing.values()))[:3]
+    names_by_path: dict[str, str] = {}
+    objective = components["objective"].name
+    if own["objective"] != objective:
+        # of what stands within another objective, that is named which it does not bring along
+        names_by_path["objective"] = objective
+        own = _composed([*words, f"objective={objective}"]) or {path: entry.name for path, entry in components.items()}
+    for path, entry in components.items():
+        inside = any(path.startswith(f"{other}.") for other in names_by_path if other != "objective")
+        if own.get(path) != entry.name and not inside:
+            names_by_path[path] = entry.name
+    return list(dict.fromkeys(names_by_path.values()))[:3]
+
+
+def _composed(words: list[str]) -> dict[str, str] | None:
+    """The names of the components that these words ask for, by their path; none where no preset does."""
+    try:
+        return {path: entry.name for path, entry in _components(compose(*words)).items()}
+    except ZooError:  # made in Python, or not to be combined without what else was chosen
+        return None
 
 
 def _components(config: Config) -> dict[str, Entry]:
