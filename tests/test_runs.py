@@ -208,6 +208,15 @@ def test_a_page_is_opened_or_the_command_that_makes_it_is_said(made, zoo_main):
     assert (status, out.strip()) == (0, "runs/mine/report.html")
 
 
+def test_a_filter_that_nothing_is_called_is_a_mistake(made, zoo_main):
+    status, _, err = zoo_main("runs", "mixer=lstn")
+    assert status == 2
+    assert "mixer=lstn: There is no mixer called 'lstn'. Did you mean mixer=lstm" in err
+    assert zoo_main("runs", "arch=transformr")[0] == 2
+    status, out, _ = zoo_main("runs", "arch=mamba2")
+    assert (status, out.strip()) == (0, "runs holds no run with arch=mamba2")
+
+
 def test_nothing_was_made_yet(zoo_main, here):
     status, out, _ = zoo_main("runs")
     assert status == 0
@@ -248,7 +257,7 @@ def test_single_runs_are_set_beside_each_other_with_their_curves(made, zoo_main)
     assert "parity: test accuracy" in out
     assert "lstm seed=1" not in out
     assert "transformer seed=1" in out, "what one has and the other has not"
-    assert f"{lstm.name} and {transformer.name} differ in parameters" in out
+    assert f"{lstm.name} and {transformer.name} differ in arch (lstm and transformer), parameters (" in out
     for name in (lstm.name, transformer.name):
         assert name in out
     page = made / lstm / f"beside-{transformer.name}.html"

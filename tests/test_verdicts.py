@@ -134,7 +134,7 @@ def test_tasks_that_cannot_decide_say_so():
     assert "too easy" in cannot_decide(easy)
     assert "too hard" in cannot_decide([standing(name, "t", [0.1, 0.11], guess=0.1) for name in "ab"])
     assert cannot_decide([easy[0], standing("b", "t", NONE, solved=0.99, guess=0.1)]) == ""
-    assert "3 runs each can tell nobody apart among 24 verdicts; 5 runs each can" in can_find(3, 24)
+    assert "3 runs each tell nobody apart among 24 verdicts; that takes 5 each" in can_find(3, 24)
     assert "5 of 5 runs against none" in can_find(5, 20, easy)
     assert "3.9 standard deviations" in can_find(5, 24)
     assert can_find(5, 20).endswith(

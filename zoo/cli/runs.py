@@ -10,7 +10,7 @@ from typing import Any
 from zoo.base.errors import RunFailed, ZooError, many, no_folder, to_type
 from zoo.base.terminal import byte_size, say
 from zoo.cli.list import screen
-from zoo.runs.history import Record, age, named, records
+from zoo.runs.history import Record, age, check_values, named, records
 from zoo.runs.row import UNREADABLE
 
 MOST_SHOWN = 100
@@ -30,7 +30,8 @@ def runs(words: Sequence[str], failed: bool, yes: bool) -> int:
         yes: remove without a question.
 
     Raises:
-        ZooError: a name means nothing or several things, a filter cannot be meant, or there is no such folder.
+        ZooError: a name means nothing or several things, a filter cannot be meant, or names what nothing
+            is called, or there is no such folder.
         RunFailed: one of those to be removed is being made right now.
     """
     folders = [word.removeprefix("runs=") for word in words if word.startswith("runs=")]
@@ -56,6 +57,8 @@ def runs(words: Sequence[str], failed: bool, yes: bool) -> int:
     if within and not (root / within).is_dir():
         within = str(named(root, within).folder.relative_to(root))  # which says what there is
     listing = records(root, filters, within)
+    if not listing:
+        check_values(filters)
     _list(root, [each for each in listing if each.status != UNREADABLE], [*names, *filters])
     return _say_unreadable(listing)
 

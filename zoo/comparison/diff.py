@@ -64,7 +64,7 @@ def compare(first: Ledger, second: Ledger) -> Table:
         scores = [figure(s.score()) if s.score() else s.absent() for s in (ours, theirs)]
         apart = what_differs(ours.rows[0], theirs.rows[0]) if ours.rows and theirs.rows else ""
         table.add_row(ours.task, ours.contestant, *scores, interval(estimate), says)
-        notes += [f"{ours.contestant} on {ours.task}: {apart}"] if apart else []
+        notes += [f"{ours.contestant} on {ours.task} differs in {apart}"] if apart else []
     if not table.row_count:
         raise ZooError(f"{first.folder} and {second.folder} have no contestant on the same task in common")
     table.caption = "\n".join(filter(None, notes)) or None
@@ -79,19 +79,42 @@ def _alone(these: Ledger, others: Ledger) -> str:
 
 
 def what_differs(a: dict[str, Any], b: dict[str, Any]) -> str:
-    """Settings, budgets, code, versions and hardware of two rows that are not the same, by name."""
+    """What two rows do not share, with the value of each: overrides, budgets, versions and hardware, and edited code.
 
-    def values(row: dict[str, Any]) -> dict[str, Any]:
-        kept = {key: row.get(key) for key in ("steps", "learning_rate", "parameters", "precision", "code")}
-        kept |= {f"version of {key}": value for key, value in row.get("versions", {}).items()}
-        return {**kept, **row.get("hardware", {})}
+    Code is named where a module that both have is not the same; that of other components follows from the overrides.
+    """
+    typed = _apart(*(_words(row) for row in (a, b)))
+    facts = _apart(*(_facts(row) for row in (a, b)))
+    # what was typed is not said once more as what it came to
+    rate = {"learning_rate"} if any(key.split(".")[0] == "optimizer" for key in typed) else set()
+    facts = {key: values for key, values in facts.items() if key not in typed and key not in rate}
+    parts = [f"{key} ({_said(one)} and {_said(other)})" for key, (one, other) in {**typed, **facts}.items()]
+    ours, theirs = (row.get("code", {}) for row in (a, b))
+    edited = any(ours[module] != theirs[module] for module in ours.keys() & theirs.keys())
+    return ", ".join([*parts, *(["code"] if edited else [])])
 
-    ours, theirs = values(a), values(b)
-    words = [_words(row) for row in (a, b)]
-    apart = sorted(words[0] ^ words[1])
-    return ", ".join([*(key for key in ours | theirs if ours.get(key) != theirs.get(key)), *apart])
+
+def _apart(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Both values of the keys that differ."""
+    keys = {**ours, **theirs}
+    return {key: (ours.get(key), theirs.get(key)) for key in keys if ours.get(key) != theirs.get(key)}
 
 
-def _words(row: dict[str, Any]) -> set[str]:
-    """The overrides that say what was run, not where it is kept."""
-    return {word for word in row["overrides"] if key_of(word) not in ("seed", "runs", "experiment")}
+def _said(value: Any) -> str:
+    return "default" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _facts(row: dict[str, Any]) -> dict[str, Any]:
+    """What a run came to, and where it was made."""
+    kept = {key: row.get(key) for key in ("steps", "learning_rate", "parameters", "precision")}
+    return {
+        **kept,
+        **{f"version of {key}": value for key, value in row.get("versions", {}).items()},
+        **row.get("hardware", {}),
+    }
+
+
+def _words(row: dict[str, Any]) -> dict[str, str]:
+    """The overrides that say what was run, not where it is kept, by their key."""
+    words = {key_of(word): word.partition("=")[2] for word in row["overrides"]}
+    return {key: value for key, value in words.items() if key not in ("seed", "runs", "experiment")}

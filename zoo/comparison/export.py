@@ -50,7 +50,7 @@ def _line(order: int, standing: Standing, ranks: tuple[int, int] | None) -> Line
         "seeds": len(standing.rows),
         "failed": len(standing.failed),
         "solved": standing.solved() or None,
-        "learned_nothing": standing.unlearned() or None,
+        "no_better_than_a_rule": standing.unlearned() or None,
         "collapsed": standing.collapsed() or None,
         "state": standing.state() or None,
         "difference": difference.value if difference else None,
@@ -178,9 +178,8 @@ def _markdown(ledger: Ledger, picture: Path) -> bytes:
         return "| " + " | ".join(plain(cell).replace("|", "\\|") for cell in cells) + " |"
 
     seconds = sum(row.get("cpu_seconds") or row.get("wall_seconds") or 0 for row in ledger.rows)
-    took = (
-        f"{many(len(ledger.rows), 'run')}, {len(ledger.failures)} failed, {quantity(seconds / 60)} processor minutes."
-    )
+    spent = f"{quantity(seconds / 60)} processor minutes" if seconds >= 60 else f"{seconds:.2g} processor seconds"
+    took = f"{many(len(ledger.rows), 'run')}, {len(ledger.failures)} failed, {spent}."
     clock = by_the_clock(ledger.sessions, ledger.rows)
     parts = [f"# {ledger.folder.name}", "", "```", ledger.command, "```", "", fill(f"{took} {clock}".rstrip(), 100), ""]
     parts += [*map(_item, answer(ledger)), ""]

@@ -55,6 +55,7 @@ def write_page(ledger: Ledger, path: Path | None = None) -> Path:
         "glance": _glance(ranked),
         "hashes": {task: _hashes(standings) for task, standings in ranked.items()},
         "commands": {task: _commands(standings, most) for task, standings in ranked.items()},
+        "plugins": {task: _plugins(standings) for task, standings in ranked.items()},
         "most": most,
         "and_more": partial(and_more, folder=ledger.folder, most=most),
         "drawn": {task: len(drawn(ledger, task)) for task in ranked},
@@ -135,6 +136,12 @@ def _commands(standings: list[Standing], most: int) -> tuple[list[tuple[str, lis
             commands.append((standing.contestant, list(zip(ids, standing.commands(left), strict=False))))
             left -= len(commands[-1][1])
     return commands, sum(len(s.rows) + len(s.failed) for s in standings)
+
+
+def _plugins(standings: list[Standing]) -> list[str]:
+    """The packages and modules that these runs need besides the zoo."""
+    modules = {module.split(".")[0] for s in standings for row in s.rows for module in row.get("code") or ()}
+    return sorted(modules - {"zoo", "zoo_plugins", "__main__"})
 
 
 def _short(value: float | None) -> str:

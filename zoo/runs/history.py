@@ -20,6 +20,7 @@ from zoo.config.schema import ROOT_KEYS, RunConfig
 from zoo.config.tree import key_of
 from zoo.registry.kinds import KINDS, PARTS
 from zoo.registry.nodes import COMPONENT
+from zoo.registry.registry import no_such
 from zoo.runs.row import UNREADABLE, read_row
 
 USUAL = "train"
@@ -257,14 +258,15 @@ def _comparison(folder: Path, rules: Any) -> Record:
     who = list(dict.fromkeys(str(cell.get("contestant")) for cell in cells))
     tasks = list(dict.fromkeys(str(cell.get("task")) for cell in cells))
     states, changed, there = [], [_written(folder / "comparison.json")], set()
+    planned = _planned(cells)  # runs of code that was edited since, or of other rules, are none of its own
     for each in _entries(folder):
         with suppress(FileNotFoundError):  # it was removed meanwhile
             state, time = _state(each)
-            states += [state] if state else []
+            states += [state] if state and (each.name in planned or not planned) else []
             changed.append(time)
             there.add(each.name)
     finished = states.count("finished")
-    states += ["removed"] * len(_planned(cells) - there)
+    states += ["removed"] * len(planned - there)
     states += ["planned"] * sum(_unnamed(cell) for cell in cells)
     failed = bool({"failed", UNREADABLE} & set(states))
     status = "running" if is_held(folder / "lock") else "failed" if failed else "finished"
@@ -306,6 +308,25 @@ def _check_filter(word: str) -> None:
     first = key.split("@")[0].split(".")[0]
     if first not in known:
         raise ZooError(f"{word}: {unknown('key', first, known)}")
+
+
+def check_values(filters: Sequence[str]) -> None:
+    """Refuse filters that name a component or a preset which there is none of; for where nothing fits them.
+
+    Runs of a plugin that is not there today have components of their own, so it is asked of no others.
+
+    Raises:
+        ZooError: there is no such component or preset.
+    """
+    from zoo.config.hydra import groups  # which takes a while, and is seldom needed here
+
+    for word in filters:
+        key, _, value = word.partition("=")
+        kind = key.partition("@")[0]
+        options = groups().get(kind, []) if kind in {*KINDS, "arch"} else []
+        if options and value not in options:
+            missing = no_such if kind in KINDS else unknown
+            raise ZooError(f"{word}: {missing(kind, value, options, prefix=f'{key}=')}")
 
 
 def _fits(word: str, row: Mapping[str, Any], config: Callable[[], Any]) -> bool:

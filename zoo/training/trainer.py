@@ -64,7 +64,7 @@ def make_trainer(config: Config, device: Device, callbacks: list[Any], folder: P
     """Lightning's trainer of a run, which writes nothing by itself."""
     settings, accelerator, steps = config["trainer"], device.accelerator, config["steps"]
     processes = count()
-    every = min(config["evaluate_every"] or max(1, steps // CURVE), steps)
+    every = min(config["evaluate_every"] or -(-steps // CURVE), steps)
     return L.Trainer(
         accelerator="gpu" if accelerator == "cuda" else accelerator,
         devices=settings["devices"] if processes == 1 else local_count(),
