@@ -246,25 +246,28 @@ def titled(ledger: Ledger) -> str:
 def _state(ledger: Ledger) -> Iterator[str]:
     """What decoding must keep in memory, by length of context."""
     kept: dict[str, dict[str, float]] = {}
+    first, differs = "", False  # equal numbers of parameters ask for other widths on other tasks
     for standing in ledger.contestants():
         sizes = standing.rows[0].get("state_bytes_by_length") if standing.rows else None
         if sizes:
-            kept.setdefault(standing.contestant, sizes)
+            first = first or standing.task
+            differs = kept.setdefault(standing.contestant, sizes) != sizes or differs
     lengths = [n for n in ("1024", "8192", "65536") if kept and all(n in sizes for sizes in kept.values())]
     if len(lengths) < 2 or len(kept) < 2:
         return
+    on = f" on {first}" if differs else ""
     fixed = [name for name, sizes in kept.items() if sizes[lengths[0]] == sizes[lengths[-1]]]
     grows = [name for name in kept if name not in fixed]
     if grows:
         name = max(grows, key=lambda each: kept[each][lengths[-1]])
         sizes = joined([byte_size(kept[name][n]) for n in lengths])
         yield (
-            f"When it generates, {name} keeps {sizes} after {joined(lengths)} tokens, and each token reads all of it. "
+            f"When it generates{on}, {name} keeps {sizes} after {joined(lengths)} tokens, and each token reads all of it. "
             f"FLOPs here count that reading at the length of training."
         )
     if fixed:
         each = joined([f"{name} {byte_size(kept[name][lengths[0]])}" for name in fixed])
-        yield f"Kept at any length: {each}."
+        yield f"Kept at any length{on}: {each}."
 
 
 def _fragile(ledger: Ledger) -> Iterator[str]:
