@@ -262,8 +262,8 @@ def _state(ledger: Ledger) -> Iterator[str]:
         name = max(grows, key=lambda each: kept[each][lengths[-1]])
         sizes = joined([byte_size(kept[name][n]) for n in lengths])
         yield (
-            f"When it generates{on}, {name} keeps {sizes} after {joined(lengths)} tokens, and each token reads all of it. "
-            f"FLOPs here count that reading at the length of training."
+            f"When it generates{on}, {name} keeps {sizes} after {joined(lengths)} tokens, and each token reads all of "
+            f"it. FLOPs here count that reading at the length of training."
         )
     if fixed:
         each = joined([f"{name} {byte_size(kept[name][lengths[0]])}" for name in fixed])
