@@ -193,7 +193,7 @@ def _markdown(ledger: Ledger, picture: Path) -> bytes:
             "|" + "---|" * len(block.titles),
             *map(row, block.rows),
             "",
-            *(line for note in block.notes for line in (wrap(f"{plain(note).rstrip('.')}."), "")),
+            *(line for note in block.notes for line in (wrap(f"{plain(note).rstrip('.')}.", subsequent_indent=""), "")),
         ]
     return "\n".join(parts).encode()
 
