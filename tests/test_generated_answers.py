@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pytest
 import torch
+from conftest import first
 
 import zoo
 from zoo.base.errors import ZooError
@@ -64,7 +65,7 @@ def best_choice(numbers):
     return max(choices, key=lambda c: sum(x for x, taken in zip(numbers, c, strict=True) if taken))
 
 
-@pytest.mark.parametrize("scratchpad", [True, False])
+@pytest.mark.parametrize("scratchpad", first([False, True]))
 def test_dynamic_programming_finds_the_best_of_all_choices(scratchpad):
     one = task("task=dynamic_programming", "task.length=6", f"task.scratchpad={str(scratchpad).lower()}")
     for problem, answer in itertools.chain.from_iterable(posed(one, batch) for batch in batches(one)):

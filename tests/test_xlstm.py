@@ -125,7 +125,7 @@ def test_an_slstm_is_its_recurrence():
     assert strong.isfinite().all()
 
 
-@pytest.mark.parametrize(("rows", "length", "heads"), [(1, 1, 1), (1, 3, 2), (2, 1, 2), (3, 5, 1), (2, 6, 2)])
+@pytest.mark.parametrize(("rows", "length", "heads"), [(1, 1, 1), (1, 3, 1), (2, 1, 2), (2, 3, 2)])
 def test_an_slstms_own_derivative_is_that_of_what_is_written(rows, length, heads):
     def own(gates, recurrent):
         return SLSTMSteps.apply(gates, recurrent, _outputs)
