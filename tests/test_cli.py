@@ -58,7 +58,7 @@ MISTAKES = [
     (["arch=null"], "There is no arch called 'None'"),
     (["compare.seeds=[1]"], "only zoo compare reads compare.*"),
     (["compare.also=[mixer=gru,lstm]"], """'compare.also=["mixer=gru","lstm"]'"""),
-    (["parity"], "'parity' is not an override; expected key=value"),
+    (["parity"], "'parity' is not an override; expected key=value, such as seed=1. Did you mean task=parity?"),
     (["seed=1,2"], "seed=1,2 has several values, and one is expected; zoo train -m sweeps over several"),
     (
         ["settings={mixer/atention:{heads:2}}"],

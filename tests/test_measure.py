@@ -253,6 +253,17 @@ def test_zoo_measure(zoo_main, here):
     assert set(re.findall(r'<div id="(\w+)">', own)) == {"prefill", "decode", "state", "memory"}
 
 
+def test_what_is_measured_otherwise_is_written_elsewhere():
+    from zoo.cli.measure import MeasureOptions, _file_of
+
+    words = [("lstm",), ("lstm", "mamba mixer.states=8"), ("mamba mixer.states=8",)]
+    options = [MeasureOptions(names, ()) for names in words] + [MeasureOptions(("lstm",), ("dim=16",), rounds=3)]
+    files = [_file_of(each, each.contestants) for each in options]
+    assert len(set(files)) == 4
+    assert files[0] == _file_of(MeasureOptions(("lstm",), ()), ["lstm"]), "the same once more takes the place of itself"
+    assert re.fullmatch(r"runs/measure/lstm\+mamba_mixer.states_8-\w{6}\.json", str(files[1]))
+
+
 @pytest.mark.parametrize(("words", "says"), [
     (["--lengths", "8"], "at least two, rising"), (["--lengths", "32,8"], "at least two, rising"), (["--lengths", "a,b"], "whole numbers with commas"),
     (["--to", "m.html"], "such as m.json"), (["--rounds", "2"], "at least 3"), (["nobody"], "no arch called 'nobody'"), (["bert"], "does not write one token after another"),

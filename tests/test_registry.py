@@ -1,6 +1,7 @@
 """Registering, finding, clashing, failing: what a plugin author meets."""
 
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -232,6 +233,10 @@ def test_a_package_may_ship_presets_and_comparisons(tmp_path, zoo_command):
     assert "arch=mine" in listed
     assert "A preset of mine." in listed
     assert "mixer=running_mean" in listed
+    last = " ".join(listed.split()).partition("There are: ")[2]
+    mixers = len(re.findall(r"^  mixer=", listed, re.M))
+    assert f"mixer {mixers}, " in last, "what came first has left the screen, so the end says what there is"
+    assert "zoo list mixer" in last
     assert "mine on parity" in zoo_command("compare", "ours", "--dry-run", env=env).stdout
     (package / "conf" / "arch" / "lstm.yaml").write_text("# @package _global_\n")
     clash = zoo_command("list", env=env)

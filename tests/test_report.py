@@ -106,6 +106,7 @@ def test_figures_are_written_as_they_are_shown(smoke, tmp_path):  # noqa: F811
 
     from zoo.comparison.answer import answer
     from zoo.comparison.export import lines, plain, write
+    from zoo.comparison.words import quantity
 
     ledger = ledger_of(smoke)
     expected = lines(ledger)
@@ -134,12 +135,14 @@ def test_figures_are_written_as_they_are_shown(smoke, tmp_path):  # noqa: F811
     assert (expected[0]["rank_low"], expected[0]["rank_high"]) == (1, 2), "two seeds tell nobody apart"
     assert "| transformer | no 0/2, " in text, "contestants by tasks come first"
     assert text.index("## Contestants by tasks") < text.index("## recall: test accuracy")
-    assert f"| 1-2 | {expected[0]['contestant']} | {expected[0]['median']:.4f} | {expected[0]['solved']} | 2 |" in text
+    first = f"| 1-2 | {expected[0]['contestant']} | {expected[0]['median']:.4f} | {expected[0]['solved']} | 2 |"
+    assert f"{first} {quantity(expected[0]['parameters'])} | {quantity(expected[0]['training_flops'])} | " in text
     write(ledger, tmp_path / "figures.tex")
     text = (tmp_path / "figures.tex").read_text()
     assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 3, "contestants by tasks, and both tasks"
+    assert r"\caption{recall: test accuracy (higher is better), median; costs are means}" in text
     assert r"\par{\footnotesize without a model: any value 0.0312" in text, "what a table's page says below it"
-    assert "{rlrrrl}" in text
+    assert "{rlrrrrrrl}" in text
     assert "1--2 & " in text
 
 
@@ -224,10 +227,13 @@ def test_names_do_not_break_out_of_a_table(smoke, tmp_path):  # noqa: F811
 
     ledger = ledger_of(smoke)
     ledger.standings[0].contestant = "a_b|50% of {x} & \\y"
+    ledger.standings[1].contestant = "~~a~~ $x$ <b>"
     write(ledger, tmp_path / "f.tex")
     assert r"a\_b\textbar{}50\% of \{x\} \& \textbackslash{}y" in (tmp_path / "f.tex").read_text()
     write(ledger, tmp_path / "f.md")
-    assert "a_b\\|50% of" in (tmp_path / "f.md").read_text()
+    text = (tmp_path / "f.md").read_text()
+    assert "a_b\\|50% of {x} &#38; " in text
+    assert "| &#126;&#126;a&#126;&#126; &#36;x&#36; &#60;b> |" in text, "neither struck out, nor a formula, nor HTML"
 
 
 def test_two_ledgers_side_by_side(smoke, zoo_main, tmp_path, monkeypatch):  # noqa: F811

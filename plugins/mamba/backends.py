@@ -31,7 +31,7 @@ def decide(wanted: str, kernel: str, device: str, dtype: torch.dtype, states: in
         reason = _why_not(candidate, kernel, device, dtype, states)
         if reason is None:
             return candidate, "; ".join(["it works here", *reasons])
-        reasons.append(f"{candidate} cannot run: {reason}")
+        reasons.append(f"without {candidate}, since {reason}")
     return "torch", "; ".join(reasons)
 
 

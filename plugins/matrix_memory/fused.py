@@ -87,7 +87,7 @@ def decide(wanted: str, rule: Rule | None, device: str, dtype: torch.dtype, keys
         return "fla", "as named" if wanted == "fla" else "it works here"
     if wanted == "fla":
         raise ValueError(f"mixer.backend=fla cannot run: {reason}. Use mixer.backend=auto or torch")
-    return "torch", f"fla cannot run: {reason}"
+    return "torch", f"without fla, since {reason}"
 
 
 def backend_of(wanted: str, rule: Rule | None, x: Tensor, keys: int) -> str:

@@ -209,7 +209,8 @@ def plain_chart(chart: Any) -> dict[str, Any]:
     _inlined.clear()
     # by chart.configure_view and configure_axis Altair would copy the whole chart twice
     config = result.setdefault("config", {})
-    for part, style in (("view", {"stroke": None}), ("axis", {"grid": True, "gridColor": "#8883"})):
+    axis = {"grid": True, "gridColor": "#8883", "labelSeparation": 6}  # labels that would touch are thinned
+    for part, style in (("view", {"stroke": None}), ("axis", axis)):
         config[part] = config.get(part, {}) | style
     return result
 

@@ -149,8 +149,8 @@ It times how long it takes to read a context, and to write a token after it.
   --rounds 7              how often each is timed, in a random order; the
                           tables show medians
   --on cpu                or cuda; by default the device that is there
-  --to FILE               where the figures go; by default
-                          runs/measure/inference.json
+  --to FILE               where the figures go; by default a file in
+                          runs/measure, called by what is measured
 
 On a CPU it measures processor time with one thread, so other work on the
 machine matters little.

@@ -88,6 +88,7 @@ def show_list(kinds: Sequence[str]) -> None:
             raise ZooError(_what_it_is(kind) or unknown("kind", kind, [*KINDS, *PRESETS], prefix="zoo list "))
     shown_on = screen()
     width = max(1, shown_on.width)
+    counts = []
     for kind, meaning in {**PRESETS, **KINDS}.items():
         if kinds and kind not in kinds:
             continue
@@ -98,6 +99,11 @@ def show_list(kinds: Sequence[str]) -> None:
         shown_on.print(*_wrapped(f"{kind}: {meaning}", width), sep="\n", style="bold", markup=False, soft_wrap=True)
         cells = [_cells(kind, row, width < NARROW) for row in sorted(rows)]
         shown_on.print(*_lines(cells, width), sep="\n", markup=False, soft_wrap=True)
+        counts.append(f"{kind} {len(rows)}")
+    if not kinds:  # what was printed first has left the screen by now
+        more = "One of these alone: zoo list mixer. More about a name: zoo show mixer=lstm"
+        said = f"There are: {', '.join(counts)}. {more}"
+        shown_on.print(*_wrapped(said, width), sep="\n", style="bold", markup=False, soft_wrap=True)
 
 
 def _what_it_is(name: str) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ from zoo.base.errors import ZooError, to_type
 from zoo.base.files import write_json
 from zoo.base.terminal import console, say
 from zoo.config.compose import compose
+from zoo.runs.identity import digest
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,8 @@ class MeasureOptions:
     lengths: tuple[int, ...] = (128, 256, 512, 1024, 2048)
     rounds: int = 7
     accelerator: str = "auto"
-    to: Path = Path("runs/measure/inference.json")
+    to: Path | None = None
+    """By default a file in ``runs/measure`` that is called by the contestants and a hash of all that was typed."""
 
 
 def measure(options: MeasureOptions) -> None:
@@ -43,7 +47,7 @@ def measure(options: MeasureOptions) -> None:
         )
     if options.rounds < 3:
         raise ZooError(f"--rounds {options.rounds}: expected at least 3, for a median")
-    if options.to.suffix == ".html":
+    if options.to is not None and options.to.suffix == ".html":
         beside = options.to.with_suffix(".json")
         raise ZooError(
             f"--to {options.to}: expected a file for the figures, such as {beside}; the page is put beside it"
@@ -67,13 +71,21 @@ def measure(options: MeasureOptions) -> None:
     vocabulary = min(make_task(compose(*each)).facts()["vocab_size"] for each in words.values())
     curves = inference.measure(models, options.lengths, options.rounds, vocabulary, device, progress)
     figures = _plain(curves, chosen.accelerator, options)
-    write_json(options.to, figures)
+    to = options.to or _file_of(options, names)
+    write_json(to, figures)
     _show(curves, figures)
     lengths = ",".join(map(str, options.lengths))
     typed = [*options.contestants, *options.overrides, "--lengths", lengths, "--rounds", str(options.rounds)]
     command = to_type("zoo", "measure", *typed)
-    say(options.to)
-    say(write_page(options.to.with_suffix(".html"), curves, figures, command))
+    say(to)
+    say(write_page(to.with_suffix(".html"), curves, figures, command))
+
+
+def _file_of(options: MeasureOptions, names: Sequence[str]) -> Path:
+    """Where the figures go by default: what was measured otherwise has another file, and is not lost."""
+    asked = asdict(options) | {"contestants": list(names), "to": None}
+    called = "+".join(re.sub(r"[^\w.-]+", "_", name) for name in names)[:80]
+    return Path("runs/measure") / f"{called}-{digest(asked)[:6]}.json"
 
 
 def _words(contestant: str) -> list[str]:
@@ -82,8 +94,6 @@ def _words(contestant: str) -> list[str]:
 
 
 def _plain(curves: list[Any], accelerator: str, options: MeasureOptions) -> dict[str, Any]:
-    from dataclasses import asdict
-
     from zoo.models.speed import DECODED, crossings, said
     from zoo.training import hardware
 

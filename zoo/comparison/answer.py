@@ -188,7 +188,7 @@ def _cheapest(ledger: Ledger, task: str, entered: Sequence[Standing]) -> Iterato
         if costs[most] > 1.05 * costs[least]:
             yield (
                 f"{len(first)} may be first; of these, {least} trains with the fewest FLOPs "
-                f"({quantity(costs[least])}; {most} takes {costs[most] / costs[least]:.2g} times as many)."
+                f"({quantity(costs[least])}; {most} takes {costs[most] / costs[least]:.3g} times as many)."
             )
 
 

@@ -21,7 +21,7 @@ from zoo.comparison.charts import charts
 from zoo.comparison.ledger import Ledger
 from zoo.comparison.matrix import legend, matrix
 from zoo.comparison.result import COSTS, Standing
-from zoo.comparison.words import by_the_clock, figure, quantity
+from zoo.comparison.words import by_the_clock, costs, counted, figure, quantity
 
 Line = dict[str, Any]
 
@@ -140,28 +140,33 @@ def _blocks(ledger: Ledger) -> Iterator[Block]:
 
 
 def _ranked(ledger: Ledger, task: str) -> Block:
-    """Rank, who, median and interval, who solved it, n, verdict."""
+    """Rank, who, median and interval, who solved it, n, what it cost, verdict."""
     standings = ledger.ranked(task)
     solves = any(standing.solved() for standing in standings)
     judged = f"vs {ledger.baseline}" if ledger.baseline else "verdict"
-    titles = [ledger.order, "contestant", ledger.metric(task), *(["solved"] if solves else []), "n", judged]
+    titles = [ledger.order, "contestant", ledger.metric(task), *(["solved"] if solves else []), "n"]
     rows = []
     for position, standing in enumerate(standings, 1):
         score = standing.score()
         said = figure(score) if score else standing.absent()
         solved = [standing.solved() or ""] if solves else []
-        n = f"{len(standing.scores())}" + (f" ({len(standing.failed)} failed)" if standing.failed else "")
-        verdict = str(standing.verdict or "")
-        rows.append([ledger.rank(standing, position) or "-", standing.contestant, said, *solved, n, verdict])
-    return Block(ledger.heading(task), titles, rows, ledger.notes(task), (1, len(titles) - 1))
+        found = [ledger.rank(standing, position) or "-", standing.contestant, said, *solved, counted(standing)]
+        rows.append([*found, *costs(standing).values(), str(standing.verdict or "")])
+    titles += [*costs(standings[0]), judged]
+    return Block(f"{ledger.heading(task)}; costs are means", titles, rows, ledger.notes(task), (1, len(titles) - 1))
 
 
 wrap = partial(fill, width=100, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
+ENTITIES = {letter: f"&#{ord(letter)};" for letter in "&<~$"}
+"""What Markdown reads as HTML, as struck out or as a formula; not every reader knows a backslash before them."""
+
+
 def plain(text: str) -> str:
     """Text in which Markdown finds nothing to do: a contestant or a task may have any name."""
-    return re.sub(r"([\\`*\[\]<]|(?<!\w)_|_(?!\w))", r"\\\1", text)
+    escaped = re.sub(r"([\\`*\[\]]|(?<!\w)_|_(?!\w))", r"\\\1", text)
+    return "".join(ENTITIES.get(letter, letter) for letter in escaped)
 
 
 def _item(said: str) -> str:
@@ -219,7 +224,7 @@ LATEX = {
 
 
 def _latex(ledger: Ledger) -> bytes:
-    """A ``tabular`` for each table, with the rules of the package booktabs, and its notes below it."""
+    """A floating ``table`` for each, with its caption, the rules of the package booktabs, and its notes below it."""
 
     def text(words: str) -> str:
         return re.sub(r"(?<=\d)-(?=\d)", "--", "".join(LATEX.get(letter, letter) for letter in words))
@@ -231,9 +236,11 @@ def _latex(ledger: Ledger) -> bytes:
     parts = [r"% \usepackage{booktabs}", ""]
     for block in _blocks(ledger):
         columns = "".join("l" if index in block.texts else "r" for index in range(len(block.titles)))
-        parts += [f"% {text(block.heading)}", rf"\begin{{tabular}}{{{columns}}}", r"\toprule", row(block.titles)]
+        parts += [r"\begin{table}", r"\centering", rf"\caption{{{text(block.heading)}}}"]
+        parts += [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", row(block.titles)]
         parts += [r"\midrule", *map(row, block.rows), r"\bottomrule", r"\end{tabular}"]
-        parts += [rf"\par{{\footnotesize {text(note.rstrip('.'))}.}}" for note in block.notes] + [""]
+        parts += [rf"\par{{\footnotesize {text(note.rstrip('.'))}.}}" for note in block.notes]
+        parts += [r"\end{table}", ""]
     return "\n".join(parts).encode()
 
 

@@ -12,7 +12,7 @@ from zoo.comparison.words import between, figure
 EXPLAINED = (
     "solved: every run reaches the task's bar. partly: some runs do. above: none does, and the median is better than "
     "every rule that needs no learning, by more than the margin. shortcut: better than guessing by more than the "
-    "margin, but not than the best such rule. no: not even that."
+    "margin, but not than the best such rule. no: no better than guessing by more than the margin."
 )
 RANKS = "Ranks are those that a contestant may have; all ranks of a task are right 95 times in 100."
 

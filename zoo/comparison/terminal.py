@@ -25,7 +25,7 @@ from zoo.comparison.pool import Pool
 from zoo.comparison.predictions import explained, predictions
 from zoo.comparison.result import Standing
 from zoo.comparison.scaling import overtakes
-from zoo.comparison.words import clock, figure, interval, quantity
+from zoo.comparison.words import clock, costs, counted, figure, interval, quantity
 
 MOST_SHOWN = 50
 """Rows of a table on the terminal; the rest is counted."""
@@ -410,7 +410,6 @@ def _cells(ledger: Ledger, position: int, standing: Standing) -> dict[str, str]:
     """A line of a task's table: cells by the name of their column, the worthiest first."""
     score, longer = standing.score(), standing.harder()
     rate = _setting(standing.rows[0]["learning_rate"] if standing.rows else standing.chosen.get("optimizer.lr"))
-    total, active = standing.cost("parameters"), standing.cost("active_parameters")
     cells = {
         "rank": ledger.rank(standing, position) or "-",
         "contestant": standing.contestant,
@@ -420,11 +419,8 @@ def _cells(ledger: Ledger, position: int, standing: Standing) -> dict[str, str]:
         cells[f"vs {ledger.baseline}"] = str(standing.verdict or "")
     cells |= {
         "solved": standing.solved(),
-        "n": str(len(standing.scores())),
-        "failed": str(len(standing.failed)),
-        "parameters": quantity(total) if active in (None, total) else f"{quantity(active)}/{quantity(total)}",
-        "FLOPs": quantity(standing.cost("training_flops")),
-        "seconds": quantity(standing.cost("training_seconds")),
+        "n": counted(standing),
+        **costs(standing),
         **{f"at {name}": f"{value.value:.4f}" for name, value in longer.items()},
         "learning rate": rate and rate + (" (edge)" if "optimizer.lr" in standing.edge else ""),
         "state B": quantity(standing.cost("state_bytes")),

@@ -7,6 +7,7 @@ from typing import Any
 
 from zoo.base.errors import many
 from zoo.comparison.plan_file import Session
+from zoo.comparison.result import Standing
 from zoo.comparison.statistics import Estimate
 
 
@@ -32,6 +33,25 @@ def figure(estimate: Estimate | None, digits: str = ".4f") -> str:
 def interval(difference: Estimate | None) -> str:
     """A signed difference and its interval."""
     return figure(difference, "+.4f")
+
+
+def costs(standing: Standing) -> dict[str, str]:
+    """What a contestant cost on a task, by the titles of the columns: means over its runs.
+
+    Where only a part of the parameters is used for each token, these active ones stand before all.
+    """
+    total, active = standing.cost("parameters"), standing.cost("active_parameters")
+    return {
+        "parameters": quantity(total) if active in (None, total) else f"{quantity(active)}/{quantity(total)}",
+        "FLOPs": quantity(standing.cost("training_flops")),
+        "seconds": quantity(standing.cost("training_seconds")),
+    }
+
+
+def counted(standing: Standing) -> str:
+    """How many runs bear a score, and how many failed, such as ``5 (1 failed)``."""
+    failed = len(standing.failed)
+    return f"{len(standing.scores())}" + (f" ({failed} failed)" if failed else "")
 
 
 def between(low: int, high: int) -> str:
@@ -77,7 +97,8 @@ def by_the_clock(sessions: Sequence[Session], rows: Sequence[Mapping[str, Any]])
     trained = sum(row.get("own", row)["training_seconds"] * _threads(row["hardware"]) for row in ended)
     share = trained / sum(each["wall_seconds"] * each["cores"] for each in sessions)
     return (
-        f"{said}; {100 * share:.0f} % of that, on all cores, went into training steps, waits for a busy core included."
+        f"{said}; of the cores' time, {100 * share:.0f} % went into training steps, "
+        "and into waiting for a core that was busy with something else."
     )
 
 

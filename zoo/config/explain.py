@@ -119,7 +119,10 @@ def _not_an_override(text: str) -> str:
             return f"{text}: expected {EXAMPLES[key]}; a file of yours may have any letters (docs/comparisons.md)"
         again = to_type(f"{key}={quoted(value)}")
         return f"{text}: put the value in quotes, and others around them for the shell: {again}"
-    return f"'{text}' is not an override; expected key=value, such as seed=1"
+    named = [] if sign else [f"{group}={text}" for group, options in groups().items() if text in options]
+    likely = " or ".join(each for each in named if each.partition("=")[0] not in OUTSIDE)
+    meant = f". Did you mean {likely}?" if likely else ""
+    return f"'{text}' is not an override; expected key=value, such as seed=1{meant}"
 
 
 def _raise(problems: Sequence[str | None]) -> None:
@@ -135,8 +138,6 @@ TABLES = ("tasks", "tune", "names", "further", "abilities")
 """Keys of a comparison that hold a table of the user's own keys."""
 FREE = ("settings", *(f"compare.{name}" for name in TABLES), "on.options")
 """Mappings of the user's own keys, where there are such: ours, and what goes to a cluster as it is."""
-NOUNS = {"on": "place to make runs", "compare": "comparison"}
-"""What an option of a group is called, where the group's own name does not say it."""
 
 
 def _of_parts(words: Sequence[str]) -> list[str]:
@@ -289,8 +290,7 @@ class _Checker:
         for value in self.values_of(item):
             if value not in options:
                 shown = f"{group}@{item.package}" if item.package else group
-                missing = no_such if group in KINDS else unknown
-                return f"{item.input_line}: " + missing(NOUNS.get(group, group), value, options, prefix=f"{shown}=")
+                return f"{item.input_line}: {no_such(group, value, options, prefix=f'{shown}=')}"
         return None
 
     def _choice_at_path(self, item: Any, tree: Mapping[str, Any]) -> tuple[str, str | None]:

@@ -152,10 +152,23 @@ def entries(kind: str | None = None) -> list[Entry]:
     return [entry for key, entry in sorted(_entries.items()) if kind in (None, key[0])]
 
 
-def no_such(kind: str, name: str, options: Sequence[str], prefix: str) -> str:
-    """The message for a component that does not exist; one that resembles no other may be in a plugin of the user's."""
-    said = unknown(kind, name, options, prefix=prefix)
-    own = f" If {name} is your own, say which file or module it is in: export ZOO_PLUGINS=./my_{kind}.py"
+NOUNS = {"on": "place to make runs", "compare": "comparison"}
+"""What an option of a group is called, where the group's own name does not say it."""
+
+
+def no_such(group: str, name: str, options: Sequence[str], prefix: str) -> str:
+    """The message for an option that does not exist. A component that resembles no other may be in a user's plugin.
+
+    Args:
+        group: a kind of component, or a group of presets.
+        name: what was typed.
+        options: those that there are.
+        prefix: what stands before an option where it is typed.
+    """
+    said = unknown(NOUNS.get(group, group), name, options, prefix=prefix)
+    if group not in KINDS:
+        return said
+    own = f" If {name} is your own, say which file or module it is in: export ZOO_PLUGINS=./my_{group}.py"
     return said if close(name, options) else said + own
 
 

@@ -325,8 +325,7 @@ def check_values(filters: Sequence[str]) -> None:
         kind = key.partition("@")[0]
         options = groups().get(kind, []) if kind in {*KINDS, "arch"} else []
         if options and value not in options:
-            missing = no_such if kind in KINDS else unknown
-            raise ZooError(f"{word}: {missing(kind, value, options, prefix=f'{key}=')}")
+            raise ZooError(f"{word}: {no_such(kind, value, options, prefix=f'{key}=')}")
 
 
 def _fits(word: str, row: Mapping[str, Any], config: Callable[[], Any]) -> bool:
