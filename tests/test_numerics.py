@@ -1,6 +1,7 @@
 """Numbers against independent references: float64 mathematics, and published libraries."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -355,18 +356,19 @@ def test_a_gru_is_torchs_with_all_derivatives(rows, length):
         y, (last,) = torch.func.functional_call(made, dict(zip(names, parameters, strict=True)), (x, (held,)))
         return y, last
 
-    y, last = made.cell(x, held.unsqueeze(0))
+    torchs = partial(torch.nn.GRU.forward, made.cell)
+    y, last = torchs(x, held.unsqueeze(0))
     results = (ours(*inputs), (y, last[0]))
     torch.testing.assert_close(*results)
     given = [draw(rows, length, 3, seed=5), draw(rows, 3, seed=6)]
     for one, other in zip(*(torch.autograd.grad(each, inputs, given) for each in results), strict=True):
         torch.testing.assert_close(one, other)
-    torch.testing.assert_close(made(x)[0], made.cell(x)[0], msg="without a state it starts from zeros")
+    torch.testing.assert_close(made(x)[0], torchs(x)[0], msg="without a state it starts from zeros")
     assert made(x)[0].grad_fn.name() == "GRUStepsBackward", "this was ours"
     assert torch.autograd.gradcheck(ours, inputs)
     assert torch.autograd.gradgradcheck(ours, inputs)
     made.requires_grad_(False)
-    of_frozen, of_torchs = (torch.autograd.grad(each, x, given[0])[0] for each in (made(x)[0], made.cell(x)[0]))
+    of_frozen, of_torchs = (torch.autograd.grad(each, x, given[0])[0] for each in (made(x)[0], torchs(x)[0]))
     torch.testing.assert_close(of_frozen, of_torchs)
 
 
@@ -388,6 +390,9 @@ def test_a_grus_state_is_its_own():
     y.mul_(2).sum().backward()
     with pytest.raises((RuntimeError, ValueError)):
         gru(x, (torch.zeros(2, 1),))
+    seen = []
+    gru.cell.register_forward_hook(lambda cell, given, made: seen.append(made[0].detach()))
+    torch.testing.assert_close(gru(x)[0].detach(), *seen, msg="hooks on the cell run in training too")
 
 
 def test_derivatives_of_our_own_stand_aside_where_they_do_not_serve():

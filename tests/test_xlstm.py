@@ -10,8 +10,7 @@ from zoo.measure import flops, memory
 from zoo.testing.parts import part
 from zoo.training.build import make_objective, make_task
 from zoo_plugins.xlstm.mlstm import mlstm
-from zoo_plugins.xlstm.slstm import _empty, _outputs, slstm
-from zoo_plugins.xlstm.steps import SLSTMSteps
+from zoo_plugins.xlstm.steps import SLSTMSteps, empty, slstm
 
 CPU = torch.device("cpu")
 
@@ -118,20 +117,21 @@ def test_an_slstm_is_its_recurrence():
         n = f.sigmoid() * n + i.exp()
         h = o.sigmoid() * c / n
         wanted.append(h)
-    hidden_states, last = slstm(gates, recurrent, _empty(2, 6, CPU, F64))
+    hidden_states, last = slstm(gates, recurrent, empty(2, 6, CPU, F64))
     torch.testing.assert_close(hidden_states, torch.stack(wanted, 1), rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(last[:, 1] * last[:, 3].exp(), c, rtol=1e-9, atol=1e-9)
-    strong, _ = slstm((200 * gates).float(), recurrent.float(), _empty(2, 6, CPU, torch.float32))
+    strong, _ = slstm((200 * gates).float(), recurrent.float(), empty(2, 6, CPU, torch.float32))
     assert strong.isfinite().all()
 
 
 @pytest.mark.parametrize(("rows", "length", "heads"), [(1, 1, 1), (1, 3, 1), (2, 1, 2), (2, 3, 2)])
 def test_an_slstms_own_derivative_is_that_of_what_is_written(rows, length, heads):
-    def own(gates, recurrent):
-        return SLSTMSteps.apply(gates, recurrent, _outputs)
+    def written(gates, recurrent):
+        return slstm(gates, recurrent, empty(rows, 3 * heads, gates.device, gates.dtype))[0]
 
+    own = SLSTMSteps.apply
     gates, recurrent = draw(rows, length, 4, 3 * heads).requires_grad_(), draw(heads, 3, 12, seed=1).requires_grad_()
-    before, results = gates.detach().clone(), [each(gates, recurrent) for each in (own, _outputs)]
+    before, results = gates.detach().clone(), [each(gates, recurrent) for each in (own, written)]
     torch.testing.assert_close(*results)
     given = draw(rows, length, 3 * heads, seed=2)
     for one, other in zip(*(torch.autograd.grad(y, (gates, recurrent), given) for y in results), strict=True):
@@ -140,7 +140,7 @@ def test_an_slstms_own_derivative_is_that_of_what_is_written(rows, length, heads
     assert torch.autograd.gradcheck(own, (gates, recurrent))
     assert torch.autograd.gradgradcheck(own, (gates, recurrent))
     strong = (200 * gates.detach()).float().requires_grad_(), recurrent.detach().float().requires_grad_()
-    for one, other in zip(*(torch.autograd.grad(f(*strong).sum(), strong) for f in (own, _outputs)), strict=True):
+    for one, other in zip(*(torch.autograd.grad(f(*strong).sum(), strong) for f in (own, written)), strict=True):
         assert one.isfinite().all()
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
 

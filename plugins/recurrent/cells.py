@@ -48,15 +48,11 @@ class Recurrent(nn.Module):
         # run the cell in its own dtype, which is float32 or wider
         with torch.autocast(x_BLD.device.type, enabled=False):
             x_wide = x_BLD.to(self.cell.weight_ih_l0.dtype)
-            y_BLD, last = self._whole(x_wide, past) if mask_BL is None else self._padded(x_wide, past, mask_BL)
+            y_BLD, last = self.cell(x_wide, past) if mask_BL is None else self._padded(x_wide, past, mask_BL)
         # give the state back without the layer axis
         if state is not None:
             state = tuple(held.squeeze(0) for held in (last if self.states > 1 else (last,)))
         return y_BLD.to(x_BLD.dtype), state
-
-    def _whole(self, x_BLD: Tensor, past) -> tuple[Tensor, object]:
-        """Run all tokens."""
-        return self.cell(x_BLD, past)
 
     def _padded(self, x_BLD: Tensor, past, mask_BL: Tensor) -> tuple[Tensor, object]:
         """Run only the real tokens of each sequence. A sequence of nothing but padding keeps its state."""
@@ -100,6 +96,21 @@ class LSTM(Recurrent):
             self.cell.bias_ih_l0[dim : 2 * dim] += forget_bias
 
 
+class SteppedGRU(nn.GRU):
+    """torch's GRU, with the derivative of :class:`GRUSteps` where that may stand; hooks run as on torch's own."""
+
+    def forward(self, input, hx=None):
+        """As ``torch.nn.GRU`` of one layer does it, the batch first."""
+        if not isinstance(input, Tensor) or is_counting() or not may_own_derivative(input):
+            return super().forward(input, hx)
+        first_1BD = input.new_zeros(1, input.shape[0], self.hidden_size) if hx is None else hx
+        if first_1BD.dtype != input.dtype or first_1BD.shape[1:] != (input.shape[0], self.hidden_size):
+            return super().forward(input, hx)
+        y_BLD = GRUSteps.apply(input, first_1BD[0], *self.all_weights[0])
+        last_BD = y_BLD[:, -1]
+        return y_BLD, (last_BD if hx is None else last_BD.clone()).unsqueeze(0)
+
+
 @register("mixer", "gru")
 class GRU(Recurrent):
     """Gated recurrent unit.
@@ -112,13 +123,4 @@ class GRU(Recurrent):
     states = 1
 
     def __init__(self, dim: int) -> None:
-        super().__init__(nn.GRU(dim, dim, batch_first=True))
-
-    def _whole(self, x_BLD: Tensor, past: Tensor | None) -> tuple[Tensor, Tensor]:
-        first_1BD = x_BLD.new_zeros(1, x_BLD.shape[0], self.cell.hidden_size) if past is None else past
-        usual = first_1BD.dtype == x_BLD.dtype and first_1BD.shape[1:] == (x_BLD.shape[0], self.cell.hidden_size)
-        if not usual or not may_own_derivative(x_BLD) or is_counting():
-            return self.cell(x_BLD, past)
-        y_BLD = GRUSteps.apply(x_BLD, first_1BD[0], *self.cell.all_weights[0])
-        last_BD = y_BLD[:, -1]
-        return y_BLD, (last_BD if past is None else last_BD.clone()).unsqueeze(0)
+        super().__init__(SteppedGRU(dim, dim, batch_first=True))

@@ -16,7 +16,7 @@ from zoo.nn import (
     without_padding,
 )
 
-from .steps import GATES, NONE, SLSTMSteps
+from .steps import GATES, SLSTMSteps, empty, slstm
 
 
 @register("mixer", "slstm")
@@ -69,7 +69,7 @@ class ScalarLSTM(nn.Module):
 
     def init_state(self, batch_size: int, max_len: int, device: torch.device, dtype: torch.dtype) -> dict:
         """Empty; the size does not depend on ``max_len``."""
-        state = {"memory": _empty(batch_size, self.dim, device, wide(dtype))}
+        state = {"memory": empty(batch_size, self.dim, device, wide(dtype))}
         if self.convolution is not None:
             state["convolution"] = self.convolution.init_state(batch_size, device, wide(dtype))
         return state
@@ -94,9 +94,9 @@ class ScalarLSTM(nn.Module):
             # the loop over time, from the state or from none
             R_HKG, memory = self.recurrent_HKG.to(dtype), None
             if state is None and mask_BL is None and may_own_derivative(gates_BLGD) and not is_counting():
-                h_BLD = SLSTMSteps.apply(gates_BLGD, R_HKG, _outputs)
+                h_BLD = SLSTMSteps.apply(gates_BLGD, R_HKG)
             else:
-                start = _empty(len(x_BLD), self.dim, x_BLD.device, dtype) if state is None else state["memory"]
+                start = empty(len(x_BLD), self.dim, x_BLD.device, dtype) if state is None else state["memory"]
                 h_BLD, memory = slstm(gates_BLGD, R_HKG, start, mask_BL)
             # a layer norm of each head
             h_BLHK = h_BLD.unflatten(-1, (self.heads, -1))
@@ -104,47 +104,3 @@ class ScalarLSTM(nn.Module):
             y_BLD = h_BLHK.flatten(2) * self.norm_weight.to(dtype)
         after = {"memory": memory} | ({} if held is None else {"convolution": held})
         return y_BLD.to(x_BLD.dtype), None if state is None else after
-
-
-def _empty(batch_size: int, dim: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """h, c and n of zero, and a scale m of nothing."""
-    m_BD = torch.full((batch_size, dim), NONE, device=device, dtype=dtype)
-    return torch.stack([*torch.zeros(3, batch_size, dim, device=device, dtype=dtype), m_BD], 1)
-
-
-def _outputs(gates_BLGD: Tensor, R_HKG: Tensor) -> Tensor:
-    """``h`` from an empty state."""
-    start = _empty(len(gates_BLGD), gates_BLGD.shape[-1], gates_BLGD.device, gates_BLGD.dtype)
-    return slstm(gates_BLGD, R_HKG, start)[0]
-
-
-def slstm(
-    gates_BLGD: Tensor, recurrent_HKG: Tensor, state_BSD: Tensor, mask_BL: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """``h`` (B, L, D), and the state after the last token: h, c, n and m, (B, 4, D).
-
-    Args:
-        gates_BLGD: what the token gives to the gates i, f, z and o.
-        recurrent_HKG: what a head's h gives to its own gates, those of one after those of another.
-        state_BSD: as returned.
-        mask_BL: false where nothing happens.
-    """
-    heads = recurrent_HKG.shape[0]
-    h, c, n, m = state_BSD.unbind(1)
-    real = [None] * gates_BLGD.shape[1] if mask_BL is None else mask_BL.unsqueeze(-1).unbind(1)
-    outputs = []
-    for gates_BGD, real_B1 in zip(gates_BLGD.unbind(1), real, strict=True):
-        # each head's h reaches the four gates of its channels
-        own = torch.bmm(h.unflatten(-1, (heads, -1)).transpose(0, 1), recurrent_HKG)
-        own = own.transpose(0, 1).unflatten(-1, (GATES, -1)).transpose(1, 2).flatten(2)
-        i, f, z, o = (gates_BGD + own).unbind(1)
-        kept = F.logsigmoid(f) + m
-        scale = torch.maximum(kept, i)
-        kept, entered = (kept - scale).exp(), (i - scale).exp()
-        now = (kept * c + entered * torch.tanh(z), kept * n + entered, scale)
-        now = (o.sigmoid() * now[0] / now[1], *now)
-        if real_B1 is not None:
-            now = tuple(torch.where(real_B1, new, old) for new, old in zip(now, (h, c, n, m), strict=True))
-        h, c, n, m = now
-        outputs.append(h)
-    return torch.stack(outputs, 1), torch.stack([h, c, n, m], 1)
