@@ -1,4 +1,4 @@
-"""Hyena: long convolutions and gates by turns, whose filters are functions of distance and not tables."""
+"""Hyena: long convolutions that alternate with gates, whose filters are functions of distance and not tables."""
 
 import math
 from itertools import pairwise
@@ -45,7 +45,7 @@ class ImplicitFilter(nn.Module):
 
 @register("mixer", "hyena")
 class Hyena(nn.Module):
-    """Long implicit convolutions and gates by turns.
+    """Long implicit convolutions that alternate with gates.
 
     Of 1 + order projections v, x^1, x^2, ..., each behind a short convolution, ``z^1 = v``, ``z^{n+1}_t = x^n_t (sum_s
     h^n_{t-s} z^n_s + d^n z^n_t)`` and ``y = out(z^{order+1})``, where h^n is a small network of sines over distances,
@@ -125,7 +125,7 @@ class Hyena(nn.Module):
         mixed_BLE = without_padding(self.inputs(x_BLD), mask_BL)
         mixed_BLE, held = self.convolution(mixed_BLE, None if state is None else state["convolution"])
         with torch.autocast(x_BLD.device.type, enabled=False):
-            # long convolutions, each of everything so far, and gates by turns
+            # long convolutions, each of everything so far, alternating with gates
             z_BLD, *gates = without_padding(mixed_BLE, mask_BL).to(wide(x_BLD.dtype)).chunk(1 + self.order, -1)
             filter_OMD = self.filters(seen + length, z_BLD.dtype)
             for n, gate_BLD in enumerate(gates):

@@ -106,7 +106,7 @@ def measure(
     device: torch.device,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Curve]:
-    """Time every contestant at every length, by turns in an order drawn anew each round, after one that is not counted.
+    """Time every contestant at every length in turn, in an order drawn anew each round, after one that is not counted.
 
     Peaks of memory are measured after that one, in a round of their own (:func:`_measure_peaks`).
 
