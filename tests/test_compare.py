@@ -233,7 +233,7 @@ def test_what_it_took_is_said():
     rows += [{"status": "failed", "hardware": {}}]
     grown = {"status": "finished", "training_seconds": 99.0, "own": {"training_seconds": 10.0}}
     grown |= {"hardware": {"threads": "many"}}
-    filled = "{} % of that, on all cores, went into training steps, waits for a busy core included."
+    filled = "of the cores' time, {} % went into training steps, and into waiting for a core that was busy with something else."
     assert by_the_clock([], rows) == ""
     assert by_the_clock([one], rows[:3]) == (f"On 2 cores, these runs took 2 min by the clock; {filled.format(75)}")
     assert by_the_clock([one, other], [*rows, grown]) == (

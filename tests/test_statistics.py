@@ -273,6 +273,7 @@ def test_a_grid_does_not_grow_where_settings_are_equally_good():
         cell.tried = {cell.grid[0]: [low], cell.grid[1]: [high]}
         cell.choose()
         assert cell.stands_alone() == alone
+        assert cell.on_edge() == (["optimizer.lr"] if alone else []), "what is as good elsewhere lies on no edge"
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,10 @@ from zoo.comparison.claims import judge_claims
 from zoo.comparison.known import beside as known_findings
 from zoo.comparison.known import chosen_before
 from zoo.comparison.ledger import Ledger, _compare_to
+from zoo.comparison.matrix import legend, matrix
 from zoo.comparison.statistics import difference
 from zoo.comparison.trends import Trend, at_step, crossing, steps_to, trend
-from zoo.comparison.verdicts import all_pairs, can_find, cannot_decide, judge, judge_twice, rank_ranges
+from zoo.comparison.verdicts import all_pairs, can_find, cannot_decide, cannot_rank, judge, judge_twice, rank_ranges
 
 SOLVED, HALF, NONE = [1.0, 0.995, 1.0, 0.99, 1.0], [1.0, 0.2, 0.99, 0.3, 0.2], [0.2, 0.3, 0.25, 0.31, 0.22]
 
@@ -301,8 +302,47 @@ def test_the_answer_is_made_of_the_numbers():
     assert "On t, a solved it in all of 5 runs (48 to 100 % of all seeds would), b in none (its median 0.25" in said
     assert "a is better (p = 0.0024)" in said
     assert "equal numbers of active parameters" in said
-    assert "only the best of the settings tried is within 5 % of the best validation score: a on t." in said
+    assert "only the best of the settings tried is within 5 % of the best validation score: on t, a." in said
     assert "Nothing larger was tested than 1k parameters and 2M tokens" in said
+
+
+def counted(standings):
+    """The standings, with the costs that an answer speaks of."""
+    costs = {"parameters": 1, "active_parameters": 1, "tokens": 1, "training_flops": 1}
+    for each in standings:
+        for row in each.rows:
+            row.update({**costs, "test_harder": {}, "chance": {}})
+    return standings
+
+
+def test_what_is_said_of_several_contestants_is_said_once():
+    high = [[low + 0.01 * step for step in range(6)] for low in (0.7, 0.8, 0.9)]
+    many = [standing(name, "t", scores, metric="accuracy") for name, scores in zip("acd", high, strict=True)]
+    base = standing("b", "t", [0.2, 0.3, 0.25, 0.31, 0.22, 0.26], metric="accuracy")
+    base.edge = ["optimizer.lr"]
+    said = " ".join(answer(ledger(counted([*many, base]))))
+    doubt = "the best optimizer.lr of b is at the edge of its grid"
+    p = many[0].verdict.p_value
+    assert said.count(doubt) == 1
+    assert f"Beside b, seed by seed, these are provisionally better (p = {p:.2g} each; {doubt}): d by 0." in said
+    assert " of accuracy. " in said
+
+
+def test_too_many_contestants_for_their_runs_are_not_ranked():
+    """Six pairs of four contestants ask for p-values that three runs each cannot have: 2 / 4^3 = 0.031."""
+    assert cannot_rank(3, 4) == "3 runs each cannot rank 4 contestants, which are 6 pairs; that takes 4"
+    assert (cannot_rank(4, 4), cannot_rank(5, 7), cannot_rank(2, 2)) == ("", "", "")
+    assert [bool(cannot_rank(runs, 8)) for runs in (5, 6)] == [True, False], "28 pairs at 2 / 4^5 are 0.055"
+    standings = [standing(name, "t", [low, low + 0.01, low + 0.02], metric="accuracy") for name, low in
+                 (("a", 0.9), ("b", 0.1), ("c", 0.5), ("d", 0.7))]  # fmt: skip
+    report = ledger(counted(standings))
+    assert report.ranks("t") == dict.fromkeys("acdb", (1, 4))
+    said = " ".join(answer(report))
+    assert "On t, a has the best median accuracy, 0.91 of 3 runs. " in said, "no rank is said, for all have any"
+    assert "may be first" not in said
+    assert any("3 runs each cannot rank 4 contestants" in note for note in report.notes("t"))
+    assert not matrix(report)["a"]["t"].ranks
+    assert "Ranks" not in legend(matrix(report))
 
 
 def test_the_last_setting_that_is_solved_is_said():
@@ -311,9 +351,7 @@ def test_the_last_setting_that_is_solved_is_said():
                  for name, scores in zip("ab", both, strict=True)]  # fmt: skip
     for each in standings:
         each.about["task"] = "recall"
-        for row in each.rows:
-            row.update({"parameters": 1, "active_parameters": 1, "tokens": 1, "training_flops": 1, "test_harder": {}})
-    assert "solves in every run: a 16 pairs and b 4 pairs." in "\n".join(answer(ledger(standings)))
+    assert "solves in every run: a 16 pairs and b 4 pairs." in "\n".join(answer(ledger(counted(standings))))
 
 
 def test_a_control_is_no_contestant():

@@ -185,10 +185,12 @@ def _compare(words: list[str]) -> int:
         for line in [*in_words(plan), *sizes]:
             say(line)
         if plan.comparisons() and not plan.rungs:
-            from zoo.comparison.verdicts import can_find
+            from zoo.comparison.verdicts import can_find, cannot_rank
 
             runs = min(len(cell.seeds) for cell in plan.cells)
             say(f"on each task, {can_find(runs, plan.comparisons())}")
+            if cannot := cannot_rank(runs, len({cell.contestant for cell in plan.cells})):
+                say(f"on each task, {cannot}")
         say(f"{many(plan.total(), 'run')} into {plan.folder}")
         return _say("\n".join(f"error: {each}" for each in unmet), 2) if unmet else 0
     from zoo.comparison.terminal import Board

@@ -103,6 +103,7 @@ def _task(ledger: Ledger, task: str) -> Iterator[str]:
         best = next(s for s in entered if s.score())
         ranks = ledger.ranks(task).get(best.contestant)
         sure = f"; its rank is 1 to {ranks[1]}" if ranks and ranks[1] > 1 else ", ahead of everybody else"
+        sure = "" if ledger.cannot_rank(task) else sure
         yield (
             f"On {task}, {best.contestant} has the best median {best.unit}, {figure(best.score(), '.4g')} of "
             f"{_runs(len(best.scores()))}{sure if len(entered) > 1 else ''}."
@@ -118,7 +119,7 @@ def _task(ledger: Ledger, task: str) -> Iterator[str]:
         yield f"Every tuning run of {joined(untuned)} failed, so its reported setting was not chosen by any score."
     if ledger.baseline and len(entered) > 1:
         yield _told_apart(ledger, task, entered)
-    if len(entered) > 1 and not ledger.cannot_decide(task):
+    if len(entered) > 1 and not ledger.cannot_decide(task) and not ledger.cannot_rank(task):
         yield from _cheapest(ledger, task, entered)
 
 
@@ -160,21 +161,36 @@ def _told_apart(ledger: Ledger, task: str, entered: Sequence[Standing]) -> str:
     if not apart:
         why = ledger.cannot_decide(task)
         return f"Nobody is told apart from {ledger.baseline}{': ' + why if why else ''}."
-    parts, paired = [], ""
+    alike: dict[tuple[str, str, tuple[str, ...]], list[Standing]] = {}
     for standing in apart:
-        assert standing.verdict is not None
-        apart_by = abs(standing.difference.value) if standing.difference else math.nan  # as the tables say it, by seed
-        unit = f" of {standing.unit}" if standing.unit else ""
-        by = f" by {apart_by:.3g}{unit}" if math.isfinite(apart_by) and not standing.solved_count() else ""
-        paired = ", seed by seed" if by else paired
-        doubt = f"; {'; '.join(standing.verdict.doubts)}" if standing.verdict.doubts else ""
-        parts.append(f"{standing.contestant} is {standing.verdict}{by} (p = {standing.verdict.p_value:.2g}{doubt})")
+        if standing.verdict:
+            key = str(standing.verdict), f"p = {standing.verdict.p_value:.2g}", standing.verdict.doubts
+            alike.setdefault(key, []).append(standing)
+    parts = []
+    for (verdict, p, doubts), group in alike.items():  # what is said of several is said once
+        if len(group) == 1:
+            strength = "; ".join([p, *doubts])
+            parts.append(f"{group[0].contestant} is {verdict}{_apart_by(group[0], whole=True)} ({strength})")
+        else:
+            strength = "; ".join([f"{p} each", *doubts])
+            each = joined([f"{s.contestant}{_apart_by(s)}" for s in group])
+            unit = f" of {group[0].unit}" if group[0].unit and any(map(_apart_by, group)) else ""
+            parts.append(f"these are {verdict} ({strength}): {each}{unit}")
+    paired = ", seed by seed" if any(map(_apart_by, apart)) else ""
     unlearned = [s.contestant for s in judged if s.verdict and s.verdict.word == UNLEARNED]
     if unlearned:
         parts.append(f"{joined([*unlearned, base.contestant])} did not learn it")
     rest = len(judged) - len(apart) - len(unlearned)
     others = f"; the other{f' {rest} are' if rest > 1 else ' is'} not told apart from it" if rest else ""
     return f"Beside {ledger.baseline}{paired}, {'; '.join(parts)}{others}."
+
+
+def _apart_by(standing: Standing, whole: bool = False) -> str:
+    """By how much, by seed as in the tables; with its unit if whole. Nothing where counts of solved runs say it."""
+    apart_by = abs(standing.difference.value) if standing.difference else math.nan
+    if not math.isfinite(apart_by) or standing.solved_count():
+        return ""
+    return f" by {apart_by:.3g}" + (f" of {standing.unit}" if whole and standing.unit else "")
 
 
 def _cheapest(ledger: Ledger, task: str, entered: Sequence[Standing]) -> Iterator[str]:
@@ -272,14 +288,15 @@ def _state(ledger: Ledger) -> Iterator[str]:
 
 def _fragile(ledger: Ledger) -> Iterator[str]:
     """Whose score falls off beside the best setting: an answer that only tuning reaches."""
-    fragile = []
+    fragile: dict[str, list[str]] = {}
     for standing in ledger.contestants():
         near, tried = near_best(standing)
         if tried >= 3 and near == 1 and standing.state() in ("solved", "partly", "above"):
-            fragile.append(f"{standing.contestant} on {standing.task}")
+            fragile.setdefault(standing.task, []).append(standing.contestant)
     if fragile:
         within = f"within {100 * NEAR_BEST:.0f} % of the best validation score"
-        yield f"Sensitive to tuning, as only the best of the settings tried is {within}: {joined(fragile)}."
+        each = "; ".join(f"on {task}, {joined(names)}" for task, names in fragile.items())
+        yield f"Sensitive to tuning, as only the best of the settings tried is {within}: {each}."
 
 
 def near_best(standing: Standing) -> tuple[int, int]:
@@ -340,14 +357,18 @@ def _limits(ledger: Ledger) -> Iterator[str]:
     chosen = [f"{what} on {task} ({joined(whose)})" for what, task, whose in chosen_before(ledger)]
     if chosen:
         yield f"Defaults of these presets were chosen on tasks compared here: {joined(chosen)}."
-    for task in ledger.tasks:
-        still = ledger.unconverged(task)
-        if still and not ledger.cannot_decide(task):
-            names = joined([s.contestant for s, _ in still])
-            yield (
-                f"Not converged on {task}: {names} still improved when training ended, so this ranks how fast "
-                f"contestants learn in {quantity(_tokens(ledger, task))} tokens."
-            )
+    still = {task: [s.contestant for s, _ in ledger.unconverged(task)] for task in ledger.tasks}
+    each = [
+        f"on {task} {joined(names)}, after {quantity(_tokens(ledger, task))} tokens"
+        for task, names in still.items()
+        if names and not ledger.cannot_decide(task)
+    ]
+    if each:
+        there = "there" if len(each) == 1 else "on these tasks"
+        yield (
+            f"Still improving when training ended: {'; '.join(each)}. So scores {there} say how fast contestants "
+            "learn, not how far they get."
+        )
 
 
 def _noise(ledger: Ledger) -> Iterator[str]:
@@ -397,10 +418,10 @@ def _next(ledger: Ledger) -> Iterator[str]:
 
 
 def _at_an_edge(ledger: Ledger, task: str) -> bool:
-    """Whether a verdict is provisional and the best setting of one of the two is the smallest or largest tried."""
+    """Whether a verdict is provisional since the best setting of the one behind is the smallest or largest tried."""
     base = next((s for s in ledger.on(task) if s.contestant == ledger.baseline), None)
-    doubted = [s for s in ledger.on(task) if s.verdict and s.verdict.apart and s.verdict.doubts]
-    return any(s.edge or (base and base.edge) for s in doubted)
+    apart = [s for s in ledger.on(task) if s.verdict and s.verdict.apart]
+    return any((base if s.verdict and s.verdict.word == "better" else s).edge for s in apart if base)
 
 
 def _with(command: str, words: Sequence[str]) -> str:

@@ -209,8 +209,11 @@ class Cell:
         return sum(self.mean(setting) == self.mean(self.chosen) for setting in self.grid) == 1
 
     def on_edge(self) -> list[str]:
-        """Keys whose chosen value is the smallest or largest tried: the best may lie beyond."""
-        return [] if self.chosen is None else edges(self.grid, self.chosen)
+        """Keys whose chosen value is the smallest or largest tried: the best may lie beyond.
+
+        None where another setting does as well, as each does where nothing is trained: that is no sign of more beyond.
+        """
+        return edges(self.grid, self.chosen) if self.chosen is not None and self.stands_alone() else []
 
 
 def rate_law(cells: Sequence[Cell]) -> RateLaw | None:

@@ -24,7 +24,16 @@ from zoo.comparison.result import Row, Standing, Verdict
 from zoo.comparison.scaling import Fitted, fits
 from zoo.comparison.statistics import SIGNIFICANCE, Estimate, paired_difference
 from zoo.comparison.trends import Trend, curves, trend
-from zoo.comparison.verdicts import Pair, all_pairs, can_find, cannot_decide, judge, judge_twice, rank_ranges
+from zoo.comparison.verdicts import (
+    Pair,
+    all_pairs,
+    can_find,
+    cannot_decide,
+    cannot_rank,
+    judge,
+    judge_twice,
+    rank_ranges,
+)
 from zoo.comparison.words import between, joined, quantity
 from zoo.config.tree import key_of
 from zoo.runs.row import SCHEMA, UNREADABLE, flaw, read_row
@@ -143,6 +152,7 @@ class Ledger:
         notes = [f"without a model: {rules}"] if rules else []
         notes += ["settings in the order of their validation scores"] if self.is_sweep else []
         notes += [can] if (can := self.can_find(task)) else []
+        notes += [cannot] if (cannot := self.cannot_rank(task)) else []
         return notes + ([f"it cannot decide: {why}"] if (why := self.cannot_decide(task)) else [])
 
     def cannot_decide(self, task: str) -> str:
@@ -189,6 +199,13 @@ class Ledger:
             return ""
         looks = 2 if self.looks_twice else 1
         return can_find(min(len(s.scores()) for s in entered), looks * self.comparisons(), entered)
+
+    def cannot_rank(self, task: str) -> str:
+        """Why every contestant may have any rank on a task, whatever the scores are; nothing where ranks may differ."""
+        entered = [s for s in self.on(task) if s.scores()]
+        if len(entered) < 2 or self.is_sweep:
+            return ""
+        return cannot_rank(max(len(s.scores()) for s in entered), len(entered), self.level)
 
     def trend(self, standing: Standing) -> Trend | None:
         """How a standing learned."""

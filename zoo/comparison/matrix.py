@@ -31,7 +31,7 @@ class Cell:
 
 def matrix(ledger: Ledger) -> dict[str, dict[str, Cell]]:
     """The cells by contestant and task; a contestant lacks a task that it was not asked."""
-    ranks = {task: ledger.ranks(task) for task in ledger.tasks}
+    ranks = {task: {} if ledger.cannot_rank(task) else ledger.ranks(task) for task in ledger.tasks}
     cells_by_contestant: dict[str, dict[str, Cell]] = {}
     for standing in ledger.contestants():
         row = cells_by_contestant.setdefault(standing.contestant, {})

@@ -17,6 +17,7 @@ from zoo.comparison.statistics import (
     difference,
     fewest_solved,
     holm,
+    luck,
     smallest_shift,
     spread_of,
 )
@@ -192,6 +193,23 @@ def can_find(runs: int, comparisons: int, standings: Sequence[Standing] = ()) ->
     return (
         f"{runs} runs each find a difference of {size} 80 times in 100 {among}"
         f"{', or ' if solved else ''}{solved}; {half} runs each would halve it{foreseen}"
+    )
+
+
+def cannot_rank(runs: int, contestants: int, level: float = SIGNIFICANCE) -> str:
+    """Why so many runs of each tell no two of so many contestants apart, all pairs being judged; empty where they may.
+
+    Args:
+        runs: reported runs of each contestant.
+        contestants: on a task.
+        level: of the family that the pairs of a task are.
+    """
+    pairs = contestants * (contestants - 1) // 2
+    if contestants < 3 or luck(runs) <= level / pairs:  # of two, the verdict says it
+        return ""
+    enough = next(n for n in range(runs + 1, 200) if luck(n) <= level / pairs)
+    return (
+        f"{many(runs, 'run')} each cannot rank {contestants} contestants, which are {pairs} pairs; that takes {enough}"
     )
 
 
