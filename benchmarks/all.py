@@ -67,6 +67,19 @@ SECTIONS = {
         toy={"rounds": 1, "steps": 60},
         most={"1 ms step: ratio": 1.15, "10 ms step: ratio": 1.03},
     ),
+    "threads": Section(
+        "threads",
+        toy={"rounds": 1, "seconds": 0.1, "names": ("dim 64, 2 layers, 64 x 64 tokens",), "archs": ("lstm",)},
+        least={
+            f"{arch}, {size}: side by side over alone: median": 1.0
+            for arch in ("transformer", "lstm", "mamba2")
+            for size in (
+                "dim 64, 2 layers, 64 x 64 tokens",
+                "dim 256, 4 layers, 16 x 256 tokens",
+                "dim 512, 6 layers, 8 x 512 tokens",
+            )
+        },
+    ),
     "mixers": Section(
         "mixers",
         toy={"rounds": 1, "length": 64, "window": 8, "dim": 16},
