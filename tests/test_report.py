@@ -94,6 +94,20 @@ def test_contestants_are_told_apart_without_colour_and_curves_have_points(smoke,
     assert len(points) == 2 * 20
 
 
+def test_the_page_says_what_was_asked_and_what_it_cost_before_its_details(smoke):  # noqa: F811
+    text = re.sub(r"<script>.*?</script>", "", page(smoke).read_text(), flags=re.S)
+    asked, by_tasks, task = (text.index(each) for each in ("What was asked", "Contestants by tasks", 'id="parity"'))
+    assert text.index("The answer") < asked < by_tasks < task
+    said = " ".join(re.sub(r"<[^>]+>", "", text[asked:by_tasks]).split())
+    assert "After each bit, say whether the number of ones so far is odd. task.length=8 " in said
+    reads, answers = re.search(r"example, ([01 ]+) is read, and answered by at every position: ([01 ]+)", said).groups()
+    assert [int(each) for each in answers.split()] == list(np.cumsum(list(map(int, reads.split()))) % 2)
+    titles = re.findall("<th>(.*?)</th>", text[by_tasks : text.index("</tr>", by_tasks)])
+    assert titles == ["contestant", "recall", "parity", "parameters", "FLOPs"]
+    titles = re.findall("<th>(.*?)</th>", text[task : text.index("</tr>", task)])
+    assert titles[:9] == ["rank", "contestant", "accuracy", "interval", "solved", "n", "parameters", "FLOPs", "seconds"]
+
+
 def ledger_of(folder):
     from zoo.comparison.ledger import read_ledger
 
@@ -140,7 +154,7 @@ def test_figures_are_written_as_they_are_shown(smoke, tmp_path):  # noqa: F811
     write(ledger, tmp_path / "figures.tex")
     text = (tmp_path / "figures.tex").read_text()
     assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 3, "contestants by tasks, and both tasks"
-    assert r"\caption{recall: test accuracy (higher is better), median; costs are means}" in text
+    assert r"\caption{recall: test accuracy (higher is better), median}" in text
     assert r"\par{\footnotesize without a model: any value 0.0312" in text, "what a table's page says below it"
     assert "{rlrrrrrrl}" in text
     assert "1--2 & " in text

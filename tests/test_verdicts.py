@@ -1,6 +1,7 @@
 """Verdicts: what each word asks for, and how often a report without any true difference holds one."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from test_statistics import standing
 
 from zoo.comparison.answer import _known, answer, near_best
 from zoo.comparison.claims import judge_claims
+from zoo.comparison.export import _blocks
 from zoo.comparison.known import beside as known_findings
 from zoo.comparison.known import chosen_before
 from zoo.comparison.ledger import Ledger, _compare_to
@@ -326,6 +328,19 @@ def test_what_is_said_of_several_contestants_is_said_once():
     assert said.count(doubt) == 1
     assert f"Beside b, seed by seed, these are provisionally better (p = {p:.2g} each; {doubt}): d by 0." in said
     assert " of accuracy. " in said
+
+
+def test_what_came_of_claims_is_said():
+    report = ledger(counted([standing("a", "t", SOLVED, metric="accuracy"), standing("b", "t", NONE)]))
+    claims = [{"says": "x", "better": "b", "than": "a"}, {"says": "y", "better": "a", "than": "b"},
+              {"says": "z", "better": "a", "than": "c"}]  # fmt: skip
+    report = replace(report, findings=judge_claims(claims, report.standings))
+    said = " ".join(answer(report))
+    assert "Of 3 claims to be tested, counted on each task, 1 holds, 1 is contradicted and 1 was not tested." in said
+    assert "Contradicted on t: x (b over a)." in said
+    table = next(block for block in _blocks(report) if block.heading.startswith("What was to be tested"))
+    assert [row[-1] for row in table.rows] == ["contradicted", "holds", "not tested"]
+    assert table.rows[1][:2] == ["y: a > b", "t"]
 
 
 def test_too_many_contestants_for_their_runs_are_not_ranked():

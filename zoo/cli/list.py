@@ -16,7 +16,7 @@ from zoo.base.terminal import console
 from zoo.config.hydra import hydra_ready
 from zoo.config.schema import SITES
 from zoo.registry.discovery import load_plugins, of_state, repeatable
-from zoo.registry.kinds import FACTS, KINDS, Entry
+from zoo.registry.kinds import FACTS, KINDS, Entry, unquoted
 from zoo.registry.registry import entries
 from zoo.registry.signature import REQUIRED
 
@@ -217,11 +217,6 @@ def parameters(entry: Entry) -> list[tuple[str, str, str, str, str]]:
             row = (name, parameter.annotation, shown, f"{entry.kind}.{name}=...")
         rows.append((*row, entry.said_of(name)))
     return rows
-
-
-def unquoted(text: str) -> str:
-    """A docstring's text without reStructuredText's quotes."""
-    return re.sub(r"``|:\w+:`|`", "", text)
 
 
 def safe(text: str) -> str:

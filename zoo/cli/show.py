@@ -135,6 +135,7 @@ def measure(config: Config) -> tuple[dict[str, str], list[tuple[str, int, float,
 
     from zoo.comparison.words import quantity
     from zoo.measure import flops, memory, weights
+    from zoo.measure.example import example
     from zoo.training import hardware
     from zoo.training.build import (
         active_parameters,
@@ -165,7 +166,9 @@ def measure(config: Config) -> tuple[dict[str, str], list[tuple[str, int, float,
     length = task.facts()["max_len"]
     total, active = parameters(objective), active_parameters(objective)
     state = memory.decoding_state_bytes(objective, task.facts(), torch.device("cpu"))
+    shown = example(task)
     facts = {
+        **({"an example reads": shown["reads"], "and is answered by": shown["answers"]} if shown else {}),
         "parameters": f"{total:,}" + (f", of which a token meets {active:,}" if active != total else ""),
         "FLOPs per token": f"{forward / tokens:,.0f} forward, {training / tokens:,.0f} in training",
         "training FLOPs": quantity(training / tokens * whole * config["steps"] * config["trainer"]["accumulate"]),

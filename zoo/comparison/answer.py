@@ -43,7 +43,7 @@ def _sentences(ledger: Ledger) -> list[str]:
     parts += [_laws(ledger)]
     for each in ledger.ladders:
         parts += [each.backtest(), each.trends(), each.learning_rates(), each.optima(), each.stability()]
-    parts += [_ladder(ledger), _equal(ledger), _state(ledger), _fragile(ledger), _known(ledger)]
+    parts += [_claims(ledger), _ladder(ledger), _equal(ledger), _state(ledger), _fragile(ledger), _known(ledger)]
     parts += [_limits(ledger), _noise(ledger), _next(ledger)]
     return [said for part in parts if (said := " ".join(part))]
 
@@ -206,6 +206,28 @@ def _cheapest(ledger: Ledger, task: str, entered: Sequence[Standing]) -> Iterato
                 f"{len(first)} may be first; of these, {least} trains with the fewest FLOPs "
                 f"({quantity(costs[least])}; {most} takes {costs[most] / costs[least]:.3g} times as many)."
             )
+
+
+CLAIMS = {
+    "holds": ("holds", "hold"),
+    "contradicted": ("is contradicted", "are contradicted"),
+    "not separated": ("is not separated", "are not separated"),
+    "no difference that matters": ("makes no difference that matters", "make no difference that matters"),
+    UNLEARNED: ("has no side that learned the task", "have no side that learned the task"),
+    "not tested": ("was not tested", "were not tested"),
+}
+"""What one claim does and what several do, by the outcome of a finding."""
+
+
+def _claims(ledger: Ledger) -> Iterator[str]:
+    """What came of the claims that the comparison was made to test."""
+    counts = Counter(each.outcome for each in ledger.findings)
+    if counts:
+        told = joined([f"{n} {words[n > 1]}" for outcome, words in CLAIMS.items() if (n := counts[outcome])])
+        yield f"Of {many(len(ledger.findings), 'claim')} to be tested, counted on each task, {told}."
+    for each in ledger.findings:
+        if each.outcome == "contradicted":
+            yield f"Contradicted on {each.task}: {each.says} ({each.better} over {each.than})."
 
 
 def _ladder(ledger: Ledger) -> Iterator[str]:

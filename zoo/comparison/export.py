@@ -17,11 +17,12 @@ from zoo.base.errors import ZooError, many
 from zoo.base.files import atomic
 from zoo.base.html import NoLibrary, as_svg
 from zoo.comparison.answer import answer, titled
+from zoo.comparison.asked import Question, questions
 from zoo.comparison.charts import charts
 from zoo.comparison.ledger import Ledger
-from zoo.comparison.matrix import legend, matrix
+from zoo.comparison.matrix import legend, matrix, whole_costs
 from zoo.comparison.result import COSTS, Standing
-from zoo.comparison.words import by_the_clock, costs, counted, figure, quantity
+from zoo.comparison.words import by_the_clock, costs, counted, figure, interval, quantity
 
 Line = dict[str, Any]
 
@@ -127,15 +128,25 @@ class Block:
 
 
 def _blocks(ledger: Ledger) -> Iterator[Block]:
-    """Contestants by tasks where there are several, then of each task the ranked contestants."""
+    """Contestants by tasks where there are several, what came of claims, then of each task the ranked contestants."""
     if len(ledger.tasks) > 1 and not ledger.of_sizes:
         cells = matrix(ledger)
-        rows = [
-            [name, *(str(asked[task]) if task in asked else "not asked" for task in ledger.tasks)]
-            for name, asked in cells.items()
-        ]
+        costs_by_contestant = whole_costs(ledger)
+        rows = []
+        for name, asked in cells.items():
+            found = (str(asked[task]) if task in asked else "not asked" for task in ledger.tasks)
+            rows.append([name, *found, *costs_by_contestant[name].values()])
         heading = f"{titled(ledger)}: median test scores"
-        yield Block(heading, ["contestant", *ledger.tasks], rows, [legend(cells)], tuple(range(len(ledger.tasks) + 1)))
+        titles = ["contestant", *ledger.tasks, *next(iter(costs_by_contestant.values()))]
+        yield Block(heading, titles, rows, [legend(cells)], tuple(range(len(ledger.tasks) + 1)))
+    if ledger.findings:
+        rows = [
+            [f"{each.says}: {each.better} > {each.than}", each.task, interval(each.difference),
+             str(each.difference.n if each.difference else 0), each.outcome]
+            for each in ledger.findings
+        ]  # fmt: skip
+        heading = "What was to be tested: differences paired by seed; all claims are one family"
+        yield Block(heading, ["claim", "task", "difference", "n", "outcome"], rows, [], (0, 1, 4))
     yield from (_ranked(ledger, task) for task in ledger.tasks)
 
 
@@ -153,7 +164,8 @@ def _ranked(ledger: Ledger, task: str) -> Block:
         found = [ledger.rank(standing, position) or "-", standing.contestant, said, *solved, counted(standing)]
         rows.append([*found, *costs(standing).values(), str(standing.verdict or "")])
     titles += [*costs(standings[0]), judged]
-    return Block(f"{ledger.heading(task)}; costs are means", titles, rows, ledger.notes(task), (1, len(titles) - 1))
+    notes = ["parameters, FLOPs and seconds of training are means over runs", *ledger.notes(task)]
+    return Block(ledger.heading(task), titles, rows, notes, (1, len(titles) - 1))
 
 
 wrap = partial(fill, width=100, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
@@ -176,6 +188,21 @@ def _item(said: str) -> str:
     return f"{item}\n\n  ```\n  zoo {command}\n  ```" if colon else item
 
 
+def _question(asked: Question) -> str:
+    """What a task asks, in a line, and one example."""
+    said = f"**{plain(asked.named)}**: {plain(asked.says)}"
+    said += f" {_code(asked.words)}" if asked.words else ""
+    example = f" For example, {_code(asked.reads)} is read, and answered by {_code(asked.answers)}."
+    return said + (example if asked.reads else "")
+
+
+def _code(text: str) -> str:
+    """Text between as many backticks as end it nowhere within."""
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    space = " " * (len(fence) > 1)
+    return f"{fence}{space}{' '.join(text.split())}{space}{fence}"
+
+
 def _markdown(ledger: Ledger, picture: Path) -> bytes:
     """The command, what it took, the answer in words, the picture where it lies beside the file, and the tables."""
 
@@ -190,6 +217,8 @@ def _markdown(ledger: Ledger, picture: Path) -> bytes:
     parts += [*map(_item, answer(ledger)), ""]
     if picture.exists():
         parts += [f"![{plain(ledger.folder.name)}: its first chart]({quote(picture.name)})", ""]
+    if asked := questions(ledger):
+        parts += ["## What was asked", "", *(wrap(f"- {_question(each)}") for each in asked), ""]
     for block in _blocks(ledger):
         parts += [
             f"## {plain(block.heading)}",

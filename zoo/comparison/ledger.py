@@ -203,7 +203,7 @@ class Ledger:
     def cannot_rank(self, task: str) -> str:
         """Why every contestant may have any rank on a task, whatever the scores are; nothing where ranks may differ."""
         entered = [s for s in self.on(task) if s.scores()]
-        if len(entered) < 2 or self.is_sweep:
+        if len(entered) < 2 or self.is_sweep or self.of_sizes:
             return ""
         return cannot_rank(max(len(s.scores()) for s in entered), len(entered), self.level)
 

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 from zoo.comparison.ledger import Ledger
 from zoo.comparison.result import Standing
-from zoo.comparison.words import between, figure
+from zoo.comparison.words import between, figure, quantity
 
 EXPLAINED = (
     "solved: every run reaches the task's bar. partly: some runs do. above: none does, and the median is better than "
     "every rule that needs no learning, by more than the margin. shortcut: better than guessing by more than the "
     "margin, but not than the best such rule. no: no better than guessing by more than the margin."
 )
+COSTS = "FLOPs are those of training, of one run on each task together."
 RANKS = "Ranks are those that a contestant may have; all ranks of a task are right 95 times in 100."
 
 
@@ -39,10 +40,32 @@ def matrix(ledger: Ledger) -> dict[str, dict[str, Cell]]:
     return cells_by_contestant
 
 
-def legend(cells: Mapping[str, Mapping[str, Cell]]) -> str:
-    """What the words of these cells mean, and their ranks where there are some."""
+def whole_costs(ledger: Ledger) -> dict[str, dict[str, str]]:
+    """By contestant, its parameters, and the FLOPs of training of one run on each task together."""
+    costs_by_contestant: dict[str, dict[str, str]] = {}
+    by_contestant: dict[str, list[Standing]] = {}
+    for standing in ledger.contestants():
+        by_contestant.setdefault(standing.contestant, []).append(standing)
+    for contestant, standings in by_contestant.items():
+        sizes, flops = (
+            [cost for s in standings if (cost := s.cost(key)) is not None] for key in ("parameters", "training_flops")
+        )
+        ends = list(dict.fromkeys([quantity(min(sizes)), quantity(max(sizes))])) if sizes else ["-"]
+        whole = quantity(sum(flops)) if flops else "-"
+        some = f" ({len(flops)} of {len(ledger.tasks)} tasks)" if 0 < len(flops) < len(ledger.tasks) else ""
+        costs_by_contestant[contestant] = {"parameters": " to ".join(ends), "FLOPs": whole + some}
+    return costs_by_contestant
+
+
+def legend(cells: Mapping[str, Mapping[str, Cell]], costs: bool = True) -> str:
+    """What the words of these cells mean, and their ranks where there are some.
+
+    Args:
+        cells: of :func:`matrix`.
+        costs: whether :func:`whole_costs` stand beside them.
+    """
     ranked = any(cell.ranks for row in cells.values() for cell in row.values())
-    return f"{EXPLAINED} {RANKS}" if ranked else EXPLAINED
+    return " ".join([EXPLAINED, *([RANKS] if ranked else []), *([COSTS] if costs else [])])
 
 
 def _cell(standing: Standing, ranks: dict[str, tuple[int, int]], undecided: bool) -> Cell:

@@ -18,16 +18,17 @@ from zoo.base.kept import installed, stamp
 from zoo.comparison import abilities
 from zoo.comparison.agreement import agreements, in_words
 from zoo.comparison.answer import answer, titled
+from zoo.comparison.asked import questions
 from zoo.comparison.charts import charts, drawn
 from zoo.comparison.known import beside
 from zoo.comparison.ladder.gain import said
 from zoo.comparison.ledger import Ledger
-from zoo.comparison.matrix import legend, matrix
+from zoo.comparison.matrix import legend, matrix, whole_costs
 from zoo.comparison.predictions import explained, predictions
 from zoo.comparison.result import COSTS, Standing, subfolder
 from zoo.comparison.scaling import overtakes
 from zoo.comparison.terminal import and_more
-from zoo.comparison.words import by_the_clock, figure, interval, quantity
+from zoo.comparison.words import MAIN_COSTS, by_the_clock, costs, counted, figure, interval, quantity
 from zoo.registry.discovery import state
 
 TEMPLATE = "report.html.j2"
@@ -47,6 +48,7 @@ def write_page(ledger: Ledger, path: Path | None = None) -> Path:
     if made_of and _is_made_of(path, made_of):
         return path
     filters = {"quantity": quantity, "short": _short, "interval": interval, "figure": figure}
+    filters |= {"counted": counted, "main_costs": costs}
     ranked = {task: ledger.ranked(task) for task in ledger.tasks}
     most = min(MOST_LISTED, max(FEWEST_LISTED, MOST_LISTED_IN_ALL // max(1, len(ranked))))
     data = {
@@ -59,12 +61,14 @@ def write_page(ledger: Ledger, path: Path | None = None) -> Path:
         "most": most,
         "and_more": partial(and_more, folder=ledger.folder, most=most),
         "drawn": {task: len(drawn(ledger, task)) for task in ranked},
-        "costs": COSTS,
+        "further_costs": {key: title for key, title in COSTS.items() if key not in MAIN_COSTS},
+        "questions": questions(ledger),
         "time": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "answer": answer(ledger),
         "title": titled(ledger),
         "matrix": (cells := matrix(ledger)),
         "explained": legend(cells),
+        "whole_costs": whole_costs(ledger),
         "overall": ledger.overall(),
         "abilities": ledger.abilities(),
         "abilities_explained": abilities.EXPLAINED,

@@ -20,7 +20,7 @@ from zoo.comparison.execute import Execution
 from zoo.comparison.ladder.gain import said
 from zoo.comparison.ladder.report import Ladder
 from zoo.comparison.ledger import Ledger
-from zoo.comparison.matrix import legend, matrix
+from zoo.comparison.matrix import legend, matrix, whole_costs
 from zoo.comparison.pool import Pool
 from zoo.comparison.predictions import explained, predictions
 from zoo.comparison.result import Standing
@@ -173,9 +173,13 @@ def _valleys(ladder: Ladder) -> Table:
 def _matrix(ledger: Ledger, width: int) -> list[Table]:
     cells_by_contestant = matrix(ledger)
     rows = {name: {task: str(cell) for task, cell in cells.items()} for name, cells in cells_by_contestant.items()}
-    return _side_by_side(
-        f"{titled(ledger)}: median test scores", ledger.tasks, rows, legend(cells_by_contestant), width
-    )
+    costs_by_contestant = whole_costs(ledger)
+    names, costs = ledger.tasks, list(next(iter(costs_by_contestant.values())))
+    fit = len(names) + len(costs) <= _side_by_side_at_most(width)
+    if fit:  # else they stand in the tables of the tasks alone
+        rows = {name: cells | costs_by_contestant[name] for name, cells in rows.items()}
+        names = [*names, *costs]
+    return _side_by_side(f"{titled(ledger)}: median test scores", names, rows, legend(cells_by_contestant, fit), width)
 
 
 FIRST = ("rank", "contestant", "score")
@@ -184,11 +188,16 @@ LEAST_WIDE = 15
 """Columns of text that a task or an ability gets at least, beside the names of contestants."""
 
 
+def _side_by_side_at_most(width: int) -> int:
+    """How many columns of text fit beside the names of contestants in a terminal of this width."""
+    return max(1, (width - _named(width) - 4) // (LEAST_WIDE + 3))
+
+
 def _side_by_side(
     title: str, names: Sequence[str], rows: Mapping[str, Mapping[str, str]], caption: str, width: int
 ) -> list[Table]:
     """Contestants by tasks or abilities: one table, or as many below each other as the terminal's width asks for."""
-    many = max(1, (width - _named(width) - 4) // (LEAST_WIDE + 3))
+    many = _side_by_side_at_most(width)
     parts = []
     for first in range(0, len(names), many):
         shown = names[first : first + many]

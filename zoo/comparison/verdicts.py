@@ -183,7 +183,9 @@ def can_find(runs: int, comparisons: int, standings: Sequence[Standing] = ()) ->
         return f"{runs} runs each find {solved} {among}{less}"
     if shift is None:
         enough = next(n for n in range(runs + 1, 200) if smallest_shift(n, tests) is not None)
-        return f"{many(runs, 'run')} each tell nobody apart {among}; that takes {enough} each{foreseen}"
+        return (
+            f"{many(runs, 'run')} each tell{'s' * (runs == 1)} nobody apart {among}; that takes {enough} each{foreseen}"
+        )
     spread = spread_of([list(s.by_seed().values()) for s in scored])
     size = f"{shift:.2g} standard deviations of a run"
     if spread:

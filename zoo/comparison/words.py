@@ -35,17 +35,18 @@ def interval(difference: Estimate | None) -> str:
     return figure(difference, "+.4f")
 
 
+MAIN_COSTS = ("parameters", "training_flops", "training_seconds")
+"""Those that :func:`costs` tells."""
+
+
 def costs(standing: Standing) -> dict[str, str]:
     """What a contestant cost on a task, by the titles of the columns: means over its runs.
 
     Where only a part of the parameters is used for each token, these active ones stand before all.
     """
-    total, active = standing.cost("parameters"), standing.cost("active_parameters")
-    return {
-        "parameters": quantity(total) if active in (None, total) else f"{quantity(active)}/{quantity(total)}",
-        "FLOPs": quantity(standing.cost("training_flops")),
-        "seconds": quantity(standing.cost("training_seconds")),
-    }
+    (total, flops, seconds), active = map(standing.cost, MAIN_COSTS), standing.cost("active_parameters")
+    size = quantity(total) if active in (None, total) else f"{quantity(active)}/{quantity(total)}"
+    return {"parameters": size, "FLOPs": quantity(flops), "seconds": quantity(seconds)}
 
 
 def counted(standing: Standing) -> str:

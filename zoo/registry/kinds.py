@@ -167,3 +167,8 @@ def _listed(parameter: str, lines: list[str]) -> str:
             break
         said.append(line)
     return " ".join(" ".join(said).split())
+
+
+def unquoted(text: str) -> str:
+    """A docstring's text without reStructuredText's quotes."""
+    return re.sub(r"``|:\w+:`|`", "", text)

@@ -51,6 +51,15 @@ class Choice(TypedDict):
     tokens: dict[str, list[Figure]]
 
 
+class Example(TypedDict):
+    """One example of a task in words, as :func:`zoo.measure.example.example` says it."""
+
+    reads: str
+    """What a model reads."""
+    answers: str
+    """What it is to answer."""
+
+
 class Embedding(TypedDict):
     """Measures of the embeddings that probes judged; more of them than are named here."""
 
@@ -114,6 +123,8 @@ class FinishedRow(StartedRow):
     """Scores by the name of a harder test, such as a longer one."""
     chance: Scores
     """What needs no learning, by the name of the rule."""
+    example: NotRequired[Example | None]
+    """One example of the task in words; none where the objective asks its own question."""
     guess: Number | None
     """The first of these."""
     shortcut: NotRequired[Number | None]

@@ -16,6 +16,7 @@ from zoo.base.errors import Diverged, ZooError
 from zoo.base.files import atomic
 from zoo.measure import choices, embeddings, memory, weights
 from zoo.measure.causality import EXAMPLES, looks_ahead
+from zoo.measure.example import example
 from zoo.measure.flops import per_token
 from zoo.measure.metrics import asks, metric
 from zoo.runs.finished import TOKENIZER, finished, start
@@ -274,6 +275,7 @@ class Session:
             "higher_is_better": task.higher_is_better,
             "solved": None if own_question else task.solved,
             "chance": without_learning,
+            "example": None if own_question else example(task),
             "guess": next(iter(without_learning.values()), None),
             "shortcut": _strongest(without_learning, task),
             "margin": task.margin,
