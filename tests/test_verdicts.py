@@ -343,6 +343,17 @@ def test_what_came_of_claims_is_said():
     assert table.rows[1][:2] == ["y: a > b", "t"]
 
 
+def test_an_equal_budget_is_said():
+    standings = counted([standing("a", "t", SOLVED), standing("b", "t", NONE), standing("c", "t", NONE)])
+    for each, target in zip(standings, (16.0, 16.0, None), strict=True):
+        for row in each.rows:
+            row["budget"] = {"seconds": {"target": target}} if target else {}
+            row["training_flops"] = 1 if target else 0
+    assert "Every run that trains has the same budget: 16 seconds of training" in " ".join(answer(ledger(standings)))
+    standings[1].rows[0]["budget"] = {"seconds": {"target": 8.0}}
+    assert "the same budget" not in " ".join(answer(ledger(standings)))
+
+
 def test_too_many_contestants_for_their_runs_are_not_ranked():
     """Six pairs of four contestants ask for p-values that three runs each cannot have: 2 / 4^3 = 0.031."""
     assert cannot_rank(3, 4) == "3 runs each cannot rank 4 contestants, which are 6 pairs; that takes 4"

@@ -245,8 +245,21 @@ def _ladder(ledger: Ledger) -> Iterator[str]:
         yield f"The last setting that each solves in every run: {told}."
 
 
+BUDGETS = {
+    "tokens": "tokens",
+    "flops": "FLOPs of training",
+    "seconds": "seconds of training, by the time of a step that was taken before",
+}
+"""Budgets of training, in words."""
+
+
 def _equal(ledger: Ledger) -> Iterator[str]:
-    """Whether sizes are equal, and why not."""
+    """Which budget of training all have; whether sizes are equal, and why not."""
+    rows = [row for s in ledger.contestants() for row in s.rows if row.get("training_flops")]  # some train nothing
+    for name, words in BUDGETS.items() if not ledger.of_sizes else ():
+        targets = {(row.get("budget") or {}).get(name, {}).get("target") for row in rows}
+        if len(targets) == 1 and (target := targets.pop()) is not None:
+            yield f"Every run that trains has the same budget: {quantity(target)} {words}."
     span = sizes(ledger)
     if not span:
         return
