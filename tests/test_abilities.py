@@ -163,7 +163,7 @@ def test_few_contestants_are_said_to_tell_nothing():
     five = beside({name: numbered(1, 2, 3, 4, 5) for name in "abcd"}, {"text": numbered(1, 2, 3, 4, 5)})
     correlations = predictions(five)
     assert [each.told for each in correlations] == [False] * 4
-    assert "Among 4 correlations, not even the same order could be told from chance; 6 contestants could." in explained(
+    assert "Among 4 correlations, not even the same order could be told from chance; that takes 6 contestants." in explained(
         five, correlations
     )
     four = beside({"a": numbered(1, 2, 3, 4)}, {"text": numbered(1, 2, 3, 4, 5)})
@@ -206,7 +206,10 @@ def test_a_comparison_is_set_beside_one_in_the_same_folder_or_elsewhere(smoke, t
             ["suite", "compare.beside=nowhere", "compare.archs=[transformer,lstm]"],
             r"compare.beside=nowhere: runs/nowhere holds no comparison; run it first",
         ),
-        (["smoke", "compare.beside=suite"], "only abilities are set beside it; name some by compare.abilities"),
+        (
+            ["smoke", "compare.beside=suite"],
+            "it compares abilities only, and none are named; name some in compare.abilities",
+        ),
     ],
 )
 def test_what_nothing_can_be_set_beside_is_refused(words, message, here):

@@ -231,7 +231,7 @@ def test_contestants_that_a_budget_makes_one_are_refused(zoo_main):
     (["budget=tokens", "budget.target=1e4", "trainer.accumulate=0"], "trainer.accumulate=0"), (["budget=tokens", "budget.target=inf"], "budget.tokens=inf"),
     (["dim=0", "budget=tokens", "budget.target=1e4"], "dim=0"), (["budget=tokens", "budget.target=1e4", "budget.tolerance=nan"], "budget.tolerance=nan"),
     (["budget=parameters", "budget.target=1e4", "budget.by=steps"], "cannot be met by that"), (["budget=seconds", "budget.target=9", "budget.by=dim"], "cannot be met by that"),
-    (["budget=parameters", "budget.target=3e4", "budget.parameters=9e4"], "are one"), (["budget=flops", "budget.target=1e9", "steps=5"], "the budget solves for steps"),
+    (["budget=parameters", "budget.target=3e4", "budget.parameters=9e4"], "mean the same"), (["budget=flops", "budget.target=1e9", "steps=5"], "the budget solves for steps"),
 ], ids=lambda words: " ".join(words) if isinstance(words, list) else "")  # fmt: skip
 def test_odd_budgets_are_refused(words, says, zoo_main):
     status, _, err = zoo_main("train", *RECALL, *QUIET, *words)

@@ -30,7 +30,7 @@ MISTAKES = [
     (["seed=one"], "expected a whole number"),
     (["steps="], "steps=:"),
     (["trainer.progress=perhaps"], "trainer.progress=perhaps:"),
-    (["family=gpt2"], "family=gpt2: a family is no part of a run (zoo import hf and zoo export --hf use it)"),
+    (["family=gpt2"], "family=gpt2: a family is not part of a run (zoo import hf and zoo export --hf use it)"),
     (["ffn.activation=tanh"], "ffn.activation=tanh: expected one of silu, gelu, gelu_tanh, sigmoid, relu"),
     (["backbone.mixer=lstm"], "choose it with mixer=lstm, or for this place alone with mixer@backbone.mixer=lstm"),
     (["mixer.linear=dense"], "choose it with linear=dense"),
@@ -53,7 +53,7 @@ MISTAKES = [
     (["on=slurm", "on.minutes=soon"], "on.minutes=soon: expected a whole number"),
     (["search.trials=3"], "there is no key 'search.trials'"),
     (["task=images"], "task.source has no default; give it a value: task.source=<str>"),
-    (["~seed"], "nothing of a run can be deleted"),
+    (["~seed"], "no key of a run can be deleted"),
     (["~mixer"], "a run needs its mixer"),
     (["arch=null"], "There is no arch called 'None'"),
     (["compare.seeds=[1]"], "only zoo compare reads compare.*"),
@@ -75,7 +75,7 @@ MISTAKES = [
     (["settings={mixer/attention:{heads:x}}"], "settings.mixer/attention.heads=x: Value 'x'"),
     (
         ["settings={ffn/glu@mixer:{ratio:2}}"],
-        "There is no place for a ffn called 'mixer'. There is: dense_ffn, expert_ffn, ffn",
+        "There is no place for a ffn called 'mixer'. Choose from: dense_ffn, expert_ffn, ffn",
     ),
     (["more_probes=[[linear]]"], "expected names, such as more_probes=[linear]"),
     (
@@ -114,11 +114,11 @@ def test_a_mistake_is_explained(words, message):
         ),
         (
             ["train", "-m", "task=glob(pary*)"],
-            "There is no task called 'pary*'. Did you mean parity or pairs? There is: arithmetic",
+            "There is no task called 'pary*'. Did you mean parity or pairs? Choose from: arithmetic",
         ),
         (
             ["train", "-p", "optimzer", "--cfg", "job"],
-            "called 'optimzer'. Did you mean optimizer? There is: alternate_mixer",
+            "called 'optimzer'. Did you mean optimizer? Choose from: alternate_mixer",
         ),
         (["train", "-p", "optimizer.lrr", "--cfg", "job"], "optimizer has no lrr. Did you mean optimizer.lr? It has: "),
         (["train", "-p", "optimizer"], "--package says how a config is shown; add --cfg job"),
@@ -128,7 +128,7 @@ def test_a_mistake_is_explained(words, message):
         (["train", "-m", "arch=lstm,transfomer"], "Did you mean arch=transformer?"),
         (["list", "mixr"], "There is no kind called 'mixr'. Did you mean zoo list mixer?"),
         (["report"], "name one folder of runs"),
-        (["completion", "csh"], "There is: bash, fish, zsh"),
+        (["completion", "csh"], "Choose from: bash, fish, zsh"),
         (["show", "mixer=lstmm"], "Did you mean mixer=lstm or"),
     ],
 )

@@ -233,7 +233,7 @@ def test_what_it_took_is_said():
     rows += [{"status": "failed", "hardware": {}}]
     grown = {"status": "finished", "training_seconds": 99.0, "own": {"training_seconds": 10.0}}
     grown |= {"hardware": {"threads": "many"}}
-    filled = "of the cores' time, {} % went into training steps, and into waiting for a core that was busy with something else."
+    filled = "of the cores' time, {} % went into training steps, including waits for a core that was busy with something else."
     assert by_the_clock([], rows) == ""
     assert by_the_clock([one], rows[:3]) == (f"On 2 cores, these runs took 2 min by the clock; {filled.format(75)}")
     assert by_the_clock([one, other], [*rows, grown]) == (
@@ -409,7 +409,7 @@ def test_a_folder_of_runs_that_have_not_ended_says_so(here, zoo_main):
     (here / "runs/sweep/one/config.yaml").write_text("{}")
     status, _, err = zoo_main("report", "runs/sweep")
     assert status == 2
-    assert "of 1 run that began none has ended; the command that made it goes on" in err
+    assert "of 1 run that began none has ended; run the same command again to go on" in err
 
 
 @pytest.mark.parametrize(("folder", "message"), [("nowhere", "there is no folder nowhere"), (".", "holds no results")])
@@ -500,4 +500,4 @@ def test_undecided_contestants_get_more_seeds(zoo_main, here):
     status, out, err = zoo_main("compare", *words)
     assert (status, "8 of 8 runs were finished before" in out) == (0, True)
     status, _, err = zoo_main("compare", *words[:-2], "compare.more_seeds=[1]", "compare.baseline=lstm")
-    assert (status, "expected seeds that compare.seeds has not" in err) == (2, True)
+    assert (status, "expected seeds that are not in compare.seeds" in err) == (2, True)

@@ -325,7 +325,7 @@ def test_a_file_that_was_written_wrongly_is_noticed(run, monkeypatch, zoo_main):
         (["RUN", "--pack"], "Did you mean --packed"),
         (["DENSE", "--packed"], "has no low-bit weights to pack"),
         (["FAILED"], "(it failed: no luck); finish it: zoo train seed=1"),
-        (["STARTED"], "it was started only"),
+        (["STARTED"], "it was started and has not ended"),
         (["RUN", "--to", "--packed"], "--to needs the name of a file"),
         (["RUN", "--to", "/proc/nothing/model.safetensors"], "cannot be written"),
     ],

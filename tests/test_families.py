@@ -178,7 +178,7 @@ def test_a_model_of_no_family_says_of_each_why_not(zoo_main):
     )
     status, _, err = zoo_main("export", out.strip().splitlines()[-1], "--hf", "there")
     assert status == 2
-    assert "is of no published family" in err
+    assert "belongs to no published family" in err
     assert all(f"{name}: " in err for name in ("bert", "gpt2", "llama", "qwen3", "vit"))
     assert not os.path.exists("there")
 
@@ -195,7 +195,7 @@ def saved(folder, **changes):
     ("break_it", "says"),
     [
         (lambda t: t.pop("transformer.h.1.ln_2.bias"), "it has no transformer.h.1.ln_2.bias"),
-        (lambda t: t.update({"transformer.extra": torch.zeros(3)}), "nothing here takes transformer.extra"),
+        (lambda t: t.update({"transformer.extra": torch.zeros(3)}), "no part of the model uses transformer.extra"),
         (
             lambda t: t.update({"transformer.h.0.attn.c_attn.weight": torch.zeros(48, 16)}),
             r"transformer.h.0.attn.c_attn.weight is \(48, 16\), expected \(16, 48\)",
@@ -271,7 +271,7 @@ def test_a_model_with_an_option_of_its_own_is_of_no_family(words, zoo_main):
     _, out, _ = zoo_main("train", "arch=llama", "task=text", "task.test_windows=4", "dim=16", "layers=1", "steps=2", "trainer.progress=false", "trainer.accelerator=cpu", *words)  # fmt: skip
     status, _, err = zoo_main("export", out.strip().splitlines()[-1], "--hf", "there")
     assert status == 2
-    assert "is of no published family" in err
+    assert "belongs to no published family" in err
 
 
 def test_layers_of_qwen3_in_a_window_are_refused():
@@ -287,7 +287,7 @@ def test_what_is_said_twice_must_be_the_same_and_nothing_else_is_passed_over(her
         ({"lm_head.weight": tensors["transformer.wte.weight"] + 1}, "lm_head.weight is not transformer.wte.weight"),
         (
             {"transformer.q_norm.weight": tensors["transformer.ln_f.weight"].clone()},
-            "nothing here takes transformer.q_norm",
+            "no part of the model uses transformer.q_norm",
         ),
     ]:
         save_file(tensors | more, "given/model.safetensors")

@@ -132,7 +132,7 @@ def test_what_a_recording_cannot_repeat_is_found_out(trouble, why):
     torch.testing.assert_close(model.seen, plain[0].seen)
     model = model_of(trouble)
     graph = graph_of(model, must=True)
-    with pytest.raises(ZooError, match=r"trainer.graph=true cannot be: .*trainer.graph=auto"):
+    with pytest.raises(ZooError, match=r"trainer.graph=true cannot work: .*trainer.graph=auto"):
         steps_of(model, graph)
 
 

@@ -441,7 +441,7 @@ def test_yaml_that_stands_for_more_than_a_config_is_refused_unread(run, here, te
 
     (here / "mine.yaml").write_text((run / "config.yaml").read_text() + text if text is BOMB else text)
     assert read_yaml(here / "mine.yaml") is None
-    with pytest.raises(ZooError, match="is no comparison in YAML"):
+    with pytest.raises(ZooError, match="is not a comparison in YAML"):
         stored(here / "mine.yaml")
     shutil.copy(here / "mine.yaml", run / "config.yaml")
     with pytest.raises(ZooError, match="is not a run"):

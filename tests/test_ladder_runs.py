@@ -417,7 +417,7 @@ def test_rungs_that_are_not_finished_are_left_out(folder, tmp_path):
     assert answer(ledger)[-1] == "To finish its larger rungs: zoo compare ladder"
     assert (len(ladder.steps), ladder.missing) == (3, 1)
     assert [gain.word for gain in ladder.gains] == ["unknown", "unknown"]
-    assert "3 rungs have no slope; 4 would." in list(ladder.trends())
+    assert "3 rungs are too few for a slope; 4 would do." in list(ladder.trends())
 
 
 def valley_loss(name, rung):

@@ -198,7 +198,7 @@ def test_labels_of_which_no_two_are_alike_have_no_alignment():
     (["task=text", "objective=jepa", "probe=logistic"], "gives none"),
     (["task=code", "objective=jepa", "probe=attentive"], "labels each position"),
     (["task=code", "objective=jepa"], "add one, such as probe=linear"),
-    (["task=shapes", "more_probes=[linear]"], "choose that one too: probe=linear"), (["task=shapes", "probe=linear", "more_probes=[linear]"], "others than none"),
+    (["task=shapes", "more_probes=[linear]"], "choose that one too: probe=linear"), (["task=shapes", "probe=linear", "more_probes=[linear]"], "neither none nor"),
     (["task=shapes", "probe=linear", "more_probes=[linaer]"], "There is no probe called 'linaer'. Did you mean probe=linear?"),
     (["task=text", "objective=next_latent", "objective.tokens=false", "objective.teacher=none", "probe=logistic"], "collapses to one"),
     (["task=text", "objective=next_latent", "objective.ahead=[0]"], "ahead=[0]"),

@@ -149,5 +149,5 @@ def test_a_diffusion_writes(here):
     short, longer = zoo.generate(row, "To be", "To be or", tokens=4)
     assert len(short) == len(longer) == 4
     assert zoo.generate(row, "To be", tokens=4) == [short]
-    with pytest.raises(zoo.ZooError, match="follows no beams"):
+    with pytest.raises(zoo.ZooError, match="cannot use beam search"):
         zoo.generate(row, "To be", tokens=4, beams=2)

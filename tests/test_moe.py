@@ -578,7 +578,7 @@ def test_the_information_of_a_choice_is_one_where_the_token_decides_and_none_whe
 
 def test_show_tells_active_parameters_and_the_report_draws_what_mixtures_say(zoo_main, here):
     _, out, _ = zoo_main("show", "arch=mixtral", "task=parity")
-    assert "of which a token meets" in out
+    assert "of which each token uses" in out
     words = [
         "smoke",
         "compare.archs=[transformer,mixtral]",

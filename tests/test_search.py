@@ -234,7 +234,7 @@ def test_a_study_of_another_direction_is_refused(here, zoo_main):
     assert zoo_main(*SEARCH, *words)[0] == 0
     status, _, err = zoo_main(*SEARCH, *words, "search.direction=minimize")
     assert status == 2
-    assert "it is to maximize, and now to minimize" in err
+    assert "this study was begun to maximize, and now it is to minimize" in err
 
 
 def test_a_link_where_the_study_is_kept_is_not_written_through(here, zoo_main):

@@ -112,7 +112,7 @@ def test_a_score_that_only_tuning_reached_is_doubted():
     for row in b.rows:
         row["validation"] = {"accuracy": row["test"]["accuracy"]}
     ledger([a, b])
-    assert a.verdict.doubts == ("b reached more with its tuning seeds than with any reported one",)
+    assert a.verdict.doubts == ("b scored better with its tuning seeds than with any reported seed",)
 
 
 def test_ranks_are_ranges_where_nobody_is_told_apart():
@@ -275,7 +275,7 @@ def test_verdicts_that_may_change_are_provisional():
     a, b = pair()
     report = ledger([a, b], trends={id(a): Trend(100, 0.6, 0.7, 0.1), id(b): Trend(100, 0.0, 0.25, 0.6)})
     report.trends[id(a)] = Trend(100, 0.6, 0.7, 0.1)
-    assert "passes at 1.9 times the steps if both go on so" in a.verdict.doubts[0]
+    assert "would overtake at 1.9 times the steps" in a.verdict.doubts[0]
     assert [s.contestant for s, _ in report.unconverged("t")] == ["b", "a"]
 
 
@@ -304,7 +304,7 @@ def test_the_answer_is_made_of_the_numbers():
     assert "On t, a solved it in all of 5 runs (48 to 100 % of all seeds would), b in none (its median 0.25" in said
     assert "a is better (p = 0.0024)" in said
     assert "equal numbers of active parameters" in said
-    assert "only the best of the settings tried is within 5 % of the best validation score: on t, a." in said
+    assert "no other setting tried comes within 5 % of the best validation score: on t, a." in said
     assert "Nothing larger was tested than 1k parameters and 2M tokens" in said
 
 
@@ -327,7 +327,7 @@ def test_what_is_said_of_several_contestants_is_said_once():
     p = many[0].verdict.p_value
     assert said.count(doubt) == 1
     assert f"Beside b, seed by seed, these are provisionally better (p = {p:.2g} each; {doubt}): d by 0." in said
-    assert " of accuracy. " in said
+    assert " in accuracy. " in said
 
 
 def test_what_came_of_claims_is_said():
@@ -356,7 +356,7 @@ def test_an_equal_budget_is_said():
 
 def test_too_many_contestants_for_their_runs_are_not_ranked():
     """Six pairs of four contestants ask for p-values that three runs each cannot have: 2 / 4^3 = 0.031."""
-    assert cannot_rank(3, 4) == "3 runs each cannot rank 4 contestants, which are 6 pairs; that takes 4"
+    assert cannot_rank(3, 4) == "3 runs each are too few to rank 4 contestants (6 pairs); that takes 4 each"
     assert (cannot_rank(4, 4), cannot_rank(5, 7), cannot_rank(2, 2)) == ("", "", "")
     assert [bool(cannot_rank(runs, 8)) for runs in (5, 6)] == [True, False], "28 pairs at 2 / 4^5 are 0.055"
     standings = [standing(name, "t", [low, low + 0.01, low + 0.02], metric="accuracy") for name, low in
@@ -366,7 +366,7 @@ def test_too_many_contestants_for_their_runs_are_not_ranked():
     said = " ".join(answer(report))
     assert "On t, a has the best median accuracy, 0.91 of 3 runs. " in said, "no rank is said, for all have any"
     assert "may be first" not in said
-    assert any("3 runs each cannot rank 4 contestants" in note for note in report.notes("t"))
+    assert any("3 runs each are too few to rank 4 contestants" in note for note in report.notes("t"))
     assert not matrix(report)["a"]["t"].ranks
     assert "Ranks" not in legend(matrix(report))
 
@@ -385,7 +385,7 @@ def test_a_control_is_no_contestant():
     again.control = True
     report = ledger([standing("a", "t", SOLVED), standing("b", "t", NONE), again])
     assert (report.comparisons(), again.verdict, [s.contestant for s in report.ranked("t")]) == (1, None, ["a", "b"])
-    assert "differ by 0.01 on t" in "\n".join(answer_of_control(report))
+    assert "differs from itself by 0.01 on t" in "\n".join(answer_of_control(report))
 
 
 def answer_of_control(report):

@@ -52,7 +52,7 @@ def _entry(entry: str, kinds: Mapping[str, str]) -> list[Layer]:
             near = get_close_matches(name, kinds, n=1)
             hint = f" Did you mean {near[0]}?" if near else ""
             raise ValueError(
-                f"backbone.pattern has {entry}: there is no '{name}'.{hint} There is: {', '.join(kinds)}, and each "
+                f"backbone.pattern has {entry}: there is no '{name}'.{hint} Choose from: {', '.join(kinds)}, and each "
                 f"registered mixer and ffn; or name one with mixer@{re.sub('[^a-zA-Z0-9_]', '', name) or 'NAME'}=OPTION"
             )
     if len(stages) == 1 and all(kinds.get(name) == "mixer" for name in stages[0]):

@@ -68,7 +68,7 @@ def unknown(what: str, given: str, options: Iterable[str], prefix: str = "") -> 
     near = close(given, pool)
     hint = f" Did you mean {' or '.join(prefix + name for name in near)}?" if near else ""
     exists = ", ".join(pool) if pool else "nothing"
-    return f"There is no {what} called '{given}'.{hint} There is: {exists}."
+    return f"There is no {what} called '{given}'.{hint} Choose from: {exists}."
 
 
 def no_folder(folder: Path, instead: str) -> str:

@@ -178,7 +178,7 @@ def verdicts(kind: str, name: str, overrides: Sequence[str] = ()) -> Iterator[Ve
             yield Verdict(kind, name, many(left, "more law"), "not run", why, left)
             return
     if f"{kind}_does_not_see_the_future" in known:
-        says = "it sees the future, as it says, and so has no score in a run of a model that looks back"
+        says = "it declares that it sees the future, so a run of a model that only looks back gives it no score"
         yield Verdict(kind, name, "trains_in_a_run", "skipped", says)
     elif kind not in OUTSIDE:
         yield _run(kind, name, overrides)

@@ -111,7 +111,7 @@ def _what_it_is(name: str) -> str:
     kinds = [kind for kind in KINDS if any(each.name == name for each in entries(kind))]
     what = " and ".join(f"a {kind}" for kind in kinds)
     return (
-        f"{name} is no kind but {what}; for what it is type: {to_type('zoo', 'show', f'{kinds[0]}={name}')}"
+        f"{name} is not a kind, it is {what}; to see it, type: {to_type('zoo', 'show', f'{kinds[0]}={name}')}"
         if kinds
         else ""
     )

@@ -455,7 +455,7 @@ def _generate(words: list[str]) -> int:
 
     settings = {name.removeprefix("--"): values[-1] for name, values in given.items() if name != "--prompt"}
     if settings.get("beams", 1) > 1 and settings.get("temperature"):
-        raise ZooError("--beams and --temperature: a beam search draws nothing; give one of them")
+        raise ZooError("--beams and --temperature: a beam search does not sample; give one of them")
     run_generate(Path(_run(run)), GenerateOptions(given.get("--prompt", []), **settings))
     return 0
 

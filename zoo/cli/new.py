@@ -118,7 +118,7 @@ def make(kind: str, name: str, package: bool, folder: Path | None = None) -> lis
     if kind == "comparison" and package:
         raise ZooError("a comparison is one file; put it into conf/compare of a package that you have")
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
-        raise ZooError(f"'{name}' cannot be a name; expected small letters, digits and _, such as my_{kind}")
+        raise ZooError(f"'{name}' cannot be a name; expected lower-case letters, digits and _, such as my_{kind}")
     if kind != "comparison":
         _refuse_shadows(kind, name, package)
     prepare()
@@ -178,7 +178,7 @@ def _refuse_shadows(kind: str, name: str, package: bool) -> None:
     elif class_name in bound or keyword.iskeyword(class_name):
         why = f"its class would be {class_name}, which the skeleton uses for something else"
     elif not package and (name in sys.stdlib_module_names or find_spec(name) is not None):
-        why = f"its file would be a module of a name that Python or an installed package has, {name}"
+        why = f"its file would be a module called {name}, and Python or an installed package has one"
     elif package and find_spec(f"zoo_{name}") is not None:
         why = f"a package called zoo_{name} is installed already"
     if why:

@@ -151,7 +151,7 @@ def _remove(selection: Sequence[Record], filtered: bool, yes: bool) -> int:
     asks = f"remove {many(len(selection), 'folder')}, {byte_size(sum(each.bytes() for each in selection))}?"
     if not yes:
         if not sys.stdin.isatty():
-            raise ZooError(f"{asks} This is no terminal, so add --yes")
+            raise ZooError(f"{asks} This is not a terminal, so add --yes")
         say(f"{asks} [y/N] ", end="")
         if sys.stdin.readline().strip().lower() not in ("y", "yes"):
             say("nothing was removed")

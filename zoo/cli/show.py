@@ -168,8 +168,8 @@ def measure(config: Config) -> tuple[dict[str, str], list[tuple[str, int, float,
     state = memory.decoding_state_bytes(objective, task.facts(), torch.device("cpu"))
     shown = example(task)
     facts = {
-        **({"an example reads": shown["reads"], "and is answered by": shown["answers"]} if shown else {}),
-        "parameters": f"{total:,}" + (f", of which a token meets {active:,}" if active != total else ""),
+        **({"an example reads": shown["reads"], "and should be answered": shown["answers"]} if shown else {}),
+        "parameters": f"{total:,}" + (f", of which each token uses {active:,}" if active != total else ""),
         "FLOPs per token": f"{forward / tokens:,.0f} forward, {training / tokens:,.0f} in training",
         "training FLOPs": quantity(training / tokens * whole * config["steps"] * config["trainer"]["accumulate"]),
         "state": "this model does not decode"

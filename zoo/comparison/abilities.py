@@ -15,10 +15,10 @@ from zoo.comparison.result import Standing
 from zoo.comparison.statistics import Estimate, estimate
 
 EXPLAINED = (
-    "Each score is the median over seeds of the mean over the ability's tasks, from the best rule that needs no "
-    "learning, 0, to perfection, 1; a failed run counts as 0. Better and worse are verdicts beside the baseline that "
-    "all of the ability's tasks share, of the same family as all others in this report; there is none at lengths "
-    "beyond training."
+    "Each score is the median over seeds of the mean over the ability's tasks, where 0 is the best rule that needs no "
+    "learning and 1 is perfection; a failed run counts as 0. Better and worse are shown where all of the ability's "
+    "tasks have that verdict beside the baseline, and never at lengths beyond training. They belong to the same family "
+    "as the other verdicts of this report."
 )
 
 
@@ -72,7 +72,9 @@ def check_beside(folder: Path, beside: str, abilities: Mapping[str, Any]) -> Non
         ZooError: either is so.
     """
     if not abilities:
-        raise ZooError(f"compare.beside={beside}: only abilities are set beside it; name some by compare.abilities")
+        raise ZooError(
+            f"compare.beside={beside}: it compares abilities only, and none are named; name some in compare.abilities"
+        )
     other = folder_of_other(folder, beside)
     if not (other / "comparison.json").is_file():
         raise ZooError(

@@ -174,7 +174,7 @@ def _told_apart(ledger: Ledger, task: str, entered: Sequence[Standing]) -> str:
         else:
             strength = "; ".join([f"{p} each", *doubts])
             each = joined([f"{s.contestant}{_apart_by(s)}" for s in group])
-            unit = f" of {group[0].unit}" if group[0].unit and any(map(_apart_by, group)) else ""
+            unit = f" in {group[0].unit}" if group[0].unit and any(map(_apart_by, group)) else ""
             parts.append(f"these are {verdict} ({strength}): {each}{unit}")
     paired = ", seed by seed" if any(map(_apart_by, apart)) else ""
     unlearned = [s.contestant for s in judged if s.verdict and s.verdict.word == UNLEARNED]
@@ -190,7 +190,7 @@ def _apart_by(standing: Standing, whole: bool = False) -> str:
     apart_by = abs(standing.difference.value) if standing.difference else math.nan
     if not math.isfinite(apart_by) or standing.solved_count():
         return ""
-    return f" by {apart_by:.3g}" + (f" of {standing.unit}" if whole and standing.unit else "")
+    return f" by {apart_by:.3g}" + (f" in {standing.unit}" if whole and standing.unit else "")
 
 
 def _cheapest(ledger: Ledger, task: str, entered: Sequence[Standing]) -> Iterator[str]:
@@ -313,12 +313,12 @@ def _state(ledger: Ledger) -> Iterator[str]:
         name = max(grows, key=lambda each: kept[each][lengths[-1]])
         sizes = joined([byte_size(kept[name][n]) for n in lengths])
         yield (
-            f"When it generates{on}, {name} keeps {sizes} after {joined(lengths)} tokens, and each token reads all of "
-            f"it. FLOPs here count that reading at the length of training."
+            f"When generating{on}, {name} keeps {sizes} after {joined(lengths)} tokens, and each new token reads all "
+            f"of it. FLOPs here count that reading at the length of training."
         )
     if fixed:
         each = joined([f"{name} {byte_size(kept[name][lengths[0]])}" for name in fixed])
-        yield f"Kept at any length{on}: {each}."
+        yield f"State of the same size at any length{on}: {each}."
 
 
 def _fragile(ledger: Ledger) -> Iterator[str]:
@@ -331,7 +331,7 @@ def _fragile(ledger: Ledger) -> Iterator[str]:
     if fragile:
         within = f"within {100 * NEAR_BEST:.0f} % of the best validation score"
         each = "; ".join(f"on {task}, {joined(names)}" for task, names in fragile.items())
-        yield f"Sensitive to tuning, as only the best of the settings tried is {within}: {each}."
+        yield f"Sensitive to tuning, as no other setting tried comes {within}: {each}."
 
 
 def near_best(standing: Standing) -> tuple[int, int]:
@@ -418,7 +418,7 @@ def _noise(ledger: Ledger) -> Iterator[str]:
             solved = f" ({control.solved()} and {base.solved()} solved)" if base.solved() else ""
             parts.append(f"{abs(control.middle() - base.middle()):.3g} on {task}{solved}")
     if parts:
-        yield f"The baseline and itself under other seeds differ by {joined(parts)}."
+        yield f"Under other seeds the baseline differs from itself by {joined(parts)}."
 
 
 def _next(ledger: Ledger) -> Iterator[str]:
@@ -436,7 +436,7 @@ def _next(ledger: Ledger) -> Iterator[str]:
         return
     hard = [task for task in ledger.tasks if not ledger.cannot_decide(task)]
     if "compare.extend" not in ledger.command and any(_at_an_edge(ledger, task) for task in hard):
-        yield f"To let grids of what is tuned grow: {_with(ledger.command, [f'compare.extend={EXTENDED}'])}"
+        yield f"To let the tuning grids grow: {_with(ledger.command, [f'compare.extend={EXTENDED}'])}"
         return
     falling = [task for task in hard if ledger.unconverged(task)]
     if falling:
@@ -444,7 +444,7 @@ def _next(ledger: Ledger) -> Iterator[str]:
         steps = max(int(row["steps"]) for s in ledger.on(task) for row in s.rows)
         only = next(s.of for s in ledger.on(task))
         words = [f"compare.only=[{only}]", f"steps={4 * steps}", f"compare.name={ledger.name}_longer"]
-        yield f"To see who leads on {task} later: {_with(ledger.command, words)}"
+        yield f"To see who leads on {task} after longer training: {_with(ledger.command, words)}"
     elif any(s.verdict and s.verdict.word == "not separated" for task in hard for s in ledger.on(task)):
         most = max(len(s.scores()) for s in ledger.contestants())
         seeds = ",".join(map(str, range(2 * most)))

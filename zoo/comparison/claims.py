@@ -42,8 +42,8 @@ def check_claims(claims: Sequence[Mapping[str, Any]]) -> None:
         needed = {"says", "better", "than"}
         if not needed <= set(claim) <= needed | {"tasks"} or claim["better"] == claim["than"]:
             raise ZooError(
-                f"compare.claims has {dict(claim)}; expected says, better and than, of two contestants, and perhaps "
-                f"tasks: a list of tasks or of their further tests, such as [parity, parity at 64]"
+                f"compare.claims has {dict(claim)}; expected says, better and than, which name two contestants, and "
+                f"optionally tasks: a list of tasks or of their further tests, such as [parity, parity at 64]"
             )
 
 

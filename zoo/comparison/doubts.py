@@ -29,12 +29,12 @@ def doubts(standing: Standing, base: Standing, verdict: Verdict, trends: Mapping
     if next_ahead and next_behind and ahead.sign * (fmean(next_ahead[1]) - fmean(next_behind[1])) < 0:
         objections.append("the next best setting of each says the opposite on the test")
     if _unrepeated(behind):
-        objections.append(f"{behind.contestant} reached more with its tuning seeds than with any reported one")
+        objections.append(f"{behind.contestant} scored better with its tuning seeds than with any reported seed")
     last, first = trends.get(id(behind)), trends.get(id(ahead))
     if last and first and last.gain > max(ahead.sign * (first.end - last.end), 0):
         times = crossing(last, first, ahead.higher_is_better)
-        passes = f"; it passes at {times:.2g} times the steps if both go on so" if times else ""
-        objections.append(f"{behind.contestant} still gained more in the last doubling of steps than it lacks{passes}")
+        passes = f"; at this pace it would overtake at {times:.2g} times the steps" if times else ""
+        objections.append(f"{behind.contestant} gained more in the last doubling of steps than it is behind by{passes}")
     return objections
 
 

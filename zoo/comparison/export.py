@@ -192,7 +192,7 @@ def _question(asked: Question) -> str:
     """What a task asks, in a line, and one example."""
     said = f"**{plain(asked.named)}**: {plain(asked.says)}"
     said += f" {_code(asked.words)}" if asked.words else ""
-    example = f" For example, {_code(asked.reads)} is read, and answered by {_code(asked.answers)}."
+    example = f" For example, the model reads {_code(asked.reads)} and should answer {_code(asked.answers)}."
     return said + (example if asked.reads else "")
 
 

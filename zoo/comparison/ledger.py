@@ -153,7 +153,7 @@ class Ledger:
         notes += ["settings in the order of their validation scores"] if self.is_sweep else []
         notes += [can] if (can := self.can_find(task)) else []
         notes += [cannot] if (cannot := self.cannot_rank(task)) else []
-        return notes + ([f"it cannot decide: {why}"] if (why := self.cannot_decide(task)) else [])
+        return notes + ([f"this task decides nothing: {why}"] if (why := self.cannot_decide(task)) else [])
 
     def cannot_decide(self, task: str) -> str:
         """Why the task tells nobody apart, whoever competes; nothing where somebody was told apart."""
@@ -263,13 +263,13 @@ def read_ledger(folder: Path, alone: bool = False) -> Ledger:
         begun = sum((folder / name / "config.yaml").is_file() for name in os.listdir(folder))
         if begun:
             raise ZooError(
-                f"{folder} holds no results: of {many(begun, 'run')} that began none has ended; the command that made "
-                f"it goes on where it stopped"
+                f"{folder} holds no results: of {many(begun, 'run')} that began none has ended; run the same command "
+                f"again to go on from there"
             )
         raise ZooError(f"{folder} holds no results; run zoo compare first, or name a folder such as runs/families")
     rules = read_json(folder / "comparison.json")
     if rules is None and os.path.lexists(folder / "comparison.json"):
-        raise ZooError(_broken_rules(folder, "it is no JSON"))
+        raise ZooError(_broken_rules(folder, "it is not JSON"))
     if isinstance(rules, dict) and rules.get("schema", 1) != 1:
         raise ZooError(_broken_rules(folder, f"schema is {rules['schema']!r}, expected 1, which this version reads"))
     _rename_stages(rules)
@@ -356,7 +356,7 @@ def is_run(folder: Path) -> bool:
 
 
 def _broken_rules(folder: Path, why: str) -> str:
-    return f"{folder / 'comparison.json'} is damaged ({why}); the zoo compare that made it makes it again"
+    return f"{folder / 'comparison.json'} is damaged ({why}); run the same zoo compare again to rewrite it"
 
 
 def _row(path: Path) -> Row | None:
@@ -365,7 +365,7 @@ def _row(path: Path) -> Row | None:
         os.stat(path)  # unlike exists(), this tells a missing file from a folder that may not be looked into
         row = read_row(path)
         if row is None:
-            why = f"its result.json is damaged ({flaw(read_json(path))}); the command that made it makes it again"
+            why = f"its result.json is damaged ({flaw(read_json(path))}); run the same command again to remake it"
             return _lost(path, "failed", "a damaged result", why)
     except (FileNotFoundError, NotADirectoryError):
         return None

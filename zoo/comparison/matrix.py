@@ -12,10 +12,10 @@ from zoo.comparison.words import between, figure, quantity
 EXPLAINED = (
     "solved: every run reaches the task's bar. partly: some runs do. above: none does, and the median is better than "
     "every rule that needs no learning, by more than the margin. shortcut: better than guessing by more than the "
-    "margin, but not than the best such rule. no: no better than guessing by more than the margin."
+    "margin, but not than the best such rule. no: not even better than guessing by more than the margin."
 )
-COSTS = "FLOPs are those of training, of one run on each task together."
-RANKS = "Ranks are those that a contestant may have; all ranks of a task are right 95 times in 100."
+COSTS = "FLOPs are of training, summed over one run on each task."
+RANKS = "A rank is a range that a contestant may have; all ranges of a task are right together 95 times in 100."
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from zoo.runs.run import data_hash
 from zoo.runs.worker import ATTEMPTS, Outcome, make_run, record_death, start
 from zoo.training.processes import start_method
 
-STOPPED = "its worker was asked to stop, twice; the same command goes on where it stopped"
+STOPPED = "its worker was asked to stop, twice; run the same command again to go on from there"
 
 
 def _fingerprint(config: Config) -> str:

@@ -51,18 +51,18 @@ def explained(ledger: Ledger, rank_correlations: Sequence[Prediction]) -> str:
     if not ledger.beside or not ledger.tasks_of_abilities:
         return ""
     if not rank_correlations:
-        return f"Fewer than {LEAST} contestants have a score here and beside it, which says nothing of orders."
+        return f"Fewer than {LEAST} contestants have a score in both comparisons, which is too few to compare orders."
     fewest = min(each.contestants for each in rank_correlations)
     enough = next(n for n in range(fewest, 99) if len(rank_correlations) * 2 / math.factorial(n) <= SIGNIFICANCE)
     told = [each for each in rank_correlations if each.told]
     said = (
-        f"Spearman's correlation of {many(fewest, 'contestant')} is a hint and no more: its interval is wide, it is of "
-        f"contestants like these, and what goes together need not cause each other. "
+        f"Spearman's correlation of {many(fewest, 'contestant')} is a hint and no more: its interval is wide, it holds "
+        f"for contestants like these, and correlation is not causation. "
     )
     if enough > fewest:
         return said + (
             f"Among {many(len(rank_correlations), 'correlation')}, not even the same order could be told from chance; "
-            f"{enough} contestants could."
+            f"that takes {enough} contestants."
         )
     names = ", ".join(f"{each.ability} ({each.correlation:.2f})" for each in told) or "none"
-    return said + f"Told from chance, all correlations being one family: {names}."
+    return said + f"Told from chance, all correlations being tested as one family: {names}."

@@ -61,7 +61,7 @@ def _checked(entry: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, float]
         if not wrong:
             return about, figures
     raise ZooError(
-        f"compare.published has {dict(entry)}; expected contestant, source, task, value (a number), and perhaps at, "
+        f"compare.published has {dict(entry)}; expected contestant, source, task, value (a number), and optionally at, "
         f"better, of, settings; task may be a list or missing (all tasks), and values={{CONTESTANT: NUMBER, ...}} "
         f"stands for several contestants"
     )

@@ -36,7 +36,7 @@ def stored(file: Path) -> str:
 
     rules = read_yaml(file)
     if not isinstance(rules, dict):
-        raise ZooError(f"{file}: there is no such file" if not file.exists() else f"{file} is no comparison in YAML")
+        raise ZooError(f"{file}: there is no such file" if not file.exists() else f"{file} is not a comparison in YAML")
     known = [field.name for field in fields(CompareConfig)]
     wrong = [str(key) for key in rules if key not in known]
     if wrong:
@@ -100,7 +100,7 @@ def check_rules(rules: Mapping[str, Any]) -> None:
         if len(set(rules[key])) < len(rules[key]):
             raise ZooError(f"compare.{key}={rules[key]}: expected each seed once")
     if set(rules["seeds"]) & set(rules["more_seeds"]):
-        raise ZooError(f"compare.more_seeds={rules['more_seeds']}: expected seeds that compare.seeds has not")
+        raise ZooError(f"compare.more_seeds={rules['more_seeds']}: expected seeds that are not in compare.seeds")
     shared = {*rules["seeds"], *rules["more_seeds"]} & set(rules["tune_seeds"])
     if shared and any(len(values) > 1 for values in rules["tune"].values()):
         raise ZooError(

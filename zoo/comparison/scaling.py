@@ -125,7 +125,7 @@ def fit(parameters: Sequence[float], tokens: Sequence[float], losses: Sequence[f
     forecast = _forecast(best, n, d, y)
     doubts = _doubts(n, d, intervals, forecast)
     if not numbers["floor"]:
-        doubts = ("no floor shows, so the loss would fall to nothing", *doubts)
+        doubts = ("no floor shows, so the loss would fall to zero", *doubts)
     return Law(
         **numbers,
         intervals=intervals,
@@ -163,13 +163,13 @@ def fit_single(of: str, at: float, values: Sequence[float], losses: Sequence[flo
 def _doubts(n: Floats, d: Floats, intervals: dict[str, tuple[float, float]], forecast: float | None) -> tuple[str, ...]:
     doubts = []
     if forecast is not None and forecast > WORST_FORECAST:
-        doubts.append(f"from shorter runs it errs by {forecast:.1%} on the longest")
+        doubts.append(f"a fit to the shorter runs misses the longest by {forecast:.1%}")
     if len(n) < LEAST_POINTS:
-        doubts.append(f"{len(n)} points")
+        doubts.append(f"only {len(n)} points")
     for name, values in (("parameters", n), ("tokens", d)):
         span = math.exp(float(values.max() - values.min()))
         if span < LEAST_RANGE:
-            doubts.append(f"{name} range over a factor of {span:.3g} alone")
+            doubts.append(f"{name} span a factor of {span:.3g} alone")
         low, high = intervals[f"{name}_exponent"]
         if low <= 0 or high / low > MOST_SPREAD:
             doubts.append(f"the exponent of {name} is between {low:.2g} and {high:.2g}")

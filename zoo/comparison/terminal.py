@@ -354,7 +354,7 @@ def _published(ledger: Ledger, task: str) -> Table:
         ("test", "left"),
         ("published", "right"),
         ("ours", "right"),
-        ("ours less published", "right"),
+        ("ours minus published", "right"),
     ):
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
     table.add_column("their settings; source", overflow="fold")

@@ -190,7 +190,7 @@ def can_find(runs: int, comparisons: int, standings: Sequence[Standing] = ()) ->
     size = f"{shift:.2g} standard deviations of a run"
     if spread:
         least = max(shift * spread, scored[0].margin)
-        size = f"{least:.2g} of {scored[0].unit} ({size}, and no less than the margin)"
+        size = f"{least:.2g} in {scored[0].unit} ({size}, and no less than the margin)"
     half = next(n for n in range(runs + 1, 40 * runs) if (smallest_shift(n, tests) or shift) <= shift / 2)
     return (
         f"{runs} runs each find a difference of {size} 80 times in 100 {among}"
@@ -210,9 +210,8 @@ def cannot_rank(runs: int, contestants: int, level: float = SIGNIFICANCE) -> str
     if contestants < 3 or luck(runs) <= level / pairs:  # of two, the verdict says it
         return ""
     enough = next(n for n in range(runs + 1, 200) if luck(n) <= level / pairs)
-    return (
-        f"{many(runs, 'run')} each cannot rank {contestants} contestants, which are {pairs} pairs; that takes {enough}"
-    )
+    who = f"{contestants} contestants ({pairs} pairs)"
+    return f"{many(runs, 'run')} each are too few to rank {who}; that takes {enough} each"
 
 
 def _where_some_solve(runs: int, comparisons: int) -> str:
@@ -234,7 +233,7 @@ def cannot_decide(standings: Sequence[Standing]) -> str:
     if len(entered) < 2 or not any(s.rows for s in entered):
         return ""
     if all(s.state() == "solved" for s in entered):
-        return "every run solved it: it is too easy to tell these contestants apart"
+        return "every run solved it, so it is too easy to tell these contestants apart"
     if not any(s.learned() for s in entered):
         return (
             "no median run is better than the best rule that needs no learning; it is too hard, or training was too "

@@ -99,7 +99,7 @@ def by_the_clock(sessions: Sequence[Session], rows: Sequence[Mapping[str, Any]])
     share = trained / sum(each["wall_seconds"] * each["cores"] for each in sessions)
     return (
         f"{said}; of the cores' time, {100 * share:.0f} % went into training steps, "
-        "and into waiting for a core that was busy with something else."
+        "including waits for a core that was busy with something else."
     )
 
 

@@ -167,9 +167,7 @@ def _check_names(probes: list[Any], ranks: Config) -> None:
         raise ZooError(f"more_probes={probes}: expected names, such as more_probes=[linear] (see: zoo list probe)")
     taken = {"none", ranks[COMPONENT].split("/")[1]} & set(probes)
     if taken:
-        raise ZooError(
-            f"more_probes has {', '.join(sorted(taken))}: expected others than none and than the one that ranks"
-        )
+        raise ZooError(f"more_probes has {', '.join(sorted(taken))}: it may list neither none nor the probe that ranks")
     twice = sorted({name for name in probes if probes.count(name) > 1})
     if twice:
         raise ZooError(f"more_probes has {', '.join(twice)} more than once; leave the others out")

@@ -286,7 +286,7 @@ class _Checker:
             return f"{item.input_line}: a run needs its {item.key_or_group}; choose another one"
         group, options = item.key_or_group, self.groups[item.key_or_group]
         if group in OUTSIDE:
-            return f"{item.input_line}: a {group} is no part of a run ({OUTSIDE[group]}); choose arch=NAME"
+            return f"{item.input_line}: a {group} is not part of a run ({OUTSIDE[group]}); choose arch=NAME"
         for value in self.values_of(item):
             if value not in options:
                 shown = f"{group}@{item.package}" if item.package else group
@@ -314,7 +314,7 @@ class _Checker:
     def _key(self, item: Any, tree: Mapping[str, Any]) -> str | None:
         key, line = item.key_or_group, item.input_line
         if item.is_delete() and not key.startswith(tuple(f"{each}." for each in FREE[1:])):
-            return f"{line}: nothing of a run can be deleted; give it another value"
+            return f"{line}: no key of a run can be deleted; give it another value"
         name = key.rsplit(".", 1)[-1]
         known = key in tree
         parent = key.rpartition(".")[0]

@@ -82,7 +82,7 @@ def to_huggingface(source: Path, folder: Path) -> str:
         full = {**config, "model_type": family.model_type, "architectures": [family.architecture]}
         write(folder, full, tensors, about.get("tokenizer"))
         return f"{folder}\n{family.architecture}: transformers.{family.architecture}.from_pretrained('{folder}')"
-    raise ZooError(f"{source} is of no published family:\n  " + "\n  ".join(reasons))
+    raise ZooError(f"{source} belongs to no published family:\n  " + "\n  ".join(reasons))
 
 
 def _families() -> dict[str, Family]:
@@ -113,7 +113,7 @@ def adopt(config: dict[str, Any], tensors: Tensors, source: str) -> tuple[nn.Mod
     except KeyError as error:
         raise ZooError(f"{source}: its config has no {error}, which the family {name} needs") from error
     except (ZooError, ValueError, TypeError, AttributeError, ArithmeticError, RuntimeError) as error:
-        raise ZooError(f"{source}: its config is no {name} that can be built: {reason(error)}") from error
+        raise ZooError(f"{source}: no {name} can be built from its config: {reason(error)}") from error
     renamed = _renamed(family, tensors, {row.theirs for row in rows})
     ours = _ours(rows, family, family.prepare(renamed, config), model.state_dict(), source)
     model = filled(model, with_tied(model, ours), f"the table of the family {name}")
@@ -161,7 +161,7 @@ def _ours(rows: list[Correspondence], family: Family, tensors: Tensors, own: Ten
     for name in sorted(tensors.keys() - used):
         same = family.tied.get(name)
         if same not in tensors:
-            problems.append(f"nothing here takes {name}")
+            problems.append(f"no part of the model uses {name}")
         elif not torch.equal(tensors[name], tensors[str(same)]):
             problems.append(f"{name} is not {same}, which its config says it is")
     if problems:

@@ -138,7 +138,7 @@ def _write(
     """For each prompt what was written, the best first; without beams one continuation, without a score."""
     if _fills_in(model):
         if options.beams > 1:
-            raise ZooError("a model that fills in hidden tokens follows no beams; leave beams out")
+            raise ZooError("a model that fills in hidden tokens cannot use beam search; leave beams out")
         filled = user_error(unmask, model, prompts, tokens, temperature=options.temperature, seed=options.seed)
         return [[(row, 0.0)] for row in filled]
     ends = {"start": task.start, "end": task.end}

@@ -28,7 +28,7 @@ def read(source: Any) -> tuple[dict[str, Any], Tensors]:
         try:
             return source.config.to_dict(), {name: tensor.detach() for name, tensor in source.state_dict().items()}
         except AttributeError as error:
-            raise ZooError(f"{type(source).__name__} is no model of Hugging Face's: {error}") from error
+            raise ZooError(f"{type(source).__name__} is not a Hugging Face model: {error}") from error
     folder = Path(source).expanduser()
     if not folder.is_dir():
         folder = _download(str(source))
@@ -64,7 +64,7 @@ def _tensors(folder: Path) -> Tensors:
             hint = pickled if (folder / "pytorch_model.bin").exists() else ""
             raise ZooError(f"{path} cannot be read: {error}{hint}") from error
         if written is not None and written != digest(tensors):
-            raise ZooError(f"{path} is damaged: by the digest that zoo export wrote, these are not its tensors")
+            raise ZooError(f"{path} is damaged: its tensors do not match the digest that zoo export wrote")
         all_tensors |= tensors
     return all_tensors
 

@@ -218,7 +218,7 @@ def described(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     refuse_resolvers([about["objective"], about["facts"]], str(path))
     if not whole:
         raise ZooError(
-            f"{path} is damaged: by its digest, its tensors or its config are not what was written; export the run "
+            f"{path} is damaged: its tensors or its config do not match its digest; export the run "
             f"again, or take another copy of the file"
         )
     _note_changes(about["code"], about["objective"], str(path))

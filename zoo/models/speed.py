@@ -268,7 +268,7 @@ def said(crossing: Crossing, lengths: Sequence[int]) -> str:
         return (
             f"{crossing.first} and {crossing.second} are not told apart {at}: {crossing.first} takes "
             f"{crossing.ratio:.3g} times ({low:.3g} to {high:.3g}) as long"
-            + ("; what is fitted to all lengths does not agree, and more rounds may" if low > 1 else "")
+            + ("; the fit to all lengths disagrees, and more rounds may settle it" if low > 1 else "")
         )
     behind = crossing.second if crossing.ahead == crossing.first else crossing.first
     text = f"{crossing.ahead} is {crossing.ratio:.3g} times ({low:.3g} to {high:.3g}) as fast as {behind} {at}"

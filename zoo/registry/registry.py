@@ -118,7 +118,9 @@ def add(entry: Entry, known: bool = False) -> None:
     global _generation
     _check_name(entry.kind, entry.name)
     if any(parameter.name == "defaults" for parameter in entry.parameters):
-        raise ZooError(f"{entry.kind}={entry.name}: a parameter called 'defaults' is Hydra's; call it otherwise")
+        raise ZooError(
+            f"{entry.kind}={entry.name}: the name 'defaults' is reserved by Hydra; give the parameter another name"
+        )
     for parameter in entry.hyperparameters():
         if problem := parameter.problem():
             raise ZooError(

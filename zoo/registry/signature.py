@@ -60,13 +60,13 @@ class Parameter:
     def problem(self) -> str | None:
         """Why no config can set this parameter, or nothing."""
         if self.hint is not UNKNOWN and (odd := hints.unsayable(self.hint)):
-            return f"no config can say a {odd} ({self.annotation})"
+            return f"a config cannot express a {odd} ({self.annotation})"
         if self.default is REQUIRED:
             return None
         if odd := hints.unsayable_value(self.default):
-            return f"no config can say its default: {odd}"
+            return f"a config cannot express its default: {odd}"
         if not self.fits(self.default):
-            return f"its default {self.default!r} is no {self.annotation}"
+            return f"its default {self.default!r} is not a value of {self.annotation}"
         return None
 
 

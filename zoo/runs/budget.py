@@ -72,7 +72,7 @@ def wanted(config: Config) -> dict[str, tuple[float, str]]:
     budgets: dict[str, tuple[float, str]] = {}
     for name in names:
         if name == of and settings[name] is not None:
-            raise ZooError(f"budget={name} and budget.{name} are one; give budget.{name} alone")
+            raise ZooError(f"budget={name} and budget.{name} mean the same; give budget.{name} alone")
         goal = target if name == of else settings[name]
         if goal is None:
             continue
@@ -85,7 +85,7 @@ def wanted(config: Config) -> dict[str, tuple[float, str]]:
     variables = [variable for _, variable in budgets.values()]
     if len(set(variables)) < len(variables):
         raise ZooError(
-            f"budget has {' and '.join(budgets)}, which are all to be met by {variables[0]}; give one of the size "
+            f"budget has {' and '.join(budgets)}, which would all be met by {variables[0]}; give one of the size "
             f"({', '.join(SIZES)}) and one of the length ({', '.join(DURATIONS)})"
         )
     if not 0 <= settings["tolerance"] < 1e6:
@@ -316,7 +316,7 @@ def _size(config: Config, name: str, target: float, variable: str) -> tuple[int,
             break
     if best is None:
         size_of(config, name)  # no width can be built, so the complaint is about something else
-        raise ZooError(f"budget.{name}={target:g}: no {variable} next to it can be built")
+        raise ZooError(f"budget.{name}={target:g}: no {variable} near it can be built")
     return best
 
 

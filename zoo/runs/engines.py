@@ -304,7 +304,7 @@ ENGINES = {"local": Local, "slurm": Slurm, "ray": Ray}
 def _why(error: BaseException | None) -> str:
     """In one line what ended a worker that wrote no outcome."""
     if error is None:
-        return "its worker ended without a word"
+        return "its worker ended without a message"
     cause = getattr(error, "cause", None) or error  # of an error in a task Ray gives the traceback as the text
     said = str(cause).strip().splitlines()
     return f"{type(cause).__name__}: {said[0] if said else 'no message'}"

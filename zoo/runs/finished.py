@@ -109,7 +109,11 @@ def finished(folder: Path) -> Finished:
     refuse_foreign(config, str(folder / "config.yaml"))
     refuse_resolvers({key: config[key] for key in config if key not in TYPED}, str(folder / "config.yaml"))
     if not row or row["status"] != "finished":
-        state = f"it failed: {row.get('error')}" if row and row["status"] == "failed" else "it was started only"
+        state = (
+            f"it failed: {row.get('error')}"
+            if row and row["status"] == "failed"
+            else "it was started and has not ended"
+        )
         raise ZooError(f"{folder} is not a finished run ({state}); finish it: {_command(config, folder)}")
     if wrong := flaw(config, SavedConfig):
         again = _command(config, folder)
@@ -158,6 +162,8 @@ def start(objective: nn.Module, folder: Path) -> None:
     tensors = finished(folder).weights()
     norms = {name for name, parameter in objective.named_parameters() if parameter.ndim == 1} - tensors.keys()
     if norms:
-        warnings.warn(f"start_from={folder} has no {', '.join(sorted(norms))}: these start as they are", stacklevel=2)
+        warnings.warn(
+            f"start_from={folder} has no {', '.join(sorted(norms))}: these keep their initial values", stacklevel=2
+        )
     own = objective.state_dict()
     fill(objective, tensors | {name: own[name] for name in norms}, f"start_from={folder}")

@@ -117,7 +117,7 @@ class Launched:
             return f"its worker was lost twice ({gone.read_text()})"
         if self.listener.silent(self.folder / f"{number}.alive"):
             return "its worker was lost twice (no sign of life)"
-        return f"on={self.on['name']} gave it up: {self._last_line()}" if ended else None
+        return f"on={self.on['name']} gave up on it: {self._last_line()}" if ended else None
 
     def halt(self, key: int) -> None:
         """Ask a run to save itself and to stop."""
@@ -157,7 +157,7 @@ def _with_row(written: dict[str, Any]) -> Outcome:
         return written
     row = read_row(Path(written["folder"], "result.json"))
     if row is None:
-        return {**written, "status": "failed", "error": "its row is gone"}
+        return {**written, "status": "failed", "error": "its result.json is gone"}
     return {**written, "row": {**row, "skipped": True} if written["skipped"] else row}
 
 

@@ -240,8 +240,8 @@ class _Search:
             raise ZooError(f"search.storage={self.rules['storage']}: the study cannot be opened: {said[0]}") from error
         if study.direction.name.lower() != direction:
             raise ZooError(
-                f"search.study={self.name}: it is to {study.direction.name.lower()}, and now to {direction}; "
-                f"give it another name"
+                f"search.study={self.name}: this study was begun to {study.direction.name.lower()}, and now it is to "
+                f"{direction}; give the new study another name"
             )
         how = {key: self.rules[key] for key in ("sampler", "pruner", "seed")}
         begun = study.user_attrs.get(HOW)

@@ -55,7 +55,7 @@ def sweep(flags: Sequence[str], overrides: Sequence[str]) -> None:
         raise ZooError(f"{draws[0]} is for a search; add search=optuna, or list its values, such as 1e-3,1e-2")
     if count() > 1:
         raise ZooError(
-            "a sweep of runs that share processes: torchrun starts them for one run alone; leave it out, and add "
+            "torchrun starts processes for one run alone, and this is a sweep; leave torchrun out, and add "
             "trainer.devices=2, which starts processes for each run"
         )
     if searched["name"] != "none":

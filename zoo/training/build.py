@@ -94,7 +94,7 @@ def make_probes(config: Config, objective: Any, task: Task) -> dict[str, Probe]:
     ranks = next(iter(probes))
     if _name(config, "probe") not in probes:
         raise ZooError(
-            f"more_probes={list(probes)} stand beside the probe that ranks; choose that one too: probe={ranks}"
+            f"more_probes={list(probes)} only add to the probe that ranks; choose that one too: probe={ranks}"
         )
     if not isinstance(objective, HasEmbedding) or labels_key(objective, task) is None:
         raise ZooError(

@@ -77,7 +77,7 @@ def load(checkpoint: Path) -> dict[str, Any]:
             raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM), str(checkpoint)) from error
         raise Damaged(f"{type(error).__name__}: {said}") from error
     if changed:
-        raise Damaged(f"the file is damaged: {', '.join(changed)} is not what was written, by its digest")
+        raise Damaged(f"the file is damaged: {', '.join(changed)} does not match its digest")
     return saved
 
 

@@ -103,7 +103,7 @@ class StepGraph:
         before.restore()
         self.begin(step)
         if reason is not None and self.must:
-            raise ZooError(f"trainer.graph=true cannot be: {reason}. Use trainer.graph=auto")
+            raise ZooError(f"trainer.graph=true cannot work: {reason}. Use trainer.graph=auto")
 
     def _record(self, batch: Batch, step: int, before: Traces) -> str | None:
         """Record the pass and try it; returns why it is of no use, or nothing."""

@@ -69,7 +69,7 @@ def choose(trainer: Config) -> Device:
     if wanted not in ("auto", "true", "false"):
         raise ZooError(f"trainer.compile={trainer['compile']}: expected auto, true or false")
     if wanted == "true" and (failure := compile_failure("cuda" if cuda else "cpu")):
-        raise ZooError(f"trainer.compile=true cannot be here: {failure}; use trainer.compile=false")
+        raise ZooError(f"trainer.compile=true cannot work here: {failure}; use trainer.compile=false")
     accelerator = "cuda" if cuda else accelerator
     return Device(accelerator, cast(Any, precision), wanted == "true", _graph(trainer, accelerator))
 

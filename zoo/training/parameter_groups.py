@@ -26,8 +26,8 @@ def make_optimizer(
     target = getattr(factory, "target", factory)
     if getattr(model, "width_rates", {}) and not getattr(target, "entrywise", False):
         raise ValueError(
-            "parametrization=mup: its rates are those of steps as large whatever the gradient's size, as the default "
-            "optimizer's are; leave optimizer out, or add parametrization=standard"
+            "parametrization=mup: its learning rates suit only optimizers whose steps do not depend on the gradient's "
+            "size, such as the default one; leave optimizer out, or add parametrization=standard"
         )
     asks = inspect.signature(target).parameters
     name = "parameters_by_role" if "parameters_by_role" in asks else "parameters"

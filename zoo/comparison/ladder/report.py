@@ -226,8 +226,8 @@ class Ladder:
         held, of = coverage(self.gains)
         if of:
             yield (
-                f"Forecasts of the top rung, made without it, hold what was measured in {held} of {of}. Nothing is "
-                f"predicted beyond one further rung, {quantity(_further(self.steps))} FLOPs."
+                f"Forecasts of the top rung, made without it, contained the measured value in {held} of {of}. Nothing "
+                f"is predicted beyond one further rung, {quantity(_further(self.steps))} FLOPs."
             )
 
     def learning_rates(self) -> Iterator[str]:
