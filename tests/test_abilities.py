@@ -163,8 +163,9 @@ def test_few_contestants_are_said_to_tell_nothing():
     five = beside({name: numbered(1, 2, 3, 4, 5) for name in "abcd"}, {"text": numbered(1, 2, 3, 4, 5)})
     correlations = predictions(five)
     assert [each.told for each in correlations] == [False] * 4
-    assert "Among 4 correlations, not even the same order could be told from chance; that takes 6 contestants." in explained(
-        five, correlations
+    assert (
+        "Among 4 correlations, not even the same order could be told from chance; that takes 6 contestants."
+        in explained(five, correlations)
     )
     four = beside({"a": numbered(1, 2, 3, 4)}, {"text": numbered(1, 2, 3, 4, 5)})
     assert predictions(four) == []

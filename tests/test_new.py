@@ -82,7 +82,7 @@ def test_a_package_says_where_it_is_found(tmp_path):
     [
         (["mixxer", "a"], "no kind with a skeleton called 'mixxer'. Did you mean zoo new mixer?"),
         (["mixer", "lstm"], "mixer=lstm exists already (seqzoo"),
-        (["mixer", "My-Mixer"], "small letters, digits and _, such as my_mixer"),
+        (["mixer", "My-Mixer"], "lower-case letters, digits and _, such as my_mixer"),
         (["mixer", "class"], "cannot be a name"),
         (["mixer"], "zoo new mixer my_mixer"),
         (["mixer", "there"], "there.py is there already"),

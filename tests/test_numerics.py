@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from zoo.nn import RMSNorm, ShortConvolution, rms_norm
 from zoo.testing.parts import part
 from zoo_plugins.positions.rotary import turn
+from zoo_plugins.recurrent.cells import SteppedGRU
 
 DIM, LENGTH = 32, 24
 F64 = torch.float64
@@ -393,6 +394,18 @@ def test_a_grus_state_is_its_own():
     seen = []
     gru.cell.register_forward_hook(lambda cell, given, made: seen.append(made[0].detach()))
     torch.testing.assert_close(gru(x)[0].detach(), *seen, msg="hooks on the cell run in training too")
+
+
+@pytest.mark.parametrize(
+    "settings", [{"num_layers": 2}, {"bidirectional": True}, {"bias": False}, {"batch_first": False}]
+)
+def test_a_gru_of_another_form_is_torchs(settings):
+    ours = SteppedGRU(3, 4, **{"batch_first": True} | settings)
+    theirs = torch.nn.GRU(3, 4, **{"batch_first": True} | settings)
+    theirs.load_state_dict(ours.state_dict())
+    x = draw(2, 5, 3).float().requires_grad_()
+    torch.testing.assert_close(ours(x), theirs(x))
+    torch.testing.assert_close(ours(x[0]), theirs(x[0]), msg="one sequence without a batch")
 
 
 def test_derivatives_of_our_own_stand_aside_where_they_do_not_serve():

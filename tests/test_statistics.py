@@ -272,8 +272,17 @@ def test_a_grid_does_not_grow_where_settings_are_equally_good():
     for low, high, alone in ((0.5, 0.5, False), (0.5, 0.6, True), (None, 0.6, True), (None, None, False)):
         cell.tried = {cell.grid[0]: [low], cell.grid[1]: [high]}
         cell.choose()
-        assert cell.stands_alone() == alone
         assert cell.on_edge() == (["optimizer.lr"] if alone else []), "what is as good elsewhere lies on no edge"
+    both = [(("lr", rate), ("decay", decay)) for rate in (0.1, 1.0) for decay in (0.0, 0.5, 1.0)]
+    cell = Cell("a", "task", {}, both, [1000], [0])
+    cell.tried = {setting: [0.6 if dict(setting)["lr"] == 1.0 else 0.2] for setting in both}
+    cell.choose()
+    assert cell.on_edge() == ["lr"], "all that are as good lie on this edge, and have any decay"
+    cell = Cell("a", "task", {}, grid(0.01, 0.1, 1.0), [1000, 1001], [0])
+    cell.tried = dict(zip(cell.grid, ([0.6], [0.5, 0.5], [0.6, 0.6]), strict=True))
+    cell.finalists = cell.grid[1:]
+    cell.choose()
+    assert cell.on_edge() == ["optimizer.lr"], "the other that is as good had one seed"
 
 
 @pytest.mark.parametrize(

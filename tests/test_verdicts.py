@@ -326,8 +326,36 @@ def test_what_is_said_of_several_contestants_is_said_once():
     doubt = "the best optimizer.lr of b is at the edge of its grid"
     p = many[0].verdict.p_value
     assert said.count(doubt) == 1
-    assert f"Beside b, seed by seed, these are provisionally better (p = {p:.2g} each; {doubt}): d by 0." in said
+    assert (
+        f"Beside b, by the median difference of runs of one seed, these are provisionally better (p = {p:.2g} each; {doubt}): d by 0."
+        in said
+    )
     assert " in accuracy. " in said
+
+
+def test_no_figure_is_said_that_is_not_so():
+    def said(*standings):
+        return " ".join(answer(ledger(counted(list(standings)))))
+
+    # failed runs decide, and the medians of those that ended say the opposite
+    failing = standing("b", "t", [0.5, 0.6, 0.6, 0.6, 0.6, 0.6], failed=5, metric="accuracy")
+    steady = standing("a", "t", [0.55] * 6 + [0.56] * 5, metric="accuracy")
+    assert "a is better (p = " in said(steady, failing)
+    # those who solved the task are better by counts, and have no figure of another
+    low = [0.2, 0.25, 0.22, 0.21, 0.24]
+    both = [standing(name, "t", SOLVED, solved=0.99, metric="accuracy") for name in "pq"]
+    rest = standing("r", "t", [0.8, 0.81, 0.82, 0.8, 0.83], solved=0.99, metric="accuracy")
+    groups = said(*both, rest, standing("b", "t", low, solved=0.99, metric="accuracy")).partition("Beside b")[2]
+    assert "): p and q; r is better by 0.6 in accuracy (p = " in groups or "r is better by 0.59" in groups
+    assert "p, q and r" not in groups
+    # a baseline of which most runs failed still has its verdicts
+    mostly = standing("b", "t", [0.5, 0.51], failed=9, metric="accuracy")
+    assert "a is better" in said(standing("a", "t", [0.6] * 11, metric="accuracy"), mostly)
+    # less than matters is not the same as not told apart
+    near = standing("a", "t", [0.9998, 0.9999, 0.9998, 0.9997, 0.9998], metric="accuracy")
+    base = standing("b", "t", [0.9979, 0.9980, 0.9978, 0.9979, 0.9980], metric="accuracy")
+    worse = standing("c", "t", [0.71, 0.72, 0.7, 0.71, 0.73], metric="accuracy")
+    assert "; a differs from it by less than matters." in said(near, base, worse)
 
 
 def test_what_came_of_claims_is_said():

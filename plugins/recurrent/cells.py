@@ -100,15 +100,21 @@ class SteppedGRU(nn.GRU):
     """torch's GRU, with the derivative of :class:`GRUSteps` where that may stand; hooks run as on torch's own."""
 
     def forward(self, input, hx=None):
-        """As ``torch.nn.GRU`` of one layer does it, the batch first."""
-        if not isinstance(input, Tensor) or is_counting() or not may_own_derivative(input):
+        """As ``torch.nn.GRU``, in every other case by it: several layers or directions, packed sequences, autocast."""
+        if not isinstance(input, Tensor) or is_counting() or not may_own_derivative(input) or not self._is_plain(input):
             return super().forward(input, hx)
         first_1BD = input.new_zeros(1, input.shape[0], self.hidden_size) if hx is None else hx
-        if first_1BD.dtype != input.dtype or first_1BD.shape[1:] != (input.shape[0], self.hidden_size):
+        if first_1BD.dtype != input.dtype or first_1BD.shape != (1, input.shape[0], self.hidden_size):
             return super().forward(input, hx)
         y_BLD = GRUSteps.apply(input, first_1BD[0], *self.all_weights[0])
         last_BD = y_BLD[:, -1]
         return y_BLD, (last_BD if hx is None else last_BD.clone()).unsqueeze(0)
+
+    def _is_plain(self, input: Tensor) -> bool:
+        """Whether it is one layer in one direction with biases, on a batch of sequences of its own dtype."""
+        one = self.num_layers == 1 and not self.bidirectional and self.bias and self.batch_first
+        usual = input.ndim == 3 and input.numel() > 0 and input.dtype == self.weight_ih_l0.dtype
+        return one and usual and not torch.is_autocast_enabled("cpu")
 
 
 @register("mixer", "gru")

@@ -185,13 +185,18 @@ def _compare(words: list[str]) -> int:
         for line in [*in_words(plan), *sizes]:
             say(line)
         if plan.comparisons() and not plan.rungs:
+            from zoo.comparison.statistics import SIGNIFICANCE
             from zoo.comparison.verdicts import can_find, cannot_rank
 
             runs = min(len(cell.seeds) for cell in plan.cells)
             say(f"on each task, {can_find(runs, plan.comparisons())}")
-            if cannot := cannot_rank(runs, len({cell.contestant for cell in plan.cells})):
+            who = {cell.contestant for cell in plan.cells if cell.follows is None}
+            level = SIGNIFICANCE / (2 if plan.more_seeds else 1)
+            if cannot := cannot_rank(runs + len(plan.more_seeds), len(who), level):
                 say(f"on each task, {cannot}")
-        say(f"{many(plan.total(), 'run')} into {plan.folder}")
+        grows = plan.extend and any(len(cell.grid) > 1 for cell in plan.cells)
+        more = ", and more where a best setting lies at the edge of its grid" if grows else ""
+        say(f"{many(plan.total(), 'run')} into {plan.folder}{more}")
         return _say("\n".join(f"error: {each}" for each in unmet), 2) if unmet else 0
     from zoo.comparison.terminal import Board
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +71,7 @@ def measure(options: MeasureOptions) -> None:
     vocabulary = min(make_task(compose(*each)).facts()["vocab_size"] for each in words.values())
     curves = inference.measure(models, options.lengths, options.rounds, vocabulary, device, progress)
     figures = _plain(curves, chosen.accelerator, options)
-    to = options.to or _file_of(options, names)
+    to = options.to or _file_of(replace(options, accelerator=chosen.accelerator), names)
     write_json(to, figures)
     _show(curves, figures)
     lengths = ",".join(map(str, options.lengths))

@@ -166,7 +166,7 @@ def measure(config: Config) -> tuple[dict[str, str], list[tuple[str, int, float,
     length = task.facts()["max_len"]
     total, active = parameters(objective), active_parameters(objective)
     state = memory.decoding_state_bytes(objective, task.facts(), torch.device("cpu"))
-    shown = example(task)
+    shown = example(objective, task, config["probe"][COMPONENT] != "probe/none")
     facts = {
         **({"an example reads": shown["reads"], "and should be answered": shown["answers"]} if shown else {}),
         "parameters": f"{total:,}" + (f", of which each token uses {active:,}" if active != total else ""),

@@ -156,41 +156,56 @@ def _told_apart(ledger: Ledger, task: str, entered: Sequence[Standing]) -> str:
     base = next((s for s in entered if s.contestant == ledger.baseline), None)
     judged = [s for s in entered if s.verdict is not None]
     apart = [s for s in judged if s.verdict and s.verdict.apart]
-    if not judged or base is None or base.score() is None:
+    if not judged or base is None:
         return f"{ledger.baseline}, with which all others are compared, has no result."
     if not apart:
         why = ledger.cannot_decide(task)
         return f"Nobody is told apart from {ledger.baseline}{': ' + why if why else ''}."
-    alike: dict[tuple[str, str, tuple[str, ...]], list[Standing]] = {}
+    alike: dict[tuple[str, str, tuple[str, ...], bool], list[Standing]] = {}
     for standing in apart:
         if standing.verdict:
-            key = str(standing.verdict), f"p = {standing.verdict.p_value:.2g}", standing.verdict.doubts
-            alike.setdefault(key, []).append(standing)
+            p_value, doubts = f"p = {standing.verdict.p_value:.2g}", standing.verdict.doubts
+            alike.setdefault((str(standing.verdict), p_value, doubts, bool(_apart_by(standing))), []).append(standing)
     parts = []
-    for (verdict, p, doubts), group in alike.items():  # what is said of several is said once
+    for (verdict, p, doubts, _), group in alike.items():  # what is said of several is said once
         if len(group) == 1:
             strength = "; ".join([p, *doubts])
             parts.append(f"{group[0].contestant} is {verdict}{_apart_by(group[0], whole=True)} ({strength})")
         else:
             strength = "; ".join([f"{p} each", *doubts])
+            group.sort(key=lambda s: -abs(s.difference.value) if _apart_by(s) and s.difference else 0.0)
             each = joined([f"{s.contestant}{_apart_by(s)}" for s in group])
             unit = f" in {group[0].unit}" if group[0].unit and any(map(_apart_by, group)) else ""
             parts.append(f"these are {verdict} ({strength}): {each}{unit}")
-    paired = ", seed by seed" if any(map(_apart_by, apart)) else ""
+    paired = ", by the median difference of runs of one seed" if any(map(_apart_by, apart)) else ""
     unlearned = [s.contestant for s in judged if s.verdict and s.verdict.word == UNLEARNED]
     if unlearned:
         parts.append(f"{joined([*unlearned, base.contestant])} did not learn it")
-    rest = len(judged) - len(apart) - len(unlearned)
+    small = [s.contestant for s in judged if s.verdict and s.verdict.word == "no difference that matters"]
+    if small:
+        parts.append(f"{joined(small)} differ{'s' * (len(small) == 1)} from it by less than matters")
+    rest = len(judged) - len(apart) - len(unlearned) - len(small)
     others = f"; the other{f' {rest} are' if rest > 1 else ' is'} not told apart from it" if rest else ""
     return f"Beside {ledger.baseline}{paired}, {'; '.join(parts)}{others}."
 
 
 def _apart_by(standing: Standing, whole: bool = False) -> str:
-    """By how much, by seed as in the tables; with its unit if whole. Nothing where counts of solved runs say it."""
-    apart_by = abs(standing.difference.value) if standing.difference else math.nan
-    if not math.isfinite(apart_by) or standing.solved_count():
+    """By how much, by seed as in the tables; with its unit if whole.
+
+    Nothing where counts of solved runs say it, or where the median says the opposite of what failed runs decided.
+    """
+    value = standing.difference.value if standing.difference else math.nan
+    ahead = standing.sign * value > 0
+    if not math.isfinite(value) or standing.solved_count() or not standing.verdict:
         return ""
-    return f" by {apart_by:.3g}" + (f" in {standing.unit}" if whole and standing.unit else "")
+    if ahead != (standing.verdict.word == "better"):
+        return ""
+    return f" by {abs(value):.3g}" + (f" in {standing.unit}" if whole and standing.unit else "")
+
+
+def _few(names: Sequence[str]) -> str:
+    """The names, or of many how many there are."""
+    return joined(names) if len(names) <= FEW_FINDINGS else str(len(names))
 
 
 def _cheapest(ledger: Ledger, task: str, entered: Sequence[Standing]) -> Iterator[str]:
@@ -203,7 +218,7 @@ def _cheapest(ledger: Ledger, task: str, entered: Sequence[Standing]) -> Iterato
         least, most = min(costs, key=costs.__getitem__), max(costs, key=costs.__getitem__)
         if costs[most] > 1.05 * costs[least]:
             yield (
-                f"{len(first)} may be first; of these, {least} trains with the fewest FLOPs "
+                f"{_few([s.contestant for s in first])} may be first; of these, {least} trains with the fewest FLOPs "
                 f"({quantity(costs[least])}; {most} takes {costs[most] / costs[least]:.3g} times as many)."
             )
 
@@ -248,7 +263,7 @@ def _ladder(ledger: Ledger) -> Iterator[str]:
 BUDGETS = {
     "tokens": "tokens",
     "flops": "FLOPs of training",
-    "seconds": "seconds of training, by the time of a step that was taken before",
+    "seconds": "seconds of training, as forecast from the time of a step",
 }
 """Budgets of training, in words."""
 
@@ -369,7 +384,11 @@ def _known(ledger: Ledger) -> Iterator[str]:
     if told:
         applies = "applies" if len(findings) == 1 else "apply"
         yield f"{many(len(findings), 'published finding')} {applies} here: these runs {joined(told)}."
-        listed = [f"{each.says} ({each.outcome})" for each in findings if each.outcome not in DISAGREE]
+        listed = [
+            f"{each.says} ({each.outcome} on {joined(list(dict.fromkeys(pair[0] for pair in each.pairs)))})"
+            for each in findings
+            if each.outcome not in DISAGREE
+        ]
         if len(listed) <= FEW_FINDINGS:
             said = "; ".join(listed)
             yield f"{said[:1].upper()}{said[1:]}."

@@ -202,18 +202,18 @@ class Cell:
         value = sum(scores) / len(scores) if scores else math.nan
         return value if math.isfinite(value) else (-math.inf if self.higher_is_better else math.inf)
 
-    def stands_alone(self) -> bool:
-        """Whether the chosen setting is better than every other, so that it says something that it was chosen."""
-        if self.chosen is None or not math.isfinite(self.mean(self.chosen)):
-            return False
-        return sum(self.mean(setting) == self.mean(self.chosen) for setting in self.grid) == 1
-
     def on_edge(self) -> list[str]:
         """Keys whose chosen value is the smallest or largest tried: the best may lie beyond.
 
-        None where another setting does as well, as each does where nothing is trained: that is no sign of more beyond.
+        Not those of which another value does as well, as each does where nothing is trained: that is no sign of more
+        beyond.
         """
-        return edges(self.grid, self.chosen) if self.chosen is not None and self.stands_alone() else []
+        if self.chosen is None or not math.isfinite(self.mean(self.chosen)):
+            return []
+        rivals = self.finalists or self.grid  # the others have fewer seeds
+        alike = [dict(setting) for setting in rivals if self.mean(setting) == self.mean(self.chosen)]
+        best = dict(self.chosen)
+        return [key for key in edges(self.grid, self.chosen) if all(each[key] == best[key] for each in alike)]
 
 
 def rate_law(cells: Sequence[Cell]) -> RateLaw | None:

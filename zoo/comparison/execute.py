@@ -448,8 +448,9 @@ class Execution:
         candidates: dict[tuple[str, float], None] = {}
         solved = any(wanted(cell.base) for cell in cells)  # budgets were solved for the grid as it was
         for cell in cells:
-            for key, value in beyond(cell.grid, cell.chosen) if cell.chosen and cell.stands_alone() else ():
-                if is_plain(key) or not solved:
+            on_edge = cell.on_edge()
+            for key, value in beyond(cell.grid, cell.chosen) if cell.chosen and on_edge else ():
+                if key in on_edge and (is_plain(key) or not solved):
                     candidates[key, value] = None
         kept = []
         for key, value in candidates:

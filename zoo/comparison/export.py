@@ -105,7 +105,7 @@ def _csv(ledger: Ledger) -> bytes:
     writer = csv.DictWriter(text, list(rows[0]))
     writer.writeheader()
     writer.writerows(rows)
-    return text.getvalue().encode()
+    return text.getvalue().encode(errors="backslashreplace")
 
 
 @dataclass(frozen=True)
@@ -188,19 +188,12 @@ def _item(said: str) -> str:
     return f"{item}\n\n  ```\n  zoo {command}\n  ```" if colon else item
 
 
-def _question(asked: Question) -> str:
-    """What a task asks, in a line, and one example."""
-    said = f"**{plain(asked.named)}**: {plain(asked.says)}"
-    said += f" {_code(asked.words)}" if asked.words else ""
-    example = f" For example, the model reads {_code(asked.reads)} and should answer {_code(asked.answers)}."
-    return said + (example if asked.reads else "")
-
-
-def _code(text: str) -> str:
-    """Text between as many backticks as end it nowhere within."""
-    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
-    space = " " * (len(fence) > 1)
-    return f"{fence}{space}{' '.join(text.split())}{space}{fence}"
+def _question(asked: Question) -> Iterator[str]:
+    """What a task asks, in a line; then what was typed for it and one example, as they are."""
+    yield from (wrap(f"**{plain(asked.named)}**: {plain(asked.says)}", subsequent_indent=""), "")
+    example = [f"reads: {asked.reads}", f"answers: {asked.answers}"] if asked.reads else []
+    if words := [*([asked.words] if asked.words else []), *example]:
+        yield from ("```", *(" ".join(each.split()) for each in words), "```", "")
 
 
 def _markdown(ledger: Ledger, picture: Path) -> bytes:
@@ -218,7 +211,7 @@ def _markdown(ledger: Ledger, picture: Path) -> bytes:
     if picture.exists():
         parts += [f"![{plain(ledger.folder.name)}: its first chart]({quote(picture.name)})", ""]
     if asked := questions(ledger):
-        parts += ["## What was asked", "", *(wrap(f"- {_question(each)}") for each in asked), ""]
+        parts += ["## What was asked", "", *(line for each in asked for line in _question(each))]
     for block in _blocks(ledger):
         parts += [
             f"## {plain(block.heading)}",
@@ -229,7 +222,7 @@ def _markdown(ledger: Ledger, picture: Path) -> bytes:
             "",
             *(line for note in block.notes for line in (wrap(f"{plain(note).rstrip('.')}.", subsequent_indent=""), "")),
         ]
-    return "\n".join(parts).encode()
+    return "\n".join(parts).encode(errors="backslashreplace")
 
 
 def _picture(ledger: Ledger) -> bytes:
@@ -270,7 +263,7 @@ def _latex(ledger: Ledger) -> bytes:
         parts += [r"\midrule", *map(row, block.rows), r"\bottomrule", r"\end{tabular}"]
         parts += [rf"\par{{\footnotesize {text(note.rstrip('.'))}.}}" for note in block.notes]
         parts += [r"\end{table}", ""]
-    return "\n".join(parts).encode()
+    return "\n".join(parts).encode(errors="backslashreplace")
 
 
 def _parquet(ledger: Ledger) -> bytes:

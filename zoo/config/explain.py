@@ -119,8 +119,15 @@ def _not_an_override(text: str) -> str:
             return f"{text}: expected {EXAMPLES[key]}; a file of yours may have any letters (docs/comparisons.md)"
         again = to_type(f"{key}={quoted(value)}")
         return f"{text}: put the value in quotes, and others around them for the shell: {again}"
-    named = [] if sign else [f"{group}={text}" for group, options in groups().items() if text in options]
-    likely = " or ".join(each for each in named if each.partition("=")[0] not in OUTSIDE)
+    known = (
+        {} if sign else {group: each for group, each in groups().items() if group not in OUTSIDE and "/" not in group}
+    )
+    names = [name for each in known.values() for name in each]
+    near = text if text in names else next(iter(close(text, names)), None)
+    meant_by = [group for group, each in known.items() if near in each]
+    likely = " or ".join(
+        to_type("zoo", "compare", near) if group == "compare" else to_type(f"{group}={near}") for group in meant_by
+    )
     meant = f". Did you mean {likely}?" if likely else ""
     return f"'{text}' is not an override; expected key=value, such as seed=1{meant}"
 
@@ -285,6 +292,9 @@ class _Checker:
         if item.is_delete() and not _is_part(item):
             return f"{item.input_line}: a run needs its {item.key_or_group}; choose another one"
         group, options = item.key_or_group, self.groups[item.key_or_group]
+        if group == "compare" and self.config_name == "config":
+            again = to_type("zoo", "compare", *self.values_of(item)[:1], "--dry-run")
+            return f"{item.input_line}: a comparison is not part of a run; to see what it runs, type: {again}"
         if group in OUTSIDE:
             return f"{item.input_line}: a {group} is not part of a run ({OUTSIDE[group]}); choose arch=NAME"
         for value in self.values_of(item):

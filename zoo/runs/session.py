@@ -275,7 +275,7 @@ class Session:
             "higher_is_better": task.higher_is_better,
             "solved": None if own_question else task.solved,
             "chance": without_learning,
-            "example": None if own_question else example(task),
+            "example": example(self.objective, task, bool(self.probes)),
             "guess": next(iter(without_learning.values()), None),
             "shortcut": _strongest(without_learning, task),
             "margin": task.margin,

@@ -15,7 +15,7 @@ from zoo.tasks.shapes import KINDS, OFFSETS, RADII, Shapes, uniform
 
 @register("task", "moving_shapes", stem="patches", objective="classify")
 class MovingShapes(Shapes):
-    """Classify one of eight shapes in a frame; ``later`` is a second frame, in which it has moved.
+    """Classify one of eight shapes in a frame; a second frame, ``later``, shows it moved.
 
     Kinds, sizes and nuisances are those of ``shapes``; each frame has noise and light of its own. From one frame to the
     other the shape moves at random and turns back at the bounds of its position. Its kind, its size and whether it is
