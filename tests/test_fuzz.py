@@ -552,7 +552,7 @@ def test_counts_that_cannot_be_are_a_damaged_row_that_says_where(ledger, change,
         (failed,) = read_ledger(ledger).failures
     assert "decay.test" in failed["error"]
     assert said in failed["error"]
-    assert "makes it again" in failed["error"]
+    assert "run the same command again to remake it" in failed["error"]
 
 
 @pytest.mark.parametrize(
@@ -745,7 +745,7 @@ def test_damaged_rules_are_refused_with_the_path(ledger, path, value, said):
     with holding(rules, plan):
         status, _, err = run_main("report", ledger)
     assert status == 2
-    assert f"comparison.json is damaged ({said}); the zoo compare that made it makes it again" in err
+    assert f"comparison.json is damaged ({said}); run the same zoo compare again to rewrite it" in err
 
 
 @FEW

@@ -736,7 +736,7 @@ def test_nothing_is_compiled_by_itself_and_who_asks_for_what_cannot_be_is_told(m
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(hardware, "compile_failure", lambda device: "torch.compile fails: no compiler")
     assert hardware.choose(settings).compile is False
-    with pytest.raises(ZooError, match=r"true cannot be here: torch\.compile fails: no compiler"):
+    with pytest.raises(ZooError, match=r"true cannot work here: torch\.compile fails: no compiler"):
         hardware.choose(settings | {"compile": "true"})
     monkeypatch.setattr(hardware, "compile_failure", lambda device: None)
     assert hardware.choose(settings).compile is False
