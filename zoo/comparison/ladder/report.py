@@ -199,7 +199,7 @@ class Ladder:
         if not self.gains:
             return
         if len(self.steps) < LEAST_RUNGS:
-            yield f"{many(len(self.steps), 'rung')} have no slope; {LEAST_RUNGS} would."
+            yield f"{many(len(self.steps), 'rung')} are too few for a slope; {LEAST_RUNGS} would do."
             return
         for gain in self.gains:
             if gain.unlearned:
