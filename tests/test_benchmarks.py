@@ -199,7 +199,7 @@ def test_every_section_with_a_toy_size_runs_at_it(tmp_path):
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     sections = set(json.loads((tmp_path / "found.json").read_text()))
-    assert sections == {"start-up", "growth", "exponents", "whole commands", "loop", "mixers", "generating"}
+    assert sections == {"start-up", "growth", "exponents", "whole commands", "loop", "threads", "mixers", "generating"}
 
 
 def test_an_exponent_is_that_of_the_larger_sizes(monkeypatch):
